@@ -1,0 +1,24 @@
+"""Multimodal LLMs that answer from a fraction of their visual tokens, without training."""
+
+from __future__ import annotations
+
+from . import methods
+from .budget import Budget
+from .errors import LftrError
+from .methods import get_method, list_methods
+from .methods.base import Method
+from .selection import Flow, Selection
+from .tokens import VisualTokens
+
+__version__ = "0.1.0"
+__all__ = [
+    "Budget",
+    "Flow",
+    "LftrError",
+    "Method",
+    "Selection",
+    "VisualTokens",
+    "get_method",
+    "list_methods",
+    "methods",
+]

@@ -1,0 +1,124 @@
+"""How many tokens stay: parsed once, resolved from sizes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import TypeAlias
+
+from .errors import ArgumentError
+
+_ALLOWED = "a ratio in (0, 1], a whole number of tokens >= 1, or lftr.Budget(total=...)"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A number of visual tokens for a whole prompt, shared by its items.
+
+    Parameters
+    ----------
+    total : int
+        Tokens that all visual items of one prompt keep together, at least 1 and at least one for
+        each item of the prompt.
+    """
+
+    total: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.total, bool) or not isinstance(self.total, Integral) or self.total < 1:
+            raise ArgumentError.of("Budget.total", self.total, "a whole number >= 1")
+
+
+Keep: TypeAlias = float | int | Budget
+
+
+def parse_keep(keep: object) -> Keep:
+    """Check ``keep`` and return it as a plain ``int`` (a count), ``float`` (a ratio) or `Budget`.
+
+    A string such as ``"1/16"``, ``"0.25"`` or ``"64"`` is read as the command line's spelling.
+
+    Raises
+    ------
+    ArgumentError
+        If it is zero, negative, NaN, a ratio above 1, or not a number.
+    """
+    if isinstance(keep, Budget):
+        return keep
+    if isinstance(keep, str):
+        try:
+            return parse_keep(int(keep) if keep.strip().isdecimal() else float(Fraction(keep)))
+        except (ValueError, ZeroDivisionError):
+            raise ArgumentError.of("keep", keep, _ALLOWED) from None
+    if isinstance(keep, bool) or not isinstance(keep, Real):
+        raise ArgumentError.of("keep", keep, _ALLOWED)
+    if isinstance(keep, Integral):
+        if keep < 1:
+            raise ArgumentError.of("keep", keep, _ALLOWED)
+        return int(keep)
+    ratio = float(keep)
+    if not 0.0 < ratio <= 1.0:  # also false for NaN
+        raise ArgumentError.of("keep", keep, _ALLOWED)
+    return ratio
+
+
+def resolve(keep: object, size: int) -> int:
+    """Tokens that an item of ``size`` tokens keeps: ``max(1, ceil(size * ratio))`` or the count.
+
+    The ratio is taken as the nearest fraction with a small denominator, so that ``0.07`` of 100
+    tokens is 7 and not, by float error, 8. A count above ``size`` keeps all.
+    """
+    parsed = parse_keep(keep)
+    if isinstance(parsed, Budget):
+        return min(parsed.total, size)
+    if isinstance(parsed, int):
+        return min(parsed, size)
+    return min(size, max(1, math.ceil(size * Fraction(parsed).limit_denominator(1_000_000))))
+
+
+def resolve_all(keep: object, sizes: Sequence[int]) -> list[int]:
+    """Tokens that each item of one prompt keeps, from the items' sizes.
+
+    A `Budget` is shared in proportion to size, by largest remainder: exact in total, at least one
+    token for each item, never more than an item has.
+    """
+    parsed = parse_keep(keep)
+    if not isinstance(parsed, Budget):
+        return [resolve(parsed, size) for size in sizes]
+    return share(parsed.total, sizes, sizes)
+
+
+def share(total: int, weights: Sequence[float], limits: Sequence[int]) -> list[int]:
+    """Split ``total`` over items in proportion to ``weights``; each gets 1 to its limit.
+
+    Parameters
+    ----------
+    total : int
+        Tokens to give away; what exceeds ``sum(limits)`` stays ungiven.
+    weights : sequence of float
+        Non-negative claim of each item.
+    limits : sequence of int
+        Most tokens that each item can take.
+
+    Raises
+    ------
+    ArgumentError
+        If there are more items than tokens.
+    """
+    if total < len(limits):
+        raise ArgumentError.of(
+            "Budget.total", total, f"at least one token for each of the {len(limits)} items"
+        )
+    total = min(total, sum(limits))
+    claims = [max(float(weight), 0.0) for weight in weights]
+    whole = sum(claims)
+    quota = [total * (c / whole if whole > 0 else 1 / len(claims)) for c in claims]
+    given = [min(max(1, int(q)), limit) for q, limit in zip(quota, limits, strict=True)]
+    while (left := total - sum(given)) != 0:  # largest remainder first; ties to the earlier item
+        step = 1 if left > 0 else -1
+        movable = [i for i in range(len(given)) if 1 <= given[i] + step <= limits[i]]
+        i = max(movable, key=lambda j: (step * (quota[j] - given[j]), -j))
+        given[i] += step
+    return given

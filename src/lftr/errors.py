@@ -1,0 +1,47 @@
+"""The errors that a user can cause; each says what was given and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LftrError(Exception):
+    """Base of every error that a user of lftr can cause."""
+
+
+class ArgumentError(LftrError, ValueError):
+    """An argument has a value that is not allowed."""
+
+    @classmethod
+    def of(cls, name: str, value: object, allowed: str) -> ArgumentError:
+        """Build the message every argument error shares: the name, the value, what is allowed."""
+        shown = repr(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return cls(f"{name} = {shown}; allowed: {allowed}")
+
+    @classmethod
+    def unknown(cls, what: str, given: str, known: Iterable[str]) -> ArgumentError:
+        """Build the message for a name that is not in ``known``, with the nearest ones first."""
+        names = sorted(known)
+        near = difflib.get_close_matches(given, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+        return cls(f"unknown {what} {given!r}; {hint}known: {', '.join(names) or 'none'}")
+
+
+class MissingEvidenceError(ArgumentError):
+    """A method needs to know more about the tokens than it was given."""
+
+
+class UnsupportedModelError(LftrError):
+    """A model, or a way of calling it, that cannot be reduced correctly."""
+
+
+class MissingExtraError(LftrError, ImportError):
+    """A part of lftr that needs a package which is not installed."""
+
+    @classmethod
+    def of(cls, package: str, extra: str) -> MissingExtraError:
+        """Say in one line which extra to install for ``package``."""
+        return cls(f'{package} is not installed; install it with: pip install "lftr[{extra}]"')

@@ -1,0 +1,28 @@
+"""Gathering along any dimension, one index for all rows of a batch or one for each."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Return the entries of ``x`` at ``index`` along ``dim``.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape; with a two-dimensional index its first dimension is the batch.
+    index : Tensor of int64, shape (K,) or (B, K)
+        What to take, for all rows or for each.
+    dim : int
+        Dimension of ``x`` that shrinks to ``K``.
+    """
+    index = index.to(x.device)
+    if index.ndim == 1:
+        return x.index_select(dim, index)
+    dim %= x.ndim
+    shape = [1] * x.ndim
+    shape[0], shape[dim] = index.shape
+    target = list(x.shape)
+    target[dim] = index.shape[1]
+    return x.gather(dim, index.reshape(shape).expand(target))

@@ -1,0 +1,151 @@
+"""The contract of a method: look at one item's tokens, return a selection of exactly K."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from ..budget import resolve
+from ..errors import LftrError
+from ..selection import Selection
+from ..tokens import VisualTokens
+
+Evidence = tuple[tuple[str, ...], ...]
+
+
+class Method:
+    """Decides which visual tokens stay. Knows no model.
+
+    A subclass writes one of two functions. `choose` sees a clean stack of patches and a count, and
+    is all that most ideas need; `select` sees one item as it is and takes over every duty below.
+    Options are dataclass fields, checked in ``__post_init__``. Registering takes one word::
+
+        @dataclass(frozen=True)
+        class Loudest(lftr.Method, name="loudest"):
+            def choose(self, tokens, keep):
+                return lftr.Selection.top(tokens.features.norm(dim=-1), keep)
+
+    Attributes
+    ----------
+    name : str
+        Name under which `lftr.get_method` finds it; empty for classes that are not registered.
+    """
+
+    name: ClassVar[str] = ""
+    registry: ClassVar[dict[str, type[Method]]] = {}
+
+    def __init_subclass__(cls, *, name: str = "", **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name
+        if not name:
+            return
+        other = Method.registry.setdefault(name, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise LftrError(f"a method named {name!r} exists: {other.__module__}.{other.__name__}")
+        Method.registry[name] = cls  # the same class again: its module was reloaded
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the host gathers beyond the features: for each need, fields in order of preference.
+
+        ``(("cls_attention", "attention_received"),)`` asks for CLS attention and takes attention
+        received from encoders without a CLS token.
+        """
+        return ()
+
+    def select(self, tokens: VisualTokens, keep: object) -> Selection:
+        """Choose ``keep`` of an item's tokens.
+
+        Parameters
+        ----------
+        tokens : VisualTokens
+            One item, or a stack of items, each decided as if it were alone.
+        keep : float, int or Budget
+            How many stay, see `lftr.budget.resolve`. Separators are the first to go.
+
+        Returns
+        -------
+        Selection
+            Exactly the asked number of slots; batched like ``tokens``.
+
+        Raises
+        ------
+        ArgumentError, MissingEvidenceError
+            If ``keep`` is not allowed, or evidence is missing.
+        """
+        count = resolve(keep, tokens.count)
+        stack = tokens.as_batch()
+        if count == tokens.count:
+            chosen = Selection.everything(count, batch=len(stack.features))
+        else:
+            chosen = self._choose_clean(stack, count)
+        return chosen if tokens.batched else chosen.item(0)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        """Choose ``keep`` of a stack's patches, ``1 <= keep < N``; finite values, no separators."""
+        raise TypeError(f"{type(self).__name__} must define choose(tokens, keep)")
+
+    def select_all(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
+        """Choose for every item of a batch of prompts; items of one size go through as a stack."""
+        alone = type(self).select is not Method.select  # somebody's own select may not take stacks
+        groups: dict[object, list[int]] = {}
+        for i, (item, count) in enumerate(zip(items, counts, strict=True)):
+            groups.setdefault(i if alone else (item.layout, count), []).append(i)
+        chosen: dict[int, Selection] = {}
+        for members in groups.values():
+            count = counts[members[0]]
+            if alone:
+                chosen[members[0]] = self.select(items[members[0]], count)
+                continue
+            stack = self.select(VisualTokens.stack([items[i] for i in members]), count)
+            chosen.update((i, stack.item(row)) for row, i in enumerate(members))
+        return [chosen[i] for i in range(len(items))]
+
+    def _choose_clean(self, stack: VisualTokens, count: int) -> Selection:
+        finite, notes = _finite(stack)
+        patches = finite.without_separators()
+        if count < patches.count:
+            chosen = self.choose(patches, count)
+            if chosen.index.shape != (len(patches.features), count):
+                raise LftrError(
+                    f"{type(self).__name__}.choose returned slots of shape "
+                    f"{tuple(chosen.index.shape)} where {(len(patches.features), count)} were asked"
+                )
+        else:
+            chosen = Selection.everything(patches.count, batch=len(patches.features))
+        if stack.separator is not None:
+            chosen = _with_separators(chosen, stack.separator, count)
+        return dataclasses.replace(chosen, notes=chosen.notes + notes) if notes else chosen
+
+
+def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> Selection:
+    """Turn a choice of patches into one of all tokens; left-over slots go to the separators."""
+    patches = (~separator).nonzero().squeeze(1)
+    spare = count - chosen.count
+    full = chosen.through(patches)
+    if spare == 0:
+        return full
+    first = separator.nonzero().squeeze(1)[:spare].expand(len(full.index), spare)
+    return Selection(torch.cat([full.index, first.to(full.index.device)], dim=1), notes=full.notes)
+
+
+def _finite(tokens: VisualTokens) -> tuple[VisualTokens, tuple[str, ...]]:
+    """Replace NaN and infinities by zero, and say so."""
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(tokens):
+        value = getattr(tokens, f.name)
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        # one cheap pass first: a finite sum proves finite values
+        if torch.isfinite(value.sum(dtype=torch.float32)) or torch.isfinite(value).all():
+            continue
+        changes[f.name] = value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    if not changes:
+        return tokens, ()
+    return (
+        dataclasses.replace(tokens, **changes),
+        (f"non-finite values in {', '.join(changes)} were taken as 0",),
+    )

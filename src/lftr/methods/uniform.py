@@ -1,0 +1,21 @@
+"""Control: every n-th token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..selection import Selection
+from ..tokens import VisualTokens
+from .base import Method
+
+
+@dataclass(frozen=True)
+class Uniform(Method, name="uniform"):
+    """Keep tokens at equal steps through the raster, each in the middle of its stretch."""
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        steps = torch.arange(keep, device=tokens.features.device)
+        index = (2 * steps + 1) * tokens.count // (2 * keep)
+        return Selection(index.expand(len(tokens.features), keep))

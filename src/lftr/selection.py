@@ -1,0 +1,203 @@
+"""A decision: which tokens stay, and which flow into which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError
+from .indexing import take
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """What merges into the kept slots, as a sparse matrix: ``slot += weight * token``.
+
+    All three have one shape, ``(E,)`` or ``(B, E)``. A kept token that is to remain in its own slot
+    flows into it like any other.
+
+    Parameters
+    ----------
+    source : Tensor of int64
+        Token that gives, in ``[0, N)``.
+    slot : Tensor of int64
+        Slot that receives, in ``[0, K)``.
+    weight : Tensor of float
+        Factor; those of a slot sum to one where it is an average.
+    """
+
+    source: Tensor
+    slot: Tensor
+    weight: Tensor
+
+    def combine(self, x: Tensor, count: int) -> Tensor:
+        """Return the ``count`` slots of a stack ``x`` ``(B, N, ...)``, summed in float32 or wider.
+
+        A flow without a batch dimension stands for a batch of one.
+        """
+        batch, total = x.shape[:2]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        row = torch.arange(batch, device=x.device).unsqueeze(1)
+        source = (self.source.to(x.device).reshape(batch, -1) + row * total).flatten()
+        slot = (self.slot.to(x.device).reshape(batch, -1) + row * count).flatten()
+        given = x.flatten(0, 1).flatten(1)[source].to(wide)
+        given = given * self.weight.to(x.device, wide).reshape(-1, 1)
+        out = given.new_zeros(batch * count, given.shape[1]).index_add_(0, slot, given)
+        return out.to(x.dtype).reshape(batch, count, *x.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """An immutable choice of ``K`` among ``N`` tokens, applicable to anything aligned with them.
+
+    Parameters
+    ----------
+    index : Tensor of int64, shape (K,) or (B, K), or a sequence of int
+        Anchor of every kept slot; brought into raster (ascending) order.
+    flow : Flow, optional
+        For merging methods, what each slot is made of. Without it a slot is its anchor.
+    notes : tuple of str
+        What the report should say of this decision, such as the evidence that stood in.
+
+    Raises
+    ------
+    ArgumentError
+        If the index is not a list of distinct non-negative whole numbers.
+    """
+
+    index: Tensor
+    flow: Flow | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        index = torch.as_tensor(self.index)
+        if index.ndim not in (1, 2) or index.is_floating_point() or index.dtype == torch.bool:
+            shown = f"{index.dtype} {tuple(index.shape)}"
+            raise ArgumentError.of("index", shown, "whole numbers of shape (K,) or (B, K)")
+        index = index.long()
+        if index.shape[-1] == 0:
+            raise ArgumentError.of("index", index.tolist(), "at least one token")
+        rising = index[..., 1:] > index[..., :-1]
+        if not bool(rising.all()):
+            index, order = index.sort(dim=-1)
+            if bool((index[..., 1:] == index[..., :-1]).any()):
+                raise ArgumentError.of("index", self.index, "distinct tokens")
+            if self.flow is not None:
+                slot = order.argsort(dim=-1).gather(-1, self.flow.slot)
+                flow = Flow(self.flow.source, slot, self.flow.weight)
+                object.__setattr__(self, "flow", flow)
+        if bool((index[..., 0] < 0).any()):
+            raise ArgumentError.of("index", self.index, "non-negative whole numbers")
+        object.__setattr__(self, "index", index)
+
+    @property
+    def batched(self) -> bool:
+        """Whether this decides for a stack of items."""
+        return self.index.ndim == 2
+
+    @property
+    def count(self) -> int:
+        """Number of kept slots ``K``."""
+        return self.index.shape[-1]
+
+    def apply(self, x: Tensor, dim: int | None = None) -> Tensor:
+        """Reduce anything that is aligned with the tokens.
+
+        Parameters
+        ----------
+        x : Tensor
+            Aligned with the tokens on ``dim``; with a leading batch dimension if this is a stack.
+        dim : int, optional
+            The token dimension; by default the first (after the batch).
+
+        Returns
+        -------
+        Tensor
+            ``x`` with ``K`` entries on ``dim``, same dtype. Floating-point values merge as the
+            decision says (summed in float32 or wider); others are taken at the anchors.
+        """
+        first = 1 if self.batched else 0
+        dim = first if dim is None else dim % x.ndim
+        if self.flow is None or not x.is_floating_point():
+            return take(x, self.index, dim)
+        stack = x.movedim(dim, first)
+        stack = stack if self.batched else stack.unsqueeze(0)
+        out = self.flow.combine(stack, self.count)
+        return (out if self.batched else out.squeeze(0)).movedim(first, dim)
+
+    def positions(self, position_ids: Tensor | None = None) -> Tensor:
+        """Positions of the kept slots: those of their anchors, never mixed.
+
+        Parameters
+        ----------
+        position_ids : Tensor, shape (..., N), optional
+            Positions of all tokens; by default their raster index.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(..., K)``.
+        """
+        if position_ids is None:
+            return self.index
+        index = self.index.to(position_ids.device)
+        if not self.batched:
+            return position_ids.index_select(-1, index)
+        lead = position_ids.shape[: position_ids.ndim - 2]
+        return position_ids.gather(-1, index.expand(*lead, *index.shape))
+
+    def assignment(self, total: int) -> Tensor:
+        """Slot that each of ``total`` tokens flows into most strongly; -1 where it is dropped.
+
+        Returns
+        -------
+        Tensor of int64, shape (N,) or (B, N)
+        """
+        if self.batched:
+            return torch.stack([self.item(i).assignment(total) for i in range(len(self.index))])
+        slots = torch.full((total,), -1, dtype=torch.int64, device=self.index.device)
+        if self.flow is not None:
+            for e in self.flow.weight.abs().argsort(stable=True).tolist():  # the strongest stays
+                if self.flow.weight[e] != 0:
+                    slots[self.flow.source[e]] = self.flow.slot[e]
+        slots[self.index] = torch.arange(self.count, device=self.index.device)
+        return slots
+
+    def item(self, i: int) -> Selection:
+        """Return the decision for item ``i`` of a stack."""
+        flow = self.flow
+        if flow is not None:
+            flow = Flow(flow.source[i], flow.slot[i], flow.weight[i])
+        return Selection(self.index[i], flow, self.notes)
+
+    def through(self, index: Tensor) -> Selection:
+        """Return this decision about tokens ``x[index]`` as one about ``x``; ``index`` ascends."""
+
+        def pull(inner: Tensor) -> Tensor:
+            place = index.to(inner.device)
+            if place.ndim == inner.ndim == 2:
+                return place.gather(1, inner)
+            return place[inner]
+
+        flow = self.flow
+        if flow is not None:
+            flow = Flow(pull(flow.source), flow.slot, flow.weight)
+        return Selection(pull(self.index), flow, self.notes)
+
+    @classmethod
+    def everything(cls, total: int, batch: int | None = None) -> Selection:
+        """Return the decision that keeps all ``total`` tokens, for one item or a stack."""
+        index = torch.arange(total)
+        return cls(index if batch is None else index.expand(batch, total))
+
+    @classmethod
+    def top(cls, scores: Tensor, keep: int, notes: Sequence[str] = ()) -> Selection:
+        """Return the decision for the ``keep`` highest of ``scores`` ``(..., N)``.
+
+        Ties go to the earlier token, whatever the device.
+        """
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        return cls(order[..., :keep].sort(dim=-1).values, notes=tuple(notes))

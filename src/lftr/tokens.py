@@ -1,0 +1,273 @@
+"""What a method looks at: one item's visual tokens, their layout, and the evidence about them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError, MissingEvidenceError
+from .indexing import take
+
+Grid = tuple[int, int, int]
+
+# Every field's shape, a letter a dimension; equal letters must agree. N is the token dimension.
+_SHAPES = {
+    "features": "NC",
+    "encoder_features": "ND",
+    "cls_attention": "HN",
+    "attention_received": "N",
+    "attention": "HNN",
+    "keys": "NE",
+    "queries": "NE",
+    "visual_projected": "NP",
+    "text_embeds": "MP",
+    "text_token_embeds": "LC",
+    "frame_features": "TF",
+    "cls_token": "C",
+}
+_PROVIDERS = {
+    "encoder_features": "any encoder that lftr hosts",
+    "cls_attention": "encoders with a CLS token (CLIP, EVA-CLIP, InternViT)",
+    "attention_received": "encoders with attention layers",
+    "attention": "small attention encoders; hosts never materialise it",
+    "keys": "encoders with attention layers",
+    "queries": "encoders with attention layers",
+    "visual_projected": "CLIP towers, with a text tower given to lftr.reduce(text_tower=...)",
+    "text_embeds": "a CLIP text tower given to lftr.reduce(text_tower=...) and text=...",
+    "text_token_embeds": "any model, from the prompt's own embeddings",
+    "frame_features": "video items",
+    "cls_token": "encoders with a CLS token (CLIP, EVA-CLIP, InternViT)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class VisualTokens:
+    """The visual tokens of one item (an image or a video), or of a stack of items of equal size.
+
+    Every tensor takes an optional leading batch dimension ``B``; all of them have it or none.
+
+    Parameters
+    ----------
+    features : Tensor, shape (N, C)
+        The tokens as the language model would receive them.
+    grid : (T, H, W), optional
+        Frames, rows and columns, in raster order; ``T * H * W`` tokens.
+    tiles : sequence of (T, H, W), optional
+        The grids of an item that is made of several (anyres tiles), one after the other. Give
+        ``grid`` or ``tiles``.
+    separator : Tensor of bool, shape (N,), optional
+        Tokens that carry layout and no picture (newline tokens); not counted by ``grid``/``tiles``.
+        Shared by all items of a stack.
+    encoder_features : Tensor, shape (N, D)
+        The encoder's output before the projector.
+    cls_attention : Tensor, shape (heads, N)
+        Softmax-ed attention of the encoder's CLS token to each token.
+    attention_received : Tensor, shape (N,)
+        Attention each token receives, averaged over heads and queries.
+    attention : Tensor, shape (heads, N, N)
+        The encoder's full attention, rows are queries.
+    keys, queries : Tensor, shape (N, E)
+        The encoder's keys and queries, averaged over heads or concatenated.
+    visual_projected : Tensor, shape (N, P)
+        Tokens in the space that CLIP shares with text.
+    text_embeds : Tensor, shape (M, P)
+        The text, ``M`` segments, in the same space.
+    text_token_embeds : Tensor, shape (L, C)
+        The prompt's own token embeddings in the language model.
+    frame_features : Tensor, shape (T, F)
+        One descriptor a frame.
+    cls_token : Tensor, shape (C,)
+        The encoder's CLS output, projected like a visual token.
+
+    Raises
+    ------
+    ArgumentError
+        If shapes, grid and batch dimensions do not agree.
+    """
+
+    features: Tensor
+    grid: Grid | None = None
+    tiles: tuple[Grid, ...] | None = None
+    separator: Tensor | None = None
+    encoder_features: Tensor | None = None
+    cls_attention: Tensor | None = None
+    attention_received: Tensor | None = None
+    attention: Tensor | None = None
+    keys: Tensor | None = None
+    queries: Tensor | None = None
+    visual_projected: Tensor | None = None
+    text_embeds: Tensor | None = None
+    text_token_embeds: Tensor | None = None
+    frame_features: Tensor | None = None
+    cls_token: Tensor | None = None
+    _coordinates: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.features, Tensor) or self.features.ndim not in (2, 3):
+            shape = getattr(self.features, "shape", type(self.features).__name__)
+            raise ArgumentError.of("features", shape, "a tensor (N, C) or (B, N, C)")
+        self._check_shapes()
+        self._check_grid()
+
+    def _check_shapes(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, letters in _SHAPES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            letters = "B" + letters if self.batched else letters
+            if not isinstance(value, Tensor) or value.ndim != len(letters):
+                shape = getattr(value, "shape", type(value).__name__)
+                raise ArgumentError.of(name, shape, f"a tensor of shape ({', '.join(letters)})")
+            for letter, size in zip(letters, value.shape, strict=True):
+                # heads, encoder width and key width are each field's own; N, C, B and P are shared
+                if letter in "NCBP" and sizes.setdefault(letter, size) != size:
+                    allowed = f"{letter} = {sizes[letter]}, as in the fields before it"
+                    raise ArgumentError.of(name, tuple(value.shape), allowed)
+        if self.count == 0:
+            raise ArgumentError.of("features", tuple(self.features.shape), "at least one token")
+
+    def _check_grid(self) -> None:
+        if self.grid is not None and self.tiles is not None:
+            raise ArgumentError.of("tiles", self.tiles, "None when grid is given")
+        if self.separator is not None and self.separator.shape != (self.count,):
+            raise ArgumentError.of("separator", tuple(self.separator.shape), f"({self.count},)")
+        given = (self.grid,) if self.grid is not None else self.tiles
+        if given is None:
+            return
+        patches = self.count - (int(self.separator.sum()) if self.separator is not None else 0)
+        if any(len(g) != 3 for g in given) or sum(t * h * w for t, h, w in given) != patches:
+            name = "grid" if self.tiles is None else "tiles"
+            raise ArgumentError.of(name, given, f"(T, H, W) with {patches} tokens in all")
+
+    @property
+    def batched(self) -> bool:
+        """Whether the tensors carry a leading batch dimension."""
+        return self.features.ndim == 3
+
+    @property
+    def count(self) -> int:
+        """Number of tokens ``N`` of the item."""
+        return self.features.shape[-2]
+
+    @property
+    def blocks(self) -> tuple[Grid, ...]:
+        """The grids that the tokens fill one after the other; one line of tokens if unknown."""
+        if self.grid is not None:
+            return (self.grid,)
+        if self.tiles is not None:
+            return tuple(self.tiles)
+        return ((1, 1, self.count),)
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Frame or tile, row and column of each token: int64 ``(N, 3)``, shared by a stack."""
+        if self._coordinates is not None:
+            return self._coordinates
+        device = self.features.device
+        parts, first = [], 0
+        for frames, rows, columns in self.blocks:
+            axes = [torch.arange(n, device=device) for n in (frames, rows, columns)]
+            axes[0] = axes[0] + first
+            parts.append(torch.cartesian_prod(*axes).reshape(-1, 3))
+            first += frames
+        return torch.cat(parts)
+
+    def evidence(self, *names: str) -> tuple[str, Tensor]:
+        """Return the first of the named fields that is there, with its name.
+
+        Raises
+        ------
+        MissingEvidenceError
+            If none is; the message names the fields and which encoders can provide them.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if value is not None:
+                return name, value
+        where = "; ".join(f"{n}: {_PROVIDERS.get(n, 'the caller')}" for n in names)
+        raise MissingEvidenceError(f"this method needs {' or '.join(names)} ({where})")
+
+    def as_batch(self) -> VisualTokens:
+        """Return the same tokens with a leading batch dimension (of one, where there was none)."""
+        if self.batched:
+            return self
+        return self._map(lambda _, value: value.unsqueeze(0))
+
+    def item(self, i: int) -> VisualTokens:
+        """Return item ``i`` of a stack, without a batch dimension."""
+        return self._map(lambda _, value: value[i])
+
+    def take(self, index: Tensor) -> VisualTokens:
+        """Return the tokens at ``index``, ``(K,)`` or for a stack ``(B, K)``, with their evidence.
+
+        The grid is given up, since what is left need not fill one; `coordinates` stay true where
+        one index serves all items.
+        """
+
+        def pick(name: str, value: Tensor) -> Tensor:
+            letters = _SHAPES[name]
+            for axis in range(-len(letters), 0):
+                if letters[axis] == "N":
+                    value = take(value, index, axis)
+            return value
+
+        changes: dict[str, Any] = {"grid": None, "tiles": None, "separator": None}
+        if index.ndim == 1:
+            changes["_coordinates"] = self._patch_coordinates()[index]
+        else:
+            changes["_coordinates"] = None
+        return dataclasses.replace(self._map(pick), **changes)
+
+    def _patch_coordinates(self) -> Tensor:
+        """`coordinates` over all N tokens; separators repeat those of the first patch."""
+        if self.separator is None:
+            return self.coordinates
+        full = torch.zeros(self.count, 3, dtype=torch.int64, device=self.features.device)
+        full[~self.separator] = self.coordinates
+        return full
+
+    def without_separators(self) -> VisualTokens:
+        """Return the patches alone, their grid kept."""
+        if self.separator is None:
+            return self
+        patches = (~self.separator).nonzero().squeeze(1)
+        bare = self.take(patches)
+        return dataclasses.replace(bare, grid=self.grid, tiles=self.tiles, _coordinates=None)
+
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> VisualTokens:
+        values: dict[str, Any] = {
+            name: change(name, value)
+            for name in _SHAPES
+            if (value := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **values)
+
+    @classmethod
+    def stack(cls, items: Sequence[VisualTokens]) -> VisualTokens:
+        """Stack items of equal size and layout into one of shape ``(B, N, C)``."""
+        first = items[0]
+        if len(items) == 1:
+            return first.as_batch()
+        values: dict[str, Any] = {
+            name: torch.stack([getattr(item, name) for item in items])
+            for name in _SHAPES
+            if getattr(first, name) is not None
+        }
+        return dataclasses.replace(first, **values)
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What two items must share to be stacked: sizes of every field, grid and separators."""
+        shapes = tuple(
+            (name, tuple(value.shape))
+            for name in _SHAPES
+            if (value := getattr(self, name)) is not None
+        )
+        marks = None if self.separator is None else tuple(self.separator.tolist())
+        return (shapes, self.blocks, marks)
