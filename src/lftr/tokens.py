@@ -28,7 +28,6 @@ _SHAPES = {
     "text_embeds": "MP",
     "text_token_embeds": "LC",
     "frame_features": "TF",
-    "cls_token": "C",
 }
 _PROVIDERS = {
     "encoder_features": "any encoder that lftr hosts",
@@ -41,7 +40,6 @@ _PROVIDERS = {
     "text_embeds": "a CLIP text tower given to lftr.reduce(text_tower=...) and text=...",
     "text_token_embeds": "any model, from the prompt's own embeddings",
     "frame_features": "video items",
-    "cls_token": "encoders with a CLS token (CLIP, EVA-CLIP, InternViT)",
 }
 
 
@@ -81,8 +79,6 @@ class VisualTokens:
         The prompt's own token embeddings in the language model.
     frame_features : Tensor, shape (T, F)
         One descriptor a frame.
-    cls_token : Tensor, shape (C,)
-        The encoder's CLS output, projected like a visual token.
 
     Raises
     ------
@@ -104,7 +100,6 @@ class VisualTokens:
     text_embeds: Tensor | None = None
     text_token_embeds: Tensor | None = None
     frame_features: Tensor | None = None
-    cls_token: Tensor | None = None
     _coordinates: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -39,9 +39,7 @@ def get_method(name: str, **options: object) -> Method:
     if name not in Method.registry:
         raise ArgumentError.unknown("method", str(name), Method.registry)
     cls = Method.registry[name]
-    known = (
-        [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
-    )
+    known = [f.name for f in getattr(cls, "__dataclass_fields__", {}).values() if f.init]
     for option in options:
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", option, known)

@@ -88,6 +88,10 @@ class Method:
         """Choose ``keep`` of a stack's patches, ``1 <= keep < N``; finite values, no separators."""
         raise TypeError(f"{type(self).__name__} must define choose(tokens, keep)")
 
+    def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
+        """Spread the tokens that the items of one prompt keep; the sum stays. By default, as given."""
+        return list(counts)
+
     def select_all(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
         """Choose for every item of a batch of prompts; items of one size go through as a stack."""
         alone = type(self).select is not Method.select  # somebody's own select may not take stacks
