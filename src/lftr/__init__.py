@@ -7,6 +7,7 @@ from .budget import Budget
 from .errors import LftrError
 from .methods import get_method, list_methods
 from .methods.base import Method
+from .reduce import list_families, prepare, reduce
 from .selection import Flow, Selection
 from .tokens import VisualTokens
 
@@ -19,6 +20,9 @@ __all__ = [
     "Selection",
     "VisualTokens",
     "get_method",
+    "list_families",
     "list_methods",
     "methods",
+    "prepare",
+    "reduce",
 ]

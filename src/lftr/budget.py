@@ -47,6 +47,9 @@ def parse_keep(keep: object) -> Keep:
     """
     if isinstance(keep, Budget):
         return keep
+    if isinstance(keep, str) and keep == "auto":
+        allowed = f"{_ALLOWED}; 'auto' counts after looking at a single item: Method.select alone"
+        raise ArgumentError.of("keep", keep, allowed)
     if isinstance(keep, str):
         try:
             return parse_keep(int(keep) if keep.strip().isdecimal() else float(Fraction(keep)))

@@ -21,6 +21,7 @@ _SHAPES = {
     "encoder_features": "ND",
     "cls_attention": "HN",
     "attention_received": "N",
+    "attention_received_shallow": "N",
     "attention": "HNN",
     "keys": "NE",
     "queries": "NE",
@@ -29,10 +30,11 @@ _SHAPES = {
     "text_token_embeds": "LC",
     "frame_features": "TF",
 }
-_PROVIDERS = {
+PROVIDERS = {
     "encoder_features": "any encoder that lftr hosts",
     "cls_attention": "encoders with a CLS token (CLIP, EVA-CLIP, InternViT)",
     "attention_received": "encoders with attention layers",
+    "attention_received_shallow": "encoders with attention layers",
     "attention": "small attention encoders; hosts never materialise it",
     "keys": "encoders with attention layers",
     "queries": "encoders with attention layers",
@@ -67,6 +69,8 @@ class VisualTokens:
         Softmax-ed attention of the encoder's CLS token to each token.
     attention_received : Tensor, shape (N,)
         Attention each token receives, averaged over heads and queries.
+    attention_received_shallow : Tensor, shape (N,)
+        The same in a middle layer, one that sees objects.
     attention : Tensor, shape (heads, N, N)
         The encoder's full attention, rows are queries.
     keys, queries : Tensor, shape (N, E)
@@ -93,6 +97,7 @@ class VisualTokens:
     encoder_features: Tensor | None = None
     cls_attention: Tensor | None = None
     attention_received: Tensor | None = None
+    attention_received_shallow: Tensor | None = None
     attention: Tensor | None = None
     keys: Tensor | None = None
     queries: Tensor | None = None
@@ -185,7 +190,7 @@ class VisualTokens:
             value = getattr(self, name)
             if value is not None:
                 return name, value
-        where = "; ".join(f"{n}: {_PROVIDERS.get(n, 'the caller')}" for n in names)
+        where = "; ".join(f"{n}: {PROVIDERS.get(n, 'the caller')}" for n in names)
         raise MissingEvidenceError(f"this method needs {' or '.join(names)} ({where})")
 
     def as_batch(self) -> VisualTokens:
@@ -217,7 +222,7 @@ class VisualTokens:
             changes["_coordinates"] = self._patch_coordinates()[index]
         else:
             changes["_coordinates"] = None
-        return dataclasses.replace(self._map(pick), **changes)
+        return self._map(pick, **changes)
 
     def _patch_coordinates(self) -> Tensor:
         """`coordinates` over all N tokens; separators repeat those of the first patch."""
@@ -235,13 +240,44 @@ class VisualTokens:
         bare = self.take(patches)
         return dataclasses.replace(bare, grid=self.grid, tiles=self.tiles, _coordinates=None)
 
-    def _map(self, change: Callable[[str, Tensor], Tensor]) -> VisualTokens:
+    def cut(self, rows: Tensor, starts: Tensor, grid: Grid) -> VisualTokens:
+        """Return a stack of equal blocks of a stack, such as its frames or tiles.
+
+        Parameters
+        ----------
+        rows, starts : Tensor of int64, shape (P,)
+            Item and first token of each block; a block is a run of tokens.
+        grid : (T, H, W)
+            Layout of every block.
+        """
+        frames, height, width = grid
+        run = torch.arange(frames * height * width, device=starts.device)
+        index = starts.unsqueeze(1) + run
+
+        def pick(name: str, value: Tensor) -> Tensor:
+            axes = [axis for axis, letter in enumerate(_SHAPES[name], start=1) if letter == "N"]
+            if name == "frame_features" and self.grid is not None and frames == 1:
+                return value[rows, self.coordinates[starts, 0]].unsqueeze(1)
+            if not axes:
+                return value[rows]
+            front = list(range(1, 1 + len(axes)))
+            value = value.movedim(axes, front)
+            if len(axes) == 2:
+                value = value[rows[:, None, None], index[:, :, None], index[:, None, :]]
+            else:
+                value = value[rows[:, None], index]
+            return value.movedim(front, axes)
+
+        changes: dict[str, Any] = {"tiles": None, "separator": None, "_coordinates": None}
+        return dataclasses.replace(self._map(pick), grid=grid, **changes)
+
+    def _map(self, change: Callable[[str, Tensor], Tensor], **others: Any) -> VisualTokens:
         values: dict[str, Any] = {
             name: change(name, value)
             for name in _SHAPES
             if (value := getattr(self, name)) is not None
         }
-        return dataclasses.replace(self, **values)
+        return dataclasses.replace(self, **values, **others)
 
     @classmethod
     def stack(cls, items: Sequence[VisualTokens]) -> VisualTokens:

@@ -1,0 +1,1 @@
+"""What is known about visual tokens beyond their features, read off the model while it encodes."""

@@ -1,0 +1,37 @@
+"""Repeating encoder outputs for beams and returned sequences, a row of the batch at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .families import Family
+
+
+def expand_encoder_outputs(
+    model: Any, family: Family, input_ids: Tensor, outputs: dict[str, Any], size: int
+) -> dict[str, Any]:
+    """Repeat each row's visual tokens ``size`` times, as ``input_ids`` are about to be.
+
+    transformers' own version splits by cumulative lengths of the images, which fails for ragged
+    tensors, mixes the rows of some families (GLM-4V), and misses features that are not pooled
+    (Llama 4). Rows are known here, so they are what is repeated.
+    """
+    image = outputs.get("image")
+    if image is None or size == 1:
+        return outputs
+    counts = family.placeholders(model, input_ids).sum(dim=1).tolist()
+
+    def repeat(values: Any) -> Any:
+        parts = [values] if isinstance(values, Tensor) else list(values)
+        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+        rows = torch.cat([row for row in flat.split(counts) for _ in range(size)])
+        return rows.unsqueeze(0) if isinstance(values, Tensor) else [rows]
+
+    fields = {family.features_key: repeat(getattr(image, family.features_key))}
+    planes = getattr(image, "deepstack_features", None)
+    if planes is not None:
+        fields["deepstack_features"] = [repeat(plane) for plane in planes]
+    return {**outputs, "image": type(image)(**fields)}

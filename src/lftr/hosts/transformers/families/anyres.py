@@ -1,0 +1,95 @@
+"""LLaVA-NeXT and LLaVA-OneVision: a base view, tiles cut back to the image, newline tokens.
+
+The layout is not computed a second time: the model's own ``pack_image_features`` is run on maps of
+coordinates and of evidence instead of features, so that padding, tiles, newlines and OneVision's
+bilinear shrinking are exactly the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from ....tokens import Grid
+from .base import Family, Inputs, Layout
+
+
+class LlavaNext(Family):
+    """LLaVA-NeXT (1.6)."""
+
+    model_types = ("llava_next",)
+
+    def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
+        """Return how many views (base and tiles) each image is encoded as."""
+        config = model.config
+        return [
+            image_size_to_num_patches(
+                size, config.image_grid_pinpoints, config.vision_config.image_size
+            )
+            for size in inputs["image_sizes"]
+        ]
+
+    def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
+        """Run the model's own packing on ``(tiles, P, channels)`` of each image; newlines are 0."""
+        strategy = inputs.get("vision_feature_select_strategy")
+        strategy = strategy or model.config.vision_feature_select_strategy
+        packed, _ = model.base_model.pack_image_features(
+            list(views),
+            inputs["image_sizes"],
+            vision_feature_select_strategy=strategy,
+            image_newline=views[0].new_zeros(views[0].shape[-1]),
+        )
+        return list(packed)
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        counts = self.tiles_of(model, inputs)
+        return torch.cat(self.pack(model, inputs, patches[: sum(counts)].split(counts)))
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        config: Any = model.config
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        counts = self.tiles_of(model, inputs)
+        ones = [torch.ones(count, side * side, 1) for count in counts]
+        marks = self.pack(model, inputs, ones)
+        return [_layout(mark[:, 0], side) for mark in marks]
+
+
+class LlavaOnevision(LlavaNext):
+    """LLaVA-OneVision, images; several images of a prompt are encoded as base views alone."""
+
+    model_types = ("llava_onevision",)
+
+    def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
+        counts = super().tiles_of(model, inputs)
+        images = inputs.get("batch_num_images")
+        if images is None:
+            return counts
+        single = [int(n) == 1 for n in images for _ in range(int(n))]
+        return [count if alone else 1 for count, alone in zip(counts, single, strict=True)]
+
+    def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
+        ratio = inputs.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
+        packed, _ = model.base_model.pack_image_features(
+            list(views),
+            inputs["image_sizes"],
+            image_newline=views[0].new_zeros(views[0].shape[-1]),
+            vision_aspect_ratio=ratio,
+        )
+        return list(packed)
+
+
+def _layout(mark: Tensor, side: int) -> Layout:
+    """Read the tiles off a packed map that is 1 at patches and 0 at newlines."""
+    separator = mark == 0
+    base: Grid = (1, side, side)
+    rest = separator[side * side :]
+    rows = int(rest.sum())
+    if len(rest) <= 1:  # a single view, with or without a closing newline
+        return Layout((base,), separator if rows else None)
+    if rows == 0:
+        return Layout((base, (1, 1, len(rest))))
+    return Layout((base, (1, rows, len(rest) // rows - 1)), separator)

@@ -1,0 +1,146 @@
+"""What a host must know of a group of models: where tokens come from, how they are laid out."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import UnsupportedModelError
+from ....tokens import Grid
+
+Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an item's tokens lie: its grids, one after the other, and which are separators."""
+
+    tiles: tuple[Grid, ...] | None = None
+    separator: Tensor | None = None
+
+    @classmethod
+    def square(cls, size: int) -> Layout:
+        """Return the layout of ``size`` tokens on a square, or unknown if they do not fill one."""
+        side = math.isqrt(size)
+        return cls(((1, side, side),) if side * side == size else None)
+
+
+class Family:
+    """The common case: one encoder pass, one token a patch, a square image, CLIP- or SigLIP-like.
+
+    A subclass overrides what differs and is found by its ``model_types``.
+    """
+
+    registry: ClassVar[dict[str, Family]] = {}
+    model_types: ClassVar[tuple[str, ...]] = ()
+    features_key: ClassVar[str] = "pooler_output"
+    tower: ClassVar[str] = "vision_tower"
+    projector: ClassVar[str] = "multi_modal_projector"
+    # whether the projector's input has a row for each token, rather than for each patch
+    projector_sees_tokens: ClassVar[bool] = False
+    # whether all entries of one run of placeholders are tiles of one image
+    run_is_item: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        for model_type in cls.model_types:
+            Family.registry[model_type] = cls()
+
+    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """Return where the image's tokens go, bool like ``input_ids``."""
+        config: Any = model.config
+        token = getattr(config, "image_token_id", None)
+        if token is None:
+            token = config.image_token_index
+        return torch.eq(input_ids, token)
+
+    def module(self, model: nn.Module, path: str) -> nn.Module:
+        """Return a part of the model by its path below the base model."""
+        base: Any = model.base_model
+        return functools.reduce(getattr, path.split("."), base)  # type: ignore[no-any-return]
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """Return the text decoder, whose ``inputs_embeds`` are what the model is shown."""
+        return self.module(model, "language_model")
+
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        """Return how many tokens each image or tile has, from the encoder's output."""
+        return [entry.shape[0] for entry in features]
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        """Return the layout of each of `entries`."""
+        return [Layout.square(size) for size in sizes]
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        """Carry maps over the encoder's patches to the tokens made of them.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (tiles, P, channels)
+            Any channels, the CLS token left out; ``tiles`` is 1 where the encoder packs all images
+            into one sequence.
+
+        Returns
+        -------
+        Tensor, shape (total tokens, channels)
+            Mean over the patches of each token; zero for separators.
+        """
+        return patches.flatten(0, 1)
+
+    def cls_place(self, model: nn.Module) -> int | None:
+        """Return where the CLS token sits in the encoder's sequence; None if there is none."""
+        names = self.module(model, self.tower).named_parameters()
+        marks = {"class_embedding", "cls_token"}
+        return 0 if any(name.rsplit(".", 1)[-1] in marks for name, _ in names) else None
+
+    def attention_layer(self, model: nn.Module, layers: int) -> int:
+        """Return which of the encoder's layers makes the features that the model uses."""
+        layer = getattr(model.config, "vision_feature_layer", None)
+        if isinstance(layer, (list, tuple)):
+            layer = max(index + layers + 1 if index < 0 else index for index in layer)
+        if layer is None:
+            return layers - 1
+        # hidden_states[0] is the embedding, so entry i is the output of layer i - 1
+        return int(layers + layer if layer < 0 else layer - 1)
+
+    def resized(self, model: nn.Module, inputs: Inputs, grid: Grid) -> dict[str, Any]:
+        """Return encoder arguments for the same images at another grid of patches.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the encoder takes one size only.
+        """
+        raise UnsupportedModelError(
+            f"the encoder of {model.config.model_type} takes one image size; "  # type: ignore[union-attr]
+            "the 'downsample' control needs one that interpolates: use 'pool' instead"
+        )
+
+
+def block_mean(patches: Tensor, height: int, width: int, size: int) -> Tensor:
+    """Mean over blocks of ``size x size`` patches, ``(tiles, H * W, c)`` to ``(tiles, K, c)``."""
+    tiles, _, channels = patches.shape
+    shape = (tiles, height // size, size, width // size, size, channels)
+    return patches.reshape(shape).mean(dim=(2, 4)).flatten(1, 2)
+
+
+def square_side(patches: Tensor) -> int:
+    """Side of the square that the patches of a tile fill."""
+    return math.isqrt(patches.shape[1])
+
+
+def grid_split(patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+    """Cut one packed sequence ``(1, P, c)`` into the images' own, ``(1, t * h * w, c)`` each."""
+    return list(patches.split([t * h * w for t, h, w in grids], dim=1))
+
+
+def grids_of(inputs: Inputs, name: str) -> list[Grid]:
+    """Read an argument of rows ``(t, h, w)`` as tuples of int."""
+    value = torch.as_tensor(inputs[name])
+    return [(int(t), int(h), int(w)) for t, h, w in value.tolist()]

@@ -1,0 +1,94 @@
+"""Qwen-VL, GLM-V and Kimi: images at their own size, packed, patches merged two by two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....tokens import Grid
+from .base import Family, Inputs, Layout, block_mean, grid_split, grids_of
+
+
+class QwenVL(Family):
+    """Qwen2-VL, Qwen3-VL, Qwen3.5 and GLM-4V: patches arrive grouped by the token they make."""
+
+    model_types = (
+        "qwen2_vl",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "glm4v",
+        "glm4v_moe",
+    )
+    tower = "visual"
+    projector = "visual.merger"
+
+    def merge(self, model: Any) -> int:
+        """Patches along the side of a token."""
+        return int(model.base_model.visual.spatial_merge_size)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        side = self.merge(model)
+        grids = grids_of(inputs, "image_grid_thw")
+        return [Layout(((t, h // side, w // side),)) for t, h, w in grids]
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        flat = patches.flatten(0, 1)
+        return flat.reshape(-1, self.merge(model) ** 2, flat.shape[-1]).mean(dim=1)
+
+
+class Qwen25VL(QwenVL):
+    """Qwen2.5-VL: most layers attend in windows, and tokens travel in window order."""
+
+    model_types = ("qwen2_5_vl",)
+
+    def attention_layer(self, model: Any, layers: int) -> int:
+        """Return the last layer with full attention; others see their own window alone."""
+        return int(max(model.base_model.visual.fullatt_block_indexes))
+
+    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+        from transformers.vision_utils import get_vision_window_index
+
+        visual = model.base_model.visual
+        window, _ = get_vision_window_index(
+            torch.as_tensor(inputs["image_grid_thw"]),
+            spatial_merge_size=visual.spatial_merge_size,
+            window_size=visual.window_size,
+            patch_size=visual.patch_size,
+        )
+        tokens = super().to_tokens(model, inputs, patches)
+        raster = torch.empty_like(tokens)
+        raster[window.to(tokens.device)] = tokens
+        return raster
+
+
+class Kimi(Family):
+    """Kimi-K2.5: frames averaged, then patches merged; the projector sees a row for each token."""
+
+    model_types = ("kimi_k25",)
+    projector = "mm_projector"
+    projector_sees_tokens = True
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        high, wide = self._kernel(model)
+        grids = grids_of(inputs, "image_grid_thw")
+        return [Layout(((1, h // high, w // wide),)) for _, h, w in grids]
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        grids: list[Grid] = grids_of(inputs, "image_grid_thw")
+        size = self._kernel(model)[0]
+        return torch.cat(
+            [
+                block_mean(part.reshape(t, h * w, -1), h, w, size).mean(dim=0)
+                for part, (t, h, w) in zip(grid_split(patches, grids), grids, strict=True)
+            ]
+        )
+
+    def _kernel(self, model: nn.Module) -> tuple[int, int]:
+        tower: Any = self.module(model, self.tower)
+        high, wide = tower.merge_kernel_size
+        return int(high), int(wide)

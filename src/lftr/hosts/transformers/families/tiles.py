@@ -1,0 +1,87 @@
+"""Families that cut an image into square tiles and shrink each tile's patches to fewer tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .base import Family, Inputs, block_mean, square_side
+
+
+class Shuffled(Family):
+    """Common part: every tile is a square whose patches shrink in blocks."""
+
+    def block(self, model: Any, side: int) -> int:
+        """Patches along the side of a token, for a tile of ``side`` patches."""
+        raise TypeError(f"{type(self).__name__} must define block(model, side)")
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        side = square_side(patches)
+        return block_mean(patches, side, side, self.block(model, side)).flatten(0, 1)
+
+
+class InternVL(Shuffled):
+    """InternVL: the tiles of an image stand in one run of placeholders and are one item."""
+
+    model_types = ("internvl",)
+    projector_sees_tokens = True
+    run_is_item = True
+
+    def block(self, model: Any, side: int) -> int:
+        return int(round(1 / float(model.config.downsample_ratio)))
+
+
+class Gemma3(Shuffled):
+    """Gemma 3: SigLIP patches averaged to a fixed square; crops (pan and scan) are items."""
+
+    model_types = ("gemma3",)
+
+    def block(self, model: Any, side: int) -> int:
+        return int(side // int(model.config.mm_tokens_per_image**0.5))
+
+
+class AyaVision(Shuffled):
+    """Aya Vision and Cohere2 Vision: each tile is an item, its patches merged by pixel shuffle."""
+
+    model_types = ("aya_vision", "cohere2_vision")
+
+    def block(self, model: Any, side: int) -> int:
+        return int(model.config.downsample_factor)
+
+
+class Idefics(Shuffled):
+    """Idefics3 and SmolVLM: encoder output comes a sample at a time; each tile is an item."""
+
+    model_types = ("idefics3", "smolvlm")
+    tower = "vision_model"
+    projector = "connector"
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return self.module(model, "text_model")
+
+    def block(self, model: Any, side: int) -> int:
+        return int(model.config.scale_factor)
+
+    def entries(self, model: Any, inputs: Inputs, features: Any) -> list[int]:
+        side = inputs["pixel_values"].shape[-1] // model.config.vision_config.patch_size
+        tile = (side // model.config.scale_factor) ** 2
+        return [tile] * (sum(len(sample) for sample in features) // tile)
+
+
+class Llama4(Shuffled):
+    """Llama 4: what generate hands over is taken before the projector; CLS comes last.
+
+    Reduction therefore acts on the encoder's tokens, and merging methods merge those.
+    """
+
+    model_types = ("llama4",)
+    features_key = "last_hidden_state"
+    tower = "vision_model"
+    projector_sees_tokens = True
+
+    def block(self, model: Any, side: int) -> int:
+        return int(round(1 / float(model.config.vision_config.pixel_shuffle_ratio)))
+
+    def cls_place(self, model: nn.Module) -> int | None:
+        return -1

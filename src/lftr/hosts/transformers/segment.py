@@ -1,0 +1,152 @@
+"""The part of a prompt that is new to the model: all of it, or what follows a reduced cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError
+from .prompt import CachedPrompt, Columns, check_rows, next_positions
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A prompt, and from which of its columns on it is new.
+
+    Attributes
+    ----------
+    full_ids : Tensor, shape (B, L)
+        The ids as the caller gave them.
+    mask : Tensor, shape (B, L - start)
+        Attention mask of the new columns.
+    start : int
+        First new column of ``full_ids``.
+    prefix : CachedPrompt, optional
+        What the cache holds of earlier turns.
+    between : int
+        Columns that are cached, follow the prefix, and are not in ``full_ids`` (a caller who passes
+        the new tokens alone).
+    """
+
+    full_ids: Tensor
+    mask: Tensor
+    start: int = 0
+    prefix: CachedPrompt | None = None
+    between: int = 0
+
+    @classmethod
+    def of(cls, kwargs: Mapping[str, Any], prefix: CachedPrompt | None) -> Segment:
+        """Read the call's prompt; ``prefix`` is what its cache was filled with."""
+        ids = kwargs.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.ndim != 2:
+            raise ArgumentError.of(
+                "input_ids",
+                ids if ids is None else tuple(ids.shape),
+                "the prompt's ids (B, L); a prompt given as inputs_embeds cannot be reduced",
+            )
+        start, between = 0, 0
+        if prefix is not None:
+            check_rows(prefix, len(ids))
+            cached = prefix.cached_columns(kwargs["past_key_values"].get_seq_length())
+            if ids.shape[1] > cached:
+                start = prefix.full
+            else:
+                between = cached - prefix.full
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones_like(ids)
+        if mask.ndim != 2 or mask.shape[1] < ids.shape[1]:
+            raise ArgumentError.of(
+                "attention_mask", tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
+            )
+        mask = mask[:, mask.shape[1] - (ids.shape[1] - start) :]
+        return cls(ids, mask, start, prefix, between)
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Ids of the new columns."""
+        return self.full_ids[:, self.start :]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the caller gave the columns of earlier turns again."""
+        return self.start > 0
+
+    @property
+    def full_length(self) -> int:
+        """Columns of the caller's conversation so far."""
+        if self.prefix is None or self.whole:
+            return self.full_ids.shape[1]
+        return self.prefix.full + self.between + self.full_ids.shape[1]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Return the new columns of something aligned with ``full_ids``."""
+        return x[..., x.shape[-1] - self.input_ids.shape[1] :]
+
+    def splice(self, x: Tensor, columns: Columns, fill: int) -> Tensor:
+        """Return ``x`` at the columns that stay; those of earlier turns as they were then."""
+        part = columns.take(self.cut(x), fill)
+        if self.prefix is None or not self.whole:
+            return part
+        return torch.cat([self.prefix.columns.take(x[..., : self.start], fill), part], dim=-1)
+
+    def positions(self, model: Any, kwargs: Mapping[str, Any]) -> Tensor:
+        """Return the positions that the plain model gives the new columns, ``(..., B, S)``."""
+        given = kwargs.get("position_ids")
+        if isinstance(given, Tensor) and given.shape[-1] >= self.input_ids.shape[1]:
+            return self._rows(self.cut(given))
+        own = {
+            name: self.cut(kwargs[name])
+            for name in ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+            if isinstance(kwargs.get(name), Tensor)
+        }
+        grids = {name: kwargs[name] for name in ("image_grid_thw",) if kwargs.get(name) is not None}
+        prepared = model._prepare_position_ids_for_generation(
+            self.input_ids,
+            {"input_ids": self.input_ids, "attention_mask": self.mask, **own, **grids},
+        )
+        prepared = self._rows(prepared)
+        if self.prefix is None:
+            return prepared
+        offset = self.prefix.following.to(prepared.device) + self.between
+        return prepared + offset.unsqueeze(1)
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        return positions.expand(*positions.shape[:-2], *self.input_ids.shape)
+
+    def real(self, columns: Columns) -> Tensor:
+        """Return which columns of the whole shorter prompt are tokens, cached ones included."""
+        if self.prefix is None:
+            return columns.real
+        rows = len(self.full_ids)
+        cached = columns.real.new_ones(rows, self.between)
+        return torch.cat([self.prefix.columns.real, cached, columns.real], dim=1)
+
+    def all_positions(self, new: Tensor) -> Tensor:
+        """Return the positions of the whole shorter prompt, cached columns included."""
+        if self.prefix is None:
+            return new
+        steps = torch.arange(self.between, device=new.device)
+        between = self.prefix.following.to(new.device).unsqueeze(1) + steps
+        lead = new.shape[:-2]
+        old = self.prefix.position_ids.to(new.device)
+        return torch.cat([old, between.expand(*lead, *between.shape), new], dim=-1)
+
+    def cached_as(self, columns: Columns, position_ids: Tensor, following: Tensor) -> CachedPrompt:
+        """Return what a cache holds once this segment is in it."""
+        if self.prefix is not None:
+            rows = len(self.full_ids)
+            steps = torch.arange(self.between, device=columns.index.device).expand(rows, -1)
+            between = Columns(steps, torch.ones_like(steps, dtype=torch.bool))
+            columns = self.prefix.columns.join(between, self.prefix.full).join(
+                columns, self.prefix.full + self.between
+            )
+        return CachedPrompt(self.full_length, columns, position_ids, following)
+
+    def following(self, positions: Tensor) -> Tensor:
+        """Return the position after the last column of the full prompt, ``(B,)``."""
+        return next_positions(positions, self.mask.bool())

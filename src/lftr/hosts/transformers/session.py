@@ -1,0 +1,257 @@
+"""A reduction of a model: attached, stacked, and taken off again without a trace."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import LftrError, UnsupportedModelError
+from ...report import Report
+from .expand import expand_encoder_outputs
+from .families import Family
+from .prefill import Plan, Prefill, Reduced
+from .prompt import remember
+
+_sites: WeakKeyDictionary[nn.Module, Site] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class Reduction:
+    """A reduction that is on; use it in a ``with`` block or call `remove`.
+
+    Attributes
+    ----------
+    report : Report
+        What the last reduced call did.
+    """
+
+    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+        self.report = Report()
+        self.prefill = Prefill(model, family, plan)
+        self._site = Site.push(model, family, self)
+
+    def prepare(self, **inputs: Any) -> dict[str, Any]:
+        """Return the reduced arguments for a call of the model, for loops of one's own."""
+        with torch.no_grad():
+            return self.prefill.reduce(inputs, self.report).kwargs
+
+    def remove(self) -> None:
+        """Take the reduction off; a second time does nothing."""
+        if self._site is not None:
+            self._site.pull(self)
+            self._site = None
+
+    def __enter__(self) -> Reduction:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        plan = self.prefill.plan
+        state = "off" if self._site is None else "on"
+        return f"<lftr.Reduction {plan.method} keep={plan.keep} {state}>"
+
+
+class Site:
+    """Where a model is hooked: one for a model, whatever number of reductions lie on it."""
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self.model = model
+        self.family = family
+        self.owner = threading.get_ident()
+        self.stack: list[Reduction] = []
+        self.generating = threading.local()
+        self.handles = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward, with_kwargs=True),
+            family.language_model(model).register_forward_pre_hook(self._count, with_kwargs=True),
+        ]
+        self.overridden: dict[str, Any] = {}
+        self._override("generate", self._generate)
+        self._override("_expand_multimodal_outputs", self._expand)
+
+    @classmethod
+    def push(cls, model: Any, family: Family, reduction: Reduction) -> Site:
+        """Lay a reduction on a model, above those that are there."""
+        with _lock:
+            site = _sites.get(model)
+            if site is None:
+                site = _sites[model] = cls(model, family)
+            elif site.owner != threading.get_ident():
+                raise LftrError(
+                    f"this {type(model).__name__} is being reduced from another thread; "
+                    "end that reduction first, or reduce a second model"
+                )
+            site.stack.append(reduction)
+            return site
+
+    def pull(self, reduction: Reduction) -> None:
+        """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
+        with _lock:
+            self.stack.remove(reduction)
+            if self.stack:
+                return
+            for handle in self.handles:
+                handle.remove()
+            for name, previous in self.overridden.items():
+                if previous is None:
+                    del self.model.__dict__[name]
+                else:
+                    self.model.__dict__[name] = previous
+            del _sites[self.model]
+
+    def _override(self, name: str, function: Callable[..., Any]) -> None:
+        """Put a function in front of a method of this model alone; found again on leaving."""
+        original = getattr(self.model, name)
+        self.overridden[name] = self.model.__dict__.get(name)
+        self.model.__dict__[name] = functools.wraps(original)(functools.partial(function, original))
+
+    def _top(self) -> Reduction | None:
+        return self.stack[-1] if self.stack else None
+
+    @contextmanager
+    def _inside_generate(self) -> Iterator[None]:
+        before = getattr(self.generating, "on", False)
+        self.generating.on = True
+        try:
+            yield
+        finally:
+            self.generating.on = before
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = dict(inspect.signature(original).bind_partial(*args, **kwargs).arguments)
+        call |= call.pop("kwargs", {})
+        if call.get("inputs") is not None:
+            call["input_ids"] = call.pop("inputs")
+        top = self._top()
+        if top is None or not top.prefill.concerns(call):
+            with self._inside_generate():
+                return original(*args, **kwargs)
+        if call.get("attention_mask") is None and isinstance(call.get("input_ids"), Tensor):
+            call["attention_mask"] = self._infer_mask(call)
+        with torch.no_grad():
+            reduced = top.prefill.reduce(call, top.report)
+        lengths = self._lengths(call, reduced)
+        with self._inside_generate():
+            output = original(**{**reduced.kwargs, **lengths})
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            remember(cache, reduced.prompt)
+        return _restore_prompt(output, call["input_ids"], reduced.kwargs["input_ids"].shape[1])
+
+    def _infer_mask(self, call: Mapping[str, Any]) -> Tensor:
+        """Return the mask that generate infers from padding when it is given none."""
+        config = call.get("generation_config") or self.model.generation_config
+        pad = call.get("pad_token_id", config.pad_token_id)
+        eos = call.get("eos_token_id", config.eos_token_id)
+        ids: Tensor = call["input_ids"]
+        ends = eos if isinstance(eos, (list, tuple)) else [eos]
+        if pad is None or pad in ends or not bool((ids == pad).any()):
+            return torch.ones_like(ids)
+        return (ids != pad).long()
+
+    def _lengths(self, call: Mapping[str, Any], reduced: Reduced) -> dict[str, int]:
+        """Shorten limits that count the prompt by as much as the prompt was."""
+        dropped = call["input_ids"].shape[1] - reduced.kwargs["input_ids"].shape[1]
+        config = call.get("generation_config") or self.model.generation_config
+        found = {}
+        for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            value = call.get(limit)
+            if value is None and call.get(new) is None and getattr(config, new, None) is None:
+                value = getattr(config, limit, None)
+            if value:
+                found[limit] = max(int(value) - dropped, 0)
+        return found
+
+    def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(original).bind(*args, **kwargs).arguments
+        return expand_encoder_outputs(
+            self.model,
+            self.family,
+            call["input_ids"],
+            call["mm_encoder_output"],
+            call.get("expand_size", 1),
+        )
+
+    def _before_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        top = self._top()
+        if top is None:
+            return None
+        if getattr(self.generating, "on", False):
+            return args, _with_mask(kwargs)
+        call = dict(inspect.signature(self.model.forward).bind_partial(*args, **kwargs).arguments)
+        call |= call.pop("kwargs", {})
+        if not top.prefill.concerns(call):
+            return None
+        reduced = top.prefill.reduce(call, top.report)
+        self.generating.prompt = reduced.prompt
+        return (), _with_mask(reduced.kwargs)
+
+    def _after_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        prompt = self.generating.__dict__.pop("prompt", None)
+        cache = getattr(output, "past_key_values", None)
+        if prompt is not None and cache is not None:
+            remember(cache, prompt)
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        embeds = kwargs.get("inputs_embeds")
+        top = self._top()
+        if top is not None and embeds is not None and not top.report.received:
+            top.report.received = embeds.shape[1]
+
+
+def _with_mask(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give a prompt with gaps in its positions a mask of ones.
+
+    Without one, transformers takes the gaps for borders between packed sequences and cuts the
+    prompt apart.
+    """
+    ids = kwargs.get("input_ids")
+    shape = ids.shape if ids is not None else getattr(kwargs.get("inputs_embeds"), "shape", (0, 1))
+    positions = kwargs.get("position_ids")
+    if kwargs.get("attention_mask") is not None or positions is None or shape[1] == 1:
+        return kwargs
+    cache = kwargs.get("past_key_values")
+    past = cache.get_seq_length() if cache is not None else 0
+    mask = torch.ones(shape[0], past + shape[1], dtype=torch.long, device=positions.device)
+    return {**kwargs, "attention_mask": mask}
+
+
+def _restore_prompt(output: Any, input_ids: Tensor, shortened: int) -> Any:
+    """Put the caller's own prompt back in front of what was generated."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    rows = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
+    whole = torch.cat([rows.to(sequences.device), sequences[:, shortened:]], dim=1)
+    if isinstance(output, Tensor):
+        return whole
+    output.sequences = whole
+    return output
+
+
+def current(model: Any) -> Reduction:
+    """Return the reduction that is on for ``model``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there is none.
+    """
+    site = _sites.get(model)
+    if site is None or site._top() is None:
+        raise UnsupportedModelError(
+            f"no reduction is on for this {type(model).__name__}; call lftr.reduce(model, ...) first"
+        )
+    return site.stack[-1]

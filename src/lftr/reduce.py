@@ -1,0 +1,113 @@
+"""The one line: put a reduction on a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .budget import parse_keep
+from .errors import ArgumentError
+from .methods import get_method
+from .methods.base import Method
+
+if TYPE_CHECKING:
+    from .evidence.text import TextTower
+    from .hosts.transformers.session import Reduction
+
+POSITIONS = ("original", "compact")
+
+
+def as_method(method: object) -> Method:
+    """Return a method given by name or as an object."""
+    if isinstance(method, str):
+        return get_method(method)
+    if isinstance(method, Method):
+        return method
+    raise ArgumentError.of("method", method, "a name from lftr.list_methods() or a lftr.Method")
+
+
+def reduce(
+    model: Any,
+    method: str | Method = "lftr",
+    *,
+    keep: object,
+    positions: str = "original",
+    text: str | Sequence[str] | None = None,
+    processor: Any = None,
+    text_tower: TextTower | None = None,
+) -> Reduction:
+    """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
+
+    Active at once, until ``remove()`` or the end of a ``with`` block; then the model is exactly as
+    it was, also after an error. ``generate`` and ``forward`` are called as ever.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        A model for image-text-to-text, of a family that `lftr.list_families` names.
+    method : str or Method
+        Decides which tokens stay.
+    keep : float, int or Budget
+        A ratio in (0, 1] (``1/16``), a count for each item (``64``), or `lftr.Budget(total=...)`
+        for each prompt.
+    positions : {"original", "compact"}
+        Whether kept tokens stay where they were, or are renumbered without gaps.
+    text : str or sequence of str, optional
+        What guides text-guided methods: one question, or one for each row of the batch.
+    processor : optional
+        The model's processor or tokenizer; decodes the prompt where a text tower needs words and
+        ``text`` is not given.
+    text_tower : TextTower, optional
+        CLIP's text side, for methods that compare in CLIP's space.
+
+    Returns
+    -------
+    Reduction
+        With the ``report`` of the last call.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of its range.
+    UnsupportedModelError
+        If the model has no visual tokens or its family is not hosted.
+    MissingEvidenceError
+        If the method needs what this model cannot tell.
+    """
+    from .hosts.transformers.families import family_of
+    from .hosts.transformers.prefill import Plan
+    from .hosts.transformers.session import Reduction
+
+    if positions not in POSITIONS:
+        raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
+    if text is not None and not isinstance(text, str) and not all(isinstance(t, str) for t in text):
+        raise ArgumentError.of("text", text, "a string, or one for each row")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+    plan = Plan(
+        as_method(method), parse_keep(keep), positions, text, _decoder(processor), text_tower
+    )
+    return Reduction(model, family_of(model), plan)
+
+
+def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
+    """Return ``inputs`` with the visual tokens reduced, as the reduction that is on would.
+
+    For loops of one's own: ids, mask, positions and encoded images, ready for ``model(**inputs)``.
+    """
+    from .hosts.transformers.session import current
+
+    return current(getattr(model, "_orig_mod", model)).prepare(**inputs)
+
+
+def list_families() -> list[str]:
+    """Return the model types that `reduce` takes, sorted."""
+    from .hosts.transformers.families import list_families as families
+
+    return families()
+
+
+def _decoder(processor: Any) -> Callable[..., str] | None:
+    if processor is None:
+        return None
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))

@@ -1,0 +1,130 @@
+"""What a reduction did, counted from what the language model received."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .tokens import Grid
+
+
+@dataclass(frozen=True)
+class ItemReport:
+    """One visual item: where it stood, what came in, what went on.
+
+    Attributes
+    ----------
+    row, number : int
+        Row of the batch, and which item of that row.
+    tokens, kept : int
+        Visual tokens before and after.
+    grids : tuple of (T, H, W)
+        The item's layout before.
+    positions : tuple of int
+        Raster index of every kept token's anchor.
+    notes : tuple of str
+        What the method wants known: stand-ins for evidence, values taken as 0.
+    """
+
+    row: int
+    number: int
+    tokens: int
+    kept: int
+    grids: tuple[Grid, ...]
+    positions: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """The last reduced call of a reduction.
+
+    Attributes
+    ----------
+    method : str
+        The method with its options.
+    items : list of ItemReport
+        Every visual item of the call.
+    prompt : int
+        Columns of the prompt as the caller gave it.
+    received : int
+        Columns of ``inputs_embeds`` that reached the language model's first layer; 0 if it has not
+        run (as after `lftr.prepare`).
+    encode_ms, method_ms, host_ms : float
+        Time of the vision encoder, of the method, and of the bookkeeping around them.
+    notes : list of str
+        Warnings, each once.
+    """
+
+    method: str = ""
+    items: list[ItemReport] = field(default_factory=list)
+    prompt: int = 0
+    received: int = 0
+    notes: list[str] = field(default_factory=list)
+    clock: dict[str, Callable[[], float]] = field(default_factory=dict, repr=False)
+
+    def note(self, text: str) -> None:
+        """Add a warning, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens before, over all items."""
+        return sum(item.tokens for item in self.items)
+
+    @property
+    def kept(self) -> int:
+        """Visual tokens after, over all items."""
+        return sum(item.kept for item in self.items)
+
+    def _ms(self, name: str) -> float:
+        return self.clock[name]() if name in self.clock else 0.0
+
+    @property
+    def encode_ms(self) -> float:
+        """Time of the vision encoder, milliseconds."""
+        return self._ms("encode")
+
+    @property
+    def method_ms(self) -> float:
+        """Time of the method, milliseconds."""
+        return self._ms("method")
+
+    @property
+    def host_ms(self) -> float:
+        """Time of the bookkeeping around both, milliseconds."""
+        return self._ms("host")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return {
+            "method": self.method,
+            "tokens": self.tokens,
+            "kept": self.kept,
+            "prompt": self.prompt,
+            "received": self.received,
+            "encode_ms": self.encode_ms,
+            "method_ms": self.method_ms,
+            "host_ms": self.host_ms,
+            "notes": list(self.notes),
+            "items": [vars(item) for item in self.items],
+        }
+
+    def __str__(self) -> str:
+        if not self.items:
+            return "lftr: no visual tokens seen yet"
+        share = self.tokens / max(self.kept, 1)
+        lines = [
+            f"lftr: {self.method}: {self.tokens} -> {self.kept} visual tokens "
+            f"({share:.1f}x fewer), prompt {self.prompt} -> {self.received or '?'} columns, "
+            f"method {self.method_ms:.2f} ms, host {self.host_ms:.2f} ms"
+        ]
+        for item in self.items:
+            shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
+            lines.append(
+                f"  row {item.row} item {item.number}: {item.tokens} ({shape}) -> {item.kept}"
+            )
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)

@@ -1,0 +1,246 @@
+"""What every family of the zoo shares: the rows of a prompt, the flags, the builder."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+Kind = Literal["small", "square", "wide", "tall"]
+Side = Literal["left", "right"]
+
+KINDS: tuple[Kind, ...] = ("small", "square", "wide", "tall")
+
+VOCAB = 200
+PAD, BOS, EOS, NEWLINE = 0, 1, 2, 3
+TEXT = range(10, 170)
+"""Ids of ordinary text. Every other id is special; the output head gives it a logit of 0."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of a prompt. Its pixels depend on nothing but `kind` and `seed`."""
+
+    kind: Kind = "small"
+    seed: int = 0
+
+
+Segment = int | Image
+"""`n` random text tokens, or an image."""
+Row = Sequence[Segment]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a test must know about a family."""
+
+    container: Literal["list", "tuple", "tensor", "last_hidden_state", "none"]
+    """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
+    `last_hidden_state` (one tensor, not yet projected), or no such method."""
+    unit: Literal["image", "tile", "row"] = "image"
+    """What one entry of the container stands for, counted over the batch."""
+    ragged: bool = False
+    """Images of different kinds have different token counts."""
+    tiles: bool = False
+    """An image may reach the vision tower as several crops."""
+    mrope: bool = False
+    """Positions are `(3, B, L)` (in `generate`: `(4, B, L)`, text positions first)."""
+    has_cls: bool = False
+    """The vision tower has a class token whose attention ranks the patches."""
+    bidirectional: bool = False
+    """Visual tokens of one image see each other in both directions."""
+    deepstack: int = 0
+    """Number of additional feature planes, added in the first decoder layers."""
+    encoder_side: bool = False
+    """Visual tokens reach the language model through a Q-Former or cross-attention."""
+    stateful: bool = False
+    """Linear-attention layers keep a recurrent state: no cache cropping."""
+    one_image: bool = False
+    """A row holds exactly one image, in front."""
+    gap_tokens: bool = False
+    """Tokens that are no visual tokens (separators) stand between those of one image."""
+    tolerance: float = 1e-5
+    """How far two float32 computations of the same logits may lie apart, by reordering alone."""
+    upstream: Mapping[str, str] = field(default_factory=dict)
+    """What plain transformers cannot do: ability -> reason. The abilities are in `ABILITIES`."""
+
+
+ABILITIES: dict[str, str] = {
+    "batch": "generate: a left-padded row gives the logits of the row alone",
+    "batch_forward": "forward without position_ids: the same",
+    "right_padding": "forward without position_ids, padding on the right: the same",
+    "encoder_outputs": "generate(mm_encoder_outputs=...) equals generate(pixel_values=...)",
+    "expansion": "num_return_sequences (and beams) with several images in a row",
+    "assisted": "prompt_lookup_num_tokens gives the greedy tokens",
+    "static_cache": "cache_implementation='static' gives the same tokens",
+    "chunked_prefill": "prefill_chunk_size gives the same tokens",
+    "no_cache": "use_cache=False gives the same tokens",
+    "second_turn": "all ids, the pixels of the new image and the cache equal one long prompt",
+}
+
+
+class ZooEntry(ABC):
+    """A tiny model of a real architecture and the inputs that its processor would make."""
+
+    name: str
+    traits: Traits
+    model_class: type[PreTrainedModel]
+    wrap: tuple[Sequence[int], Sequence[int]] = ((), ())
+    """Special tokens before and after an image's placeholders."""
+    bos: bool = True
+    embedding_std: float = 0.5
+
+    # ---- the model -------------------------------------------------------------------------
+
+    @abstractmethod
+    def config(self) -> PreTrainedConfig: ...
+
+    def build(self, seed: int = 0, attn_implementation: str = "sdpa") -> PreTrainedModel:
+        """A new model in float32 and eval mode, its weights a function of `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.model_class._from_config(
+                self.config(), attn_implementation=attn_implementation
+            )
+        model = model.float().eval().requires_grad_(False)
+        self.redraw(model, seed)
+        for module in model.modules():
+            if (settings := getattr(module, "generation_config", None)) is not None:
+                settings.pad_token_id, settings.bos_token_id = PAD, BOS
+                settings.eos_token_id = EOS
+        return model
+
+    @functools.cache  # noqa: B019 - entries live as long as the session
+    def model(self, attn_implementation: str = "sdpa") -> PreTrainedModel:
+        """The session's shared model. Copy it (`copy.deepcopy`) before changing it."""
+        return self.build(attn_implementation=attn_implementation)
+
+    def redraw(self, model: PreTrainedModel, seed: int) -> None:
+        """Weights whose logits are spread like a trained model's, so that greedy has no ties."""
+        generator = torch.Generator().manual_seed(seed)
+        embeddings = {
+            id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+        }
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if id(parameter) in embeddings:
+                parameter.copy_(noise * self.embedding_std)
+            elif parameter.dim() > 1:
+                parameter.copy_(noise * 0.15)
+            else:
+                parameter.add_(noise * 0.1)
+        head = model.get_output_embeddings()
+        if head is not None:
+            special = torch.ones(head.weight.shape[0], dtype=torch.bool)
+            special[list(TEXT)] = False
+            head.weight[special] = 0.0
+
+    # ---- the prompt ------------------------------------------------------------------------
+
+    def image_token_id(self, model: PreTrainedModel) -> int:
+        return int(model.config.image_token_id)
+
+    @abstractmethod
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        """Number of visual tokens of `image`; `alone`: no other image in its row."""
+
+    def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
+        """The ids that the processor writes for an image, separators included."""
+        before, after = self.wrap
+        placeholders = [self.image_token_id(model)] * self.counts(model, image, alone)
+        return [*before, *placeholders, *after]
+
+    def rows(self, rows: Sequence[Row]) -> list[Row]:
+        """The nearest rows that the family takes: most take any."""
+        return list(rows)
+
+    def row_counts(self, model: PreTrainedModel, row: Row) -> list[int]:
+        """Number of visual tokens of every image of a row."""
+        images = images_of(row)
+        return [self.counts(model, image, len(images) == 1) for image in images]
+
+    def row_ids(self, model: PreTrainedModel, row: Row, seed: int = 0) -> list[int]:
+        """A row's ids. They depend on the row and the seed, not on its batch-mates."""
+        generator = torch.Generator().manual_seed(zlib.crc32(repr((seed, list(row))).encode()))
+        ids: list[int] = [BOS] if self.bos else []
+        alone = len(images_of(row)) == 1
+        for segment in row:
+            if isinstance(segment, Image):
+                ids += self.image_ids(model, segment, alone)
+            else:
+                drawn = torch.randint(TEXT.start, TEXT.stop, (segment,), generator=generator)
+                ids += drawn.tolist()
+        return ids
+
+    @abstractmethod
+    def visual_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        """Pixel tensors and their metadata, for the images of every row; never called without."""
+
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """Inputs aligned with the padded ids, for example token types."""
+        return {}
+
+    def batch(
+        self,
+        model: PreTrainedModel,
+        ids: Sequence[Sequence[int]],
+        images: Sequence[Sequence[Image]],
+        side: Side = "left",
+    ) -> dict[str, Any]:
+        """Inputs for rows whose ids are given, and the images that each row's ids speak of."""
+        length = max(map(len, ids))
+        input_ids = torch.full((len(ids), length), PAD)
+        mask = torch.zeros_like(input_ids)
+        for index, row in enumerate(ids):
+            place = slice(length - len(row), None) if side == "left" else slice(0, len(row))
+            input_ids[index, place] = torch.tensor(row)
+            mask[index, place] = 1
+        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
+        batch |= self.token_inputs(model, input_ids, mask)
+        if any(images):
+            batch |= self.visual_inputs(model, images)
+        return batch
+
+    def inputs(
+        self, model: PreTrainedModel, rows: Sequence[Row], side: Side = "left", seed: int = 0
+    ) -> dict[str, Any]:
+        """Everything that `forward` and `generate` need for a batch of rows padded on `side`."""
+        ids = [self.row_ids(model, row, seed) for row in rows]
+        return self.batch(model, ids, [images_of(row) for row in rows], side)
+
+    # ---- what get_image_features takes -----------------------------------------------------
+
+    feature_arguments: tuple[str, ...] = ("pixel_values",)
+    """Keys of `inputs` that `get_image_features` takes."""
+
+    def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+        """`model.get_image_features` on a batch of `inputs`."""
+        arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}
+        return model.get_image_features(**arguments, return_dict=True)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def pixels(image: Image, *shape: int, part: object = None) -> Tensor:
+    """Random pixels of an image, the same whenever they are asked for."""
+    name = repr((image.kind, image.seed, part))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
+def images_of(row: Row) -> list[Image]:
+    return [segment for segment in row if isinstance(segment, Image)]
+
+
+def flat(rows: Sequence[Sequence[Image]]) -> list[Image]:
+    """All images of a batch in the order of their placeholders."""
+    return [image for row in rows for image in row]
