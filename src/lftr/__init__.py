@@ -7,7 +7,7 @@ from .budget import Budget
 from .errors import LftrError
 from .methods import get_method, list_methods
 from .methods.base import Method
-from .reduce import list_families, prepare, reduce
+from .reduce import list_families, prepare, reduce, reduce_module
 from .selection import Flow, Selection
 from .tokens import VisualTokens
 
@@ -25,4 +25,5 @@ __all__ = [
     "methods",
     "prepare",
     "reduce",
+    "reduce_module",
 ]

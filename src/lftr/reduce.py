@@ -11,10 +11,14 @@ from .methods import get_method
 from .methods.base import Method
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .evidence.text import TextTower
+    from .hosts.transformers.module import ModuleReduction
     from .hosts.transformers.session import Reduction
 
 POSITIONS = ("original", "compact")
+STAGES = ("llm", "encoder")
 
 
 def as_method(method: object) -> Method:
@@ -31,7 +35,8 @@ def reduce(
     method: str | Method = "lftr",
     *,
     keep: object,
-    positions: str = "original",
+    positions: str | None = None,
+    stage: str = "llm",
     text: str | Sequence[str] | None = None,
     processor: Any = None,
     text_tower: TextTower | None = None,
@@ -50,8 +55,12 @@ def reduce(
     keep : float, int or Budget
         A ratio in (0, 1] (``1/16``), a count for each item (``64``), or `lftr.Budget(total=...)`
         for each prompt.
-    positions : {"original", "compact"}
-        Whether kept tokens stay where they were, or are renumbered without gaps.
+    positions : {"original", "compact"}, optional
+        Whether kept tokens stay where they were, or are renumbered without gaps. By default where
+        they were, but for Q-Former queries, which have no place in the image.
+    stage : {"llm", "encoder"}
+        Which visual tokens: the language model's, or (BLIP-2, InstructBLIP) those of the encoder
+        that the Q-Former reads.
     text : str or sequence of str, optional
         What guides text-guided methods: one question, or one for each row of the batch.
     processor : optional
@@ -75,18 +84,28 @@ def reduce(
         If the method needs what this model cannot tell.
     """
     from .hosts.transformers.families import family_of
-    from .hosts.transformers.prefill import Plan
+    from .hosts.transformers.plan import Plan
     from .hosts.transformers.session import Reduction
 
-    if positions not in POSITIONS:
+    if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
     if text is not None and not isinstance(text, str) and not all(isinstance(t, str) for t in text):
         raise ArgumentError.of("text", text, "a string, or one for each row")
     model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+    family = family_of(model)
+    stages = STAGES if family.kind == "qformer" else STAGES[:1]
+    if stage not in stages:
+        raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
     plan = Plan(
-        as_method(method), parse_keep(keep), positions, text, _decoder(processor), text_tower
+        as_method(method),
+        parse_keep(keep),
+        positions or family.default_positions,
+        stage,
+        text,
+        _decoder(processor),
+        text_tower,
     )
-    return Reduction(model, family_of(model), plan)
+    return Reduction(model, family, plan)
 
 
 def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
@@ -97,6 +116,49 @@ def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
     from .hosts.transformers.session import current
 
     return current(getattr(model, "_orig_mod", model)).prepare(**inputs)
+
+
+def reduce_module(
+    module: nn.Module,
+    method: str | Method,
+    keep: object,
+    *,
+    grid: Sequence[Any] | None = None,
+) -> ModuleReduction:
+    """Reduce what a module returns, in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
+
+    The module must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or
+    a transformers output with ``last_hidden_state``. Code around it must take the shorter sequence;
+    code that concatenates embeddings, as those repositories do, does.
+
+    Parameters
+    ----------
+    module : nn.Module
+        For MiniGPT-v2 ``model.llama_proj``, which returns ``(B, 256, 4096)`` for LLaMA-2 (a 16 x 16
+        grid after its 2 x 2 merge, ``grid=(1, 16, 16)``); for MiniGPT-4 ``model.llama_proj``, 32
+        Q-Former tokens without a grid; for LLaVA ``model.get_model().mm_projector``.
+    method : str or Method
+        Decides; text-guided methods and those that read attention need a hosted model.
+    keep : float, int
+        How many tokens of each row stay.
+    grid : (T, H, W) or sequence of them, optional
+        How the tokens lie.
+
+    Returns
+    -------
+    ModuleReduction
+        Active at once, with the ``report`` of the last call; ``remove()`` or the end of a ``with``
+        block takes it off.
+
+    Raises
+    ------
+    ArgumentError, MissingEvidenceError
+        If an argument is out of range, or the method needs more than features.
+    """
+    from .hosts.transformers.module import ModuleReduction
+    from .hosts.transformers.plan import Plan
+
+    return ModuleReduction(module, Plan(as_method(method), parse_keep(keep)), grid)
 
 
 def list_families() -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .selection import Selection
 from .tokens import Grid
 
 
@@ -25,6 +26,8 @@ class ItemReport:
         Raster index of every kept token's anchor.
     notes : tuple of str
         What the method wants known: stand-ins for evidence, values taken as 0.
+    selection : Selection
+        The decision itself, with what flowed where.
     """
 
     row: int
@@ -34,6 +37,27 @@ class ItemReport:
     grids: tuple[Grid, ...]
     positions: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    selection: Selection | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls, row: int, number: int, grids: Sequence[Grid] | None, size: int, choice: Selection
+    ) -> ItemReport:
+        """Describe what ``choice`` did to an item of ``size`` tokens."""
+        return cls(
+            row,
+            number,
+            size,
+            choice.count,
+            tuple(grids or ((1, 1, size),)),
+            tuple(choice.index.tolist()),
+            choice.notes,
+            choice,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the item as plain values for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "selection"}
 
 
 @dataclass
@@ -109,7 +133,7 @@ class Report:
             "method_ms": self.method_ms,
             "host_ms": self.host_ms,
             "notes": list(self.notes),
-            "items": [vars(item) for item in self.items],
+            "items": [item.to_dict() for item in self.items],
         }
 
     def __str__(self) -> str:

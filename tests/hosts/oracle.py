@@ -7,14 +7,111 @@ and the plain language model runs again on those. Nothing of lftr's host takes p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lftr import Selection
 
-class _Handed(Exception):
-    """Ends the plain run once the language model's arguments are known."""
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided about an item of `size` tokens."""
+
+    size: int
+    selection: Selection
+
+    @property
+    def anchors(self) -> Tensor:
+        """Which tokens hold a slot, bool `(size,)`."""
+        marks = torch.zeros(self.size, dtype=torch.bool)
+        marks[self.selection.index] = True
+        return marks
+
+    def spread(self, x: Tensor) -> Tensor:
+        """`x` with every slot's value in the place of its anchor."""
+        return x.index_copy(0, self.selection.index, self.selection.apply(x))
+
+
+def true_logits(
+    model: Any,
+    inputs: dict[str, Any],
+    visual: Tensor,
+    choices: Sequence[Choice],
+    new: Sequence[int] = (),
+    positions: str = "original",
+) -> Tensor:
+    """Logits of the last column and of each of `new` after it, `(1 + len(new), V)`.
+
+    Parameters
+    ----------
+    inputs : dict
+        The full inputs of one unpadded row.
+    visual : Tensor of bool, shape (L,)
+        Columns of the prompt that are visual tokens.
+    choices : sequence of Choice
+        For each item of the row, in order.
+    new : sequence of int
+        Tokens that were generated.
+    """
+    columns, embedded = gathered(model, inputs, visual, choices, new, positions)
+    return embedded[int(columns) - 1 :]
+
+
+def gathered(
+    model: Any,
+    inputs: dict[str, Any],
+    visual: Tensor,
+    choices: Sequence[Choice],
+    new: Sequence[int] = (),
+    positions: str = "original",
+) -> tuple[int, Tensor]:
+    """Kept columns of the prompt, and the logits of all of them and of `new`."""
+    keep = ~visual
+    if choices:
+        keep[visual] = torch.cat([choice.anchors for choice in choices])
+    whole = torch.cat([keep, torch.ones(len(new), dtype=torch.bool)])
+    longer, types = lengthened(model, inputs, new)
+    places = full_positions(model, inputs, len(new))
+    if positions == "compact":
+        places = (whole.cumsum(0) - 1).expand_as(places)
+    given = handed_over(model, longer | types | {"position_ids": places, "use_cache": False})
+
+    def merged(x: Tensor) -> Tensor:
+        parts = x.split([choice.size for choice in choices])
+        pairs = zip(choices, parts, strict=True)
+        return torch.cat([choice.spread(part) for choice, part in pairs])
+
+    index = whole.nonzero().squeeze(1)
+    embeds = given["inputs_embeds"].clone()
+    if choices:
+        seen = torch.cat([visual, torch.zeros(len(new), dtype=torch.bool)])
+        embeds[0, seen] = merged(embeds[0, seen])
+    call = {
+        "inputs_embeds": embeds[:, index],
+        "position_ids": text_axis(places[..., index]),
+        "attention_mask": torch.ones(1, len(index), dtype=torch.long),
+        "use_cache": False,
+    }
+    if given.get("per_layer_inputs") is not None:
+        call["per_layer_inputs"] = given["per_layer_inputs"][:, index]
+    marks = given.get("visual_pos_masks")
+    if marks is not None:
+        call["visual_pos_masks"] = marks[:, index]
+        planes = [merged(plane) for plane in given["deepstack_visual_embeds"]]
+        call["deepstack_visual_embeds"] = [plane[whole[marks[0]]] for plane in planes]
+    # a model that makes its decoder's masks itself (images see both ways) is run one level higher
+    mask = given.get("attention_mask")
+    own_masks = isinstance(mask, dict) or getattr(mask, "ndim", 0) == 4
+    plain = model.base_model if own_masks else language_model(model)
+    if own_masks:
+        call |= {name: values[:, index] for name, values in types.items()}
+    with torch.no_grad():
+        hidden = plain(**call)[0]
+    return int(keep.sum()), head(model, hidden)[0]
 
 
 def language_model(model: Any) -> Any:
@@ -22,8 +119,12 @@ def language_model(model: Any) -> Any:
     return getattr(base, "language_model", None) or base.text_model
 
 
+class _Handed(Exception):
+    """Ends the plain run once the language model's arguments are known."""
+
+
 def handed_over(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """What the plain model gives its language model for ``inputs``."""
+    """What the plain model gives its language model for `inputs`."""
     found: dict[str, Any] = {}
 
     def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -33,7 +134,7 @@ def handed_over(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     handle = language_model(model).register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
-            model(**inputs)
+            model.forward(**inputs)  # past every hook on the model, a reduction's too
     except _Handed:
         pass
     finally:
@@ -41,68 +142,41 @@ def handed_over(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def gathered_logits(
-    model: Any, inputs: dict[str, Any], keep: Tensor, position_ids: Tensor, new: list[int]
-) -> Tensor:
-    """Logits of the last column and of each of ``new`` after it, for one unpadded row.
+# what stands for a generated token in token_type_ids: 1 is PaliGemma's causal suffix
+SUFFIX = {"paligemma": 1}
 
-    Parameters
-    ----------
-    inputs : dict
-        The row's full inputs.
-    keep : Tensor of bool, shape (L,)
-        Columns that stay.
-    position_ids : Tensor, shape (..., 1, L)
-        Positions of the full prompt, as the plain ``generate`` gives them.
-    new : list of int
-        Tokens that were generated.
-    """
-    ids = torch.cat([inputs["input_ids"], torch.tensor([new], dtype=torch.long)], dim=1)
-    longer = dict(inputs, input_ids=ids, attention_mask=torch.ones_like(ids))
+
+def lengthened(
+    model: Any, inputs: dict[str, Any], new: Sequence[int]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The inputs with `new` at their end, and the token types among them."""
+    ids = torch.cat([inputs["input_ids"], torch.tensor([list(new)], dtype=torch.long)], dim=1)
+    fills = {"token_type_ids": SUFFIX.get(model.config.model_type, 0), "mm_token_type_ids": 0}
     types = {
         name: torch.cat([inputs[name], inputs[name].new_full((1, len(new)), fill)], dim=1)
-        for name, fill in (("token_type_ids", _SUFFIX.get(model.config.model_type, 0)),
-                           ("mm_token_type_ids", 0))
+        for name, fill in fills.items()
         if name in inputs
-    }  # fmt: skip
-    steps = torch.arange(1, len(new) + 1)
-    position_ids = torch.cat([position_ids, position_ids[..., -1:] + steps], dim=-1)
-    whole = torch.cat([keep, torch.ones(len(new), dtype=torch.bool)])
-    given = handed_over(model, longer | types | {"position_ids": position_ids, "use_cache": False})
-
-    index = whole.nonzero().squeeze(1)
-    positions = position_ids[..., index]
-    if positions.ndim == 3 and len(positions) == 4:  # the text axis says how many tokens came before
-        positions = torch.cat([torch.arange(len(index))[None, None], positions[1:]])
-    call = {
-        "inputs_embeds": given["inputs_embeds"][:, index],
-        "position_ids": positions,
-        "attention_mask": torch.ones(1, len(index), dtype=torch.long),
-        "use_cache": False,
     }
-    if given.get("per_layer_inputs") is not None:
-        call["per_layer_inputs"] = given["per_layer_inputs"][:, index]
-    marks = given.get("visual_pos_masks")
-    if marks is not None:
-        rows = whole[marks[0]]
-        call["visual_pos_masks"] = marks[:, index]
-        call["deepstack_visual_embeds"] = [p[rows] for p in given["deepstack_visual_embeds"]]
-    # a model that makes its decoder's masks itself (images see both ways) is run one level higher
-    mask = given.get("attention_mask")
-    own_masks = isinstance(mask, dict) or getattr(mask, "ndim", 0) == 4
-    plain = model.base_model if own_masks else language_model(model)
-    if own_masks:
-        call |= {name: values[:, index] for name, values in types.items()}
-    with torch.no_grad():
-        hidden = plain(**call)[0]
-    return _logits(model, hidden)[0, int(keep.sum()) - 1 :]
+    rest = {name: value for name, value in inputs.items() if name != "labels"}
+    return rest | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, types
 
 
-# what stands for a generated token in token_type_ids: 1 is PaliGemma's causal suffix
-_SUFFIX = {"paligemma": 1}
+def full_positions(model: Any, inputs: dict[str, Any], new: int) -> Tensor:
+    """Positions of the full prompt as the plain `generate` gives them, and of `new` tokens more."""
+    ids = inputs["input_ids"]
+    places = model._prepare_position_ids_for_generation(ids, dict(inputs))
+    places = places.expand(*places.shape[:-2], *ids.shape)
+    return torch.cat([places, places[..., -1:] + torch.arange(1, new + 1)], dim=-1)
 
 
-def _logits(model: Any, hidden: Tensor) -> Tensor:
+def text_axis(places: Tensor) -> Tensor:
+    """M-RoPE's text axis says how many tokens came before, whatever was dropped."""
+    if places.ndim != 3 or len(places) != 4:
+        return places
+    return torch.cat([torch.arange(places.shape[-1])[None, None], places[1:]])
+
+
+def head(model: Any, hidden: Tensor) -> Tensor:
     text = model.config.get_text_config()
     if hidden.shape[-1] == text.vocab_size:  # Llama 4's language model has the head
         return hidden

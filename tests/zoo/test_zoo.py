@@ -275,3 +275,22 @@ def test_mrope_second_turn_with_encoder_outputs(entry: ZooEntry) -> None:
     second |= {"mm_encoder_outputs": {"image": features}}
     cache = output.past_key_values
     assert close(entry, first_logits(entry, second, past_key_values=cache), expected)
+
+
+def test_mllama_rows_of_equal_image_count_are_independent() -> None:
+    """What `batch` cannot do for mllama in general holds where no image slot is padding."""
+    entry = FAMILIES["mllama"]
+    rows: list[Row] = [[3, Image("wide"), 4], [2, Image("square"), 3], [Image("tall"), 8]]
+    together = first_logits(entry, inputs(entry, rows))
+    single = [first_logits(entry, inputs(entry, [row]))[0] for row in rows]
+    assert close(entry, together, torch.stack(single))
+
+
+def test_mm_encoder_outputs_are_changed_in_place() -> None:
+    """Why a host must hand a fresh output to every call."""
+    entry = FAMILIES["llava"]
+    batch = inputs(entry)
+    features = entry.features(entry.model(), batch)
+    del batch["pixel_values"]
+    generated(entry, batch, new=1, num_beams=2, mm_encoder_outputs={"image": features})
+    assert len(features.pooler_output) == 6

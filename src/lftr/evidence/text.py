@@ -62,7 +62,7 @@ class TextTower:
             padding=True,
             return_tensors="pt",
         )
-        device = self.visual_projection.weight.device  # type: ignore[union-attr]
+        device = self.visual_projection.weight.device
         inputs = {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
         return self.text_model(**inputs).text_embeds  # type: ignore[no-any-return]
 

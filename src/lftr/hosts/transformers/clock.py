@@ -37,7 +37,7 @@ class Clock:
     def _between(self, start: object, end: object) -> float:
         if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
             end.synchronize()
-            return start.elapsed_time(end)
+            return float(start.elapsed_time(end))
         assert isinstance(start, float)
         assert isinstance(end, float)
         return (end - start) * 1e3

@@ -7,85 +7,25 @@ transformers has for them. Caches, beams, streaming and decoding then see a cons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...budget import Keep, resolve_all
 from ...errors import ArgumentError, UnsupportedModelError
-from ...evidence.text import TextTower, prompt_embeddings
-from ...methods.base import Method
-from ...report import ItemReport, Report
-from ...selection import Selection
+from ...report import Report
 from ...tokens import Grid, VisualTokens
 from .clock import Clock
 from .encode import Encoded, choose_evidence, encode, split_arguments
 from .families import Family, Layout
-from .prompt import CachedPrompt, Columns, aligned, compact, pad_id, pads_left, recall
+from .plan import Item, Plan, Reduced, choose, drops, fresh_of, write_report
+from .prompt import CachedPrompt, Columns, aligned_with_prompt, compact, pad_id, pads_left, recall
 from .segment import Segment
+from .texts import row_texts
 
 PIXELS = ("pixel_values", "pixel_values_images")
 VIDEOS = ("pixel_values_videos", "video_grid_thw")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to reduce: fixed while a reduction lasts.
-
-    Attributes
-    ----------
-    method : Method
-        Decides.
-    keep : float, int or Budget
-        How many stay, for each item or (a budget) for each prompt.
-    positions : {"original", "compact"}
-        Whether kept tokens stay where they were or are renumbered.
-    text : str or sequence of str, optional
-        What guides text-guided methods, one for all rows or one for each.
-    decode : callable, optional
-        Turns a row of prompt ids into text where ``text`` is not given.
-    tower : TextTower, optional
-        CLIP's text side.
-    """
-
-    method: Method
-    keep: Keep
-    positions: str = "original"
-    text: str | Sequence[str] | None = None
-    decode: Callable[[Tensor], str] | None = None
-    tower: TextTower | None = None
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A call's arguments with a shorter prompt.
-
-    Attributes
-    ----------
-    kwargs : dict
-        Arguments to go on with.
-    prompt : CachedPrompt
-        What a cache filled by this call will hold.
-    """
-
-    kwargs: dict[str, Any]
-    prompt: CachedPrompt
-
-
-@dataclass
-class Item:
-    """One visual item of a call; ``seen`` if an earlier turn's cache holds it already."""
-
-    row: int
-    number: int
-    size: int
-    layout: Layout
-    seen: bool = False
-    selection: Selection | None = None
 
 
 class Prefill:
@@ -106,6 +46,10 @@ class Prefill:
         images = any(kwargs.get(name) is not None for name in PIXELS)
         return images or recall(kwargs.get("past_key_values")) is not None
 
+    def hooks(self) -> list[Any]:
+        """Attach nothing: the arguments are all that changes."""
+        return []
+
     def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
         """Return ``kwargs`` with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
@@ -114,22 +58,28 @@ class Prefill:
         visual = self.family.placeholders(self.model, segment.input_ids)
         clock.lap("host")
         items: list[Item] = []
-        out = {k: v for k, v in kwargs.items() if k not in encoder_names}
+        features: dict[str, Any] = {}
+        shorter = segment.prefix is not None
         if any(name in arguments for name in PIXELS):
             encoded = encode(self.family, self.model, arguments, self.evidence)
             clock.lap("encode")
             items = self._items(encoded, arguments, segment)
-            tokens = self._tokens(encoded, items, segment, visual) if self._drops(items) else []
+            tokens = []
+            if drops(self.plan.keep, items):
+                shorter = True
+                tokens = self._tokens(encoded, items, segment, visual)
             clock.lap("host")
-            self._select(items, tokens)
+            choose(self.plan, items, tokens)
             clock.lap("method")
-            out["mm_encoder_outputs"] = {"image": self._features(encoded, items)}
-        shorter, prompt = self._shrink(kwargs, segment, visual, items)
-        out |= shorter
+            features = {"mm_encoder_outputs": {"image": self._features(encoded, items)}}
+        aligned, prompt = self._shrink(kwargs, segment, visual, items) if shorter else ({}, None)
+        # positions are given where the prompt shrinks, so nothing is left that reads image sizes
+        leave = encoder_names if shorter else set(PIXELS)
+        out = {k: v for k, v in kwargs.items() if k not in leave}
         clock.lap("host")
-        self._fill(report, items, segment)
+        write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
         report.clock = clock.readings()
-        return Reduced(out, prompt)
+        return Reduced(out | aligned | features, prompt)
 
     def _items(
         self, encoded: Encoded, arguments: Mapping[str, Any], segment: Segment
@@ -166,33 +116,6 @@ class Prefill:
             used, number = used + size, number + 1
         return items
 
-    def _counts(self, items: Sequence[Item]) -> list[int]:
-        """Return how many tokens each new item keeps, from sizes alone."""
-        return [
-            count
-            for _, prompt in groupby(items, key=lambda item: item.row)
-            for count in resolve_all(self.plan.keep, [item.size for item in prompt])
-        ]
-
-    def _drops(self, items: Sequence[Item]) -> bool:
-        fresh = [item for item in items if not item.seen]
-        return self._counts(fresh) != [item.size for item in fresh]
-
-    def _select(self, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
-        """Let the method choose; it is not asked where everything is kept."""
-        fresh = [item for item in items if not item.seen]
-        if not tokens:
-            for item in fresh:
-                item.selection = Selection.everything(item.size)
-            return
-        counts = []
-        places = zip(fresh, self._counts(fresh), tokens, strict=True)
-        for _, prompt in groupby(places, key=lambda place: place[0].row):
-            members = list(prompt)
-            counts += self.plan.method.allot([m[2] for m in members], [m[1] for m in members])
-        for item, choice in zip(fresh, self.plan.method.select_all(tokens, counts), strict=True):
-            item.selection = choice
-
     def _tokens(
         self, encoded: Encoded, items: Sequence[Item], segment: Segment, visual: Tensor
     ) -> list[VisualTokens]:
@@ -200,7 +123,8 @@ class Prefill:
         sizes = [item.size for item in items]
         features = _flat(getattr(encoded.output, self.family.features_key)).detach().split(sizes)
         maps = {name: rows.detach().split(sizes) for name, rows in encoded.maps.items()}
-        texts = self._texts(segment, visual)
+        words = segment.mask.bool() & ~visual
+        texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
         found = []
         for i, item in enumerate(items):
             if item.seen:
@@ -220,37 +144,6 @@ class Prefill:
                 VisualTokens(features[i], tiles=layout.tiles, separator=layout.separator, **values)
             )
         return found
-
-    def _texts(self, segment: Segment, visual: Tensor) -> dict[str, list[Tensor]]:
-        """Return text evidence for each row of the batch."""
-        found: dict[str, list[Tensor]] = {}
-        rows = len(segment.input_ids)
-        words = segment.mask.bool() & ~visual
-        if "text_token_embeds" in self.evidence:
-            special = _special_ids(self.model)
-            embed = self.model.get_input_embeddings()
-            own = prompt_embeddings(embed, segment.input_ids, words, special)
-            if not all(len(row) for row in own):
-                raise ArgumentError.of("input_ids", "a row without text", "text to be guided by")
-            found["text_token_embeds"] = [row.detach() for row in own]
-        if "text_embeds" in self.evidence and self.plan.tower is not None:
-            found["text_embeds"] = [
-                self.plan.tower.embed(self._text(row, segment.input_ids[row][words[row]]))
-                for row in range(rows)
-            ]
-        return found
-
-    def _text(self, row: int, ids: Tensor) -> str:
-        text = self.plan.text
-        if isinstance(text, str):
-            return text
-        if text is not None and row < len(text):
-            return text[row]
-        if text is None and self.plan.decode is not None:
-            return self.plan.decode(ids)
-        raise ArgumentError.of(
-            "text", text, "the question (one, or one for each row), or processor=... to decode it"
-        )
 
     def _features(self, encoded: Encoded, items: Sequence[Item]) -> Any:
         """Return the encoder's output with the chosen features alone, in its own container."""
@@ -280,7 +173,7 @@ class Prefill:
     ) -> tuple[dict[str, Any], CachedPrompt]:
         """Return every argument that is aligned with the prompt, at the columns that stay."""
         keep = segment.mask.bool()
-        fresh = [item for item in items if not item.seen and item.selection is not None]
+        fresh = fresh_of(items)
         if fresh:
             marks = torch.zeros(sum(item.size for item in fresh), dtype=torch.bool)
             offset = 0
@@ -292,7 +185,7 @@ class Prefill:
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
         out = {
             name: segment.splice(value, columns, padding)
-            for name, (value, padding) in aligned(kwargs).items()
+            for name, (value, padding) in aligned_with_prompt(kwargs).items()
         }
         out["input_ids"] = segment.splice(segment.full_ids, columns, fill)
         real = segment.real(columns)
@@ -307,38 +200,6 @@ class Prefill:
             positions = torch.cat([compact(real, positions[:1]), positions[1:]])
         out["position_ids"] = positions[..., positions.shape[-1] - out["input_ids"].shape[1] :]
         return out, segment.cached_as(columns, positions, following)
-
-    def _fill(self, report: Report, items: Sequence[Item], segment: Segment) -> None:
-        """Write down what was done."""
-        report.method = repr(self.plan.method)
-        report.prompt = segment.full_length
-        report.received = 0
-        report.notes = []
-        report.items = [
-            ItemReport(
-                item.row,
-                item.number,
-                item.size,
-                item.selection.count,
-                item.layout.tiles or ((1, 1, item.size),),
-                tuple(item.selection.index.tolist()),
-                item.selection.notes,
-            )
-            for item in items
-            if item.selection is not None
-        ]
-        keep = self.plan.keep
-        smaller = [
-            item.tokens for item in report.items if isinstance(keep, int) and keep > item.tokens
-        ]
-        if smaller:
-            report.note(f"keep = {keep} is more than an item of {smaller[0]} tokens has: all stay")
-        for item in report.items:
-            for note in item.notes:
-                report.note(note)
-        bare = sorted(set(range(len(segment.full_ids))) - {item.row for item in items})
-        if items and bare:
-            report.note(f"rows without an image: {', '.join(map(str, bare))}")
 
 
 def _flat(values: Any) -> Tensor:
@@ -365,19 +226,3 @@ def _join_runs(
         tiles[-1] += layout.tiles or ((1, 1, size),)
         offset += size
     return joined, [Layout(tuple(grids)) for grids in tiles]
-
-
-def _special_ids(model: Any) -> list[int]:
-    """Return ids of begin, end and padding, from wherever the model states them."""
-    found: set[int] = set()
-    for source in (
-        model.config,
-        getattr(model.config, "text_config", None),
-        model.generation_config,
-    ):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(source, name, None)
-            found.update(
-                value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-            )
-    return sorted(token for token in found if token is not None)

@@ -137,7 +137,7 @@ def check_rows(prefix: CachedPrompt, rows: int) -> None:
         )
 
 
-def aligned(kwargs: Mapping[str, Any]) -> dict[str, tuple[Tensor, int]]:
+def aligned_with_prompt(kwargs: Mapping[str, Any]) -> dict[str, tuple[Tensor, int]]:
     """Return the arguments that are aligned with the prompt, with their filling."""
     found = {name: kwargs.get(name) for name in ALIGNED}
     return {name: (v, ALIGNED[name]) for name, v in found.items() if isinstance(v, Tensor)}

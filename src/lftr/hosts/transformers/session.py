@@ -15,10 +15,19 @@ from torch import Tensor, nn
 
 from ...errors import LftrError, UnsupportedModelError
 from ...report import Report
+from .cross_attention import CrossAttentionHost
 from .expand import expand_encoder_outputs
 from .families import Family
-from .prefill import Plan, Prefill, Reduced
+from .plan import Plan, Reduced
+from .prefill import Prefill
 from .prompt import remember
+from .qformer import QFormerHost
+
+HOSTS: dict[str, Any] = {
+    "prefill": Prefill,
+    "qformer": QFormerHost,
+    "cross_attention": CrossAttentionHost,
+}
 
 _sites: WeakKeyDictionary[nn.Module, Site] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -35,13 +44,19 @@ class Reduction:
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
         self.report = Report()
-        self.prefill = Prefill(model, family, plan)
-        self._site = Site.push(model, family, self)
+        self.host = HOSTS[family.kind](model, family, plan)
+        self._site: Site | None = Site.push(model, family, self)
 
     def prepare(self, **inputs: Any) -> dict[str, Any]:
         """Return the reduced arguments for a call of the model, for loops of one's own."""
         with torch.no_grad():
-            return self.prefill.reduce(inputs, self.report).kwargs
+            return self.reduce(inputs).kwargs
+
+    def reduce(self, call: Mapping[str, Any]) -> Reduced:
+        """Return a call's arguments with the visual tokens reduced, and start a new report."""
+        self.report.received = 0
+        reduced: Reduced = self.host.reduce(call, self.report)
+        return reduced
 
     def remove(self) -> None:
         """Take the reduction off; a second time does nothing."""
@@ -56,7 +71,7 @@ class Reduction:
         self.remove()
 
     def __repr__(self) -> str:
-        plan = self.prefill.plan
+        plan = self.host.plan
         state = "off" if self._site is None else "on"
         return f"<lftr.Reduction {plan.method} keep={plan.keep} {state}>"
 
@@ -69,6 +84,7 @@ class Site:
         self.family = family
         self.owner = threading.get_ident()
         self.stack: list[Reduction] = []
+        self.own: list[Any] = []  # hooks of the topmost reduction's host
         self.generating = threading.local()
         self.handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
@@ -77,7 +93,8 @@ class Site:
         ]
         self.overridden: dict[str, Any] = {}
         self._override("generate", self._generate)
-        self._override("_expand_multimodal_outputs", self._expand)
+        if family.kind == "prefill":
+            self._override("_expand_multimodal_outputs", self._expand)
 
     @classmethod
     def push(cls, model: Any, family: Family, reduction: Reduction) -> Site:
@@ -91,13 +108,17 @@ class Site:
                     f"this {type(model).__name__} is being reduced from another thread; "
                     "end that reduction first, or reduce a second model"
                 )
+            site.cover()
             site.stack.append(reduction)
+            site.uncover()
             return site
 
     def pull(self, reduction: Reduction) -> None:
         """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
         with _lock:
+            self.cover()
             self.stack.remove(reduction)
+            self.uncover()
             if self.stack:
                 return
             for handle in self.handles:
@@ -108,6 +129,16 @@ class Site:
                 else:
                     self.model.__dict__[name] = previous
             del _sites[self.model]
+
+    def cover(self) -> None:
+        """Detach the hooks of the topmost reduction: another one is to be there."""
+        for handle in self.own:
+            handle.remove()
+        self.own = []
+
+    def uncover(self) -> None:
+        """Attach the hooks of the topmost reduction."""
+        self.own = self.stack[-1].host.hooks() if self.stack else []
 
     def _override(self, name: str, function: Callable[..., Any]) -> None:
         """Put a function in front of a method of this model alone; found again on leaving."""
@@ -128,25 +159,25 @@ class Site:
             self.generating.on = before
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = dict(inspect.signature(original).bind_partial(*args, **kwargs).arguments)
-        call |= call.pop("kwargs", {})
+        call = _arguments(original, args, kwargs)
         if call.get("inputs") is not None:
             call["input_ids"] = call.pop("inputs")
         top = self._top()
-        if top is None or not top.prefill.concerns(call):
+        if top is None or not top.host.concerns(call):
             with self._inside_generate():
                 return original(*args, **kwargs)
         if call.get("attention_mask") is None and isinstance(call.get("input_ids"), Tensor):
             call["attention_mask"] = self._infer_mask(call)
         with torch.no_grad():
-            reduced = top.prefill.reduce(call, top.report)
+            reduced = top.reduce(call)
         lengths = self._lengths(call, reduced)
         with self._inside_generate():
             output = original(**{**reduced.kwargs, **lengths})
         cache = getattr(output, "past_key_values", None)
-        if cache is not None:
+        if cache is not None and reduced.prompt is not None:
             remember(cache, reduced.prompt)
-        return _restore_prompt(output, call["input_ids"], reduced.kwargs["input_ids"].shape[1])
+        ids = call.get("input_ids")
+        return output if ids is None else _restore_prompt(output, ids, reduced.length)
 
     def _infer_mask(self, call: Mapping[str, Any]) -> Tensor:
         """Return the mask that generate infers from padding when it is given none."""
@@ -155,13 +186,13 @@ class Site:
         eos = call.get("eos_token_id", config.eos_token_id)
         ids: Tensor = call["input_ids"]
         ends = eos if isinstance(eos, (list, tuple)) else [eos]
-        if pad is None or pad in ends or not bool((ids == pad).any()):
-            return torch.ones_like(ids)
-        return (ids != pad).long()
+        mask = torch.ones_like(ids)
+        return mask if pad is None or pad in ends else mask.masked_fill(ids == pad, 0)
 
     def _lengths(self, call: Mapping[str, Any], reduced: Reduced) -> dict[str, int]:
         """Shorten limits that count the prompt by as much as the prompt was."""
-        dropped = call["input_ids"].shape[1] - reduced.kwargs["input_ids"].shape[1]
+        ids = call.get("input_ids")
+        dropped = 0 if ids is None else ids.shape[1] - reduced.length
         config = call.get("generation_config") or self.model.generation_config
         found = {}
         for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
@@ -190,11 +221,10 @@ class Site:
             return None
         if getattr(self.generating, "on", False):
             return args, _with_mask(kwargs)
-        call = dict(inspect.signature(self.model.forward).bind_partial(*args, **kwargs).arguments)
-        call |= call.pop("kwargs", {})
-        if not top.prefill.concerns(call):
+        call = _arguments(self.model.forward, args, kwargs)
+        if not top.host.concerns(call):
             return None
-        reduced = top.prefill.reduce(call, top.report)
+        reduced = top.reduce(call)
         self.generating.prompt = reduced.prompt
         return (), _with_mask(reduced.kwargs)
 
@@ -207,10 +237,23 @@ class Site:
             remember(cache, prompt)
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        embeds = kwargs.get("inputs_embeds")
+        given = kwargs.get("inputs_embeds")
+        given = kwargs.get("input_ids") if given is None else given
         top = self._top()
-        if top is not None and embeds is not None and not top.report.received:
-            top.report.received = embeds.shape[1]
+        if top is not None and given is not None and not top.report.received:
+            top.report.received = given.shape[1]
+
+
+def _arguments(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a call's arguments by name, those of ``**kwargs`` among them."""
+    signature = inspect.signature(function)
+    found = dict(signature.bind_partial(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found |= found.pop(parameter.name, {})
+    return found
 
 
 def _with_mask(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -252,6 +295,6 @@ def current(model: Any) -> Reduction:
     site = _sites.get(model)
     if site is None or site._top() is None:
         raise UnsupportedModelError(
-            f"no reduction is on for this {type(model).__name__}; call lftr.reduce(model, ...) first"
+            f"no reduction is on for this {type(model).__name__}; call lftr.reduce first"
         )
     return site.stack[-1]

@@ -8,7 +8,7 @@ bilinear shrinking are exactly the model's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .base import Family, Inputs, Layout
 class LlavaNext(Family):
     """LLaVA-NeXT (1.6)."""
 
-    model_types = ("llava_next",)
+    model_types: ClassVar[Sequence[str]] = ("llava_next",)
 
     def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
         """Return how many views (base and tiles) each image is encoded as."""
@@ -61,7 +61,7 @@ class LlavaNext(Family):
 class LlavaOnevision(LlavaNext):
     """LLaVA-OneVision, images; several images of a prompt are encoded as base views alone."""
 
-    model_types = ("llava_onevision",)
+    model_types: ClassVar[Sequence[str]] = ("llava_onevision",)
 
     def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
         counts = super().tiles_of(model, inputs)

@@ -38,7 +38,10 @@ class Family:
     """
 
     registry: ClassVar[dict[str, Family]] = {}
-    model_types: ClassVar[tuple[str, ...]] = ()
+    model_types: ClassVar[Sequence[str]] = ()
+    # which host: "prefill", "qformer" or "cross_attention"
+    kind: ClassVar[str] = "prefill"
+    default_positions: ClassVar[str] = "original"
     features_key: ClassVar[str] = "pooler_output"
     tower: ClassVar[str] = "vision_tower"
     projector: ClassVar[str] = "multi_modal_projector"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .base import Family, Inputs, Layout
 class Llava(Family):
     """LLaVA and VipLLaVA; with a Pixtral tower, images keep their own shape."""
 
-    model_types = ("llava", "vipllava")
+    model_types: ClassVar[Sequence[str]] = ("llava", "vipllava")
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         image_sizes = inputs.get("image_sizes")
@@ -38,7 +38,7 @@ class Llava(Family):
 class PaliGemma(Llava):
     """PaliGemma: SigLIP, one square of tokens."""
 
-    model_types = ("paligemma",)
+    model_types: ClassVar[Sequence[str]] = ("paligemma",)
 
 
 def resize_pixels(pixels: Tensor, grid: Grid, patch: int) -> Tensor:

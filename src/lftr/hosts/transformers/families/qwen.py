@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .base import Family, Inputs, Layout, block_mean, grid_split, grids_of
 class QwenVL(Family):
     """Qwen2-VL, Qwen3-VL, Qwen3.5 and GLM-4V: patches arrive grouped by the token they make."""
 
-    model_types = (
+    model_types: ClassVar[Sequence[str]] = (
         "qwen2_vl",
         "qwen3_vl",
         "qwen3_vl_moe",
@@ -44,7 +44,7 @@ class QwenVL(Family):
 class Qwen25VL(QwenVL):
     """Qwen2.5-VL: most layers attend in windows, and tokens travel in window order."""
 
-    model_types = ("qwen2_5_vl",)
+    model_types: ClassVar[Sequence[str]] = ("qwen2_5_vl",)
 
     def attention_layer(self, model: Any, layers: int) -> int:
         """Return the last layer with full attention; others see their own window alone."""
@@ -69,7 +69,7 @@ class Qwen25VL(QwenVL):
 class Kimi(Family):
     """Kimi-K2.5: frames averaged, then patches merged; the projector sees a row for each token."""
 
-    model_types = ("kimi_k25",)
+    model_types: ClassVar[Sequence[str]] = ("kimi_k25",)
     projector = "mm_projector"
     projector_sees_tokens = True
 

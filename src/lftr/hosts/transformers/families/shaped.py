@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .base import Family, Inputs, Layout, block_mean, grid_split
 class Mistral3(Family):
     """Mistral 3: Pixtral patches of all images in one sequence, merged two by two."""
 
-    model_types = ("mistral3",)
+    model_types: ClassVar[Sequence[str]] = ("mistral3",)
 
     def _grids(self, model: Any, inputs: Inputs) -> list[Grid]:
         patch = model.base_model.vision_tower.patch_size
@@ -36,7 +36,7 @@ class Mistral3(Family):
 class Gemma4(Family):
     """Gemma 4: patches padded to one length, pooled by their positions."""
 
-    model_types = ("gemma4",)
+    model_types: ClassVar[Sequence[str]] = ("gemma4",)
     projector = "embed_vision"
     projector_sees_tokens = True
 

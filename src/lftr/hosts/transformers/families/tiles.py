@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,18 +25,18 @@ class Shuffled(Family):
 class InternVL(Shuffled):
     """InternVL: the tiles of an image stand in one run of placeholders and are one item."""
 
-    model_types = ("internvl",)
+    model_types: ClassVar[Sequence[str]] = ("internvl",)
     projector_sees_tokens = True
     run_is_item = True
 
     def block(self, model: Any, side: int) -> int:
-        return int(round(1 / float(model.config.downsample_ratio)))
+        return round(1 / float(model.config.downsample_ratio))
 
 
 class Gemma3(Shuffled):
     """Gemma 3: SigLIP patches averaged to a fixed square; crops (pan and scan) are items."""
 
-    model_types = ("gemma3",)
+    model_types: ClassVar[Sequence[str]] = ("gemma3",)
 
     def block(self, model: Any, side: int) -> int:
         return int(side // int(model.config.mm_tokens_per_image**0.5))
@@ -44,7 +45,7 @@ class Gemma3(Shuffled):
 class AyaVision(Shuffled):
     """Aya Vision and Cohere2 Vision: each tile is an item, its patches merged by pixel shuffle."""
 
-    model_types = ("aya_vision", "cohere2_vision")
+    model_types: ClassVar[Sequence[str]] = ("aya_vision", "cohere2_vision")
 
     def block(self, model: Any, side: int) -> int:
         return int(model.config.downsample_factor)
@@ -53,7 +54,7 @@ class AyaVision(Shuffled):
 class Idefics(Shuffled):
     """Idefics3 and SmolVLM: encoder output comes a sample at a time; each tile is an item."""
 
-    model_types = ("idefics3", "smolvlm")
+    model_types: ClassVar[Sequence[str]] = ("idefics3", "smolvlm")
     tower = "vision_model"
     projector = "connector"
 
@@ -75,13 +76,13 @@ class Llama4(Shuffled):
     Reduction therefore acts on the encoder's tokens, and merging methods merge those.
     """
 
-    model_types = ("llama4",)
+    model_types: ClassVar[Sequence[str]] = ("llama4",)
     features_key = "last_hidden_state"
     tower = "vision_model"
     projector_sees_tokens = True
 
     def block(self, model: Any, side: int) -> int:
-        return int(round(1 / float(model.config.vision_config.pixel_shuffle_ratio)))
+        return round(1 / float(model.config.vision_config.pixel_shuffle_ratio))
 
     def cls_place(self, model: nn.Module) -> int | None:
         return -1

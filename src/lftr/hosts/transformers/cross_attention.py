@@ -1,0 +1,183 @@
+"""Mllama: the image enters by cross-attention, so the prompt stays and what is attended shrinks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedModelError
+from ...report import Report
+from ...selection import Selection
+from ...tokens import VisualTokens
+from .clock import Clock
+from .families import Family, Layout
+from .module import check_evidence
+from .plan import Item, Plan, Reduced, choose, drops, write_report
+from .texts import row_texts
+
+CAN = {"features", "encoder_features", "text_token_embeds"}
+_STATIC = ("static", "offloaded_static")
+
+
+class CrossAttentionHost:
+    """Reduces the vision states that one model's cross-attention layers read.
+
+    An item is an image with its tiles; the class token of each tile stays beside the kept patches,
+    and tiles that only pad are left out. What a cache was filled with travels on the cache, since
+    masks over the vision states are made anew at every step.
+    """
+
+    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+        check_evidence(plan.method, CAN, type(model).__name__)
+        self.model = model
+        self.family = family
+        self.plan = plan
+        self.evidence = frozenset(n for names in plan.method.evidence for n in names) & CAN
+        self._call = threading.local()
+
+    def concerns(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call has images."""
+        return kwargs.get("pixel_values") is not None
+
+    def hooks(self) -> list[Any]:
+        """Attach to the language model, at every step."""
+        language = self.family.language_model(self.model)
+        return [language.register_forward_pre_hook(self._before, with_kwargs=True)]
+
+    def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
+        """Note what the hook needs to know; the prompt stays as it is."""
+        if kwargs.get("cache_implementation") in _STATIC:
+            raise UnsupportedModelError(
+                "cache_implementation='static' sizes mllama's cross-attention cache for all vision "
+                "tokens; use the default cache with a reduction"
+            )
+        ids: Tensor = kwargs["input_ids"]
+        mask = kwargs.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask
+        words = mask.bool() & ~self.family.placeholders(self.model, ids)
+        texts = row_texts(self.model, self.plan, self.evidence, ids, words)
+        tiles = (
+            kwargs["aspect_ratio_mask"].sum(dim=-1).tolist()
+        )  # (B, images): those with a picture
+        ratios = kwargs["aspect_ratio_ids"].tolist()
+        self._call.state = (report, texts, ids.shape[1], tiles, ratios)
+        return Reduced(dict(kwargs))
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        states = kwargs.get("cross_attention_states")
+        cache = kwargs.get("past_key_values")
+        if states is not None and getattr(self._call, "state", None) is not None:
+            index, real, states = self._reduce(states)
+            kwargs = {**kwargs, "cross_attention_states": states}
+            if cache is not None:
+                cache._lftr_vision = (index, real)
+        else:
+            index, real = getattr(cache, "_lftr_vision", (None, None))
+        if index is None or real is None:
+            return args, kwargs
+        return args, {**kwargs, "cross_attention_mask": _columns(kwargs, index, real)}
+
+    def _reduce(self, states: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Return kept columns ``(B, V)``, which are real, and their states ``(B, V, C)``."""
+        report, texts, prompt, tiles, ratios = self._call.state
+        clock = Clock(states.device)
+        most = self.model.config.vision_config.max_num_tiles
+        each = states.shape[-2]
+        per_image = states.reshape(-1, most, each, states.shape[-1])
+        expand = len(per_image) // sum(map(len, tiles))  # beams repeat whole rows
+        items, bodies = [], []
+        for row, images in enumerate(tiles):
+            for number, count in enumerate(images):
+                if ratios[row][number] == 0:  # a place for an image that this row does not have
+                    continue
+                image = per_image[(row * len(images)) * expand + number]
+                body = image[:count, 1:].flatten(0, 1)
+                grid = Layout.square(each - 1).tiles or ((1, 1, each - 1),)
+                items.append(Item(row, number, len(body), Layout(grid * count)))
+                bodies.append(body)
+        tokens: list[VisualTokens] = []
+        if drops(self.plan.keep, items):
+            tokens = [
+                VisualTokens(
+                    body.detach(),
+                    tiles=item.layout.tiles,
+                    encoder_features=body.detach(),
+                    **{name: rows[item.row] for name, rows in texts.items()},
+                )
+                for item, body in zip(items, bodies, strict=True)
+            ]
+        choose(self.plan, items, tokens)
+        clock.lap("method")
+        write_report(self.plan, items, len(tiles), prompt, report)
+        report.note("the class token of each tile stays beside the kept ones")
+        report.clock = clock.readings()
+        if not tokens:
+            return None, None, states
+        return self._gather(per_image, items, tiles, expand)
+
+    def _gather(
+        self, per_image: Tensor, items: Sequence[Item], tiles: Sequence[Sequence[int]], expand: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Put each row's kept states together, padded to the longest row."""
+        _, most, each, channels = per_image.shape
+        images = len(tiles[0])
+        index: list[list[int]] = [[] for _ in tiles]
+        parts: list[list[Tensor]] = [[] for _ in tiles]
+        for item in items:
+            assert item.selection is not None
+            start = item.number * most * each
+            image = per_image[item.row * images * expand + item.number]
+            columns, rows = _with_class_tokens(image, item.selection, item.size, each)
+            index[item.row] += [start + c for c in columns]
+            parts[item.row].append(rows)
+        longest = max(map(len, index))
+        for row in range(len(tiles)):  # a row without images attends to what it would have
+            if not index[row]:
+                index[row] = list(range(min(longest, images * most * each)))
+                flat = per_image[row * images * expand : row * images * expand + images]
+                parts[row].append(flat.reshape(-1, channels)[: len(index[row])])
+        longest = max(map(len, index))
+        device = per_image.device
+        columns_out = torch.zeros(len(tiles), longest, dtype=torch.int64, device=device)
+        real = torch.zeros(len(tiles), longest, dtype=torch.bool, device=device)
+        out = per_image.new_zeros(len(tiles), longest, channels)
+        for row, (columns, pieces) in enumerate(zip(index, parts, strict=True)):
+            columns_out[row, : len(columns)] = torch.tensor(columns, device=device)
+            real[row, : len(columns)] = True
+            out[row, : len(columns)] = torch.cat(pieces)
+        repeat = [t.repeat_interleave(expand, dim=0) for t in (columns_out, real, out)]
+        return repeat[0], repeat[1], repeat[2]
+
+
+def _with_class_tokens(
+    image: Tensor, choice: Selection, size: int, each: int
+) -> tuple[list[int], Tensor]:
+    """Return the columns within an image that stay, class tokens included, and their states."""
+    tiles = size // (each - 1)
+    body = image[:tiles, 1:].flatten(0, 1)
+    place = [(t // (each - 1)) * each + 1 + t % (each - 1) for t in choice.index.tolist()]
+    columns = [tile * each for tile in range(tiles)] + place
+    states = torch.cat([image[:tiles, 0], choice.apply(body)])
+    order = sorted(range(len(columns)), key=columns.__getitem__)
+    return [columns[i] for i in order], states[order]
+
+
+def _columns(kwargs: Mapping[str, Any], index: Tensor, real: Tensor) -> Tensor:
+    """Return the mask over the kept vision states, ``(B, 1, L, V)``."""
+    mask = kwargs.get("cross_attention_mask")
+    hidden = torch.finfo(torch.float32 if mask is None else mask.dtype).min
+    if mask is None:
+        embeds = kwargs.get("inputs_embeds")
+        length = (embeds if embeds is not None else kwargs["input_ids"]).shape[1]
+        dtype = torch.float32 if embeds is None else embeds.dtype
+        hidden = torch.finfo(dtype).min
+        shape = (len(index), 1, length, int(index.max()) + 1)
+        mask = torch.zeros(shape, dtype=dtype, device=index.device)
+    taken = mask.gather(-1, index[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+    return taken.masked_fill(~real[:, None, None, :], hidden)

@@ -1,0 +1,124 @@
+"""Reducing what any module returns: for research code that is not in transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, MissingEvidenceError
+from ...methods.base import Method
+from ...report import Report
+from ...tokens import PROVIDERS, VisualTokens
+from .clock import Clock
+from .families import Layout
+from .plan import Item, Plan, choose, drops, write_report
+
+
+class ModuleReduction:
+    """A reduction of what one module returns; use it in a ``with`` block or call `remove`.
+
+    Attributes
+    ----------
+    report : Report
+        What the last call did.
+    """
+
+    def __init__(self, module: nn.Module, plan: Plan, grid: Sequence[Any] | None) -> None:
+        if not isinstance(module, nn.Module):
+            raise ArgumentError.of("module", type(module).__name__, "a torch.nn.Module")
+        check_evidence(plan.method, {"features", "encoder_features"}, type(module).__name__)
+        self.report = Report()
+        self._plan = plan
+        self._layout = _layout(grid)
+        self._handle: Any = module.register_forward_hook(self._after)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        rows = _tokens_of(output)
+        clock = Clock(rows.device)
+        items = [Item(row, 0, rows.shape[1], self._layout) for row in range(len(rows))]
+        choose_rows(self._plan, items, rows, rows, {})
+        clock.lap("method")
+        write_report(self._plan, items, len(rows), rows.shape[1], self.report)
+        reduced = apply_rows(items, rows)
+        self.report.received = reduced.shape[1]
+        self.report.clock = clock.readings()
+        return _with_tokens(output, reduced)
+
+    def remove(self) -> None:
+        """Take the reduction off; a second time does nothing."""
+        self._handle.remove()
+
+    def __enter__(self) -> ModuleReduction:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+
+def check_evidence(method: Method, can: set[str], where: str) -> None:
+    """Refuse a method whose needs are beyond ``can``."""
+    for names in method.evidence:
+        if not can & set(names):
+            known = "; ".join(f"{name}: {PROVIDERS.get(name, 'the caller')}" for name in names)
+            raise MissingEvidenceError(
+                f"this method needs {' or '.join(names)}, which cannot be had at {where} ({known})"
+            )
+
+
+def choose_rows(
+    plan: Plan,
+    items: Sequence[Item],
+    features: Tensor,
+    encoder_features: Tensor,
+    texts: dict[str, Any],
+) -> None:
+    """Let the method choose among the rows of ``(B, N, C)``, an item each."""
+    tokens = []
+    if drops(plan.keep, items):
+        tokens = [
+            VisualTokens(
+                features[i].detach(),
+                tiles=item.layout.tiles,
+                encoder_features=encoder_features[i].detach(),
+                **{name: rows[item.row] for name, rows in texts.items()},
+            )
+            for i, item in enumerate(items)
+        ]
+    choose(plan, items, tokens)
+
+
+def apply_rows(items: Sequence[Item], features: Tensor) -> Tensor:
+    """Return the chosen tokens of every row, ``(B, K, C)``."""
+    rows = zip(items, features, strict=True)
+    return torch.stack([i.selection.apply(row) for i, row in rows if i.selection is not None])
+
+
+def _layout(grid: Sequence[Any] | None) -> Layout:
+    """Read one grid ``(T, H, W)``, or several."""
+    if grid is None:
+        return Layout()
+    grids = [grid] if isinstance(grid[0], int) else grid
+    return Layout(tuple((int(t), int(h), int(w)) for t, h, w in grids))
+
+
+def _tokens_of(output: Any) -> Tensor:
+    """Find the tokens in what a module returned."""
+    found = output[0] if isinstance(output, (tuple, list)) else output
+    found = getattr(found, "last_hidden_state", found)
+    if not isinstance(found, Tensor) or found.ndim != 3:
+        shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ArgumentError.of("module", f"one that returns {shown}", "visual tokens (B, N, C)")
+    return found
+
+
+def _with_tokens(output: Any, tokens: Tensor) -> Any:
+    """Put the reduced tokens where the full ones were."""
+    if isinstance(output, Tensor):
+        return tokens
+    if isinstance(output, (tuple, list)):
+        return type(output)([tokens, *output[1:]])
+    output.last_hidden_state = tokens
+    return output

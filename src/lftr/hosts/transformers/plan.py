@@ -1,0 +1,141 @@
+"""What every host shares: how to reduce, the items of a call, and asking the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor
+
+from ...budget import Keep, resolve_all
+from ...evidence.text import TextTower
+from ...methods.base import Method
+from ...report import ItemReport, Report
+from ...selection import Selection
+from ...tokens import VisualTokens
+from .families import Layout
+from .prompt import CachedPrompt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to reduce: fixed while a reduction lasts.
+
+    Attributes
+    ----------
+    method : Method
+        Decides.
+    keep : float, int or Budget
+        How many stay, for each item or (a budget) for each prompt.
+    positions : {"original", "compact"}
+        Whether kept tokens stay where they were or are renumbered.
+    stage : {"llm", "encoder"}
+        Whether the language model's visual tokens are reduced, or those that a Q-Former reads.
+    text : str or sequence of str, optional
+        What guides text-guided methods, one for all rows or one for each.
+    decode : callable, optional
+        Turns a row of prompt ids into text where ``text`` is not given.
+    tower : TextTower, optional
+        CLIP's text side.
+    """
+
+    method: Method
+    keep: Keep
+    positions: str = "original"
+    stage: str = "llm"
+    text: str | Sequence[str] | None = None
+    decode: Callable[[Tensor], str] | None = None
+    tower: TextTower | None = None
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A call's arguments with a shorter prompt.
+
+    Attributes
+    ----------
+    kwargs : dict
+        Arguments to go on with.
+    prompt : CachedPrompt, optional
+        What a cache filled by this call will hold; None where the prompt stays as it is.
+    """
+
+    kwargs: dict[str, Any]
+    prompt: CachedPrompt | None = None
+
+    @property
+    def length(self) -> int:
+        """Columns of the shorter prompt."""
+        return int(self.kwargs["input_ids"].shape[1])
+
+
+@dataclass
+class Item:
+    """One visual item of a call; ``seen`` if an earlier turn's cache holds it already."""
+
+    row: int
+    number: int
+    size: int
+    layout: Layout
+    seen: bool = False
+    selection: Selection | None = None
+
+
+def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
+    """Return how many tokens each item keeps, from sizes alone; a budget is for a row's items."""
+    return [
+        count
+        for _, prompt in groupby(items, key=lambda item: item.row)
+        for count in resolve_all(keep, [item.size for item in prompt])
+    ]
+
+
+def fresh_of(items: Sequence[Item]) -> list[Item]:
+    """Return the items that no earlier turn has seen."""
+    return [item for item in items if not item.seen]
+
+
+def drops(keep: Keep, items: Sequence[Item]) -> bool:
+    """Whether any item loses a token."""
+    fresh = fresh_of(items)
+    return counts_of(keep, fresh) != [item.size for item in fresh]
+
+
+def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
+    """Let the method choose for every fresh item; without ``tokens``, everything stays."""
+    fresh = fresh_of(items)
+    if not tokens:
+        for item in fresh:
+            item.selection = Selection.everything(item.size)
+        return
+    counts: list[int] = []
+    places = zip(fresh, counts_of(plan.keep, fresh), tokens, strict=True)
+    for _, prompt in groupby(places, key=lambda place: place[0].row):
+        members = list(prompt)
+        counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
+    for item, choice in zip(fresh, plan.method.select_all(tokens, counts), strict=True):
+        item.selection = choice
+
+
+def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:
+    """Write down what was done to a call of ``rows`` rows and ``prompt`` columns."""
+    report.method = repr(plan.method)
+    report.prompt = prompt
+    report.notes = []
+    report.items = [
+        ItemReport.of(item.row, item.number, item.layout.tiles, item.size, item.selection)
+        for item in items
+        if item.selection is not None
+    ]
+    for item in report.items:
+        if isinstance(plan.keep, int) and plan.keep > item.tokens:
+            report.note(
+                f"keep = {plan.keep} is more than an item of {item.tokens} tokens has: all stay"
+            )
+        for note in item.notes:
+            report.note(note)
+    bare = sorted(set(range(rows)) - {item.row for item in items})
+    if items and bare:
+        report.note(f"rows without an image: {', '.join(map(str, bare))}")

@@ -1,0 +1,137 @@
+"""BLIP-2 and InstructBLIP (the MiniGPT-4 architecture): tokens after or before the Q-Former.
+
+Their ``generate`` encodes the image itself and hands embeddings to the language model, so the
+prompt's placeholders shrink beforehand, from sizes alone, and hooks on the way reduce what flows:
+the projector's output (stage "llm") or what the Q-Former reads (stage "encoder").
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, UnsupportedModelError
+from ...report import Report
+from .clock import Clock
+from .families import Family, Layout
+from .module import apply_rows, check_evidence, choose_rows
+from .plan import Item, Plan, Reduced, counts_of, write_report
+from .prompt import Columns, aligned_with_prompt, pad_id, pads_left
+from .texts import row_texts
+
+CAN = {"features", "encoder_features", "text_token_embeds"}
+
+
+class QFormerHost:
+    """Reduces one model whose visual tokens pass through a Q-Former."""
+
+    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+        if plan.positions != "compact":
+            raise UnsupportedModelError(
+                f"positions = {plan.positions!r}; the queries of {type(model).__name__} have no "
+                "place in the image and its language model counts positions itself: use 'compact'"
+            )
+        check_evidence(plan.method, CAN, type(model).__name__)
+        self.model = model
+        self.family = family
+        self.plan = plan
+        self.evidence = frozenset(n for names in plan.method.evidence for n in names) & CAN
+        self._call = threading.local()
+
+    def concerns(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call has images."""
+        return kwargs.get("pixel_values") is not None
+
+    def hooks(self) -> list[Any]:
+        """Attach to the modules that tokens flow through."""
+        if self.plan.stage == "encoder":
+            return [
+                self.model.qformer.register_forward_pre_hook(self._before_qformer, with_kwargs=True)
+            ]
+        return [self.model.language_projection.register_forward_hook(self._after_projection)]
+
+    def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
+        """Return ``kwargs`` with as many placeholders as tokens will come."""
+        kwargs = self._with_prompt(kwargs)
+        ids: Tensor = kwargs["input_ids"]
+        mask = kwargs.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask
+        visual = self.family.placeholders(self.model, ids)
+        texts = row_texts(self.model, self.plan, self.evidence, ids, mask.bool() & ~visual)
+        self._call.state = (report, texts, ids.shape[1])
+        if self.plan.stage == "encoder":
+            return Reduced(dict(kwargs))
+        per_row = visual.sum(dim=1)
+        if len(set(per_row.tolist())) != 1 or int(per_row[0]) != self._queries():
+            raise ArgumentError.of(
+                "input_ids",
+                f"{per_row.tolist()} image placeholders",
+                f"{self._queries()} in every row, one image each",
+            )
+        kept = counts_of(self.plan.keep, [Item(0, 0, self._queries(), Layout())])[0]
+        if kept == self._queries():
+            return Reduced(dict(kwargs))
+        keep = mask.bool() & (~visual | (visual.cumsum(dim=1) <= kept))
+        columns = Columns.of(keep, pads_left(mask))
+        fill = pad_id(self.model.config, ids, mask, visual)
+        out = dict(kwargs)
+        for name, (value, padding) in aligned_with_prompt(kwargs).items():
+            out[name] = columns.take(value, padding)
+        out["input_ids"] = columns.take(ids, fill)
+        out["attention_mask"] = columns.real.to(mask.dtype)
+        return Reduced(out)
+
+    def _queries(self) -> int:
+        return int(self.model.config.num_query_tokens)
+
+    def _with_prompt(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Write out the prompt that the model makes up when it is given none."""
+        out = dict(kwargs)
+        if out.get("input_ids") is None:
+            if out.get("inputs_embeds") is not None:
+                raise ArgumentError.of(
+                    "inputs_embeds", "given", "input_ids; a prompt of embeddings cannot be reduced"
+                )
+            config = self.model.config
+            start = [config.image_token_id] * self._queries() + [config.text_config.bos_token_id]
+            pixels: Tensor = out["pixel_values"]
+            out["input_ids"] = torch.tensor([start] * len(pixels), device=pixels.device)
+            out["attention_mask"] = torch.ones_like(out["input_ids"])
+        return out
+
+    def _choose(self, features: Tensor, encoder: Tensor, layout: Layout, fixed: int) -> Tensor:
+        """Reduce ``(B, N, C)`` after ``fixed`` leading tokens that always stay; fill the report."""
+        state = getattr(self._call, "state", None)
+        report, texts, prompt = state if state is not None else (Report(), {}, 0)
+        clock = Clock(features.device)
+        body = features[:, fixed:]
+        items = [Item(row, 0, body.shape[1], layout) for row in range(len(features))]
+        choose_rows(self.plan, items, body, encoder[:, fixed:], texts)
+        clock.lap("method")
+        write_report(self.plan, items, len(items), prompt, report)
+        if fixed:
+            report.note(f"the encoder's {fixed} class token stays beside the kept ones")
+        report.clock = clock.readings()
+        return torch.cat([features[:, :fixed], apply_rows(items, body)], dim=1)
+
+    def _after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self._choose(output, args[0], Layout(), 0)
+
+    def _before_qformer(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        states = kwargs["encoder_hidden_states"]
+        layout = Layout.square(states.shape[1] - 1)
+        reduced = self._choose(states, states, layout, 1)
+        mask = kwargs.get("encoder_attention_mask")
+        if mask is not None:
+            mask = mask[:, : reduced.shape[1]]
+        return args, {
+            **kwargs,
+            "encoder_hidden_states": reduced,
+            "encoder_attention_mask": mask,
+        }

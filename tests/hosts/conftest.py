@@ -1,0 +1,36 @@
+"""Every family that is reduced before its language model, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from .support import FAMILIES, HOSTED, ZooEntry
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=HOSTED, ids=str, scope="session")
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family of the zoo."""
+    value: ZooEntry = request.param
+    return value
+
+
+@pytest.fixture
+def llava() -> ZooEntry:
+    """The simplest family, for what does not depend on the family."""
+    return FAMILIES["llava"]
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,183 @@
+"""What every test of the host speaks of: a prompt of rows, a reduced run, the truth about it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from zoo import FAMILIES, Image, Row, Side, ZooEntry
+from zoo.base import images_of
+
+import lftr
+
+from .oracle import Choice, true_logits
+
+HOSTED = [entry for entry in FAMILIES.values() if not entry.traits.encoder_side]
+WIDE: Row = [3, Image("wide"), 4, Image("small", 1), 5]
+PLAIN: Row = [6]
+SQUARE: Row = [2, Image("square", 2), 3]
+ROWS: list[Row] = [WIDE, PLAIN, SQUARE]
+NEW = 4
+
+
+class Recording(lftr.Method):
+    """Hands every decision on to another method and writes it down."""
+
+    def __init__(self, method: str | lftr.Method) -> None:
+        self.inner = lftr.get_method(method) if isinstance(method, str) else method
+        self.tokens: list[lftr.VisualTokens] = []
+        self.selections: list[lftr.Selection] = []
+
+    @property
+    def evidence(self) -> Any:
+        return self.inner.evidence
+
+    def allot(self, items: Sequence[lftr.VisualTokens], counts: Sequence[int]) -> list[int]:
+        return self.inner.allot(items, counts)
+
+    def select_all(
+        self, items: Sequence[lftr.VisualTokens], counts: Sequence[int]
+    ) -> list[lftr.Selection]:
+        self.tokens = list(items)
+        self.selections = self.inner.select_all(items, counts)
+        return self.selections
+
+
+@dataclass
+class Run:
+    """A reduction that is on, and what it decided."""
+
+    reduction: Any
+    method: Recording
+
+    @property
+    def report(self) -> Any:
+        return self.reduction.report
+
+    def choices(self, row: int = 0) -> list[Choice]:
+        """Decisions of the last call about a row's items."""
+        pairs = zip(self.report.items, self.method.selections, strict=True)
+        return [Choice(item.tokens, chosen) for item, chosen in pairs if item.row == row]
+
+
+@contextmanager
+def reduced(
+    model: Any, method: str | lftr.Method = "random", keep: object = 0.4, **options: Any
+) -> Iterator[Run]:
+    """`lftr.reduce`, with every decision written down."""
+    recording = Recording(method)
+    with lftr.reduce(model, recording, keep=keep, **options) as reduction:
+        yield Run(reduction, recording)
+
+
+@dataclass
+class Prompt:
+    """Rows of a family, and its model."""
+
+    entry: ZooEntry
+    rows: list[Row] = field(default_factory=lambda: list(ROWS))
+    model: Any = None
+
+    def __post_init__(self) -> None:
+        self.rows = self.entry.rows(self.rows)
+        self.model = self.entry.model() if self.model is None else self.model
+
+    def inputs(self, side: Side = "left") -> dict[str, Any]:
+        return self.entry.inputs(self.model, self.rows, side)
+
+    def alone(self, row: int) -> Prompt:
+        return Prompt(self.entry, [self.rows[row]], self.model)
+
+    def visual(self, ids: Tensor) -> Tensor:
+        return ids == self.entry.image_token_id(self.model)
+
+    def truth(
+        self, row: int, choices: list[Choice], new: Sequence[int] = (), positions: str = "original"
+    ) -> Tensor:
+        """Logits `(1 + len(new), V)` after a row and after each of `new`."""
+        inputs = self.alone(row).inputs()
+        visual = self.visual(inputs["input_ids"][0])
+        return true_logits(self.model, inputs, visual, choices, new, positions)
+
+    def generate(self, new: int = NEW, side: Side = "left", **options: Any) -> Any:
+        """A greedy `generate` with the raw logits of every step."""
+        settings = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        return self.model.generate(**self.inputs(side), max_new_tokens=new, **settings | options)
+
+    def forward(self, side: Side = "left", **options: Any) -> Any:
+        return self.model(**self.inputs(side) | options)
+
+
+def conversation(
+    entry: ZooEntry, model: Any, ids: Sequence[int], images: Sequence[Image]
+) -> dict[str, Any]:
+    """Inputs of one row whose ids are given; every image is cut as if it were alone."""
+    made = entry.batch(model, [list(ids)], [list(images)])
+    if "batch_num_images" in made:
+        made["batch_num_images"] = torch.ones(len(images), dtype=torch.long)
+    return made
+
+
+def last_columns(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits of the last token of every row, wherever its padding is."""
+    places = torch.arange(mask.shape[1]) * mask
+    return logits[torch.arange(len(logits)), places.argmax(dim=1)]
+
+
+def distance(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max())
+
+
+def assert_close(entry: ZooEntry, found: Tensor, expected: Tensor) -> None:
+    """Equal as float32 computations of the same thing are: to about 1e-5 of the logits' size."""
+    allowed = entry.traits.tolerance * max(1.0, float(expected.abs().max()))
+    assert found.shape == expected.shape
+    assert distance(found, expected) <= allowed
+
+
+def assert_true(prompt: Prompt, run: Run, output: Any, positions: str = "original") -> None:
+    """Prompt ids untouched, and the logits of every row at every step the truth."""
+    length = prompt.inputs()["input_ids"].shape[1]
+    assert torch.equal(output.sequences[:, :length], prompt.inputs()["input_ids"])
+    for row in range(len(prompt.rows)):
+        new = output.sequences[row, length:].tolist()
+        found = torch.stack([step[row] for step in output.logits])
+        expected = prompt.truth(row, run.choices(row), new[:-1], positions)
+        assert_close(prompt.entry, found, expected)
+        assert expected.argmax(dim=-1).tolist() == new
+
+
+def fresh(entry: ZooEntry) -> Any:
+    """A copy of the family's model that a test may change."""
+    return copy.deepcopy(entry.model())
+
+
+__all__ = [
+    "FAMILIES",
+    "HOSTED",
+    "NEW",
+    "PLAIN",
+    "ROWS",
+    "SQUARE",
+    "WIDE",
+    "Choice",
+    "Image",
+    "Prompt",
+    "Recording",
+    "Row",
+    "Run",
+    "ZooEntry",
+    "assert_close",
+    "assert_true",
+    "conversation",
+    "distance",
+    "fresh",
+    "images_of",
+    "last_columns",
+    "reduced",
+]

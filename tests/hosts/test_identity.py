@@ -1,0 +1,82 @@
+"""keep=1.0 changes no bit, and encodes no image twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lftr
+from lftr.hosts.transformers.families import family_of
+
+from .support import ROWS, WIDE, Prompt, Row, ZooEntry, reduced
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Every tensor of an output, however deep."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [x for part in value.values() for x in tensors(part)]
+    if isinstance(value, (list, tuple)):
+        return [x for part in value for x in tensors(part)]
+    if hasattr(value, "layers"):
+        return [x for layer in value.layers for x in tensors(vars(layer))]
+    return []
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert type(found) is type(expected)
+    pairs = list(zip(tensors(found), tensors(expected), strict=True))
+    assert pairs
+    assert all(torch.equal(left, right) for left, right in pairs)
+
+
+@pytest.mark.parametrize("rows", [ROWS, [WIDE]], ids=["batch", "single"])
+def test_generate(entry: ZooEntry, rows: list[Row]) -> None:
+    prompt = Prompt(entry, rows)
+    options = {"output_hidden_states": True, "output_scores": True}
+    plain = prompt.generate(**options)
+    with reduced(prompt.model, keep=1.0) as run:
+        assert_same(prompt.generate(**options), plain)
+    assert run.report.kept == run.report.tokens > 0
+    with reduced(prompt.model, keep=0.4):
+        assert not torch.equal(prompt.generate().logits[0], plain.logits[0])
+
+
+@pytest.mark.parametrize("given", ["left", "right", "no mask", "hidden states"])
+def test_forward(entry: ZooEntry, given: str) -> None:
+    prompt = Prompt(entry, ROWS if given in ("left", "right") else [WIDE])
+    inputs = prompt.inputs("right" if given == "right" else "left")
+    if given == "no mask":
+        del inputs["attention_mask"]
+    if given == "hidden states":
+        inputs["output_hidden_states"] = True
+    plain = prompt.model(**inputs)
+    with lftr.reduce(prompt.model, "random", keep=1.0):
+        assert_same(prompt.model(**inputs), plain)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.4])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_encodes_once(entry: ZooEntry, keep: float, beams: int) -> None:
+    prompt = Prompt(entry)
+    family = family_of(prompt.model)
+    calls: list[Any] = []
+    tower = family.module(prompt.model, family.tower)
+    handle = tower.register_forward_pre_hook(lambda module, args: calls.append(args))
+    with lftr.reduce(prompt.model, "random", keep=keep):
+        prompt.generate(num_beams=beams)
+    handle.remove()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("method", lftr.list_methods())
+def test_no_method_is_asked(llava: ZooEntry, method: str) -> None:
+    prompt = Prompt(llava)
+    plain = prompt.generate()
+    with reduced(prompt.model, method, keep=1.0) as run:
+        assert_same(prompt.generate(), plain)
+    assert run.method.selections == []

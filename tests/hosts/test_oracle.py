@@ -1,0 +1,80 @@
+"""Reduced equals the plain language model on the kept embeddings: prefill and every decode step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .support import (
+    NEW,
+    PLAIN,
+    ROWS,
+    SQUARE,
+    WIDE,
+    Image,
+    Prompt,
+    Row,
+    ZooEntry,
+    assert_close,
+    assert_true,
+    distance,
+    last_columns,
+    reduced,
+)
+
+PROMPTS: dict[str, list[Row]] = {
+    "one image": [SQUARE],
+    "two images": [WIDE],
+    "three rows": ROWS,
+    "images first": [[Image("tall"), 2, Image("small"), 1], [Image("wide", 3), 2]],
+    "text only": [[7], PLAIN],
+}
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("rows", PROMPTS.values(), ids=PROMPTS)
+def test_generate(entry: ZooEntry, rows: list[Row], positions: str) -> None:
+    prompt = Prompt(entry, rows)
+    with reduced(prompt.model, positions=positions) as run:
+        assert_true(prompt, run, prompt.generate(), positions)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_forward(entry: ZooEntry, side: str) -> None:
+    prompt = Prompt(entry)
+    with reduced(prompt.model) as run:
+        mask = run.reduction.prepare(**prompt.inputs(side))["attention_mask"]
+        logits = prompt.forward(side).logits
+    assert logits.shape[1] == run.report.received < run.report.prompt
+    found = last_columns(logits, mask)
+    for row in range(len(prompt.rows)):
+        assert_close(entry, found[row], prompt.truth(row, run.choices(row))[0])
+
+
+def test_batch_is_single(entry: ZooEntry) -> None:
+    """What a row keeps and answers does not depend on its neighbours."""
+    prompt = Prompt(entry)
+    with reduced(prompt.model) as run:
+        together = prompt.generate()
+        choices = [run.choices(row) for row in range(len(prompt.rows))]
+        for row, expected in enumerate(choices):
+            single = prompt.alone(row).generate()
+            for left, right in zip(run.choices() if expected else [], expected, strict=True):
+                assert torch.equal(left.selection.index, right.selection.index)
+            assert torch.equal(single.sequences[0, -NEW:], together.sequences[row, -NEW:])
+
+
+def test_controls(entry: ZooEntry) -> None:
+    """A wrong position, a wrong choice or the full prompt are far from the truth."""
+    prompt = Prompt(entry, [WIDE])
+    with reduced(prompt.model) as run:
+        truth = prompt.generate(1).logits[0][0]
+        choices = run.choices()
+    with reduced(prompt.model, positions="compact") as run:
+        compact = prompt.generate(1).logits[0][0]
+    with reduced(prompt.model, "uniform"):
+        other = prompt.generate(1).logits[0][0]
+    full = prompt.generate(1).logits[0][0]
+    wrong = prompt.truth(0, choices, positions="compact")[0]
+    for control in (compact, other, full, wrong):
+        assert distance(control, truth) > 5e-3
