@@ -269,7 +269,8 @@ class VisualTokens:
             return value.movedim(front, axes)
 
         changes: dict[str, Any] = {"tiles": None, "separator": None, "_coordinates": None}
-        return dataclasses.replace(self._map(pick), grid=grid, **changes)
+        bare = dataclasses.replace(self, grid=None, **changes)
+        return dataclasses.replace(bare._map(pick), grid=grid)
 
     def _map(self, change: Callable[[str, Tensor], Tensor], **others: Any) -> VisualTokens:
         values: dict[str, Any] = {

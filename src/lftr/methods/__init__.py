@@ -1,4 +1,7 @@
-"""Every method, one file each; a new file in this folder is found by itself."""
+"""Every method, one file each; a new file in this folder is found by itself.
+
+`Then`, `Merge`, `Mix` and `Adaptive` make methods of other methods; they have no name of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ import pkgutil
 from typing import Any
 
 from ..errors import ArgumentError
+from .adaptive import Adaptive as Adaptive
 from .base import Method
+from .merge import Merge as Merge
+from .mix import Mix as Mix
+from .then import Then as Then
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..budget import resolve
-from ..errors import LftrError
+from ..errors import ArgumentError, LftrError
 from ..selection import Selection
-from ..tokens import VisualTokens
+from ..tokens import Grid, VisualTokens
 
 Evidence = tuple[tuple[str, ...], ...]
 
@@ -63,8 +64,9 @@ class Method:
         ----------
         tokens : VisualTokens
             One item, or a stack of items, each decided as if it were alone.
-        keep : float, int or Budget
-            How many stay, see `lftr.budget.resolve`. Separators are the first to go.
+        keep : float, int, Budget or "auto"
+            How many stay, see `lftr.budget.resolve`. Separators are the first to go. ``"auto"``
+            leaves the number to the method, where it knows one; a stack needs equal numbers.
 
         Returns
         -------
@@ -76,8 +78,9 @@ class Method:
         ArgumentError, MissingEvidenceError
             If ``keep`` is not allowed, or evidence is missing.
         """
-        count = resolve(keep, tokens.count)
         stack = tokens.as_batch()
+        auto = isinstance(keep, str) and keep == "auto"
+        count = self._auto_count(stack) if auto else resolve(keep, tokens.count)
         if count == tokens.count:
             chosen = Selection.everything(count, batch=len(stack.features))
         else:
@@ -87,6 +90,12 @@ class Method:
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         """Choose ``keep`` of a stack's patches, ``1 <= keep < N``; finite values, no separators."""
         raise TypeError(f"{type(self).__name__} must define choose(tokens, keep)")
+
+    def auto_count(self, tokens: VisualTokens) -> list[int]:
+        """Return how many of each item's patches stay by the method's own measure."""
+        methods = Method.registry.values()
+        known = sorted(m.name for m in methods if m.auto_count is not Method.auto_count)
+        raise ArgumentError.of("keep", "auto", f"a number, or one of the methods {', '.join(known)}")
 
     def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
         """Spread the tokens that the items of one prompt keep; the sum stays. By default, as given."""
@@ -108,6 +117,13 @@ class Method:
             chosen.update((i, stack.item(row)) for row, i in enumerate(members))
         return [chosen[i] for i in range(len(items))]
 
+    def _auto_count(self, stack: VisualTokens) -> int:
+        patches = _finite(stack)[0].without_separators()
+        counts = self.auto_count(patches)
+        if len(set(counts)) != 1:
+            raise ArgumentError.of("keep", "auto", f"one item at a time; these want {counts}")
+        return min(max(1, counts[0]), patches.count)
+
     def _choose_clean(self, stack: VisualTokens, count: int) -> Selection:
         finite, notes = _finite(stack)
         patches = finite.without_separators()
@@ -123,6 +139,21 @@ class Method:
         if stack.separator is not None:
             chosen = _with_separators(chosen, stack.separator, count)
         return dataclasses.replace(chosen, notes=chosen.notes + notes) if notes else chosen
+
+
+class ImageMethod(Method):
+    """A method that acts on the image itself: a host encodes it at another grid of patches."""
+
+    def small_grid(self, grid: Grid, keep: int) -> Grid:
+        """Return the grid, of at least ``keep`` patches, to encode an image of ``grid`` at."""
+        raise TypeError(f"{type(self).__name__} must define small_grid(grid, keep)")
+
+    def cells(self, grid: Grid, keep: int) -> Tensor:
+        """Return which ``keep`` patches of the small image go on; int64 ``(K,)``, ascending.
+
+        They stand at the positions that `choose` picks for the full image.
+        """
+        raise TypeError(f"{type(self).__name__} must define cells(grid, keep)")
 
 
 def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> Selection:

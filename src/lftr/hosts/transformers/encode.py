@@ -16,6 +16,7 @@ from ...evidence.attention import Tap, attention_modules, tapped
 from ...methods.base import Evidence
 from ...tokens import PROVIDERS
 from .families import Family
+from .memory import memory_of
 
 _ATTENTION = {"cls_attention", "attention_received", "keys"}
 _TOWER = {"visual_projected", "text_embeds"}
@@ -90,6 +91,17 @@ def encode(
     family: Family, model: Any, arguments: Mapping[str, Any], evidence: Iterable[str]
 ) -> Encoded:
     """Encode the images once, as the model does itself, and gather ``evidence`` on the way."""
+    memory = memory_of(model)
+    if memory is None:
+        return _encode(family, model, arguments, evidence)
+    return memory.recall(
+        arguments, frozenset(evidence), lambda wanted: _encode(family, model, arguments, wanted)
+    )
+
+
+def _encode(
+    family: Family, model: Any, arguments: Mapping[str, Any], evidence: Iterable[str]
+) -> Encoded:
     wanted = set(evidence)
     encoder = model.base_model.get_image_features
     attention = bool(wanted & (_ATTENTION | {"frame_features"}))

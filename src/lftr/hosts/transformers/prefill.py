@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, UnsupportedModelError
+from ...methods.base import ImageMethod
 from ...report import Report
 from ...tokens import Grid, VisualTokens
 from .clock import Clock
@@ -71,7 +72,12 @@ class Prefill:
             clock.lap("host")
             choose(self.plan, items, tokens)
             clock.lap("method")
-            features = {"mm_encoder_outputs": {"image": self._features(encoded, items)}}
+            if tokens and isinstance(self.plan.method, ImageMethod):
+                output = self._small(self.plan.method, encoded, arguments, items)
+                clock.lap("encode")
+            else:
+                output = self._features(encoded, items)
+            features = {"mm_encoder_outputs": {"image": output}}
         aligned, prompt = self._shrink(kwargs, segment, visual, items) if shorter else ({}, None)
         # positions are given where the prompt shrinks, so nothing is left that reads image sizes
         leave = encoder_names if shorter else set(PIXELS)
@@ -145,6 +151,41 @@ class Prefill:
             )
         return found
 
+    def _small(
+        self,
+        method: ImageMethod,
+        encoded: Encoded,
+        arguments: Mapping[str, Any],
+        items: Sequence[Item],
+    ) -> Any:
+        """Encode every image at the grid that the method asks for, and return what goes on."""
+        grids = [(item.layout.tiles or ((1, 1, item.size),))[0] for item in items]
+        counts = [item.selection.count if item.selection else 1 for item in items]
+        small = [method.small_grid(g, k) for g, k in zip(grids, counts, strict=True)]
+        outputs = [
+            encode(self.family, self.model, one, ()).output
+            for one in self.family.resized(self.model, arguments, small)
+        ]
+
+        def pick(name: str, plane: int | None = None) -> Any:
+            rows = []
+            for item, output, grid, count in zip(items, outputs, grids, counts, strict=True):
+                values = getattr(output, name)
+                values = values if plane is None else values[plane]
+                if item.selection is not None:
+                    rows.append(_flat(values)[method.cells(grid, count).to(self.model.device)])
+            whole = getattr(encoded.output, name)
+            whole = whole if plane is None else whole[plane]
+            return _contained(torch.cat(rows), whole)
+
+        reduced = {self.family.features_key: pick(self.family.features_key)}
+        planes = getattr(encoded.output, "deepstack_features", None)
+        if planes is not None:
+            reduced["deepstack_features"] = [
+                pick("deepstack_features", i) for i in range(len(planes))
+            ]
+        return type(encoded.output)(**reduced)
+
     def _features(self, encoded: Encoded, items: Sequence[Item]) -> Any:
         """Return the encoder's output with the chosen features alone, in its own container."""
         key = self.family.features_key
@@ -156,7 +197,7 @@ class Prefill:
         def reduce(values: Any) -> Any:
             parts = zip(_flat(values).split(sizes), choices, strict=True)
             rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
-            return rows.unsqueeze(0) if isinstance(values, Tensor) else [rows]
+            return _contained(rows, values)
 
         reduced = {key: reduce(getattr(encoded.output, key))}
         planes = getattr(encoded.output, "deepstack_features", None)
@@ -207,6 +248,11 @@ def _flat(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values.reshape(-1, values.shape[-1])
     return torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
+
+
+def _contained(rows: Tensor, like: Any) -> Any:
+    """Return ``(total, C)`` in a container that the model takes where it had ``like``."""
+    return rows.unsqueeze(0) if isinstance(like, Tensor) else [rows]
 
 
 def _join_runs(

@@ -112,17 +112,18 @@ class Family:
         # hidden_states[0] is the embedding, so entry i is the output of layer i - 1
         return int(layers + layer if layer < 0 else layer - 1)
 
-    def resized(self, model: nn.Module, inputs: Inputs, grid: Grid) -> dict[str, Any]:
-        """Return encoder arguments for the same images at another grid of patches.
+    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+        """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
 
         Raises
         ------
         UnsupportedModelError
             If the encoder takes one size only.
         """
+        config: Any = model.config
         raise UnsupportedModelError(
-            f"the encoder of {model.config.model_type} takes one image size; "  # type: ignore[union-attr]
-            "the 'downsample' control needs one that interpolates: use 'pool' instead"
+            f"the images of {config.model_type} cannot be encoded at another size, which this "
+            "method needs; 'pool' and 'interpolate' come closest"
         )
 
 
@@ -147,3 +148,11 @@ def grids_of(inputs: Inputs, name: str) -> list[Grid]:
     """Read an argument of rows ``(t, h, w)`` as tuples of int."""
     value = torch.as_tensor(inputs[name])
     return [(int(t), int(h), int(w)) for t, h, w in value.tolist()]
+
+
+def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images ``(n, c, h, w)`` bilinearly, with antialiasing."""
+    small = nn.functional.interpolate(
+        pixels.float(), size, mode="bilinear", align_corners=False, antialias=True
+    )
+    return small.to(pixels.dtype)

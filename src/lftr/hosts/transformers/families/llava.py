@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ....tokens import Grid
-from .base import Family, Inputs, Layout
+from .base import Family, Inputs, Layout, resize_pixels
 
 
 class Llava(Family):
@@ -25,26 +25,22 @@ class Llava(Family):
         grids = [(1, int(h) // patch, int(w) // patch) for h, w in torch.as_tensor(image_sizes)]
         return [Layout((grid,)) for grid in grids]
 
-    def resized(self, model: nn.Module, inputs: Inputs, grid: Grid) -> dict[str, Any]:
-        pixels = resize_pixels(inputs["pixel_values"], grid, self.patch_size(model))
-        return {**inputs, "pixel_values": pixels, "interpolate_pos_encoding": True}
-
-    def patch_size(self, model: nn.Module) -> int:
-        """Side of a patch in pixels."""
+    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         config: Any = model.config
-        return int(config.vision_config.patch_size)
+        if inputs.get("image_sizes") is not None:
+            return super().resized(model, inputs, grids)
+        patch = config.vision_config.patch_size
+        return [
+            {
+                **inputs,
+                "pixel_values": resize_pixels(image, (h * patch, w * patch)),
+                "interpolate_pos_encoding": True,
+            }
+            for image, (_, h, w) in zip(inputs["pixel_values"].split(1), grids, strict=True)
+        ]
 
 
 class PaliGemma(Llava):
     """PaliGemma: SigLIP, one square of tokens."""
 
     model_types: ClassVar[Sequence[str]] = ("paligemma",)
-
-
-def resize_pixels(pixels: Tensor, grid: Grid, patch: int) -> Tensor:
-    """Resize images ``(n, c, h, w)`` so that their patches form ``grid``, with antialiasing."""
-    size = (grid[1] * patch, grid[2] * patch)
-    small = nn.functional.interpolate(
-        pixels.float(), size, mode="bilinear", align_corners=False, antialias=True
-    )
-    return small.to(pixels.dtype)

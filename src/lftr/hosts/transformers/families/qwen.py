@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....tokens import Grid
-from .base import Family, Inputs, Layout, block_mean, grid_split, grids_of
+from .base import Family, Inputs, Layout, block_mean, grid_split, grids_of, resize_pixels
 
 
 class QwenVL(Family):
@@ -39,6 +39,43 @@ class QwenVL(Family):
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
         flat = patches.flatten(0, 1)
         return flat.reshape(-1, self.merge(model) ** 2, flat.shape[-1]).mean(dim=1)
+
+    def resized(self, model: Any, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+        side = self.merge(model)
+        given = grids_of(inputs, "image_grid_thw")
+        rows = inputs["pixel_values"].split([t * h * w for t, h, w in given])
+        config = model.config.vision_config
+        found: list[Inputs] = []
+        for patches, (t, h, w), (_, high, wide) in zip(rows, given, grids, strict=True):
+            image = _images(patches, (t, h, w), side, config)
+            size = (high * side * config.patch_size, wide * side * config.patch_size)
+            small = (t, high * side, wide * side)
+            found.append(
+                {
+                    **inputs,
+                    "pixel_values": _patches(resize_pixels(image, size), small, side, config),
+                    "image_grid_thw": torch.tensor([small]),
+                }
+            )
+        return found
+
+
+def _images(patches: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
+    """Put flattened patches, grouped by token, back into images ``(t * T, c, h, w)``."""
+    t, h, w = grid
+    size, depth = config.patch_size, config.temporal_patch_size
+    split = (t, h // side, w // side, side, side, -1, depth, size, size)
+    x = patches.reshape(split).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    return x.reshape(t * depth, -1, h * size, w * size)
+
+
+def _patches(images: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
+    """Cut images into flattened patches, grouped by token: the inverse of `_images`."""
+    t, h, w = grid
+    size, depth = config.patch_size, config.temporal_patch_size
+    split = (t, depth, -1, h // side, side, size, w // side, side, size)
+    x = images.reshape(split).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return x.reshape(t * h * w, -1)
 
 
 class Qwen25VL(QwenVL):

@@ -1,0 +1,5 @@
+"""``python -m lftr``."""
+
+from .cli import main
+
+main()

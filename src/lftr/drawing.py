@@ -1,0 +1,152 @@
+"""Pictures of a selection: which tokens stayed, which flowed where."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .report import ItemReport
+from .selection import Selection
+from .tokens import Grid
+
+Colour = tuple[int, int, int]
+
+ACCENT: Colour = (255, 200, 0)  # border of a kept token
+_GROUND = (24, 26, 32)
+_INK = (235, 235, 235)
+_DIM = 0.28  # brightness of what was dropped
+_TINT = 0.55  # of a slot's colour over what flowed into it
+_SIDE = 480  # least length of a picture's longer side, in pixels
+_GAP = 12
+
+
+def draw_item(item: ItemReport, image: Image.Image | None = None) -> Image.Image:
+    """Draw one visual item of a report, each of its grids beside the other.
+
+    Kept tokens are bright inside a border. With merging, every slot has a colour: its anchor a
+    border of it, the tokens that flowed into it a tint. What was dropped is dim.
+
+    Parameters
+    ----------
+    item : ItemReport
+        From a report whose reduction ran.
+    image : PIL.Image.Image, optional
+        What the model was shown. It lies under an item of one grid; the tiles of others are drawn
+        on plain ground.
+    """
+    assert item.selection is not None, "reports of a reduction hold their selections"
+    slots = item.selection.assignment(item.tokens).tolist()
+    anchors = set(item.positions)
+    separators = set(item.separators)
+    patches = [i for i in range(item.tokens) if i not in separators]
+    colours = slot_colours(item.selection)
+    pictures, first = [], 0
+    for frames, rows, columns in item.grids:
+        size = frames * rows * columns
+        places = patches[first : first + size]
+        first += size
+        under = image if len(item.grids) == 1 and frames == 1 else None
+        pictures.append(
+            _draw_grid(
+                (1, frames * rows, columns),
+                [slots[i] for i in places],
+                [i in anchors for i in places],
+                colours,
+                under,
+            )
+        )
+    return beside(pictures)
+
+
+def slot_colours(selection: Selection) -> list[Colour]:
+    """Return a colour for each slot: one for all where nothing merges, else hues far apart."""
+    if selection.flow is None:
+        return [ACCENT] * selection.count
+    return [_hue(slot) for slot in range(selection.count)]
+
+
+def _hue(slot: int) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(slot * 0.61803398875 % 1, 0.75, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def patch_side(grid: Grid) -> int:
+    """Side of a token in a picture, in pixels."""
+    return max(8, -(-_SIDE // max(grid[1:])))
+
+
+def _draw_grid(
+    grid: Grid,
+    slots: Sequence[int],
+    anchors: Sequence[bool],
+    colours: Sequence[Colour],
+    under: Image.Image | None,
+) -> Image.Image:
+    _, rows, columns = grid
+    side = patch_side(grid)
+    size = (columns * side, rows * side)
+    bright = Image.new("RGB", size, (96, 100, 112))
+    if under is not None:
+        bright = under.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    picture = Image.blend(Image.new("RGB", size), bright, _DIM)
+    pen = ImageDraw.Draw(picture)
+    for place, (slot, anchor) in enumerate(zip(slots, anchors, strict=True)):
+        if slot < 0:
+            continue
+        row, column = divmod(place, columns)
+        box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
+        patch = bright.crop(box)
+        if not anchor:
+            patch = Image.blend(patch, Image.new("RGB", patch.size, colours[slot]), _TINT)
+        picture.paste(patch, box)
+        if anchor:
+            edge = (box[0], box[1], box[2] - 1, box[3] - 1)
+            pen.rectangle(edge, outline=colours[slot], width=max(1, side // 10))
+    return picture
+
+
+def beside(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.Image:
+    """Put pictures in a row, with a caption of one or more lines under each."""
+    if len(pictures) == 1 and not captions:
+        return pictures[0]
+    font = ImageFont.load_default(15)
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    height = max(picture.height for picture in pictures) + lines * 20 + (8 if lines else 0)
+    width = sum(picture.width for picture in pictures) + _GAP * (len(pictures) - 1)
+    sheet = Image.new("RGB", (width, height), _GROUND)
+    pen, left = ImageDraw.Draw(sheet), 0
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (left, 0))
+        if captions:
+            at = (left + 4, max(p.height for p in pictures) + 6)
+            pen.multiline_text(at, captions[number], _INK, font, spacing=4)
+        left += picture.width + _GAP
+    return sheet
+
+
+def below(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures in a column."""
+    height = sum(picture.height for picture in pictures) + _GAP * (len(pictures) - 1)
+    sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), _GROUND)
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height + _GAP
+    return sheet
+
+
+def shown_part(processor: Any, image: Image.Image) -> Image.Image:
+    """Return the part of an image that a processor shows the model: the middle, if it crops."""
+    settings = getattr(processor, "image_processor", processor)
+    shortest = (getattr(settings, "size", None) or {}).get("shortest_edge")
+    crop = getattr(settings, "crop_size", None) or {}
+    if not getattr(settings, "do_center_crop", False) or not shortest or "height" not in crop:
+        return image
+    scale = min(image.size) / shortest
+    width = min(image.width, crop["width"] * scale)
+    height = min(image.height, crop["height"] * scale)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return image.crop((round(left), round(top), round(left + width), round(top + height)))

@@ -1,0 +1,29 @@
+"""Keep what the encoder attends to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..selection import Selection
+from ..tokens import VisualTokens
+from .base import Evidence, Method
+from .signals import SALIENCY, saliency
+
+
+@dataclass(frozen=True)
+class FasterVLM(Method, name="fastervlm"):
+    """Keep the tokens that the encoder's CLS token attends to most.
+
+    Attention of CLIP's last layer but one, averaged over heads.
+
+    Source: FasterVLM (arXiv 2412.01818v1), section 3.2; ``LlavaMetaForCausalLM.encode_images``.
+    Evidence: CLS attention; from encoders without CLS the attention received from all tokens.
+    """
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY,)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        scores, notes = saliency(tokens)
+        return Selection.top(scores, keep, notes)

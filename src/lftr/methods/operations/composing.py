@@ -1,0 +1,131 @@
+"""Decisions about decisions: one after the other, and stacks of single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...selection import Flow, Selection
+
+
+def identity(index: Tensor) -> Flow:
+    """Return the flow in which every slot ``(B, K)`` is its anchor."""
+    slot = torch.arange(index.shape[1], device=index.device).expand_as(index)
+    return Flow(index, slot, torch.ones_like(index, dtype=torch.float32))
+
+
+def merged_notes(*parts: Selection) -> tuple[str, ...]:
+    """Return the notes of all decisions, each once."""
+    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+
+def after(first: Selection, second: Selection) -> Selection:
+    """Return ``second``, about the slots of ``first``, as a decision about what ``first`` saw.
+
+    Both are stacks. Exact: ``after(a, b).apply(x)`` is ``b.apply(a.apply(x))`` up to rounding.
+    """
+    notes = merged_notes(first, second)
+    if first.flow is None:
+        whole = second.through(first.index)
+        return Selection(whole.index, whole.flow, notes)
+    flow = _product(first.flow, second.flow or identity(second.index), first.count)
+    return Selection(first.index.gather(1, second.index), flow, notes)
+
+
+def _product(first: Flow, second: Flow, middle: int) -> Flow:
+    """Multiply two flows as the sparse matrices they are; ``middle`` slots lie between them."""
+    giver = torch.where(second.weight != 0, second.source, middle)  # padding gives from nowhere
+    order = giver.argsort(dim=1, stable=True)
+    number = torch.zeros_like(giver[:, :1]).expand(-1, middle + 1)
+    number = number.scatter_add(1, giver, torch.ones_like(giver))
+    start = number.cumsum(1) - number
+    most = torch.arange(int(number[:, :middle].amax()), device=giver.device)
+    inside = most < number.gather(1, first.slot).unsqueeze(2)
+    place = start.gather(1, first.slot).unsqueeze(2) + most
+    entry = order.gather(1, place.clamp_max(order.shape[1] - 1).flatten(1))
+    weight = second.weight.gather(1, entry).reshape(place.shape) * first.weight.unsqueeze(2)
+    source = first.source.unsqueeze(2).expand(place.shape)
+    flow = Flow(source.flatten(1), second.slot.gather(1, entry), (weight * inside).flatten(1))
+    if len(most) == 1:
+        return flow
+    row, at = flow.weight.nonzero(as_tuple=True)
+    entries = (part[row, at] for part in (flow.source, flow.slot, flow.weight))
+    return padded(row, *entries, batch=len(order))
+
+
+def padded(row: Tensor, *entries: Tensor, batch: int) -> Flow:
+    """Return a stack's flow from sources, slots and weights that each name their row.
+
+    Short rows end in zeros.
+    """
+    order = row.argsort(stable=True)
+    row = row[order]
+    length = torch.bincount(row, minlength=batch)
+    place = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
+    longest = int(length.max())
+
+    def fill(values: Tensor) -> Tensor:
+        out = values.new_zeros(batch, longest)
+        out[row, place] = values[order]
+        return out
+
+    return Flow(*map(fill, entries))
+
+
+class Joined:
+    """A stack's decisions, gathered from decisions about parts of its items.
+
+    Parameters
+    ----------
+    batch, count : int
+        Items of the stack and slots of each.
+    device : torch.device
+        Where the parts are.
+    """
+
+    def __init__(self, batch: int, count: int, device: torch.device) -> None:
+        self.index = torch.zeros(batch, count, dtype=torch.int64, device=device)
+        self.entries: list[tuple[Tensor, ...]] = []
+        self.parts: list[Selection] = []
+
+    def add(self, part: Selection, row: Tensor, token: Tensor, slot: Tensor) -> None:
+        """Take in a stack of decisions, each about a run of tokens of the item ``row``.
+
+        Parameters
+        ----------
+        part : Selection
+            ``P`` decisions.
+        row, token, slot : Tensor of int64, shape (P,)
+            Item of each, and the first of its tokens and slots there.
+        """
+        row, token, slot = (
+            start.unsqueeze(1).to(self.index.device) for start in (row, token, slot)
+        )
+        place = slot + torch.arange(part.count, device=slot.device)
+        self.index[row, place] = part.index + token
+        flow = part.flow or identity(part.index)
+        entries = (row.expand_as(flow.source), flow.source + token, flow.slot + slot, flow.weight)
+        self.entries.append(tuple(entry.flatten() for entry in entries))
+        self.parts.append(part)
+
+    def selection(self) -> Selection:
+        """Return the decision about whole items."""
+        notes = merged_notes(*self.parts)
+        if all(part.flow is None for part in self.parts):
+            return Selection(self.index, notes=notes)
+        flow = padded(*map(torch.cat, zip(*self.entries, strict=True)), batch=len(self.index))
+        return Selection(self.index, flow, notes)
+
+
+def stacked(parts: Sequence[Selection]) -> Selection:
+    """Return single decisions of equal size as a stack."""
+    joined = Joined(len(parts), parts[0].count, parts[0].index.device)
+    nothing = torch.zeros(1, dtype=torch.int64)
+    for i, part in enumerate(parts):
+        flow = part.flow and Flow(
+            *(p[None] for p in (part.flow.source, part.flow.slot, part.flow.weight))
+        )
+        joined.add(Selection(part.index[None], flow, part.notes), nothing + i, nothing, nothing)
+    return joined.selection()

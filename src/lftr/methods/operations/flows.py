@@ -1,0 +1,85 @@
+"""From groups of tokens to what flows where."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...indexing import take
+from ...selection import Flow
+from .scaling import unit
+
+BLOCK = 1 << 22  # similarities that are held at once
+
+
+def mean_flow(slot: Tensor, count: int) -> Flow:
+    """Return the flow that averages the tokens of each slot.
+
+    Parameters
+    ----------
+    slot : Tensor of int64, shape (B, N)
+        Slot of each token.
+    count : int
+        Number of slots.
+    """
+    return weighted_flow(slot, torch.ones_like(slot, dtype=torch.float32), count)
+
+
+def weighted_flow(slot: Tensor, weight: Tensor, count: int) -> Flow:
+    """Return the flow that averages the tokens of each slot by non-negative ``weight`` ``(B, N)``.
+
+    A slot whose weights are all zero takes the plain mean. Entry ``i`` of the flow is token ``i``.
+    """
+    weight = weight.float()
+    nothing = weight.new_zeros(len(slot), count)
+    whole = nothing.scatter_add(1, slot, weight)
+    if bool((whole <= 0).any()):
+        weight = torch.where(whole.gather(1, slot) > 0, weight, 1.0)
+        whole = nothing.scatter_add(1, slot, weight)
+    source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
+    return Flow(source, slot, weight / whole.gather(1, slot))
+
+
+def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the slot ``(B, N)`` of the kept token nearest to each token, and their cosine.
+
+    A kept token is in its own slot; ties go to the earlier slot.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    index : Tensor of int64, shape (B, K)
+        The kept tokens.
+    """
+    x = unit(x)
+    slot, cosine = nearest_to(x, take(x, index, 1))
+    return own(slot, index), cosine
+
+
+def nearest_to(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centre of ``(B, K, C)`` nearest to each token of ``(B, N, C)``, and their cosine.
+
+    Both have length one. Compared in blocks, so that memory stays linear in N.
+    """
+    step = max(1, BLOCK // (centres.shape[1] * len(x)))
+    best = [torch.bmm(part, centres.mT).max(dim=2) for part in x.split(step, dim=1)]
+    return torch.cat([b.indices for b in best], dim=1), torch.cat([b.values for b in best], dim=1)
+
+
+def own(slot: Tensor, index: Tensor) -> Tensor:
+    """Return ``slot`` ``(B, N)`` with every kept token of ``index`` ``(B, K)`` in its own slot."""
+    return slot.scatter(1, index, torch.arange(index.shape[1], device=slot.device).expand_as(index))
+
+
+def led(leader: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the leaders ``(B, K)``, ascending, and the slot ``(B, N)`` of each token.
+
+    Parameters
+    ----------
+    leader : Tensor of int64, shape (B, N)
+        The token that leads each token's group, equally many in each row; leaders lead themselves.
+    """
+    place = torch.arange(leader.shape[1], device=leader.device)
+    leads = leader == place
+    index = leads.nonzero()[:, 1].reshape(len(leader), -1)
+    return index, (leads.cumsum(1) - 1).gather(1, leader)

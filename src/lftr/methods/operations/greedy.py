@@ -1,0 +1,130 @@
+"""Rules that pick one token after the other; each returns the picks in order, ``(B, K)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .scaling import unit
+from .similarity import Similarity, most_isolated
+
+
+def farthest_point(x: Tensor, keep: int) -> Tensor:
+    """Pick tokens that are far apart: each the farthest, by cosine, from all picked before.
+
+    Starts from the token whose nearest neighbour is the farthest. O(N K) comparisons on a running
+    minimum of the distances; duplicates of picked tokens come last.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    keep : int
+        Picks, at most N.
+    """
+    similarity = Similarity(unit(x), diagonal=torch.inf)  # a picked token is never far again
+    pick = most_isolated(similarity)
+    picks = [pick]
+    nearest = torch.full(x.shape[:2], -torch.inf, device=x.device)
+    for _ in range(keep - 1):
+        row = similarity.row(pick, nearest, largest=False)
+        torch.maximum(nearest, row, out=nearest)
+        pick = nearest.argmin(dim=1)
+        picks.append(pick)
+    return torch.stack(picks, dim=1)
+
+
+def determinantal(x: Tensor, quality: Tensor, keep: int) -> Tensor:
+    """Pick greedily the set of largest determinant of ``diag(q) cos diag(q)`` (Chen et al. 2018).
+
+    An incremental Cholesky factorisation: O(N K) memory. What the picked tokens already span is
+    exhausted; when nothing else is left, picks go on by quality, so that K may exceed the rank.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    quality : Tensor, shape (B, N)
+        Non-negative weight of each token.
+    keep : int
+        Picks, at most N.
+    """
+    x, quality = unit(x), quality.float()
+    similarity = Similarity(x)
+    left = quality.square() * x.square().sum(dim=2)
+    exhausted, spent = 1e-5 * left, 1e-12 * left  # float32 resolves no smaller residual
+    factor = x.new_empty(len(x), keep, x.shape[1])
+    picks = []
+    for i in range(keep):
+        pick = left.argmax(dim=1)
+        picks.append(pick)
+        at = pick.unsqueeze(1)
+        row = similarity.row(pick, left) * (quality * quality.gather(1, at))
+        if i:
+            known = factor[:, :i]
+            weight = known.gather(2, at.unsqueeze(1).expand(-1, i, 1))
+            row -= torch.bmm(weight.mT, known).squeeze(1)
+        rest = left.gather(1, at)
+        row *= torch.where(rest > exhausted.gather(1, at), rest.rsqrt(), 0.0)
+        factor[:, i] = row
+        left = torch.where((left - row.square()) > exhausted, left - row.square(), spent)
+        left.scatter_(1, at, -torch.inf)
+        spent.scatter_(1, at, -torch.inf)
+    return torch.stack(picks, dim=1)
+
+
+def soft_nms(x: Tensor, scores: Tensor, keep: int, gamma: float) -> Tensor:
+    """Pick the highest score; lower the others by ``exp(-gamma (1 - cos)^2)`` of it; repeat.
+
+    A score below zero lowers no other, so that the order goes on by how little was said before.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    scores : Tensor, shape (B, N)
+    keep : int
+        Picks, at most N.
+    gamma : float
+        Higher lowers only the nearer tokens.
+    """
+    similarity = Similarity(unit(x))
+    left = scores.float().clone()
+    picks = []
+    for _ in range(keep):
+        pick = left.argmax(dim=1)
+        picks.append(pick)
+        at = pick.unsqueeze(1)
+        nearness = (1.0 - similarity.row(pick, left)).square_().mul_(-gamma).exp_()
+        left = left - nearness * left.gather(1, at).clamp_min_(0.0)
+        left.scatter_(1, at, -torch.inf)
+    return torch.stack(picks, dim=1)
+
+
+def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
+    """Pick by score, skipping what has a cosine above ``threshold`` with a pick, until none is left.
+
+    The skipped then follow, by score, until K are picked.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    scores : Tensor, shape (B, N)
+    keep : int
+        Picks, at most N.
+    threshold : float
+        Cosine above which two tokens say the same.
+    """
+    similarity = Similarity(unit(x))
+    total = x.shape[1]
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rank = ranks.float()  # exact up to 2^24 tokens
+    skipped = rank + total
+    order = rank.clone()
+    picks = []
+    for _ in range(keep):
+        pick = order.argmin(dim=1)
+        picks.append(pick)
+        row = similarity.row(pick, order, largest=False)
+        order = torch.where(row > threshold, torch.maximum(order, skipped), order)
+        at = pick.unsqueeze(1)
+        order.scatter_(1, at, torch.inf)
+        skipped.scatter_(1, at, torch.inf)
+    return torch.stack(picks, dim=1)

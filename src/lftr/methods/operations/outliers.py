@@ -1,0 +1,17 @@
+"""Counting what stands out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def outlier_count(scores: Tensor, factor: float = 1.5) -> Tensor:
+    """Return how many scores ``(..., N)`` exceed ``Q3 + factor * IQR`` in each row, int64.
+
+    Quartiles are interpolated linearly, as NumPy's percentile does.
+    """
+    levels = torch.tensor([0.25, 0.75], device=scores.device)
+    first, third = scores.float().quantile(levels, dim=-1)
+    fence = third + factor * (third - first)
+    return (scores > fence.unsqueeze(-1)).sum(dim=-1)

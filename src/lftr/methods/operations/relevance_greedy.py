@@ -1,0 +1,46 @@
+"""Maximal marginal relevance: what is relevant and unlike what has been picked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .similarity import Similarity
+
+
+def marginal_relevance(x: Tensor, scores: Tensor, keep: int, diversity: float) -> Tensor:
+    """Pick the highest ``(1 - diversity) * score + diversity * distance to the nearest pick``.
+
+    The first pick goes by the score alone (Carbonell and Goldstein, SIGIR 1998, with the distance
+    ``1 - cos``). At a diversity of 0 this is the top of the scores, at 1 farthest-point sampling.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+        Rows of length one.
+    scores : Tensor, shape (B, N)
+        On the scale of a cosine distance, say ``[0, 1]``.
+    keep : int
+        Picks, at most N.
+    diversity : float
+        In [0, 1].
+
+    Returns
+    -------
+    Tensor of int64, shape (B, K)
+        The picks in order.
+    """
+    if diversity == 0:
+        return scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
+    similarity = Similarity(x)
+    own = (1.0 - diversity) * scores
+    value = scores.clone()
+    nearest = torch.full_like(scores, -torch.inf)
+    picks = []
+    for _ in range(keep):
+        pick = value.argmax(dim=1)
+        picks.append(pick)
+        own.scatter_(1, pick.unsqueeze(1), -torch.inf)
+        nearest = torch.maximum(nearest, similarity.row(pick, value))
+        value = torch.sub(own, nearest, alpha=diversity)
+    return torch.stack(picks, dim=1)

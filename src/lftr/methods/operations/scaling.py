@@ -1,0 +1,50 @@
+"""Bringing features and scores to a common scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return the rows ``(..., C)`` at length one, in float32; zero rows stay zero.
+
+    Rows are brought near one by their largest entry first, so that no length over- or underflows.
+    """
+    x = x.float()
+    length = x.norm(dim=-1, keepdim=True)
+    if not bool(((length > 1e-15) & (length < 1e15)).all()):
+        largest = x.abs().amax(dim=-1, keepdim=True)
+        x = x / largest.clamp_min(torch.finfo(x.dtype).tiny)
+        length = x.norm(dim=-1, keepdim=True)
+    return x / length.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def min_max(scores: Tensor, floor: float = 0.0) -> Tensor:
+    """Return scores ``(..., N)`` mapped to ``[0, 1]`` within each row, plus ``floor / spread``.
+
+    A row without spread becomes all ones: no token stands out, none is ruled out.
+    """
+    scores = scores.float()
+    low, high = scores.aminmax(dim=-1, keepdim=True)
+    spread = high - low
+    flat = spread <= torch.finfo(scores.dtype).tiny
+    return torch.where(flat, 1.0, (scores - low + floor) / spread.masked_fill(flat, 1.0))
+
+
+def z_score(scores: Tensor) -> Tensor:
+    """Return scores ``(..., N)`` with mean zero and deviation one in each row; zeros if constant."""
+    scores = scores.float()
+    centred = scores - scores.mean(dim=-1, keepdim=True)
+    deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
+    flat = deviation <= 1e-6 * scores.abs().amax(dim=-1, keepdim=True)
+    return torch.where(flat, 0.0, centred / deviation.masked_fill(flat, 1.0))
+
+
+def mean_cosine(x: Tensor, targets: Tensor) -> Tensor:
+    """Return the cosine ``(B, N)`` of the rows of ``x`` ``(B, N, C)`` with ``targets`` ``(B, M, C)``.
+
+    Averaged over the M targets. A product and a sum rather than a matrix product, whose rounding
+    would depend on the batch.
+    """
+    return (unit(x) * unit(targets).mean(dim=1, keepdim=True)).sum(dim=-1)
