@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import methods
+from . import bundled, methods
 from .budget import Budget
 from .errors import LftrError
 from .methods import get_method, list_methods

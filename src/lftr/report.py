@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from .selection import Selection
 from .tokens import Grid
 
@@ -28,6 +30,8 @@ class ItemReport:
         What the method wants known: stand-ins for evidence, values taken as 0.
     selection : Selection
         The decision itself, with what flowed where.
+    separators : tuple of int
+        Tokens that lie in no grid (newline tokens).
     """
 
     row: int
@@ -37,13 +41,21 @@ class ItemReport:
     grids: tuple[Grid, ...]
     positions: tuple[int, ...]
     notes: tuple[str, ...] = ()
-    selection: Selection | None = field(default=None, repr=False)
+    selection: Selection | None = field(default=None, repr=False, compare=False)
+    separators: tuple[int, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
-        cls, row: int, number: int, grids: Sequence[Grid] | None, size: int, choice: Selection
+        cls,
+        row: int,
+        number: int,
+        grids: Sequence[Grid] | None,
+        size: int,
+        choice: Selection,
+        separator: Tensor | None = None,
     ) -> ItemReport:
         """Describe what ``choice`` did to an item of ``size`` tokens."""
+        apart = () if separator is None else separator.nonzero().squeeze(1).tolist()
         return cls(
             row,
             number,
@@ -53,6 +65,7 @@ class ItemReport:
             tuple(choice.index.tolist()),
             choice.notes,
             choice,
+            tuple(apart),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -43,9 +43,14 @@ class Flow:
         row = torch.arange(batch, device=x.device).unsqueeze(1)
         source = (self.source.to(x.device).reshape(batch, -1) + row * total).flatten()
         slot = (self.slot.to(x.device).reshape(batch, -1) + row * count).flatten()
-        given = x.flatten(0, 1).flatten(1)[source].to(wide)
-        given = given * self.weight.to(x.device, wide).reshape(-1, 1)
-        out = given.new_zeros(batch * count, given.shape[1]).index_add_(0, slot, given)
+        slot, order = slot.sort(stable=True)  # sums in a fixed order, also on a GPU
+        out = torch.nn.functional.embedding_bag(
+            source[order],
+            x.flatten(0, 1).flatten(1).to(wide),
+            torch.searchsorted(slot, torch.arange(batch * count, device=x.device)),
+            mode="sum",
+            per_sample_weights=self.weight.to(x.device, wide).flatten()[order],
+        )
         return out.to(x.dtype).reshape(batch, count, *x.shape[2:])
 
 

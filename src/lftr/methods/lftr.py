@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..indexing import take
@@ -15,6 +16,7 @@ from .operations.flows import mean_flow, nearest_to, own
 from .operations.relevance_greedy import marginal_relevance
 from .operations.scaling import mean_cosine, min_max, unit, z_score
 from .options import between, one_of
+from .signals import ENCODER, TEXT, Notes, encoder_features, stand_in
 
 
 @dataclass(frozen=True)
@@ -70,55 +72,66 @@ class Lftr(Method, name="lftr"):
 
     @property
     def evidence(self) -> Evidence:
-        needs: list[tuple[str, ...]] = [("encoder_features", "features")]
+        needs: list[tuple[str, ...]] = [ENCODER]
         if self.relevance != "text":
             frame = {"cls": ("frame_features",), "cls-attention": ("cls_attention",)}
             needs += [frame[self.descriptor]] if self.descriptor in frame else []
         if self.relevance != "frame":
-            needs += [("text_embeds", "text_token_embeds"), ("visual_projected", "features")]
+            needs += [TEXT, ("visual_projected", "features")]
         return tuple(needs)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        source, features = tokens.evidence("encoder_features", "features")
-        z = unit(features)
-        scores, notes = self._scores(tokens, z)
-        if source == "features":
-            notes = (*notes, "features stood in for encoder_features")
+        x, notes = encoder_features(tokens)
+        x, length = _measured(x.float())
+        scores, more = self._scores(tokens, x, length)
+        notes = notes + more
         pool = min(tokens.count, max(keep, math.ceil(self.candidates * keep)))
         index = Selection.top(scores, pool).index
-        chosen = marginal_relevance(take(z, index, 1), take(scores, index, 1), keep, self.diversity)
-        kept = index.gather(1, chosen).sort(dim=1).values
+        near = take(x, index, 1) / length.gather(1, index).unsqueeze(2)
+        picks = marginal_relevance(near, scores.gather(1, index), keep, self.diversity)
+        kept = index.gather(1, picks).sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
-        slot = own(nearest_to(z, take(z, kept, 1))[0], kept)
+        centres = take(x, kept, 1) / length.gather(1, kept).unsqueeze(2)
+        slot = own(nearest_to(x, centres)[0], kept)  # a token's length does not change its nearest
         return Selection(kept, mean_flow(slot, keep), notes)
 
-    def _scores(self, tokens: VisualTokens, z: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    def _scores(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""
         if self.relevance == "frame":
-            return min_max(self._to_frame(tokens, z)), ()
+            return min_max(self._to_frame(tokens, x, length)), ()
         text, notes = self._to_text(tokens)
         if self.relevance == "text":
             return min_max(text), notes
-        return min_max(z_score(self._to_frame(tokens, z)) + z_score(text)), notes
+        return min_max(z_score(self._to_frame(tokens, x, length)) + z_score(text)), notes
 
-    def _to_frame(self, tokens: VisualTokens, z: Tensor) -> Tensor:
+    def _to_frame(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> Tensor:
+        """Return the relevance ``(B, N)`` to the token's own frame, higher for significant."""
         sign = 1.0 if self.direction == "near" else -1.0
         if self.descriptor == "cls-attention":
             return sign * tokens.evidence("cls_attention")[1].float().mean(dim=1)
-        batch, total, width = z.shape
+        batch, total, width = x.shape
         frames = tokens.grid[0] if tokens.grid is not None else 1
-        by_frame = z.reshape(batch, frames, total // frames, width)
+        by_frame = x.reshape(batch * frames, total // frames, width)
         if self.descriptor == "cls":
-            content = unit(tokens.evidence("frame_features")[1]).unsqueeze(2)
-        else:
-            content = unit(by_frame.mean(dim=2, keepdim=True))
-        return sign * (by_frame * content).sum(dim=-1).reshape(batch, total)
+            content = tokens.evidence("frame_features")[1].reshape(batch * frames, 1, width)
+        else:  # the mean of the patches at length one, in a single pass over them
+            share = length.reciprocal().reshape(batch * frames, 1, -1)
+            content = torch.bmm(share, by_frame)
+        cosine = torch.bmm(by_frame, unit(content).mT).reshape(batch, total) / length
+        return sign * cosine
 
-    def _to_text(self, tokens: VisualTokens) -> tuple[Tensor, tuple[str, ...]]:
+    def _to_text(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
+        """Return the relevance ``(B, N)`` to the text, by the sign that is asked for."""
         sign = 1.0 if self.text_sign == "positive" else -1.0
-        if tokens.text_embeds is not None and tokens.visual_projected is not None:
-            return sign * mean_cosine(tokens.visual_projected, tokens.text_embeds), ()
-        words = tokens.evidence("text_embeds", "text_token_embeds")[1]
-        note = "the language model's own embeddings stood in for a CLIP text tower"
-        return sign * mean_cosine(tokens.features, words), (note,)
+        used, text = tokens.evidence(*TEXT)
+        seen = tokens.evidence("visual_projected")[1] if used == TEXT[0] else tokens.features
+        return sign * mean_cosine(seen, text), stand_in(used, TEXT[0])
+
+
+def _measured(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and their lengths ``(B, N)``, none of them zero, over- or underflowing."""
+    length = x.norm(dim=-1)
+    if bool(((length > 1e-15) & (length < 1e15)).all()):
+        return x, length
+    return unit(x), torch.ones_like(length)

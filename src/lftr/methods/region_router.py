@@ -95,8 +95,8 @@ def _refinements(x: Tensor, shape: tuple[int, int], side: int) -> tuple[Tensor, 
     explained = []
     for count in levels:
         cell = frame_cells(*shape, count)[0].to(x.device)
-        whole = x.new_zeros(*x.shape[:2], count, x.shape[3]).index_add_(2, cell, x)
-        explained.append((whole.square().sum(dim=3) / cell.bincount()).sum(dim=2))
+        mean = mean_flow(cell.expand(x.shape[:2].numel(), -1), count).combine(x.flatten(0, 1), count)
+        explained.append((mean.square().sum(dim=2) @ cell.bincount().float()).unflatten(0, x.shape[:2]))
     cost = torch.tensor(levels, device=x.device).diff()
     return cost, torch.stack(explained, dim=1).diff(dim=1)
 

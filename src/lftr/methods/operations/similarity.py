@@ -104,9 +104,9 @@ class Similarity:
     def _fetch(self, pick: Tensor, likely: Tensor) -> None:
         """Compute the rows of ``pick`` and of the likeliest; more of them the longer they serve."""
         size = min(BLOCK, max(16, 2 * self._served), likely.shape[1])
-        likely = likely.scatter(1, pick.unsqueeze(1), torch.inf)
+        others = likely.scatter(1, pick.unsqueeze(1), -torch.inf).topk(size - 1, dim=1).indices
         self._slot.scatter_(1, self._index, -1)
-        self._index = likely.topk(size, dim=1).indices
+        self._index = torch.cat([pick.unsqueeze(1), others], dim=1)
         self._rows = self.rows(self._index)
         order = torch.arange(size, device=pick.device).expand_as(self._index)
         self._slot.scatter_(1, self._index, order)

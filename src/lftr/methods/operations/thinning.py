@@ -34,22 +34,38 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
         Most tokens to drop in a round; never more than the even half.
     """
     x = unit(x)
-    near, value = _neighbours(x, members)
+    known = _neighbours(x, members)
     while (size := members.shape[1]) > keep:
         even, odd = members[:, ::2], members[:, 1::2]
-        opposite = torch.zeros(x.shape[:2], dtype=torch.uint8, device=x.device).scatter_(1, odd, 1)
-        while True:
-            known = take(near, even, 1)
-            there = opposite.gather(1, known.flatten(1)).view_as(known)
-            first = there.argmax(dim=2, keepdim=True)  # nearest first
-            if bool(there.gather(2, first).all()):
-                break
-            near, value = _neighbours(x, members)
-        score = take(value, even, 1).gather(2, first).squeeze(2)
+        score = _look_up(*known, even, odd)
+        if score is None:
+            known = _neighbours(x, members)
+            score = _look_up(*known, even, odd)
+        if score is None:  # as many near duplicates on one side as are remembered
+            score = _compare(take(x, even, 1), take(x, odd, 1))
         order = score.argsort(dim=1, descending=True, stable=True)
         gone = min(step, size - keep, even.shape[1])
         members = torch.cat([even.gather(1, order[:, gone:]), odd], dim=1)
     return members
+
+
+def _look_up(near: Tensor, value: Tensor, even: Tensor, odd: Tensor) -> Tensor | None:
+    """Return the cosine of each even token's nearest odd one, if it is remembered of all."""
+    opposite = torch.zeros(near.shape[:2], dtype=torch.uint8, device=near.device)
+    opposite.scatter_(1, odd, 1)
+    near = take(near, even, 1)
+    there = opposite.gather(1, near.flatten(1)).view_as(near)
+    first = there.argmax(dim=2, keepdim=True)  # the nearest comes first
+    if not bool(there.gather(2, first).all()):
+        return None
+    return take(value, even, 1).gather(2, first).squeeze(2)
+
+
+def _compare(even: Tensor, odd: Tensor) -> Tensor:
+    """Return the cosine of each even token's nearest odd one, computed in blocks."""
+    step = max(1, BLOCK // odd.shape[1])
+    parts = [torch.bmm(some, odd.mT).amax(dim=2) for some in even.split(step, dim=1)]
+    return torch.cat(parts, dim=1).clamp_(max=SAME)
 
 
 def _neighbours(x: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,239 @@
+"""What a reduced prefill costs, against the physical limit: a prompt that short from the start.
+
+    python benchmarks/prefill.py [--rounds 15] [--json]
+
+Three models: the bundled one; a LLaVA of LLaVA-1.5-7B's real layer widths with two decoder layers
+(random weights: time does not depend on them) and 576 visual tokens; and for the bookkeeping a
+LLaVA-NeXT prompt of 2,944 columns. One CPU thread. The encoder's output is given in every case, so
+that only what follows it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+import torch
+from _measure import machine, median, paired, ratio, save, table
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+import lftr
+from lftr.hosts.transformers.memory import encode_once
+
+COMMAND = "python benchmarks/prefill.py"
+
+
+def real_width(layers: int = 2) -> Any:
+    """LLaVA-1.5-7B's widths, CLIP-L/336 whole, ``layers`` decoder layers, random weights."""
+    config = LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "projection_dim": 768,
+        },
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 32,
+            "vocab_size": 1000,
+        },
+        image_token_id=999,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model = model.to_empty(device="cpu").eval()
+    for parameter in [*model.parameters(), *model.buffers()]:
+        if parameter.is_floating_point():
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.model.vision_tower.embeddings.position_ids = torch.arange(577).unsqueeze(0)
+    rotary = model.model.language_model.rotary_emb
+    rotary.inv_freq = 1.0 / 10000 ** (torch.arange(0, 128, 2).float() / 128)
+    return model
+
+
+def prompt(model: Any, words: int = 40) -> dict[str, Any]:
+    """One image and some text."""
+    config = model.config
+    size = config.vision_config.image_size
+    tokens = (size // config.vision_config.patch_size) ** 2
+    image = torch.full((tokens,), config.image_token_id)
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(10, 150, (words,), generator=generator)
+    ids = torch.cat([text[:5], image, text[5:]]).unsqueeze(0)
+    pixels = torch.randn(1, 3, size, size, generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+@torch.inference_mode()
+def against_limit(model: Any, name: str, keep: float, rounds: int) -> dict[str, Any]:
+    """Time the reduced prefill, its language model alone, and the short and full prompts."""
+    inputs = prompt(model)
+    encoded = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
+    features = torch.cat(list(encoded.pooler_output))
+    visual = inputs["input_ids"][0] == model.config.image_token_id
+    count = lftr.budget.resolve(keep, int(visual.sum()))
+    ids = torch.cat(
+        [inputs["input_ids"][0, :5], inputs["input_ids"][0, visual][:count]]
+        + [inputs["input_ids"][0, 5:][~visual[5:]]]
+    ).unsqueeze(0)
+    kind = type(encoded)
+
+    def plain(ids: Any, rows: Any) -> Any:
+        given = {"image": kind(pooler_output=[rows])}
+        mask = torch.ones_like(ids)
+        return model(ids, attention_mask=mask, mm_encoder_outputs=given, logits_to_keep=1)
+
+    figures: dict[str, Any] = {"model": name, "tokens": int(visual.sum()), "kept": count}
+    with encode_once(model), lftr.reduce(model, "lftr", keep=keep) as reduction:
+        reduction.prepare(**inputs)  # encodes; from here on the encoder's output is held
+        method, host = [], []
+
+        def reduced() -> Any:
+            prepared = reduction.prepare(**inputs)
+            method.append(reduction.report.method_ms)
+            host.append(reduction.report.host_ms)
+            return model(**prepared, logits_to_keep=1)
+
+        prepared = reduction.prepare(**inputs)
+        times = paired(
+            [
+                reduced,
+                lambda: model(**prepared, logits_to_keep=1),
+                lambda: plain(ids, features[:count]),
+                lambda: plain(inputs["input_ids"], features),
+            ],
+            rounds,
+        )
+    names = ("reduced", "language", "short", "full")
+    figures |= {name: median(values) for name, values in zip(names, times, strict=True)}
+    figures["method_ms"], figures["host_ms"] = median(method), median(host)
+    figures["language_over_short"] = ratio(times[1], times[2])
+    figures["reduced_over_short"] = ratio(times[0], times[2])
+    figures["full_over_reduced"] = ratio(times[3], times[0])
+    encoder = paired([lambda: model.base_model.get_image_features(inputs["pixel_values"])], 3, 1)[0]
+    figures["encoder_ms"] = median(encoder)
+    overhead = statistics.median(a + b for a, b in zip(method, host, strict=True))
+    figures["overhead_share_of_encoder"] = overhead / statistics.median(encoder)
+    return figures
+
+
+@torch.inference_mode()
+def own_time(rounds: int) -> dict[str, Any]:
+    """LFTR alone at the size of LLaVA-1.5's tokens, beside a plain ``X @ X.T``."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(576, 1024, generator=generator)
+    tokens = lftr.VisualTokens(x, grid=(1, 24, 24), encoder_features=x)
+    method = lftr.get_method("lftr")
+    keep = 36
+    chosen = method.select(tokens, keep)
+    times = paired(
+        [lambda: method.select(tokens, keep), lambda: chosen.apply(x), lambda: x @ x.T], rounds * 4
+    )
+    names = ("select", "apply", "gram")
+    found: dict[str, Any] = {n: median(values) for n, values in zip(names, times, strict=True)}
+    return found | {"select_over_gram": ratio(times[0], times[2])}
+
+
+@torch.inference_mode()
+def bookkeeping(rounds: int) -> dict[str, Any]:
+    """The host's part at L = 2944: segment, positions, columns; no method, no encoder."""
+    from lftr.hosts.transformers.families import Layout
+    from lftr.hosts.transformers.plan import Item, Plan
+    from lftr.hosts.transformers.prefill import Prefill
+    from lftr.hosts.transformers.segment import Segment
+
+    model, _ = lftr.bundled.load()
+    length, visual = 2944, 2880
+    ids = torch.randint(10, 100, (1, length), generator=torch.Generator().manual_seed(0))
+    ids[0, 20 : 20 + visual] = model.config.image_token_id
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    reduction = lftr.reduce(model, "uniform", keep=1 / 16)
+    host: Any = reduction.host
+    assert isinstance(host, Prefill)
+    assert isinstance(host.plan, Plan)
+    selection = lftr.get_method("uniform").select(
+        lftr.VisualTokens(torch.zeros(visual, 1)), 1 / 16
+    )
+
+    def shrink() -> None:
+        segment = Segment.of(inputs, None)
+        mask = host.family.placeholders(model, segment.input_ids)
+        items = [Item(0, 0, visual, Layout(), selection=selection)]
+        host._shrink(inputs, segment, mask, items)
+
+    times = paired([shrink], rounds * 10)[0]
+    reduction.remove()
+    return {"columns": length, "ms": median(times)}
+
+
+def main() -> None:
+    """Measure, print and write the figures down."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {
+        "own": own_time(options.rounds),
+        "bookkeeping": bookkeeping(options.rounds),
+        "prefill": [
+            against_limit(lftr.bundled.load()[0], "bundled", 1 / 16, options.rounds),
+            against_limit(real_width(), "7B widths, 2 layers", 1 / 16, options.rounds),
+        ],
+    }
+    save("prefill", COMMAND, figures)
+    if options.json:
+        print(json.dumps({"machine": machine(), "figures": figures}))
+        return
+    print(report(figures))
+
+
+def report(figures: dict[str, Any]) -> str:
+    """Return the figures as Markdown."""
+
+    def times(ratio: Any) -> str:
+        return f"{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})"
+
+    rows = [
+        [
+            one["model"],
+            f"{one['tokens']} -> {one['kept']}",
+            f"{one['full'][0]:.1f}",
+            f"{one['reduced'][0]:.1f}",
+            f"{one['short'][0]:.1f}",
+            times(one["language_over_short"]),
+            times(one["reduced_over_short"]),
+            times(one["full_over_reduced"]),
+            f"{one['method_ms'][0]:.2f} + {one['host_ms'][0]:.2f}",
+            f"{100 * one['overhead_share_of_encoder']:.2f} %",
+        ]
+        for one in figures["prefill"]
+    ]
+    head = ["model", "tokens", "full ms", "reduced ms", "short ms", "LM / short", "reduced / short",
+            "full / reduced", "method + host ms", "share of encoder"]  # fmt: skip
+    own, host = figures["own"], figures["bookkeeping"]
+    return "\n".join(
+        [
+            table(head, rows),
+            "",
+            f"LFTR at N=576, C=1024, K=36: select {own['select'][0]:.2f} ms (IQR "
+            f"{own['select'][1]:.2f}), apply {own['apply'][0]:.2f} ms; X @ X.T of the same run "
+            f"{own['gram'][0]:.2f} ms, ratio {times(own['select_over_gram'])}.",
+            f"Bookkeeping at L={host['columns']}: {host['ms'][0]:.2f} ms (IQR {host['ms'][1]:.2f}).",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
