@@ -18,7 +18,8 @@ ACCENT: Colour = (255, 200, 0)  # border of a kept token
 _GROUND = (24, 26, 32)
 _INK = (235, 235, 235)
 _DIM = 0.28  # brightness of what was dropped
-_TINT = 0.55  # of a slot's colour over what flowed into it
+_MERGED = 0.55  # brightness of what flowed into a kept token
+_TINT = 0.4  # of a slot's colour over it
 _SIDE = 480  # least length of a picture's longer side, in pixels
 _GAP = 12
 
@@ -100,6 +101,7 @@ def _draw_grid(
         box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
         patch = bright.crop(box)
         if not anchor:
+            patch = Image.blend(Image.new("RGB", patch.size), patch, _MERGED)
             patch = Image.blend(patch, Image.new("RGB", patch.size, colours[slot]), _TINT)
         picture.paste(patch, box)
         if anchor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -175,7 +176,7 @@ def _finite(tokens: VisualTokens) -> tuple[VisualTokens, tuple[str, ...]]:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             continue
         # one cheap pass first: a finite sum proves finite values
-        if torch.isfinite(value.sum(dtype=torch.float32)) or torch.isfinite(value).all():
+        if math.isfinite(float(value.sum(dtype=torch.float32))) or torch.isfinite(value).all():
             continue
         changes[f.name] = value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     if not changes:

@@ -95,8 +95,12 @@ def _refinements(x: Tensor, shape: tuple[int, int], side: int) -> tuple[Tensor, 
     explained = []
     for count in levels:
         cell = frame_cells(*shape, count)[0].to(x.device)
-        mean = mean_flow(cell.expand(x.shape[:2].numel(), -1), count).combine(x.flatten(0, 1), count)
-        explained.append((mean.square().sum(dim=2) @ cell.bincount().float()).unflatten(0, x.shape[:2]))
+        mean = mean_flow(cell.expand(x.shape[:2].numel(), -1), count).combine(
+            x.flatten(0, 1), count
+        )
+        explained.append(
+            (mean.norm(dim=2).square() @ cell.bincount().float()).unflatten(0, x.shape[:2])
+        )
     cost = torch.tensor(levels, device=x.device).diff()
     return cost, torch.stack(explained, dim=1).diff(dim=1)
 

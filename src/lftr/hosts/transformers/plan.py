@@ -59,11 +59,14 @@ class Reduced:
     kwargs : dict
         Arguments to go on with.
     prompt : CachedPrompt, optional
-        What a cache filled by this call will hold; None where the prompt stays as it is.
+        What a cache filled by this call will hold, for hosts that shorten the prompt.
+    starts : bool
+        Whether there is something new to report: not where a reduced prompt only goes on.
     """
 
     kwargs: dict[str, Any]
     prompt: CachedPrompt | None = None
+    starts: bool = True
 
     @property
     def length(self) -> int:
@@ -125,7 +128,14 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
     report.prompt = prompt
     report.notes = []
     report.items = [
-        ItemReport.of(item.row, item.number, item.layout.tiles, item.size, item.selection)
+        ItemReport.of(
+            item.row,
+            item.number,
+            item.layout.tiles,
+            item.size,
+            item.selection,
+            item.layout.separator,
+        )
         for item in items
         if item.selection is not None
     ]

@@ -21,7 +21,16 @@ from .clock import Clock
 from .encode import Encoded, choose_evidence, encode, split_arguments
 from .families import Family, Layout
 from .plan import Item, Plan, Reduced, choose, drops, fresh_of, write_report
-from .prompt import CachedPrompt, Columns, aligned_with_prompt, compact, pad_id, pads_left, recall
+from .prompt import (
+    TOKEN_TYPES,
+    CachedPrompt,
+    Columns,
+    aligned_with_prompt,
+    compact,
+    pad_id,
+    pads_left,
+    recall,
+)
 from .segment import Segment
 from .texts import row_texts
 
@@ -39,13 +48,16 @@ class Prefill:
         self.evidence = choose_evidence(family, model, plan.method.evidence, plan.tower is not None)
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call has something to reduce: images, or a cache that was filled reduced."""
+        """Whether a call has images, begins a cache, or goes on with one that was filled here."""
         if any(kwargs.get(name) is not None for name in VIDEOS):
             raise UnsupportedModelError(
                 "videos are not reduced yet, only images: pass images, or leave the reduction"
             )
         images = any(kwargs.get(name) is not None for name in PIXELS)
-        return images or recall(kwargs.get("past_key_values")) is not None
+        cache = kwargs.get("past_key_values")
+        prepared = kwargs.get("mm_encoder_outputs") is not None
+        begins = _empty(cache) and isinstance(kwargs.get("input_ids"), Tensor) and not prepared
+        return images or begins or recall(cache) is not None
 
     def hooks(self) -> list[Any]:
         """Attach nothing: the arguments are all that changes."""
@@ -68,6 +80,7 @@ class Prefill:
             tokens = []
             if drops(self.plan.keep, items):
                 shorter = True
+                _check_cache(kwargs.get("past_key_values"))
                 tokens = self._tokens(encoded, items, segment, visual)
             clock.lap("host")
             choose(self.plan, items, tokens)
@@ -78,14 +91,16 @@ class Prefill:
             else:
                 output = self._features(encoded, items)
             features = {"mm_encoder_outputs": {"image": output}}
-        aligned, prompt = self._shrink(kwargs, segment, visual, items) if shorter else ({}, None)
+        aligned, prompt = self._shrink(kwargs, segment, visual, items)
         # positions are given where the prompt shrinks, so nothing is left that reads image sizes
         leave = encoder_names if shorter else set(PIXELS)
-        out = {k: v for k, v in kwargs.items() if k not in leave}
+        out = {k: v for k, v in kwargs.items() if k not in leave} | features
         clock.lap("host")
-        write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
-        report.clock = clock.readings()
-        return Reduced(out | aligned | features, prompt)
+        starts = bool(items) or segment.prefix is None
+        if starts:
+            write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
+            report.clock = clock.readings()
+        return Reduced(out | aligned if shorter else out, prompt, starts)
 
     def _items(
         self, encoded: Encoded, arguments: Mapping[str, Any], segment: Segment
@@ -225,13 +240,13 @@ class Prefill:
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
         out = {
-            name: segment.splice(value, columns, padding)
+            name: segment.splice(value, columns, padding, name in TOKEN_TYPES)
             for name, (value, padding) in aligned_with_prompt(kwargs).items()
         }
         out["input_ids"] = segment.splice(segment.full_ids, columns, fill)
         real = segment.real(columns)
         out["attention_mask"] = real.to(segment.mask.dtype)
-        full = segment.positions(self.model, kwargs)
+        full = segment.positions(self.model, _with_new_grids(kwargs, segment, items))
         positions = segment.all_positions(columns.take(full, 0))
         following = segment.following(full)
         if self.plan.positions == "compact":
@@ -241,6 +256,30 @@ class Prefill:
             positions = torch.cat([compact(real, positions[:1]), positions[1:]])
         out["position_ids"] = positions[..., positions.shape[-1] - out["input_ids"].shape[1] :]
         return out, segment.cached_as(columns, positions, following)
+
+
+def _empty(cache: Any) -> bool:
+    return cache is None or cache.get_seq_length() == 0
+
+
+def _check_cache(cache: Any) -> None:
+    """Refuse to add to what was cached by nobody knows whom."""
+    if recall(cache) is None and not _empty(cache):
+        raise UnsupportedModelError(
+            f"past_key_values holds {cache.get_seq_length()} columns that were not cached under a "
+            "reduction; start the conversation inside lftr.reduce, or without the cache"
+        )
+
+
+def _with_new_grids(
+    kwargs: Mapping[str, Any], segment: Segment, items: Sequence[Item]
+) -> dict[str, Any]:
+    """Return a later turn's arguments with the grids of its new images alone."""
+    grids = kwargs.get("image_grid_thw")
+    if grids is None or segment.prefix is None:
+        return dict(kwargs)
+    new = [i for i, item in enumerate(items) if not item.seen]
+    return {**kwargs, "image_grid_thw": grids[new] if new else None}
 
 
 def _flat(values: Any) -> Tensor:

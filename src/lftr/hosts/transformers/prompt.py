@@ -11,13 +11,9 @@ from torch import Tensor
 
 from ...errors import UnsupportedModelError
 
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 # What is aligned with the prompt's columns, and what stands in a padded column.
-ALIGNED = {
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-    "moe_mm_token_type_ids": 0,
-    "labels": -100,
-}
+ALIGNED = {**dict.fromkeys(TOKEN_TYPES, 0), "labels": -100}
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,8 @@ class CachedPrompt:
 
     Parameters
     ----------
-    full : int
-        Columns of the caller's prompt that ``columns`` speak of.
+    ids : Tensor of int64, shape (B, full)
+        The caller's prompt, -1 where it is not known (generated, and not given again).
     columns : Columns
         Those that went into the cache.
     position_ids : Tensor, shape (..., B, L')
@@ -74,10 +70,20 @@ class CachedPrompt:
         The position after the last one of the full prompt.
     """
 
-    full: int
+    ids: Tensor
     columns: Columns
     position_ids: Tensor
     following: Tensor
+
+    @property
+    def full(self) -> int:
+        """Columns of the caller's prompt that ``columns`` speak of."""
+        return self.ids.shape[1]
+
+    def begins(self, ids: Tensor) -> bool:
+        """Whether ``ids`` ``(B, L)`` are this prompt and more."""
+        own = self.ids.to(ids.device)
+        return bool(((ids[:, : self.full] == own) | (own < 0)).all())
 
     def cached_columns(self, cache_length: int) -> int:
         """Return how many columns of the caller's prompt are behind ``cache_length`` entries."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from .prompt import CachedPrompt, Columns, check_rows, next_positions
+from .prompt import TOKEN_TYPES, CachedPrompt, Columns, check_rows, next_positions
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Segment:
         if prefix is not None:
             check_rows(prefix, len(ids))
             cached = prefix.cached_columns(kwargs["past_key_values"].get_seq_length())
-            if ids.shape[1] > cached:
+            if ids.shape[1] > cached and prefix.begins(ids):
                 start = prefix.full
             else:
                 between = cached - prefix.full
@@ -87,12 +87,21 @@ class Segment:
         """Return the new columns of something aligned with ``full_ids``."""
         return x[..., x.shape[-1] - self.input_ids.shape[1] :]
 
-    def splice(self, x: Tensor, columns: Columns, fill: int) -> Tensor:
-        """Return ``x`` at the columns that stay; those of earlier turns as they were then."""
+    def splice(self, x: Tensor, columns: Columns, fill: int, extended: bool = False) -> Tensor:
+        """Return ``x`` at the columns that stay; those of earlier turns as they were then.
+
+        Where the caller gave the new columns alone so is the result, or, ``extended``, ``fill``
+        stands for the cached ones: token types are asked for at full length.
+        """
         part = columns.take(self.cut(x), fill)
-        if self.prefix is None or not self.whole:
+        if self.prefix is None:
             return part
-        return torch.cat([self.prefix.columns.take(x[..., : self.start], fill), part], dim=-1)
+        if self.whole:
+            return torch.cat([self.prefix.columns.take(x[..., : self.start], fill), part], dim=-1)
+        if not extended:
+            return part
+        cached = self.prefix.columns.index.shape[1] + self.between
+        return torch.nn.functional.pad(part, (cached, 0), value=fill)
 
     def positions(self, model: Any, kwargs: Mapping[str, Any]) -> Tensor:
         """Return the positions that the plain model gives the new columns, ``(..., B, S)``."""
@@ -101,7 +110,7 @@ class Segment:
             return self._rows(self.cut(given))
         own = {
             name: self.cut(kwargs[name])
-            for name in ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+            for name in TOKEN_TYPES
             if isinstance(kwargs.get(name), Tensor)
         }
         grids = {name: kwargs[name] for name in ("image_grid_thw",) if kwargs.get(name) is not None}
@@ -145,7 +154,13 @@ class Segment:
             columns = self.prefix.columns.join(between, self.prefix.full).join(
                 columns, self.prefix.full + self.between
             )
-        return CachedPrompt(self.full_length, columns, position_ids, following)
+        return CachedPrompt(self._known_ids(), columns, position_ids, following)
+
+    def _known_ids(self) -> Tensor:
+        if self.prefix is None or self.whole:
+            return self.full_ids
+        between = self.full_ids.new_full((len(self.full_ids), self.between), -1)
+        return torch.cat([self.prefix.ids.to(self.full_ids.device), between, self.full_ids], dim=1)
 
     def following(self, positions: Tensor) -> Tensor:
         """Return the position after the last column of the full prompt, ``(B,)``."""

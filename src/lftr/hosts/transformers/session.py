@@ -54,8 +54,9 @@ class Reduction:
 
     def reduce(self, call: Mapping[str, Any]) -> Reduced:
         """Return a call's arguments with the visual tokens reduced, and start a new report."""
-        self.report.received = 0
         reduced: Reduced = self.host.reduce(call, self.report)
+        if reduced.starts:
+            self.report.received = 0
         return reduced
 
     def remove(self) -> None:

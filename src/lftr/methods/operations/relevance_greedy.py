@@ -34,13 +34,19 @@ def marginal_relevance(x: Tensor, scores: Tensor, keep: int, diversity: float) -
         return scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
     similarity = Similarity(x)
     own = (1.0 - diversity) * scores
-    value = scores.clone()
-    nearest = torch.full_like(scores, -torch.inf)
-    picks = []
-    for _ in range(keep):
+    rows = None
+    if similarity.pairs is not None:  # what a pick leaves of every value, for all picks at once
+        rows = torch.sub(own.unsqueeze(1), similarity.pairs, alpha=diversity)
+        rows.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+        rows = rows.flatten(0, 1)
+    value, picks = scores, []
+    for step in range(keep):
         pick = value.argmax(dim=1)
         picks.append(pick)
-        own.scatter_(1, pick.unsqueeze(1), -torch.inf)
-        nearest = torch.maximum(nearest, similarity.row(pick, value))
-        value = torch.sub(own, nearest, alpha=diversity)
+        if rows is not None:
+            left = rows.index_select(0, pick + similarity.first)
+        else:
+            left = torch.sub(own, similarity.row(pick, value), alpha=diversity)
+            left.scatter_(1, pick.unsqueeze(1), -torch.inf)
+        value = torch.minimum(value, left) if step else left
     return torch.stack(picks, dim=1)

@@ -13,7 +13,7 @@ SAME = 1.0 - 1e-6  # rounding lets duplicates differ in the last bits; here they
 
 
 def gram(x: Tensor) -> Tensor:
-    """Return all products of a stack's rows ``(B, N, C)``: ``(B, N, N)``, exactly symmetric.
+    """Return all products of a stack's rows ``(B, N, C)``: ``(B, N, N)``.
 
     On a CPU each pair is computed once and mirrored, which nearly halves the time.
     """
@@ -48,9 +48,7 @@ class Similarity:
         as many.
     """
 
-    def __init__(
-        self, x: Tensor, diagonal: float | None = None, whole: int | None = None
-    ) -> None:
+    def __init__(self, x: Tensor, diagonal: float | None = None, whole: int | None = None) -> None:
         self.x = x
         self.diagonal = diagonal
         self.first = torch.arange(len(x), device=x.device) * x.shape[1]

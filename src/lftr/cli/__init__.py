@@ -1,0 +1,23 @@
+"""The command line: ``lftr run | demo | methods | show``.
+
+Nothing of it is imported by the library. Typer and rich come with ``pip install "lftr[cli]"``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; the entry point ``lftr``."""
+    try:
+        from .app import app
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+            raise
+        print(f'{error.name} is not installed: pip install "lftr[cli]"', file=sys.stderr)
+        raise SystemExit(1) from None
+    app(prog_name="lftr")
+
+
+__all__ = ["main"]

@@ -1,0 +1,60 @@
+"""The application: its verbs, ``--version``, and how an error ends it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import LftrError
+from .demo import demo
+from .methods import methods
+from .run import run
+from .show import show
+from .terminal import stderr
+
+
+class _Group(TyperGroup):
+    """Verbs whose user errors are one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LftrError as error:
+            stderr().print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+
+
+def _plain(error: LftrError) -> str:
+    return " ".join(str(error).split()).replace("[", "\\[")
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Multimodal LLMs that answer from a fraction of their visual tokens, without training.",
+)
+for _verb in (run, demo, methods, show):
+    app.command()(_verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lftr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,209 @@
+"""``lftr demo``: what the library does, seen on the model inside the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import typer
+from PIL import Image
+
+from ..drawing import below, beside, draw_item, shown_part
+from ..errors import ArgumentError
+from ..methods import get_method
+from ..prompting import inputs_of
+from ..reduce import prepare, reduce
+from . import options
+from .loading import Loaded, load_model
+from .parsing import parse_device, parse_dtype
+from .show import save
+from .terminal import Table, print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from ..evaluation import Outcome, Times
+    from ..suites import Example
+
+RATIOS = (4, 8, 16)
+_SHOWN = 5  # scenes whose answers are printed
+_DRAWN = 2  # scenes in the picture
+_TIMED = 7  # most questions that are timed one by one
+
+
+def demo(
+    questions: Annotated[
+        int, typer.Option(min=1, help="How many questions of the test split are asked.")
+    ] = 240,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("lftr-demo"),
+    method: options.MethodName = "lftr",
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table alone.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Compare the full model with LFTR and the controls at 4x, 8x and 16x fewer visual tokens.
+
+    Uses the small model inside the package and scenes that it was not trained on.
+    """
+    from .. import suites
+    from ..evaluation import compare, settings_of, time_settings
+
+    own = get_method(method)
+    settings = settings_of(RATIOS, own)
+    examples = list(suites.load("scenes", split="test", n=questions, seed=0))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError.of("--out", str(out), f"a folder to write to ({error})") from None
+    loaded = load_model(
+        None, parse_device(device), parse_dtype(dtype), needs_tower=options.needs_tower(own)
+    )
+    model, processor, tower = loaded.model, loaded.processor, loaded.text_tower
+    with progress("asking", len(settings) * questions) as bar:
+        outcomes = compare(
+            model,
+            processor,
+            examples,
+            settings,
+            text_tower=tower,
+            step=lambda n: bar.advance(bar.task_ids[0], n),
+        )
+    timed = examples[: max(1, min(_TIMED, questions // 8))]
+    with progress("timing", len(settings) * (len(timed) + 1)) as bar:
+        times = time_settings(
+            model,
+            processor,
+            timed,
+            settings,
+            text_tower=tower,
+            step=lambda n: bar.advance(bar.task_ids[0], n),
+        )
+    path = out / "lftr-demo.png"
+    save(_picture(loaded, examples[:_DRAWN], outcomes, method), path)
+    table = _table(outcomes, times, model)
+    if as_json:
+        print_json(_plain(outcomes, times, examples, path, model))
+    elif markdown:
+        print(table.markdown())
+    else:
+        _answers(examples[:_SHOWN], outcomes, method).print()
+        table.print()
+        stdout().print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ratio(outcome: Outcome) -> str:
+    keep = outcome.setting.keep
+    return "full" if outcome.setting.full else f"{round(1 / float(keep))}x"  # type: ignore[arg-type]
+
+
+def _table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> Table:
+    full = outcomes[0]
+    threads = f"{torch.get_num_threads()} threads" if model.device.type == "cpu" else "GPU"
+    table = Table(
+        [
+            "reduction",
+            "method",
+            "visual tokens>",
+            "accuracy>",
+            "of full>",
+            "agrees with full>",
+            "encoder ms>",
+            "prefill ms>",
+        ],
+        title=f"{len(full.answers)} questions of the test split",
+        caption=(
+            f"Prefill: method, bookkeeping and language model up to the first token, one question "
+            f"at a time, median of {len(times[0].language)} ({threads}). The encoder comes on top; "
+            "for downsample it runs twice here, at full size and at the small one."
+        ),
+    )
+    for number, (outcome, ms) in enumerate(zip(outcomes, times, strict=True)):
+        if number and _ratio(outcome) != _ratio(outcomes[number - 1]):
+            table.rule()
+        table.add(
+            _ratio(outcome),
+            outcome.setting.label,
+            f"{outcome.tokens:g}",
+            f"{outcome.accuracy:.1%}",
+            f"{outcome.accuracy / full.accuracy:.1%}" if full.accuracy else "-",
+            f"{outcome.agreement(full):.1%}",
+            f"{ms.encoder_ms:.1f}",
+            f"{ms.prefill_ms:.1f}",
+        )
+    return table
+
+
+def _answers(examples: Sequence[Example], outcomes: Sequence[Outcome], method: str) -> Table:
+    shown = [o for o in outcomes if o.setting.full or o.setting.label == method]
+    heads = [_ratio(o) if o.setting.full else f"{method} {_ratio(o)}" for o in shown]
+    table = Table(["question", "right answer", *heads], title="Some of the answers")
+    for i, example in enumerate(examples):
+        table.add(example.question, example.answer, *(outcome.answers[i] for outcome in shown))
+    return table
+
+
+def _picture(
+    loaded: Loaded, examples: Sequence[Example], outcomes: Sequence[Outcome], method: str
+) -> Image.Image:
+    """Draw the image, then what each reduction by ``method`` kept of it, a row for each scene."""
+    full, *reduced = [o for o in outcomes if o.setting.full or o.setting.label == method]
+    rows = []
+    for i, example in enumerate(examples):
+        inputs = inputs_of(loaded.processor, [example.image], example.question)
+        inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+        part = shown_part(loaded.processor, example.image)
+        pictures, captions = [], []
+        for outcome in reduced:
+            on = reduce(
+                loaded.model,
+                outcome.setting.method,
+                keep=outcome.setting.keep,
+                text=example.question,
+                text_tower=loaded.text_tower,
+            )
+            with on as reduction, torch.inference_mode():
+                prepare(loaded.model, **inputs)
+            item = reduction.report.items[0]
+            pictures.append(draw_item(item, part))
+            captions.append(f"{method}, {item.kept} of {item.tokens} tokens: {outcome.answers[i]}")
+        plain = part.resize(pictures[0].size, Image.Resampling.BICUBIC)
+        first = f"{example.question}\nall tokens: {full.answers[i]} (right: {example.answer})"
+        rows.append(beside([plain, *pictures], [first, *captions]))
+    return below(rows)
+
+
+def _plain(
+    outcomes: Sequence[Outcome],
+    times: Sequence[Times],
+    examples: Sequence[Example],
+    path: Path,
+    model: Any,
+) -> dict[str, Any]:
+    full = outcomes[0]
+    rows = [
+        {
+            "reduction": _ratio(outcome),
+            "method": outcome.setting.label,
+            "tokens": outcome.tokens,
+            "accuracy": outcome.accuracy,
+            "relative_accuracy": outcome.accuracy / full.accuracy if full.accuracy else None,
+            "agreement": outcome.agreement(full),
+            "encoder_ms": ms.encoder_ms,
+            "prefill_ms": ms.prefill_ms,
+            "prefill_iqr_ms": ms.spread_ms,
+            "answers": outcome.answers[:_SHOWN],
+        }
+        for outcome, ms in zip(outcomes, times, strict=True)
+    ]
+    return {
+        "questions": len(full.answers),
+        "device": str(model.device),
+        "threads": torch.get_num_threads(),
+        "picture": str(path),
+        "examples": [
+            {"question": e.question, "answer": e.answer, "scene": e.scene}
+            for e in examples[:_SHOWN]
+        ],
+        "rows": rows,
+    }

@@ -1,0 +1,54 @@
+"""``lftr methods``: every method with its options and what it looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from ..methods import get_method, list_methods
+from ..methods.base import Method
+from .terminal import Table, print_json
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List every method: what it does, its options with their defaults, what it looks at."""
+    described = [describe(get_method(name)) for name in list_methods()]
+    if as_json:
+        print_json(described)
+        return
+    table = Table(
+        ["method", "what it does", "options (--option name=value)", "looks at"],
+        caption="Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
+    )
+    for one in described:
+        options = [f"{name}={value}" for name, value in one["options"].items()]
+        needs = [" or ".join(names) for names in one["evidence"]]
+        table.add(one["name"], one["summary"], "\n".join(options), "\n".join(needs) or "tokens")
+    table.print()
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """Return a method's name, summary, options and evidence as plain values."""
+    summary = (inspect.getdoc(method) or "").strip().partition("\n\n")[0]
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    return {
+        "name": method.name,
+        "summary": " ".join(summary.split()).replace("``", ""),
+        "options": {
+            field.name: _plain(getattr(method, field.name)) for field in fields if field.init
+        },
+        "evidence": [list(names) for names in method.evidence],
+    }
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return round(value, 6)
+    return list(value) if isinstance(value, tuple) else repr(value)

@@ -1,0 +1,46 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..methods.base import Method
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Hugging Face id or folder; by default the bundled model."),
+]
+MethodName = Annotated[str, typer.Option("--method", help="A name that `lftr methods` lists.")]
+Keep = Annotated[
+    str, typer.Option("--keep", help="A ratio (1/16, 0.25) or a count for each image (64).")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="name=value for the method; may be given several times."),
+]
+Positions = Annotated[
+    str,
+    typer.Option(
+        "--positions", help="original (kept tokens stay where they were) or compact (renumbered)."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda...; by default a GPU if there is one.")
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto (the checkpoint's own), float32, bfloat16, float16.")
+]
+Tower = Annotated[
+    str | None,
+    typer.Option("--text-tower", help="CLIP that gives text embeddings to methods that want them."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+Picture = Annotated[Path, typer.Option("-o", "--out", help="Where the picture is written.")]
+
+
+def needs_tower(method: Method) -> bool:
+    """Whether a method asks for text in CLIP's space."""
+    return any("text_embeds" in names for names in method.evidence)

@@ -1,0 +1,97 @@
+"""From the command line's words to values: method options, dtypes, devices."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from ..errors import ArgumentError
+from ..methods import get_method
+from ..methods.base import Method
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_method(name: str, options: Sequence[str]) -> Method:
+    """Return the method ``name`` with options given as ``name=value``."""
+    if not options:
+        return get_method(name)
+    cls = type(get_method(name))
+    hints = typing.get_type_hints(cls)
+    values: dict[str, object] = {}
+    for option in options:
+        key, separator, text = option.partition("=")
+        if not separator:
+            raise ArgumentError.of("--option", option, "name=value")
+        # a name that is not known goes on to get_method, which says so with the nearest ones
+        values[key.strip()] = parse_value(key.strip(), text.strip(), hints.get(key.strip(), str))
+    return get_method(name, **values)
+
+
+def parse_value(name: str, text: str, hint: Any) -> object:
+    """Read ``text`` as a value of the type ``hint``.
+
+    Raises
+    ------
+    ArgumentError
+        If it cannot be read so; the message names the option.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in arguments and text.lower() == "none":
+            return None
+        for one in sorted(arguments, key=lambda kind: kind is str):  # a string reads anything
+            try:
+                return parse_value(name, text, one)
+            except ArgumentError:
+                continue
+        raise ArgumentError.of(name, text, f"a value of type {hint}")
+    if origin is typing.Literal:
+        return next((value for value in arguments if str(value) == text), text)
+    if origin is tuple:
+        parts = [part for part in text.split(",") if part.strip()]
+        return tuple(parse_value(name, part.strip(), arguments[0]) for part in parts)
+    if hint is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ArgumentError.of(name, text, "true or false")
+        return text.lower() in _TRUE
+    if hint in (int, float):
+        try:
+            return int(text) if hint is int else _number(text)
+        except (ValueError, ZeroDivisionError):
+            kind = "a whole number" if hint is int else "a number"
+            raise ArgumentError.of(name, text, kind) from None
+    if hint is str:
+        return text
+    raise ArgumentError.of(name, text, f"a value of type {hint}, in Python: not on a command line")
+
+
+def _number(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """Return a dtype by name; None for ``auto``, the checkpoint's own."""
+    if name == "auto":
+        return None
+    if name not in _DTYPES:
+        raise ArgumentError.of("--dtype", name, f"auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def parse_device(name: str | None) -> torch.device:
+    """Return a device by name; by default a GPU where there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ArgumentError.of(
+            "--device", name, "a device of this machine, as cpu or cuda"
+        ) from None

@@ -1,0 +1,72 @@
+"""``lftr show``: a picture of the tokens that stayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+
+from ..drawing import below, draw_item, shown_part
+from ..errors import ArgumentError
+from ..prompting import inputs_of, read_image
+from ..reduce import prepare, reduce
+from . import options
+from .loading import load_model
+from .parsing import parse_device, parse_dtype, parse_method
+from .terminal import print_json, stdout, working
+
+
+def show(
+    image: Annotated[str, typer.Argument(help="An image file.")],
+    question: Annotated[
+        str, typer.Option("--question", help="For methods that are guided by text.")
+    ] = "What is in the image?",
+    out: options.Picture = Path("lftr-show.png"),
+    model: options.Model = None,
+    method: options.MethodName = "lftr",
+    keep: options.Keep = "1/16",
+    option: options.Options = None,
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Draw which tokens stayed and, with merging, which flowed where."""
+    if not out.parent.is_dir():
+        raise ArgumentError.of("--out", str(out), "a file in a folder that exists")
+    chosen = parse_method(method, option or [])
+    picture = read_image(image)
+    loaded = load_model(
+        model, parse_device(device), parse_dtype(dtype), text_tower, options.needs_tower(chosen)
+    )
+    inputs = inputs_of(loaded.processor, [picture], question)
+    inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+    on = reduce(loaded.model, chosen, keep=keep, text=question, text_tower=loaded.text_tower)
+    with on as reduction, torch.inference_mode(), working("looking"):
+        prepare(loaded.model, **inputs)
+    report = reduction.report
+    part = shown_part(loaded.processor, picture)
+    save(below([draw_item(item, part) for item in report.items]), out)
+    if as_json:
+        print_json({"picture": str(out), "question": question, "report": report.to_dict()})
+        return
+    console = stdout()
+    console.print(str(report), markup=False, style="dim", soft_wrap=True)
+    console.print(f"picture: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture.
+
+    Raises
+    ------
+    ArgumentError
+        If the path cannot be written, or its ending is no image format.
+    """
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        raise ArgumentError.of("--out", str(path), f"a picture file to write ({error})") from None

@@ -1,0 +1,97 @@
+"""What every verb writes with: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+_PIPED_WIDTH = 140
+
+
+def stdout() -> Console:
+    """Return a console for results."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPED_WIDTH)
+
+
+def stderr() -> Console:
+    """Return a console for progress and errors."""
+    return Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Write ``value`` to stdout as JSON, and nothing else."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that something of unknown length goes on."""
+    with stderr().status(what):
+        yield
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Progress]:
+    """Show a bar of ``total`` steps; ``advance(0)`` for each of them."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+@dataclass
+class Table:
+    """Rows of text with a heading, printable by rich and as Markdown.
+
+    Attributes
+    ----------
+    columns : sequence of str
+        Headings; those that end in ``>`` are right-aligned.
+    """
+
+    columns: Sequence[str]
+    title: str = ""
+    caption: str = ""
+    rows: list[Sequence[str]] = field(default_factory=list)
+    ruled_after: set[int] = field(default_factory=set)
+
+    def add(self, *cells: str) -> None:
+        """Add a row."""
+        self.rows.append(cells)
+
+    def rule(self) -> None:
+        """Draw a line below the last row."""
+        self.ruled_after.add(len(self.rows) - 1)
+
+    def print(self) -> None:
+        """Print to stdout."""
+        table = RichTable(title=self.title or None, caption=self.caption or None)
+        table.title_justify = table.caption_justify = "left"
+        for column in self.columns:
+            right = column.endswith(">")
+            table.add_column(column.rstrip(">"), justify="right" if right else "left")
+        for number, row in enumerate(self.rows):
+            cells = [cell.replace("[", "\\[") for cell in row]
+            table.add_row(*cells, end_section=number in self.ruled_after)
+        stdout().print(table)
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        heads = [column.rstrip(">") for column in self.columns]
+        marks = ["---:" if column.endswith(">") else "---" for column in self.columns]
+        lines = [heads, marks, *self.rows]
+        text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return f"{text}\n\n{self.caption}" if self.caption else text

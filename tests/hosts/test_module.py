@@ -1,0 +1,127 @@
+"""reduce_module on research code: a module of MiniGPT-v2's structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import lftr
+from lftr import LftrError
+
+GRID = (1, 16, 16)
+
+
+class MiniGPTv2(nn.Module):
+    """MiniGPT-v2's data flow: 32 x 32 patches, four neighbours joined, one linear layer, LLaMA-2.
+
+    Its prompt is put together from embeddings, and positions count what is there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 4, stride=4)
+        self.llama_proj = nn.Linear(4 * 24, 32)
+        self.llama_model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=60,
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+            )
+        )
+
+    def encode_img(self, image: Tensor) -> Tensor:
+        embeds = self.patches(image).flatten(2).mT
+        batch, count, width = embeds.shape
+        return self.llama_proj(embeds.view(batch, count // 4, width * 4))
+
+    def forward(self, image: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        words = self.llama_model.get_input_embeddings()
+        parts = [words(before), self.encode_img(image), words(after)]
+        return self.llama_model(inputs_embeds=torch.cat(parts, dim=1)).logits
+
+
+@pytest.fixture(scope="module")
+def model() -> MiniGPTv2:
+    torch.manual_seed(0)
+    return MiniGPTv2().eval().requires_grad_(False)
+
+
+def inputs(batch: int = 3) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image": torch.randn(batch, 3, 128, 128, generator=generator),
+        "before": torch.randint(0, 60, (batch, 3), generator=generator),
+        "after": torch.randint(0, 60, (batch, 5), generator=generator),
+    }
+
+
+@pytest.mark.parametrize("method", ["lftr", "pool", "divprune", "random"])
+def test_the_language_model_sees_the_reduced_tokens(model: MiniGPTv2, method: str) -> None:
+    call = inputs()
+    full = model.encode_img(call["image"])
+    with lftr.reduce_module(model.llama_proj, method, 1 / 16, grid=GRID) as reduction:
+        got = model(**call)
+    words = model.llama_model.get_input_embeddings()
+    for row in range(3):
+        tokens = lftr.VisualTokens(full[row], grid=GRID, encoder_features=full[row])
+        chosen = lftr.get_method(method).select(tokens, 16)
+        parts = [words(call["before"][row]), chosen.apply(full[row]), words(call["after"][row])]
+        want = model.llama_model(inputs_embeds=torch.cat(parts)[None]).logits[0]
+        torch.testing.assert_close(got[row], want, rtol=0, atol=1e-5)
+        assert reduction.report.items[row].positions == tuple(chosen.index.tolist())
+    assert got.shape[1] == 3 + 16 + 5
+    assert (reduction.report.tokens, reduction.report.kept) == (3 * 256, 3 * 16)
+
+
+def test_it_is_restored_also_after_an_error(model: MiniGPTv2) -> None:
+    call = inputs(1)
+    plain = model(**call)
+    with pytest.raises(ZeroDivisionError), lftr.reduce_module(model.llama_proj, "pool", 4):
+        raise ZeroDivisionError
+    assert torch.equal(model(**call), plain)
+    assert not model.llama_proj._forward_hooks
+    with lftr.reduce_module(model.llama_proj, "uniform", 1.0):
+        assert torch.equal(model(**call), plain)
+
+
+def test_outputs_of_other_kinds() -> None:
+    class Tower(nn.Module):
+        def forward(self, kind: str) -> Any:
+            from transformers.modeling_outputs import BaseModelOutput
+
+            x = torch.arange(24.0).reshape(1, 12, 2)
+            return {"tuple": (x, "rest"), "output": BaseModelOutput(last_hidden_state=x)}[kind]
+
+    tower = Tower()
+    with lftr.reduce_module(tower, "uniform", 3):
+        first, rest = tower("tuple")
+        assert first.shape == (1, 3, 2)
+        assert rest == "rest"
+        assert tower("output").last_hidden_state.shape == (1, 3, 2)
+
+
+def test_bad_input(model: MiniGPTv2) -> None:
+    with pytest.raises(LftrError, match=r"module = .*torch\.nn\.Module"):
+        lftr.reduce_module("llama_proj", "lftr", 4)  # type: ignore[arg-type]
+    with pytest.raises(LftrError, match="keep = 0"):
+        lftr.reduce_module(model.llama_proj, "lftr", 0)
+    with pytest.raises(LftrError, match="cls_attention"):
+        lftr.reduce_module(model.llama_proj, "fastervlm", 4)
+    with (
+        pytest.raises(LftrError, match=r"tiles = .*256 tokens"),
+        lftr.reduce_module(model.llama_proj, "lftr", 4, grid=(1, 5, 5)),
+    ):
+        model(**inputs(1))
+    with (
+        pytest.raises(LftrError, match=r"visual tokens \(B, N, C\)"),
+        lftr.reduce_module(model.patches, "lftr", 4),
+    ):
+        model(**inputs(1))
+    assert not model.llama_proj._forward_hooks
+    assert not model.patches._forward_hooks
