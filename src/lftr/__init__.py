@@ -19,6 +19,7 @@ __all__ = [
     "Method",
     "Selection",
     "VisualTokens",
+    "bundled",
     "get_method",
     "list_families",
     "list_methods",

@@ -35,6 +35,11 @@ class Budget:
 Keep: TypeAlias = float | int | Budget
 
 
+def is_auto(keep: object) -> bool:
+    """Whether the number is left to the method, by ``keep="auto"``."""
+    return isinstance(keep, str) and keep == "auto"
+
+
 def parse_keep(keep: object) -> Keep:
     """Check ``keep`` and return it as a plain ``int`` (a count), ``float`` (a ratio) or `Budget`.
 
@@ -47,7 +52,7 @@ def parse_keep(keep: object) -> Keep:
     """
     if isinstance(keep, Budget):
         return keep
-    if isinstance(keep, str) and keep == "auto":
+    if is_auto(keep):
         allowed = f"{_ALLOWED}; 'auto' counts after looking at a single item: Method.select alone"
         raise ArgumentError.of("keep", keep, allowed)
     if isinstance(keep, str):

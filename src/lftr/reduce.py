@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .budget import parse_keep
+from .budget import Keep, is_auto, parse_keep
 from .errors import ArgumentError
 from .methods import get_method
 from .methods.base import Method
@@ -52,9 +52,9 @@ def reduce(
         A model for image-text-to-text, of a family that `lftr.list_families` names.
     method : str or Method
         Decides which tokens stay.
-    keep : float, int or Budget
-        A ratio in (0, 1] (``1/16``), a count for each item (``64``), or `lftr.Budget(total=...)`
-        for each prompt.
+    keep : float, int, Budget or "auto"
+        A ratio in (0, 1] (``1/16``), a count for each item (``64``), `lftr.Budget(total=...)` for
+        each prompt, or the method's own number (TRIM and PruMerge have one).
     positions : {"original", "compact"}, optional
         Whether kept tokens stay where they were, or are renumbered without gaps. By default where
         they were, but for Q-Former queries, which have no place in the image.
@@ -98,7 +98,7 @@ def reduce(
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
     plan = Plan(
         as_method(method),
-        parse_keep(keep),
+        _parse(keep),
         positions or family.default_positions,
         stage,
         text,
@@ -158,7 +158,7 @@ def reduce_module(
     from .hosts.transformers.module import ModuleReduction
     from .hosts.transformers.plan import Plan
 
-    return ModuleReduction(module, Plan(as_method(method), parse_keep(keep)), grid)
+    return ModuleReduction(module, Plan(as_method(method), _parse(keep)), grid)
 
 
 def list_families() -> list[str]:
@@ -166,6 +166,10 @@ def list_families() -> list[str]:
     from .hosts.transformers.families import list_families as families
 
     return families()
+
+
+def _parse(keep: object) -> Keep | Literal["auto"]:
+    return "auto" if is_auto(keep) else parse_keep(keep)
 
 
 def _decoder(processor: Any) -> Callable[..., str] | None:

@@ -46,7 +46,7 @@ class Flow:
         slot, order = slot.sort(stable=True)  # sums in a fixed order, also on a GPU
         out = torch.nn.functional.embedding_bag(
             source[order],
-            x.flatten(0, 1).flatten(1).to(wide),
+            x.reshape(batch * total, -1).to(wide),
             torch.searchsorted(slot, torch.arange(batch * count, device=x.device)),
             mode="sum",
             per_sample_weights=self.weight.to(x.device, wide).flatten()[order],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -38,7 +39,7 @@ class MiniGPTv2(nn.Module):
     def encode_img(self, image: Tensor) -> Tensor:
         embeds = self.patches(image).flatten(2).mT
         batch, count, width = embeds.shape
-        return self.llama_proj(embeds.view(batch, count // 4, width * 4))
+        return self.llama_proj(embeds.reshape(batch, count // 4, width * 4))
 
     def forward(self, image: Tensor, before: Tensor, after: Tensor) -> Tensor:
         words = self.llama_model.get_input_embeddings()
@@ -125,3 +126,20 @@ def test_bad_input(model: MiniGPTv2) -> None:
         model(**inputs(1))
     assert not model.llama_proj._forward_hooks
     assert not model.patches._forward_hooks
+
+
+def test_auto_keeps_the_methods_own_number(model: MiniGPTv2) -> None:
+    entry = zoo.FAMILIES["llava"]
+    llava = entry.model()
+    call = entry.inputs(llava, entry.rows([[3, zoo.Image("wide"), 4, zoo.Image("small", 1), 5]]))
+    with lftr.reduce(llava, "prumerge", keep="auto") as reduction:
+        llava(**call)
+    kept = [item.kept for item in reduction.report.items]
+    assert all(1 <= k < item.tokens for k, item in zip(kept, reduction.report.items, strict=True))
+    with (
+        pytest.raises(LftrError, match=r"keep = 'auto'.*trim"),
+        lftr.reduce(llava, "uniform", keep="auto"),
+    ):
+        llava(**call)
+    with pytest.raises(LftrError, match="before the image"):
+        lftr.reduce(zoo.FAMILIES["blip_2"].model(), "trim", keep="auto")

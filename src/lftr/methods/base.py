@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..budget import resolve
+from ..budget import is_auto, resolve
 from ..errors import ArgumentError, LftrError
 from ..selection import Selection
 from ..tokens import Grid, VisualTokens
@@ -80,8 +80,7 @@ class Method:
             If ``keep`` is not allowed, or evidence is missing.
         """
         stack = tokens.as_batch()
-        auto = isinstance(keep, str) and keep == "auto"
-        count = self._auto_count(stack) if auto else resolve(keep, tokens.count)
+        count = self.count(stack, keep)
         if count == tokens.count:
             chosen = Selection.everything(count, batch=len(stack.features))
         else:
@@ -92,14 +91,26 @@ class Method:
         """Choose ``keep`` of a stack's patches, ``1 <= keep < N``; finite values, no separators."""
         raise TypeError(f"{type(self).__name__} must define choose(tokens, keep)")
 
+    def count(self, tokens: VisualTokens, keep: object) -> int:
+        """Return how many tokens `select` keeps; ``"auto"`` is the method's own number."""
+        if not is_auto(keep):
+            return resolve(keep, tokens.count)
+        patches = _finite(tokens.as_batch())[0].without_separators()
+        counts = self.auto_count(patches)
+        if len(set(counts)) != 1:
+            raise ArgumentError.of("keep", "auto", f"one item at a time; these want {counts}")
+        return min(max(1, counts[0]), patches.count)
+
     def auto_count(self, tokens: VisualTokens) -> list[int]:
         """Return how many of each item's patches stay by the method's own measure."""
         methods = Method.registry.values()
         known = sorted(m.name for m in methods if m.auto_count is not Method.auto_count)
-        raise ArgumentError.of("keep", "auto", f"a number, or one of the methods {', '.join(known)}")
+        raise ArgumentError.of(
+            "keep", "auto", f"a number, or one of the methods {', '.join(known)}"
+        )
 
     def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
-        """Spread the tokens that the items of one prompt keep; the sum stays. By default, as given."""
+        """Spread the tokens that a prompt's items keep; the sum stays. By default, as given."""
         return list(counts)
 
     def select_all(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
@@ -117,13 +128,6 @@ class Method:
             stack = self.select(VisualTokens.stack([items[i] for i in members]), count)
             chosen.update((i, stack.item(row)) for row, i in enumerate(members))
         return [chosen[i] for i in range(len(items))]
-
-    def _auto_count(self, stack: VisualTokens) -> int:
-        patches = _finite(stack)[0].without_separators()
-        counts = self.auto_count(patches)
-        if len(set(counts)) != 1:
-            raise ArgumentError.of("keep", "auto", f"one item at a time; these want {counts}")
-        return min(max(1, counts[0]), patches.count)
 
     def _choose_clean(self, stack: VisualTokens, count: int) -> Selection:
         finite, notes = _finite(stack)

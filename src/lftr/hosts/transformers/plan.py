@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ class Plan:
     ----------
     method : Method
         Decides.
-    keep : float, int or Budget
-        How many stay, for each item or (a budget) for each prompt.
+    keep : float, int, Budget or "auto"
+        How many stay, for each item or (a budget) for each prompt; "auto" is the method's number.
     positions : {"original", "compact"}
         Whether kept tokens stay where they were or are renumbered.
     stage : {"llm", "encoder"}
@@ -42,7 +42,7 @@ class Plan:
     """
 
     method: Method
-    keep: Keep
+    keep: Keep | Literal["auto"]
     positions: str = "original"
     stage: str = "llm"
     text: str | Sequence[str] | None = None
@@ -100,9 +100,11 @@ def fresh_of(items: Sequence[Item]) -> list[Item]:
     return [item for item in items if not item.seen]
 
 
-def drops(keep: Keep, items: Sequence[Item]) -> bool:
-    """Whether any item loses a token."""
+def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
+    """Whether any item can lose a token."""
     fresh = fresh_of(items)
+    if keep == "auto":
+        return bool(fresh)
     return counts_of(keep, fresh) != [item.size for item in fresh]
 
 
@@ -113,8 +115,12 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
         for item in fresh:
             item.selection = Selection.everything(item.size)
         return
+    if plan.keep == "auto":
+        wanted = [plan.method.count(one, "auto") for one in tokens]
+    else:
+        wanted = counts_of(plan.keep, fresh)
     counts: list[int] = []
-    places = zip(fresh, counts_of(plan.keep, fresh), tokens, strict=True)
+    places = zip(fresh, wanted, tokens, strict=True)
     for _, prompt in groupby(places, key=lambda place: place[0].row):
         members = list(prompt)
         counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])

@@ -30,6 +30,11 @@ class QFormerHost:
     """Reduces one model whose visual tokens pass through a Q-Former."""
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+        if plan.keep == "auto" and plan.stage == "llm":
+            raise UnsupportedModelError(
+                f"keep = 'auto'; {type(model).__name__} needs the number of tokens before the "
+                "image is encoded: give a ratio or a count"
+            )
         if plan.positions != "compact":
             raise UnsupportedModelError(
                 f"positions = {plan.positions!r}; the queries of {type(model).__name__} have no "
@@ -72,6 +77,7 @@ class QFormerHost:
                 f"{per_row.tolist()} image placeholders",
                 f"{self._queries()} in every row, one image each",
             )
+        assert self.plan.keep != "auto"
         kept = counts_of(self.plan.keep, [Item(0, 0, self._queries(), Layout())])[0]
         if kept == self._queries():
             return Reduced(dict(kwargs))

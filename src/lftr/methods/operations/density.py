@@ -39,13 +39,15 @@ def density_peaks(x: Tensor, count: int, neighbours: int = 5) -> Tensor:
 
     near = min(neighbours, total)
     nearest = [distances(i).topk(near, dim=2, largest=False).values.square() for i in starts]
-    density = torch.exp(-torch.cat([part.mean(dim=2) for part in nearest], dim=1))
-    rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    sparsity = torch.cat([part.mean(dim=2) for part in nearest], dim=1)
+    digits, exponent = sparsity.frexp()  # what differs by rounding alone is equally dense
+    level = torch.ldexp((digits * 2**16).round(), exponent)
+    rank = level.argsort(dim=1, stable=True).argsort(dim=1)
     gaps = []
     for i in starts:
         distance = distances(i)
         denser = rank.unsqueeze(1) < rank[:, i : i + BLOCK].unsqueeze(2)
         gap = distance.masked_fill(~denser, torch.inf).amin(dim=2)
         gaps.append(gap.where(gap.isfinite(), distance.amax(dim=2)))
-    score = density * torch.cat(gaps, dim=1)
+    score = torch.exp(-sparsity) * torch.cat(gaps, dim=1)
     return score.argsort(dim=1, descending=True, stable=True)[:, :count]

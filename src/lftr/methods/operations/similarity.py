@@ -51,15 +51,16 @@ class Similarity:
     def __init__(self, x: Tensor, diagonal: float | None = None, whole: int | None = None) -> None:
         self.x = x
         self.diagonal = diagonal
-        self.first = torch.arange(len(x), device=x.device) * x.shape[1]
         self.pairs: Tensor | None = None
+        self._first = torch.arange(len(x), device=x.device) * x.shape[1]
         if whole is None:
             whole = WHOLE if x.device.type == "cpu" else 4 * WHOLE
         if x.shape[1] <= whole:
             self.pairs = gram(x).clamp_(max=SAME)
             self.fill_diagonal(diagonal)
+            self._every = self.pairs.flatten(0, 1)
         else:
-            self._index = self.first.new_zeros(len(x), 1)
+            self._index = self._first.new_zeros(len(x), 1)
             self._rows = x.new_zeros(len(x), 1, 1)
             self._slot = torch.full(x.shape[:2], -1, device=x.device)
             self._served = BLOCK // 16
@@ -82,7 +83,7 @@ class Similarity:
             Whether high scores mean soon.
         """
         if self.pairs is not None:
-            return self.pairs.flatten(0, 1).index_select(0, pick + self.first)
+            return self._every.index_select(0, pick + self._first if len(pick) > 1 else pick)
         slot = self._slot.gather(1, pick.unsqueeze(1))
         if bool((slot < 0).any()):
             self._fetch(pick, likely if largest else -likely)
