@@ -68,7 +68,9 @@ def main() -> None:
     categories = [example.category for example in load("scenes", split="validation", n=options.n)]
     figures = summary(outcomes, categories)
     save("lftr", COMMAND, figures)
-    print(json.dumps({"machine": machine(), "figures": figures}) if options.json else report(figures))
+    print(
+        json.dumps({"machine": machine(), "figures": figures}) if options.json else report(figures)
+    )
 
 
 def report(figures: list[dict[str, Any]]) -> str:

@@ -2,10 +2,11 @@
 
 One CPU thread (its processor time, which others on the machine disturb least), or with ``--device
 cuda`` a GPU, timed by its events. A run is the decision, from the evidence that the method asks
-for, and its application to the features. Beside each median stand three yardsticks of the same run: all
-products of the features with themselves (``X @ X.T``), K reads of the features (``X @ v``), and a
-forward pass of a CLIP-L/336 encoder, estimated as 24 times one layer of its real width with random
-weights; an item of more than 576 tokens counts as that many more tiles. The originals' own times,
+for, and its application to the features. Beside each median stand three yardsticks of the same
+run: all products of the features with themselves (``X @ X.T``), K reads of the features
+(``X @ v``), and a forward pass of a CLIP-L/336 encoder, estimated as 24 times one layer of its real
+width with random weights; an item of more than 576 tokens counts as that many more tiles. The
+originals' own times,
 of another run on another machine, are in ``benchmarks/data/original_timings.json``.
 """
 
@@ -78,7 +79,9 @@ def clock(run: Callable[[], object], device: str, seconds: float, least: int = 3
     run()
     spent = time.perf_counter() - started
     times: list[float] = []
-    while len(times) < (least if spent < 10 else 1) or (sum(times) < seconds * 1e3 and len(times) < 50):
+    while len(times) < (least if spent < 10 else 1) or (
+        sum(times) < seconds * 1e3 and len(times) < 50
+    ):
         if device == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -93,7 +96,9 @@ def clock(run: Callable[[], object], device: str, seconds: float, least: int = 3
     return times
 
 
-def yardsticks(tokens: lftr.VisualTokens, keep: int, device: str, seconds: float) -> dict[str, float]:
+def yardsticks(
+    tokens: lftr.VisualTokens, keep: int, device: str, seconds: float
+) -> dict[str, float]:
     """Return the medians of the yardsticks, in milliseconds."""
     x = tokens.features
     vectors = x[:, :1].mT.contiguous()
@@ -134,6 +139,7 @@ def measure(name: str, tokens: lftr.VisualTokens, keep: int, device: str, second
 
 
 def main() -> None:
+    """Print the tables, and write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--methods", nargs="*", default=lftr.list_methods())

@@ -83,10 +83,9 @@ def against_limit(model: Any, name: str, keep: float, rounds: int) -> dict[str, 
     features = torch.cat(list(encoded.pooler_output))
     visual = inputs["input_ids"][0] == model.config.image_token_id
     count = lftr.budget.resolve(keep, int(visual.sum()))
-    ids = torch.cat(
-        [inputs["input_ids"][0, :5], inputs["input_ids"][0, visual][:count]]
-        + [inputs["input_ids"][0, 5:][~visual[5:]]]
-    ).unsqueeze(0)
+    whole = inputs["input_ids"][0]
+    keep = ~visual | (visual.cumsum(0) <= count)
+    ids = whole[keep].unsqueeze(0)
     kind = type(encoded)
 
     def plain(ids: Any, rows: Any) -> Any:
@@ -147,7 +146,7 @@ def own_time(rounds: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def bookkeeping(rounds: int) -> dict[str, Any]:
-    """The host's part at L = 2944: segment, positions, columns; no method, no encoder."""
+    """Time the host's part at L = 2944: segment, positions, columns; no method, no encoder."""
     from lftr.hosts.transformers.families import Layout
     from lftr.hosts.transformers.plan import Item, Plan
     from lftr.hosts.transformers.prefill import Prefill
@@ -162,9 +161,7 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
     host: Any = reduction.host
     assert isinstance(host, Prefill)
     assert isinstance(host.plan, Plan)
-    selection = lftr.get_method("uniform").select(
-        lftr.VisualTokens(torch.zeros(visual, 1)), 1 / 16
-    )
+    selection = lftr.get_method("uniform").select(lftr.VisualTokens(torch.zeros(visual, 1)), 1 / 16)
 
     def shrink() -> None:
         segment = Segment.of(inputs, None)
@@ -230,7 +227,8 @@ def report(figures: dict[str, Any]) -> str:
             f"LFTR at N=576, C=1024, K=36: select {own['select'][0]:.2f} ms (IQR "
             f"{own['select'][1]:.2f}), apply {own['apply'][0]:.2f} ms; X @ X.T of the same run "
             f"{own['gram'][0]:.2f} ms, ratio {times(own['select_over_gram'])}.",
-            f"Bookkeeping at L={host['columns']}: {host['ms'][0]:.2f} ms (IQR {host['ms'][1]:.2f}).",
+            f"Bookkeeping at L={host['columns']}: {host['ms'][0]:.2f} ms "
+            f"(IQR {host['ms'][1]:.2f}).",
         ]
     )
 

@@ -20,11 +20,10 @@ _INK = (235, 235, 235)
 _DIM = 0.28  # brightness of what was dropped
 _MERGED = 0.55  # brightness of what flowed into a kept token
 _TINT = 0.4  # of a slot's colour over it
-_SIDE = 480  # least length of a picture's longer side, in pixels
 _GAP = 12
 
 
-def draw_item(item: ItemReport, image: Image.Image | None = None) -> Image.Image:
+def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 480) -> Image.Image:
     """Draw one visual item of a report, each of its grids beside the other.
 
     Kept tokens are bright inside a border. With merging, every slot has a colour: its anchor a
@@ -37,6 +36,8 @@ def draw_item(item: ItemReport, image: Image.Image | None = None) -> Image.Image
     image : PIL.Image.Image, optional
         What the model was shown. It lies under an item of one grid; the tiles of others are drawn
         on plain ground.
+    length : int
+        Pixels of a grid's longer side, at the least.
     """
     assert item.selection is not None, "reports of a reduction hold their selections"
     slots = item.selection.assignment(item.tokens).tolist()
@@ -57,6 +58,7 @@ def draw_item(item: ItemReport, image: Image.Image | None = None) -> Image.Image
                 [i in anchors for i in places],
                 colours,
                 under,
+                patch_side((frames, rows, columns), length),
             )
         )
     return beside(pictures)
@@ -74,9 +76,9 @@ def _hue(slot: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def patch_side(grid: Grid) -> int:
-    """Side of a token in a picture, in pixels."""
-    return max(8, -(-_SIDE // max(grid[1:])))
+def patch_side(grid: Grid, length: int = 480) -> int:
+    """Side of a token in a picture, in pixels; `length` is shared by the grid's longer side."""
+    return max(8, -(-length // max(grid[0] * grid[1], grid[2])))
 
 
 def _draw_grid(
@@ -85,9 +87,9 @@ def _draw_grid(
     anchors: Sequence[bool],
     colours: Sequence[Colour],
     under: Image.Image | None,
+    side: int,
 ) -> Image.Image:
     _, rows, columns = grid
-    side = patch_side(grid)
     size = (columns * side, rows * side)
     bright = Image.new("RGB", size, (96, 100, 112))
     if under is not None:
@@ -106,7 +108,7 @@ def _draw_grid(
         picture.paste(patch, box)
         if anchor:
             edge = (box[0], box[1], box[2] - 1, box[3] - 1)
-            pen.rectangle(edge, outline=colours[slot], width=max(1, side // 10))
+            pen.rectangle(edge, outline=colours[slot], width=max(1, round(side / 8)))
     return picture
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,8 @@ def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
     if index.ndim == 1:
         return x.index_select(dim, index)
     dim %= x.ndim
+    if dim == 1:  # whole rows at a time
+        return x[torch.arange(len(x), device=x.device).unsqueeze(1), index]
     shape = [1] * x.ndim
     shape[0], shape[dim] = index.shape
     target = list(x.shape)

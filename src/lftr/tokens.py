@@ -158,11 +158,10 @@ class VisualTokens:
     @property
     def blocks(self) -> tuple[Grid, ...]:
         """The grids that the tokens fill one after the other; one line of tokens if unknown."""
-        if self.grid is not None:
-            return (self.grid,)
-        if self.tiles is not None:
-            return tuple(self.tiles)
-        return ((1, 1, self.count),)
+        given = self.tiles if self.grid is None else (self.grid,)
+        if given is None:
+            return ((1, 1, self.count),)
+        return tuple((int(t), int(h), int(w)) for t, h, w in given)
 
     @property
     def coordinates(self) -> Tensor:
@@ -265,7 +264,9 @@ class VisualTokens:
             if len(axes) == 2:
                 value = value[rows[:, None, None], index[:, :, None], index[:, None, :]]
             else:
-                value = value[rows[:, None], index]
+                place = rows.unsqueeze(1) * self.count + index
+                value = value.flatten(0, 1).index_select(0, place.flatten())
+                value = value.unflatten(0, place.shape)
             return value.movedim(front, axes)
 
         changes: dict[str, Any] = {"tiles": None, "separator": None, "_coordinates": None}

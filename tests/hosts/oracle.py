@@ -57,8 +57,8 @@ def true_logits(
     new : sequence of int
         Tokens that were generated.
     """
-    columns, embedded = gathered(model, inputs, visual, choices, new, positions)
-    return embedded[int(columns) - 1 :]
+    keep, logits = gathered(model, inputs, visual, choices, new, positions)
+    return logits[int(keep.sum()) - 1 :]
 
 
 def gathered(
@@ -68,8 +68,8 @@ def gathered(
     choices: Sequence[Choice],
     new: Sequence[int] = (),
     positions: str = "original",
-) -> tuple[int, Tensor]:
-    """Kept columns of the prompt, and the logits of all of them and of `new`."""
+) -> tuple[Tensor, Tensor]:
+    """Which columns of the prompt stay `(L,)`, and the logits of all of them and of `new`."""
     keep = ~visual
     if choices:
         keep[visual] = torch.cat([choice.anchors for choice in choices])
@@ -111,7 +111,7 @@ def gathered(
         call |= {name: values[:, index] for name, values in types.items()}
     with torch.no_grad():
         hidden = plain(**call)[0]
-    return int(keep.sum()), head(model, hidden)[0]
+    return keep, head(model, hidden)[0]
 
 
 def language_model(model: Any) -> Any:

@@ -31,7 +31,8 @@ def assert_same(found: Any, expected: Any) -> None:
     assert type(found) is type(expected)
     pairs = list(zip(tensors(found), tensors(expected), strict=True))
     assert pairs
-    assert all(torch.equal(left, right) for left, right in pairs)
+    for left, right in pairs:
+        torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("rows", [ROWS, [WIDE]], ids=["batch", "single"])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RATIOS = (4, 8, 16)
 _SHOWN = 5  # scenes whose answers are printed
 _DRAWN = 2  # scenes in the picture
+_LENGTH = 288  # pixels of an image's side in the picture
 _TIMED = 7  # most questions that are timed one by one
 
 
@@ -165,12 +166,12 @@ def _picture(
             with on as reduction, torch.inference_mode():
                 prepare(loaded.model, **inputs)
             item = reduction.report.items[0]
-            pictures.append(draw_item(item, part))
+            pictures.append(draw_item(item, part, _LENGTH))
             captions.append(f"{method}, {item.kept} of {item.tokens} tokens: {outcome.answers[i]}")
         plain = part.resize(pictures[0].size, Image.Resampling.BICUBIC)
         first = f"{example.question}\nall tokens: {full.answers[i]} (right: {example.answer})"
         rows.append(beside([plain, *pictures], [first, *captions]))
-    return below(rows)
+    return below(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
 
 
 def _plain(

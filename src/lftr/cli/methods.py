@@ -35,7 +35,9 @@ def methods(
 def describe(method: Method) -> dict[str, Any]:
     """Return a method's name, summary, options and evidence as plain values."""
     summary = (inspect.getdoc(method) or "").strip().partition("\n\n")[0]
-    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(method):
+        fields = dataclasses.fields(method)
     return {
         "name": method.name,
         "summary": " ".join(summary.split()).replace("``", ""),

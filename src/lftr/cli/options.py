@@ -22,9 +22,11 @@ Options = Annotated[
     typer.Option("--option", help="name=value for the method; may be given several times."),
 ]
 Positions = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--positions", help="original (kept tokens stay where they were) or compact (renumbered)."
+        "--positions",
+        help="original (kept tokens stay where they were) or compact (renumbered); by default "
+        "what suits the model.",
     ),
 ]
 Device = Annotated[

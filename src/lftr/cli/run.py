@@ -26,7 +26,7 @@ def run(
     method: options.MethodName = "lftr",
     keep: options.Keep = "1/16",
     option: options.Options = None,
-    positions: options.Positions = "original",
+    positions: options.Positions = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",

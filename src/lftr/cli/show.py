@@ -67,6 +67,6 @@ def save(picture: Image.Image, path: Path) -> None:
         If the path cannot be written, or its ending is no image format.
     """
     try:
-        picture.save(path)
+        picture.save(path, optimize=True)
     except (OSError, ValueError) as error:
         raise ArgumentError.of("--out", str(path), f"a picture file to write ({error})") from None

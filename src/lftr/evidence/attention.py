@@ -1,14 +1,13 @@
 """A tap on attention layers: one row, or what each key receives; never a full map.
 
-Every attention layer of transformers looks its kernel up in ``ALL_ATTENTION_FUNCTIONS``. While a
-tap is open, the entries of that table are wrapped by functions that pass everything through and,
-for tapped modules of the tapping thread alone, read the exact queries and keys (after rotary
-embeddings and normalisation, whatever the kernel). When the last tap closes the table is as it was.
+Every attention layer of transformers looks its kernel up by ``ALL_ATTENTION_FUNCTIONS``'
+``get_interface``. While a tap is open, what the tapping thread is given there passes everything
+through and, for tapped modules, reads the exact queries and keys (after rotary embeddings and
+normalisation, whatever the kernel). When the last tap closes the table is as it was.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,7 +98,7 @@ def _receive(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> T
 _open: ContextVar[dict[int, Tap] | None] = ContextVar("lftr_taps", default=None)
 _lock = threading.Lock()
 _users = 0
-_before: dict[str, Any] = {}
+_before: list[Any] = []
 
 
 @contextmanager
@@ -118,30 +117,29 @@ def _install() -> None:
     global _users
     with _lock:
         _users += 1
-        if _users > 1:
-            return
-        table = ALL_ATTENTION_FUNCTIONS
-        _before.update(table._local_mapping)
-        for name in table.valid_keys():
-            table[name] = _passing_on(table[name])
-        if "eager" not in _before:
-            table["eager"] = _passing_on(_eager)
+        if _users == 1:
+            table = vars(ALL_ATTENTION_FUNCTIONS)
+            _before.append(table.get("get_interface"))
+            table["get_interface"] = _wrapping(ALL_ATTENTION_FUNCTIONS.get_interface)
 
 
 def _uninstall() -> None:
     global _users
     with _lock:
         _users -= 1
-        if _users:
-            return
-        ALL_ATTENTION_FUNCTIONS._local_mapping.clear()
-        ALL_ATTENTION_FUNCTIONS._local_mapping.update(_before)
-        _before.clear()
+        if _users == 0:
+            table, before = vars(ALL_ATTENTION_FUNCTIONS), _before.pop()
+            del table["get_interface"]
+            if before is not None:
+                table["get_interface"] = before
 
 
-def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call the eager attention of the file that ``module``'s class is defined in."""
-    return sys.modules[type(module).__module__].eager_attention_forward(module, *args, **kwargs)
+def _wrapping(get_interface: Callable[..., Any]) -> Callable[..., Any]:
+    def look_up(name: str, default: Callable[..., Any]) -> Callable[..., Any]:
+        function = get_interface(name, default)
+        return _passing_on(function) if _open.get() else function
+
+    return look_up
 
 
 def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,8 +21,8 @@ class CDPruner(Method, name="cdpruner"):
     0 to 1 within an item.
 
     Source: CDPruner (arXiv 2506.10967), section 3; ``LlavaMetaForCausalLM.encode_images``.
-    Evidence: CLIP's projected tokens and text; without a text tower the prompt's own embeddings, not
-    negated, as in the authors' own code for models without CLIP.
+    Evidence: CLIP's projected tokens and text; without a text tower the prompt's own embeddings,
+    not negated, as in the authors' own code for models without CLIP.
     Differs: relevance is scaled within each item (the original scales over the batch, so that an
     image's tokens depend on its neighbours); a K above the kernel's rank stays defined: what is
     left goes by relevance (the original divides by zero).

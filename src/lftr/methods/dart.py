@@ -13,6 +13,7 @@ from ..tokens import VisualTokens
 from .base import Evidence, Method
 from .operations.scaling import unit
 from .options import one_of, whole
+from .signals import Notes
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Dart(Method, name="dart"):
     Source: DART (arXiv 2502.11494), section 4, as ported in ModelTC/LightCompress
     (``get_retained_image_token``), here on the embeddings that enter the language model.
     Evidence: the prompt's own token embeddings; without text the image's pivots choose alone.
-    Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left over
-    goes to the first pivots, one each); pivots choose in the order of their norm, the image's first
-    (the original: in that of a Python set).
+    Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left
+    over goes to the first pivots, one each); pivots choose in the order of their norm, the image's
+    first (the original: in that of a Python set).
     """
 
     pivots: int = 4
@@ -59,7 +60,8 @@ class Dart(Method, name="dart"):
         x = tokens.features.float()
         _, measured = tokens.evidence(self.norm)
         own = _largest(measured, min(self.pivots, keep))
-        pivots, notes = take(x, own, 1), ()
+        notes: Notes = ()
+        pivots = take(x, own, 1)
         text = tokens.text_token_embeds
         if self.text_pivots and text is not None:
             said = take(text.float(), _largest(text, min(self.text_pivots, text.shape[1])), 1)

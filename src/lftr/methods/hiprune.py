@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
 from .options import between
-from .signals import TEXT, received, stand_in, text_relevance
+from .signals import TEXT, Notes, received, stand_in, text_relevance
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class HiPrune(Method, name="hiprune"):
 
     Anchors receive most attention in a layer that sees objects; the tokens beside and above and
     below them come along; the rest of the budget goes to what receives most attention in the last
-    layer used. With ``text_share`` a part of it goes to the tokens most relevant to the text instead
-    (HiPrune++).
+    layer used. With ``text_share`` a part of it goes to the tokens most relevant to the text
+    instead (HiPrune++).
 
     Parameters
     ----------
@@ -58,7 +57,8 @@ class HiPrune(Method, name="hiprune"):
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         deep = received(tokens)
-        shallow, notes = tokens.attention_received_shallow, ()
+        notes: Notes = ()
+        shallow = tokens.attention_received_shallow
         if shallow is None:
             shallow, notes = deep, stand_in("attention_received", "attention_received_shallow")
         anchors = _ranks(shallow.float()) < round(keep * self.alpha / 5)

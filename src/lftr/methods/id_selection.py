@@ -29,8 +29,8 @@ class IDSelection(Method, name="id-selection"):
     -----
     Source: ID-Selection (arXiv 2604.05601), section 3; no official code, so this follows
     descriptions of it.
-    Evidence: encoder features; CLS attention, or attention received from encoders without CLS (where
-    the paper takes attention of an early layer of the language model).
+    Evidence: encoder features; CLS attention, or attention received from encoders without CLS
+    (where the paper takes attention of an early layer of the language model).
     Differs: once no importance is left above zero, tokens follow by how little of them was taken; a
     third party's port stops all at zero, where the first in raster order follow.
     """

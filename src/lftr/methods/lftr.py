@@ -93,7 +93,7 @@ class Lftr(Method, name="lftr"):
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
         centres = take(x, kept, 1) / length.gather(1, kept).unsqueeze(2)
-        slot = own(nearest_to(x, centres)[0], kept)  # a token's length does not change its nearest
+        slot = own(nearest_to(x, centres, length)[0], kept)
         return Selection(kept, mean_flow(slot, keep), notes)
 
     def _scores(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> tuple[Tensor, Notes]:

@@ -50,7 +50,7 @@ class Trim(Method, name="trim"):
 
 
 def relevance(tokens: VisualTokens) -> tuple[Tensor, Notes]:
-    """Return the score ``(B, N)`` of each token, a softmax over them, and what stood in for what."""
+    """Return the score ``(B, N)`` of each token, a softmax over them, and what stood in."""
     if tokens.text_embeds is None or tokens.visual_projected is None:
         scores, notes = text_relevance(tokens)
         return scores.softmax(dim=1), notes

@@ -25,8 +25,8 @@ class TwoExpert(Method, name="two-expert"):
 
     Notes
     -----
-    Source: the training-free twin of the selection of LLaVA-Meteor (arXiv 2505.11945), whose experts
-    are trained; its weights and its fusion before them are not reproduced.
+    Source: the training-free twin of the selection of LLaVA-Meteor (arXiv 2505.11945), whose
+    experts are trained; its weights and its fusion before them are not reproduced.
     Evidence: CLS attention or attention received; CLIP text or the prompt's own embeddings.
     """
 

@@ -28,7 +28,7 @@ def expand_encoder_outputs(
         parts = [values] if isinstance(values, Tensor) else list(values)
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         rows = torch.cat([row for row in flat.split(counts) for _ in range(size)])
-        return rows.unsqueeze(0) if isinstance(values, Tensor) else [rows]
+        return rows.unsqueeze(1) if isinstance(values, Tensor) else [rows]
 
     fields = {family.features_key: repeat(getattr(image, family.features_key))}
     planes = getattr(image, "deepstack_features", None)

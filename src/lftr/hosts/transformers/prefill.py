@@ -142,7 +142,8 @@ class Prefill:
     ) -> list[VisualTokens]:
         """Put together what the method sees of each new item."""
         sizes = [item.size for item in items]
-        features = _flat(getattr(encoded.output, self.family.features_key)).detach().split(sizes)
+        rows = _flat(getattr(encoded.output, self.family.features_key))
+        features = self.family.as_received(self.model, rows).detach().split(sizes)
         maps = {name: rows.detach().split(sizes) for name, rows in encoded.maps.items()}
         words = segment.mask.bool() & ~visual
         texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
@@ -174,6 +175,11 @@ class Prefill:
         items: Sequence[Item],
     ) -> Any:
         """Encode every image at the grid that the method asks for, and return what goes on."""
+        if any(len(item.layout.tiles or ()) > 1 for item in items):
+            raise UnsupportedModelError(
+                f"images of {self.model.config.model_type} are cut into tiles, which have one size; "
+                "use 'pool' instead of 'downsample'"
+            )
         grids = [(item.layout.tiles or ((1, 1, item.size),))[0] for item in items]
         counts = [item.selection.count if item.selection else 1 for item in items]
         small = [method.small_grid(g, k) for g, k in zip(grids, counts, strict=True)]
@@ -290,8 +296,11 @@ def _flat(values: Any) -> Tensor:
 
 
 def _contained(rows: Tensor, like: Any) -> Any:
-    """Return ``(total, C)`` in a container that the model takes where it had ``like``."""
-    return rows.unsqueeze(0) if isinstance(like, Tensor) else [rows]
+    """Return ``(total, C)`` in a container that the model takes where it had ``like``.
+
+    Entries of one token each are what SmolVLM before transformers 5.20 takes in any number.
+    """
+    return rows.unsqueeze(1) if isinstance(like, Tensor) else [rows]
 
 
 def _join_runs(

@@ -104,8 +104,9 @@ class Joined:
             start.unsqueeze(1).to(self.index.device) for start in (row, token, slot)
         )
         place = slot + torch.arange(part.count, device=slot.device)
-        self.index[row, place] = part.index + token
-        flow = part.flow or identity(part.index)
+        index = part.index.to(self.index.device)
+        self.index[row, place] = index + token
+        flow = part.flow or identity(index)
         entries = (row.expand_as(flow.source), flow.source + token, flow.slot + slot, flow.weight)
         self.entries.append(tuple(entry.flatten() for entry in entries))
         self.parts.append(part)

@@ -12,7 +12,7 @@ from . import similarity as similar
 from .scaling import unit
 from .similarity import Similarity
 
-POOL = 128  # candidates whose similarities are held where the N x N map is not
+POOL = 512  # candidates whose similarities are held where the N x N map is not
 STEP = 8  # candidates that are looked at together
 
 

@@ -10,6 +10,7 @@ from ...selection import Flow
 from .scaling import unit
 
 BLOCK = 1 << 22  # similarities that are held at once
+ROUNDING = 1e-6  # cosines that are nearer than this are equal
 
 
 def mean_flow(slot: Tensor, count: int) -> Flow:
@@ -30,14 +31,13 @@ def weighted_flow(slot: Tensor, weight: Tensor, count: int) -> Flow:
 
     A slot whose weights are all zero takes the plain mean. Entry ``i`` of the flow is token ``i``.
     """
-    weight = weight.float()
-    nothing = weight.new_zeros(len(slot), count)
-    whole = nothing.scatter_add(1, slot, weight)
-    if bool((whole <= 0).any()):
-        weight = torch.where(whole.gather(1, slot) > 0, weight, 1.0)
-        whole = nothing.scatter_add(1, slot, weight)
+    weight, one = weight.float(), torch.ones_like(weight, dtype=torch.float32)
     source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
-    return Flow(source, slot, weight / whole.gather(1, slot))
+    whole = Flow(source, slot, weight).combine(one, count).gather(1, slot)
+    if bool((whole <= 0).any()):
+        weight = torch.where(whole > 0, weight, one)
+        whole = Flow(source, slot, weight).combine(one, count).gather(1, slot)
+    return Flow(source, slot, weight / whole)
 
 
 def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,14 +56,22 @@ def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return own(slot, index), cosine
 
 
-def nearest_to(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_to(x: Tensor, centres: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the centre of ``(B, K, C)`` nearest to each token of ``(B, N, C)``, and their cosine.
 
-    Both have length one. Compared in blocks, so that memory stays linear in N.
+    Both have length one, or the tokens the given ``length`` ``(B, N)``. Of equally near centres the
+    earlier is taken; cosines that differ by rounding alone are equal. Compared in blocks, so that
+    memory stays linear in N.
     """
     step = max(1, BLOCK // (centres.shape[1] * len(x)))
-    best = [torch.bmm(part, centres.mT).max(dim=2) for part in x.split(step, dim=1)]
-    return torch.cat([b.indices for b in best], dim=1), torch.cat([b.values for b in best], dim=1)
+    slots, best = [], []
+    for start in range(0, x.shape[1], step):
+        cosine = torch.bmm(centres, x[:, start : start + step].mT)
+        if length is not None:
+            cosine /= length[:, None, start : start + step]
+        best.append(cosine.amax(dim=1))
+        slots.append((cosine >= best[-1].unsqueeze(1) - ROUNDING).max(dim=1).indices)
+    return torch.cat(slots, dim=1), torch.cat(best, dim=1)
 
 
 def own(slot: Tensor, index: Tensor) -> Tensor:

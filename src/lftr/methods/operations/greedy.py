@@ -99,9 +99,9 @@ def soft_nms(x: Tensor, scores: Tensor, keep: int, gamma: float) -> Tensor:
 
 
 def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
-    """Pick by score, skipping what has a cosine above ``threshold`` with a pick, until none is left.
+    """Pick by score, skipping what has a cosine above ``threshold`` with a pick.
 
-    The skipped then follow, by score, until K are picked.
+    Once none is left, the skipped follow, by score, until K are picked.
 
     Parameters
     ----------

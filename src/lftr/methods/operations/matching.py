@@ -88,6 +88,7 @@ def _fold(
         score = score - penalty[:, ::2]
     if class_token:
         score[:, 0] = -torch.inf
+    score = (score * 2**16).round()  # what differs by rounding alone is a tie
     order = score.argsort(dim=1, descending=True, stable=True)
     gone, stays = order[:, :remove], order[:, remove:]
     place = torch.arange(total, device=metric.device).expand(batch, -1)

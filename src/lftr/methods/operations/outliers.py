@@ -14,4 +14,5 @@ def outlier_count(scores: Tensor, factor: float = 1.5) -> Tensor:
     levels = torch.tensor([0.25, 0.75], device=scores.device)
     first, third = scores.float().quantile(levels, dim=-1)
     fence = third + factor * (third - first)
-    return (scores > fence.unsqueeze(-1)).sum(dim=-1)
+    above: Tensor = scores > fence.unsqueeze(-1)
+    return above.sum(dim=-1)

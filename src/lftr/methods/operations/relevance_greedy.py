@@ -39,12 +39,13 @@ def marginal_relevance(x: Tensor, scores: Tensor, keep: int, diversity: float) -
         rows = torch.sub(own.unsqueeze(1), similarity.pairs, alpha=diversity)
         rows.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
         rows = rows.flatten(0, 1)
+    first = torch.arange(len(x), device=x.device) * x.shape[1]
     value, picks = scores, []
     for step in range(keep):
         pick = value.argmax(dim=1)
         picks.append(pick)
         if rows is not None:
-            left = rows.index_select(0, pick + similarity.first)
+            left = rows.index_select(0, pick + first)
         else:
             left = torch.sub(own, similarity.row(pick, value), alpha=diversity)
             left.scatter_(1, pick.unsqueeze(1), -torch.inf)

@@ -9,15 +9,16 @@ from torch import Tensor
 def unit(x: Tensor) -> Tensor:
     """Return the rows ``(..., C)`` at length one, in float32; zero rows stay zero.
 
-    Rows are brought near one by their largest entry first, so that no length over- or underflows.
+    Rows whose length would over- or underflow are brought near one by their largest entry first.
     """
     x = x.float()
     length = x.norm(dim=-1, keepdim=True)
-    if not bool(((length > 1e-15) & (length < 1e15)).all()):
-        largest = x.abs().amax(dim=-1, keepdim=True)
-        x = x / largest.clamp_min(torch.finfo(x.dtype).tiny)
+    safe = (length > 1e-15) & (length < 1e15)
+    if not bool(safe.all()):
+        largest = x.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        x = x / torch.where(safe, 1.0, largest)  # exact where a row is safe
         length = x.norm(dim=-1, keepdim=True)
-    return x / length.clamp_min(torch.finfo(x.dtype).tiny)
+    return torch.div(x, length.clamp_min(torch.finfo(x.dtype).tiny))
 
 
 def min_max(scores: Tensor, floor: float = 0.0) -> Tensor:
@@ -33,7 +34,7 @@ def min_max(scores: Tensor, floor: float = 0.0) -> Tensor:
 
 
 def z_score(scores: Tensor) -> Tensor:
-    """Return scores ``(..., N)`` with mean zero and deviation one in each row; zeros if constant."""
+    """Return scores ``(..., N)`` with mean zero and deviation one in each row; zeros if equal."""
     scores = scores.float()
     centred = scores - scores.mean(dim=-1, keepdim=True)
     deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
@@ -42,9 +43,9 @@ def z_score(scores: Tensor) -> Tensor:
 
 
 def mean_cosine(x: Tensor, targets: Tensor) -> Tensor:
-    """Return the cosine ``(B, N)`` of the rows of ``x`` ``(B, N, C)`` with ``targets`` ``(B, M, C)``.
+    """Return the cosine ``(B, N)`` of the rows of ``x`` ``(B, N, C)`` with some targets.
 
-    Averaged over the M targets. A product and a sum rather than a matrix product, whose rounding
-    would depend on the batch.
+    Averaged over the targets ``(B, M, C)``. A product and a sum rather than a matrix product, whose
+    rounding would depend on the batch.
     """
     return (unit(x) * unit(targets).mean(dim=1, keepdim=True)).sum(dim=-1)

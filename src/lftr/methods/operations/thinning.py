@@ -17,8 +17,8 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
     """Return the ``keep`` of ``members`` that are left after dropping near duplicates.
 
     In each round the even places of the list are compared with the odd ones by cosine; of the even
-    ones the ``step`` with the nearest neighbour go. The others, nearest first, and then the odd ones
-    make up the next round's list.
+    ones the ``step`` with the nearest neighbour go. The others, nearest first, and then the odd
+    ones make up the next round's list.
 
     Only the nearest neighbours of each token are remembered, so memory stays linear in N; they are
     looked up again once none of a token's is left on the other side.

@@ -76,6 +76,10 @@ class Family:
         """Return how many tokens each image or tile has, from the encoder's output."""
         return [entry.shape[0] for entry in features]
 
+    def as_received(self, model: nn.Module, features: Tensor) -> Tensor:
+        """Return the encoder's tokens ``(N, C)`` as the language model receives them."""
+        return features
+
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         """Return the layout of each of `entries`."""
         return [Layout.square(size) for size in sizes]

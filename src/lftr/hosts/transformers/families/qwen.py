@@ -13,7 +13,7 @@ from .base import Family, Inputs, Layout, block_mean, grid_split, grids_of, resi
 
 
 class QwenVL(Family):
-    """Qwen2-VL, Qwen3-VL, Qwen3.5 and GLM-4V: patches arrive grouped by the token they make."""
+    """Qwen2-VL, Qwen3-VL and Qwen3.5: patches arrive grouped by the token they make."""
 
     model_types: ClassVar[Sequence[str]] = (
         "qwen2_vl",
@@ -21,8 +21,6 @@ class QwenVL(Family):
         "qwen3_vl_moe",
         "qwen3_5",
         "qwen3_5_moe",
-        "glm4v",
-        "glm4v_moe",
     )
     tower = "visual"
     projector = "visual.merger"
@@ -76,6 +74,13 @@ def _patches(images: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
     split = (t, depth, -1, h // side, side, size, w // side, side, size)
     x = images.reshape(split).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return x.reshape(t * h * w, -1)
+
+
+class Glm4V(QwenVL):
+    """GLM-4V: a convolution merges the patches before the merger sees them."""
+
+    model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe")
+    projector = "visual.post_layernorm"
 
 
 class Qwen25VL(QwenVL):

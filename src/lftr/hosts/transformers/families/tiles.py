@@ -73,13 +73,17 @@ class Idefics(Shuffled):
 class Llama4(Shuffled):
     """Llama 4: what generate hands over is taken before the projector; CLS comes last.
 
-    Reduction therefore acts on the encoder's tokens, and merging methods merge those.
+    Reduction therefore acts on the encoder's tokens, and merging methods merge those; the projector
+    is linear, so that this is the same.
     """
 
     model_types: ClassVar[Sequence[str]] = ("llama4",)
     features_key = "last_hidden_state"
     tower = "vision_model"
-    projector_sees_tokens = True
+    projector = "vision_model.vision_adapter"
+
+    def as_received(self, model: Any, features: Tensor) -> Tensor:
+        return model.base_model.multi_modal_projector(features)  # type: ignore[no-any-return]
 
     def block(self, model: Any, side: int) -> int:
         return round(1 / float(model.config.vision_config.pixel_shuffle_ratio))

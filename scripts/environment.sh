@@ -1,0 +1,50 @@
+# Sourced by scripts/demo and scripts/test: makes .venv in the repository, once.
+#
+# usage: source scripts/environment.sh EXTRAS
+# Leaves the environment's python in $PYTHON.
+
+set -euo pipefail
+
+extras=$1
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=$root/.venv/bin/python
+ready=$root/.venv/.lftr-ready-$extras
+
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11 python; do
+        if "$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    echo "lftr needs python 3.11 or newer (with its venv module); none was found on the PATH" >&2
+    return 1
+}
+
+has_torch() { "$PYTHON" -c 'import torch' 2>/dev/null; }
+
+# A machine without an NVIDIA driver has no use for torch's CUDA build, some gigabytes larger.
+# torchvision is left out: beside a CPU build of torch, its usual build cannot be imported.
+install_torch() {
+    has_torch && return
+    if ! command -v nvidia-smi >/dev/null 2>&1; then
+        "$PYTHON" -m pip install -qq "torch==2.13.0+cpu" 2>/dev/null && return
+        "$PYTHON" -m pip install -qq torch \
+            --index-url https://download.pytorch.org/whl/cpu 2>/dev/null && return
+        echo "no CPU build of torch within reach; taking the default one" >&2
+    fi
+    "$PYTHON" -m pip install -qq torch
+}
+
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    chosen=$(find_python)
+    echo "making $root/.venv with $("$chosen" --version)" >&2
+    "$chosen" -m venv --clear "$root/.venv"
+fi
+if ! cmp --silent "$root/pyproject.toml" "$ready"; then
+    echo "installing lftr[$extras] into $root/.venv" >&2
+    install_torch
+    "$PYTHON" -m pip install -qq --editable "$root[$extras]"
+    cp "$root/pyproject.toml" "$ready"
+fi

@@ -1,0 +1,103 @@
+"""What a suite is made of: one image, one question, its answer and what the image holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A coloured shape or a handwritten digit in a scene.
+
+    Attributes
+    ----------
+    kind : str
+        A name of `SHAPES`, or ``"digit"``.
+    colour : str
+        A name of `COLOURS`.
+    x, y : float
+        Centre, in pixels from the top left corner.
+    size : int
+        Side of the square box around it, in pixels.
+    angle : int
+        Rotation in degrees, clockwise.
+    value : int or None
+        What a digit reads.
+    sample : int or None
+        Which handwritten sample is drawn (a row of ``sklearn.datasets.load_digits``).
+    """
+
+    kind: str
+    colour: str
+    x: float
+    y: float
+    size: int
+    angle: int = 0
+    value: int | None = None
+    sample: int | None = None
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge in pixels."""
+        half = self.size / 2
+        return self.x - half, self.y - half, self.x + half, self.y + half
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scene, with its one right answer.
+
+    Attributes
+    ----------
+    referents : tuple of int
+        The objects of the scene that the answer depends on; empty where it depends on absence.
+    """
+
+    text: str
+    answer: str
+    category: str
+    choices: tuple[str, ...]
+    referents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a suite.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+        RGB.
+    question, answer : str
+        The answer is one lower-case word or number.
+    category : str
+        One of the suite's categories.
+    choices : tuple of str
+        Every answer that this kind of question can have, the right one among them.
+    scene : str
+        Identifies the image: ``"split/seed/index"``.
+    objects : tuple of SceneObject
+        Everything that was drawn over the background.
+    referents : tuple of int
+        Positions in `objects` of those that the answer depends on.
+    """
+
+    image: Image.Image
+    question: str
+    answer: str
+    category: str
+    choices: tuple[str, ...]
+    scene: str
+    objects: tuple[SceneObject, ...]
+    referents: tuple[int, ...]
+
+    def is_correct(self, answer: str) -> bool:
+        """Whether a model's answer says the same, whatever its case, spacing and full stop."""
+        return normalise(answer) == normalise(self.answer)
+
+
+def normalise(answer: str) -> str:
+    """Reduce an answer to what counts in comparing it: lower case, no outer space or full stop."""
+    return answer.strip().rstrip(".").strip().lower()

@@ -1,0 +1,101 @@
+"""`lftr methods`, `--version`, help, and what happens without the extra."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+
+import pytest
+
+import lftr as library
+from lftr.cli import main
+from lftr.cli.parsing import parse_method, parse_value
+from lftr.errors import ArgumentError
+from lftr.methods import get_method, list_methods
+
+
+def test_every_method_is_listed_with_its_options_and_evidence(reads):
+    told = {one["name"]: one for one in reads("methods")}
+    assert sorted(told) == list_methods()
+    assert told["random"]["options"] == {"seed": 0}
+    assert told["fastervlm"]["evidence"] == [["cls_attention", "attention_received"]]
+    assert all(one["summary"].endswith((".", ":")) for one in told.values())
+
+
+def test_the_table_names_every_method(lftr):
+    result = lftr("methods")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in list_methods())
+
+
+def test_version(lftr):
+    result = lftr("--version")
+    assert (result.exit_code, result.stdout.strip()) == (0, f"lftr {library.__version__}")
+
+
+def test_help_names_every_verb(lftr):
+    result = lftr("--help")
+    assert result.exit_code == 0
+    assert all(verb in result.stdout for verb in ("run", "demo", "methods", "show"))
+    assert lftr().exit_code == 2
+    assert lftr("fly").exit_code == 2
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_options_go_through_the_command_line_unchanged(name):
+    import dataclasses
+
+    method = get_method(name)
+    words = []
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words.append(f"{field.name}={text}")
+    assert parse_method(name, words) == method
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("yes", bool, True),
+        ("off", bool, False),
+        ("3", int, 3),
+        ("1/4", float, 0.25),
+        ("1e-3", float, 1e-3),
+        ("1,2", tuple[int, ...], (1, 2)),
+        ("", tuple[int, ...], ()),
+        ("none", int | None, None),
+        ("5", int | None, 5),
+        ("0.5", int | float | None, 0.5),
+        ("word", str | None, "word"),
+    ],
+)
+def test_values_are_read_by_their_type(text, hint, value):
+    assert parse_value("option", text, hint) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"), [("maybe", bool), ("1.5", int), ("x", float), ("x", dict)]
+)
+def test_a_value_of_another_type_names_the_option(text, hint):
+    with pytest.raises(ArgumentError, match="option = "):
+        parse_value("option", text, hint)
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys, package):
+    for name in [name for name in sys.modules if name.startswith("lftr.cli.")]:
+        monkeypatch.delitem(sys.modules, name)
+    whole = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.partition(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return whole(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    line = capsys.readouterr().err.strip()
+    assert line == f'{package} is not installed: pip install "lftr[cli]"'

@@ -1,0 +1,189 @@
+"""Which token is made of which patch, and where it stands: told by the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lftr.hosts.transformers.encode import _parent, split_arguments
+from lftr.hosts.transformers.families import family_of
+from lftr.evidence.attention import attention_modules
+
+from .support import Image, Prompt, ZooEntry, reduced
+
+ROWS = [[3, Image("wide"), 4], [2, Image("tall", 1), 3], [2, Image("square", 2), 3]]
+
+
+class Bench:
+    """A family's encoder, and how to disturb it."""
+
+    def __init__(self, entry: ZooEntry) -> None:
+        self.prompt = Prompt(entry, list(ROWS))
+        self.model = self.prompt.model
+        self.family = family_of(self.model)
+        self.arguments, _ = split_arguments(self.model, self.prompt.inputs())
+
+    def tokens(self, arguments: dict[str, Any] | None = None) -> Tensor:
+        """Every visual token of the prompt, `(total, C)`."""
+        output = self.model.base_model.get_image_features(
+            **(arguments or self.arguments), return_dict=True
+        )
+        values = output[self.family.features_key]
+        return torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
+
+    def sizes(self) -> list[int]:
+        output = self.model.base_model.get_image_features(**self.arguments, return_dict=True)
+        values = output[self.family.features_key]
+        return self.family.entries(self.model, self.arguments, values)
+
+    def layer(self) -> Any:
+        """The encoder layer that makes the features."""
+        tower = self.family.module(self.model, self.family.tower)
+        layers = attention_modules(tower)
+        module = layers[self.family.attention_layer(self.model, len(layers))]
+        return _parent(tower, module)
+
+    @contextmanager
+    def disturbed(self, tile: int, patch: int) -> Iterator[None]:
+        """Add to one patch of the layer's output, in place, the class token not counted."""
+
+        def change(_: Any, args: Any, output: Any) -> None:
+            values = output[0] if isinstance(output, tuple) else output
+            tiles = values if values.ndim == 3 else values.unsqueeze(0)
+            place = self.family.cls_place(self.model)
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(values.shape[-1], generator=generator)
+            tiles[tile, patch + (place == 0)] += noise
+
+        handle = self.layer().register_forward_hook(change)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def patches(self) -> tuple[int, int]:
+        """Tiles and patches of the layer's output."""
+        seen: list[Tensor] = []
+        handle = self.layer().register_forward_hook(
+            lambda _, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+        )
+        self.tokens()
+        handle.remove()
+        values = seen[0] if seen[0].ndim == 3 else seen[0].unsqueeze(0)
+        return values.shape[0], values.shape[1] - (self.family.cls_place(self.model) is not None)
+
+
+@pytest.fixture
+def bench(entry: ZooEntry) -> Bench:
+    return Bench(entry)
+
+
+def test_to_tokens_is_exact(bench: Bench) -> None:
+    """A change of one patch changes exactly the tokens that the map says it is part of."""
+    tiles, count = bench.patches()
+    plain = bench.tokens()
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randperm(tiles * count, generator=generator)[:16].tolist()
+    touched = 0
+    for place in places:
+        mark = torch.zeros(tiles * count, 1)
+        mark[place] = 1.0
+        told = bench.family.to_tokens(
+            bench.model, bench.arguments, mark.reshape(tiles, count, 1)
+        ).squeeze(1)
+        assert told.shape == (len(plain),)
+        with bench.disturbed(*divmod(place, count)):
+            changed = (bench.tokens() - plain).abs().amax(dim=1) > 0
+        assert changed.nonzero().tolist() == (told > 1e-6).nonzero().tolist(), place
+        touched += int(changed.any())
+    assert touched >= 4
+
+
+def test_to_tokens_is_a_mean(bench: Bench) -> None:
+    """Tokens whose patches are all one are one; separators are zero."""
+    tiles, count = bench.patches()
+    ones = torch.ones(tiles, count, 1)
+    told = bench.family.to_tokens(bench.model, bench.arguments, ones).squeeze(1)
+    layouts = bench.family.layouts(bench.model, bench.arguments, bench.sizes())
+    marks = [
+        torch.zeros(size, dtype=torch.bool) if layout.separator is None else layout.separator
+        for layout, size in zip(layouts, bench.sizes(), strict=True)
+    ]
+    assert torch.allclose(told, (~torch.cat(marks)).float(), atol=1e-5)
+
+
+def test_separators_are_the_newlines(bench: Bench) -> None:
+    newline = getattr(bench.model.base_model, "image_newline", None)
+    layouts = bench.family.layouts(bench.model, bench.arguments, bench.sizes())
+    if newline is None:
+        assert all(layout.separator is None for layout in layouts)
+        return
+    plain = bench.tokens()
+    newline.data += 1.0
+    try:
+        changed = (bench.tokens() - plain).abs().amax(dim=1) > 0
+    finally:
+        newline.data -= 1.0
+    told = torch.cat([layout.separator for layout in layouts if layout.separator is not None])
+    assert torch.equal(changed, told)
+    assert changed.any()
+
+
+CORNERS = {"top left": (0, 0), "top right": (0, -1), "bottom left": (-1, 0)}
+
+
+def with_corner(bench: Bench, entry: ZooEntry, corner: tuple[int, int]) -> dict[str, Any]:
+    """The arguments with the pixels of one corner of the first image (or tile) replaced."""
+    values = bench.arguments["pixel_values"].clone()
+    down, right = corner
+    grids = bench.arguments.get("image_grid_thw")
+    if grids is not None:
+        _, high, wide = grids[0].tolist()
+        raster = torch.arange(high * wide).reshape(high, wide)
+        if entry.name != "kimi_k25":  # in groups of the two by two that make a token
+            groups = torch.arange(high * wide).reshape(high // 2, wide // 2, 2, 2)
+            raster = groups.transpose(1, 2).reshape(high, wide)
+        values[raster[down, right]] += 3.0
+    elif "image_position_ids" in bench.arguments:
+        places = bench.arguments["image_position_ids"][0]
+        wide, high = (places.amax(dim=0) + 1).tolist()
+        target = torch.tensor([right % wide, down % high])
+        values[0, (places == target).all(dim=-1)] = 1.0 - values[0, (places == target).all(dim=-1)]
+    else:
+        image = values.flatten(0, -4)[0]
+        sizes = bench.arguments.get("image_sizes")
+        if sizes is not None and entry.name == "mistral3":  # padded to the largest
+            image = image[:, : int(sizes[0, 0]), : int(sizes[0, 1])]
+        rows = slice(0, 4) if down == 0 else slice(-4, None)
+        columns = slice(0, 4) if right == 0 else slice(-4, None)
+        image[:, rows, columns] += 3.0
+    return bench.arguments | {"pixel_values": values}
+
+
+@pytest.mark.parametrize("corner", CORNERS.values(), ids=CORNERS)
+def test_grid_is_row_major(bench: Bench, entry: ZooEntry, corner: tuple[int, int]) -> None:
+    """The token that a corner's pixels change most is the corner of its grid, also if not square."""
+    with reduced(bench.model, "random", 0.4) as run:
+        bench.prompt.generate(1)
+    first = run.method.tokens[0].without_separators()
+    _, high, wide = first.blocks[0]
+    if entry.traits.ragged and not entry.traits.tiles:
+        assert high != wide
+    plain = bench.tokens()[: run.method.tokens[0].count]
+    changed = bench.tokens(with_corner(bench, entry, corner))[: len(plain)]
+    most = int((changed - plain).norm(dim=1).argmax())
+    place = run.method.tokens[0]._patch_coordinates()[most].tolist()
+    assert place == [0, corner[0] % high, corner[1] % wide]
+
+
+def test_grids_fill_the_items(bench: Bench) -> None:
+    with reduced(bench.model, "random", 0.4) as run:
+        bench.prompt.generate(1)
+    for tokens in run.method.tokens:
+        bare = tokens.without_separators()
+        assert sum(t * h * w for t, h, w in bare.blocks) == bare.count

@@ -1,0 +1,89 @@
+"""Every method on every family: exactly K tokens, where the method put them, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lftr
+from lftr.budget import resolve
+from lftr.errors import MissingEvidenceError, UnsupportedModelError
+from lftr.methods.base import ImageMethod
+
+from .support import ROWS, Prompt, ZooEntry, assert_close, reduced
+
+KEEP = 0.4
+RARE = {"cls_attention", "frame_features", "visual_projected", "text_embeds"}
+METHODS = [name for name in lftr.list_methods() if not isinstance(lftr.get_method(name), ImageMethod)]
+IMAGE_METHODS = sorted(set(lftr.list_methods()) - set(METHODS))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method(entry: ZooEntry, method: str) -> None:
+    prompt = Prompt(entry)
+    try:
+        with reduced(prompt.model, method, KEEP) as run:
+            logits = prompt.generate(1).logits[0]
+            again = prompt.generate(1).logits[0]
+            short = run.reduction.prepare(**prompt.inputs())
+    except MissingEvidenceError as missing:
+        assert entry.name != "llava"
+        assert RARE & set(str(missing).replace(",", " ").split())
+        return
+    assert torch.equal(logits, again)
+    for row in range(len(ROWS)):
+        choices = run.choices(row)
+        assert sum(len(c.selection.index) for c in choices) == sum(
+            resolve(KEEP, c.size) for c in choices
+        )
+        for choice in choices:
+            assert int(choice.anchors.sum()) == choice.selection.count
+        assert_close(entry, logits[row], prompt.truth(row, choices)[0], slack=2)
+    assert [item.positions for item in run.report.items] == [
+        tuple(chosen.index.tolist()) for chosen in run.method.selections
+    ]
+    words = prompt.inputs()["input_ids"]
+    for before, after in zip(words, short["input_ids"], strict=True):
+        kept = after[~prompt.visual(after) & (after != 0)]
+        assert torch.equal(kept, before[~prompt.visual(before) & (before != 0)])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision(llava: ZooEntry, method: str) -> None:
+    """Exactly K in bfloat16 too."""
+    prompt = Prompt(llava, model=llava.build().bfloat16())
+    inputs = prompt.inputs()
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    with reduced(prompt.model, method, 10) as run:
+        output = prompt.model.generate(**inputs, max_new_tokens=2)
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 2
+    assert [item.kept for item in run.report.items] == [10] * 3
+
+
+@pytest.mark.parametrize("method", IMAGE_METHODS)
+def test_image_method(entry: ZooEntry, method: str) -> None:
+    """A method that encodes the image anew says so where an encoder takes one size alone."""
+    prompt = Prompt(entry)
+    try:
+        with lftr.reduce(prompt.model, method, keep=KEEP) as reduction:
+            output = prompt.generate(2)
+    except UnsupportedModelError as error:
+        assert "pool" in str(error)
+        return
+    for item in reduction.report.items:
+        assert item.kept == resolve(KEEP, item.tokens)
+    assert torch.isfinite(output.logits[0]).all()
+    assert reduction.report.received < reduction.report.prompt
+
+
+def test_a_batch_is_decided_item_by_item(entry: ZooEntry) -> None:
+    """Every method decides about an image as if it were alone."""
+    prompt = Prompt(entry)
+    for method in ("divprune", "dart", "tome", "lftr"):
+        with reduced(prompt.model, method, KEEP) as run:
+            prompt.generate(1)
+            together = [run.choices(row) for row in range(len(ROWS))]
+            for row in (0, 2):
+                prompt.alone(row).generate(1)
+                for left, right in zip(run.choices(), together[row], strict=True):
+                    assert torch.equal(left.selection.index, right.selection.index), method

@@ -1,0 +1,173 @@
+"""The attention tap reads what eager attention would return, and nothing more."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lftr.evidence import attention
+from lftr.evidence.attention import Tap, attention_modules, tapped
+from lftr.hosts.transformers.families import family_of
+
+from .support import Prompt, ZooEntry, assert_close, distance, reduced
+
+
+def towers(entry: ZooEntry, kind: str = "sdpa") -> tuple[Any, list[Any]]:
+    """A model and the attention layers of its encoder."""
+    model = entry.model(kind)
+    family = family_of(model)
+    return model, attention_modules(family.module(model, family.tower))
+
+
+def images(entry: ZooEntry, model: Any) -> Any:
+    return entry.features(model, Prompt(entry, model=model).inputs())
+
+
+@contextmanager
+def eager_maps(module: Any) -> Iterator[list[Tensor]]:
+    """The full maps of one module, written down by the file's own eager attention."""
+    file = vars(sys.modules[type(module).__module__])
+    own = {name: file[name] for name in file if name.endswith("eager_attention_forward")}
+    maps: list[Tensor] = []
+
+    def noting(function: Any) -> Any:
+        def note(caller: Any, *args: Any, **kwargs: Any) -> Any:
+            output = function(caller, *args, **kwargs)
+            if caller is module:
+                maps.append(output[1])
+            return output
+
+        return note
+
+    file.update({name: noting(function) for name, function in own.items()})
+    try:
+        yield maps
+    finally:
+        file.update(own)
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+def test_rows_and_receipts(entry: ZooEntry, kind: str) -> None:
+    """One row, and what each key receives, equal the maps of eager attention, for every call."""
+    eager, plain_layers = towers(entry, "eager")
+    model, layers = towers(entry, kind)
+    assert len(layers) == len(plain_layers) > 1
+    for place in (0, len(layers) - 1):
+        with eager_maps(plain_layers[place]) as maps:
+            images(entry, eager)
+        with tapped(layers[place], Tap(row=0, received=True, keys=True)) as tap:
+            images(entry, model)
+        assert len(maps) == len(tap.rows) == len(tap.receipts) == len(tap.seen_keys) > 0
+        for full, row, received in zip(maps, tap.rows, tap.receipts, strict=True):
+            real = torch.ones(full.shape[0], full.shape[2], dtype=torch.bool)
+            if entry.name.startswith("gemma4"):  # images are padded to one number of patches
+                positions = Prompt(entry).inputs()["image_position_ids"]
+                real = (positions != -1).all(dim=-1)
+            mean = full.mean(dim=1) * real[..., None]
+            mean = mean.sum(dim=1) / real.sum(dim=1, keepdim=True)
+            assert distance(row, full[:, :, 0]) < 1e-5
+            assert distance(received, mean) < 1e-5
+            assert torch.allclose(row.sum(-1), torch.ones(()))
+
+
+def test_never_a_full_map(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention received is summed up in chunks of queries; a row is a single query."""
+    model, layers = towers(entry)
+    whole = Tap(received=True)
+    with tapped(layers[0], whole):
+        images(entry, model)
+    sizes: list[int] = []
+    attend = attention._attend
+
+    def note(*args: Any) -> Tensor:
+        scores = attend(*args)
+        sizes.append(scores.shape[2])
+        return scores
+
+    monkeypatch.setattr(attention, "_attend", note)
+    monkeypatch.setattr(attention, "_CHUNK", 5)
+    with tapped(layers[0], Tap(row=0)):
+        images(entry, model)
+    assert set(sizes) == {1}
+    with tapped(layers[0], Tap(received=True)) as tap:
+        images(entry, model)
+    assert max(sizes) == 5
+    for left, right in zip(tap.receipts, whole.receipts, strict=True):
+        assert distance(left, right) < 1e-6
+
+
+def test_fires_on_the_tapped_module_alone(entry: ZooEntry) -> None:
+    model, layers = towers(entry)
+    calls: list[int] = []
+    handle = layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    with tapped(layers[1], Tap(row=0)) as tap:
+        images(entry, model)
+    handle.remove()
+    assert len(tap.rows) >= len(calls) == 1
+    before = len(tap.rows)
+    images(entry, model)
+    assert len(tap.rows) == before
+
+
+def test_the_table_is_restored() -> None:
+    before, entries = dict(vars(ALL_ATTENTION_FUNCTIONS)), dict(ALL_ATTENTION_FUNCTIONS)
+    module = torch.nn.Linear(1, 1)
+    with pytest.raises(KeyError), tapped(module, Tap()), tapped(module, Tap()):
+        assert vars(ALL_ATTENTION_FUNCTIONS) != before
+        raise KeyError
+    assert vars(ALL_ATTENTION_FUNCTIONS) == before
+    assert dict(ALL_ATTENTION_FUNCTIONS) == entries
+
+
+def test_output_is_untouched(entry: ZooEntry) -> None:
+    model, layers = towers(entry)
+    plain = images(entry, model)
+    with tapped(layers[0], Tap(row=0, received=True, keys=True)):
+        seen = images(entry, model)
+    key = family_of(model).features_key
+    for left, right in zip(plain[key], seen[key], strict=True):
+        assert torch.equal(left, right)
+
+
+def test_threads_do_not_mix(llava: ZooEntry) -> None:
+    """Each thread reads its own calls of one module, while others run it untapped."""
+    model, layers = towers(llava)
+    expected, found, ready = {}, {}, threading.Barrier(3)
+    pixels = {seed: torch.randn(2, 3, 24, 24) for seed in range(3)}
+    for seed, values in pixels.items():
+        with tapped(layers[0], Tap(row=0)) as tap:
+            model.get_image_features(pixel_values=values)
+        expected[seed] = tap.rows[0]
+
+    def work(seed: int) -> None:
+        ready.wait()
+        with torch.no_grad(), tapped(layers[0], Tap(row=0)) as tap:
+            for _ in range(5):
+                model.get_image_features(pixel_values=pixels[seed])
+        found[seed] = tap.rows
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in pixels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, rows in found.items():
+        assert len(rows) == 5
+        assert all(torch.equal(row, expected[seed]) for row in rows)
+
+
+def test_a_tapped_reduction_is_the_truth(entry: ZooEntry) -> None:
+    """Reading attention while encoding changes no logit."""
+    prompt = Prompt(entry)
+    with reduced(prompt.model, "lftr") as run:
+        logits = prompt.generate(1).logits[0]
+        for row in range(len(prompt.rows)):
+            assert_close(entry, logits[row], prompt.truth(row, run.choices(row))[0], slack=2)

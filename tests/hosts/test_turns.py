@@ -1,0 +1,205 @@
+"""A second turn on the returned cache: what was dropped stays dropped, wherever the ids come from."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import lftr
+
+from .oracle import SUFFIX, true_logits
+from .support import (
+    Choice,
+    Image,
+    Prompt,
+    Run,
+    ZooEntry,
+    assert_close,
+    conversation,
+    distance,
+    reduced,
+)
+
+OLD, NEW_IMAGE = Image("small", 1), Image("tall", 2)
+ANSWER = 3
+
+
+class Chat:
+    """One row that grows turn by turn, its decisions and the cache of the last turn."""
+
+    def __init__(self, entry: ZooEntry, run: Run, positions: str = "original") -> None:
+        self.entry, self.run, self.positions = entry, run, positions
+        self.model = entry.model()
+        self.ids = entry.row_ids(self.model, [3, OLD, 2])
+        self.first = len(self.ids)
+        self.images = [OLD]
+        self.choices: list[Choice] = []
+        self.answer(self.given())
+
+    def given(self) -> dict[str, Any]:
+        """Inputs of the whole conversation so far."""
+        inputs = conversation(self.entry, self.model, self.ids, self.images)
+        if "token_type_ids" in inputs:  # PaliGemma reads what follows its first prompt as a suffix
+            fill = SUFFIX.get(self.model.config.model_type)
+            if fill is not None:
+                inputs["token_type_ids"][:, self.first :] = fill
+        return inputs
+
+    def say(self, *segments: int | Image) -> None:
+        """Extend the prompt by text tokens and images."""
+        for segment in segments:
+            if isinstance(segment, Image):
+                self.ids += self.entry.image_ids(self.model, segment)
+                self.images.append(segment)
+            else:
+                self.ids.append(segment)
+
+    def answer(self, inputs: dict[str, Any], cache: Any = None) -> Any:
+        """Generate, check every step against the truth, and go on."""
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        given = {} if cache is None else {"past_key_values": cache}
+        output = self.model.generate(
+            **inputs,
+            **given,
+            max_new_tokens=ANSWER,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        new = output.sequences[0, -ANSWER:].tolist()
+        assert output.sequences[0, :-ANSWER].tolist() == inputs["input_ids"][0].tolist()
+        if any(name in inputs for name in ("pixel_values",)):
+            self.choices += self.run.choices()
+        whole = self.given()
+        visual = whole["input_ids"][0] == self.entry.image_token_id(self.model)
+        truth = true_logits(self.model, whole, visual, self.choices, new[:-1], self.positions)
+        assert_close(self.entry, torch.cat(list(output.logits)), truth, slack=5)
+        self.ids = [*self.ids, *new]
+        self.cache = output.past_key_values
+        return output
+
+
+def new_alone(chat: Chat, image: Image | None) -> dict[str, Any]:
+    """Inputs of the whole conversation, with the pixels of the newest image alone, or none."""
+    inputs = chat.given()
+    arguments = set(chat.entry.feature_arguments) | {"batch_num_images"}
+    inputs = {name: value for name, value in inputs.items() if name not in arguments}
+    if image is None:
+        return inputs
+    alone = conversation(chat.entry, chat.model, chat.ids, [image])
+    return inputs | {name: alone[name] for name in arguments if name in alone}
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_all_ids(entry: ZooEntry, positions: str) -> None:
+    with reduced(entry.model(), positions=positions) as run:
+        chat = Chat(entry, run, positions)
+        chat.say(20, 21)
+        chat.answer(new_alone(chat, None), chat.cache)
+
+
+@pytest.mark.parametrize("mask", ["full", "none"])
+def test_new_ids(entry: ZooEntry, mask: str) -> None:
+    with reduced(entry.model()) as run:
+        chat = Chat(entry, run)
+        chat.say(20, 21)
+        inputs = new_alone(chat, None)
+        given = {name: value[:, -3:] for name, value in inputs.items() if name != "attention_mask"}
+        if mask == "full":
+            given["attention_mask"] = inputs["attention_mask"]
+        chat.answer(given, chat.cache)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("pixels", ["new", "all"])
+def test_new_image(entry: ZooEntry, pixels: str, positions: str) -> None:
+    with reduced(entry.model(), positions=positions) as run:
+        chat = Chat(entry, run, positions)
+        chat.say(20, NEW_IMAGE, 21, 22)
+        inputs = chat.given() if pixels == "all" else new_alone(chat, NEW_IMAGE)
+        chat.answer(inputs, chat.cache)
+
+
+def test_new_image_by_new_ids(entry: ZooEntry) -> None:
+    with reduced(entry.model()) as run:
+        chat = Chat(entry, run)
+        before = len(chat.ids) - 1
+        chat.say(20, NEW_IMAGE, 21, 22)
+        inputs = new_alone(chat, NEW_IMAGE)
+        rows = {"input_ids", "token_type_ids", "mm_token_type_ids"}
+        given = {k: v[:, before:] if k in rows else v for k, v in inputs.items()}
+        chat.answer(given, chat.cache)
+
+
+def test_three_turns_on_copies(entry: ZooEntry) -> None:
+    """Two continuations of one cache, each in its own copy, and a third turn after both."""
+    with reduced(entry.model()) as run:
+        chat = Chat(entry, run)
+        ids, images, choices = list(chat.ids), list(chat.images), list(chat.choices)
+        cache = chat.cache
+        for question in (20, 30):
+            chat.ids, chat.images, chat.choices = list(ids), list(images), list(choices)
+            chat.say(question, NEW_IMAGE, 21)
+            chat.answer(new_alone(chat, NEW_IMAGE), copy.deepcopy(cache))
+            chat.say(40, 41)
+            chat.answer(new_alone(chat, None), chat.cache)
+
+
+def test_batch(entry: ZooEntry) -> None:
+    """Rows of different lengths, left-padded, go on together."""
+    prompt = Prompt(entry, [[3, Image("wide"), 2], [2, Image("small", 1), 5]])
+    with reduced(prompt.model) as run:
+        output = prompt.generate(ANSWER)
+        choices = [run.choices(row) for row in range(2)]
+        ids = torch.cat([output.sequences, torch.tensor([[20, 21], [30, 31]])], dim=1)
+        mask = torch.nn.functional.pad(prompt.inputs()["attention_mask"], (0, ANSWER + 2), value=1)
+        options = {"past_key_values": output.past_key_values, "attention_mask": mask}
+        options |= prompt.entry.token_inputs(prompt.model, ids, mask)
+        options.pop("labels", None)
+        second = prompt.model.generate(
+            input_ids=ids,
+            **options,
+            max_new_tokens=1,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    for row in range(2):
+        words = ids[row, mask[row].bool()].tolist()
+        whole = conversation(entry, prompt.model, words, [prompt.rows[row][1]])
+        if "token_type_ids" in whole:
+            fill = SUFFIX.get(prompt.model.config.model_type, 0)
+            whole["token_type_ids"][:, -ANSWER - 2 :] = fill
+        truth = true_logits(
+            prompt.model, whole, prompt.visual(torch.tensor(words)), choices[row]
+        )
+        assert_close(entry, second.logits[0][row], truth[0])
+
+
+def test_the_plain_model_is_lost_on_such_a_cache(llava: ZooEntry) -> None:
+    """Why the cache remembers: all ids beside a short cache silently give another answer."""
+    with reduced(llava.model()) as run:
+        chat = Chat(llava, run)
+        chat.say(20, 21)
+        cache = copy.deepcopy(chat.cache)
+        good = chat.answer(new_alone(chat, None), chat.cache).logits[0]
+    del chat.ids[-ANSWER:]
+    bad = llava.model().generate(
+        **new_alone(chat, None),
+        past_key_values=cache,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    assert distance(bad.logits[0], good) > 1e-2
+
+
+def test_other_rows_are_refused(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [[3, OLD, 2]])
+    with reduced(prompt.model):
+        output = prompt.generate(1)
+        two = Prompt(llava, [[3, OLD, 2], [4, OLD, 2]]).inputs()
+        with pytest.raises(lftr.LftrError, match="past_key_values holds 1 rows"):
+            prompt.model.generate(**two, past_key_values=output.past_key_values)

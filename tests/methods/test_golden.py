@@ -1,0 +1,128 @@
+"""The pruning methods against the outputs of the original programs, see ``tests/golden``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden import cases, close, load
+
+import lftr
+from lftr.methods.operations.coverage import facility_location
+from lftr.methods.operations.greedy import determinantal, farthest_point
+from lftr.methods.operations.scaling import min_max
+from lftr.methods.signals import text_relevance
+from lftr.methods.trim import relevance
+
+
+def tokens_of(case, **extra):
+    fields = {f: x for f, x in case.inputs.items() if f in lftr.VisualTokens.__dataclass_fields__}
+    return lftr.VisualTokens(grid=case.grid, **(fields | extra))
+
+
+@pytest.mark.parametrize("file", cases("fastervlm"))
+def test_fastervlm(file):
+    case = load(file)
+    chosen = lftr.get_method("fastervlm").select(tokens_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    assert chosen.notes == ()
+
+
+@pytest.mark.parametrize("file", cases("vispruner"))
+def test_vispruner(file):
+    case = load(file)
+    method = lftr.get_method("vispruner", important_ratio=case.params["important_ratio"])
+    tokens = tokens_of(case, encoder_features=case.inputs["features"])
+    chosen = method.select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    if case.notes["official_status"] == "ok":
+        assert chosen.index.equal(case.expected["index_official"])
+
+
+@pytest.mark.parametrize("file", cases("divprune"))
+def test_divprune(file):
+    case = load(file)
+    keep = case.params["K"]
+    order = farthest_point(case.inputs["features"][None], keep)[0]
+    assert order.equal(case.expected["order"])
+    chosen = lftr.get_method("divprune").select(tokens_of(case), keep)
+    assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("cdpruner"))
+def test_cdpruner(file):
+    case = load(file)
+    tokens, keep = tokens_of(case), case.params["K"]
+    quality = min_max(text_relevance(tokens.as_batch())[0], floor=1e-6)
+    order = determinantal(tokens.features[None], quality, keep)[0]
+    assert order.equal(case.expected["order"])
+    chosen = lftr.get_method("cdpruner").select(tokens, keep)
+    assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("scope"))
+def test_scope(file):
+    case = load(file)
+    keep, alpha = case.params["K"], case.params["alpha"]
+    attention = case.inputs.get("cls_attention")
+    weight = None if attention is None else attention.sum(0, keepdim=True) ** alpha
+    order = facility_location(case.inputs["features"][None], keep, weight)[0]
+    assert order.equal(case.expected["order"])
+    method = lftr.get_method("scope", alpha=alpha, combined=case.params["combined"])
+    chosen = method.select(tokens_of(case), keep)
+    assert chosen.index.equal(case.expected["index"])
+    assert any("without attention" in note for note in chosen.notes) == (attention is None)
+
+
+@pytest.mark.parametrize("file", cases("hiprune"))
+def test_hiprune(file):
+    case = load(file)
+    deep, shallow = (
+        case.inputs[f"attention_{layer}"].mean((0, 1))[1:] for layer in ("deep", "shallow")
+    )
+    tokens = lftr.VisualTokens(
+        torch.zeros(len(deep), 1),
+        grid=case.grid,
+        attention_received=deep,
+        attention_received_shallow=shallow,
+    )
+    method = lftr.get_method("hiprune", alpha=case.params["alpha"])
+    chosen = method.select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    assert set(case.expected["anchor_index"].tolist()) <= set(chosen.index.tolist())
+
+
+@pytest.mark.parametrize("file", cases("dart"))
+def test_dart(file):
+    case = load(file)
+    params = case.params
+    image = slice(params["visual_start"], params["visual_start"] + params["n_visual"])
+    text = slice(image.stop, None)
+    states = case.inputs["hidden_states"]
+    keys = case.inputs["keys"].transpose(0, 1).flatten(1)
+    # the text's pivots are found by the norm of its rows: give them the norm of their keys
+    said = states[text] / states[text].abs().sum(1, True) * keys[text].abs().sum(1, True)
+    tokens = lftr.VisualTokens(
+        states[image], grid=case.grid, keys=keys[image], text_token_embeds=said
+    )
+    method = lftr.methods.Dart(params["pivot_image"], params["pivot_text"], norm="keys")
+    chosen = method.select(tokens, case.notes["K_out"])
+    assert chosen.index.equal(case.expected["index"])
+    assert method.select(tokens, params["K_target"]).count == params["K_target"]
+
+
+@pytest.mark.parametrize("file", cases("trim"))
+def test_trim(file):
+    case = load(file)
+    tokens = tokens_of(case)
+    close(relevance(tokens.as_batch())[0][0], case.expected["scores"])
+    keep = "auto" if case.params["ratio"] == -1 else case.notes["K_out"]
+    chosen = lftr.get_method("trim").select(tokens, keep)
+    assert chosen.count == case.notes["K_out"]
+    dropped = sorted(set(range(tokens.count)) - set(case.expected["index"].tolist()))
+    mean = chosen.index.tolist().index(dropped[-1])  # where the mean token stands
+    kept = torch.arange(chosen.count) != mean
+    assert chosen.index[kept].equal(case.expected["index"])
+    merged = chosen.apply(tokens.features)
+    close(torch.cat([merged[kept], merged[[mean]]]), case.expected["tokens"])
+    slots = chosen.assignment(tokens.count)
+    assert (slots[dropped] == mean).all()

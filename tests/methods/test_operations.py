@@ -1,0 +1,177 @@
+"""The primitives against plain loops, on whole maps and row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lftr.methods.operations import coverage, similarity, thinning
+from lftr.methods.operations.coverage import facility_location
+from lftr.methods.operations.greedy import determinantal, farthest_point, soft_nms, suppress
+from lftr.methods.operations.outliers import outlier_count
+from lftr.methods.operations.scaling import mean_cosine, min_max, unit, z_score
+from lftr.methods.operations.similarity import gram
+from lftr.methods.operations.thinning import thin
+
+
+def clustered(seed, count=90, width=24, batch=3):
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.randn(batch, 7, width, generator=draw)
+    member = torch.randint(0, 7, (batch, count), generator=draw)
+    x = centres.gather(1, member.unsqueeze(2).expand(-1, -1, width))
+    return x + 0.6 * torch.randn(batch, count, width, generator=draw) + 0.5
+
+
+def scores_of(x, seed=0):
+    return torch.rand(x.shape[:2], generator=torch.Generator().manual_seed(seed)) + 0.05
+
+
+def cosines(x):
+    x = x.double()
+    x = x / x.norm(dim=1, keepdim=True)
+    return x @ x.T
+
+
+@pytest.fixture(params=["whole", "rows", "held"])
+def mode(request, monkeypatch):
+    """Let the N x N map be held, be too large, or be held and its gains be bounded."""
+    if request.param != "whole":
+        monkeypatch.setattr(similarity, "WHOLE", 8 if request.param == "rows" else 40)
+        monkeypatch.setattr(similarity, "BLOCK", 16)
+        monkeypatch.setattr(coverage, "POOL", 12)
+    return request.param
+
+
+def test_farthest_point(mode):
+    x = clustered(0)
+    order = farthest_point(x, 40)
+    for row, got in zip(x, order, strict=True):
+        distance = 1.0 - cosines(row)
+        distance.fill_diagonal_(torch.inf)
+        wanted = [int(distance.amin(0).argmax())]
+        distance.fill_diagonal_(-torch.inf)
+        for _ in range(39):
+            wanted.append(int(distance[wanted].amin(0).argmax()))
+        assert got.tolist() == wanted
+
+
+def test_determinantal(mode):
+    x = clustered(1)
+    quality = scores_of(x)
+    order = determinantal(x, quality, 20)
+    for row, q, got in zip(x, quality.double(), order, strict=True):
+        kernel = q[:, None] * cosines(row) * q
+        wanted = []
+        for _ in range(20):
+            rest = [j for j in range(len(row)) if j not in wanted]
+            sets = [torch.tensor([*wanted, j]) for j in rest]
+            gains = [torch.logdet(kernel[s][:, s]).item() for s in sets]
+            wanted.append(rest[int(np.argmax(gains))])
+        assert got.tolist() == wanted
+
+
+def test_determinantal_beyond_the_rank(mode):
+    x = clustered(2, width=5)
+    quality = scores_of(x)
+    order = determinantal(x, quality, 60)
+    for q, got in zip(quality, order.tolist(), strict=True):
+        assert len(set(got)) == 60
+        tail = q[got[5:]]
+        assert (tail[1:] <= tail[:-1]).all()  # nothing new is left: by quality
+
+
+@pytest.mark.parametrize("combined", ["weight", "bonus", "plain"])
+def test_facility_location(mode, combined):
+    x = clustered(3)
+    scores = scores_of(x)
+    given = {} if combined == "plain" else {combined: scores}
+    order = facility_location(x, 30, **given)
+    for row, s, got in zip(x, scores.double(), order.tolist(), strict=True):
+        similar, covered = cosines(row), torch.zeros(len(row)).double()
+        for i, pick in enumerate(got):
+            value = (similar - covered).clamp_min(0).sum(1)
+            value = {"weight": value * s, "bonus": value + s, "plain": value}[combined]
+            value[got[:i]] = -torch.inf
+            # two that are left to cover each other tie by the rule itself
+            assert value[pick] > value.max() - 1e-4
+            covered = torch.maximum(covered, similar[pick])
+
+
+def test_soft_nms(mode):
+    x = clustered(4)
+    scores = scores_of(x)
+    order = soft_nms(x, scores, 60, 20.0)
+    for row, s, got in zip(x, scores.double(), order, strict=True):
+        similar, left, wanted = cosines(row), s.clone(), []
+        for _ in range(60):
+            pick = int(left.argmax())
+            wanted.append(pick)
+            left = left - torch.exp(-20.0 * (1 - similar[pick]) ** 2) * left[pick].clamp_min(0)
+            left[wanted] = -torch.inf
+        assert got.tolist() == wanted
+
+
+def test_suppress(mode):
+    x = clustered(5)
+    scores = scores_of(x)
+    order = suppress(x, scores, 60, 0.6)
+    for row, s, got in zip(x, scores, order, strict=True):
+        similar, kept, skipped = cosines(row), [], []
+        for j in s.argsort(descending=True).tolist():
+            (skipped if any(similar[i, j] > 0.6 for i in kept) else kept).append(j)
+        assert len(kept) < 60  # so that the skipped are needed
+        assert got.tolist() == (kept + skipped)[:60]
+
+
+@pytest.mark.parametrize("remembered", [3, 64])
+@pytest.mark.parametrize("size", [61, 60])
+def test_thin(monkeypatch, remembered, size):
+    monkeypatch.setattr(thinning, "NEIGHBOURS", remembered)
+    monkeypatch.setattr(thinning, "BLOCK", 700)
+    x = clustered(6)
+    draws = [torch.Generator().manual_seed(i) for i in range(3)]
+    members = torch.stack([torch.randperm(90, generator=draw) for draw in draws])
+    left = thin(x, members[:, :size], 7, 8)
+    for row, start, got in zip(x, members[:, :size].tolist(), left.tolist(), strict=True):
+        similar = cosines(row)
+        while len(start) > 7:
+            even, odd = start[::2], start[1::2]
+            nearest = similar[even][:, odd].amax(1)
+            order = nearest.argsort(descending=True).tolist()
+            start = [even[i] for i in order[min(8, len(start) - 7, len(even)) :]] + odd
+        assert got == start
+
+
+@pytest.mark.parametrize("count", [5, 255, 256, 300, 519])
+def test_gram_is_the_product(count):
+    x = clustered(7, count=count, batch=2)
+    got = gram(x)
+    torch.testing.assert_close(got, x @ x.mT, rtol=1e-5, atol=1e-4)
+
+
+def test_outliers_are_numpys():
+    draw = torch.Generator().manual_seed(8)
+    scores = torch.randn(5, 77, generator=draw).exp()
+    for row, count in zip(scores.numpy(), outlier_count(scores), strict=True):
+        low, high = np.percentile(row, [25, 75])
+        assert count == (row > high + 1.5 * (high - low)).sum() > 0
+
+
+def test_unit():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [3e30, 4e30], [3e-30, 4e-30]])
+    wanted = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
+    torch.testing.assert_close(unit(x), wanted)
+    assert unit(x.half()[:2]).dtype == torch.float32
+    assert unit(x[:1]).equal(unit(x)[:1])  # whatever the rows beside it
+
+
+def test_scores_to_a_common_scale():
+    scores = torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])
+    assert min_max(scores).tolist() == [[0.0, 1.0, 0.5], [1.0, 1.0, 1.0]]
+    assert min_max(scores, floor=0.5)[0].tolist() == [0.25, 1.25, 0.75]
+    z = z_score(scores)
+    torch.testing.assert_close(z[0], torch.tensor([-1.0, 1.0, 0.0]) * 1.5**0.5)
+    assert z[1].tolist() == [0.0, 0.0, 0.0]
+    x, targets = torch.eye(3)[None], torch.tensor([[[2.0, 0.0, 0.0], [0.0, 3.0, 4.0]]])
+    torch.testing.assert_close(mean_cosine(x, targets)[0], torch.tensor([0.5, 0.3, 0.4]))

@@ -1,0 +1,143 @@
+"""The package as others meet it: typed, quiet on import, documented, complete."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import lftr
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src" / "lftr").rglob("*.py"))
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def python(*words: str) -> str:
+    """Run a fresh interpreter and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=QUIET, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_brings_in_nothing_heavy_and_changes_nothing():
+    told = python(
+        "-c",
+        "import json, sys, warnings, torch\n"
+        "before = [torch.get_num_threads(), torch.get_default_dtype().itemsize,\n"
+        "          torch.is_grad_enabled(), len(warnings.filters), torch.initial_seed()]\n"
+        "import lftr\n"
+        "after = [torch.get_num_threads(), torch.get_default_dtype().itemsize,\n"
+        "         torch.is_grad_enabled(), len(warnings.filters), torch.initial_seed()]\n"
+        "heavy = ('transformers', 'typer', 'rich', 'sklearn', 'matplotlib', 'accelerate')\n"
+        "print(json.dumps([before == after, [name for name in heavy if name in sys.modules]]))",
+    )
+    assert json.loads(told) == [True, []]
+
+
+def test_typed_and_licensed():
+    assert resources.files("lftr").joinpath("py.typed").is_file()
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_versions_agree():
+    assert f"## {lftr.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("name", [n for n in lftr.__all__ if callable(getattr(lftr, n))])
+def test_public_names_have_numpy_docstrings(name):
+    thing = getattr(lftr, name)
+    text = inspect.getdoc(thing) or ""
+    assert text.splitlines()[0].endswith(".")
+    if issubclass(thing, Exception) if inspect.isclass(thing) else False:
+        return
+    needed = [
+        p
+        for p in inspect.signature(thing).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if len(needed) > 1:
+        assert re.search(r"^(Parameters|Attributes|Raises)\n-+$", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
+def test_modules_say_what_they_are_and_fit_a_screen(path):
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)) or not text.strip()
+    assert len(text.splitlines()) <= 420
+
+
+def test_nothing_private_is_said():
+    """No file names a place of the machine it was written on."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    names = [name for name in listed.stdout.split("\0") if name]
+    if listed.returncode or not names:
+        pytest.skip("not a git checkout")
+    place = re.compile(r"(?<![\w.])/" + r"(work|root|home|opt)/")
+    kinds = {".py", ".md", ".toml", ".json", ".yml", ".sh", ".txt", ""}
+    for name in names:
+        path = ROOT / name
+        if path.is_file() and path.suffix in kinds and path.stat().st_size < 1_000_000:
+            found = place.search(path.read_text(errors="ignore"))
+            assert found is None, f"{name}: {found and found.group()}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_run(path):
+    assert python(str(path)).strip()
+
+
+def test_links_in_the_docs_lead_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_names_real_things():
+    """What stands in backticks as lftr.something exists."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for name in re.findall(
+            r"(?<![/\w-])lftr\.([A-Za-z_]+)(?:\.([A-Za-z_]+))?", page.read_text()
+        ):
+            thing = lftr
+            for part in filter(None, name):
+                if not hasattr(thing, part):
+                    __import__(f"{thing.__name__}.{part}")
+                thing = getattr(thing, part)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_everything(tmp_path):
+    pytest.importorskip("hatchling", reason="the build backend is not installed")
+    command = ["-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-q"]
+    python(*command, "-w", str(tmp_path))
+    (wheel,) = tmp_path.glob("lftr-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    source = ROOT / "src"
+    weights = (source / "lftr" / "bundled" / "weights").rglob("*")
+    wanted = [*SOURCES, *(path for path in weights if path.is_file())]
+    missing = {str(path.relative_to(source)) for path in wanted} - inside
+    assert not missing
+    assert "lftr/py.typed" in inside
+    assert any(name.endswith("licenses/LICENSE") for name in inside)
+
+
+def test_the_picture_of_the_readme_is_small():
+    pictures = list((ROOT / "docs" / "images").iterdir())
+    assert [path.name for path in pictures] == ["lftr-demo.png"]
+    assert pictures[0].stat().st_size < 300_000

@@ -1,0 +1,126 @@
+"""The two commands of the README: what they install, in which order, and how they end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYTHON = """#!/usr/bin/env bash
+# stands in for the environment's python: writes down what it is asked, fails where it is told to
+case "$*" in
+    "-c import sys"*) exit 0 ;;
+    "-c import torch") exit 1 ;;
+esac
+echo "$*" >> "$LOG"
+[[ -n "${FAIL:-}" && "$*" =~ $FAIL ]] && exit 1
+exit 0
+"""
+CPU = "torch==2.13.0+cpu"
+INDEX = "torch --index-url https://download.pytorch.org/whl/cpu"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone whose environment is a stand-in; returns a function that runs one of its scripts."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    programs, binary = tmp_path / "programs", tmp_path / ".venv" / "bin"
+    programs.mkdir()
+    binary.mkdir(parents=True)
+    for name in ("bash", "env", "dirname", "cmp", "cp"):
+        (programs / name).symlink_to(shutil.which(name))
+    (binary / "python").write_text(PYTHON)
+    (binary / "python").chmod(0o755)
+
+    def run(script: str, *words: str, fail: str = "") -> tuple[int, list[str]]:
+        log = tmp_path / "log"
+        log.write_text("")
+        environment = {"PATH": str(programs), "LOG": str(log), "FAIL": fail, "HOME": str(tmp_path)}
+        done = subprocess.run(
+            [str(tmp_path / script), *words], env=environment, capture_output=True, text=True
+        )
+        return done.returncode, log.read_text().splitlines()
+
+    run.programs = programs
+    return run
+
+
+def installed(lines):
+    return [line.removeprefix("-m pip install -qq ") for line in lines if " pip install " in line]
+
+
+def test_a_machine_without_a_gpu_takes_the_cpu_build(clone, tmp_path):
+    code, lines = clone("scripts/demo", "--questions", "8")
+    assert code == 0
+    assert installed(lines) == [CPU, f"--editable {tmp_path}[cli,suites]"]
+    assert lines[-1] == "-m lftr demo --questions 8"
+
+
+def test_then_the_cpu_index_then_the_default(clone):
+    _, lines = clone("scripts/demo", fail=r"\+cpu")
+    assert installed(lines)[:2] == [CPU, INDEX]
+    (clone.programs.parent / ".venv" / ".lftr-ready-cli,suites").unlink()
+    _, lines = clone("scripts/demo", fail=r"cpu$")
+    assert installed(lines)[:3] == [CPU, INDEX, "torch"]
+
+
+def test_a_machine_with_a_gpu_takes_the_default_build(clone):
+    (clone.programs / "nvidia-smi").write_text("#!/bin/sh\n")
+    (clone.programs / "nvidia-smi").chmod(0o755)
+    assert installed(clone("scripts/demo")[1])[0] == "torch"
+
+
+def test_torchvision_is_never_installed(clone):
+    lines = clone("scripts/test")[1]
+    assert not any(word.startswith("torchvision") for line in lines for word in line.split())
+
+
+def test_a_second_run_installs_nothing_until_pyproject_changes(clone, tmp_path):
+    assert installed(clone("scripts/demo")[1])
+    assert not installed(clone("scripts/demo")[1])
+    assert installed(clone("scripts/test")[1])  # other extras
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    assert installed(clone("scripts/demo")[1])
+
+
+def test_a_failed_install_is_no_success(clone):
+    code, lines = clone("scripts/demo", fail="editable")
+    assert code != 0
+    assert "-m lftr demo" not in lines
+    assert installed(clone("scripts/demo")[1])  # and is tried again
+
+
+def test_the_tests_run_after_the_checks_and_take_arguments(clone):
+    code, lines = clone("scripts/test", "-k", "budget")
+    assert code == 0
+    assert [line.split()[1] for line in lines[-4:]] == ["ruff", "ruff", "mypy", "pytest"]
+    assert lines[-1].endswith("pytest -n 2 -k budget")
+
+
+@pytest.mark.parametrize("part", ["ruff check", "ruff format", "mypy", "pytest"])
+def test_continuous_integration_fails_with_any_part(clone, part):
+    assert clone(".ci/run")[0] == 0
+    assert clone(".ci/run", fail=part)[0] != 0
+
+
+def test_without_a_python_it_says_what_is_missing(clone, tmp_path):
+    shutil.rmtree(tmp_path / ".venv")
+    done = subprocess.run(
+        [str(tmp_path / "scripts" / "demo")],
+        env={"PATH": str(clone.programs)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "lftr needs python 3.11 or newer" in done.stderr
+
+
+def test_the_scripts_can_be_run():
+    for name in ("scripts/demo", "scripts/test", ".ci/run"):
+        assert os.access(ROOT / name, os.X_OK)
