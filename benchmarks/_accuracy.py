@@ -2,40 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from _measure import machine, save, table
 from rich.console import Console
 from rich.progress import Progress
 
 import lftr
 from lftr.evaluation import Outcome, Setting, compare
+from lftr.methods import Method, get_method
 from lftr.suites import load
 
+RATIOS = (4, 8, 16)
 Interval = tuple[float, float, float]
 
 
 def score(
-    settings: Sequence[Setting], split: str, n: int, *, seed: int = 0, batch: int | None = None
-) -> list[Outcome]:
-    """Answer ``n`` questions of ``split`` with the bundled model under every setting."""
+    settings: Sequence[Setting],
+    split: str,
+    n: int,
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    seconds: float = float("inf"),
+) -> tuple[list[Outcome], list[str]]:
+    """Answer up to ``n`` questions of ``split`` with the bundled model under every setting.
+
+    Returns
+    -------
+    outcomes : list of Outcome
+        One for each setting, all for the same questions: those that ``seconds`` sufficed for.
+    categories : list of str
+        The category of each question.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = batch or (128 if device == "cuda" else 16)
     model, processor = lftr.bundled.load(device=device)
     tower = lftr.bundled.load_text_tower(model)
     examples = load("scenes", split=split, n=n, seed=seed)
+    outcomes = [Outcome(setting) for setting in settings]
+    categories: list[str] = []
+    start = time.perf_counter()
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{split}", total=n * len(settings))
-        return compare(
-            model,
-            processor,
-            examples,
-            settings,
-            text_tower=tower,
-            batch=batch or (128 if device == "cuda" else 8),
-            step=lambda done: progress.advance(task, done),
-        )
+        task = progress.add_task(split, total=n)
+        for first in range(0, n, batch):
+            if time.perf_counter() - start > seconds:
+                break
+            part = [examples[i] for i in range(first, min(first + batch, n))]
+            answered = compare(model, processor, part, settings, text_tower=tower, batch=batch)
+            for whole, new in zip(outcomes, answered, strict=True):
+                whole.answers += new.answers
+                whole.correct += new.correct
+                whole.kept += new.kept
+            categories += [example.category for example in part]
+            progress.advance(task, len(part))
+    return outcomes, categories
+
+
+def run(variants: Mapping[str, Method], name: str, command: str, about: str | None) -> None:
+    """Score variants on the validation split at every ratio; print and write the figures down."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--n", type=int, default=800)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    settings = [Setting("full", get_method("uniform"), 1.0)]
+    settings += [Setting(label, m, 1 / r) for label, m in variants.items() for r in RATIOS]
+    finish(settings, options, "validation", name, command)
+
+
+def finish(
+    settings: Sequence[Setting], options: argparse.Namespace, split: str, name: str, command: str
+) -> None:
+    """Score settings, print the table (or JSON) and write the figures down."""
+    outcomes, categories = score(
+        settings, split, options.n, seed=options.seed, seconds=options.seconds
+    )
+    figures = summary(outcomes, categories)
+    content = {"split": split, "questions": len(categories), "seed": options.seed, "rows": figures}
+    save(name if options.seed == 0 else f"{name}_seed{options.seed}", command, content)
+    print(json.dumps({"machine": machine()} | content) if options.json else report(content))
+
+
+def report(content: Mapping[str, Any]) -> str:
+    """Return figures as Markdown, best mean over the ratios first."""
+    full, rest = content["rows"][0], content["rows"][1:]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for one in rest:
+        rows.setdefault(one["label"], []).append(one)
+    mean = {label: sum(f["relative"][0] for f in ones) / len(ones) for label, ones in rows.items()}
+    lines = [
+        [label, f"{100 * mean[label]:.1f}", *(percent(f["relative"]) for f in rows[label])]
+        for label in sorted(rows, key=mean.__getitem__, reverse=True)
+    ]
+    head = ["method", "mean", *(f"{r}x" for r in RATIOS)]
+    about = f"{content['questions']} questions of {content['split']}; relative accuracy in %, 95 %"
+    return f"{about} intervals; full accuracy {percent(full['accuracy'])} %\n\n{table(head, lines)}"
 
 
 def interval(values: Sequence[float], draws: np.ndarray) -> Interval:

@@ -10,27 +10,24 @@ full model; relative accuracy and agreement with paired bootstrap intervals over
 from __future__ import annotations
 
 import argparse
-import json
 
-import torch
-from _accuracy import percent, score, summary
-from _measure import machine, save, table
+from _accuracy import RATIOS, finish
 
 from lftr.evaluation import Setting
-from lftr.methods import Merge, Then, get_method, list_methods
-from lftr.suites import load
-
-RATIOS = (4, 8, 16)
+from lftr.methods import Lftr, Merge, Then, get_method, list_methods
 
 
 def settings(ratios: tuple[int, ...] = RATIOS) -> list[Setting]:
     """Return the full model, then every method and composition at every ratio."""
+    compact: list[Setting] = []
     methods = {name: get_method(name) for name in list_methods()}
     methods["Merge(divprune)"] = Merge("divprune")
     methods["Merge(fastervlm)"] = Merge("fastervlm")
     methods["Then(divprune, tome)"] = Then("divprune", "tome")
+    for ratio in ratios:  # the same tokens, renumbered without gaps
+        compact.append(Setting("lftr, positions compact", Lftr(), 1 / ratio, "compact"))
     rows = [Setting("full", get_method("uniform"), 1.0)]
-    return rows + [Setting(name, m, 1 / r) for name, m in methods.items() for r in ratios]
+    return rows + [Setting(name, m, 1 / r) for name, m in methods.items() for r in ratios] + compact
 
 
 def main() -> None:
@@ -38,22 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", default="test", choices=["test", "validation"])
     parser.add_argument("--n", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(2)
-    outcomes = score(settings(), options.split, options.n)
-    examples = load("scenes", split=options.split, n=options.n)
-    figures = summary(outcomes, [example.category for example in examples])
+    name = f"methods_accuracy_{options.split}"
     command = f"python benchmarks/methods_accuracy.py --split {options.split} --n {options.n}"
-    save(f"methods_accuracy_{options.split}", command, figures)
-    if options.json:
-        print(json.dumps({"machine": machine(), "figures": figures}))
-        return
-    lines = [
-        [f["label"], f"{f['tokens']:.0f}", percent(f["relative"]), percent(f["agreement"])]
-        for f in figures
-    ]
-    print(table(["method", "tokens", "relative accuracy %", "agreement %"], lines))
+    finish(settings(), options, options.split, name, command)
 
 
 if __name__ == "__main__":

@@ -141,3 +141,18 @@ def test_the_picture_of_the_readme_is_small():
     pictures = list((ROOT / "docs" / "images").iterdir())
     assert [path.name for path in pictures] == ["lftr-demo.png"]
     assert pictures[0].stat().st_size < 300_000
+
+
+def test_the_docs_name_tests_and_scripts_that_exist():
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    files = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text()
+        for name in re.findall(r"\b(test_\w+)\b(?!\.py)", text):
+            assert f"def {name}(" in code, f"{page.name}: {name}"
+        for name in re.findall(r"\b(test_\w+\.py)\b", text):
+            assert name in files, f"{page.name}: {name}"
+        for name in re.findall(
+            r"`(?:python )?((?:benchmarks|scripts|training|examples)/[\w./]+)", text
+        ):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"

@@ -338,6 +338,9 @@ def test_everything_and_the_top():
     top = lftr.Selection.top(torch.tensor([1.0, 3.0, 3.0, 3.0, 0.0]), 2, ["why"])
     assert top.index.tolist() == [1, 2]  # ties to the earlier
     assert top.notes == ("why",)
+    even = (torch.arange(5000) % 7 == 3).float()
+    assert lftr.Selection.top(even, 4).index.tolist() == [3, 10, 17, 24]
+    assert lftr.Selection.top(1 - even, 4).index.tolist() == [0, 1, 2, 4]
     assert lftr.Selection.top(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), 1).index.tolist() == [
         [1],
         [0],

@@ -146,7 +146,7 @@ def caption(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> np.nd
 
 @cache
 def _listed(colour: str, kind: str) -> list[int]:
-    return _tokenizer(True).encode(f" a {colour} {kind},", add_special_tokens=False)
+    return _tokenizer(True).encode(f"a {colour} {kind},", add_special_tokens=False)
 
 
 @cache
@@ -168,7 +168,7 @@ def mentions(text: str) -> np.ndarray:
 @cache
 def closed(text: str, length: int) -> np.ndarray:
     """Token ids for the text tower, padded or cut to ``length``."""
-    ids = _tokenizer(True).encode(f" {text}", add_special_tokens=False)[: length - 2]
+    ids = _tokenizer(True).encode(text, add_special_tokens=False)[: length - 2]
     return np.array([BOS, *ids, EOS] + [PAD] * (length - 2 - len(ids)), np.int64)
 
 
@@ -227,6 +227,7 @@ class Pool:
         self.drawn = 1
         self.choice = random.Random(0)
         self.renewing: threading.Thread | None = None
+        self.over = threading.Event()
 
     def next(self) -> dict[str, torch.Tensor]:
         """Wait for a new batch."""
@@ -238,9 +239,15 @@ class Pool:
             self.renewing = threading.Thread(target=self._renew, daemon=True)
             self.renewing.start()
 
+    def stop(self) -> None:
+        """Renew no more: a thread on the device would outlive the interpreter."""
+        self.over.set()
+        if self.renewing is not None:
+            self.renewing.join()
+
     def _renew(self) -> None:
         stream = torch.cuda.Stream()
-        while True:
+        while not self.over.is_set():
             with torch.cuda.stream(stream):
                 batch = self.next()
             stream.synchronize()

@@ -383,6 +383,7 @@ def main(arguments: list[str] | None = None) -> Run:
     for stage in stages:
         if stage.progress() < 1:
             train(run, stage, pool, most, chosen.every)
+    pool.stop()
     return run
 
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import PreTrainedTokenizerFast
 
 from lftr.suites.layout import COLOURS, KINDS
@@ -58,11 +67,14 @@ def tokenizer(closed: bool = False) -> PreTrainedTokenizerFast:
     Parameters
     ----------
     closed : bool
-        End every text with ``</s>``, as CLIP's text tower wants it.
+        For CLIP's text tower: begin every text with a space, as words inside a sentence do, and
+        end it with ``</s>``.
     """
     merges = list(_spelling())
     tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    if closed:
+        core.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Prepend(" ")])
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PIECE), "isolated"),

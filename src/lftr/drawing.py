@@ -34,8 +34,8 @@ def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 
     item : ItemReport
         From a report whose reduction ran.
     image : PIL.Image.Image, optional
-        What the model was shown. It lies under an item of one grid; the tiles of others are drawn
-        on plain ground.
+        What the model was shown. It lies under an item of one grid; tiles, and tokens that have
+        no place (a Q-Former's), are drawn on plain ground.
     length : int
         Pixels of a grid's longer side, at the least.
     """
@@ -50,14 +50,14 @@ def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 
         size = frames * rows * columns
         places = patches[first : first + size]
         first += size
-        under = image if len(item.grids) == 1 and frames == 1 else None
+        placed = len(item.grids) == 1 and frames == 1 and rows > 1  # queries lie nowhere
         pictures.append(
             _draw_grid(
                 (1, frames * rows, columns),
                 [slots[i] for i in places],
                 [i in anchors for i in places],
                 colours,
-                under,
+                image if placed else None,
                 patch_side((frames, rows, columns), length),
             )
         )

@@ -99,8 +99,9 @@ def test_a_model_that_is_not_there_is_named(fails, picture, tmp_path):
     assert f"--model = '{tmp_path}'; allowed: a Hugging Face id or folder" in line
 
 
-def test_a_question_without_an_image(fails):
+def test_a_question_without_an_image_and_images_without_a_question(fails, picture):
     assert "IMAGE" in fails("run", QUESTION)
+    assert "IMAGE" in fails("run", picture, picture)
 
 
 def test_wrong_usage_exits_with_2(lftr, picture):
@@ -117,3 +118,16 @@ def test_without_a_chat_template_the_image_tokens_come_first(picture):
     placeholders = (inputs["input_ids"] == processor.image_token_id).sum(dim=1)
     assert placeholders.tolist() == [2 * 576, 576]
     assert inputs["attention_mask"][:, -1].tolist() == [1, 1]  # padded on the left
+
+
+def test_a_processor_that_places_the_image_itself_is_given_the_question_alone(picture):
+    class Querying:
+        """As BLIP-2's: no template, and the queries are put in front by the processor."""
+
+        image_token = "<image>"
+        num_query_tokens = 32
+
+        def __call__(self, images, text, **_):
+            return text
+
+    assert inputs_of(Querying(), [read_image(picture)], "What?") == ["What?"]

@@ -91,6 +91,12 @@ def test_tiles_stand_beside_each_other_and_separators_in_none():
     assert drawn.getpixel((left, 0)) != ACCENT
 
 
+def test_tokens_without_a_place_lie_on_plain_ground():
+    item = ItemReport.of(0, 0, None, 32, Selection(torch.tensor([3])))
+    red = draw_item(item, Image.new("RGB", (64, 64), (255, 0, 0)))
+    assert red.tobytes() == draw_item(item).tobytes()
+
+
 def test_several_items_stand_below_each_other():
     pictures = [Image.new("RGB", (10, 20)), Image.new("RGB", (30, 5))]
     assert below(pictures).size == (30, 20 + 5 + 12)

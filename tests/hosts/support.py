@@ -61,8 +61,12 @@ class Run:
 
     def choices(self, row: int = 0) -> list[Choice]:
         """Decisions of the last call about a row's items."""
-        pairs = zip(self.report.items, self.method.selections, strict=True)
-        return [Choice(item.tokens, chosen) for item, chosen in pairs if item.row == row]
+        items = self.report.items
+        chosen = self.method.selections
+        if self.report.kept == self.report.tokens:  # then no method was asked
+            chosen = [lftr.Selection.everything(item.tokens) for item in items]
+        pairs = zip(items, chosen, strict=True)
+        return [Choice(item.tokens, choice) for item, choice in pairs if item.row == row]
 
 
 @contextmanager

@@ -17,7 +17,11 @@ from .support import NEW, SQUARE, WIDE, Prompt, ZooEntry, assert_close, reduced
 def tokens(prompt: Prompt, **options: Any) -> list[list[int]]:
     """What a reduced greedy generate adds to every row."""
     with lftr.reduce(prompt.model, "random", keep=0.4):
-        return prompt.generate(**options).sequences[:, prompt.inputs()["input_ids"].shape[1] :].tolist()
+        return (
+            prompt.generate(**options)
+            .sequences[:, prompt.inputs()["input_ids"].shape[1] :]
+            .tolist()
+        )
 
 
 SAME: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lftr.evidence.attention import attention_modules
 from lftr.hosts.transformers.encode import _parent, split_arguments
 from lftr.hosts.transformers.families import family_of
-from lftr.evidence.attention import attention_modules
 
 from .support import Image, Prompt, ZooEntry, reduced
 

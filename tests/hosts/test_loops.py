@@ -10,7 +10,7 @@ from torch import Tensor
 
 import lftr
 
-from .support import Prompt, Row, SQUARE, WIDE, ZooEntry, assert_close, reduced
+from .support import SQUARE, WIDE, Prompt, Row, ZooEntry, assert_close, reduced
 
 STEPS = 3
 ROWS: list[Row] = [WIDE, SQUARE]

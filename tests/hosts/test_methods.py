@@ -14,7 +14,9 @@ from .support import ROWS, Prompt, ZooEntry, assert_close, reduced
 
 KEEP = 0.4
 RARE = {"cls_attention", "frame_features", "visual_projected", "text_embeds"}
-METHODS = [name for name in lftr.list_methods() if not isinstance(lftr.get_method(name), ImageMethod)]
+METHODS = [
+    name for name in lftr.list_methods() if not isinstance(lftr.get_method(name), ImageMethod)
+]
 IMAGE_METHODS = sorted(set(lftr.list_methods()) - set(METHODS))
 
 

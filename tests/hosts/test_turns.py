@@ -23,19 +23,21 @@ from .support import (
     reduced,
 )
 
-OLD, NEW_IMAGE = Image("small", 1), Image("tall", 2)
+OLD, NEW_IMAGE, LARGE = Image("small", 1), Image("tall", 2), Image("square", 3)
 ANSWER = 3
 
 
 class Chat:
     """One row that grows turn by turn, its decisions and the cache of the last turn."""
 
-    def __init__(self, entry: ZooEntry, run: Run, positions: str = "original") -> None:
+    def __init__(
+        self, entry: ZooEntry, run: Run, positions: str = "original", old: Image | None = OLD
+    ) -> None:
         self.entry, self.run, self.positions = entry, run, positions
         self.model = entry.model()
-        self.ids = entry.row_ids(self.model, [3, OLD, 2])
+        self.images = [] if old is None else [old]
+        self.ids = entry.row_ids(self.model, [3, *self.images, 2])
         self.first = len(self.ids)
-        self.images = [OLD]
         self.choices: list[Choice] = []
         self.answer(self.given())
 
@@ -71,10 +73,10 @@ class Chat:
         )
         new = output.sequences[0, -ANSWER:].tolist()
         assert output.sequences[0, :-ANSWER].tolist() == inputs["input_ids"][0].tolist()
-        if any(name in inputs for name in ("pixel_values",)):
-            self.choices += self.run.choices()
         whole = self.given()
         visual = whole["input_ids"][0] == self.entry.image_token_id(self.model)
+        if sum(choice.size for choice in self.choices) < int(visual.sum()):
+            self.choices += self.run.choices()
         truth = true_logits(self.model, whole, visual, self.choices, new[:-1], self.positions)
         assert_close(self.entry, torch.cat(list(output.logits)), truth, slack=5)
         self.ids = [*self.ids, *new]
@@ -93,12 +95,29 @@ def new_alone(chat: Chat, image: Image | None) -> dict[str, Any]:
     return inputs | {name: alone[name] for name in arguments if name in alone}
 
 
+@pytest.mark.parametrize("pixels", ["none", "all"])
 @pytest.mark.parametrize("positions", ["original", "compact"])
-def test_all_ids(entry: ZooEntry, positions: str) -> None:
+def test_all_ids(entry: ZooEntry, positions: str, pixels: str) -> None:
+    """Text alone is added; a chat template gives the old image again, and it is not encoded."""
     with reduced(entry.model(), positions=positions) as run:
         chat = Chat(entry, run, positions)
         chat.say(20, 21)
-        chat.answer(new_alone(chat, None), chat.cache)
+        inputs = chat.given() if pixels == "all" else new_alone(chat, None)
+        run.method.selections = []
+        kept = run.report.kept
+        chat.answer(inputs, chat.cache)
+        assert run.method.selections == []
+        assert run.report.kept == kept
+
+
+@pytest.mark.parametrize(("old", "keep"), [(None, 0.4), (OLD, 40)], ids=["words", "a small image"])
+def test_an_image_after_what_stayed_whole(entry: ZooEntry, old: Image | None, keep: float) -> None:
+    """A chat that begins without an image, or with one that is too small to lose a token."""
+    with reduced(entry.model(), keep=keep) as run:
+        chat = Chat(entry, run, old=old)
+        chat.say(20, LARGE, 21, 22)
+        chat.answer(new_alone(chat, LARGE), chat.cache)
+        assert run.report.kept <= run.report.tokens
 
 
 @pytest.mark.parametrize("mask", ["full", "none"])
@@ -172,9 +191,7 @@ def test_batch(entry: ZooEntry) -> None:
         if "token_type_ids" in whole:
             fill = SUFFIX.get(prompt.model.config.model_type, 0)
             whole["token_type_ids"][:, -ANSWER - 2 :] = fill
-        truth = true_logits(
-            prompt.model, whole, prompt.visual(torch.tensor(words)), choices[row]
-        )
+        truth = true_logits(prompt.model, whole, prompt.visual(torch.tensor(words)), choices[row])
         assert_close(entry, second.logits[0][row], truth[0])
 
 

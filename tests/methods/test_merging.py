@@ -219,6 +219,14 @@ def test_nearest_in_blocks(total, share, block):
     assert slot.gather(1, index).equal(torch.arange(count).expand(2, -1))
 
 
+def test_cosines_that_differ_by_rounding_are_equal():
+    angle = torch.tensor([0.1, 0.1 - 3e-6, 0.1 - 3e-4], dtype=torch.float64)
+    centres = torch.stack([angle.cos(), angle.sin()], dim=1).float()[None]
+    x = torch.tensor([[[1.0, 0.0]]])
+    assert flows.nearest_to(x, centres[:, :2])[0].item() == 0  # nearer by 3e-7
+    assert flows.nearest_to(x, centres)[0].item() == 2  # nearer by 3e-5
+
+
 def test_a_slot_of_no_weight_takes_the_plain_mean():
     slot = torch.tensor([[0, 0, 1, 1, 2]])
     weight = torch.tensor([[0.0, 0.0, 1.0, 3.0, 0.0]])

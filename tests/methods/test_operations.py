@@ -56,6 +56,18 @@ def test_farthest_point(mode):
         assert got.tolist() == wanted
 
 
+def test_duplicates_of_the_picked_come_last_and_in_order(mode):
+    draw = torch.Generator().manual_seed(10)
+    group = torch.stack([torch.randperm(90, generator=draw) % 9 for _ in range(3)])
+    distinct = torch.randn(3, 9, 24, generator=draw)
+    x = distinct.gather(1, group.unsqueeze(2).expand(-1, -1, 24))
+    quality = torch.ones(3, 90)
+    for order in (farthest_point(x, 90), determinantal(x, quality, 90)):
+        for groups, got in zip(group, order, strict=True):
+            assert len(set(groups[got[:9]].tolist())) == 9
+            assert got[9:].equal(got[9:].sort().values)
+
+
 def test_determinantal(mode):
     x = clustered(1)
     quality = scores_of(x)
@@ -163,7 +175,8 @@ def test_unit():
     wanted = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
     torch.testing.assert_close(unit(x), wanted)
     assert unit(x.half()[:2]).dtype == torch.float32
-    assert unit(x[:1]).equal(unit(x)[:1])  # whatever the rows beside it
+    plain = clustered(9)[0]
+    assert unit(torch.cat([plain, 1e30 * plain]))[:90].equal(unit(plain))  # whatever is beside it
 
 
 def test_scores_to_a_common_scale():

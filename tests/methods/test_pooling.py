@@ -72,6 +72,14 @@ def test_pool_is_average_pooling_where_that_is_defined(side):
     torch.testing.assert_close(chosen.apply(x), expected.permute(0, 2, 3, 1).reshape(-1, 3))
 
 
+def test_anchors_are_in_the_middle():
+    tokens = lftr.VisualTokens(image(1, 12, 12), grid=(1, 12, 12))
+    middle = tokens.coordinates[lftr.methods.Pool().select(tokens, 16).index, 1:]
+    assert (middle % 3 == 1).all()
+    upper_left = tokens.coordinates[lftr.methods.Pool().select(tokens, 9).index, 1:]
+    assert (upper_left % 4 == 1).all()
+
+
 def test_pool_on_a_line_without_a_grid():
     x = image(1, 1, 12)
     chosen = lftr.methods.Pool().select(lftr.VisualTokens(x), 4)
@@ -162,6 +170,8 @@ def test_multi_scale_pool_holds_both_grids():
     x = image(1, 24, 24)
     chosen = lftr.get_method("multi-scale-pool").select(lftr.VisualTokens(x, grid=(1, 24, 24)), 180)
     got = chosen.apply(x)
+    weight = torch.zeros(180, 576).index_put_((chosen.flow.slot, chosen.flow.source), torch.ones(1))
+    assert weight[torch.arange(180), chosen.index].all()  # each anchor is in its own cell
     for side in (12, 6):
         for row in F.adaptive_avg_pool2d(planes(x, 24, 24), side).flatten(2)[0].T:
             assert ((got - row).abs().amax(1) < 1e-5).sum() == 1
@@ -198,6 +208,28 @@ def test_region_router_refines_what_varies():
     partly = method.select(tokens, 16 + 8)
     inside = (tokens.coordinates[partly.index, 1:] // 4 == torch.tensor([1, 2])).all(1)
     assert inside.sum() == 9
+
+
+def test_region_router_weighs_levels_together():
+    """A chequered region, fine detail only, costs 15 slots; one of plain quarters costs 3."""
+    angle = torch.zeros(16, 16)
+    chequered = (torch.arange(4)[:, None] + torch.arange(4)) % 2 * 2 - 1
+    quarters = (torch.arange(4)[:, None] // 2 + torch.arange(4) // 2) % 2 * 2 - 1
+    method = lftr.get_method("region-router")
+
+    def slots(share, keep):
+        """Return the slots of both, the quarters' gain being ``share`` of the chequers'."""
+        angle[4:8, 4:8] = 0.3 * chequered
+        angle[8:12, 8:12] = (0.3 * torch.ones(1)).sin().mul(share**0.5).asin() * quarters
+        x = torch.stack([angle.cos(), angle.sin()], dim=-1).reshape(256, 2)
+        tokens = lftr.VisualTokens(x, grid=(1, 16, 16))
+        region = tokens.coordinates[method.select(tokens, keep).index, 1:] // 4
+        return [int((region == place).all(1).sum()) for place in (1, 2)]
+
+    assert slots(3 / 13.5, 16 + 3) == [1, 4]  # 3 slots for 0.074 each, 15 for 0.067
+    assert slots(3 / 13.5, 16 + 18) == [16, 4]
+    assert slots(3 / 16.0, 16 + 3) == [4, 1]  # 0.0625 and 0.067: the chequers, in part
+    assert slots(3 / 16.0, 16 + 15) == [16, 1]
 
 
 @many

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from every import build, every, item, tensors, wrappers
+from every import build, every, item, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +99,17 @@ def test_all_kept_is_identity(name):
     chosen = build(name).select(tokens, 1.0)
     assert chosen.index.equal(torch.arange(12))
     assert torch.equal(chosen.apply(tokens.features), tokens.features)
+
+
+@each
+def test_features_with_a_gradient(name):
+    tokens = item(3, (1, 4, 5))
+    wanted = build(name).select(tokens, 7)
+    leaf = tokens.features.clone().requires_grad_()
+    chosen = build(name).select(dataclasses.replace(tokens, features=leaf), 7)
+    same(chosen, wanted)
+    chosen.apply(leaf).sum().backward()
+    assert leaf.grad.count_nonzero() > 0
 
 
 @each
@@ -204,20 +215,6 @@ def test_permutation(name):
         assert sum(unmoved) >= 4
     else:
         assert all(unmoved)
-
-
-@pytest.mark.parametrize("inner", lftr.list_methods())
-@pytest.mark.parametrize("wrapper", [cls.__name__ for cls in wrappers()])
-def test_every_wrapper_with_every_method(wrapper, inner):
-    method = build(f"{wrapper}({inner})")
-    for grid in [(1, 4, 4), (2, 2, 3)]:
-        items = [item(seed, grid) for seed in range(2)]
-        for keep in (1, 2, 5, items[0].count - 1):
-            stack = method.select(lftr.VisualTokens.stack(items), keep)
-            for i, tokens in enumerate(items):
-                alone = method.select(tokens, keep)
-                well_formed(alone, tokens, keep)
-                same(stack.item(i), alone, tokens.features)
 
 
 @each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -35,7 +36,7 @@ def run(
 ) -> None:
     """Ask a question about one or more images; prints the answer and what was dropped."""
     *paths, question = words
-    if not paths:
+    if not paths or Path(question).is_file():
         raise ArgumentError.of("IMAGE", question, 'one or more image files, then a "question"')
     chosen = parse_method(method, option or [])
     images = [read_image(path) for path in paths]

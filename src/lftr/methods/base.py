@@ -84,7 +84,8 @@ class Method:
         if count == tokens.count:
             chosen = Selection.everything(count, batch=len(stack.features))
         else:
-            chosen = self._choose_clean(stack, count)
+            with torch.no_grad():  # a decision has no gradient
+                chosen = self._choose_clean(stack, count)
         return chosen if tokens.batched else chosen.item(0)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:

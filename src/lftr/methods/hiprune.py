@@ -68,7 +68,7 @@ class HiPrune(Method, name="hiprune"):
         if self.text_share == 0:
             return Selection.top(-order, keep, notes)
         asked, more = text_relevance(tokens)
-        seen = _ranks(-order) >= tokens.count - (keep - round(keep * self.text_share))
+        seen = _ranks(-order) < keep - round(keep * self.text_share)
         return Selection.top(seen.int() * 2 * tokens.count - _ranks(asked), keep, notes + more)
 
 

@@ -27,7 +27,7 @@ class Lftr(Method, name="lftr"):
     Li, arXiv 2501.17391), spatial stage: tokens less significant are removed, by relevance to the
     content of their own frame or to the text prompt, judged by similarity and not by an attention
     map. The paper's equations and its authors' code were not at hand; what the descriptions leave
-    open is an option here, and each default was chosen by measurement (``benchmarks/lftr.py``).
+    open is an option here, and each default was chosen by measurement (``benchmarks/lftr_defaults.py``).
     The spatial stage acts on every frame by itself; the temporal stage is for videos.
 
     Scores are made in the encoder's space and the decision is applied to the language model's

@@ -110,8 +110,7 @@ def _spend(routes: list[tuple[Tensor, Tensor]], keep: int) -> Tensor:
     rates, costs, regions, total = [], [], [], 0
     for cost, gain in routes:
         _, levels, number = gain.shape
-        rate = (gain / cost[:, None]).cummin(dim=1).values  # no level before the one below it
-        rates.append(rate.flatten(1))
+        rates.append(_rates(cost, gain).flatten(1))
         costs.append(cost.repeat_interleave(number))
         regions.append((torch.arange(number, device=cost.device) + total).repeat(levels))
         total += number
@@ -120,3 +119,15 @@ def _spend(routes: list[tuple[Tensor, Tensor]], keep: int) -> Tensor:
     left = keep - total - (cost.cumsum(dim=1) - cost)  # before each refinement
     given = torch.ones(len(order), total, dtype=torch.int64, device=order.device)
     return given.scatter_add_(1, torch.cat(regions)[order], left.clamp_min(0).minimum(cost))
+
+
+def _rates(cost: Tensor, gain: Tensor) -> Tensor:
+    """Return the variance explained per slot ``(B, L, R)``, falling from level to level.
+
+    A level that explains little but opens one that explains much counts together with that.
+    """
+    whole = [
+        (gain[:, i:].cumsum(dim=1) / cost[i:].cumsum(dim=0).unsqueeze(1)).amax(dim=1)
+        for i in range(len(cost))
+    ]
+    return torch.stack(whole, dim=1).cummin(dim=1).values if whole else gain

@@ -72,7 +72,7 @@ def _shape_mask(kind: str, size: int, angle: int) -> Floats:
         reach = max(max(abs(x), abs(y)) for x, y in turned)
         draw.polygon([(half + half * x / reach, half + half * y / reach) for x, y in turned], 255)
     small = image.resize((size, size), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / 255
+    return np.asarray(small, np.float32) / np.float32(255)
 
 
 def _outline(kind: str) -> list[tuple[float, float]]:

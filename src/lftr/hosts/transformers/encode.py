@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,8 @@ def _encode(
     attention = bool(wanted & (_ATTENTION | {"frame_features"}))
     patches = bool(wanted & {"encoder_features", "visual_projected"})
     if not attention and not patches:
-        return Encoded(encoder(**arguments, return_dict=True))
+        with _at_hand(model.base_model):
+            return Encoded(encoder(**arguments, return_dict=True))
 
     seen: list[Tensor] = []
     states: list[Tensor] = []
@@ -124,6 +125,7 @@ def _encode(
             stack.enter_context(tapped(module, tap))
             if "frame_features" in wanted:
                 stack.enter_context(_output(_parent(tower, module), states))
+        stack.enter_context(_at_hand(model.base_model))
         output = encoder(**arguments, return_dict=True)
 
     encoded = Encoded(output)
@@ -152,6 +154,20 @@ def _encode(
         if states and place is not None:
             encoded.frames = states[0][:, place]
     return encoded
+
+
+@contextmanager
+def _at_hand(module: nn.Module) -> Iterator[None]:
+    """Load the parameters that accelerate offloads until ``module``'s own forward is called."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
 
 
 def _first_input(module: nn.Module, seen: list[Tensor]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ...budget import Keep, resolve_all
+from ...errors import LftrError
 from ...evidence.text import TextTower
 from ...methods.base import Method
 from ...report import ItemReport, Report
@@ -76,12 +77,13 @@ class Reduced:
 
 @dataclass
 class Item:
-    """One visual item of a call; ``seen`` if an earlier turn's cache holds it already."""
+    """One visual item of a call, encoded as ``views`` tiles; ``seen`` if a cache holds it already."""
 
     row: int
     number: int
     size: int
     layout: Layout
+    views: int = 1
     seen: bool = False
     selection: Selection | None = None
 
@@ -124,8 +126,20 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
     for _, prompt in groupby(places, key=lambda place: place[0].row):
         members = list(prompt)
         counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
-    for item, choice in zip(fresh, plan.method.select_all(tokens, counts), strict=True):
+    choices = plan.method.select_all(tokens, counts)
+    for item, choice, count in zip(fresh, choices, counts, strict=True):
+        _check(plan.method, choice, count, item.size)
         item.selection = choice
+
+
+def _check(method: Method, choice: Selection, count: int, size: int) -> None:
+    """Refuse what a method of somebody's own must not return."""
+    last = int(choice.index.max())
+    if choice.batched or choice.count != count or last >= size:
+        raise LftrError(
+            f"{type(method).__name__}.select returned slots of shape {tuple(choice.index.shape)}, "
+            f"the last at token {last}, where {count} of {size} tokens were asked"
+        )
 
 
 def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:

@@ -73,7 +73,9 @@ class Prefill:
         items: list[Item] = []
         features: dict[str, Any] = {}
         shorter = segment.prefix is not None
-        if any(name in arguments for name in PIXELS):
+        # a chat gives every image at every turn; without new placeholders there is none to encode
+        asked = segment.prefix is None or bool(visual.any())
+        if asked and any(name in arguments for name in PIXELS):
             encoded = encode(self.family, self.model, arguments, self.evidence)
             clock.lap("encode")
             items = self._items(encoded, arguments, segment)
@@ -109,6 +111,7 @@ class Prefill:
         features = getattr(encoded.output, self.family.features_key)
         sizes = self.family.entries(self.model, arguments, features)
         layouts = self.family.layouts(self.model, arguments, sizes)
+        views = self.family.views(self.model, arguments, sizes)
         visual = self.family.placeholders(self.model, segment.full_ids)
         seen = visual[:, : segment.start].sum(dim=1).tolist()
         if sum(sizes) != int(visual.sum()):  # the caller gave the new images alone
@@ -122,9 +125,10 @@ class Prefill:
             )
         if self.family.run_is_item:
             sizes, layouts = _join_runs(visual, sizes, layouts)
+            views = [len(layout.tiles or ()) for layout in layouts]
         items: list[Item] = []
         row, used, number = 0, 0, 0
-        for size, layout in zip(sizes, layouts, strict=True):
+        for size, layout, tiles in zip(sizes, layouts, views, strict=True):
             while used == rows[row]:
                 row, used, number = row + 1, 0, 0
             if used + size > rows[row]:
@@ -133,7 +137,7 @@ class Prefill:
                     f"{rows[row]} image placeholders in row {row}",
                     f"whole images in a row; the next one has {size} tokens, {used} are taken",
                 )
-            items.append(Item(row, number, size, layout, seen=used < seen[row]))
+            items.append(Item(row, number, size, layout, tiles, seen=used < seen[row]))
             used, number = used + size, number + 1
         return items
 
@@ -145,6 +149,8 @@ class Prefill:
         rows = _flat(getattr(encoded.output, self.family.features_key))
         features = self.family.as_received(self.model, rows).detach().split(sizes)
         maps = {name: rows.detach().split(sizes) for name, rows in encoded.maps.items()}
+        frames = encoded.frames
+        frames = None if frames is None else frames.split([item.views for item in items])
         words = segment.mask.bool() & ~visual
         texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
         found = []
@@ -156,8 +162,8 @@ class Prefill:
                 values["cls_attention"] = values["cls_attention"].T
             if "attention_received" in values:
                 values["attention_received"] = values["attention_received"].squeeze(-1)
-            if encoded.frames is not None:
-                values["frame_features"] = encoded.frames[i : i + 1].detach()
+            if frames is not None:
+                values["frame_features"] = frames[i].detach()
             if "visual_projected" in self.evidence and self.plan.tower is not None:
                 values["visual_projected"] = self.plan.tower.project(values["encoder_features"])
             values |= {name: rows[item.row] for name, rows in texts.items()}

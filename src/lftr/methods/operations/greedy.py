@@ -47,25 +47,27 @@ def determinantal(x: Tensor, quality: Tensor, keep: int) -> Tensor:
     keep : int
         Picks, at most N.
     """
-    x, quality = unit(x), quality.float()
-    similarity = Similarity(x)
-    left = quality.square() * x.square().sum(dim=2)
-    exhausted, spent = 1e-5 * left, 1e-12 * left  # float32 resolves no smaller residual
+    quality = quality.float() / quality.amax(dim=1, keepdim=True).clamp_min(1e-30)
+    x = unit(x) * quality.unsqueeze(2)
+    similarity = Similarity(x)  # of rows no longer than one: the kernel itself
+    whole = x.square().sum(dim=2)
+    exhausted, spent = 1e-5 * whole, quality.square() - 4.0  # float32 resolves no smaller residual
+    left = torch.where(whole > exhausted, whole, spent)
     factor = x.new_empty(len(x), keep, x.shape[1])
     picks = []
     for i in range(keep):
         pick = left.argmax(dim=1)
         picks.append(pick)
         at = pick.unsqueeze(1)
-        row = similarity.row(pick, left) * (quality * quality.gather(1, at))
+        row = similarity.row(pick, left)
         if i:
             known = factor[:, :i]
             weight = known.gather(2, at.unsqueeze(1).expand(-1, i, 1))
-            row -= torch.bmm(weight.mT, known).squeeze(1)
-        rest = left.gather(1, at)
-        row *= torch.where(rest > exhausted.gather(1, at), rest.rsqrt(), 0.0)
+            row = torch.baddbmm(row.unsqueeze(1), weight.mT, known, alpha=-1).squeeze(1)
+        row = row * left.gather(1, at).rsqrt().nan_to_num_(0.0)  # what is spent is negative
         factor[:, i] = row
-        left = torch.where((left - row.square()) > exhausted, left - row.square(), spent)
+        left.addcmul_(row, row, value=-1)
+        left = torch.where(left > exhausted, left, spent)
         left.scatter_(1, at, -torch.inf)
         spent.scatter_(1, at, -torch.inf)
     return torch.stack(picks, dim=1)
@@ -123,7 +125,7 @@ def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
         pick = order.argmin(dim=1)
         picks.append(pick)
         row = similarity.row(pick, order, largest=False)
-        order = torch.where(row > threshold, torch.maximum(order, skipped), order)
+        order = torch.where(row > threshold, skipped, order)
         at = pick.unsqueeze(1)
         order.scatter_(1, at, torch.inf)
         skipped.scatter_(1, at, torch.inf)

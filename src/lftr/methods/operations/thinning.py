@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ...indexing import take
 from .scaling import unit
-from .similarity import SAME
+from .similarity import SAME, gram
 
-NEIGHBOURS = 64  # nearest tokens that are remembered of each
+NEIGHBOURS = 32  # nearest tokens that are remembered of each, more of long lists
 BLOCK = 1 << 22  # similarities of an item that are held at once
 
 
@@ -72,14 +72,15 @@ def _neighbours(x: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
     """Return the nearest other members of each member, and their cosines, ``(B, N, t)``."""
     batch, total, _ = x.shape
     size = members.shape[1]
-    count = min(NEIGHBOURS, size - 1)
+    count = min(max(NEIGHBOURS, size // 256), size - 1)
     among = take(x, members, 1)
     near = members.new_zeros(batch, total, count)
     value = x.new_zeros(batch, total, count)
     step = max(1, BLOCK // size)
     for low in range(0, size, step):
         some = among[:, low : low + step]
-        rows = torch.bmm(some, among.mT).clamp_(max=SAME)
+        rows = gram(among) if step >= size else torch.bmm(some, among.mT)
+        rows.clamp_(max=SAME)
         rows.diagonal(low, dim1=1, dim2=2).fill_(-torch.inf)
         top = rows.topk(count, dim=2)
         place = members[:, low : low + step].unsqueeze(2).expand(-1, -1, count)

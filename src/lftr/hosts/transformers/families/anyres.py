@@ -33,6 +33,9 @@ class LlavaNext(Family):
             for size in inputs["image_sizes"]
         ]
 
+    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+        return self.tiles_of(model, inputs)
+
     def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
         """Run the model's own packing on ``(tiles, P, channels)`` of each image; newlines are 0."""
         strategy = inputs.get("vision_feature_select_strategy")

@@ -84,6 +84,10 @@ class Family:
         """Return the layout of each of `entries`."""
         return [Layout.square(size) for size in sizes]
 
+    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+        """Return how many times the encoder saw each of `entries`: an image and its tiles."""
+        return [1] * len(sizes)
+
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
         """Carry maps over the encoder's patches to the tokens made of them.
 

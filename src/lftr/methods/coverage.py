@@ -1,0 +1,75 @@
+"""Our own: cover what stands out, with tokens that stand for their surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..indexing import take
+from ..selection import Selection
+from ..tokens import VisualTokens
+from .base import Evidence, Method
+from .operations.flows import mean_flow, nearest_to, own
+from .operations.scaling import min_max, unit
+from .options import between, one_of
+from .signals import ENCODER, encoder_features
+
+
+@dataclass(frozen=True)
+class Coverage(Method, name="coverage"):
+    """Pick tokens that cover, by a local kernel, as much as can be of what stands out.
+
+    Greedy maximisation of ``sum_u w_u max_picked exp(-(1 - cos(u, picked)) / width)``, a weighted
+    facility location: every token wants a kept one that is like it, the more so the more it stands
+    out from the mean of the image, ``w = stand-out ** sharpness``.
+
+    Parameters
+    ----------
+    width : float
+        Distance at which a kept token stops standing for another, on the scale of ``1 - cos``.
+    sharpness : float
+        How much more tokens that stand out count; 0 counts all alike.
+    leftovers : {"merge", "drop"}
+        Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
+    """
+
+    width: float = 0.3
+    sharpness: float = 1.0
+    leftovers: str = "drop"
+
+    def __post_init__(self) -> None:
+        between("width", self.width, 1e-3)
+        between("sharpness", self.sharpness, 0.0)
+        one_of("leftovers", self.leftovers, ("merge", "drop"))
+
+    @property
+    def evidence(self) -> Evidence:
+        return (ENCODER,)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        x, notes = encoder_features(tokens)
+        x = unit(x)
+        centre = unit(x.mean(dim=1, keepdim=True))
+        out = min_max(1.0 - (x * centre).sum(dim=-1)).clamp_min(1e-3)
+        kept = _cover(x, out**self.sharpness, keep, self.width).sort(dim=1).values
+        if self.leftovers == "drop":
+            return Selection(kept, notes=notes)
+        slot = own(nearest_to(x, take(x, kept, 1))[0], kept)
+        return Selection(kept, mean_flow(slot, keep), notes)
+
+
+def _cover(x: Tensor, weight: Tensor, keep: int, width: float) -> Tensor:
+    near = torch.bmm(x, x.mT).sub_(1.0).div_(width).exp_()
+    covered = torch.zeros_like(weight)
+    picks = []
+    for _ in range(keep):
+        gain = (near - covered.unsqueeze(1)).clamp_min_(0.0)
+        value = torch.bmm(gain, weight.unsqueeze(2)).squeeze(2)
+        if picks:
+            value.scatter_(1, torch.stack(picks, dim=1), -torch.inf)
+        pick = value.argmax(dim=1)
+        picks.append(pick)
+        covered = torch.maximum(covered, take(near, pick.unsqueeze(1), 1).squeeze(1))
+    return torch.stack(picks, dim=1)

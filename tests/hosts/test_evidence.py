@@ -1,0 +1,260 @@
+"""What a host says that it can tell a method, it tells, in the right shape; else it says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lftr
+from lftr.errors import MissingEvidenceError
+from lftr.evidence.attention import attention_modules
+from lftr.evidence.text import TextTower
+from lftr.hosts.transformers.encode import choose_evidence
+from lftr.hosts.transformers.families import family_of
+
+from .support import Prompt, ZooEntry, distance, reduced
+
+FIELDS = (
+    "encoder_features",
+    "keys",
+    "cls_attention",
+    "attention_received",
+    "frame_features",
+    "text_token_embeds",
+    "visual_projected",
+    "text_embeds",
+    "attention",
+)
+
+
+class Asking(lftr.Method):
+    """Needs one field, and takes the first tokens."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    @property
+    def evidence(self) -> Any:
+        return tuple((name,) for name in self.names)
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
+        return lftr.Selection(torch.arange(keep).expand(len(tokens.features), keep))
+
+
+def seen(entry: ZooEntry, *names: str, **options: Any) -> tuple[Prompt, list[lftr.VisualTokens]]:
+    prompt = Prompt(entry)
+    with reduced(prompt.model, Asking(*names), 0.4, **options) as run:
+        prompt.generate(1)
+    return prompt, run.method.tokens
+
+
+def can(entry: ZooEntry, name: str) -> bool:
+    model = entry.model()
+    try:
+        return bool(choose_evidence(family_of(model), model, ((name,),), has_tower=False))
+    except MissingEvidenceError:
+        return False
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_shape_or_error(entry: ZooEntry, name: str) -> None:
+    if not can(entry, name):
+        with pytest.raises(MissingEvidenceError, match=name):
+            seen(entry, name)
+        return
+    prompt, items = seen(entry, name)
+    for tokens in items:
+        value: Tensor = getattr(tokens, name)
+        assert torch.isfinite(value).all()
+        if name == "cls_attention":
+            assert value.shape[1] == tokens.count
+        elif name == "frame_features":
+            assert value.ndim == 2
+        elif name == "text_token_embeds":
+            assert value.shape[1] == tokens.features.shape[1]
+        else:
+            assert value.shape[0] == tokens.count
+    assert all(getattr(tokens, other) is None for other in FIELDS if other != name)
+
+
+def test_what_every_family_can(entry: ZooEntry) -> None:
+    able = {name for name in FIELDS if can(entry, name)}
+    assert {"encoder_features", "keys", "attention_received", "text_token_embeds"} <= able
+    assert ("cls_attention" in able) == ("frame_features" in able) == entry.traits.has_cls
+    assert not {"visual_projected", "text_embeds", "attention"} & able
+
+
+def test_attention_is_shared_out(entry: ZooEntry) -> None:
+    """CLS attention of a token is the mean of its patches'; separators get none."""
+    if not entry.traits.has_cls:
+        return
+    model = entry.model()
+    family = family_of(model)
+    prompt, items = seen(entry, "cls_attention")
+    side = model.config.vision_config.image_size
+    side = side if isinstance(side, int) else side[0]
+    patches = (side // 4) ** 2
+    for tokens in items:
+        assert (tokens.cls_attention >= 0).all()
+        for head in tokens.without_separators().cls_attention:
+            tiles = [t * h * w for t, h, w in tokens.blocks]
+            first = head.split(tiles)[0].mean() * patches
+            assert 0.3 < float(first) < 1.0  # what is left of one goes to the class token
+        if tokens.separator is not None:
+            assert (tokens.cls_attention[:, tokens.separator] == 0).all()
+    assert family.cls_place(model) is not None
+
+
+def test_frame_features_are_the_items_own(entry: ZooEntry) -> None:
+    """One descriptor a view: the class tokens of an item's own tiles, not of its neighbour's."""
+    if not entry.traits.has_cls:
+        return
+    prompt, items = seen(entry, "frame_features")
+    alone = [tokens for row in (0, 2) for tokens in _frames(prompt.alone(row))]
+    for left, right in zip(items, alone, strict=True):
+        assert distance(left.frame_features, right.frame_features) < 1e-5
+    assert not torch.equal(items[0].frame_features[0], items[-1].frame_features[0])
+
+
+def _frames(prompt: Prompt) -> list[lftr.VisualTokens]:
+    with reduced(prompt.model, Asking("frame_features"), 0.4) as run:
+        prompt.generate(1)
+    return run.method.tokens
+
+
+def test_encoder_features_are_before_the_projector(llava: ZooEntry) -> None:
+    _, items = seen(llava, "encoder_features")
+    project = llava.model().model.multi_modal_projector
+    for tokens in items:
+        assert distance(project(tokens.encoder_features), tokens.features) < 1e-5
+
+
+def test_text_is_the_rows_own(entry: ZooEntry) -> None:
+    """Neither visual tokens, nor padding, nor begin, end and padding ids; each row its own."""
+    prompt, items = seen(entry, "text_token_embeds")
+    embed = prompt.model.get_input_embeddings()
+    inputs = prompt.inputs()
+    special = torch.tensor([0, 1, 2])
+    rows = [0] * (len(items) - sum(1 for _ in seen_in(prompt, 2))) + [2] * len(seen_in(prompt, 2))
+    for tokens, row in zip(items, rows, strict=True):
+        ids = inputs["input_ids"][row]
+        ids = ids[~prompt.visual(ids) & ~torch.isin(ids, special)]
+        assert torch.equal(tokens.text_token_embeds, embed(ids))
+
+
+def seen_in(prompt: Prompt, row: int) -> list[lftr.VisualTokens]:
+    return _asked(prompt.alone(row), "text_token_embeds")
+
+
+def _asked(prompt: Prompt, name: str) -> list[lftr.VisualTokens]:
+    with reduced(prompt.model, Asking(name), 0.4) as run:
+        prompt.generate(1)
+    return run.method.tokens
+
+
+def test_every_family_has_attention(entry: ZooEntry) -> None:
+    model = entry.model()
+    family = family_of(model)
+    layers = attention_modules(family.module(model, family.tower))
+    assert 0 <= family.attention_layer(model, len(layers)) < len(layers)
+
+
+# ---- a CLIP text tower -----------------------------------------------------------------------
+
+
+class Words:
+    """A tokenizer of words: an id for each, cut into stretches of eight as CLIP's is at 77."""
+
+    model_max_length = 8
+
+    def __call__(self, text: str, **options: Any) -> dict[str, Tensor]:
+        limit = options["max_length"]
+        ids = [4 + sum(map(ord, word)) % 90 for word in text.split()]
+        parts = [ids[i : i + limit - 2] for i in range(0, len(ids), limit - 2)] or [[]]
+        rows = [[1, *part, 2] for part in parts]
+        width = max(map(len, rows))
+        padded = torch.tensor([row + [2] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return {"input_ids": padded, "attention_mask": mask}
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    shape = {"intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = shape | {"hidden_size": 32, "image_size": 24, "patch_size": 4}
+    text = shape | {"hidden_size": 24, "vocab_size": 100, "max_position_embeddings": 8}
+    text |= {"bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    return CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)).eval()
+
+
+def test_text_tower_is_clip(clip: Any) -> None:
+    tower = TextTower.from_clip(clip, Words())
+    text = "what colour is the left circle"
+    inputs = Words()(text, max_length=8)
+    expected = clip.get_text_features(**inputs)
+    expected = getattr(expected, "pooler_output", expected)
+    assert distance(tower.embed(text), expected) < 1e-6
+    long = tower.embed(" ".join(["word"] * 15))
+    assert long.shape == (3, 16)
+
+
+def test_projection_is_clips(clip: Any) -> None:
+    tower = TextTower.from_clip(clip, Words())
+    features = torch.randn(5, 32)
+    expected = clip.visual_projection(clip.vision_model.post_layernorm(features))
+    assert distance(tower.project(features), expected) < 1e-6
+    with pytest.raises(lftr.LftrError, match="text_tower"):
+        tower.project(torch.randn(5, 31))
+
+
+def test_text_tower_guides(llava: ZooEntry, clip: Any) -> None:
+    """Each row is compared with its own question; TRIM follows CLIP's products."""
+    tower = TextTower.from_clip(clip, Words())
+    prompt = Prompt(llava)
+    questions = ["where is the dog", "nothing", "how many red squares are there in this image"]
+    names = ("encoder_features", "visual_projected", "text_embeds")
+    with reduced(prompt.model, Asking(*names), 0.4, text_tower=tower, text=questions) as run:
+        prompt.generate(1)
+    for tokens, row in zip(run.method.tokens, (0, 0, 2), strict=True):
+        assert distance(tokens.text_embeds, tower.embed(questions[row])) < 1e-6
+        assert distance(tokens.visual_projected, tower.project(tokens.encoder_features)) < 1e-6
+    with reduced(prompt.model, "trim", 5, text_tower=tower, text=questions[0]) as run:
+        prompt.generate(1)
+        tokens, chosen = run.method.tokens[0], run.method.selections[0]
+    products = tokens.visual_projected @ tokens.text_embeds.mean(dim=0)
+    assert set(products.argsort()[:4].tolist()) <= set(chosen.index.tolist())
+
+
+def test_text_tower_without_text(llava: ZooEntry, clip: Any) -> None:
+    tower = TextTower.from_clip(clip, Words())
+    prompt = Prompt(llava)
+    for text in (None, ["only one question"]):
+        with (
+            lftr.reduce(prompt.model, "trim", keep=5, text_tower=tower, text=text),
+            pytest.raises(lftr.LftrError, match=r"text = .*question"),
+        ):
+            prompt.generate(1)
+
+
+def test_processor_tells_the_text(llava: ZooEntry, clip: Any) -> None:
+    """Without `text`, the processor decodes the prompt's own words."""
+
+    class Decoder:
+        def decode(self, ids: Tensor, **options: Any) -> str:
+            return " ".join(f"w{i}" for i in ids.tolist())
+
+    tower = TextTower.from_clip(clip, Words())
+    prompt = Prompt(llava, [[3, *Prompt(llava).rows[2][1:]]])
+    options = {"text_tower": tower, "processor": Decoder()}
+    names = ("encoder_features", "visual_projected", "text_embeds")
+    with reduced(prompt.model, Asking(*names), 0.4, **options) as run:
+        prompt.generate(1)
+    ids = prompt.inputs()["input_ids"][0]
+    expected = tower.embed(Decoder().decode(ids[~prompt.visual(ids)]))
+    assert distance(run.method.tokens[0].text_embeds, expected) < 1e-6

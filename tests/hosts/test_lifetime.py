@@ -1,0 +1,161 @@
+"""A reduction leaves a model exactly as it was, however it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import lftr
+
+from .support import Prompt, Recording, ZooEntry, fresh, reduced
+
+
+def traces(model: Any) -> dict[str, Any]:
+    """Everything on a model that a reduction could leave behind."""
+    found: dict[str, Any] = {"attention": dict(vars(ALL_ATTENTION_FUNCTIONS))}
+    found["kernels"] = dict(ALL_ATTENTION_FUNCTIONS)
+    for name, module in model.named_modules():
+        own = vars(module)
+        hooks = {key: list(own[key].values()) for key in own if isinstance(own[key], dict)}
+        methods = {key: value for key, value in own.items() if callable(value)}
+        found[name] = (sorted(own), hooks, methods)
+    return found
+
+
+def warmed(entry: ZooEntry) -> Prompt:
+    """A prompt whose model has run before: some keep state of their last call."""
+    prompt = Prompt(entry)
+    prompt.generate(1)
+    return prompt
+
+
+class Boom(lftr.Method):
+    """A method that fails."""
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
+        raise RuntimeError("boom")
+
+
+def test_restores_exactly(entry: ZooEntry) -> None:
+    prompt = warmed(entry)
+    before, plain = traces(prompt.model), prompt.generate().sequences
+    with lftr.reduce(prompt.model, "lftr", keep=0.4):
+        prompt.generate()
+        prompt.forward()
+        assert traces(prompt.model) != before
+    assert traces(prompt.model) == before
+    assert torch.equal(prompt.generate().sequences, plain)
+
+
+def test_restores_after_exceptions(entry: ZooEntry) -> None:
+    """From the body, from the method, and from the encoder while its attention is read."""
+    prompt = warmed(entry)
+    before, plain = traces(prompt.model), prompt.generate().sequences
+    with pytest.raises(ZeroDivisionError), lftr.reduce(prompt.model, "lftr", keep=0.4):
+        raise ZeroDivisionError
+    for call in (prompt.generate, prompt.forward):
+        with (
+            lftr.reduce(prompt.model, Boom(), keep=0.4),
+            pytest.raises(RuntimeError, match="boom"),
+        ):
+            call()
+    with lftr.reduce(prompt.model, "lftr", keep=0.4):
+        inputs = prompt.inputs()
+        with pytest.raises(Exception, match=r"."):
+            prompt.model.generate(**inputs | {"pixel_values": inputs["pixel_values"][..., :3]})
+        expected = prompt.generate().sequences
+    with lftr.reduce(prompt.model, "lftr", keep=0.4):
+        assert torch.equal(prompt.generate().sequences, expected)
+    assert traces(prompt.model) == before
+    assert torch.equal(prompt.generate().sequences, plain)
+
+
+def test_the_inner_reduction_replaces_the_outer(llava: ZooEntry) -> None:
+    prompt = warmed(llava)
+    before = traces(prompt.model)
+
+    def kept() -> int:
+        prompt.generate(1)
+        return outer.report.kept if top is outer else top.report.kept
+
+    with lftr.reduce(prompt.model, "uniform", keep=7) as outer:
+        top = outer
+        assert kept() == 21
+        with lftr.reduce(prompt.model, "random", keep=3) as top:
+            assert kept() == 9
+            assert outer.report.kept == 21
+        top = outer
+        assert kept() == 21
+    assert traces(prompt.model) == before
+
+
+def test_removal_out_of_order(llava: ZooEntry) -> None:
+    prompt = warmed(llava)
+    before = traces(prompt.model)
+    outer = lftr.reduce(prompt.model, "uniform", keep=7)
+    inner = lftr.reduce(prompt.model, "uniform", keep=3)
+    outer.remove()
+    prompt.generate(1)
+    assert (inner.report.kept, outer.report.kept) == (9, 0)
+    inner.remove()
+    inner.remove()
+    assert traces(prompt.model) == before
+
+
+def test_a_generate_of_ones_own_stays(llava: ZooEntry) -> None:
+    """An instance's own `generate` is called by the reduction, and is there afterwards."""
+    prompt = Prompt(llava, model=fresh(llava))
+    calls: list[int] = []
+    plain = prompt.model.generate
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs["input_ids"].shape[1])
+        return plain(*args, **kwargs)
+
+    prompt.model.generate = own
+    full = prompt.inputs()["input_ids"].shape[1]
+    with lftr.reduce(prompt.model, "uniform", keep=3), lftr.reduce(prompt.model, "random", keep=3):
+        prompt.generate(1)
+    assert prompt.model.generate is own
+    assert len(calls) == 1
+    assert calls[0] < full
+
+
+def test_hooks_of_others_stay(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, model=fresh(llava))
+    calls: list[int] = []
+    prompt.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with lftr.reduce(prompt.model, "uniform", keep=3):
+        prompt.forward()
+    prompt.forward()
+    assert len(calls) == 2
+
+
+def test_a_reduction_without_a_block(llava: ZooEntry) -> None:
+    prompt = warmed(llava)
+    reduction = lftr.reduce(prompt.model, "uniform", keep=3)
+    assert "on" in repr(reduction)
+    prompt.generate(1)
+    assert reduction.report.kept == 9
+    reduction.remove()
+    assert "off" in repr(reduction)
+    plain = prompt.generate(1)
+    assert reduction.report.kept == 9
+    with reduced(prompt.model, keep=1.0):
+        assert torch.equal(prompt.generate(1).logits[0], plain.logits[0])
+
+
+def test_a_model_is_not_kept_alive(llava: ZooEntry) -> None:
+    import gc
+    import weakref
+
+    model = fresh(llava)
+    seen = weakref.ref(model)
+    with lftr.reduce(model, Recording("random"), keep=3):
+        pass
+    del model
+    gc.collect()
+    assert seen() is None

@@ -1,0 +1,121 @@
+"""The report is counted from what the language model received."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import lftr
+
+from .oracle import language_model
+from .support import PLAIN, SQUARE, Prompt, ZooEntry, reduced
+
+
+def lengths(prompt: Prompt, call: Any) -> list[int]:
+    """Columns of every call of the language model, by a hook of one's own."""
+    seen: list[int] = []
+    handle = language_model(prompt.model).register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]),
+        with_kwargs=True,
+    )
+    try:
+        call()
+    finally:
+        handle.remove()
+    return seen
+
+
+def test_counts(entry: ZooEntry) -> None:
+    prompt = Prompt(entry)
+    full = prompt.inputs()["input_ids"].shape[1]
+    for call in (prompt.generate, prompt.forward):
+        with reduced(prompt.model) as run:
+            received = lengths(prompt, call)
+        report = run.report
+        assert report.received == received[0] < full == report.prompt
+        assert report.tokens == sum(item.tokens for item in report.items)
+        assert report.kept == sum(item.kept for item in report.items)
+        counts = [sum(prompt.entry.row_counts(prompt.model, row)) for row in prompt.rows]
+        for row, count in enumerate(counts):
+            items = [item for item in report.items if item.row == row]
+            assert sum(item.tokens for item in items) == count
+            assert [item.number for item in items] == list(range(len(items)))
+        assert "rows without an image: 1" in report.notes
+        dropped = [
+            sum(item.tokens - item.kept for item in report.items if item.row == row)
+            for row in range(len(counts))
+        ]
+        widths = prompt.inputs()["attention_mask"].sum(dim=1).tolist()
+        assert received[0] == max(w - d for w, d in zip(widths, dropped, strict=True))
+
+
+def test_everything_kept(entry: ZooEntry) -> None:
+    prompt = Prompt(entry)
+    with reduced(prompt.model, keep=1.0) as run:
+        received = lengths(prompt, prompt.generate)
+    assert run.report.received == received[0] == run.report.prompt
+    assert run.report.kept == run.report.tokens
+
+
+def test_as_json_and_text(entry: ZooEntry) -> None:
+    prompt = Prompt(entry)
+    with lftr.reduce(prompt.model, "lftr", keep=0.4) as reduction:
+        assert "no visual tokens" in str(reduction.report)
+        prompt.generate(1)
+    report = reduction.report
+    told = json.loads(json.dumps(report.to_dict()))
+    assert told["kept"] == report.kept
+    assert told["received"] == report.received
+    assert [item["kept"] for item in told["items"]] == [item.kept for item in report.items]
+    text = str(report)
+    assert f"{report.tokens} -> {report.kept}" in text
+    assert "lftr" in text.lower()
+    assert min(report.encode_ms, report.method_ms, report.host_ms) > 0
+
+
+def test_a_count_above_the_item(llava: ZooEntry) -> None:
+    prompt = Prompt(llava)
+    with reduced(prompt.model, keep=100) as run:
+        prompt.generate(1)
+    assert run.report.kept == run.report.tokens == 108
+    assert any("100" in note and "36" in note for note in run.report.notes)
+
+
+def test_stand_ins_are_told(entry: ZooEntry) -> None:
+    prompt = Prompt(entry, [SQUARE])
+    with lftr.reduce(prompt.model, "trim", keep=0.4) as reduction:
+        prompt.generate(1)
+    assert any("stood in" in note for note in reduction.report.notes)
+
+
+def test_text_alone(entry: ZooEntry) -> None:
+    """A call without images reports none, and the next with images reports its own."""
+    prompt, words = Prompt(entry), Prompt(entry, [PLAIN])
+    with reduced(prompt.model) as run:
+        prompt.generate(1)
+        words.generate(1)
+        assert run.report.items == []
+        prompt.generate(1)
+        assert run.report.kept > 0
+
+
+def test_decoding_does_not_change_the_report(entry: ZooEntry) -> None:
+    prompt = Prompt(entry, [SQUARE])
+    with reduced(prompt.model) as run:
+        output = prompt.forward(use_cache=True)
+        before = run.report.to_dict()
+        token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        prompt.model(input_ids=token, past_key_values=output.past_key_values)
+    after = run.report.to_dict()
+    times = {"encode_ms", "method_ms", "host_ms"}
+    assert {k: v for k, v in before.items() if k not in times} == {
+        k: v for k, v in after.items() if k not in times
+    }
+
+
+def test_a_budget_is_shared(entry: ZooEntry) -> None:
+    prompt = Prompt(entry)
+    with reduced(prompt.model, keep=lftr.Budget(total=15)) as run:
+        prompt.generate(1)
+    for row in (0, 2):
+        assert sum(item.kept for item in run.report.items if item.row == row) == 15

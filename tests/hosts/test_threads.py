@@ -1,0 +1,117 @@
+"""Threads: two models at once are two models alone; one model belongs to one reducing thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import TextIteratorStreamer, TextStreamer
+
+import lftr
+
+from .support import FAMILIES, NEW, WIDE, Prompt, ZooEntry, fresh
+
+
+def together(*works: Callable[[], Any]) -> list[Any]:
+    """What each function returns, or raises, when all run at once."""
+    results: list[Any] = [None] * len(works)
+    ready = threading.Barrier(len(works))
+
+    def run(index: int) -> None:
+        ready.wait()
+        try:
+            with torch.no_grad():
+                results[index] = works[index]()
+        except Exception as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def answers(prompt: Prompt, method: str, keep: float) -> list[list[int]]:
+    with lftr.reduce(prompt.model, method, keep=keep):
+        return [prompt.generate(NEW).sequences.tolist() for _ in range(3)]
+
+
+@pytest.mark.parametrize("method", ["random", "lftr", "vispruner"])
+def test_two_models(llava: ZooEntry, method: str) -> None:
+    first = Prompt(llava)
+    second = Prompt(llava, model=llava.build(seed=1))
+    third = Prompt(FAMILIES["qwen2_5_vl"])
+    works = [
+        lambda: answers(first, method, 0.4),
+        lambda: answers(second, method, 0.2),
+        lambda: answers(third, "lftr", 0.3),
+    ]
+    assert together(*works) == [work() for work in works]
+
+
+def test_one_model_from_two_threads(llava: ZooEntry) -> None:
+    prompt = Prompt(llava)
+    with lftr.reduce(prompt.model, "random", keep=0.4) as reduction:
+        (error,) = together(lambda: lftr.reduce(prompt.model, "random", keep=0.2))
+        assert isinstance(error, lftr.LftrError)
+        assert "another thread" in str(error)
+        prompt.generate(1)
+        assert reduction.report.kept == 45
+    (freed,) = together(lambda: answers(prompt, "random", 0.4))
+    assert freed == answers(prompt, "random", 0.4)
+
+
+def test_generate_in_another_thread(entry: ZooEntry) -> None:
+    prompt = Prompt(entry)
+    with lftr.reduce(prompt.model, "lftr", keep=0.4):
+        expected = prompt.generate().sequences
+        (found,) = together(lambda: prompt.generate().sequences)
+        left, right = together(prompt.generate, prompt.generate)
+    for output in (found, left.sequences, right.sequences):
+        assert torch.equal(output, expected)
+
+
+class Digits:
+    """A tokenizer that writes ids as numbers."""
+
+    def decode(self, ids: Any, **options: Any) -> str:
+        return "".join(f"{int(i)} " for i in ids)
+
+
+def test_text_iterator_streamer(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    streamer = TextIteratorStreamer(Digits(), skip_prompt=True, timeout=30)
+    with lftr.reduce(prompt.model, "random", keep=0.4):
+        expected = prompt.generate().sequences[0, -NEW:].tolist()
+
+        def work() -> None:
+            with torch.no_grad():
+                prompt.generate(streamer=streamer)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        text = "".join(streamer)
+        thread.join()
+    assert list(map(int, text.split())) == expected
+
+
+def test_text_streamer(llava: ZooEntry, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with lftr.reduce(prompt.model, "random", keep=0.4):
+        output = prompt.generate(streamer=TextStreamer(Digits(), skip_prompt=True))
+    assert list(map(int, capsys.readouterr().out.split())) == output.sequences[0, -NEW:].tolist()
+
+
+def test_threads_of_copies(llava: ZooEntry) -> None:
+    """A copy of a model that is being reduced is not reduced, and can be elsewhere."""
+    prompt = Prompt(llava, model=fresh(llava))
+    plain = prompt.generate().sequences
+    copied = Prompt(llava, model=fresh(llava))
+    with lftr.reduce(prompt.model, "random", keep=0.2):
+        (found,) = together(lambda: copied.generate().sequences)
+    assert torch.equal(found, plain)
