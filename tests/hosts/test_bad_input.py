@@ -69,7 +69,9 @@ def test_not_a_method(llava: ZooEntry) -> None:
 
 
 def test_unknown_option() -> None:
-    with pytest.raises(ArgumentError, match="unknown option of method 'visionzip' 'contextal'.*'c"):
+    with pytest.raises(
+        ArgumentError, match=r"unknown option of method 'visionzip' 'contextal'.*'c"
+    ):
         lftr.get_method("visionzip", contextal=0.1)
 
 
@@ -104,7 +106,7 @@ def test_unsupported_family() -> None:
         config = type("Config", (), {"model_type": "other_vl"})()
         input_modalities = ("image", "text")
 
-    with pytest.raises(UnsupportedModelError, match="'other_vl'. is not supported") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"'other_vl'. is not supported") as caught:
         lftr.reduce(Other(), "random", keep=0.5)
     for name in ("llava", "qwen2_5_vl", "reduce_module"):
         assert name in str(caught.value)
@@ -186,7 +188,7 @@ def test_a_method_that_counts_wrong(llava: ZooEntry, more: int) -> None:
     prompt = Prompt(llava)
     with (
         lftr.reduce(prompt.model, Wrong(more), keep=5),
-        pytest.raises(lftr.LftrError, match="Wrong.choose returned slots"),
+        pytest.raises(lftr.LftrError, match=r"Wrong.choose returned slots"),
     ):
         prompt.generate(1)
 
@@ -207,7 +209,7 @@ def test_a_select_that_is_wrong(llava: ZooEntry, shift: int, more: int) -> None:
     prompt = Prompt(llava)
     with (
         lftr.reduce(prompt.model, Loose(shift, more), keep=5),
-        pytest.raises(lftr.LftrError, match="Loose.select returned slots"),
+        pytest.raises(lftr.LftrError, match=r"Loose.select returned slots"),
     ):
         prompt.generate(1)
 

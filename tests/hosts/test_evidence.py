@@ -65,7 +65,7 @@ def test_shape_or_error(entry: ZooEntry, name: str) -> None:
         with pytest.raises(MissingEvidenceError, match=name):
             seen(entry, name)
         return
-    prompt, items = seen(entry, name)
+    _, items = seen(entry, name)
     for tokens in items:
         value: Tensor = getattr(tokens, name)
         assert torch.isfinite(value).all()
@@ -93,7 +93,7 @@ def test_attention_is_shared_out(entry: ZooEntry) -> None:
         return
     model = entry.model()
     family = family_of(model)
-    prompt, items = seen(entry, "cls_attention")
+    _, items = seen(entry, "cls_attention")
     side = model.config.vision_config.image_size
     side = side if isinstance(side, int) else side[0]
     patches = (side // 4) ** 2

@@ -167,7 +167,7 @@ def with_corner(bench: Bench, entry: ZooEntry, corner: tuple[int, int]) -> dict[
 
 @pytest.mark.parametrize("corner", CORNERS.values(), ids=CORNERS)
 def test_grid_is_row_major(bench: Bench, entry: ZooEntry, corner: tuple[int, int]) -> None:
-    """The token that a corner's pixels change most is the corner of its grid, also if not square."""
+    """The token that a corner's pixels change most is the corner of its grid, square or not."""
     with reduced(bench.model, "random", 0.4) as run:
         bench.prompt.generate(1)
     first = run.method.tokens[0].without_separators()

@@ -76,19 +76,15 @@ def test_restores_after_exceptions(entry: ZooEntry) -> None:
 def test_the_inner_reduction_replaces_the_outer(llava: ZooEntry) -> None:
     prompt = warmed(llava)
     before = traces(prompt.model)
-
-    def kept() -> int:
-        prompt.generate(1)
-        return outer.report.kept if top is outer else top.report.kept
-
     with lftr.reduce(prompt.model, "uniform", keep=7) as outer:
-        top = outer
-        assert kept() == 21
-        with lftr.reduce(prompt.model, "random", keep=3) as top:
-            assert kept() == 9
-            assert outer.report.kept == 21
-        top = outer
-        assert kept() == 21
+        prompt.generate(1)
+        assert outer.report.kept == 21
+        with lftr.reduce(prompt.model, "random", keep=3) as inner:
+            prompt.generate(1)
+            assert (inner.report.kept, outer.report.kept) == (9, 21)
+        inner_before = inner.report.to_dict()["received"]
+        prompt.forward()
+        assert inner.report.to_dict()["received"] == inner_before < outer.report.received
     assert traces(prompt.model) == before
 
 

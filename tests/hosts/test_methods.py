@@ -29,8 +29,8 @@ def test_method(entry: ZooEntry, method: str) -> None:
             again = prompt.generate(1).logits[0]
             short = run.reduction.prepare(**prompt.inputs())
     except MissingEvidenceError as missing:
-        assert entry.name != "llava"
-        assert RARE & set(str(missing).replace(",", " ").split())
+        if entry.name == "llava" or not RARE & set(str(missing).replace(",", " ").split()):
+            raise
         return
     assert torch.equal(logits, again)
     for row in range(len(ROWS)):
@@ -70,7 +70,8 @@ def test_image_method(entry: ZooEntry, method: str) -> None:
         with lftr.reduce(prompt.model, method, keep=KEEP) as reduction:
             output = prompt.generate(2)
     except UnsupportedModelError as error:
-        assert "pool" in str(error)
+        if "pool" not in str(error):
+            raise
         return
     for item in reduction.report.items:
         assert item.kept == resolve(KEEP, item.tokens)

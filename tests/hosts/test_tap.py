@@ -120,9 +120,14 @@ def test_fires_on_the_tapped_module_alone(entry: ZooEntry) -> None:
 def test_the_table_is_restored() -> None:
     before, entries = dict(vars(ALL_ATTENTION_FUNCTIONS)), dict(ALL_ATTENTION_FUNCTIONS)
     module = torch.nn.Linear(1, 1)
-    with pytest.raises(KeyError), tapped(module, Tap()), tapped(module, Tap()):
-        assert vars(ALL_ATTENTION_FUNCTIONS) != before
-        raise KeyError
+
+    def fail() -> None:
+        with tapped(module, Tap()), tapped(module, Tap()):
+            assert vars(ALL_ATTENTION_FUNCTIONS) != before
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert vars(ALL_ATTENTION_FUNCTIONS) == before
     assert dict(ALL_ATTENTION_FUNCTIONS) == entries
 

@@ -1,4 +1,4 @@
-"""A second turn on the returned cache: what was dropped stays dropped, wherever the ids come from."""
+"""A second turn on the returned cache: what was dropped stays dropped, whoever gives the ids."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ...tokens import PROVIDERS
 from .families import Family
 from .memory import memory_of
 
-_ATTENTION = {"cls_attention", "attention_received", "keys"}
+_ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
 _TOWER = {"visual_projected", "text_embeds"}
 
 
@@ -53,7 +53,7 @@ def choose_evidence(
     """
     can = {"features", "encoder_features", "text_token_embeds"}
     if attention_modules(family.module(model, family.tower)):
-        can |= {"attention_received", "keys"}
+        can |= {"attention_received", "attention_received_shallow", "keys"}
         if family.cls_place(model) is not None:
             can |= {"cls_attention", "frame_features"}
     if has_tower:
@@ -112,7 +112,7 @@ def _encode(
 
     seen: list[Tensor] = []
     states: list[Tensor] = []
-    tap = None
+    tap = shallow = None
     with ExitStack() as stack:
         if patches:
             stack.enter_context(_first_input(family.module(model, family.projector), seen))
@@ -123,6 +123,11 @@ def _encode(
             row = family.cls_place(model) if "cls_attention" in wanted else None
             tap = Tap(row, "attention_received" in wanted, "keys" in wanted)
             stack.enter_context(tapped(module, tap))
+            if "attention_received_shallow" in wanted:
+                early = layers[family.shallow_layer(model, len(layers))]
+                shallow = tap if early is module else Tap()
+                shallow.received = True
+                stack.enter_context(tapped(early, shallow))
             if "frame_features" in wanted:
                 stack.enter_context(_output(_parent(tower, module), states))
         stack.enter_context(_at_hand(model.base_model))
@@ -146,9 +151,10 @@ def _encode(
         place = family.cls_place(model)
         if tap.rows:
             keep("cls_attention", _without(torch.cat(tap.rows), place, -1).mT, by_patch=True)
-        if tap.receipts:
-            received = _packed([r.unsqueeze(-1) for r in tap.receipts])
-            keep("attention_received", _without(received, place, 1), by_patch=True)
+        for name, one in (("attention_received", tap), ("attention_received_shallow", shallow)):
+            if one is not None and one.receipts and name in wanted:
+                received = _packed([r.unsqueeze(-1) for r in one.receipts])
+                keep(name, _without(received, place, 1), by_patch=True)
         if tap.seen_keys:
             keep("keys", _without(_packed(tap.seen_keys), place, 1), by_patch=True)
         if states and place is not None:

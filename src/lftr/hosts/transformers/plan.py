@@ -77,7 +77,7 @@ class Reduced:
 
 @dataclass
 class Item:
-    """One visual item of a call, encoded as ``views`` tiles; ``seen`` if a cache holds it already."""
+    """One visual item of a call, encoded as ``views`` tiles; ``seen`` if a cache holds it."""
 
     row: int
     number: int

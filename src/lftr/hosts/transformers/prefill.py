@@ -160,8 +160,9 @@ class Prefill:
             values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
             if "cls_attention" in values:
                 values["cls_attention"] = values["cls_attention"].T
-            if "attention_received" in values:
-                values["attention_received"] = values["attention_received"].squeeze(-1)
+            for name in ("attention_received", "attention_received_shallow"):
+                if name in values:
+                    values[name] = values[name].squeeze(-1)
             if frames is not None:
                 values["frame_features"] = frames[i].detach()
             if "visual_projected" in self.evidence and self.plan.tower is not None:
@@ -183,7 +184,7 @@ class Prefill:
         """Encode every image at the grid that the method asks for, and return what goes on."""
         if any(len(item.layout.tiles or ()) > 1 for item in items):
             raise UnsupportedModelError(
-                f"images of {self.model.config.model_type} are cut into tiles, which have one size; "
+                f"images of {self.model.config.model_type} are cut into tiles of one size; "
                 "use 'pool' instead of 'downsample'"
             )
         grids = [(item.layout.tiles or ((1, 1, item.size),))[0] for item in items]

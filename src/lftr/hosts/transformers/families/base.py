@@ -120,6 +120,10 @@ class Family:
         # hidden_states[0] is the embedding, so entry i is the output of layer i - 1
         return int(layers + layer if layer < 0 else layer - 1)
 
+    def shallow_layer(self, model: nn.Module, layers: int) -> int:
+        """Return the layer in the encoder's first half that HiPrune reads: 9 of 24, from one."""
+        return max(0, round(layers * 9 / 24) - 1)
+
     def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
 

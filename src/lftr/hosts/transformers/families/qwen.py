@@ -92,6 +92,11 @@ class Qwen25VL(QwenVL):
         """Return the last layer with full attention; others see their own window alone."""
         return int(max(model.base_model.visual.fullatt_block_indexes))
 
+    def shallow_layer(self, model: Any, layers: int) -> int:
+        """Return the last layer of the first half with full attention: 16 of 32, from one."""
+        full = model.base_model.visual.fullatt_block_indexes
+        return int(max((i for i in full if i < layers // 2), default=min(full)))
+
     def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
         from transformers.vision_utils import get_vision_window_index
 

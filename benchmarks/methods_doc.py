@@ -1,0 +1,124 @@
+"""Write docs/methods.md: one row a method, from the registry and the measured results.
+
+    python benchmarks/methods_doc.py
+
+Reads what ``benchmarks/methods_accuracy.py`` (accuracy on the bundled suite's test split),
+``benchmarks/methods.py`` (time) and ``benchmarks/data/published.json`` left; measures nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from _accuracy import RATIOS, percent
+from _measure import table
+
+from lftr.methods import Method, get_method, list_methods
+
+HERE = Path(__file__).parent
+TARGET = HERE.parent / "docs" / "methods.md"
+CONTROLS = ("random", "uniform", "pool", "downsample")
+
+
+def read(name: str) -> Any:
+    """Return a results file, or nothing if it was not made."""
+    path = HERE / name
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def described(method: Method) -> tuple[str, str]:
+    """Return a method's summary and source, from its docstring."""
+    text = inspect.getdoc(type(method)) or ""
+    summary = " ".join(text.split("\n\n")[0].split())
+    found = re.search(
+        r"Source: (.*?)(?=\n\s*(?:Evidence|Differs|Published|Defaults)|\n\n|\Z)", text, re.S
+    )
+    return summary.rstrip("."), " ".join(found.group(1).split()).rstrip(".") if found else ""
+
+
+def accuracies() -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Return each label's relative accuracy at every ratio, and the run they come from."""
+    content = read("results/methods_accuracy_test.json")
+    if not content:
+        return {}, {}
+    figures = content["figures"]
+    rows: dict[str, list[str]] = {}
+    for one in figures["rows"][1:]:
+        rows.setdefault(one["label"], []).append(percent(one["relative"]))
+    return rows, content
+
+
+def times() -> dict[str, str]:
+    """Return each method's time at N=576, C=1024, K=64 on one CPU thread."""
+    rows = read("results/methods.json").get("rows", [])
+    wanted = [
+        r
+        for r in rows
+        if r["B"] == 1 and r["N"] == 576 and r["K"] == 64 and "thread" in r["machine"]
+    ]
+    return {r["method"]: f"{r['ms']:.1f} ms ({r['ms'] / r['X @ X.T']:.2f})" for r in wanted}
+
+
+def main() -> None:
+    """Write the page."""
+    measured, run = accuracies()
+    cost = times()
+    published = read("data/published.json")["figures"]
+    head = ["method", "what it does", "looks at", "time (ratio)", *(f"{r}x" for r in RATIOS),
+            "published, theirs", "source"]  # fmt: skip
+    lines = []
+    for name in sorted(list_methods(), key=lambda n: (n not in CONTROLS, n)):
+        method = get_method(name)
+        summary, source = described(method)
+        needs = "; ".join(" or ".join(names) for names in method.evidence) or "features"
+        kind = "control: " if name in CONTROLS else ""
+        cells = measured.get(name, ["-"] * len(RATIOS))
+        lines.append(
+            [f"`{name}`", kind + summary, needs, cost.get(name, "-"), *cells]
+            + [published.get(name, ""), source]
+        )
+    extra = [
+        [f"`{label}`", *cells] for label, cells in measured.items() if label not in list_methods()
+    ]
+    about = ""
+    if run:
+        content, machine = run["figures"], run["machine"]
+        about = (
+            f"Accuracy: `{run['command']}`, {content['questions']} questions of the "
+            f"{content['split']} split, full accuracy {percent(content['rows'][0]['accuracy'])} %, "
+            f"{machine['cpu']}, torch {machine['torch']}, transformers {machine['transformers']}."
+        )
+    TARGET.write_text(
+        "\n".join(
+            [
+                "# Methods",
+                "",
+                "<!-- written by python benchmarks/methods_doc.py; edit that, not this -->",
+                "",
+                "All of these decide before the language model. Relative accuracy is in % of the "
+                "full model's, with 95 % paired bootstrap intervals over the questions, on the "
+                "bundled suite with the bundled model: it tells the methods apart on this model "
+                "and predicts nothing about others. Published figures are their authors' (or a "
+                "re-run's) on LLaVA-1.5-7B; nothing of that column was measured here.",
+                "",
+                about,
+                "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, decision "
+                "and application; in brackets its ratio to a plain `X @ X.T` of the same run.",
+                "",
+                table(head, [[cell.replace("|", "\\|") for cell in line] for line in lines]),
+                "",
+                "Compositions and other settings of the same run:",
+                "",
+                table(["setting", *(f"{r}x" for r in RATIOS)], extra),
+                "",
+            ]
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
