@@ -27,6 +27,7 @@ PROMPTS: dict[str, list[Row]] = {
     "two images": [WIDE],
     "three rows": ROWS,
     "images first": [[Image("tall"), 2, Image("small"), 1], [Image("wide", 3), 2]],
+    "ends in an image": [[3, Image("wide")], [Image("tall"), 2, Image("small", 2)]],
     "text only": [[7], PLAIN],
 }
 

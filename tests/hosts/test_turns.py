@@ -220,3 +220,16 @@ def test_other_rows_are_refused(llava: ZooEntry) -> None:
         two = Prompt(llava, [[3, OLD, 2], [4, OLD, 2]]).inputs()
         with pytest.raises(lftr.LftrError, match="past_key_values holds 1 rows"):
             prompt.model.generate(**two, past_key_values=output.past_key_values)
+
+
+def test_a_cache_of_the_plain_model_is_refused(llava: ZooEntry) -> None:
+    """An image cannot be added, reduced, to what was cached before the reduction began."""
+    prompt = Prompt(llava, [[3, OLD, 2]])
+    output = prompt.generate(1)
+    ids = [*output.sequences[0].tolist(), *llava.image_ids(prompt.model, NEW_IMAGE), 21]
+    inputs = conversation(llava, prompt.model, ids, [OLD, NEW_IMAGE])
+    with (
+        lftr.reduce(prompt.model, "random", keep=0.4),
+        pytest.raises(lftr.LftrError, match="not cached under a reduction"),
+    ):
+        prompt.model.generate(**inputs, past_key_values=output.past_key_values)

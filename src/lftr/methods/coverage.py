@@ -63,7 +63,7 @@ class Coverage(Method, name="coverage"):
 def _cover(x: Tensor, weight: Tensor, keep: int, width: float) -> Tensor:
     near = torch.bmm(x, x.mT).sub_(1.0).div_(width).exp_()
     covered = torch.zeros_like(weight)
-    picks = []
+    picks: list[Tensor] = []
     for _ in range(keep):
         gain = (near - covered.unsqueeze(1)).clamp_min_(0.0)
         value = torch.bmm(gain, weight.unsqueeze(2)).squeeze(2)

@@ -12,6 +12,7 @@ from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
+from .operations.cells import cells
 from .operations.flows import mean_flow, nearest_to, own
 from .operations.relevance_greedy import marginal_relevance
 from .operations.scaling import mean_cosine, min_max, unit, z_score
@@ -47,8 +48,11 @@ class Lftr(Method, name="lftr"):
         Whether tokens near the text count, or (TRIM, CDPruner) those far from it.
     diversity : float
         Weight in [0, 1] of being unlike what is kept already; 0 ranks by relevance alone.
+    among : {"spread", "relevant", "all"}
+        Which tokens can be kept: ``candidates * K`` evenly spread ones, the ``candidates * K`` most
+        relevant, or all. Bounds the cost.
     candidates : float
-        Only the ``candidates * K`` most relevant tokens can be kept, at least 1; bounds the cost.
+        See ``among``; at least 1.
     leftovers : {"merge", "drop"}
         Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
     """
@@ -58,6 +62,7 @@ class Lftr(Method, name="lftr"):
     direction: str = "far"
     text_sign: str = "positive"
     diversity: float = 0.5
+    among: str = "spread"
     candidates: float = 4.0
     leftovers: str = "merge"
 
@@ -67,6 +72,7 @@ class Lftr(Method, name="lftr"):
         one_of("direction", self.direction, ("far", "near"))
         one_of("text_sign", self.text_sign, ("positive", "negative"))
         between("diversity", self.diversity, 0.0, 1.0)
+        one_of("among", self.among, ("spread", "relevant", "all"))
         between("candidates", self.candidates, 1.0)
         one_of("leftovers", self.leftovers, ("merge", "drop"))
 
@@ -85,8 +91,7 @@ class Lftr(Method, name="lftr"):
         x, length = _measured(x.float())
         scores, more = self._scores(tokens, x, length)
         notes = notes + more
-        pool = min(tokens.count, max(keep, math.ceil(self.candidates * keep)))
-        index = Selection.top(scores, pool).index
+        index = self._candidates(tokens, scores, keep)
         near = take(x, index, 1) / length.gather(1, index).unsqueeze(2)
         picks = marginal_relevance(near, scores.gather(1, index), keep, self.diversity)
         kept = index.gather(1, picks).sort(dim=1).values
@@ -95,6 +100,17 @@ class Lftr(Method, name="lftr"):
         centres = take(x, kept, 1) / length.gather(1, kept).unsqueeze(2)
         slot = own(nearest_to(x, centres, length)[0], kept)
         return Selection(kept, mean_flow(slot, keep), notes)
+
+    def _candidates(self, tokens: VisualTokens, scores: Tensor, keep: int) -> Tensor:
+        """Return the tokens ``(B, P)`` that can be kept, ascending."""
+        pool = min(tokens.count, math.ceil(self.candidates * keep))
+        if self.among == "relevant":
+            return Selection.top(scores, pool).index
+        if self.among == "all" or pool == tokens.count:
+            spread = torch.arange(tokens.count, device=scores.device)
+        else:
+            spread = cells(tokens.blocks, pool)[1].to(scores.device)
+        return spread.expand(len(scores), -1)
 
     def _scores(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""

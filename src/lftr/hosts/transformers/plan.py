@@ -61,12 +61,16 @@ class Reduced:
         Arguments to go on with.
     prompt : CachedPrompt, optional
         What a cache filled by this call will hold, for hosts that shorten the prompt.
+    lag : Tensor, optional
+        How far the last column's position, ``(..., B, 1)``, is behind that of the full prompt,
+        where the prompt ends in an image whose last token went; decoding goes on from there.
     starts : bool
         Whether there is something new to report: not where a reduced prompt only goes on.
     """
 
     kwargs: dict[str, Any]
     prompt: CachedPrompt | None = None
+    lag: Tensor | None = None
     starts: bool = True
 
     @property

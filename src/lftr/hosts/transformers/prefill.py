@@ -93,7 +93,7 @@ class Prefill:
             else:
                 output = self._features(encoded, items)
             features = {"mm_encoder_outputs": {"image": output}}
-        aligned, prompt = self._shrink(kwargs, segment, visual, items)
+        aligned, prompt, lag = self._shrink(kwargs, segment, visual, items)
         # positions are given where the prompt shrinks, so nothing is left that reads image sizes
         leave = encoder_names if shorter else set(PIXELS)
         out = {k: v for k, v in kwargs.items() if k not in leave} | features
@@ -102,7 +102,7 @@ class Prefill:
         if starts:
             write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
-        return Reduced(out | aligned if shorter else out, prompt, starts)
+        return Reduced(out | aligned if shorter else out, prompt, lag, starts)
 
     def _items(
         self, encoded: Encoded, arguments: Mapping[str, Any], segment: Segment
@@ -239,8 +239,8 @@ class Prefill:
         segment: Segment,
         visual: Tensor,
         items: Sequence[Item],
-    ) -> tuple[dict[str, Any], CachedPrompt]:
-        """Return every argument that is aligned with the prompt, at the columns that stay."""
+    ) -> tuple[dict[str, Any], CachedPrompt, Tensor | None]:
+        """Return what is aligned with the prompt, at the columns that stay; see `Reduced`."""
         keep = segment.mask.bool()
         fresh = fresh_of(items)
         if fresh:
@@ -268,7 +268,16 @@ class Prefill:
         elif positions.ndim == 3 and len(positions) == 4:  # the text axis orders, it does not place
             positions = torch.cat([compact(real, positions[:1]), positions[1:]])
         out["position_ids"] = positions[..., positions.shape[-1] - out["input_ids"].shape[1] :]
-        return out, segment.cached_as(columns, positions, following)
+        lag = None if self.plan.positions == "compact" else _lag(full, positions, segment.mask)
+        return out, segment.cached_as(columns, positions, following), lag
+
+
+def _lag(full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+    """Return how far the last position fell behind, or nothing where it did not."""
+    lag = full[..., -1:] - positions[..., -1:]
+    if lag.ndim == 3 and len(lag) == 4:  # the text axis counts what there is
+        lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
+    return lag if pads_left(mask) and bool(lag.any()) else None
 
 
 def _empty(cache: Any) -> bool:

@@ -151,13 +151,13 @@ class Site:
         return self.stack[-1] if self.stack else None
 
     @contextmanager
-    def _inside_generate(self) -> Iterator[None]:
-        before = getattr(self.generating, "on", False)
-        self.generating.on = True
+    def _inside_generate(self, reduced: Reduced | None = None) -> Iterator[None]:
+        before = getattr(self.generating, "on", False), getattr(self.generating, "now", None)
+        self.generating.on, self.generating.now = True, reduced
         try:
             yield
         finally:
-            self.generating.on = before
+            self.generating.on, self.generating.now = before
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = _arguments(original, args, kwargs)
@@ -172,7 +172,7 @@ class Site:
         with torch.no_grad():
             reduced = top.reduce(call)
         lengths = self._lengths(call, reduced)
-        with self._inside_generate():
+        with self._inside_generate(reduced):
             output = original(**{**reduced.kwargs, **lengths})
         cache = getattr(output, "past_key_values", None)
         if cache is not None and reduced.prompt is not None:
@@ -221,7 +221,7 @@ class Site:
         if top is None:
             return None
         if getattr(self.generating, "on", False):
-            return args, _with_mask(kwargs)
+            return args, _with_mask(_caught_up(kwargs, self.generating.now))
         call = _arguments(self.model.forward, args, kwargs)
         if not top.host.concerns(call):
             return None
@@ -255,6 +255,22 @@ def _arguments(
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             found |= found.pop(parameter.name, {})
     return found
+
+
+def _caught_up(kwargs: dict[str, Any], reduced: Reduced | None) -> dict[str, Any]:
+    """Let generated tokens go on from the end of the full prompt, where that is an image's end."""
+    positions = kwargs.get("position_ids")
+    if reduced is None or reduced.lag is None or reduced.prompt is None or positions is None:
+        return kwargs
+    cache = kwargs.get("past_key_values")
+    past = cache.get_seq_length() if cache is not None else 0
+    columns = reduced.prompt.columns.index.shape[1]
+    new = min(positions.shape[-1], past + positions.shape[-1] - columns)
+    if new <= 0:
+        return kwargs
+    lag = reduced.lag.repeat_interleave(positions.shape[-2] // reduced.lag.shape[-2], dim=-2)
+    late = positions[..., -new:] + lag.to(positions.device)
+    return {**kwargs, "position_ids": torch.cat([positions[..., :-new], late], dim=-1)}
 
 
 def _with_mask(kwargs: dict[str, Any]) -> dict[str, Any]:
