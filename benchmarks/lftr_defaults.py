@@ -16,28 +16,28 @@ from _accuracy import run
 
 from lftr.methods import Lftr, get_method
 
+ALL = float("inf")
 DEFAULT = Lftr()
 VARIANTS: dict[str, Any] = {
     "default": DEFAULT,
-    "literal (near, drop, rank)": Lftr(direction="near", diversity=0.0, leftovers="drop"),
-    "far, drop, rank": Lftr(direction="far", diversity=0.0, leftovers="drop"),
-    "far, merge, rank": Lftr(direction="far", diversity=0.0, leftovers="merge"),
-    "near": replace(DEFAULT, direction="near"),
-    "descriptor cls": replace(DEFAULT, descriptor="cls"),
-    "descriptor cls-attention": replace(DEFAULT, descriptor="cls-attention", direction="near"),
-    "text +": replace(DEFAULT, relevance="text"),
-    "text -": replace(DEFAULT, relevance="text", text_sign="negative"),
-    "both +": replace(DEFAULT, relevance="both"),
-    "both -": replace(DEFAULT, relevance="both", text_sign="negative"),
-    "drop": replace(DEFAULT, leftovers="drop"),
-    **{f"diversity {d}": replace(DEFAULT, diversity=d) for d in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)},
-    **{f"candidates {c}": replace(DEFAULT, candidates=c) for c in (2.0, 3.0, 4.0, 8.0, 1000.0)},
-    **{
-        f"drop, diversity {d}, all candidates": replace(
-            DEFAULT, leftovers="drop", diversity=d, candidates=1000.0
-        )
-        for d in (0.5, 0.75, 1.0)
-    },
+    "literal: near the frame, ranked": Lftr(direction="near", diversity=0.0, candidates=ALL),
+    "far from the frame, ranked": Lftr(diversity=0.0, candidates=ALL),
+    "far from the frame, ranked, merged": Lftr(diversity=0.0, candidates=ALL, leftovers="merge"),
+    "leftovers merged": replace(DEFAULT, leftovers="merge"),
+    "among relevant": replace(DEFAULT, among="relevant"),
+    **{f"candidates {c}": replace(DEFAULT, candidates=c) for c in (0.75, 1.5, 2.0, ALL)},
+    "all candidates, merged": replace(DEFAULT, candidates=ALL, leftovers="merge"),
+    **{f"diversity {d}": replace(DEFAULT, diversity=d) for d in (0.0, 0.5, 0.9)},
+    "diversity 0.9, near the frame": replace(DEFAULT, diversity=0.9, direction="near"),
+    "diversity 0.9, descriptor cls": replace(DEFAULT, diversity=0.9, descriptor="cls"),
+    "diversity 0.9, cls-attention": replace(
+        DEFAULT, diversity=0.9, descriptor="cls-attention", direction="near"
+    ),
+    "diversity 0.9, text +": replace(DEFAULT, diversity=0.9, relevance="text"),
+    "diversity 0.9, text -": replace(
+        DEFAULT, diversity=0.9, relevance="text", text_sign="negative"
+    ),
+    "diversity 0.9, both +": replace(DEFAULT, diversity=0.9, relevance="both"),
     "random": get_method("random"),
     "uniform": get_method("uniform"),
     "pool": get_method("pool"),

@@ -77,10 +77,8 @@ def main() -> None:
         needs = "; ".join(" or ".join(names) for names in method.evidence) or "features"
         kind = "control: " if name in CONTROLS else ""
         cells = measured.get(name, ["-"] * len(RATIOS))
-        lines.append(
-            [f"`{name}`", kind + summary, needs, cost.get(name, "-"), *cells]
-            + [published.get(name, ""), source]
-        )
+        row = [f"`{name}`", kind + summary, needs, cost.get(name, "-"), *cells]
+        lines.append([*row, published.get(name, ""), source])
     extra = [
         [f"`{label}`", *cells] for label, cells in measured.items() if label not in list_methods()
     ]
@@ -106,8 +104,8 @@ def main() -> None:
                 "re-run's) on LLaVA-1.5-7B; nothing of that column was measured here.",
                 "",
                 about,
-                "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, decision "
-                "and application; in brackets its ratio to a plain `X @ X.T` of the same run.",
+                "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, "
+                "decision and application; in brackets its ratio to a plain `X @ X.T` of the run.",
                 "",
                 table(head, [[cell.replace("|", "\\|") for cell in line] for line in lines]),
                 "",

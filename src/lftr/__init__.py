@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import bundled, methods
 from .budget import Budget
 from .errors import LftrError
+from .evidence.text import TextTower
 from .methods import get_method, list_methods
 from .methods.base import Method
 from .reduce import list_families, prepare, reduce, reduce_module
@@ -18,6 +19,7 @@ __all__ = [
     "LftrError",
     "Method",
     "Selection",
+    "TextTower",
     "VisualTokens",
     "bundled",
     "get_method",

@@ -134,10 +134,15 @@ def test_nothing_is_left(name: str, stage: str) -> None:
     hooks = {id(m): (len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()}
     own = set(model.__dict__)
     plain = model(**inputs).logits
-    with pytest.raises(ZeroDivisionError), lftr.reduce(model, "uniform", keep=0.4, stage=stage):
-        with lftr.reduce(model, "random", keep=2, stage=stage):
-            model(**inputs)
-        raise ZeroDivisionError
+
+    def nested() -> None:
+        with lftr.reduce(model, "uniform", keep=0.4, stage=stage):
+            with lftr.reduce(model, "random", keep=2, stage=stage):
+                model(**inputs)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        nested()
     assert {
         id(m): (len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()
     } == hooks

@@ -11,6 +11,7 @@ from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
+from .operations.cells import candidates, spread
 from .operations.flows import mean_flow, nearest_to, own
 from .operations.scaling import min_max, unit
 from .options import between, one_of
@@ -31,17 +32,21 @@ class Coverage(Method, name="coverage"):
         Distance at which a kept token stops standing for another, on the scale of ``1 - cos``.
     sharpness : float
         How much more tokens that stand out count; 0 counts all alike.
+    candidates : float
+        Only so many geometric means of N and K, evenly spread, can be kept; ``inf`` is all.
     leftovers : {"merge", "drop"}
         Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
     """
 
-    width: float = 0.3
-    sharpness: float = 1.0
+    width: float = 0.8
+    sharpness: float = 0.25
+    candidates: float = 1.0
     leftovers: str = "drop"
 
     def __post_init__(self) -> None:
         between("width", self.width, 1e-3)
         between("sharpness", self.sharpness, 0.0)
+        between("candidates", self.candidates, 0.0)
         one_of("leftovers", self.leftovers, ("merge", "drop"))
 
     @property
@@ -53,23 +58,24 @@ class Coverage(Method, name="coverage"):
         x = unit(x)
         centre = unit(x.mean(dim=1, keepdim=True))
         out = min_max(1.0 - (x * centre).sum(dim=-1)).clamp_min(1e-3)
-        kept = _cover(x, out**self.sharpness, keep, self.width).sort(dim=1).values
+        index = spread(tokens, candidates(tokens.count, keep, self.candidates))
+        near = torch.bmm(x[:, index], x.mT).sub_(1.0).div_(self.width).exp_()
+        kept = index[_cover(near, out**self.sharpness, keep)].sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
         slot = own(nearest_to(x, take(x, kept, 1))[0], kept)
         return Selection(kept, mean_flow(slot, keep), notes)
 
 
-def _cover(x: Tensor, weight: Tensor, keep: int, width: float) -> Tensor:
-    near = torch.bmm(x, x.mT).sub_(1.0).div_(width).exp_()
+def _cover(near: Tensor, weight: Tensor, keep: int) -> Tensor:
+    """Pick greedily among the rows of ``near`` ``(B, P, N)`` what covers most of ``weight``."""
     covered = torch.zeros_like(weight)
+    free = torch.zeros_like(near[:, :, 0])
     picks: list[Tensor] = []
     for _ in range(keep):
         gain = (near - covered.unsqueeze(1)).clamp_min_(0.0)
-        value = torch.bmm(gain, weight.unsqueeze(2)).squeeze(2)
-        if picks:
-            value.scatter_(1, torch.stack(picks, dim=1), -torch.inf)
-        pick = value.argmax(dim=1)
+        pick = (torch.bmm(gain, weight.unsqueeze(2)).squeeze(2) + free).argmax(dim=1)
         picks.append(pick)
+        free.scatter_(1, pick.unsqueeze(1), -torch.inf)
         covered = torch.maximum(covered, take(near, pick.unsqueeze(1), 1).squeeze(1))
     return torch.stack(picks, dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
-from .operations.cells import cells
+from .operations.cells import candidates, spread
 from .operations.flows import mean_flow, nearest_to, own
 from .operations.relevance_greedy import marginal_relevance
 from .operations.scaling import mean_cosine, min_max, unit, z_score
@@ -28,8 +27,9 @@ class Lftr(Method, name="lftr"):
     Li, arXiv 2501.17391), spatial stage: tokens less significant are removed, by relevance to the
     content of their own frame or to the text prompt, judged by similarity and not by an attention
     map. The paper's equations and its authors' code were not at hand; what the descriptions leave
-    open is an option here, and each default was chosen by measurement (``benchmarks/lftr_defaults.py``).
-    The spatial stage acts on every frame by itself; the temporal stage is for videos.
+    open is an option here, and each default was chosen by measurement, see
+    ``benchmarks/lftr_defaults.py``. The spatial stage acts on every frame by itself; the temporal
+    stage is for videos.
 
     Scores are made in the encoder's space and the decision is applied to the language model's
     tokens.
@@ -48,11 +48,11 @@ class Lftr(Method, name="lftr"):
         Whether tokens near the text count, or (TRIM, CDPruner) those far from it.
     diversity : float
         Weight in [0, 1] of being unlike what is kept already; 0 ranks by relevance alone.
-    among : {"spread", "relevant", "all"}
-        Which tokens can be kept: ``candidates * K`` evenly spread ones, the ``candidates * K`` most
-        relevant, or all. Bounds the cost.
+    among : {"spread", "relevant"}
+        Which tokens can be kept: evenly spread ones, or the most relevant.
     candidates : float
-        See ``among``; at least 1.
+        How many those are, in geometric means of N and K: ``candidates * sqrt(N * K)``, at least K;
+        ``inf`` is all. Fewer keep outliers out and bound the cost.
     leftovers : {"merge", "drop"}
         Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
     """
@@ -61,10 +61,10 @@ class Lftr(Method, name="lftr"):
     descriptor: str = "mean"
     direction: str = "far"
     text_sign: str = "positive"
-    diversity: float = 0.5
+    diversity: float = 1.0
     among: str = "spread"
-    candidates: float = 4.0
-    leftovers: str = "merge"
+    candidates: float = 1.0
+    leftovers: str = "drop"
 
     def __post_init__(self) -> None:
         one_of("relevance", self.relevance, ("frame", "text", "both"))
@@ -72,8 +72,8 @@ class Lftr(Method, name="lftr"):
         one_of("direction", self.direction, ("far", "near"))
         one_of("text_sign", self.text_sign, ("positive", "negative"))
         between("diversity", self.diversity, 0.0, 1.0)
-        one_of("among", self.among, ("spread", "relevant", "all"))
-        between("candidates", self.candidates, 1.0)
+        one_of("among", self.among, ("spread", "relevant"))
+        between("candidates", self.candidates, 0.0)
         one_of("leftovers", self.leftovers, ("merge", "drop"))
 
     @property
@@ -103,14 +103,10 @@ class Lftr(Method, name="lftr"):
 
     def _candidates(self, tokens: VisualTokens, scores: Tensor, keep: int) -> Tensor:
         """Return the tokens ``(B, P)`` that can be kept, ascending."""
-        pool = min(tokens.count, math.ceil(self.candidates * keep))
+        number = candidates(tokens.count, keep, self.candidates)
         if self.among == "relevant":
-            return Selection.top(scores, pool).index
-        if self.among == "all" or pool == tokens.count:
-            spread = torch.arange(tokens.count, device=scores.device)
-        else:
-            spread = cells(tokens.blocks, pool)[1].to(scores.device)
-        return spread.expand(len(scores), -1)
+            return Selection.top(scores, number).index
+        return spread(tokens, number).expand(len(scores), -1)
 
     def _scores(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""

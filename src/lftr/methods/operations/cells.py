@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...budget import share
-from ...tokens import Grid
+from ...tokens import Grid, VisualTokens
 
 
 @lru_cache(maxsize=64)
@@ -88,3 +88,16 @@ def centres(total: int, count: int) -> Tensor:
     """Return the thing in the middle of each part, the first of two, see `edges`."""
     border = edges(total, count)
     return (border[:-1] + border[1:] - 1) // 2
+
+
+def candidates(total: int, keep: int, share: float) -> int:
+    """Return ``share`` geometric means of both numbers, from ``keep`` to ``total``."""
+    return max(keep, math.ceil(min(total, share * math.sqrt(total * keep))))
+
+
+def spread(tokens: VisualTokens, count: int) -> Tensor:
+    """Return ``count`` tokens evenly spread over an item's grids, ascending."""
+    device = tokens.features.device
+    if count == tokens.count:
+        return torch.arange(count, device=device)
+    return cells(tokens.blocks, count)[1].to(device)
