@@ -30,9 +30,7 @@ VARIANTS: dict[str, Any] = {
     **{f"diversity {d}": replace(DEFAULT, diversity=d) for d in (0.0, 0.5, 0.9)},
     "diversity 0.9, near the frame": replace(DEFAULT, diversity=0.9, direction="near"),
     "diversity 0.9, descriptor cls": replace(DEFAULT, diversity=0.9, descriptor="cls"),
-    "diversity 0.9, cls-attention": replace(
-        DEFAULT, diversity=0.9, descriptor="cls-attention", direction="near"
-    ),
+    "diversity 0.9, cls-attention": replace(DEFAULT, diversity=0.9, descriptor="cls-attention"),
     "diversity 0.9, text +": replace(DEFAULT, diversity=0.9, relevance="text"),
     "diversity 0.9, text -": replace(
         DEFAULT, diversity=0.9, relevance="text", text_sign="negative"

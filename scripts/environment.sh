@@ -13,12 +13,12 @@ ready=$root/.venv/.lftr-ready-$extras
 find_python() {
     local name
     for name in python3 python3.13 python3.12 python3.11 python; do
-        if "$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$name"
             return
         fi
     done
-    echo "lftr needs python 3.11 or newer (with its venv module); none was found on the PATH" >&2
+    echo "lftr needs python 3.11 or newer (with its venv and ensurepip modules); none was found on the PATH" >&2
     return 1
 }
 

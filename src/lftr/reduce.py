@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .budget import Keep, is_auto, parse_keep
-from .errors import ArgumentError
+from .errors import ArgumentError, UnsupportedModelError
 from .methods import get_method
 from .methods.base import Method
 
@@ -93,6 +93,11 @@ def reduce(
         raise ArgumentError.of("text", text, "a string, or one for each row")
     model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
     family = family_of(model)
+    if not hasattr(model, "generate"):
+        raise UnsupportedModelError(
+            f"model = {type(model).__name__}; allowed: the model with its head, as "
+            "AutoModelForImageTextToText loads it"
+        )
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))

@@ -99,7 +99,7 @@ class Report:
     prompt: int = 0
     received: int = 0
     notes: list[str] = field(default_factory=list)
-    clock: dict[str, Callable[[], float]] = field(default_factory=dict, repr=False)
+    clock: dict[str, Callable[[], float] | float] = field(default_factory=dict, repr=False)
 
     def note(self, text: str) -> None:
         """Add a warning, once."""
@@ -117,7 +117,12 @@ class Report:
         return sum(item.kept for item in self.items)
 
     def _ms(self, name: str) -> float:
-        return self.clock[name]() if name in self.clock else 0.0
+        reading = self.clock.get(name, 0.0)
+        return reading() if callable(reading) else reading
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: times read off, for clocks stay behind."""
+        return vars(self) | {"clock": {name: self._ms(name) for name in self.clock}}
 
     @property
     def encode_ms(self) -> float:

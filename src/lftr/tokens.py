@@ -41,7 +41,7 @@ PROVIDERS = {
     "visual_projected": "CLIP towers, with a text tower given to lftr.reduce(text_tower=...)",
     "text_embeds": "a CLIP text tower given to lftr.reduce(text_tower=...) and text=...",
     "text_token_embeds": "any model, from the prompt's own embeddings",
-    "frame_features": "video items",
+    "frame_features": "encoders with a CLS token (images), or video items",
 }
 
 
@@ -82,7 +82,7 @@ class VisualTokens:
     text_token_embeds : Tensor, shape (L, C)
         The prompt's own token embeddings in the language model.
     frame_features : Tensor, shape (T, F)
-        One descriptor a frame.
+        One descriptor a frame or tile.
 
     Raises
     ------

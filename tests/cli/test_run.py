@@ -30,6 +30,11 @@ def test_answers_as_the_library_does(reads, picture):
     assert told["model"] == "bundled"
 
 
+def test_takes_a_long_question(lftr, picture):
+    """Longer than a file's name can be."""
+    assert lftr("run", picture, "a " * 200 + "?", "--max-new-tokens", "1").exit_code == 0
+
+
 def test_takes_several_images(reads, picture):
     told = reads("run", picture, picture, QUESTION, "--keep", "1/8", "--max-new-tokens", "2")
     assert [item["kept"] for item in told["report"]["items"]] == [72, 72]

@@ -193,6 +193,32 @@ def test_a_method_that_counts_wrong(llava: ZooEntry, more: int) -> None:
         prompt.generate(1)
 
 
+class Bare(lftr.Method):
+    """Returns an index instead of a selection, from either function."""
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> Any:
+        return torch.arange(keep).expand(len(tokens.features), -1)
+
+
+class BareSelect(lftr.Method):
+    def select(self, tokens: lftr.VisualTokens, keep: Any) -> Any:
+        return torch.arange(keep)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [(Bare(), "Bare.choose"), (BareSelect(), "BareSelect.select")]
+)
+def test_a_method_that_returns_no_selection(
+    llava: ZooEntry, method: lftr.Method, said: str
+) -> None:
+    prompt = Prompt(llava)
+    with (
+        lftr.reduce(prompt.model, method, keep=5),
+        pytest.raises(lftr.LftrError, match=rf"{said} returned Tensor where a lftr\.Selection"),
+    ):
+        prompt.generate(1)
+
+
 class Loose(lftr.Method):
     """Takes over `select`, and returns one slot too many, or a token that is not there."""
 
@@ -271,10 +297,13 @@ def test_a_copy_of_a_reduced_model(llava: ZooEntry) -> None:
     plain = prompt.generate(1).logits[0]
     with lftr.reduce(prompt.model, "random", keep=0.4) as reduction:
         try:
-            copied = copy.deepcopy(prompt.model)
-        except (lftr.LftrError, TypeError):
-            return
-        before = reduction.report.to_dict()
-        logits = Prompt(llava, model=copied).generate(1).logits[0]
-        assert reduction.report.to_dict()["received"] == before["received"]
-    assert torch.equal(logits, plain)
+            copied = Prompt(llava, model=copy.deepcopy(prompt.model))
+        except lftr.LftrError:
+            copied = None
+        else:
+            assert torch.equal(copied.generate(1).logits[0], plain)
+            assert reduction.report.received == 0
+        assert not torch.equal(prompt.generate(1).logits[0], plain)
+        assert reduction.report.received > 0
+    assert torch.equal(prompt.generate(1).logits[0], plain)
+    assert copied is None or torch.equal(copied.generate(1).logits[0], plain)

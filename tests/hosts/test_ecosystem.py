@@ -28,9 +28,9 @@ def answer(prompt: Prompt, **options: Any) -> list[list[int]]:
     return prompt.generate(**options).sequences[:, length:].tolist()
 
 
-def expected(entry: ZooEntry) -> list[list[int]]:
+def expected(entry: ZooEntry, method: str) -> list[list[int]]:
     prompt = Prompt(entry)
-    with lftr.reduce(prompt.model, "lftr", keep=0.4):
+    with lftr.reduce(prompt.model, method, keep=0.4):
         return answer(prompt)
 
 
@@ -102,8 +102,9 @@ def test_device_map(name: str, way: str, tmp_path: Path) -> None:
         accelerate.cpu_offload(prompt.model, execution_device=torch.device("cpu"))
     else:
         accelerate.disk_offload(prompt.model, tmp_path, execution_device=torch.device("cpu"))
-    with lftr.reduce(prompt.model, "lftr", keep=0.4):
-        assert answer(prompt) == expected(entry)
+    for method in ("lftr", "visionzip"):  # without and with a look into the encoder's attention
+        with lftr.reduce(prompt.model, method, keep=0.4):
+            assert answer(prompt) == expected(entry, method)
 
 
 # ---- what a family has of its own --------------------------------------------------------------
@@ -217,10 +218,7 @@ def test_pixtral_in_llava(pixtral: Any, method: str) -> None:
 
 @pytest.fixture(scope="module")
 def bundled() -> Any:
-    try:
-        return lftr.bundled.load()
-    except (OSError, AttributeError) as missing:
-        pytest.skip(f"the bundled model is not there: {missing}")
+    return lftr.bundled.load()
 
 
 @pytest.fixture

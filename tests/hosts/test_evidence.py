@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import lftr
-from lftr.errors import MissingEvidenceError
+from lftr.errors import ArgumentError, MissingEvidenceError
 from lftr.evidence.attention import attention_modules
 from lftr.evidence.text import TextTower
 from lftr.hosts.transformers.encode import choose_evidence
@@ -240,6 +240,42 @@ def test_text_tower_without_text(llava: ZooEntry, clip: Any) -> None:
             pytest.raises(lftr.LftrError, match=r"text = .*question"),
         ):
             prompt.generate(1)
+
+
+class Letters:
+    """A tokenizer of the language model: an id for each letter."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1] * add_special_tokens + [10 + ord(c) % 50 for c in text]}
+
+
+def test_text_guides_by_the_models_own_embeddings(llava: ZooEntry) -> None:
+    """Without a text tower `text` is embedded by the model, a row each; never ignored."""
+    prompt = Prompt(llava)
+    texts, embed = ["a dog", "none", "how many cats"], prompt.model.get_input_embeddings()
+    options: dict[str, Any] = {"processor": Letters(), "text": texts}
+    with reduced(prompt.model, Asking("text_token_embeds"), 0.4, **options) as run:
+        prompt.generate(1)
+    for tokens, row in zip(run.method.tokens, (0, 0, 2), strict=True):
+        ids = torch.tensor(Letters()(texts[row], add_special_tokens=False)["input_ids"])
+        assert torch.equal(tokens.text_token_embeds, embed(ids))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"text": "a dog"}, r"text = 'a dog'.*text_tower=.*processor="),
+        ({"text": ["a", "b"], "processor": Letters()}, r"text = \['a', 'b'\].*3, one for each row"),
+        ({"text": "", "processor": Letters()}, "text = 'a row without text'"),
+    ],
+)
+def test_text_that_cannot_guide(llava: ZooEntry, options: dict[str, Any], said: str) -> None:
+    prompt = Prompt(llava)
+    with (
+        lftr.reduce(prompt.model, Asking("text_token_embeds"), keep=5, **options),
+        pytest.raises(ArgumentError, match=said),
+    ):
+        prompt.generate(1)
 
 
 def test_processor_tells_the_text(llava: ZooEntry, clip: Any) -> None:

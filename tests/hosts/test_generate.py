@@ -141,11 +141,18 @@ def test_max_length(entry: ZooEntry, place: str) -> None:
 def test_min_length(llava: ZooEntry) -> None:
     prompt = Prompt(llava, [WIDE])
     first = tokens(prompt, new=1)[0][0]
-    shortest = prompt.inputs()["input_ids"].shape[1] + 3
+    length = prompt.inputs()["input_ids"].shape[1]
     assert tokens(prompt, eos_token_id=first) == [[first]]
-    longer = tokens(prompt, eos_token_id=first, min_length=shortest)[0]
-    assert len(longer) >= 3
-    assert first not in longer[:2]
+
+    def favour(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[scores[:, first] > -torch.inf, first] = 1e9  # wherever it is not forbidden
+        return scores
+
+    longer = tokens(
+        prompt, eos_token_id=first, min_length=length + 3, logits_processor=[favour], new=8
+    )[0]
+    assert first not in longer[:3]
+    assert longer[3:] == [first]
 
 
 @pytest.mark.parametrize("name", ["inputs", "positional", "input_ids"])

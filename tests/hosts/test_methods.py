@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 import lftr
 from lftr.budget import resolve
 from lftr.errors import MissingEvidenceError, UnsupportedModelError
+from lftr.methods import Lftr
 from lftr.methods.base import ImageMethod
 
-from .support import ROWS, Prompt, ZooEntry, assert_close, reduced
+from .support import FAMILIES, ROWS, Prompt, ZooEntry, assert_close, reduced
 
 KEEP = 0.4
 RARE = {"cls_attention", "frame_features", "visual_projected", "text_embeds"}
@@ -48,6 +51,21 @@ def test_method(entry: ZooEntry, method: str) -> None:
     for before, after in zip(words, short["input_ids"], strict=True):
         kept = after[~prompt.visual(after) & (after != 0)]
         assert torch.equal(kept, before[~prompt.visual(before) & (before != 0)])
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "internvl"])
+@pytest.mark.parametrize("relevance", ["frame", "text", "both"])
+@pytest.mark.parametrize("descriptor", ["mean", "cls", "cls-attention"])
+def test_lftr_on_tiles(name: str, relevance: str, descriptor: str) -> None:
+    """Tiles with a descriptor each, packed into one, or of another width: an answer or an error."""
+    prompt = Prompt(FAMILIES[name])
+    method = Lftr(relevance=relevance, descriptor=descriptor)
+    refused = name == "internvl" and descriptor == "cls" and relevance != "text"
+    error = pytest.raises(MissingEvidenceError, match="frame_features of the encoder features' w")
+    with reduced(prompt.model, method, KEEP) as run, error if refused else nullcontext():
+        prompt.generate(1)
+    if not refused:
+        assert all(item.kept == resolve(KEEP, item.tokens) for item in run.report.items)
 
 
 @pytest.mark.parametrize("method", METHODS)

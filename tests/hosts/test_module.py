@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import zoo
@@ -105,6 +106,71 @@ def test_outputs_of_other_kinds() -> None:
         assert first.shape == (1, 3, 2)
         assert rest == "rest"
         assert tower("output").last_hidden_state.shape == (1, 3, 2)
+
+
+class Pair(NamedTuple):
+    """What some projectors return."""
+
+    tokens: Tensor
+    rest: str
+
+
+def test_a_named_tuple_stays_one() -> None:
+    class Tower(nn.Module):
+        def forward(self) -> Pair:
+            return Pair(torch.arange(24.0).reshape(1, 12, 2), "rest")
+
+    tower = Tower()
+    with lftr.reduce_module(tower, "uniform", 3):
+        pair = tower()
+    assert type(pair) is Pair
+    assert pair.tokens.shape == (1, 3, 2)
+    assert pair.rest == "rest"
+
+
+def test_the_inner_replaces_the_outer_until_it_ends() -> None:
+    module, x = nn.Identity(), torch.randn(1, 12, 2)
+    outer = lftr.reduce_module(module, "uniform", 6)
+    with lftr.reduce_module(module, "uniform", 4) as inner:
+        assert module(x).shape[1] == 4
+        assert (inner.report.tokens, outer.report.tokens) == (12, 0)
+    assert module(x).shape[1] == 6
+    again = lftr.reduce_module(module, "uniform", 4)
+    outer.remove()  # out of order
+    assert module(x).shape[1] == 4
+    again.remove()
+    assert torch.equal(module(x), x)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        (1, 4, 4),
+        [1, 4, 4],
+        np.array([1, 4, 4]),
+        (np.int64(1), np.int32(4), 4),
+        torch.tensor([[1, 4, 4]]),
+        [(1, 2, 4), (1, 4, 2)],
+    ],
+    ids=repr,
+)
+def test_grids(grid: Any) -> None:
+    module = nn.Identity()
+    with lftr.reduce_module(module, "lftr", 4, grid=grid) as reduction:
+        module(torch.randn(1, 16, 2))
+    item = reduction.report.items[0]
+    assert sum(t * h * w for t, h, w in item.grids) == 16
+    assert len(item.grids) == (2 if isinstance(grid, list) and len(grid) == 2 else 1)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [(4, 4), 16, "1x4x4", (1, 4, 4.0), (1, 4, -4), (), (1, (4, 4)), [(1, 4, 4), (4, 4)], object()],
+    ids=str,
+)
+def test_grids_that_are_none(grid: Any) -> None:
+    with pytest.raises(LftrError, match=r"grid = .*allowed: \(T, H, W\)"):
+        lftr.reduce_module(nn.Identity(), "lftr", 4, grid=grid)
 
 
 def test_bad_input(model: MiniGPTv2) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import lftr
@@ -111,6 +112,16 @@ def test_decoding_does_not_change_the_report(entry: ZooEntry) -> None:
     assert {k: v for k, v in before.items() if k not in times} == {
         k: v for k, v in after.items() if k not in times
     }
+
+
+def test_as_pickle(llava: ZooEntry) -> None:
+    prompt = Prompt(llava)
+    with reduced(prompt.model) as run:
+        prompt.generate(1)
+    again = pickle.loads(pickle.dumps(run.report))
+    assert again.to_dict() == run.report.to_dict()
+    assert again.encode_ms > 0
+    assert str(again) == str(run.report)
 
 
 def test_a_budget_is_shared(entry: ZooEntry) -> None:

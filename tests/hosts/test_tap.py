@@ -169,10 +169,25 @@ def test_threads_do_not_mix(llava: ZooEntry) -> None:
         assert all(torch.equal(row, expected[seed]) for row in rows)
 
 
-def test_a_tapped_reduction_is_the_truth(entry: ZooEntry) -> None:
+def test_queries_that_share_keys() -> None:
+    """With fewer key heads than query heads, heads of one group read the same key."""
+    query, key = torch.randn(2, 6, 5, 4), torch.randn(2, 2, 5, 4)
+    tap = Tap(row=1, received=True, keys=True)
+    tap.read(query, key, None, None)
+    heads = [(query[:, h] @ key[:, h // 3].mT / 2).softmax(-1) for h in range(6)]
+    full = torch.stack(heads, dim=1)
+    assert distance(tap.rows[0], full[:, :, 1]) < 1e-6
+    assert distance(tap.receipts[0], full.mean(dim=(1, 2))) < 1e-6
+    assert distance(tap.seen_keys[0], key.mean(dim=1)) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["fastervlm", "visionzip"])
+def test_a_tapped_reduction_is_the_truth(entry: ZooEntry, method: str) -> None:
     """Reading attention while encoding changes no logit."""
+    if method == "fastervlm" and not entry.traits.has_cls:
+        return
     prompt = Prompt(entry)
-    with reduced(prompt.model, "lftr") as run:
+    with reduced(prompt.model, method) as run:
         logits = prompt.generate(1).logits[0]
         for row in range(len(prompt.rows)):
             assert_close(entry, logits[row], prompt.truth(row, run.choices(row))[0], slack=2)

@@ -16,11 +16,13 @@ import lftr
 LAYOUT = {
     "aim",  # even and odd places
     "cls-only",
+    "coverage",  # candidates are evenly spread, as in lftr
     "downsample",
     "fold",
     "folder",
     "hiprune",
     "interpolate",
+    "lftr",
     "multi-scale-pool",
     "pixel-prune",
     "pool",

@@ -163,3 +163,36 @@ def test_vispruner_by_attention_alone():
     tokens = item(5, (1, 4, 5))
     chosen = lftr.methods.VisPruner(important_ratio=1.0).select(tokens, 6)
     assert chosen.index.equal(lftr.methods.FasterVLM().select(tokens, 6).index)
+
+
+def test_lftr_by_cls_attention_is_that_attention():
+    """Whatever the direction: what the CLS token attends to stays."""
+    tokens = item(3, (1, 4, 5))
+    expected = top(tokens.cls_attention.mean(0).tolist(), 6)
+    for direction in ("far", "near"):
+        method = lftr.get_method(
+            "lftr", descriptor="cls-attention", direction=direction, diversity=0.0, among="relevant"
+        )
+        assert method.select(tokens, 6).index.tolist() == expected
+
+
+@pytest.mark.parametrize("lines_up", [True, False])
+def test_lftr_by_the_cls_output_of_each_tile(lines_up):
+    """A tile is compared with its own; tokens packed from other tiles with the mean of all."""
+    tokens = item(4, (1, 4, 5))
+    rows = torch.randn(2 if lines_up else 3, 7)
+    tokens = dataclasses.replace(
+        tokens, grid=None, tiles=((1, 2, 5), (1, 2, 5)), frame_features=rows
+    )
+    own = rows.repeat_interleave(10, 0) if lines_up else rows.mean(0, keepdim=True)
+    scores = -torch.cosine_similarity(tokens.encoder_features, own)
+    method = lftr.get_method("lftr", descriptor="cls", diversity=0.0, among="relevant")
+    assert method.select(tokens, 6).index.tolist() == top(scores.tolist(), 6)
+    stack = method.select(lftr.VisualTokens.stack([tokens, tokens]), 6)
+    assert stack.index.tolist() == [top(scores.tolist(), 6)] * 2
+
+
+def test_lftr_says_that_the_cls_output_is_of_another_width():
+    tokens = dataclasses.replace(item(5, (1, 4, 5)), frame_features=torch.randn(1, 4))
+    with pytest.raises(lftr.LftrError, match="frame_features of the encoder features' width 7"):
+        lftr.get_method("lftr", descriptor="cls").select(tokens, 6)

@@ -161,6 +161,7 @@ def _picture(
                 outcome.setting.method,
                 keep=outcome.setting.keep,
                 text=example.question,
+                processor=loaded.processor,
                 text_tower=loaded.text_tower,
             )
             with on as reduction, torch.inference_mode():

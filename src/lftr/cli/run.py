@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os.path
 import time
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Ask a question about one or more images; prints the answer and what was dropped."""
     *paths, question = words
-    if not paths or Path(question).is_file():
+    if not paths or os.path.isfile(question):
         raise ArgumentError.of("IMAGE", question, 'one or more image files, then a "question"')
     chosen = parse_method(method, option or [])
     images = [read_image(path) for path in paths]
@@ -51,6 +51,7 @@ def run(
         keep=keep,
         positions=positions,
         text=question,
+        processor=loaded.processor,
         text_tower=loaded.text_tower,
     )
     with on as reduction, torch.inference_mode(), working("answering"):

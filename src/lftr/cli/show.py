@@ -44,7 +44,14 @@ def show(
     )
     inputs = inputs_of(loaded.processor, [picture], question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
-    on = reduce(loaded.model, chosen, keep=keep, text=question, text_tower=loaded.text_tower)
+    on = reduce(
+        loaded.model,
+        chosen,
+        keep=keep,
+        text=question,
+        processor=loaded.processor,
+        text_tower=loaded.text_tower,
+    )
     with on as reduction, torch.inference_mode(), working("looking"):
         prepare(loaded.model, **inputs)
     report = reduction.report

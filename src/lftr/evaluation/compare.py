@@ -133,6 +133,7 @@ def answer_all(
                     keep=setting.keep,
                     positions=setting.positions,
                     text=questions,
+                    processor=processor,
                     text_tower=text_tower,
                 )
                 with guided as reduction:

@@ -73,7 +73,7 @@ def time_settings(
         inputs = inputs_of(processor, [example.image], example.question)
         inputs = inputs.to(model.device, dtype=model.dtype)
         for setting, seen in zip(settings, times, strict=True):
-            one = _time(model, inputs, setting, example.question, text_tower)
+            one = _time(model, processor, inputs, setting, example.question, text_tower)
             if number:
                 for values, ms in zip((seen.encoder, seen.method, seen.language), one, strict=True):
                     values.append(ms)
@@ -82,9 +82,16 @@ def time_settings(
 
 
 def _time(
-    model: Any, inputs: Any, setting: Setting, question: str, text_tower: Any
+    model: Any, processor: Any, inputs: Any, setting: Setting, question: str, text_tower: Any
 ) -> tuple[float, float, float]:
-    on = reduce(model, setting.method, keep=setting.keep, text=question, text_tower=text_tower)
+    on = reduce(
+        model,
+        setting.method,
+        keep=setting.keep,
+        text=question,
+        processor=processor,
+        text_tower=text_tower,
+    )
     with on as reduction:
         prepared = prepare(model, **inputs)
         _wait(model)

@@ -135,6 +135,7 @@ class Method:
         patches = finite.without_separators()
         if count < patches.count:
             chosen = self.choose(patches, count)
+            check_choice(self, "choose", chosen)
             if chosen.index.shape != (len(patches.features), count):
                 raise LftrError(
                     f"{type(self).__name__}.choose returned slots of shape "
@@ -160,6 +161,15 @@ class ImageMethod(Method):
         They stand at the positions that `choose` picks for the full image.
         """
         raise TypeError(f"{type(self).__name__} must define cells(grid, keep)")
+
+
+def check_choice(method: Method, function: str, choice: object) -> None:
+    """Refuse what is no decision at all."""
+    if not isinstance(choice, Selection):
+        raise LftrError(
+            f"{type(method).__name__}.{function} returned {type(choice).__name__} where a "
+            "lftr.Selection was asked"
+        )
 
 
 def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> Selection:

@@ -38,8 +38,8 @@ class Coverage(Method, name="coverage"):
         Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
     """
 
-    width: float = 0.8
-    sharpness: float = 0.25
+    width: float = 0.3
+    sharpness: float = 0.0
     candidates: float = 1.0
     leftovers: str = "drop"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import MissingEvidenceError
 from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
@@ -40,7 +41,7 @@ class Lftr(Method, name="lftr"):
         To the content of the frame, to the text, or the sum of both, z-scored.
     descriptor : {"mean", "cls", "cls-attention"}
         What stands for the frame's content: the mean of its patches, the encoder's CLS output, or
-        the CLS token's attention (the score is then that attention).
+        the CLS token's attention (the score is then that attention, whatever the direction).
     direction : {"far", "near"}
         Whether significant means unlike the frame's content (what stands out) or like it. The
         literal reading of relevance, "near", picks background.
@@ -119,19 +120,17 @@ class Lftr(Method, name="lftr"):
 
     def _to_frame(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> Tensor:
         """Return the relevance ``(B, N)`` to the token's own frame, higher for significant."""
-        sign = 1.0 if self.direction == "near" else -1.0
         if self.descriptor == "cls-attention":
-            return sign * tokens.evidence("cls_attention")[1].float().mean(dim=1)
+            return tokens.evidence("cls_attention")[1].float().mean(dim=1)
+        sign = 1.0 if self.direction == "near" else -1.0
+        if self.descriptor == "cls":
+            return sign * (x * _cls_outputs(tokens, x.shape[-1])).sum(dim=-1) / length
         batch, total, width = x.shape
         frames = tokens.grid[0] if tokens.grid is not None else 1
         by_frame = x.reshape(batch * frames, total // frames, width)
-        if self.descriptor == "cls":
-            content = tokens.evidence("frame_features")[1].reshape(batch * frames, 1, width)
-        else:  # the mean of the patches at length one, in a single pass over them
-            share = length.reciprocal().reshape(batch * frames, 1, -1)
-            content = torch.bmm(share, by_frame)
-        cosine = torch.bmm(by_frame, unit(content).mT).reshape(batch, total) / length
-        return sign * cosine
+        # the mean of the patches at length one, in a single pass over them
+        content = torch.bmm(length.reciprocal().reshape(batch * frames, 1, -1), by_frame)
+        return sign * torch.bmm(by_frame, unit(content).mT).reshape(batch, total) / length
 
     def _to_text(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
         """Return the relevance ``(B, N)`` to the text, by the sign that is asked for."""
@@ -139,6 +138,22 @@ class Lftr(Method, name="lftr"):
         used, text = tokens.evidence(*TEXT)
         seen = tokens.evidence("visual_projected")[1] if used == TEXT[0] else tokens.features
         return sign * mean_cosine(seen, text), stand_in(used, TEXT[0])
+
+
+def _cls_outputs(tokens: VisualTokens, width: int) -> Tensor:
+    """Return the CLS output that stands for each token's frame or tile, unit rows ``(B, N, D)``.
+
+    Tokens that are packed from several tiles share the tiles' mean, as ``(B, 1, D)``.
+    """
+    content = tokens.evidence("frame_features")[1]
+    if content.shape[-1] != width:
+        raise MissingEvidenceError(
+            f"descriptor = 'cls' needs frame_features of the encoder features' width {width}; "
+            f"this encoder's CLS output has {content.shape[-1]}: use 'mean' or 'cls-attention'"
+        )
+    if content.shape[1] != sum(frames for frames, _, _ in tokens.blocks):
+        return unit(content.float().mean(dim=1, keepdim=True))
+    return unit(content)[:, tokens.coordinates[:, 0]]
 
 
 def _measured(x: Tensor) -> tuple[Tensor, Tensor]:

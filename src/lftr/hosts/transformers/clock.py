@@ -26,7 +26,7 @@ class Clock:
         """Attribute the time since the last lap to ``name``."""
         self._laps.append((name, self._now()))
 
-    def readings(self) -> dict[str, Callable[[], float]]:
+    def readings(self) -> dict[str, Callable[[], float] | float]:
         """Return for each name a function that gives its milliseconds, waiting for the GPU then."""
         return {name: lambda n=name: self._sum(n) for name, _ in self._laps if name}  # type: ignore[misc]
 

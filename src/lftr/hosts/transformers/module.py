@@ -20,6 +20,8 @@ from .plan import Item, Plan, choose, drops, write_report
 class ModuleReduction:
     """A reduction of what one module returns; use it in a ``with`` block or call `remove`.
 
+    Laid on a module that is reduced already, it replaces that reduction until it ends.
+
     Attributes
     ----------
     report : Report
@@ -36,6 +38,9 @@ class ModuleReduction:
         self._handle: Any = module.register_forward_hook(self._after)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        hooks = [getattr(hook, "__self__", None) for hook in module._forward_hooks.values()]
+        if self is not [hook for hook in hooks if isinstance(hook, ModuleReduction)][-1]:
+            return None
         rows = _tokens_of(output)
         clock = Clock(rows.device)
         items = [Item(row, 0, rows.shape[1], self._layout) for row in range(len(rows))]
@@ -100,8 +105,14 @@ def _layout(grid: Sequence[Any] | None) -> Layout:
     """Read one grid ``(T, H, W)``, or several."""
     if grid is None:
         return Layout()
-    grids = [grid] if isinstance(grid[0], int) else grid
-    return Layout(tuple((int(t), int(h), int(w)) for t, h, w in grids))
+    try:
+        grids = torch.atleast_2d(torch.as_tensor(grid))
+    except (TypeError, ValueError, RuntimeError):
+        grids = torch.empty(0)
+    whole = not (grids.is_floating_point() or grids.dtype == torch.bool)
+    if not whole or grids.ndim != 2 or grids.shape[1] != 3 or not len(grids) or grids.min() < 1:
+        raise ArgumentError.of("grid", grid, "(T, H, W), or several of them, of numbers from 1 up")
+    return Layout(tuple((t, h, w) for t, h, w in grids.tolist()))
 
 
 def _tokens_of(output: Any) -> Tensor:
@@ -119,6 +130,7 @@ def _with_tokens(output: Any, tokens: Tensor) -> Any:
     if isinstance(output, Tensor):
         return tokens
     if isinstance(output, (tuple, list)):
-        return type(output)([tokens, *output[1:]])
+        make = getattr(output, "_make", type(output))  # a named tuple takes no list
+        return make([_with_tokens(output[0], tokens), *output[1:]])
     output.last_hidden_state = tokens
     return output

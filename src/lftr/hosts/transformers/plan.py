@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch import Tensor
 from ...budget import Keep, resolve_all
 from ...errors import LftrError
 from ...evidence.text import TextTower
-from ...methods.base import Method
+from ...methods.base import Method, check_choice
 from ...report import ItemReport, Report
 from ...selection import Selection
 from ...tokens import VisualTokens
@@ -36,8 +36,9 @@ class Plan:
         Whether the language model's visual tokens are reduced, or those that a Q-Former reads.
     text : str or sequence of str, optional
         What guides text-guided methods, one for all rows or one for each.
-    decode : callable, optional
-        Turns a row of prompt ids into text where ``text`` is not given.
+    tokenizer : optional
+        Turns a row of prompt ids into text where ``text`` is not given, and ``text`` into ids where
+        the prompt's own embeddings would guide.
     tower : TextTower, optional
         CLIP's text side.
     """
@@ -47,7 +48,7 @@ class Plan:
     positions: str = "original"
     stage: str = "llm"
     text: str | Sequence[str] | None = None
-    decode: Callable[[Tensor], str] | None = None
+    tokenizer: Any = None
     tower: TextTower | None = None
 
 
@@ -72,6 +73,11 @@ class Reduced:
     prompt: CachedPrompt | None = None
     lag: Tensor | None = None
     starts: bool = True
+
+    @property
+    def columns(self) -> int:
+        """Columns of the whole shorter conversation, cached ones included."""
+        return self.length if self.prompt is None else self.prompt.columns.index.shape[1]
 
     @property
     def length(self) -> int:
@@ -138,6 +144,7 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
 
 def _check(method: Method, choice: Selection, count: int, size: int) -> None:
     """Refuse what a method of somebody's own must not return."""
+    check_choice(method, "select", choice)
     last = int(choice.index.max())
     if choice.batched or choice.count != count or last >= size:
         raise LftrError(

@@ -69,6 +69,11 @@ class Prefill:
         segment = Segment.of(kwargs, recall(kwargs.get("past_key_values")))
         arguments, encoder_names = split_arguments(self.model, kwargs)
         visual = self.family.placeholders(self.model, segment.input_ids)
+        if bool((visual & (segment.mask == 0)).any()):
+            raise ArgumentError(
+                "attention_mask hides image placeholders; allowed: a mask of padding alone "
+                "(leave an image out of the prompt to hide it)"
+            )
         clock.lap("host")
         items: list[Item] = []
         features: dict[str, Any] = {}

@@ -42,6 +42,8 @@ class Segment:
     def of(cls, kwargs: Mapping[str, Any], prefix: CachedPrompt | None) -> Segment:
         """Read the call's prompt; ``prefix`` is what its cache was filled with."""
         ids = kwargs.get("input_ids")
+        if kwargs.get("inputs_embeds") is not None:
+            raise ArgumentError("a prompt of inputs_embeds cannot be reduced; allowed: input_ids")
         if not isinstance(ids, Tensor) or ids.ndim != 2:
             raise ArgumentError.of(
                 "input_ids",
@@ -51,7 +53,7 @@ class Segment:
         start, between = 0, 0
         if prefix is not None:
             check_rows(prefix, len(ids))
-            cached = prefix.cached_columns(kwargs["past_key_values"].get_seq_length())
+            cached = prefix.cached_columns(int(kwargs["past_key_values"].get_seq_length()))
             if ids.shape[1] > cached and prefix.begins(ids):
                 start = prefix.full
             else:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from ...errors import LftrError, UnsupportedModelError
 from ...report import Report
@@ -20,7 +21,8 @@ from .expand import expand_encoder_outputs
 from .families import Family
 from .plan import Plan, Reduced
 from .prefill import Prefill
-from .prompt import remember
+from .prompt import CachedPrompt, remember
+from .prompt_views import PromptView
 from .qformer import QFormerHost
 
 HOSTS: dict[str, Any] = {
@@ -29,7 +31,7 @@ HOSTS: dict[str, Any] = {
     "cross_attention": CrossAttentionHost,
 }
 
-_sites: WeakKeyDictionary[nn.Module, Site] = WeakKeyDictionary()
+_SITE = "_lftr_site"  # where a model holds what is laid on it: a cycle, collected with the model
 _lock = threading.Lock()
 
 
@@ -44,6 +46,7 @@ class Reduction:
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
         self.report = Report()
+        self.awaited = 0  # columns that the language model is still to receive, and count
         self.host = HOSTS[family.kind](model, family, plan)
         self._site: Site | None = Site.push(model, family, self)
 
@@ -54,9 +57,12 @@ class Reduction:
 
     def reduce(self, call: Mapping[str, Any]) -> Reduced:
         """Return a call's arguments with the visual tokens reduced, and start a new report."""
+        cache = call.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
         reduced: Reduced = self.host.reduce(call, self.report)
         if reduced.starts:
             self.report.received = 0
+            self.awaited = reduced.columns - past
         return reduced
 
     def remove(self) -> None:
@@ -101,10 +107,10 @@ class Site:
     def push(cls, model: Any, family: Family, reduction: Reduction) -> Site:
         """Lay a reduction on a model, above those that are there."""
         with _lock:
-            site = _sites.get(model)
+            site: Site | None = model.__dict__.get(_SITE)
             if site is None:
-                site = _sites[model] = cls(model, family)
-            elif site.owner != threading.get_ident():
+                site = model.__dict__[_SITE] = cls(model, family)
+            elif site.owner != threading.get_ident() and site.owner in _living():
                 raise LftrError(
                     f"this {type(model).__name__} is being reduced from another thread; "
                     "end that reduction first, or reduce a second model"
@@ -113,6 +119,12 @@ class Site:
             site.stack.append(reduction)
             site.uncover()
             return site
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise LftrError(
+            f"this {type(self.model).__name__} is being reduced and cannot be copied or pickled as "
+            "a whole; end the reduction first (save_pretrained works as it is)"
+        )
 
     def pull(self, reduction: Reduction) -> None:
         """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
@@ -129,7 +141,7 @@ class Site:
                     del self.model.__dict__[name]
                 else:
                     self.model.__dict__[name] = previous
-            del _sites[self.model]
+            del self.model.__dict__[_SITE]
 
     def cover(self) -> None:
         """Detach the hooks of the topmost reduction: another one is to be there."""
@@ -171,14 +183,16 @@ class Site:
             call["attention_mask"] = self._infer_mask(call)
         with torch.no_grad():
             reduced = top.reduce(call)
-        lengths = self._lengths(call, reduced)
-        with self._inside_generate(reduced):
-            output = original(**{**reduced.kwargs, **lengths})
-        cache = getattr(output, "past_key_values", None)
-        if cache is not None and reduced.prompt is not None:
-            remember(cache, reduced.prompt)
         ids = call.get("input_ids")
-        return output if ids is None else _restore_prompt(output, ids, reduced.length)
+        changes = self._lengths(call, reduced)
+        if ids is not None:
+            view = PromptView(ids, reduced.length)
+            changes |= view.callbacks(call)
+        with self._inside_generate(reduced):
+            output = original(**{**reduced.kwargs, **changes})
+        # the caller's own cache is filled whether or not the output hands it back
+        _mark(reduced.prompt, call.get("past_key_values"), output)
+        return output if ids is None else _restore_prompt(output, view)
 
     def _infer_mask(self, call: Mapping[str, Any]) -> Tensor:
         """Return the mask that generate infers from padding when it is given none."""
@@ -190,19 +204,25 @@ class Site:
         mask = torch.ones_like(ids)
         return mask if pad is None or pad in ends else mask.masked_fill(ids == pad, 0)
 
-    def _lengths(self, call: Mapping[str, Any], reduced: Reduced) -> dict[str, int]:
+    def _lengths(self, call: Mapping[str, Any], reduced: Reduced) -> dict[str, Any]:
         """Shorten limits that count the prompt by as much as the prompt was."""
         ids = call.get("input_ids")
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
-        config = call.get("generation_config") or self.model.generation_config
-        found = {}
+        given = call.get("generation_config")
+        config = given or self.model.generation_config
+        found: dict[str, Any] = {}
         for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             value = call.get(limit)
             if value is None and call.get(new) is None and getattr(config, new, None) is None:
                 value = getattr(config, limit, None)
             if value:
                 found[limit] = max(int(value) - dropped, 0)
-        return found
+        if given is None or not found:
+            return found
+        config = copy.deepcopy(given)  # limits beside a configuration are deprecated
+        for limit, value in found.items():
+            setattr(config, limit, value)
+        return {"generation_config": config, **{limit: None for limit in found if limit in call}}
 
     def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = inspect.signature(original).bind(*args, **kwargs).arguments
@@ -217,6 +237,7 @@ class Site:
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self.generating.__dict__.pop("prompt", None)  # of a call that did not come to its end
         top = self._top()
         if top is None:
             return None
@@ -233,16 +254,14 @@ class Site:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         prompt = self.generating.__dict__.pop("prompt", None)
-        cache = getattr(output, "past_key_values", None)
-        if prompt is not None and cache is not None:
-            remember(cache, prompt)
+        _mark(prompt, kwargs.get("past_key_values"), output)
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs.get("inputs_embeds")
         given = kwargs.get("input_ids") if given is None else given
         top = self._top()
-        if top is not None and given is not None and not top.report.received:
-            top.report.received = given.shape[1]
+        if top is not None and given is not None and top.report.received < top.awaited:
+            top.report.received += given.shape[1]  # in several pieces where prefill is chunked
 
 
 def _arguments(
@@ -290,14 +309,27 @@ def _with_mask(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**kwargs, "attention_mask": mask}
 
 
-def _restore_prompt(output: Any, input_ids: Tensor, shortened: int) -> Any:
+def _living() -> set[int | None]:
+    """Return the threads that are running."""
+    return {thread.ident for thread in threading.enumerate()}
+
+
+def _mark(prompt: CachedPrompt | None, given: Any, output: Any) -> None:
+    """Let the cache that was given, or is handed back, carry what it was filled with."""
+    if prompt is None:
+        return
+    caches = [given, getattr(output, "past_key_values", None)]
+    caches += output if isinstance(output, tuple) else []
+    for cache in caches:
+        if isinstance(cache, Cache):
+            remember(cache, prompt)
+
+
+def _restore_prompt(output: Any, view: PromptView) -> Any:
     """Put the caller's own prompt back in front of what was generated."""
-    sequences = output if isinstance(output, Tensor) else output.sequences
-    rows = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
-    whole = torch.cat([rows.to(sequences.device), sequences[:, shortened:]], dim=1)
     if isinstance(output, Tensor):
-        return whole
-    output.sequences = whole
+        return view(output)
+    output.sequences = view(output.sequences)
     return output
 
 
@@ -309,7 +341,7 @@ def current(model: Any) -> Reduction:
     UnsupportedModelError
         If there is none.
     """
-    site = _sites.get(model)
+    site: Site | None = model.__dict__.get(_SITE)
     if site is None or site._top() is None:
         raise UnsupportedModelError(
             f"no reduction is on for this {type(model).__name__}; call lftr.reduce first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
@@ -24,13 +25,26 @@ def row_texts(
         The prompt.
     words : Tensor of bool, shape (B, L)
         Columns that are neither visual nor padding.
+
+    Raises
+    ------
+    ArgumentError
+        If ``text`` is not one for each row, cannot be read by this model, or nobody gave any.
     """
+    text = plan.text
+    if text is not None and not isinstance(text, str) and len(text) != len(input_ids):
+        raise ArgumentError.of("text", text, f"one question, or {len(input_ids)}, one for each row")
     found: dict[str, list[Tensor]] = {}
     if "text_token_embeds" in evidence:
         embed = model.get_input_embeddings()
-        own = prompt_embeddings(embed, input_ids, words, _special_ids(model))
+        if text is None:
+            own = prompt_embeddings(embed, input_ids, words, _special_ids(model))
+        else:
+            rows = [_ids(plan, _text(plan, row, ids)) for row, ids in enumerate(input_ids)]
+            own = [embed(row.to(input_ids.device)) for row in rows]
         if not all(len(row) for row in own):
-            raise ArgumentError.of("input_ids", "a row without text", "text to be guided by")
+            name = "input_ids" if text is None else "text"
+            raise ArgumentError.of(name, "a row without text", "text to be guided by")
         found["text_token_embeds"] = [row.detach() for row in own]
     if "text_embeds" in evidence and plan.tower is not None:
         found["text_embeds"] = [
@@ -44,13 +58,25 @@ def _text(plan: Plan, row: int, ids: Tensor) -> str:
     text = plan.text
     if isinstance(text, str):
         return text
-    if text is not None and row < len(text):
+    if text is not None:
         return text[row]
-    if text is None and plan.decode is not None:
-        return plan.decode(ids)
+    if plan.tokenizer is not None:
+        return str(plan.tokenizer.decode(ids, skip_special_tokens=True))
     raise ArgumentError.of(
         "text", text, "the question (one, or one for each row), or processor=... to decode it"
     )
+
+
+def _ids(plan: Plan, text: str) -> Tensor:
+    if not callable(plan.tokenizer):
+        raise ArgumentError.of(
+            "text",
+            text,
+            "a text with text_tower=... (CLIP's text side) or processor=... (to embed it by this "
+            "model); without text=, the prompt itself guides",
+        )
+    ids = plan.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def _special_ids(model: Any) -> list[int]:

@@ -1,0 +1,81 @@
+"""What a caller gives ``generate`` to look at the ids: shown the caller's own prompt.
+
+Inside ``generate`` the prompt is shorter; a stopping criterion that counts columns, or a processor
+that cuts the prompt off, was written for the full one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+
+@dataclass(frozen=True)
+class PromptView:
+    """Turns ids that begin with the shorter prompt into ids that begin with the caller's.
+
+    Attributes
+    ----------
+    full : Tensor, shape (B, L)
+        The caller's prompt.
+    shortened : int
+        Columns of the shorter one.
+    """
+
+    full: Tensor
+    shortened: int
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Return ids ``(B * n, L + new)`` for ids ``(B * n, L' + new)``."""
+        rows = self.full.repeat_interleave(len(ids) // len(self.full), dim=0)
+        return torch.cat([rows.to(ids.device), ids[:, self.shortened :]], dim=1)
+
+    def callbacks(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Return the caller's criteria and processors, each behind this view."""
+        found: dict[str, Any] = {}
+        criteria = call.get("stopping_criteria")
+        if criteria:
+            found["stopping_criteria"] = StoppingCriteriaList(
+                [_Criterion(self, one) for one in _each(criteria)]
+            )
+        processors = call.get("logits_processor")
+        if processors:
+            found["logits_processor"] = LogitsProcessorList(
+                [_Processor(self, one) for one in _each(processors)]
+            )
+        allowed = call.get("prefix_allowed_tokens_fn")
+        if allowed is not None:
+            found["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(
+                row, torch.cat([self.full[row].to(ids.device), ids[self.shortened :]])
+            )
+        return found
+
+
+def _each(callbacks: Any) -> Iterable[Callable[..., Any]]:
+    return callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+class _Criterion(StoppingCriteria):  # type: ignore[misc]
+    def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
+        self.view, self.inner = view, inner
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        return self.inner(self.view(input_ids), scores, **kwargs)
+
+
+class _Processor(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
+        self.view, self.inner = view, inner
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+        return self.inner(self.view(input_ids), scores)
