@@ -62,6 +62,23 @@ def test_a_machine_without_a_gpu_takes_the_cpu_build(clone, tmp_path):
     assert lines[-1] == "-m lftr demo --questions 8"
 
 
+def test_a_python_that_cannot_make_an_environment_is_passed_over(clone, tmp_path):
+    """Debian's python3 has venv and no ensurepip until python3-venv is installed."""
+    (tmp_path / ".venv" / "bin" / "python").rename(tmp_path / "stand-in")
+    for name, fails in (("python3", "*ensurepip*|*--clear*"), ("python3.13", "nothing")):
+        program = clone.programs / name
+        program.write_text(
+            f"""#!/usr/bin/env bash
+case "$*" in {fails}) exit 1 ;; esac
+if [[ "$*" == "-m venv --clear "* ]]; then cp "{tmp_path}/stand-in" "$4/bin/python"; fi
+"""
+        )
+        program.chmod(0o755)
+    code, lines = clone("scripts/demo")
+    assert code == 0
+    assert lines[-1] == "-m lftr demo"
+
+
 def test_then_the_cpu_index_then_the_default(clone):
     _, lines = clone("scripts/demo", fail=r"\+cpu")
     assert installed(lines)[:2] == [CPU, INDEX]

@@ -39,7 +39,7 @@ class ModuleReduction:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         hooks = [getattr(hook, "__self__", None) for hook in module._forward_hooks.values()]
-        if self is not [hook for hook in hooks if isinstance(hook, ModuleReduction)][-1]:
+        if [hook for hook in hooks if isinstance(hook, ModuleReduction)][-1:] != [self]:
             return None
         rows = _tokens_of(output)
         clock = Clock(rows.device)

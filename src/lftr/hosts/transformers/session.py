@@ -234,6 +234,7 @@ class Site:
             call.get("expand_size", 1),
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -250,12 +251,14 @@ class Site:
         self.generating.prompt = reduced.prompt
         return (), _with_mask(reduced.kwargs)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         prompt = self.generating.__dict__.pop("prompt", None)
         _mark(prompt, kwargs.get("past_key_values"), output)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs.get("inputs_embeds")
         given = kwargs.get("input_ids") if given is None else given
