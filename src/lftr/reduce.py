@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .budget import Keep, is_auto, parse_keep
@@ -65,7 +65,7 @@ def reduce(
         What guides text-guided methods: one question, or one for each row of the batch.
     processor : optional
         The model's processor or tokenizer; decodes the prompt where a text tower needs words and
-        ``text`` is not given.
+        ``text`` is not given, and embeds ``text`` where there is no text tower.
     text_tower : TextTower, optional
         CLIP's text side, for methods that compare in CLIP's space.
 
@@ -107,7 +107,7 @@ def reduce(
         positions or family.default_positions,
         stage,
         text,
-        _decoder(processor),
+        getattr(processor, "tokenizer", processor),
         text_tower,
     )
     return Reduction(model, family, plan)
@@ -134,7 +134,8 @@ def reduce_module(
 
     The module must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or
     a transformers output with ``last_hidden_state``. Code around it must take the shorter sequence;
-    code that concatenates embeddings, as those repositories do, does.
+    code that concatenates embeddings, as those repositories do, does. Laid on a module that is
+    reduced already, it replaces that reduction until it ends.
 
     Parameters
     ----------
@@ -175,10 +176,3 @@ def list_families() -> list[str]:
 
 def _parse(keep: object) -> Keep | Literal["auto"]:
     return "auto" if is_auto(keep) else parse_keep(keep)
-
-
-def _decoder(processor: Any) -> Callable[..., str] | None:
-    if processor is None:
-        return None
-    tokenizer = getattr(processor, "tokenizer", processor)
-    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
