@@ -1,4 +1,4 @@
-"""Our own: cover what stands out, with tokens that stand for their surroundings."""
+"""Our own: keep tokens that stand for the others."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from .signals import ENCODER, encoder_features
 
 @dataclass(frozen=True)
 class Coverage(Method, name="coverage"):
-    """Pick tokens that cover, by a local kernel, as much as can be of what stands out.
+    """Keep tokens such that every token has a kept one that is like it, by a local kernel.
 
     Greedy maximisation of ``sum_u w_u max_picked exp(-(1 - cos(u, picked)) / width)``, a weighted
-    facility location: every token wants a kept one that is like it, the more so the more it stands
-    out from the mean of the image, ``w = stand-out ** sharpness``.
+    facility location over evenly spread candidates; ``w = stand-out ** sharpness`` lets tokens
+    that stand out from the mean of the image count more. Found on the validation split of the
+    bundled suite, see ``benchmarks/coverage_search.py``. Holds the kernel between candidates and
+    tokens, ``(B, sqrt(N K), N)``.
+
+    Source: this project.
+    Evidence: the encoder's features, or the features.
 
     Parameters
     ----------

@@ -22,15 +22,16 @@ from .signals import ENCODER, TEXT, Notes, encoder_features, stand_in
 
 @dataclass(frozen=True)
 class Lftr(Method, name="lftr"):
-    """Keep what stands out from its frame, or answers the text; merge what is like it.
+    """Keep what stands out from its frame, or answers the text, and says nothing twice.
 
     Re-implemented from the published descriptions of Learning-Free Token Reduction (Zhao, Li and
     Li, arXiv 2501.17391), spatial stage: tokens less significant are removed, by relevance to the
     content of their own frame or to the text prompt, judged by similarity and not by an attention
     map. The paper's equations and its authors' code were not at hand; what the descriptions leave
     open is an option here, and each default was chosen by measurement, see
-    ``benchmarks/lftr_defaults.py``. The spatial stage acts on every frame by itself; the temporal
-    stage is for videos.
+    ``benchmarks/lftr_defaults.py``: relevance picks the first token and diversity the others, since
+    ranking by relevance alone drops what the language model needs of the background. The spatial
+    stage acts on every frame by itself; the temporal stage is for videos.
 
     Scores are made in the encoder's space and the decision is applied to the language model's
     tokens.
