@@ -165,7 +165,7 @@ def test_grids(grid: Any) -> None:
 
 @pytest.mark.parametrize(
     "grid",
-    [(4, 4), 16, "1x4x4", (1, 4, 4.0), (1, 4, -4), (), (1, (4, 4)), [(1, 4, 4), (4, 4)], object()],
+    [(4, 4), 16, "1x4x4", (1, 4, 4.0), (1, 4, -4), (), (1, (4, 4)), [(1, 4, 4), (4, 4)], Ellipsis],
     ids=str,
 )
 def test_grids_that_are_none(grid: Any) -> None:
