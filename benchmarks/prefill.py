@@ -84,8 +84,7 @@ def against_limit(model: Any, name: str, keep: float, rounds: int) -> dict[str, 
     visual = inputs["input_ids"][0] == model.config.image_token_id
     count = lftr.budget.resolve(keep, int(visual.sum()))
     whole = inputs["input_ids"][0]
-    keep = ~visual | (visual.cumsum(0) <= count)
-    ids = whole[keep].unsqueeze(0)
+    ids = whole[~visual | (visual.cumsum(0) <= count)].unsqueeze(0)
     kind = type(encoded)
 
     def plain(ids: Any, rows: Any) -> Any:

@@ -44,4 +44,4 @@ class MissingExtraError(LftrError, ImportError):
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
         """Say in one line which extra to install for ``package``."""
-        return cls(f'{package} is not installed; install it with: pip install "lftr[{extra}]"')
+        return cls(f"{package} is not installed: pip install {package} (lftr's extra {extra!r})")

@@ -98,4 +98,4 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys, pa
         main()
     assert ended.value.code == 1
     line = capsys.readouterr().err.strip()
-    assert line == f'{package} is not installed: pip install "lftr[cli]"'
+    assert line == f"{package} is not installed: pip install typer rich"

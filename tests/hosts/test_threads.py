@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from transformers import TextIteratorStreamer, TextStreamer
 
 import lftr
@@ -115,3 +116,34 @@ def test_threads_of_copies(llava: ZooEntry) -> None:
     with lftr.reduce(prompt.model, "random", keep=0.2):
         (found,) = together(lambda: copied.generate().sequences)
     assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("method", ["uniform", "lftr", "visionzip"])
+def test_two_threads_ask_one_reduced_model(method: str) -> None:
+    """Each gets its own answer: what is read off the encoder belongs to the thread that encodes."""
+    entry = zoo.FAMILIES["llava"]
+    model = entry.model()
+    prompts = [entry.inputs(model, [[3, zoo.Image("wide", seed), 5]]) for seed in (1, 2)]
+    wrong: list[int] = []
+    with lftr.reduce(model, method, keep=4):
+        wanted = [_scores(model, prompt) for prompt in prompts]
+
+        def ask(which: int) -> None:
+            for _ in range(12):
+                if not torch.equal(_scores(model, prompts[which]), wanted[which]):
+                    wrong.append(which)
+
+        threads = [threading.Thread(target=ask, args=(which,)) for which in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def _scores(model: Any, prompt: dict[str, Any]) -> torch.Tensor:
+    output = model.generate(
+        **prompt, max_new_tokens=1, do_sample=False, output_logits=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    return output.logits[0]

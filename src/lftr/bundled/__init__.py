@@ -6,6 +6,8 @@ beside this file says how it was made and how well it answers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +46,10 @@ def load(
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(
-        _FOLDER, dtype=dtype or torch.float32, local_files_only=True
-    )
+    with _without_bars():
+        model = AutoModelForImageTextToText.from_pretrained(
+            _FOLDER, dtype=dtype or torch.float32, local_files_only=True
+        )
     processor = AutoProcessor.from_pretrained(_FOLDER, local_files_only=True)
     return model.to(device or "cpu").eval(), processor
 
@@ -71,9 +74,10 @@ def load_text_tower(model: Any) -> TextTower:
     from ..evidence.text import TextTower
 
     folder = _FOLDER / "text_tower"
-    text = CLIPTextModelWithProjection.from_pretrained(
-        folder, dtype=model.dtype, local_files_only=True
-    )
+    with _without_bars():
+        text = CLIPTextModelWithProjection.from_pretrained(
+            folder, dtype=model.dtype, local_files_only=True
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     weight = load_file(folder / "visual_projection.safetensors")["weight"]
     projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
@@ -84,6 +88,20 @@ def load_text_tower(model: Any) -> TextTower:
         projection.to(model.device, model.dtype),
         model.model.vision_tower.post_layernorm,
     )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Load without transformers' progress bars; what takes no time needs none."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 __all__ = ["load", "load_text_tower", "path"]

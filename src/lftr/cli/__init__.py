@@ -1,6 +1,6 @@
 """The command line: ``lftr run | demo | methods | show``.
 
-Nothing of it is imported by the library. Typer and rich come with ``pip install "lftr[cli]"``.
+Nothing of it is imported by the library. Typer and rich come with the extra ``cli``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def main() -> None:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
-        print(f'{error.name} is not installed: pip install "lftr[cli]"', file=sys.stderr)
+        print(f"{error.name} is not installed: pip install typer rich", file=sys.stderr)
         raise SystemExit(1) from None
     app(prog_name="lftr")
 

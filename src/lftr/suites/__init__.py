@@ -1,7 +1,7 @@
 """Procedural visual question answering: images, questions and answers from a seed alone.
 
 ``lftr.suites.load("scenes")`` gives what `lftr.bundled` was trained to answer. Nothing is
-downloaded; the handwritten digits come with scikit-learn (``pip install "lftr[suites]"``).
+downloaded; the handwritten digits come with scikit-learn (the extra ``suites``).
 """
 
 from __future__ import annotations

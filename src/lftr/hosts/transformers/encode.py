@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -177,7 +178,11 @@ def _at_hand(module: nn.Module) -> Iterator[None]:
 
 
 def _first_input(module: nn.Module, seen: list[Tensor]) -> Any:
+    thread = threading.get_ident()  # another may be encoding too, through the same module
+
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != thread:
+            return
         values = [*args, *kwargs.values()]
         seen.append(next(v for v in values if isinstance(v, Tensor) and v.is_floating_point()))
 
@@ -185,8 +190,11 @@ def _first_input(module: nn.Module, seen: list[Tensor]) -> Any:
 
 
 def _output(module: nn.Module, seen: list[Tensor]) -> Any:
+    thread = threading.get_ident()
+
     def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        if threading.get_ident() == thread:
+            seen.append(output[0] if isinstance(output, tuple) else output)
 
     return _Detaching(module.register_forward_hook(note))
 
