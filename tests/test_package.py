@@ -156,3 +156,9 @@ def test_the_docs_name_tests_and_scripts_that_exist():
             r"`(?:python )?((?:benchmarks|scripts|training|examples)/[\w./]+)", text
         ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_the_readme_holds_its_table():
+    page = (ROOT / "README.md").read_text()
+    table = page.partition("<!-- demo: begin -->")[2].partition("<!-- demo: end -->")[0]
+    assert "| 16x | lftr | 36 |" in table

@@ -80,7 +80,7 @@ class Report:
     Attributes
     ----------
     method : str
-        The method with its options.
+        The method, with the options that are not at their defaults.
     items : list of ItemReport
         Every visual item of the call.
     prompt : int

@@ -49,6 +49,17 @@ class Method:
             raise LftrError(f"a method named {name!r} exists: {other.__module__}.{other.__name__}")
         Method.registry[name] = cls  # the same class again: its module was reloaded
 
+    def __str__(self) -> str:
+        """Return the name with the options that are not at their defaults."""
+        fields = getattr(self, "__dataclass_fields__", {}).values()
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields
+            if f.init and getattr(self, f.name) != f.default
+        ]
+        name = self.name or type(self).__name__
+        return f"{name}({', '.join(changed)})" if changed else name
+
     @property
     def evidence(self) -> Evidence:
         """What the host gathers beyond the features: for each need, fields in order of preference.

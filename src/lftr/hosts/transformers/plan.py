@@ -155,7 +155,7 @@ def _check(method: Method, choice: Selection, count: int, size: int) -> None:
 
 def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:
     """Write down what was done to a call of ``rows`` rows and ``prompt`` columns."""
-    report.method = repr(plan.method)
+    report.method = str(plan.method)
     report.prompt = prompt
     report.notes = []
     report.items = [
