@@ -75,7 +75,7 @@ def run(variants: Mapping[str, Method], name: str, command: str, about: str | No
     options = parser.parse_args()
     settings = [Setting("full", get_method("uniform"), 1.0)]
     settings += [Setting(label, m, 1 / r) for label, m in variants.items() for r in RATIOS]
-    finish(settings, options, "validation", name, command)
+    finish(settings, options, "validation", name, f"{command} --n {options.n}")
 
 
 def finish(

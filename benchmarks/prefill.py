@@ -188,7 +188,7 @@ def main() -> None:
             against_limit(real_width(), "7B widths, 2 layers", 1 / 16, options.rounds),
         ],
     }
-    save("prefill", COMMAND, figures)
+    save("prefill", f"{COMMAND} --rounds {options.rounds}", figures)
     if options.json:
         print(json.dumps({"machine": machine(), "figures": figures}))
         return
