@@ -66,7 +66,7 @@ def main() -> None:
         "",
         "## The search for our own rule",
         "",
-        "`coverage` was chosen on validation, with spread candidates for their cost: all candidates "
+        "`coverage` was chosen on validation, with spread candidates for cost: all candidates "
         "score as well, within the intervals. docs/methods.md reports it on the test split beside "
         "every other method.",
         "",
