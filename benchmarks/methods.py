@@ -43,7 +43,8 @@ def features(batch: int, count: int, generator: torch.Generator) -> torch.Tensor
     coarse = torch.randn(batch, WIDTH, side // 4, side // 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
     x = smooth.flatten(2).mT + 0.7 * torch.randn(1, 1, WIDTH, generator=generator)
-    return x + 0.5 * torch.randn(batch, count, WIDTH, generator=generator)
+    x = x + 0.5 * torch.randn(batch, count, WIDTH, generator=generator)
+    return x.contiguous()  # as a projector hands them on
 
 
 def item(batch: int, count: int, device: str) -> lftr.VisualTokens:
@@ -142,7 +143,7 @@ def main() -> None:
     """Print the tables, and write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--methods", nargs="*", default=lftr.list_methods())
+    parser.add_argument("--methods", nargs="*", default=lftr.list_methods("before"))
     parser.add_argument("--large", action="store_true", help="also N = 4,096 and 16,384")
     parser.add_argument("--sizes", nargs="*", help="BxNxK instead of the issue's sizes")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure")

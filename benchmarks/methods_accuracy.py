@@ -20,7 +20,7 @@ from lftr.methods import Lftr, Merge, Then, get_method, list_methods
 def settings(ratios: tuple[int, ...] = RATIOS) -> list[Setting]:
     """Return the full model, then every method and composition at every ratio."""
     compact: list[Setting] = []
-    methods = {name: get_method(name) for name in list_methods()}
+    methods = {name: get_method(name) for name in list_methods("before")}
     methods["Merge(divprune)"] = Merge("divprune")
     methods["Merge(fastervlm)"] = Merge("fastervlm")
     methods["Then(divprune, tome)"] = Then("divprune", "tome")

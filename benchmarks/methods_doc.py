@@ -71,7 +71,7 @@ def main() -> None:
     head = ["method", "what it does", "looks at", "time (ratio)", *(f"{r}x" for r in RATIOS),
             "published, theirs", "source"]  # fmt: skip
     lines = []
-    for name in sorted(list_methods(), key=lambda n: (n not in CONTROLS, n)):
+    for name in sorted(list_methods("before"), key=lambda n: (n not in CONTROLS, n)):
         method = get_method(name)
         summary, source = described(method)
         needs = "; ".join(" or ".join(names) for names in method.evidence) or "features"
@@ -80,7 +80,7 @@ def main() -> None:
         row = [f"`{name}`", kind + summary, needs, cost.get(name, "-"), *cells]
         lines.append([*row, published.get(name, ""), source])
     extra = [
-        [f"`{label}`", *cells] for label, cells in measured.items() if label not in list_methods()
+        [f"`{label}`", *cells] for label, cells in measured.items() if label not in list_methods("before")
     ]
     about = ""
     if run:

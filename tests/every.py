@@ -19,7 +19,7 @@ def wrappers():
 
 def every():
     """Return the names that `build` takes: each method, and each wrapper around one."""
-    return lftr.list_methods() + [f"{cls.__name__}(divprune)" for cls in wrappers()]
+    return lftr.list_methods("before") + [f"{cls.__name__}(divprune)" for cls in wrappers()]
 
 
 def build(name):

@@ -8,6 +8,8 @@ from .errors import LftrError
 from .evidence.text import TextTower
 from .methods import get_method, list_methods
 from .methods.base import Method
+from .methods.inside import LayerMethod
+from .presets import Preset
 from .reduce import list_families, prepare, reduce, reduce_module
 from .selection import Flow, Selection
 from .tokens import VisualTokens
@@ -16,8 +18,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "Flow",
+    "LayerMethod",
     "LftrError",
     "Method",
+    "Preset",
     "Selection",
     "TextTower",
     "VisualTokens",

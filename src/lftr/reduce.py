@@ -9,6 +9,8 @@ from .budget import Keep, is_auto, parse_keep
 from .errors import ArgumentError, UnsupportedModelError
 from .methods import get_method
 from .methods.base import Method
+from .methods.inside import LayerMethod
+from .methods.inside.schedules import check_keep
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,24 +19,26 @@ if TYPE_CHECKING:
     from .hosts.transformers.module import ModuleReduction
     from .hosts.transformers.session import Reduction
 
+AnyMethod = str | Method | LayerMethod
 POSITIONS = ("original", "compact")
 STAGES = ("llm", "encoder")
 
 
 def as_method(method: object) -> Method:
-    """Return a method given by name or as an object."""
-    if isinstance(method, str):
-        return get_method(method)
-    if isinstance(method, Method):
-        return method
-    raise ArgumentError.of("method", method, "a name from lftr.list_methods() or a lftr.Method")
+    """Return a method given by name or as an object; one that decides before the language model."""
+    found = get_method(method) if isinstance(method, str) else method
+    if not isinstance(found, Method):
+        raise ArgumentError.of(
+            "method", method, "a name from lftr.list_methods('before') or a lftr.Method"
+        )
+    return found
 
 
 def reduce(
     model: Any,
-    method: str | Method = "lftr",
+    method: AnyMethod | Sequence[AnyMethod] = "lftr",
     *,
-    keep: object,
+    keep: object = None,
     positions: str | None = None,
     stage: str = "llm",
     text: str | Sequence[str] | None = None,
@@ -50,11 +54,14 @@ def reduce(
     ----------
     model : transformers.PreTrainedModel
         A model for image-text-to-text, of a family that `lftr.list_families` names.
-    method : str or Method
-        Decides which tokens stay.
+    method : str, Method or LayerMethod, or a sequence of them
+        Decides which tokens stay: at most one method before the language model, and any number
+        inside it (``["lftr", FastV()]``), in the order in which they meet at a layer.
     keep : float, int, Budget or "auto"
         A ratio in (0, 1] (``1/16``), a count for each item (``64``), `lftr.Budget(total=...)` for
-        each prompt, or the method's own number (TRIM and PruMerge have one).
+        each prompt, or the method's own number (TRIM and PruMerge have one). Methods inside the
+        language model have schedules of their own, of what reaches them; where there is one of
+        them and nothing before, ``keep`` is what a layer has of its tokens on average.
     positions : {"original", "compact"}, optional
         Whether kept tokens stay where they were, or are renumbered without gaps. By default where
         they were, but for Q-Former queries, which have no place in the image.
@@ -101,14 +108,16 @@ def reduce(
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
+    before, count, inside = _sorted_out(method, keep)
     plan = Plan(
-        as_method(method),
-        _parse(keep),
+        before,
+        count,
         positions or family.default_positions,
         stage,
         text,
         getattr(processor, "tokenizer", processor),
         text_tower,
+        inside,
     )
     return Reduction(model, family, plan)
 
@@ -172,6 +181,27 @@ def list_families() -> list[str]:
     from .hosts.transformers.families import list_families as families
 
     return families()
+
+
+def _sorted_out(
+    method: object, keep: object
+) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
+    """Return what decides before the language model, what stays there, and what decides inside."""
+    given = method if isinstance(method, (list, tuple)) else [method]
+    found = [get_method(one) if isinstance(one, str) else one for one in given]
+    inside = tuple(one for one in found if isinstance(one, LayerMethod))
+    before = [one for one in found if not isinstance(one, LayerMethod)]
+    if len(before) > 1:
+        raise ArgumentError.of(
+            "method", given, "one method before the language model; lftr.methods.Then joins several"
+        )
+    if before or not inside:
+        return as_method(before[0] if before else method), _parse(keep), inside
+    if keep is not None:
+        if len(inside) > 1:
+            raise ArgumentError.of("keep", keep, "None where several methods have their schedules")
+        inside = (inside[0].averaging(check_keep("keep", keep)),)
+    return get_method("uniform"), 1.0, inside
 
 
 def _parse(keep: object) -> Keep | Literal["auto"]:

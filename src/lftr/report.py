@@ -73,6 +73,33 @@ class ItemReport:
         return {name: value for name, value in vars(self).items() if name != "selection"}
 
 
+@dataclass(frozen=True)
+class LayerReport:
+    """One decoder layer: what it worked on, over all rows of the call.
+
+    Attributes
+    ----------
+    layer : int
+        Its number, from 0.
+    tokens : int
+        Visual tokens that had not been dropped.
+    state : {"active", "frozen", "bypassed"}
+        Whether they were read and updated, read alone, or not seen.
+    columns : int
+        Tokens of any kind that it cached, padding apart.
+    """
+
+    layer: int
+    tokens: int
+    state: str
+    columns: int
+
+    @property
+    def shown(self) -> str:
+        """The state, or "dropped" where nothing is left."""
+        return self.state if self.tokens else "dropped"
+
+
 @dataclass
 class Report:
     """The last reduced call of a reduction.
@@ -88,6 +115,11 @@ class Report:
     received : int
         Columns of ``inputs_embeds`` that reached the language model's first layer; 0 if it has not
         run (as after `lftr.prepare`).
+    layers : list of LayerReport
+        Every decoder layer, where methods decide inside the language model.
+    cache_bytes, full_cache_bytes : int
+        Keys and values cached by that call, and what they would take with every layer holding the
+        whole prompt; 0 without such methods or without a cache.
     encode_ms, method_ms, host_ms : float
         Time of the vision encoder, of the method, and of the bookkeeping around them.
     notes : list of str
@@ -99,6 +131,9 @@ class Report:
     prompt: int = 0
     received: int = 0
     notes: list[str] = field(default_factory=list)
+    layers: list[LayerReport] = field(default_factory=list)
+    cache_bytes: int = 0
+    full_cache_bytes: int = 0
     clock: dict[str, Callable[[], float] | float] = field(default_factory=dict, repr=False)
 
     def note(self, text: str) -> None:
@@ -115,6 +150,13 @@ class Report:
     def kept(self) -> int:
         """Visual tokens after, over all items."""
         return sum(item.kept for item in self.items)
+
+    @property
+    def average(self) -> float:
+        """Visual tokens of a decoder layer, mean over the layers, over all rows."""
+        if not self.layers:
+            return float(self.kept)
+        return sum(layer.tokens for layer in self.layers) / len(self.layers)
 
     def _ms(self, name: str) -> float:
         reading = self.clock.get(name, 0.0)
@@ -151,6 +193,9 @@ class Report:
             "method_ms": self.method_ms,
             "host_ms": self.host_ms,
             "notes": list(self.notes),
+            "layers": [vars(layer) for layer in self.layers],
+            "cache_bytes": self.cache_bytes,
+            "full_cache_bytes": self.full_cache_bytes,
             "items": [item.to_dict() for item in self.items],
         }
 
@@ -168,5 +213,27 @@ class Report:
             lines.append(
                 f"  row {item.row} item {item.number}: {item.tokens} ({shape}) -> {item.kept}"
             )
+        if self.layers:
+            lines.append(f"  inside: {_stages(self.layers)}, {self.average:.1f} a layer on average")
+        if self.full_cache_bytes:
+            saved = (self.full_cache_bytes - self.cache_bytes) / 2**20
+            lines.append(f"  cache: {self.cache_bytes / 2**20:.2f} MiB, {saved:.2f} MiB saved")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _stages(layers: Sequence[LayerReport]) -> str:
+    """Return the layers in runs of equals: "layers 0-1: 576, layers 2-6: 144 frozen"."""
+    runs: list[list[LayerReport]] = []
+    for layer in layers:
+        if runs and (runs[-1][-1].tokens, runs[-1][-1].state) == (layer.tokens, layer.state):
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    told = []
+    for run in runs:
+        first, last = run[0].layer, run[-1].layer
+        place = f"layer {first}" if first == last else f"layers {first}-{last}"
+        state = "" if run[0].state == "active" else f" {run[0].state}"
+        told.append(f"{place}: {run[0].tokens}{state}")
+    return ", ".join(told)

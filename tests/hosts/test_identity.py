@@ -74,7 +74,7 @@ def test_encodes_once(entry: ZooEntry, keep: float, beams: int) -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("method", lftr.list_methods())
+@pytest.mark.parametrize("method", lftr.list_methods("before"))
 def test_no_method_is_asked(llava: ZooEntry, method: str) -> None:
     prompt = Prompt(llava)
     plain = prompt.generate()

@@ -13,13 +13,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _CHUNK = 128  # queries scored at once when the attention received is summed up
+
+
+class Reader(Protocol):
+    """What is shown the post-rotary queries and keys ``(B, heads, N, d)`` of each call."""
+
+    def read(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float | None,
+        softcap: float | None = None,
+    ) -> None:
+        """Take what is wanted; ``mask`` is the kernel's, where that has four dimensions."""
 
 
 @dataclass
@@ -52,7 +66,14 @@ class Tap:
     receipts: list[Tensor] = field(default_factory=list)
     seen_keys: list[Tensor] = field(default_factory=list)
 
-    def read(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
+    def read(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float | None,
+        softcap: float | None = None,
+    ) -> None:
         """Take what was asked for from post-rotary ``query`` and ``key`` ``(B, heads, N, d)``."""
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
@@ -95,15 +116,16 @@ def _receive(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> T
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-_open: ContextVar[dict[int, Tap] | None] = ContextVar("lftr_taps", default=None)
+AnyReader = TypeVar("AnyReader", bound=Reader)
+_open: ContextVar[dict[int, Reader] | None] = ContextVar("lftr_taps", default=None)
 _lock = threading.Lock()
 _users = 0
 _before: list[Any] = []
 
 
 @contextmanager
-def tapped(module: nn.Module, tap: Tap) -> Iterator[Tap]:
-    """Read ``module``'s attention into ``tap`` while the body runs, in this thread."""
+def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
+    """Show ``module``'s attention to ``tap`` while the body runs, in this thread."""
     _install()
     token = _open.set({**(_open.get() or {}), id(module): tap})
     try:
@@ -159,7 +181,7 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
             if bounds is None:
                 mask = attention_mask
                 seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-                tap.read(query, key, seen, scaling)
+                tap.read(query, key, seen, scaling, kwargs.get("softcap"))
             else:  # flash attention packs all images into one call
                 for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
                     tap.read(query[:, :, start:stop], key[:, :, start:stop], None, scaling)

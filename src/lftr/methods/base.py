@@ -13,12 +13,16 @@ from torch import Tensor
 from ..budget import is_auto, resolve
 from ..errors import ArgumentError, LftrError
 from ..selection import Selection
-from ..tokens import Grid, VisualTokens
+from ..tokens import PROVIDERS, Grid, VisualTokens
+from .named import Named
 
 Evidence = tuple[tuple[str, ...], ...]
 
+_EVIDENCE = tuple(PROVIDERS)
+_FIELDS = ("features", *_EVIDENCE)
 
-class Method:
+
+class Method(Named):
     """Decides which visual tokens stay. Knows no model.
 
     A subclass writes one of two functions. `choose` sees a clean stack of patches and a count, and
@@ -34,31 +38,13 @@ class Method:
     ----------
     name : str
         Name under which `lftr.get_method` finds it; empty for classes that are not registered.
+    sees_features : bool
+        Whether decisions look at the features. Where they do not, nor does the search for NaN,
+        which would take longer than the decision.
     """
 
-    name: ClassVar[str] = ""
     registry: ClassVar[dict[str, type[Method]]] = {}
-
-    def __init_subclass__(cls, *, name: str = "", **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.name = name
-        if not name:
-            return
-        other = Method.registry.setdefault(name, cls)
-        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise LftrError(f"a method named {name!r} exists: {other.__module__}.{other.__name__}")
-        Method.registry[name] = cls  # the same class again: its module was reloaded
-
-    def __str__(self) -> str:
-        """Return the name with the options that are not at their defaults."""
-        fields = getattr(self, "__dataclass_fields__", {}).values()
-        changed = [
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in fields
-            if f.init and getattr(self, f.name) != f.default
-        ]
-        name = self.name or type(self).__name__
-        return f"{name}({', '.join(changed)})" if changed else name
+    sees_features: ClassVar[bool] = True
 
     @property
     def evidence(self) -> Evidence:
@@ -107,7 +93,7 @@ class Method:
         """Return how many tokens `select` keeps; ``"auto"`` is the method's own number."""
         if not is_auto(keep):
             return resolve(keep, tokens.count)
-        patches = _finite(tokens.as_batch())[0].without_separators()
+        patches = _finite(tokens.as_batch(), self.sees_features)[0].without_separators()
         counts = self.auto_count(patches)
         if len(set(counts)) != 1:
             raise ArgumentError.of("keep", "auto", f"one item at a time; these want {counts}")
@@ -142,7 +128,7 @@ class Method:
         return [chosen[i] for i in range(len(items))]
 
     def _choose_clean(self, stack: VisualTokens, count: int) -> Selection:
-        finite, notes = _finite(stack)
+        finite, notes = _finite(stack, self.sees_features)
         patches = finite.without_separators()
         if count < patches.count:
             chosen = self.choose(patches, count)
@@ -194,17 +180,17 @@ def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> 
     return Selection(torch.cat([full.index, first.to(full.index.device)], dim=1), notes=full.notes)
 
 
-def _finite(tokens: VisualTokens) -> tuple[VisualTokens, tuple[str, ...]]:
-    """Replace NaN and infinities by zero, and say so."""
+def _finite(tokens: VisualTokens, features: bool) -> tuple[VisualTokens, tuple[str, ...]]:
+    """Replace NaN and infinities by zero, and say so; ``features`` tells whether also in those."""
     changes: dict[str, Any] = {}
-    for f in dataclasses.fields(tokens):
-        value = getattr(tokens, f.name)
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+    for name in _FIELDS if features else _EVIDENCE:
+        value = getattr(tokens, name)
+        if value is None or not value.is_floating_point():
             continue
         # one cheap pass first: a finite sum proves finite values
-        if math.isfinite(float(value.sum(dtype=torch.float32))) or torch.isfinite(value).all():
+        if math.isfinite(value.sum(dtype=torch.float32).item()) or torch.isfinite(value).all():
             continue
-        changes[f.name] = value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        changes[name] = value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     if not changes:
         return tokens, ()
     return (

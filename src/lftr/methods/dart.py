@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
-from .operations.scaling import unit
+from .operations.pivots import largest, least_alike
 from .options import one_of, whole
 from .signals import Notes
 
@@ -57,28 +54,12 @@ class Dart(Method, name="dart"):
         return ((("text_token_embeds",),) if self.text_pivots else ()) + keys
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        x = tokens.features.float()
         _, measured = tokens.evidence(self.norm)
-        own = _largest(measured, min(self.pivots, keep))
+        own = largest(measured, min(self.pivots, keep))
         notes: Notes = ()
-        pivots = take(x, own, 1)
-        text = tokens.text_token_embeds
+        text, others = tokens.text_token_embeds, None
         if self.text_pivots and text is not None:
-            said = take(text.float(), _largest(text, min(self.text_pivots, text.shape[1])), 1)
-            pivots = torch.cat([pivots, said], dim=1)
+            others = take(text, largest(text, self.text_pivots), 1)
         elif self.text_pivots:
             notes = ("without text, the image's pivots chose alone",)
-        cosine = torch.bmm(unit(pivots), unit(x).mT)
-        taken = torch.zeros(x.shape[:2], device=x.device).scatter_(1, own, torch.inf)
-        quota, spare = divmod(keep - own.shape[1], pivots.shape[1])
-        picks = [own]
-        for p in range(pivots.shape[1]):
-            order = (cosine[:, p] + taken).argsort(dim=1, stable=True)
-            picks.append(order[:, : quota + (p < spare)])
-            taken.scatter_(1, picks[-1], torch.inf)
-        return Selection(torch.cat(picks, dim=1), notes=notes)
-
-
-def _largest(x: Tensor, count: int) -> Tensor:
-    """Return the rows ``(B, count)`` of largest L1 norm, in that order; ties go to the earlier."""
-    return x.float().abs().sum(dim=2).argsort(dim=1, descending=True, stable=True)[:, :count]
+        return Selection(least_alike(tokens.features, own, others, keep), notes=notes)

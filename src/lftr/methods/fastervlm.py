@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..selection import Selection
 from ..tokens import VisualTokens
@@ -19,6 +20,8 @@ class FasterVLM(Method, name="fastervlm"):
     Source: FasterVLM (arXiv 2412.01818v1), section 3.2; ``LlavaMetaForCausalLM.encode_images``.
     Evidence: CLS attention; from encoders without CLS the attention received from all tokens.
     """
+
+    sees_features: ClassVar[bool] = False
 
     @property
     def evidence(self) -> Evidence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,8 @@ class Random(Method, name="random"):
     seed : int
         Seed of the draw.
     """
+
+    sees_features: ClassVar[bool] = False
 
     seed: int = 0
 

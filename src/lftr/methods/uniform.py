@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,6 +15,8 @@ from .base import Method
 @dataclass(frozen=True)
 class Uniform(Method, name="uniform"):
     """Keep tokens at equal steps through the raster, each in the middle of its stretch."""
+
+    sees_features: ClassVar[bool] = False
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         steps = torch.arange(keep, device=tokens.features.device)

@@ -52,8 +52,7 @@ def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:
 def _as_method(name: str, value: object) -> Method:
     from . import get_method  # here, because that module imports this one
 
-    if isinstance(value, str):
-        return get_method(value)
-    if not isinstance(value, Method):
-        raise ArgumentError.of(name, value, "a method or the name of one")
-    return value
+    method = get_method(value) if isinstance(value, str) else value
+    if not isinstance(method, Method):
+        raise ArgumentError.of(name, value, "a method that decides before the language model")
+    return method

@@ -13,6 +13,7 @@ from ...budget import Keep, resolve_all
 from ...errors import LftrError
 from ...evidence.text import TextTower
 from ...methods.base import Method, check_choice
+from ...methods.inside import LayerMethod
 from ...report import ItemReport, Report
 from ...selection import Selection
 from ...tokens import VisualTokens
@@ -41,6 +42,8 @@ class Plan:
         the prompt's own embeddings would guide.
     tower : TextTower, optional
         CLIP's text side.
+    inside : tuple of LayerMethod
+        What decides inside the language model.
     """
 
     method: Method
@@ -50,6 +53,16 @@ class Plan:
     text: str | Sequence[str] | None = None
     tokenizer: Any = None
     tower: TextTower | None = None
+    inside: tuple[LayerMethod, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The methods, with the options that are not at their defaults."""
+        before = [] if self.keep == 1.0 and self.inside else [str(self.method)]
+        return " + ".join([*before, *map(str, self.inside)])
+
+    def __str__(self) -> str:
+        return f"{self.label} keep={self.keep}"
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,7 @@ def _check(method: Method, choice: Selection, count: int, size: int) -> None:
 
 def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:
     """Write down what was done to a call of ``rows`` rows and ``prompt`` columns."""
-    report.method = str(plan.method)
+    report.method = plan.label
     report.prompt = prompt
     report.notes = []
     report.items = [

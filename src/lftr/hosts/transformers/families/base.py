@@ -72,6 +72,45 @@ class Family:
         """Return the text decoder, whose ``inputs_embeds`` are what the model is shown."""
         return self.module(model, "language_model")
 
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """Return the part of the language model that holds its ``layers``."""
+        for module in self.language_model(model).modules():
+            if isinstance(getattr(module, "layers", None), nn.ModuleList):
+                return module
+        raise UnsupportedModelError(
+            f"no decoder layers were found in the language model of this {type(model).__name__}"
+        )
+
+    def final_norm(self, model: nn.Module) -> nn.Module:
+        """Return what normalises the states after the last decoder layer."""
+        decoder = self.decoder(model)
+        for name in ("norm", "final_layer_norm"):
+            if isinstance(getattr(decoder, name, None), nn.Module):
+                return getattr(decoder, name)  # type: ignore[no-any-return]
+        return nn.Identity()
+
+    def first_layer_to_reduce(self, model: nn.Module) -> int:
+        """Return the first decoder layer that can do with fewer visual tokens.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If none can.
+        """
+        config: Any = model.config
+        if self.kind == "cross_attention":
+            raise UnsupportedModelError(
+                f"{type(model).__name__} reads its image by cross-attention; its decoder layers "
+                "hold no visual tokens that could be dropped: choose a method that decides before"
+            )
+        if getattr(config.get_text_config(), "num_kv_shared_layers", 0):
+            raise UnsupportedModelError(
+                f"layers of this {type(model).__name__} share the keys of earlier ones "
+                "(num_kv_shared_layers), so they cannot hold fewer tokens: choose a method that "
+                "decides before the language model"
+            )
+        return 1
+
     def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
         """Return how many tokens each image or tile has, from the encoder's output."""
         return [entry.shape[0] for entry in features]

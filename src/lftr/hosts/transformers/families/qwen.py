@@ -38,6 +38,11 @@ class QwenVL(Family):
         flat = patches.flatten(0, 1)
         return flat.reshape(-1, self.merge(model) ** 2, flat.shape[-1]).mean(dim=1)
 
+    def first_layer_to_reduce(self, model: Any) -> int:
+        """Return the layer after those that DeepStack adds features to."""
+        planes = getattr(model.base_model.visual, "deepstack_visual_indexes", None) or ()
+        return max(super().first_layer_to_reduce(model), len(planes))
+
     def resized(self, model: Any, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         side = self.merge(model)
         given = grids_of(inputs, "image_grid_thw")

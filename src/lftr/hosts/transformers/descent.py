@@ -1,0 +1,378 @@
+"""One forward through the decoder: which rows are left in each layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from ...errors import UnsupportedModelError
+from ...methods.inside.base import Heads
+from ...report import LayerReport, Report
+from .heads import Capture, start_layer
+from .layer_cache import Held, cache_bytes, hold, layer_sizes
+from .layer_masks import layer_mask, local_mask, rows_of
+from .verdicts import Decisions, Prompt
+
+if TYPE_CHECKING:
+    from .layers import LayerHost
+
+
+class Descent:
+    """The rows of one forward, layer by layer.
+
+    Parameters
+    ----------
+    visual, valid : Tensor of bool, shape (B, L)
+        Columns of this call that are visual tokens, and that are no padding.
+    past : int
+        Columns before this call.
+    held : Held, optional
+        What the cache's layers hold of them.
+    end : int, optional
+        Where the prompt ends among the columns; what follows are guesses of assisted decoding.
+    decisions : dict, optional
+        Those of an earlier call on the same prompt, to go by again; filled where it is empty.
+    """
+
+    def __init__(
+        self,
+        host: LayerHost,
+        visual: Tensor,
+        valid: Tensor,
+        past: int,
+        held: Held | None,
+        end: int | None,
+        decisions: Decisions | None,
+    ) -> None:
+        self.host = host
+        self.visual = visual
+        self.valid = valid
+        self.past = past
+        self.held = held
+        self.length = visual.shape[1]
+        self.end = self.length if end is None or end <= 0 else min(end, self.length)
+        self.decisions = {} if decisions is None else decisions
+        self.everything = torch.arange(self.length, device=visual.device).expand(visual.shape)
+        self.alive = self.everything  # columns that have not been dropped, (B, R), -1 is padding
+        self.rows = self.everything  # those that `states` are of
+        self.texts: tuple[Tensor, Tensor, Tensor] | None = None
+        self.bank: Tensor | None = None
+        self.cache: Any = None
+        self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
+        self.captures: dict[int, Capture] = {}
+        self.memo: dict[tuple[object, ...], Any] = {}
+        self.prompts = [
+            Prompt(row, host.methods, int(count), host.depth)
+            for row, count in enumerate(visual.sum(dim=1).tolist())
+            if count
+        ]
+        self.left = sum(prompt.tokens for prompt in self.prompts)
+        self.counts: list[int] = []
+
+    def read_in_passing(self) -> list[int]:
+        """Return the layers whose queries and keys are to be read while they run."""
+        return sorted({i - 1 for p in self.prompts for i in p.layers_read("previous") if i > 0})
+
+    def enter(
+        self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what layer ``number`` is called with."""
+        states = args[0] if args else kwargs["hidden_states"]
+        rest = args[1:]
+        kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        self.cache = kwargs.get("past_key_values")
+        states = self._decide(number, layer, self._move(states, self.alive), rest, kwargs)
+        self.counts.append(self.left)
+        state = self.host.states[number] if self.left else "active"
+        states = self._move(states, self.alive)
+        new = self.alive
+        if state != "active":
+            text, _, both = self._apart()
+            new = both if state == "frozen" else text
+        keys = self._keys(number, new)  # counted before the cache grows
+        if state == "frozen":
+            states = self._move(states, self._apart()[1])
+            kwargs = self._freeze(number, layer, states, rest, kwargs)
+        if state != "active":
+            states = self._move(states, self._apart()[0])
+        if new is not self.everything:
+            self.columns[number] = self._global(new)
+        out = {name: self._narrowed(value) for name, value in kwargs.items()}
+        if number in self.captures:
+            self.captures[number].columns = keys
+        out["attention_mask"] = self._mask(number, kwargs.get("attention_mask"), keys, new)
+        return (states, *(self._narrowed(value) for value in rest)), out
+
+    def leave(self, states: Tensor, report: Report) -> Tensor:
+        """Return the last layer's output with all rows in their places, and keep the record."""
+        whole = self._move(states, self.everything)
+        if self.cache is not None and (self.held is not None or self._shorter()):
+            hold(self.cache, self._record())
+        if self.prompts:
+            self._tell(report)
+        return whole
+
+    def _shorter(self) -> bool:
+        return any(columns is not None for columns in self.columns)
+
+    # ---- which rows --------------------------------------------------------------------------
+
+    def _move(self, states: Tensor, target: Tensor) -> Tensor:
+        """Return the states of other rows; those that leave are put by as they are."""
+        if target is self.rows:
+            return states
+        if self.bank is None:
+            self.bank = torch.cat([states, torch.zeros_like(states[:, :1])], dim=1)
+        else:
+            place = torch.where(self.rows >= 0, self.rows, self.length)[..., None]
+            place = place.to(states.device).expand_as(states)
+            self.bank = self.bank.to(states.device).scatter(1, place, states)
+        self.rows = target
+        return self.bank[:, :-1] if target is self.everything else rows_of(self.bank, target)
+
+    def _decide(
+        self,
+        number: int,
+        layer: nn.Module,
+        states: Tensor,
+        rest: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """Ask the methods; return the states with what they merged, and renew ``alive``."""
+        asked = [prompt for prompt in self.prompts if prompt.asked(number)]
+        if not asked:
+            return states
+        passed = self.captures.pop(number - 1, None)
+        own: Capture | None = None
+        if any("own" in prompt.reads(number) for prompt in asked):
+            own = self._start(number, layer, states, rest, kwargs)
+        lost: dict[int, Tensor] = {}
+        merged: list[tuple[int, Tensor, Tensor]] = []
+        for prompt in asked:
+            row = prompt.row
+            places = self._real(row).nonzero().squeeze(1)
+            columns = self.alive[row, places]
+            sources = {"previous": passed, "own": own}
+            heads = {
+                name: self._heads(capture, row)
+                for name, capture in sources.items()
+                if capture is not None and name in prompt.reads(number)
+            }
+            verdict = prompt.decide(
+                number,
+                states[row, places],
+                self.visual[row, columns],
+                heads,
+                self.host.norm,
+                self._rotary(row, columns, kwargs.get("position_embeddings")),
+                self.decisions,
+            )
+            if verdict is None:
+                continue
+            lost[row] = columns[verdict.dropped]
+            if verdict.changed is not None:
+                merged.append((row, places, verdict.changed))
+        if merged:
+            states = states.clone()
+            for row, places, changed in merged:
+                states[row, places] = changed.to(states.dtype)
+        if lost:
+            self._drop(lost)
+        return states
+
+    def _rotary(self, row: int, columns: Tensor, given: Any) -> tuple[Tensor, Tensor] | None:
+        """Return the cosines and sines of a row's columns, of models that turn queries by them."""
+        if not isinstance(given, tuple) or len(given) != 2 or given[0].ndim != 3:
+            return None
+        cosine, sine = (one[min(row, len(one) - 1), columns.to(one.device)] for one in given)
+        return cosine, sine
+
+    def _real(self, row: int) -> Tensor:
+        """Return which of a row's living columns are tokens of the prompt, bool ``(R,)``."""
+        columns = self.alive[row]
+        return (columns >= 0) & (columns < self.end) & self.valid[row, columns.clamp(min=0)]
+
+    def _drop(self, lost: dict[int, Tensor]) -> None:
+        keep = torch.zeros_like(self.valid)
+        for row, columns in enumerate(self.alive):
+            keep[row, columns[columns >= 0]] = True
+            if row in lost:
+                keep[row, lost[row]] = False
+        keep &= self.valid
+        self.alive = _columns(keep, self.valid)
+        self.left = int((keep & self.visual).sum())
+        self.texts = None
+
+    def _apart(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the living columns of text, of images, and both one after the other."""
+        if self.texts is None:
+            alive = torch.zeros_like(self.valid)
+            for row, columns in enumerate(self.alive):
+                alive[row, columns[columns >= 0]] = True
+            alive &= self.valid
+            text = _columns(alive & ~self.visual, self.valid)
+            image = _columns(alive & self.visual, self.valid)
+            self.texts = text, image, torch.cat([image, text], dim=1)
+        return self.texts
+
+    def _global(self, rows: Tensor) -> Tensor:
+        return torch.where(rows >= 0, rows + self.past, -1)
+
+    # ---- what goes along with the rows -------------------------------------------------------
+
+    def _narrowed(self, value: Any) -> Any:
+        """Return an argument of a layer at the rows that it is to work on."""
+        if self.rows is self.everything:
+            return value
+        return self._at(value, self.rows)
+
+    def _at(self, value: Any, rows: Tensor) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._at(one, rows) for one in value)
+        aligned = isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == self.length
+        if not aligned or len(value) not in (1, len(rows)):
+            return value
+        key = ("at", id(value), id(rows))
+        if key not in self.memo:
+            self.memo[key] = rows_of(value, rows), value, rows  # kept, so that ids stay theirs
+        return self.memo[key][0]
+
+    def _keys(self, number: int, new: Tensor) -> Tensor:
+        """Return the columns behind a layer's keys, as many as its kernel will be given."""
+        begun = None if self.held is None else self.held.begun[number]
+        length, offset = new.shape[1], 0
+        cached = self.cache is not None and not self._is_linear(number)
+        if cached:
+            length, offset = layer_sizes(self.cache, number, new.shape[1])
+        key = ("keys", id(begun), id(new), length, offset)
+        if key not in self.memo:
+            columns = self._global(new)
+            if cached:
+                held = self.held or Held.everything(self.host.depth, self.past)
+                columns = held.columns(number, columns)[:, offset : offset + length]
+                missing = length - columns.shape[1]
+                columns = torch.nn.functional.pad(columns, (0, missing), value=-1)
+            self.memo[key] = columns, begun, new
+        found: Tensor = self.memo[key][0]
+        return found
+
+    def _mask(self, number: int, full: Any, keys: Tensor, new: Tensor) -> Any:
+        if self._is_linear(number):
+            return full if self.rows is self.everything else local_mask(full, self.rows)
+        if new is self.everything and self.held is None:
+            return full
+        key = ("mask", id(full), id(self.rows), id(keys))
+        if key not in self.memo:
+            queries = self._global(self.rows)
+            mask = layer_mask(full, queries, keys, self.past, self.host.flat)
+            self.memo[key] = mask, full, self.rows, keys
+        return self.memo[key][0]
+
+    def _is_linear(self, number: int) -> bool:
+        return not self.host.attends[number]
+
+    # ---- reading, freezing -------------------------------------------------------------------
+
+    def _start(
+        self,
+        number: int,
+        layer: nn.Module,
+        states: Tensor,
+        rest: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Capture:
+        """Read the queries and keys of a layer that has not run yet, after those it has cached."""
+        given = {name: self._narrowed(value) for name, value in kwargs.items()}
+        given |= {"past_key_values": None, "use_cache": False}
+        keys = self._keys(number, self.alive)
+        mask = self._mask(number, kwargs.get("attention_mask"), keys, self.alive)
+        capture = start_layer(
+            layer, states, tuple(map(self._narrowed, rest)), given | {"attention_mask": mask}
+        )
+        cached = self.cache.layers[number].keys if self._cached(number) else None
+        if cached is not None and capture.key is not None:
+            before = cached[:, :, : keys.shape[1] - self.alive.shape[1]]
+            capture.key = torch.cat([before.to(capture.key.device), capture.key], dim=2)
+        capture.columns = keys
+        capture.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+        return capture
+
+    def _cached(self, number: int) -> bool:
+        return bool(self.past) and self.cache is not None and number < len(self.cache.layers)
+
+    def _heads(self, capture: Capture, row: int) -> Heads:
+        assert capture.columns is not None
+        keys = capture.columns[row]
+        real = (keys >= 0) & (keys < self.past + self.end)
+        new = (keys - self.past).clamp(min=0, max=self.length - 1)
+        real &= (keys < self.past) | self.valid[row, new]
+        return capture.of_row(row, self._real(row), real)
+
+    def _freeze(
+        self,
+        number: int,
+        layer: nn.Module,
+        states: Tensor,
+        rest: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Cache the image's keys and values as they are; only text goes through the layer."""
+        if self._is_linear(number):
+            raise UnsupportedModelError(
+                f"layer {number} has no attention that could read frozen tokens; freeze others"
+            )
+        cache = self.cache if self.cache is not None else DynamicCache()
+        if self.cache is not None and getattr(cache, "is_sliding", [])[number : number + 1] == [
+            True
+        ]:
+            raise UnsupportedModelError(
+                f"layer {number} attends in a sliding window, out of which frozen tokens would "
+                "fall; freeze others"
+            )
+        given = {name: self._narrowed(value) for name, value in kwargs.items()}
+        given |= {"past_key_values": cache, "use_cache": True, "attention_mask": None}
+        start_layer(layer, states, tuple(map(self._narrowed, rest)), given)
+        return {**kwargs, "past_key_values": cache, "use_cache": True}
+
+    # ---- the record --------------------------------------------------------------------------
+
+    def _record(self) -> Held:
+        held = self.held or Held.everything(self.host.depth, self.past)
+        total = self.past + self.length
+        if not self._shorter():
+            return Held(held.begun, held.prefix, total)
+        everything = self._global(self.everything)
+        begun = [
+            None
+            if held.begun[number] is None and columns is None
+            else held.columns(number, everything if columns is None else columns)
+            for number, columns in enumerate(self.columns)
+        ]
+        return Held(begun, total, total)
+
+    def _tell(self, report: Report) -> None:
+        report.layers = [
+            LayerReport(number, count, state, self._columns_in(number))
+            for number, (count, state) in enumerate(zip(self.counts, self.host.states, strict=True))
+        ]
+        total = self.past + self.length
+        report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
+
+    def _columns_in(self, number: int) -> int:
+        columns = self.columns[number]
+        return int(self.valid.sum()) if columns is None else int((columns >= 0).sum())
+
+
+def _columns(keep: Tensor, valid: Tensor) -> Tensor:
+    """Return the columns where ``keep`` ``(B, L)``, padded with -1 on the side of the padding."""
+    longest = int(keep.sum(dim=1).max())
+    order = keep.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :longest]
+    found = torch.where(keep.gather(1, order), order, -1)
+    if not bool(valid[:, -1].all()):
+        return found
+    missing = (found < 0).sum(dim=1, keepdim=True)
+    place = (torch.arange(longest, device=keep.device) - missing) % max(longest, 1)
+    return found.gather(1, place.expand(len(found), longest))

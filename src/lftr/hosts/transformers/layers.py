@@ -1,0 +1,212 @@
+"""Reduction inside the language model: from layer to layer fewer rows, cached no more.
+
+Hooks on the decoder layers take rows out of what flows and of what goes along with it (positions,
+masks); each layer then caches what it was given. The model makes its masks for the full prompt,
+and every layer gets its part of them, so that sliding windows, image blocks that see both ways and
+padding stay what they are. After the last layer the rows are put back, those that were dropped as
+they were then, so that logits and labels have the shape that they always have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, UnsupportedModelError
+from ...evidence.attention import attention_modules, tapped
+from ...methods.inside import LayerMethod
+from ...methods.inside.schedules import State
+from ...report import Report
+from .descent import Descent
+from .families import Family
+from .heads import Capture
+from .layer_cache import held_by
+from .verdicts import Decisions
+
+_MANY = 1_000_000  # tokens, to see in which layers a schedule drops some
+_PASSIVE: dict[State, int] = {"active": 0, "frozen": 1, "bypassed": 2}
+
+
+class LayerHost:
+    """Reduces one model inside its decoder layers.
+
+    Parameters
+    ----------
+    methods : sequence of LayerMethod
+        Decide one after the other where several meet before one layer.
+
+    Raises
+    ------
+    UnsupportedModelError, ArgumentError
+        If the model cannot be hosted, or a schedule does not fit it.
+    """
+
+    def __init__(
+        self, model: Any, family: Family, methods: Sequence[LayerMethod], report: Report
+    ) -> None:
+        self.model = model
+        self.family = family
+        self.methods = tuple(methods)
+        self.report = report
+        self.decoder: Any = family.decoder(model)
+        self.layers: list[nn.Module] = list(self.decoder.layers)
+        self.depth = len(self.layers)
+        self.attends = [bool(attention_modules(layer)) for layer in self.layers]
+        self.norm = family.final_norm(model)
+        first = family.first_layer_to_reduce(model)
+        implementation = str(model.config.get_text_config()._attn_implementation)
+        if implementation == "flex_attention":
+            raise UnsupportedModelError(
+                "attn_implementation = 'flex_attention'; tokens can be dropped inside the language "
+                "model under 'sdpa', 'eager' and FlashAttention"
+            )
+        self.flat = "flash" in implementation
+        self.states = [_quietest(one) for one in zip(*self._planned_states(), strict=True)]
+        self._check(first)
+        self._visual: tuple[Tensor, Tensor] | None = None
+        self._now: Descent | None = None
+        self._taps = ExitStack()
+        self._decisions: Decisions | None = None
+        self._prompt: int | None = None
+
+    def _planned_states(self) -> list[list[State]]:
+        return [method.schedule.states(self.depth) for method in self.methods]
+
+    def _check(self, first: int) -> None:
+        """Refuse what could not be done, before anything is attached."""
+        for method in self.methods:
+            method.watches(self.depth)
+            counts = method.schedule.counts(1_000_000, self.depth)
+            early = [
+                i for i in range(self.depth) if counts[i] < 1_000_000 or self.states[i] != "active"
+            ]
+            if early and early[0] < first:
+                raise ArgumentError.of(
+                    str(method),
+                    f"tokens change from layer {early[0]} on",
+                    f"layers from {first} on: before them this {type(self.model).__name__} adds "
+                    "features of the image to its tokens",
+                )
+            looks = sorted({*early, *method.watches(self.depth)})
+            source = {"nothing": [], "previous": [i - 1 for i in looks], "own": looks}[method.reads]
+            passive = [i for i in source if i >= 0 and self.states[i] != "active"]
+            if passive:
+                raise ArgumentError.of(
+                    str(method),
+                    f"reads the attention of layer {passive[0]}",
+                    f"layers in which visual tokens are active; there they are "
+                    f"{self.states[passive[0]]}",
+                )
+        if self.flat and "frozen" in self.states:
+            raise UnsupportedModelError(
+                "visual tokens cannot be frozen under FlashAttention, whose masks are padding "
+                "alone; load the model with attn_implementation='sdpa'"
+            )
+
+    def hooks(self) -> list[Any]:
+        """Attach to the language model and to each of its layers."""
+        language_model = self.family.language_model(self.model)
+        found = [
+            language_model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            language_model.register_forward_hook(self._end, always_call=True),
+        ]
+        for number, layer in enumerate(self.layers):
+            found.append(layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True))
+        found.append(self.layers[-1].register_forward_hook(self._after_last))
+        return found
+
+    def start(self, prompt: int | None) -> None:
+        """Begin a call of ``generate`` with a prompt of so many columns, or end one (None)."""
+        self._prompt = prompt
+        self._decisions = None if prompt is None else {}
+        self._visual = None
+
+    def announce(self, kwargs: Mapping[str, Any]) -> None:
+        """Take note of which columns of the next forward are visual tokens, and which padding."""
+        ids = kwargs.get("input_ids")
+        if isinstance(ids, Tensor):
+            visual = self.family.placeholders(self.model, ids)
+            self._visual = visual, _valid(kwargs.get("attention_mask"), ids)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("inputs_embeds")
+        given = kwargs.get("input_ids") if given is None else given
+        announced, self._visual = self._visual, None
+        cache = kwargs.get("past_key_values")
+        held = None if cache is None else held_by(cache)
+        shape = given.shape[:2]  # type: ignore[union-attr]
+        if announced is None or announced[0].shape[1] != shape[1]:
+            none = torch.zeros(shape, dtype=torch.bool, device=given.device)  # type: ignore[union-attr]
+            announced = none, ~none
+        repeats = shape[0] // len(announced[0])  # beams
+        visual, valid = (x.repeat_interleave(repeats, dim=0) for x in announced)
+        self._now = None
+        if held is None and not bool(visual.any()):
+            return
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if held is not None:
+            held.for_rows(shape[0])
+        decisions = self._decisions if cache is None else None
+        end = None if self._prompt is None else self._prompt - past
+        self._now = Descent(self, visual & valid, valid, past, held, end, decisions)
+        for number in self._now.read_in_passing():
+            for attention in attention_modules(self.layers[number])[:1]:
+                capture = self._now.captures[number] = Capture()
+                self._taps.enter_context(tapped(attention, capture))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._taps.close()
+        self._now = None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before(
+        self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return None if self._now is None else self._now.enter(number, layer, args, kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_last(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self._now is None:
+            return None
+        states = output[0] if isinstance(output, tuple) else output
+        whole = self._now.leave(states, self.report)
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+class _Before:
+    """The hook of one layer: knows its number."""
+
+    def __init__(self, host: LayerHost, number: int) -> None:
+        self.host = host
+        self.number = number
+
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return self.host._before(self.number, layer, args, kwargs)  # type: ignore[no-any-return]
+
+
+def _quietest(states: tuple[State, ...]) -> State:
+    return max(states, key=_PASSIVE.__getitem__)
+
+
+def _valid(mask: Any, ids: Tensor) -> Tensor:
+    """Return which of the call's columns are no padding, from a mask of any kind."""
+    if isinstance(mask, dict):
+        mask = next((one for one in mask.values() if one is not None), None)
+    if not isinstance(mask, Tensor):
+        return torch.ones_like(ids, dtype=torch.bool)
+    if mask.ndim == 2:
+        return mask[:, -ids.shape[1] :].bool()
+    # a token that may not look at itself is padding
+    past = max(0, int(mask.shape[3]) - ids.shape[1]) if mask.shape[2] == 1 else 0
+    own = mask[:, 0].diagonal(offset=past, dim1=1, dim2=2) if ids.shape[1] > 1 else None
+    if own is None or own.shape[1] != ids.shape[1]:
+        return torch.ones_like(ids, dtype=torch.bool)
+    return (own if own.dtype == torch.bool else own >= 0).expand(ids.shape)

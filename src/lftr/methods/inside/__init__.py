@@ -1,0 +1,13 @@
+"""Methods that decide inside the language model, one file each; a new file is found by itself."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from .base import LayerMethod as LayerMethod
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+globals().update({cls.__name__: cls for cls in LayerMethod.registry.values()})

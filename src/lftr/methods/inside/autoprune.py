@@ -1,0 +1,107 @@
+"""A schedule that follows the prompt: how much its text already says of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...selection import Selection
+from ..operations.recycling import recycled
+from ..options import between
+from .base import LayerMethod, LayerView, Reads
+from .schedules import Layer, Logistic, Schedule, check_layer, scale
+
+
+@dataclass(frozen=True)
+class AutoPrune(LayerMethod, name="autoprune"):
+    """Prune on a logistic curve whose slope follows the prompt, within the schedule's budget.
+
+    At the first layer that prunes, the mutual information of text and image in the attention sets
+    the slope: the clearer the text knows where to look, the flatter the curve, and the earlier
+    tokens go. In each layer those stay that the text attends to most, in the mean over heads and
+    text; some of the others are recycled as by `SparseVLM`.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The budget, as a sum over the layers, and the first layer that prunes.
+    centre : int or float
+        Where the curve is at half.
+    slope, gamma : float
+        The curve falls with ``max(slope - gamma * information, 0)`` a layer, information in nats,
+        summed over heads.
+    recycle : float
+        Share of the dropped tokens that is recycled, from 0 (none) to 1.
+
+    Notes
+    -----
+    Source: AutoPrune, "Each Complexity Deserves a Pruning Policy" (NeurIPS 2025, arXiv 2509.23931);
+    ``centre`` is 14.9 of 32 layers.
+    Differs: counts are exact and include the clusters; the original also prunes before the language
+    model, to 2.5 times the budget by the vision encoder's attention (compose with `fastervlm`).
+    The attention of each head is normalised over text and image together before its information is
+    taken.
+    """
+
+    schedule: Schedule = Logistic(centre=14.9 / 32, slope=0.4, start=1)
+    centre: Layer = 14.9 / 32
+    slope: float = 0.4
+    gamma: float = 0.2
+    recycle: float = 0.3
+    reads: ClassVar[Reads] = "previous"
+
+    def __post_init__(self) -> None:
+        check_layer("centre", self.centre)
+        between("slope", self.slope, 0.0)
+        between("gamma", self.gamma, 0.0)
+        between("recycle", self.recycle, 0.0, 1.0)
+
+    def watches(self, depth: int) -> frozenset[int]:
+        return frozenset(range(1, depth))
+
+    def count(self, view: LayerView, planned: int) -> int:
+        if "counts" not in view.memory:
+            plan = self.schedule.counts(view.tokens, view.depth)
+            if plan[view.layer] == view.tokens:
+                return planned
+            view.memory["counts"] = self._counts(view, plan[view.layer :])
+        count: int = view.memory["counts"][view.layer]
+        return count
+
+    def select(self, view: LayerView, keep: int) -> Selection:
+        scores = view.received(view.asking)
+        return recycled(view.states[view.visual], scores, keep, self.recycle)
+
+    def _counts(self, view: LayerView, plan: list[int]) -> list[int]:
+        """Return the curve for this prompt, of the same sum as the plan from this layer on."""
+        slope = max(self.slope - self.gamma * mutual_information(view), 0.0)
+        curve = Logistic(self.centre, slope, start=view.layer).counts(view.tokens, view.depth)
+        shape = [
+            count if left else 0 for count, left in zip(curve[view.layer :], plan, strict=True)
+        ]
+        return [view.tokens] * view.layer + scale(shape, sum(plan), view.tokens)
+
+
+def mutual_information(view: LayerView) -> float:
+    """Return the mutual information of text and visual tokens in the attention, summed over heads.
+
+    In nats. A head's attention of all text to all visual tokens, divided by its sum, is the joint
+    distribution.
+    """
+    heads = len(view.read.queries)
+    inside = torch.zeros(heads, device=view.states.device)
+    image = torch.zeros(heads, len(view.visual), device=view.states.device)
+    for _, attention in view.attention(view.asking):
+        inside += _entropic(attention).sum(dim=1) - _entropic(attention.sum(dim=2))
+        image += attention.sum(dim=1)
+    whole = image.sum(dim=1).clamp_min(1e-30)
+    information = (inside - _entropic(image)) / whole + whole.log()
+    return float(information.clamp_min(0.0).sum())
+
+
+def _entropic(x: Tensor) -> Tensor:
+    """Return the sum of ``x log x`` over the last dimension."""
+    return torch.xlogy(x, x).sum(dim=-1)

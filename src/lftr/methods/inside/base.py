@@ -1,0 +1,255 @@
+"""The contract of a method inside the language model: a schedule, and a choice at a layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from ...budget import Keep
+from ...errors import LftrError
+from ...selection import Selection
+from ..named import Named
+from .schedules import Schedule
+
+Reads = Literal["nothing", "previous", "own"]
+BLOCK = 1 << 24  # entries of attention maps that are held at once
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries and keys of one attention layer, for one prompt; maps are computed where asked.
+
+    Attributes
+    ----------
+    queries : Tensor, shape (H, L, d)
+        After rotary embeddings and normalisation.
+    keys : Tensor, shape (H_kv, S, d)
+        The same of the keys, of which the last ``L`` are those of the queries' own tokens.
+    scale : float
+        Factor of the products.
+    mask : Tensor, optional, shape (L, S)
+        True (or 0) where a query may look, False (or very negative) where not; by default at
+        everything up to itself.
+    softcap : float, optional
+        Products are squeezed to this range, ``cap * tanh(product / cap)``.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    scale: float
+    mask: Tensor | None = None
+    softcap: float | None = None
+
+    @property
+    def offset(self) -> int:
+        """Keys that came before the first query's own."""
+        return self.keys.shape[1] - self.queries.shape[1]
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the products of the queries ``rows`` ``(R,)`` with all keys, masked: float32.
+
+        Returns
+        -------
+        Tensor, shape (H, R, S)
+        """
+        chosen = self.queries[:, rows].float()
+        groups = chosen.unflatten(0, (len(self.keys), -1))
+        found: Tensor = (groups @ self.keys.float().unsqueeze(1).mT).flatten(0, 1) * self.scale
+        if self.softcap is not None:
+            found = self.softcap * torch.tanh(found / self.softcap)
+        low = torch.finfo(torch.float32).min
+        if self.mask is None:
+            places = torch.arange(self.keys.shape[1], device=rows.device)
+            mask = places <= rows[:, None] + self.offset
+        else:
+            mask = self.mask[rows]
+        return found.masked_fill(~mask, low) if mask.dtype == torch.bool else found + mask
+
+    def at(self, rows: Tensor) -> Heads:
+        """Return the heads of the tokens ``rows`` ``(R,)``, ascending, and of earlier keys."""
+        if len(rows) == self.queries.shape[1]:
+            return self
+        before = torch.arange(self.offset, device=rows.device)
+        keys = torch.cat([before, rows + self.offset])
+        mask = None if self.mask is None else self.mask[rows][:, keys]
+        return dataclasses.replace(
+            self, queries=self.queries[:, rows], keys=self.keys[:, keys], mask=mask
+        )
+
+    def attention(self, rows: Tensor) -> Tensor:
+        """Return the softmax-ed attention of the queries ``rows`` to all keys.
+
+        Returns
+        -------
+        Tensor, shape (H, R, S)
+            Float32.
+        """
+        return self.logits(rows).softmax(dim=-1)
+
+    def each(self) -> Iterator[Heads]:
+        """Yield the heads one by one, each with the keys that it looks at."""
+        group = len(self.queries) // len(self.keys)
+        for i in range(len(self.queries)):
+            keys = self.keys[i // group : i // group + 1]
+            yield dataclasses.replace(self, queries=self.queries[i : i + 1], keys=keys)
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What is known of one prompt before a decoder layer. Padding and dropped tokens are not in it.
+
+    Attributes
+    ----------
+    layer, depth : int
+        Number of the layer that comes next, and of all layers.
+    states : Tensor, shape (L, C)
+        Hidden states as they enter that layer.
+    visual : Tensor of int64, shape (N,)
+        Rows of ``states`` that are visual tokens, ascending. A choice is among these.
+    text : Tensor of int64, shape (M,)
+        Rows of text after the first visual token.
+    tokens : int
+        Visual tokens that entered the language model.
+    heads : Heads, optional
+        The attention of the previous layer, or of the next one, as the method reads it.
+    norm : callable
+        The language model's final normalisation.
+    memory : dict
+        What a method puts by for later layers of the same prompt; its own, and empty at first.
+    rotary : pair of Tensor, shape (L, d), optional
+        Cosines and sines that turn the rows' queries and keys, where positions act like that.
+    """
+
+    layer: int
+    depth: int
+    states: Tensor
+    visual: Tensor
+    text: Tensor
+    tokens: int
+    heads: Heads | None = None
+    norm: Callable[[Tensor], Tensor] = lambda states: states
+    memory: dict[str, Any] = field(default_factory=dict)
+    rotary: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """The prompt's last token, shape ``(1,)``."""
+        return torch.tensor([len(self.states) - 1], device=self.states.device)
+
+    @property
+    def asking(self) -> Tensor:
+        """Rows that can ask about the image: the text after it; else the last token alone."""
+        return self.text if len(self.text) else self.last
+
+    @property
+    def read(self) -> Heads:
+        """The heads, which a method that reads some is given."""
+        if self.heads is None:
+            raise LftrError(
+                "this method reads attention, but was given none: see LayerMethod.reads"
+            )
+        return self.heads
+
+    def attention(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the attention of the tokens ``rows`` to the visual ones, a block of rows at a time.
+
+        Normalised over everything that the tokens look at, not over the visual ones alone.
+
+        Yields
+        ------
+        rows : Tensor of int64, shape (R,)
+            Some of the rows, in their order.
+        attention : Tensor, shape (H, R, N)
+            Float32.
+        """
+        heads = self.read
+        some = max(1, BLOCK // (len(heads.queries) * heads.keys.shape[1]))
+        for part in rows.split(some):
+            yield part, heads.attention(part)[..., self.visual + heads.offset]
+
+    def received(self, rows: Tensor) -> Tensor:
+        """Return what each visual token receives from the tokens ``rows``.
+
+        Returns
+        -------
+        Tensor, shape (N,)
+            Attention, averaged over heads and rows; float32.
+        """
+        total = torch.zeros(len(self.visual), device=self.states.device)
+        for _, attention in self.attention(rows):
+            total += attention.mean(dim=0).sum(dim=0)
+        return total / len(rows)
+
+
+class LayerMethod(Named):
+    """Decides which visual tokens a decoder layer goes on with. Knows no model.
+
+    A subclass is a frozen dataclass with a field ``schedule`` and writes `select`. Options are
+    checked in ``__post_init__``. Registering takes one word::
+
+        @dataclass(frozen=True)
+        class Loudest(lftr.LayerMethod, name="loudest-inside"):
+            schedule: Schedule = Step(layer=2, keep=0.5)
+
+            def select(self, view, keep):
+                return lftr.Selection.top(view.states[view.visual].norm(dim=-1), keep)
+
+    Attributes
+    ----------
+    name : str
+        Name under which `lftr.get_method` finds it; empty for classes that are not registered.
+    schedule : Schedule
+        How many tokens each layer has.
+    reads : {"nothing", "previous", "own"}
+        Whose attention `select` looks at: of the layer that has just run (free: its queries and
+        keys are read in passing) or of the layer to come (costs its projections once more).
+    """
+
+    registry: ClassVar[dict[str, type[LayerMethod]]] = {}
+    reads: ClassVar[Reads] = "nothing"
+    schedule: Schedule
+
+    def check(self, config: Any) -> None:
+        """Refuse a model that this method cannot serve, before anything is attached to it.
+
+        Parameters
+        ----------
+        config : transformers.PreTrainedConfig
+            Of the language model.
+
+        Raises
+        ------
+        LftrError
+            By default never.
+        """
+
+    def watches(self, depth: int) -> frozenset[int]:
+        """Return the layers before which `count` is asked even if the schedule drops nothing."""
+        return frozenset()
+
+    def count(self, view: LayerView, planned: int) -> int:
+        """Return how many visual tokens stay, where the schedule plans ``planned``; 0 drops all.
+
+        Before layer 0 nothing can be dropped; a method may look there all the same.
+        """
+        return planned
+
+    def select(self, view: LayerView, keep: int) -> Selection:
+        """Choose ``keep`` of ``view.visual``, ``1 <= keep < N``.
+
+        Returns
+        -------
+        Selection
+            Indices into ``view.visual``, exactly ``keep`` of them; with a flow where tokens merge.
+        """
+        raise TypeError(f"{type(self).__name__} must define select(view, keep)")
+
+    def averaging(self, keep: Keep) -> Self:
+        """Return this method with its schedule scaled to an average of ``keep`` over the layers."""
+        changed: Any = self
+        return dataclasses.replace(changed, schedule=self.schedule.averaging(keep))  # type: ignore[no-any-return]

@@ -1,0 +1,30 @@
+"""Layers that do without the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import LayerMethod
+from .schedules import Skip
+
+
+@dataclass(frozen=True)
+class Bypass(LayerMethod, name="bypass"):
+    """Lead visual tokens past some layers, which work on text alone; after them they are back.
+
+    Parameters
+    ----------
+    schedule : Skip
+        Which layers; by default those at half and at three quarters of the depth, our choice.
+
+    Notes
+    -----
+    Source: the layer skipping that a study of diffusion models (arXiv 2511.15098) advises for those
+    made of autoregressive ones: skip where the answer attends little to the image, keep the layers
+    around the peak.
+    """
+
+    schedule: Skip = Skip("bypassed", layers=(0.5, 0.75))
+
+    def __post_init__(self) -> None:
+        Skip.require("schedule", self.schedule)

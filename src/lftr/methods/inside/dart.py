@@ -1,0 +1,58 @@
+"""Keep what differs from a few pivots, by an early layer's keys and states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...selection import Selection
+from ..operations.pivots import largest, least_alike
+from ..options import whole
+from .base import LayerMethod, LayerView, Reads
+from .schedules import Schedule, Step
+
+
+@dataclass(frozen=True)
+class DartInside(LayerMethod, name="dart-inside"):
+    """Keep pivots and, for each of them, the tokens whose states resemble its own least.
+
+    Pivots are the tokens whose keys in the previous layer have the largest L1 norm, of the image
+    and of the text after it; the text's choose, but are not part of the count.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        By default 128 of 576 tokens from layer 2 on, counted from 0.
+    pivots : int
+        Pivots of the image, at least 1; they are kept.
+    text_pivots : int
+        Pivots of the text, at least 0.
+
+    Notes
+    -----
+    Source: DART (EMNLP 2025, arXiv 2502.11494), section 4, as ported in ModelTC/LightCompress
+    (``get_retained_image_token``): keys of all heads of the layer before, states after the language
+    model's final normalisation.
+    Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left
+    over goes to the first pivots, one each); pivots choose in the order of their norm, the image's
+    first (the original: in that of a Python set). `dart` is the same rule before the language
+    model.
+    """
+
+    schedule: Schedule = Step(layer=2, keep=128 / 576)
+    pivots: int = 4
+    text_pivots: int = 4
+    reads: ClassVar[Reads] = "previous"
+
+    def __post_init__(self) -> None:
+        whole("pivots", self.pivots, 1)
+        whole("text_pivots", self.text_pivots, 0)
+
+    def select(self, view: LayerView, keep: int) -> Selection:
+        heads = view.read
+        keys = heads.keys[:, heads.offset :].transpose(0, 1).flatten(1)
+        own = largest(keys[None, view.visual], min(self.pivots, keep))
+        others = view.text[largest(keys[None, view.text], self.text_pivots)[0]]
+        x = view.norm(view.states[view.visual])
+        said = view.norm(view.states[others])
+        return Selection(least_alike(x[None], own, said[None], keep)[0])

@@ -1,0 +1,31 @@
+"""Visual tokens that most layers read and do not update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import LayerMethod
+from .schedules import Skip
+
+
+@dataclass(frozen=True)
+class Freeze(LayerMethod, name="freeze"):
+    """Update visual tokens in every n-th layer alone; in between, text reads them as they are.
+
+    Parameters
+    ----------
+    schedule : Skip
+        By default every third layer updates them.
+
+    Notes
+    -----
+    Source: mPLUG's skip connections (EMNLP 2022, arXiv 2205.12005), whose visual tokens pass by
+    ``S - 1`` of every ``S`` layers.
+    Differs: the same weights that were trained to update them in each layer; mPLUG was trained with
+    its skips. Nothing is dropped: keys and values of frozen tokens are cached.
+    """
+
+    schedule: Skip = Skip("frozen", every=3)
+
+    def __post_init__(self) -> None:
+        Skip.require("schedule", self.schedule)

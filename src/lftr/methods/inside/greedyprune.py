@@ -1,0 +1,43 @@
+"""Keep what resembles the prompt's last token, never two tokens that say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...selection import Selection
+from ..operations.greedy import suppress
+from ..operations.scaling import mean_cosine
+from ..options import between
+from .base import LayerMethod, LayerView
+from .schedules import Schedule, Step
+
+
+@dataclass(frozen=True)
+class GreedyPrune(LayerMethod, name="greedyprune"):
+    """Keep by similarity to the last token's state, skipping what resembles a kept token.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        By default half of the tokens from layer 2 on, counted from 0.
+    threshold : float
+        Cosine above which a token counts as said already, from -1 to 1.
+
+    Notes
+    -----
+    Source: GreedyPrune (arXiv 2506.13166), algorithm 1, whose code is not public: the layer is our
+    choice, 0.9 the value of a third party's port.
+    Differs: where fewer than K tokens pass, the skipped ones follow by their similarity to the last
+    token, so that K is exact. `greedy-nms` is the same rule before the language model.
+    """
+
+    schedule: Schedule = Step(layer=2, keep=0.5)
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        between("threshold", self.threshold, -1.0, 1.0)
+
+    def select(self, view: LayerView, keep: int) -> Selection:
+        x = view.states[None, view.visual]
+        scores = mean_cosine(x, view.states[None, view.last])
+        return Selection(suppress(x, scores, keep, float(self.threshold))[0])

@@ -1,0 +1,31 @@
+"""One layer after which the image is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import LayerMethod
+from .schedules import Exit
+
+
+@dataclass(frozen=True)
+class StaticExit(LayerMethod, name="static-exit"):
+    """Drop all visual tokens before one layer, for every prompt the same.
+
+    `lftr.calibrate_exit` finds the layer for a model, without labels.
+
+    Parameters
+    ----------
+    schedule : Exit
+        By default half of the layers see the image.
+
+    Notes
+    -----
+    Source: the training-free twin of DyVTE (arXiv 2411.19628), which finds the layer by trained
+    gates, for each prompt: see `dyvte`.
+    """
+
+    schedule: Exit = Exit(0.5)
+
+    def __post_init__(self) -> None:
+        Exit.require("schedule", self.schedule)

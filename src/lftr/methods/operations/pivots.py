@@ -1,0 +1,51 @@
+"""What differs from a few pivots (DART's rule)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...indexing import take
+from .scaling import unit
+
+
+def largest(x: Tensor, count: int) -> Tensor:
+    """Return the rows ``(B, count)`` of ``x`` ``(B, N, C)`` of largest L1 norm, in that order.
+
+    Ties go to the earlier; with fewer rows than asked, all.
+    """
+    return x.float().abs().sum(dim=2).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def least_alike(x: Tensor, own: Tensor, others: Tensor | None, keep: int) -> Tensor:
+    """Pick pivots and, for each in turn, the tokens of lowest cosine that no earlier one took.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    own : Tensor of int64, shape (B, P)
+        The tokens that are pivots, picked themselves, in the order of their turns; ``P <= keep``.
+    others : Tensor, shape (B, M, C), optional
+        Pivots that are no tokens; their turns come last.
+    keep : int
+        Picks, at most N.
+
+    Returns
+    -------
+    Tensor of int64, shape (B, keep)
+        In the order of the picks. Each pivot has an equal quota, the first ones one more where the
+        picks do not divide.
+    """
+    x = x.float()
+    pivots = take(x, own, 1)
+    if others is not None:
+        pivots = torch.cat([pivots, others.float()], dim=1)
+    cosine = torch.bmm(unit(pivots), unit(x).mT)
+    taken = torch.zeros(x.shape[:2], device=x.device).scatter_(1, own, torch.inf)
+    quota, spare = divmod(keep - own.shape[1], pivots.shape[1])
+    picks = [own]
+    for p in range(pivots.shape[1]):
+        order = (cosine[:, p] + taken).argsort(dim=1, stable=True)
+        picks.append(order[:, : quota + (p < spare)])
+        taken.scatter_(1, picks[-1], torch.inf)
+    return torch.cat(picks, dim=1)

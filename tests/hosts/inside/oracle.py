@@ -1,0 +1,136 @@
+"""Ground truth: the plain model on the full prompt, its layers' masks hiding what was dropped.
+
+Hooks of this file's own on the plain model's decoder layers hide the dropped columns from every
+query, put merged states in the place of their anchors, and hold frozen or bypassed tokens still.
+Every step is the whole prompt anew, one unpadded row, without a cache. Nothing of lftr's host takes
+part; what was chosen was written down by `Recorder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lftr
+from lftr.methods.inside.base import LayerView
+
+from ..oracle import full_positions, language_model, lengthened
+
+
+class Recorder(lftr.LayerMethod):
+    """Hands every question on to another layer method and writes down what it said."""
+
+    def __init__(self, inner: lftr.LayerMethod) -> None:
+        self.inner = inner
+        self.schedule = inner.schedule
+        self.reads = inner.reads
+        self.views: list[LayerView] = []
+        self.said: list[tuple[int, int, lftr.Selection | None]] = []
+
+    def watches(self, depth: int) -> frozenset[int]:
+        return self.inner.watches(depth)
+
+    def count(self, view: LayerView, planned: int) -> int:
+        self.views.append(view)
+        found = self.inner.count(view, planned)
+        if found <= 0 < view.layer:
+            self.said.append((view.layer, len(view.visual), None))
+        return found
+
+    def select(self, view: LayerView, keep: int) -> lftr.Selection:
+        choice = self.inner.select(view, keep)
+        self.said.append((view.layer, len(view.visual), choice))
+        return choice
+
+
+@dataclass
+class Truth:
+    """The plain model under what a recorder wrote down about one row."""
+
+    model: Any
+    inputs: dict[str, Any]
+    visual: Tensor
+    said: Sequence[tuple[int, int, lftr.Selection | None]]
+    states: Sequence[str] = ()
+    shown: dict[int, Tensor] = field(default_factory=dict)
+
+    def logits(self, new: Sequence[int] = ()) -> Tensor:
+        """Logits of the prompt's last column and of each of `new` after it."""
+        longer, types = lengthened(self.model, self.inputs, new)
+        places = full_positions(self.model, self.inputs, len(new))
+        length = self.inputs["input_ids"].shape[1]
+        with ExitStack() as stack:
+            for number, layer in enumerate(layers_of(self.model)):
+                hooks = self._hooks(number, length + len(new))
+                stack.callback(layer.register_forward_pre_hook(hooks[0], with_kwargs=True).remove)
+                stack.callback(layer.register_forward_hook(hooks[1]).remove)
+            call = longer | types | {"position_ids": places, "use_cache": False}
+            with torch.no_grad():
+                found = self.model.forward(**call).logits
+        return found[0, length - 1 :]
+
+    def alive(self, number: int) -> Tensor:
+        """Columns of visual tokens that are alive in a layer, ascending."""
+        columns = self.visual.nonzero().squeeze(1)
+        for layer, size, choice in self.said:
+            if layer <= number:
+                assert len(columns) == size
+                columns = columns[:0] if choice is None else columns[choice.index]
+        return columns
+
+    def _hooks(self, number: int, length: int) -> tuple[Any, Any]:
+        alive = self.alive(number)
+        dropped = self.visual.clone()
+        dropped[alive] = False
+        state = self.states[number] if self.states else "active"
+        hidden = torch.zeros(length, dtype=torch.bool)
+        hidden[: len(self.visual)] = self.visual if state == "bypassed" else dropped
+        before: list[Tensor] = []
+
+        def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            states = args[0] if args else kwargs.pop("hidden_states")
+            for at, _, choice in self.said:
+                if at == number and choice is not None and choice.flow is not None:
+                    seen = self.alive(number - 1)
+                    states = states.clone()
+                    states[0, seen[choice.index]] = choice.apply(states[0, seen])
+            self.shown[number] = states
+            before[:] = [states]
+            mask = kwargs.get("attention_mask")
+            return (states, *args[1:]), {**kwargs, "attention_mask": hide(mask, hidden, states)}
+
+        def leave(layer: nn.Module, args: Any, output: Any) -> Any:
+            if state == "active":
+                return None
+            states = output[0] if isinstance(output, tuple) else output
+            still = states.clone()
+            still[:, alive] = before[0][:, alive]
+            return (still, *output[1:]) if isinstance(output, tuple) else still
+
+        return enter, leave
+
+
+def hide(mask: Tensor | None, hidden: Tensor, states: Tensor) -> Tensor:
+    """The mask of a layer with columns hidden from every query but, so that none is empty, their
+    own."""
+    length = states.shape[1]
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    own = torch.eye(length, dtype=torch.bool)
+    gone = hidden[None, :] & ~own
+    low = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return mask.masked_fill(gone, low)
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The plain model's decoder layers."""
+    for module in language_model(model).modules():
+        layers = getattr(module, "layers", None)
+        if isinstance(layers, nn.ModuleList):
+            return list(layers)
+    raise AssertionError("no layers")
