@@ -8,9 +8,9 @@ part; what was chosen was written down by `Recorder`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,57 +49,69 @@ class Recorder(lftr.LayerMethod):
 
 
 @dataclass
-class Truth:
-    """The plain model under what a recorder wrote down about one row."""
+class Turn:
+    """Columns of the images that came in one turn, and what was said of them."""
 
-    model: Any
-    inputs: dict[str, Any]
-    visual: Tensor
+    columns: Tensor
     said: Sequence[tuple[int, int, lftr.Selection | None]]
-    states: Sequence[str] = ()
-    shown: dict[int, Tensor] = field(default_factory=dict)
-
-    def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Logits of the prompt's last column and of each of `new` after it."""
-        longer, types = lengthened(self.model, self.inputs, new)
-        places = full_positions(self.model, self.inputs, len(new))
-        length = self.inputs["input_ids"].shape[1]
-        with ExitStack() as stack:
-            for number, layer in enumerate(layers_of(self.model)):
-                hooks = self._hooks(number, length + len(new))
-                stack.callback(layer.register_forward_pre_hook(hooks[0], with_kwargs=True).remove)
-                stack.callback(layer.register_forward_hook(hooks[1]).remove)
-            call = longer | types | {"position_ids": places, "use_cache": False}
-            with torch.no_grad():
-                found = self.model.forward(**call).logits
-        return found[0, length - 1 :]
 
     def alive(self, number: int) -> Tensor:
         """Columns of visual tokens that are alive in a layer, ascending."""
-        columns = self.visual.nonzero().squeeze(1)
+        columns = self.columns
         for layer, size, choice in self.said:
             if layer <= number:
                 assert len(columns) == size
                 columns = columns[:0] if choice is None else columns[choice.index]
         return columns
 
+
+@dataclass
+class Truth:
+    """The plain model under what a recorder wrote down about one row, turn by turn."""
+
+    model: Any
+    inputs: dict[str, Any]
+    turns: Sequence[Turn]
+    states: Sequence[str] = ()
+
+    def logits(self, new: Sequence[int] = ()) -> Tensor:
+        """Logits of the prompt's last column and of each of `new` after it."""
+        longer, types = lengthened(self.model, self.inputs, new)
+        places = full_positions(self.model, self.inputs, len(new))
+        length = self.inputs["input_ids"].shape[1]
+        with self.hiding(length + len(new)):
+            call = longer | types | {"position_ids": places, "use_cache": False}
+            with torch.no_grad():
+                found = self.model.forward(**call).logits
+        return found[0, length - 1 :]
+
+    @contextmanager
+    def hiding(self, length: int) -> Iterator[None]:
+        """The plain model under what was said, for prompts of so many columns."""
+        with ExitStack() as stack:
+            for number, layer in enumerate(layers_of(self.model)):
+                hooks = self._hooks(number, length)
+                stack.callback(layer.register_forward_pre_hook(hooks[0], with_kwargs=True).remove)
+                stack.callback(layer.register_forward_hook(hooks[1]).remove)
+            yield
+
     def _hooks(self, number: int, length: int) -> tuple[Any, Any]:
-        alive = self.alive(number)
-        dropped = self.visual.clone()
-        dropped[alive] = False
+        alive = torch.cat([turn.alive(number) for turn in self.turns])
         state = self.states[number] if self.states else "active"
         hidden = torch.zeros(length, dtype=torch.bool)
-        hidden[: len(self.visual)] = self.visual if state == "bypassed" else dropped
+        for turn in self.turns:
+            hidden[turn.columns] = True
+        hidden[alive] = state == "bypassed"
         before: list[Tensor] = []
 
         def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             states = args[0] if args else kwargs.pop("hidden_states")
-            for at, _, choice in self.said:
-                if at == number and choice is not None and choice.flow is not None:
-                    seen = self.alive(number - 1)
-                    states = states.clone()
-                    states[0, seen[choice.index]] = choice.apply(states[0, seen])
-            self.shown[number] = states
+            for turn in self.turns:
+                for at, _, choice in turn.said:
+                    if at == number and choice is not None and choice.flow is not None:
+                        seen = turn.alive(number - 1)
+                        states = states.clone()
+                        states[0, seen[choice.index]] = choice.apply(states[0, seen])
             before[:] = [states]
             mask = kwargs.get("attention_mask")
             return (states, *args[1:]), {**kwargs, "attention_mask": hide(mask, hidden, states)}

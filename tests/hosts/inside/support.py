@@ -15,7 +15,7 @@ from lftr.methods.inside.schedules import Exit, Schedule, Skip, Stages, Step
 from lftr.selection import Flow
 
 from ..support import NEW, Prompt, ZooEntry, assert_close
-from .oracle import Recorder, Truth
+from .oracle import Recorder, Truth, Turn
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,12 @@ def depth(entry: ZooEntry) -> int:
     return int(entry.model().config.get_text_config().num_hidden_layers)
 
 
-def truth_of(
-    prompt: Prompt, recorders: Sequence[Recorder], states: Sequence[str] = ()
-) -> Truth:
+def truth_of(prompt: Prompt, recorders: Sequence[Recorder], states: Sequence[str] = ()) -> Truth:
     """The plain model under what was recorded for the one row of a prompt."""
     inputs = prompt.inputs()
     said = sorted((one for r in recorders for one in r.said), key=lambda one: one[0])
-    return Truth(prompt.model, inputs, prompt.visual(inputs["input_ids"][0]), said, states)
+    columns = prompt.visual(inputs["input_ids"][0]).nonzero().squeeze(1)
+    return Truth(prompt.model, inputs, [Turn(columns, said)], states)
 
 
 def assert_true(prompt: Prompt, recorder: Recorder, output: Any) -> None:

@@ -1,0 +1,163 @@
+"""What cannot be right is refused with a reason, and the model stays as it was."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import lftr
+from lftr.methods.inside.base import LayerView
+from lftr.methods.inside.schedules import Average, Exit, Linear, Skip, Stages, Step
+
+from ..support import FAMILIES, WIDE, Prompt, ZooEntry
+from .support import Own, Planned, Previous
+
+
+def refused(model: Any, method: Any, **options: Any) -> str:
+    """The message of a refusal that leaves nothing behind."""
+    before = set(model.__dict__)
+    with pytest.raises(lftr.LftrError) as caught:
+        lftr.reduce(model, method, **options)
+    assert set(model.__dict__) == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (Previous(Step(40, 0.5)), "layer = 40; allowed: a decoder layer of this model, 1 to 2"),
+        (Planned(Exit(9)), "layer = 9; allowed: a decoder layer of this model, 1 to 3"),
+        (Previous(Average(Step(2, 0.5), 0.1)), "keep = 0.1; allowed: at least"),
+        (Previous(Stages((2, 0.1), (0.5, 0.25))), "rising layers; in this model they are [2, 1]"),
+        (Planned(Linear(2, 1)), "stop = 1; allowed: a layer not before start, here 2"),
+    ],
+    ids=["step", "exit", "average", "stages", "linear"],
+)
+def test_a_schedule_that_does_not_fit(llava: ZooEntry, method: Any, words: str) -> None:
+    assert words in refused(llava.model(), method)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Step(0, 0.5),
+        lambda: Step(2, 0.0),
+        lambda: Step(True, 0.5),
+        lambda: Step(2, lftr.Budget(total=5)),
+        lambda: Stages((1, 2), (0.25, 0.5)),
+        lambda: Stages((1, 2), (0.5,)),
+        lambda: Stages((), ()),
+        lambda: Linear(1, 2, 1.5),
+        lambda: Exit(1.5),
+        lambda: Skip("dropped", every=2),
+        lambda: Skip("frozen"),
+        lambda: Skip("frozen", every=2, layers=(1,)),
+    ],
+)
+def test_a_schedule_that_makes_no_sense(make: Any) -> None:
+    with pytest.raises(lftr.LftrError, match="allowed"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("gemma4_shared", "num_kv_shared_layers"), ("mllama", "cross-attention")],
+)
+def test_a_family_that_cannot_be_hosted(name: str, words: str) -> None:
+    assert words in refused(FAMILIES[name].model(), "fastv")
+
+
+def test_layers_that_deepstack_adds_to() -> None:
+    entry = FAMILIES["qwen3_vl"]
+    planes = entry.traits.deepstack
+    assert planes > 1
+    words = refused(entry.model(), Previous(Step(planes - 1, 0.5)))
+    assert f"layers from {planes} on" in words
+    lftr.reduce(entry.model(), Previous(Step(planes, 0.5))).remove()
+
+
+def test_flex_attention(llava: ZooEntry) -> None:
+    model = llava.build()
+    model.config.get_text_config()._attn_implementation = "flex_attention"
+    assert "flex_attention" in refused(model, "fastv")
+
+
+def test_reading_where_tokens_rest(llava: ZooEntry) -> None:
+    words = refused(llava.model(), [Previous(Step(2, 0.5)), Planned(Skip("bypassed", layers=(1,)))])
+    assert "reads the attention of layer 1" in words
+
+
+def test_reading_where_there_is_no_attention() -> None:
+    prompt = Prompt(FAMILIES["qwen3_5"], [WIDE])
+    plain = prompt.generate()
+    with (
+        lftr.reduce(prompt.model, Own(Step(1, 0.5))),
+        pytest.raises(lftr.LftrError, match="no attention over its tokens"),
+    ):
+        prompt.generate()
+    again = prompt.generate()
+    assert all(torch.equal(a, b) for a, b in zip(plain.logits, again.logits, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        (["fastv", "lftr", "divprune"], {"keep": 0.5}, "one method before the language model"),
+        (["fastv", "fastv"], {"keep": 0.5}, "keep = 0.5; allowed: None"),
+        (["fastv", "lftr"], {}, "keep = None"),
+        ("fastv", {"keep": lftr.Budget(total=9)}, "keep = Budget(total=9)"),
+        ("fastv", {"keep": "auto"}, "keep = 'auto'"),
+        ([], {"keep": 0.5}, "method = []"),
+        (3, {"keep": 0.5}, "method = 3"),
+        ("fastw", {}, "did you mean 'fastv'"),
+    ],
+    ids=["two before", "two inside", "no keep", "budget", "auto", "none", "a number", "a name"],
+)
+def test_arguments(llava: ZooEntry, method: Any, options: dict[str, Any], words: str) -> None:
+    assert words in refused(llava.model(), method, **options)
+
+
+def test_prefill_in_pieces(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with (
+        lftr.reduce(prompt.model, "fastv"),
+        pytest.raises(lftr.LftrError, match="prefill_chunk_size = 7"),
+    ):
+        prompt.generate(prefill_chunk_size=7)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (lambda view, keep: None, "returned None"),
+        (lambda view, keep: lftr.Selection.everything(keep + 1), "were asked"),
+        (lambda view, keep: lftr.Selection(torch.arange(keep) + len(view.visual)), "chose token"),
+    ],
+    ids=["nothing", "too many", "beyond"],
+)
+def test_a_method_that_returns_nonsense(llava: ZooEntry, said: Any, words: str) -> None:
+    class Odd(lftr.LayerMethod):
+        schedule = Step(1, 0.5)
+
+        def select(self, view: LayerView, keep: int) -> lftr.Selection:
+            return said(view, keep)
+
+    prompt = Prompt(llava, [WIDE])
+    plain = prompt.generate()
+    with lftr.reduce(prompt.model, Odd()), pytest.raises(lftr.LftrError, match=re.escape(words)):
+        prompt.generate()
+    again = prompt.generate()
+    assert all(torch.equal(a, b) for a, b in zip(plain.logits, again.logits, strict=True))
+
+
+def test_a_cache_cut_into_what_was_dropped(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with lftr.reduce(prompt.model, "fastv"):
+        cache = prompt.generate(new=1).past_key_values
+        cache.crop(-8)
+        with pytest.raises(lftr.LftrError, match="cropped by 8 columns"):
+            prompt.model(input_ids=torch.tensor([[20]]), past_key_values=cache)
