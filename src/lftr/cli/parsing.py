@@ -13,6 +13,8 @@ import torch
 from ..errors import ArgumentError
 from ..methods import get_method
 from ..methods.base import Method
+from ..methods.inside.schedules import Schedule
+from .spelling import parse_schedule
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -20,9 +22,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 def parse_method(name: str, options: Sequence[str]) -> Method:
     """Return the method ``name`` with options given as ``name=value``."""
+    plain: Method = get_method(name)
     if not options:
-        return get_method(name)
-    cls = type(get_method(name))
+        return plain
+    cls = type(plain)
     hints = typing.get_type_hints(cls)
     values: dict[str, object] = {}
     for option in options:
@@ -31,7 +34,26 @@ def parse_method(name: str, options: Sequence[str]) -> Method:
             raise ArgumentError.of("--option", option, "name=value")
         # a name that is not known goes on to get_method, which says so with the nearest ones
         values[key.strip()] = parse_value(key.strip(), text.strip(), hints.get(key.strip(), str))
-    return get_method(name, **values)
+    method: Method = get_method(name, **values)
+    return method
+
+
+def parse_methods(names: Sequence[str], options: Sequence[str]) -> list[Method]:
+    """Return several methods; ``divprune.name=value`` is an option of divprune alone."""
+    return [parse_method(name, _options_of(name, names, options)) for name in names]
+
+
+def _options_of(name: str, methods: Sequence[str], given: Sequence[str]) -> list[str]:
+    own = []
+    for option in given:
+        key, dot, _ = option.partition("=")[0].partition(".")
+        if dot and key in methods:
+            own += [option[len(key) + 1 :]] * (key == name)
+        elif len(methods) == 1:
+            own.append(option)
+        else:
+            raise ArgumentError.of("--option", option, "method.name=value, of several methods")
+    return own
 
 
 def parse_value(name: str, text: str, hint: Any) -> object:
@@ -69,6 +91,8 @@ def parse_value(name: str, text: str, hint: Any) -> object:
             raise ArgumentError.of(name, text, kind) from None
     if hint is str:
         return text
+    if isinstance(hint, type) and issubclass(hint, Schedule):
+        return parse_schedule(name, text)
     raise ArgumentError.of(name, text, f"a value of type {hint}, in Python: not on a command line")
 
 

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from ...errors import UnsupportedModelError
 from ...methods.inside.base import Heads
 from ...report import LayerReport, Report
-from .heads import Capture, start_layer
+from .heads import Capture, muted, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
 from .layer_masks import layer_mask, local_mask, rows_of
 from .verdicts import Decisions, Prompt
@@ -146,7 +146,7 @@ class Descent:
         if not asked:
             return states
         passed = self.captures.pop(number - 1, None)
-        own: Capture | None = None
+        own: dict[int, Heads] = {}
         if any("own" in prompt.reads(number) for prompt in asked):
             own = self._start(number, layer, states, rest, kwargs)
         lost: dict[int, Tensor] = {}
@@ -155,12 +155,9 @@ class Descent:
             row = prompt.row
             places = self._real(row).nonzero().squeeze(1)
             columns = self.alive[row, places]
-            sources = {"previous": passed, "own": own}
-            heads = {
-                name: self._heads(capture, row)
-                for name, capture in sources.items()
-                if capture is not None and name in prompt.reads(number)
-            }
+            heads = {} if row not in own else {"own": own[row]}
+            if passed is not None:
+                heads["previous"] = self._heads(passed, row)
             verdict = prompt.decide(
                 number,
                 states[row, places],
@@ -225,11 +222,11 @@ class Descent:
 
     def _narrowed(self, value: Any) -> Any:
         """Return an argument of a layer at the rows that it is to work on."""
-        if self.rows is self.everything:
-            return value
         return self._at(value, self.rows)
 
     def _at(self, value: Any, rows: Tensor) -> Any:
+        if rows is self.everything:
+            return value
         if isinstance(value, (tuple, list)):
             return type(value)(self._at(one, rows) for one in value)
         aligned = isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == self.length
@@ -283,33 +280,55 @@ class Descent:
         states: Tensor,
         rest: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Capture:
-        """Read the queries and keys of a layer that has not run yet, after those it has cached."""
-        given = {name: self._narrowed(value) for name, value in kwargs.items()}
-        given |= {"past_key_values": None, "use_cache": False}
-        keys = self._keys(number, self.alive)
-        mask = self._mask(number, kwargs.get("attention_mask"), keys, self.alive)
-        capture = start_layer(
-            layer, states, tuple(map(self._narrowed, rest)), given | {"attention_mask": mask}
-        )
-        cached = self.cache.layers[number].keys if self._cached(number) else None
-        if cached is not None and capture.key is not None:
-            before = cached[:, :, : keys.shape[1] - self.alive.shape[1]]
-            capture.key = torch.cat([before.to(capture.key.device), capture.key], dim=2)
-        capture.columns = keys
-        capture.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-        return capture
+    ) -> dict[int, Heads]:
+        """Read the last tokens' queries and all keys of a layer that has not run yet, by row."""
+        given = {**kwargs, "past_key_values": None, "use_cache": False, "attention_mask": None}
+        real = {prompt.row: self._real(prompt.row) for prompt in self.prompts}
+        place = torch.zeros(len(self.alive), 1, dtype=torch.long, device=self.alive.device)
+        for row, mine in real.items():
+            place[row] = mine.nonzero()[-1]
 
-    def _cached(self, number: int) -> bool:
-        return bool(self.past) and self.cache is not None and number < len(self.cache.layers)
+        def run(states: Tensor, rows: Tensor) -> Capture:
+            here = {name: self._at(value, rows) for name, value in given.items()}
+            return start_layer(layer, states, tuple(self._at(one, rows) for one in rest), here)
+
+        last = self.alive.gather(1, place)
+        asking = run(rows_of(states, place), last)
+        with muted(layer, ("q_proj", "v_proj")):
+            told = run(states, self.alive)
+        assert asking.query is not None
+        assert told.key is not None
+        columns = self._keys(number, self.alive)
+        key = told.key
+        if self.past and self.cache is not None and number < len(self.cache.layers):
+            before = self.cache.layers[number].keys[:, :, : columns.shape[1] - key.shape[2]]
+            key = torch.cat([before.to(key.device), key], dim=2)
+        full = kwargs.get("attention_mask")
+        mask = None
+        if isinstance(full, Tensor) and full.ndim == 4:
+            mask = layer_mask(full, self._global(last), columns, self.past, flat=False)
+        found = {}
+        for row, mine in real.items():
+            seen = self._seen(row, columns[row]).nonzero().squeeze(1)
+            found[row] = Heads(
+                asking.query[row],
+                key[row].index_select(1, seen),
+                asking.scale,
+                None if mask is None else mask[row, 0][:, seen],
+                asking.softcap,
+                int(mine.sum()) - 1,
+            )
+        return found
 
     def _heads(self, capture: Capture, row: int) -> Heads:
         assert capture.columns is not None
-        keys = capture.columns[row]
-        real = (keys >= 0) & (keys < self.past + self.end)
+        return capture.of_row(row, self._real(row), self._seen(row, capture.columns[row]))
+
+    def _seen(self, row: int, keys: Tensor) -> Tensor:
+        """Return which of a row's keys, by their columns, are tokens of the prompt."""
         new = (keys - self.past).clamp(min=0, max=self.length - 1)
-        real &= (keys < self.past) | self.valid[row, new]
-        return capture.of_row(row, self._real(row), real)
+        known = (keys < self.past) | self.valid[row, new]
+        return (keys >= 0) & (keys < self.past + self.end) & known
 
     def _freeze(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,30 @@ def start_layer(
         f"{type(layer).__name__} has no attention over its tokens that could be read; choose a "
         "layer that has"
     )
+
+
+@contextmanager
+def muted(layer: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Let projections of a layer's attention, where it has them by name, give zeros for nothing."""
+    with ExitStack() as stack:
+        for attention in attention_modules(layer)[:1]:
+            for name in names:
+                module = getattr(attention, name, None)
+                if isinstance(module, nn.Module) and hasattr(module, "out_features"):
+                    stack.enter_context(_silenced(module))
+        yield
+
+
+@contextmanager
+def _silenced(module: Any) -> Iterator[None]:
+    before = module.__dict__.get("forward")
+    module.forward = lambda x: x.new_zeros(*x.shape[:-1], module.out_features)
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def _at(x: Tensor, index: Tensor) -> Tensor:

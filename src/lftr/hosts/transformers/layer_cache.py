@@ -7,6 +7,7 @@ for all of it, and each layer takes from them what it has.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +145,7 @@ def _mask_sizes(cache: Any, query_length: int, layer_idx: int) -> tuple[int, int
     return _length(cache) + query_length, 0
 
 
-_ANSWERS = {
+_ANSWERS: dict[str, Callable[..., Any]] = {
     "get_seq_length": _length,
     "get_query_offset": _length,
     "get_mask_sizes": _mask_sizes,

@@ -52,8 +52,8 @@ class LayerHost:
         self.family = family
         self.methods = tuple(methods)
         self.report = report
-        self.decoder: Any = family.decoder(model)
-        self.layers: list[nn.Module] = list(self.decoder.layers)
+        decoder: Any = family.decoder(model)
+        self.layers: list[nn.Module] = list(decoder.layers)
         self.depth = len(self.layers)
         self.attends = [bool(attention_modules(layer)) for layer in self.layers]
         self.norm = family.final_norm(model)

@@ -57,7 +57,7 @@ class Reduction:
 
     def hooks(self) -> list[Any]:
         """Attach what this reduction needs beside the site's own hooks."""
-        return self.host.hooks() + (self.inside.hooks() if self.inside else [])
+        return [*self.host.hooks(), *(self.inside.hooks() if self.inside else ())]
 
     def remove(self) -> None:
         """Take the reduction off; a second time does nothing."""

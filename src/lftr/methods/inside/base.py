@@ -26,17 +26,19 @@ class Heads:
 
     Attributes
     ----------
-    queries : Tensor, shape (H, L, d)
-        After rotary embeddings and normalisation.
+    queries : Tensor, shape (H, Q, d)
+        After rotary embeddings and normalisation, of all ``L`` tokens or of the last ones.
     keys : Tensor, shape (H_kv, S, d)
-        The same of the keys, of which the last ``L`` are those of the queries' own tokens.
+        The same of the keys, of which the last ``L`` are those of the tokens.
     scale : float
         Factor of the products.
-    mask : Tensor, optional, shape (L, S)
+    mask : Tensor, optional, shape (Q, S)
         True (or 0) where a query may look, False (or very negative) where not; by default at
         everything up to itself.
     softcap : float, optional
         Products are squeezed to this range, ``cap * tanh(product / cap)``.
+    first : int
+        Token of the first query.
     """
 
     queries: Tensor
@@ -44,11 +46,12 @@ class Heads:
     scale: float
     mask: Tensor | None = None
     softcap: float | None = None
+    first: int = 0
 
     @property
     def offset(self) -> int:
-        """Keys that came before the first query's own."""
-        return self.keys.shape[1] - self.queries.shape[1]
+        """Keys that came before the first token's own."""
+        return self.keys.shape[1] - self.first - self.queries.shape[1]
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return the products of the queries ``rows`` ``(R,)`` with all keys, masked: float32.
@@ -57,7 +60,7 @@ class Heads:
         -------
         Tensor, shape (H, R, S)
         """
-        chosen = self.queries[:, rows].float()
+        chosen = self.queries[:, rows - self.first].float()
         groups = chosen.unflatten(0, (len(self.keys), -1))
         found: Tensor = (groups @ self.keys.float().unsqueeze(1).mT).flatten(0, 1) * self.scale
         if self.softcap is not None:
@@ -67,18 +70,22 @@ class Heads:
             places = torch.arange(self.keys.shape[1], device=rows.device)
             mask = places <= rows[:, None] + self.offset
         else:
-            mask = self.mask[rows]
+            mask = self.mask[rows - self.first]
         return found.masked_fill(~mask, low) if mask.dtype == torch.bool else found + mask
 
     def at(self, rows: Tensor) -> Heads:
         """Return the heads of the tokens ``rows`` ``(R,)``, ascending, and of earlier keys."""
-        if len(rows) == self.queries.shape[1]:
+        if len(rows) == self.first + self.queries.shape[1]:
             return self
         before = torch.arange(self.offset, device=rows.device)
         keys = torch.cat([before, rows + self.offset])
-        mask = None if self.mask is None else self.mask[rows][:, keys]
+        asking = rows[rows >= self.first] - self.first
         return dataclasses.replace(
-            self, queries=self.queries[:, rows], keys=self.keys[:, keys], mask=mask
+            self,
+            queries=self.queries[:, asking],
+            keys=self.keys[:, keys],
+            mask=None if self.mask is None else self.mask[asking][:, keys],
+            first=len(rows) - len(asking),
         )
 
     def attention(self, rows: Tensor) -> Tensor:
@@ -207,7 +214,8 @@ class LayerMethod(Named):
         How many tokens each layer has.
     reads : {"nothing", "previous", "own"}
         Whose attention `select` looks at: of the layer that has just run (free: its queries and
-        keys are read in passing) or of the layer to come (costs its projections once more).
+        keys are read in passing), or, of the prompt's last token alone, of the layer to come
+        (costs the projection of its keys once more).
     """
 
     registry: ClassVar[dict[str, type[LayerMethod]]] = {}

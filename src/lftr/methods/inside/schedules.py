@@ -232,7 +232,8 @@ class Skip(Schedule):
     state : {"frozen", "bypassed"}
         What they are in the skipped layers.
     every : int, optional
-        Active in every ``every``-th layer alone (mPLUG: frozen in ``every - 1`` of ``every``).
+        Active in every ``every``-th layer alone, the first among them (mPLUG: frozen in
+        ``every - 1`` of ``every``).
     layers : sequence of int or float
         Or: the layers that are skipped.
     """
@@ -257,7 +258,7 @@ class Skip(Schedule):
 
     def states(self, depth: int) -> list[State]:
         if self.every is not None:
-            return [self.state if (i + 1) % self.every else "active" for i in range(depth)]
+            return [self.state if i % self.every else "active" for i in range(depth)]
         skipped = {layer_at("layers", layer, depth) for layer in self.layers}
         return [self.state if i in skipped else "active" for i in range(depth)]
 
@@ -361,7 +362,11 @@ def layer_at(name: str, layer: Layer, depth: int, beyond: bool = False) -> int:
 
 def check_keep(name: str, keep: object) -> Keep:
     """Require a ratio or a count; a prompt's tokens are one block here, so there is no budget."""
-    parsed = parse_keep(keep)
+    allowed = "a ratio in (0, 1] or a whole number >= 1"
+    try:
+        parsed = parse_keep(keep)
+    except ArgumentError:
+        raise ArgumentError.of(name, keep, allowed) from None
     if isinstance(parsed, Budget):
-        raise ArgumentError.of(name, keep, "a ratio in (0, 1] or a whole number of tokens")
+        raise ArgumentError.of(name, keep, allowed)
     return parsed
