@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .errors import UnsupportedModelError
 from .selection import Selection
 from .tokens import Grid
 
@@ -85,14 +86,14 @@ class LayerReport:
         Visual tokens that had not been dropped.
     state : {"active", "frozen", "bypassed"}
         Whether they were read and updated, read alone, or not seen.
-    columns : int
-        Tokens of any kind that it cached, padding apart.
+    columns : tuple of int
+        Tokens of any kind that it cached, one number for each row, padding apart.
     """
 
     layer: int
     tokens: int
     state: str
-    columns: int
+    columns: tuple[int, ...]
 
     @property
     def shown(self) -> str:
@@ -120,6 +121,8 @@ class Report:
     cache_bytes, full_cache_bytes : int
         Keys and values cached by that call, and what they would take with every layer holding the
         whole prompt; 0 without such methods or without a cache.
+    decoder : transformers.PretrainedConfig, optional
+        Configuration of the decoder that ``layers`` are of; `flops` counts by it.
     encode_ms, method_ms, host_ms : float
         Time of the vision encoder, of the method, and of the bookkeeping around them.
     notes : list of str
@@ -134,6 +137,7 @@ class Report:
     layers: list[LayerReport] = field(default_factory=list)
     cache_bytes: int = 0
     full_cache_bytes: int = 0
+    decoder: Any = field(default=None, repr=False, compare=False)
     clock: dict[str, Callable[[], float] | float] = field(default_factory=dict, repr=False)
 
     def note(self, text: str) -> None:
@@ -157,6 +161,43 @@ class Report:
         if not self.layers:
             return float(self.kept)
         return sum(layer.tokens for layer in self.layers) / len(self.layers)
+
+    def flops(self, convention: str = "true", *, full: bool = False) -> int:
+        """Return the operations of the call's prefill through the decoder's layers, all rows.
+
+        Parameters
+        ----------
+        convention : {"fastv", "gated", "true"}
+            How they are counted, see `lftr.profiling.prefill_flops`.
+        full : bool
+            Count every layer with as many columns as the first one has.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If no methods decided inside the language model, or no formula describes it.
+        """
+        from .profiling.flops import prefill_flops
+
+        if not self.layers:
+            raise UnsupportedModelError("operations are counted where methods decide inside layers")
+        total = 0
+        for row in range(len(self.layers[0].columns)):
+            columns = [self.layers[0 if full else i].columns[row] for i in range(len(self.layers))]
+            total += prefill_flops(self.decoder, columns, convention)
+        return total
+
+    def _all_flops(self) -> dict[str, dict[str, int]]:
+        """Return both numbers by every convention; nothing where no formula describes the model."""
+        from .profiling.flops import CONVENTIONS
+
+        try:
+            return {
+                name: {"pruned": self.flops(name), "full": self.flops(name, full=True)}
+                for name in CONVENTIONS
+            }
+        except UnsupportedModelError:
+            return {}
 
     def _ms(self, name: str) -> float:
         reading = self.clock.get(name, 0.0)
@@ -196,6 +237,7 @@ class Report:
             "layers": [vars(layer) for layer in self.layers],
             "cache_bytes": self.cache_bytes,
             "full_cache_bytes": self.full_cache_bytes,
+            "flops": self._all_flops(),
             "items": [item.to_dict() for item in self.items],
         }
 
@@ -218,6 +260,10 @@ class Report:
         if self.full_cache_bytes:
             saved = (self.full_cache_bytes - self.cache_bytes) / 2**20
             lines.append(f"  cache: {self.cache_bytes / 2**20:.2f} MiB, {saved:.2f} MiB saved")
+        for name, counted in self._all_flops().items():
+            if name == "true":
+                share = counted["pruned"] / counted["full"]
+                lines.append(f"  decoder: {100 * share:.1f} % of the operations of a full prefill")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -377,12 +377,14 @@ class Descent:
             LayerReport(number, count, state, self._columns_in(number))
             for number, (count, state) in enumerate(zip(self.counts, self.host.states, strict=True))
         ]
+        report.decoder = self.host.model.config.get_text_config()
         total = self.past + self.length
         report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
 
-    def _columns_in(self, number: int) -> int:
+    def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]
-        return int(self.valid.sum()) if columns is None else int((columns >= 0).sum())
+        real = self.valid if columns is None else columns >= 0
+        return tuple(real.sum(dim=1).tolist())
 
 
 def _columns(keep: Tensor, valid: Tensor) -> Tensor:
