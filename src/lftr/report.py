@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -118,6 +118,9 @@ class Report:
         run (as after `lftr.prepare`).
     layers : list of LayerReport
         Every decoder layer, where methods decide inside the language model.
+    survivors : dict of int to tuple of int
+        For each row, which of the visual tokens that entered the language model the last layer that
+        has any works on.
     cache_bytes, full_cache_bytes : int
         Keys and values cached by that call, and what they would take with every layer holding the
         whole prompt; 0 without such methods or without a cache.
@@ -135,6 +138,7 @@ class Report:
     received: int = 0
     notes: list[str] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
+    survivors: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
     cache_bytes: int = 0
     full_cache_bytes: int = 0
     decoder: Any = field(default=None, repr=False, compare=False)
@@ -161,6 +165,19 @@ class Report:
         if not self.layers:
             return float(self.kept)
         return sum(layer.tokens for layer in self.layers) / len(self.layers)
+
+    def innermost(self, item: ItemReport) -> ItemReport | None:
+        """Return an item as the last layer with visual tokens has it; None if nothing is left."""
+        if item.row not in self.survivors or item.selection is None:
+            return item
+        earlier = [i.kept for i in self.items if (i.row, i.number) < (item.row, item.number)]
+        first = sum(earlier[len(earlier) - item.number :])
+        left = [i - first for i in self.survivors[item.row] if first <= i < first + item.kept]
+        if not left:
+            return None
+        index = item.selection.index[left]
+        choice = Selection(index, notes=item.notes)
+        return replace(item, kept=len(left), positions=tuple(index.tolist()), selection=choice)
 
     def flops(self, convention: str = "true", *, full: bool = False) -> int:
         """Return the operations of the call's prefill through the decoder's layers, all rows.

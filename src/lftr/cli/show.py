@@ -12,7 +12,7 @@ from PIL import Image
 from ..drawing import below, draw_item, shown_part
 from ..errors import ArgumentError
 from ..prompting import inputs_of, read_image
-from ..reduce import prepare, reduce
+from ..reduce import reduce
 from . import options
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_method
@@ -40,7 +40,7 @@ def show(
     chosen = parse_method(method, option or [])
     picture = read_image(image)
     loaded = load_model(
-        model, parse_device(device), parse_dtype(dtype), text_tower, options.needs_tower(chosen)
+        model, parse_device(device), parse_dtype(dtype), text_tower, options.needs_tower([chosen])
     )
     inputs = inputs_of(loaded.processor, [picture], question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
@@ -53,10 +53,11 @@ def show(
         text_tower=loaded.text_tower,
     )
     with on as reduction, torch.inference_mode(), working("looking"):
-        prepare(loaded.model, **inputs)
+        loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
+    items = [left for item in report.items if (left := report.innermost(item)) is not None]
     part = shown_part(loaded.processor, picture)
-    save(below([draw_item(item, part) for item in report.items]), out)
+    save(below([draw_item(item, part) for item in items]), out)
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})
         return

@@ -132,6 +132,25 @@ def test_the_cache_holds_what_is_left(family: ZooEntry) -> None:
     assert cache.get_seq_length() == length
 
 
+def test_the_report_knows_who_is_left(family: ZooEntry) -> None:
+    """Of every item, the tokens that the last layer with any works on."""
+    if family.traits.stateful:
+        pytest.skip("the first layers have no attention to read")
+    prompt = Prompt(family, [WIDE])
+    recorder = Recorder(methods_for(family)["previous"])
+    with lftr.reduce(prompt.model, recorder) as reduction:
+        prompt.forward()
+    left = torch.arange(reduction.report.tokens)
+    for _, _, choice in recorder.said:
+        left = left[choice.index]
+    found, offset = [], 0
+    for item in reduction.report.items:
+        inner = reduction.report.innermost(item)
+        found += [] if inner is None else [offset + place for place in inner.positions]
+        offset += item.tokens
+    assert found == left.tolist()
+
+
 def test_the_model_is_left_as_it_was(family: ZooEntry) -> None:
     prompt = Prompt(family, [WIDE])
     plain = prompt.generate()

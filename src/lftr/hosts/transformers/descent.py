@@ -71,6 +71,7 @@ class Descent:
         ]
         self.left = sum(prompt.tokens for prompt in self.prompts)
         self.counts: list[int] = []
+        self.survivors = {p.row: visual[p.row].nonzero().squeeze(1) for p in self.prompts}
 
     def read_in_passing(self) -> list[int]:
         """Return the layers whose queries and keys are to be read while they run."""
@@ -199,6 +200,9 @@ class Descent:
             if row in lost:
                 keep[row, lost[row]] = False
         keep &= self.valid
+        for row, before in self.survivors.items():
+            after = before[keep[row, before]]
+            self.survivors[row] = after if len(after) else before
         self.alive = _columns(keep, self.valid)
         self.left = int((keep & self.visual).sum())
         self.texts = None
@@ -377,6 +381,10 @@ class Descent:
             LayerReport(number, count, state, self._columns_in(number))
             for number, (count, state) in enumerate(zip(self.counts, self.host.states, strict=True))
         ]
+        report.survivors = {
+            row: tuple((self.visual[row].cumsum(0)[columns] - 1).tolist())
+            for row, columns in self.survivors.items()
+        }
         report.decoder = self.host.model.config.get_text_config()
         total = self.past + self.length
         report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
