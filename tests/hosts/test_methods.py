@@ -18,7 +18,9 @@ from .support import FAMILIES, ROWS, Prompt, ZooEntry, assert_close, reduced
 KEEP = 0.4
 RARE = {"cls_attention", "frame_features", "visual_projected", "text_embeds"}
 METHODS = [
-    name for name in lftr.list_methods("before") if not isinstance(lftr.get_method(name), ImageMethod)
+    name
+    for name in lftr.list_methods("before")
+    if not isinstance(lftr.get_method(name), ImageMethod)
 ]
 IMAGE_METHODS = sorted(set(lftr.list_methods("before")) - set(METHODS))
 

@@ -31,7 +31,10 @@ def refused(model: Any, method: Any, **options: Any) -> str:
     [
         (Previous(Step(40, 0.5)), "layer = 40; allowed: a decoder layer of this model, 1 to 2"),
         (Planned(Exit(9)), "layer = 9; allowed: a decoder layer of this model, 1 to 3"),
-        (Previous(Average(Step(2, 0.5), 0.1)), "keep = 0.1; allowed: at least"),
+        (
+            Previous(Average(Step(2, 0.5), 0.1)),
+            "keep = 0.1; allowed: at least 0.667 of the tokens on average: 2 of 3 layers",
+        ),
         (Previous(Stages((2, 0.1), (0.5, 0.25))), "rising layers; in this model they are [2, 1]"),
         (Planned(Linear(2, 1)), "stop = 1; allowed: a layer not before start, here 2"),
     ],
@@ -152,6 +155,18 @@ def test_a_method_that_returns_nonsense(llava: ZooEntry, said: Any, words: str) 
         prompt.generate()
     again = prompt.generate()
     assert all(torch.equal(a, b) for a, b in zip(plain.logits, again.logits, strict=True))
+
+
+def test_a_number_that_a_prompt_cannot_meet(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with lftr.reduce(prompt.model, "fastv", keep=60) as reduction:
+        prompt.generate()
+        assert reduction.report.tokens * 2 / 3 < reduction.report.average <= 60
+    with (
+        lftr.reduce(prompt.model, "fastv", keep=9),
+        pytest.raises(lftr.LftrError, match="keep = 9; allowed: at least 48.3 of 72 tokens"),
+    ):
+        prompt.generate()
 
 
 def test_a_cache_cut_into_what_was_dropped(llava: ZooEntry) -> None:

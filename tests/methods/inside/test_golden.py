@@ -140,7 +140,9 @@ def test_sparsevlm_plus(file):
     case = load(file)
     params, size = case.params, case.params["head_dim"]
     length = params["visual_start"] + params["n_visual"] + len(case.inputs["text_token_embeds"])
-    angles = torch.arange(length)[:, None] / params["rope_theta"] ** (torch.arange(0, size, 2) / size)
+    angles = torch.arange(length)[:, None] / params["rope_theta"] ** (
+        torch.arange(0, size, 2) / size
+    )
     angles = torch.cat([angles, angles], dim=1)
     first, second = rated(case, case.inputs["features"], (angles.cos(), angles.sin()))
     assert raters(first).sub(first.text[0]).equal(case.expected["text_rater_index"])

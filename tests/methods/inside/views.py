@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from lftr.methods.inside.base import Heads, LayerView
+import lftr
+from lftr.exits.gates import Gates, MadeFor
+from lftr.methods.inside.base import Heads, LayerMethod, LayerView
 
 
 def heads_of(logits, temperature=1.0):
@@ -41,3 +45,62 @@ def view(seed=0, visual=20, text=5, before=3, layer=4, depth=8, heads=4, groups=
         "rotary": (angles.cos(), angles.sin()),
     }
     return LayerView(**(known | changes))
+
+
+def inside():
+    """Return the names of the layer methods."""
+    return lftr.list_methods("inside")
+
+
+def choosers():
+    """Return the names of those that choose among tokens; the others keep all or none."""
+    return [
+        name for name in inside() if type(lftr.get_method(name)).select is not LayerMethod.select
+    ]
+
+
+def build(name, depth=8, size=12):
+    """Return the method of that name; one that is trained, with gates for states of ``size``."""
+    if name != "dyvte":
+        return lftr.get_method(name)
+    torch.manual_seed(depth)
+    gates = Gates(MadeFor("made up", size, depth), width=4)
+    for gate in gates.gates:
+        torch.nn.init.normal_(gate[2].weight)
+        torch.nn.init.constant_(gate[2].bias[:1], 1.0)  # most go on
+    return lftr.get_method(name, gates=gates.requires_grad_(False))
+
+
+def ready(name, seen):
+    """Return a method by name, once it has looked at a prompt as it does before the first layer."""
+    method = lftr.get_method(name)
+    if 0 in method.watches(seen.depth):
+        assert method.count(dataclasses.replace(seen, layer=0), seen.tokens) == seen.tokens
+    return method
+
+
+def changed(seen, change):
+    """Return the view with every tensor of floating point changed."""
+    heads = dataclasses.replace(
+        seen.heads, queries=change(seen.heads.queries), keys=change(seen.heads.keys)
+    )
+    rotary = tuple(map(change, seen.rotary))
+    return dataclasses.replace(
+        seen, states=change(seen.states), heads=heads, rotary=rotary, memory={}
+    )
+
+
+def descend(method, seed=0, depth=8, visual=30, text=5):
+    """Run a method through all layers as a host does; return the visual tokens that are left."""
+    plan = method.schedule.counts(visual, depth)
+    left, memory, rows = [], {}, torch.arange(visual)
+    for layer in range(depth):
+        seen = view(seed + layer, len(rows), text, layer=layer, depth=depth, tokens=visual)
+        seen = dataclasses.replace(seen, memory=memory, heads=seen.heads if layer else None)
+        drops = layer > 0 and plan[layer] < plan[layer - 1]
+        if len(rows) and (drops or layer in method.watches(depth)):
+            count = min(method.count(seen, min(plan[layer], len(rows))), len(rows))
+            if layer and count < len(rows):
+                rows = rows[method.select(seen, count).index] if count else rows[:0]
+        left.append(len(rows))
+    return left

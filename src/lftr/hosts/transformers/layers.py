@@ -27,7 +27,6 @@ from .heads import Capture
 from .layer_cache import held_by
 from .verdicts import Decisions
 
-_MANY = 1_000_000  # tokens, to see in which layers a schedule drops some
 _PASSIVE: dict[State, int] = {"active": 0, "frozen": 1, "bypassed": 2}
 
 
@@ -79,11 +78,10 @@ class LayerHost:
     def _check(self, first: int) -> None:
         """Refuse what could not be done, before anything is attached."""
         for method in self.methods:
-            method.watches(self.depth)
-            counts = method.schedule.counts(1_000_000, self.depth)
-            early = [
-                i for i in range(self.depth) if counts[i] < 1_000_000 or self.states[i] != "active"
-            ]
+            method.check(self.model.config.get_text_config())
+            resting = enumerate(method.schedule.states(self.depth))
+            quiet = {i for i, state in resting if state != "active"}
+            early = sorted(quiet.union(method.schedule.pruned(self.depth)))
             if early and early[0] < first:
                 raise ArgumentError.of(
                     str(method),

@@ -54,6 +54,7 @@ class Prompt:
         self.plans = [method.schedule.counts(tokens, depth) for method in methods]
         self.memories: list[dict[str, Any]] = [{} for _ in methods]
         self._gone = False
+        self._before: int | None = None  # text in front of the image
 
     def _looks(self, number: int, method: int) -> bool:
         plan = self.plans[method]
@@ -105,6 +106,8 @@ class Prompt:
         Verdict, optional
             Nothing where everything stays.
         """
+        if self._before is None:  # the first tokens of the image may go later on
+            self._before = int(visual.int().argmax())
         live = torch.arange(len(states), device=states.device)
         merged = False
         for m in self._looking(number):
@@ -120,7 +123,7 @@ class Prompt:
                     self.depth,
                     states[live],
                     tokens,
-                    (~seen).nonzero().squeeze(1)[int(tokens[0]) :],
+                    (~seen).nonzero().squeeze(1)[self._before :],
                     self.tokens,
                     None if source is None else source.at(live),
                     norm,

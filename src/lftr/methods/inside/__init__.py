@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from . import schedules as schedules
 from .base import LayerMethod as LayerMethod
 
 for _module in pkgutil.iter_modules(__path__):

@@ -35,8 +35,8 @@ class AIMInside(LayerMethod, name="aim-inside"):
     ``get_importance``. Published: of Qwen2-7B's 28 layers 14 look at all tokens and prune; of
     Vicuna-7B's 32 layers 13 (``Linear(start=14 / 32, stop=21 / 32)``).
     Differs: rows are removed, so that what was pruned takes no further part in the walk (the
-    original only masks it in the next layer); maps are made a head and a block of queries at a
-    time; counts are rounded up.
+    original only masks it in the next layer); maps are made a few heads and queries at a time;
+    counts are rounded up.
     """
 
     schedule: Schedule = Linear(start=15 / 28, stop=22 / 28, end=0.0)
@@ -45,6 +45,7 @@ class AIMInside(LayerMethod, name="aim-inside"):
     reads: ClassVar[Reads] = "previous"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         between("temperature", self.temperature, 1e-6)
         whole("iterations", self.iterations, 1)
 
@@ -61,26 +62,30 @@ def importance(heads: Heads, temperature: float, iterations: int) -> Tensor:
     Tensor, shape (L,)
         Float32.
     """
-    squares = [_visits(head, temperature, iterations).square() for head in heads.each()]
-    return torch.stack(squares).mean(dim=0).sqrt()
+    length, total = heads.queries.shape[1], heads.keys.shape[1]
+    some = heads.split(max(1, BLOCK // (length * total)))
+    squares = [_visits(part, temperature, iterations).square() for part in some]
+    return torch.cat(squares).mean(dim=0).sqrt()
 
 
-def _visits(head: Heads, temperature: float, iterations: int) -> Tensor:
-    """Return the shares ``(L,)`` of walks that are at each token after some steps.
+def _visits(heads: Heads, temperature: float, iterations: int) -> Tensor:
+    """Return the shares ``(H, L)`` of each head's walks that are at each token after some steps.
 
+    Maps that are too large to be held are made anew for every step, a block of queries at a time.
     What steps to tokens of an earlier turn is lost: their own queries are not known.
     """
-    length, total = head.queries.shape[1], head.keys.shape[1]
-    blocks = torch.arange(length, device=head.queries.device).split(max(1, BLOCK // total))
+    count, length, _ = heads.queries.shape
+    rows = torch.arange(length, device=heads.queries.device)
+    blocks = rows.split(max(1, BLOCK // (count * heads.keys.shape[1])))
 
     def steps(rows: Tensor) -> Tensor:
-        return (head.logits(rows)[0] / temperature).softmax(dim=-1)[:, head.offset :]
+        return (heads.logits(rows) / temperature).softmax(dim=-1)[..., heads.offset :]
 
-    held = [steps(blocks[0])] if len(blocks) == 1 else None
-    share = torch.full((length,), 1 / length, device=head.queries.device)
+    held = [steps(rows)] if len(blocks) == 1 else None
+    share = torch.full((count, length), 1 / length, device=rows.device)
     for _ in range(iterations):
         arrived = torch.zeros_like(share)
-        for rows, map_ in zip(blocks, held or map(steps, blocks), strict=True):
-            arrived += share[rows] @ map_
+        for some, map_ in zip(blocks, held or map(steps, blocks), strict=True):
+            arrived += (share[:, None, some] @ map_).squeeze(1)
         share = arrived
     return share

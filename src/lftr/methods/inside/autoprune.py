@@ -54,6 +54,7 @@ class AutoPrune(LayerMethod, name="autoprune"):
     reads: ClassVar[Reads] = "previous"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("centre", self.centre)
         between("slope", self.slope, 0.0)
         between("gamma", self.gamma, 0.0)

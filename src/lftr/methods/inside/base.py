@@ -98,12 +98,13 @@ class Heads:
         """
         return self.logits(rows).softmax(dim=-1)
 
-    def each(self) -> Iterator[Heads]:
-        """Yield the heads one by one, each with the keys that it looks at."""
+    def split(self, size: int) -> Iterator[Heads]:
+        """Yield ``size`` heads at a time, each head with keys of its own."""
         group = len(self.queries) // len(self.keys)
-        for i in range(len(self.queries)):
-            keys = self.keys[i // group : i // group + 1]
-            yield dataclasses.replace(self, queries=self.queries[i : i + 1], keys=keys)
+        for some in torch.arange(len(self.queries), device=self.queries.device).split(size):
+            yield dataclasses.replace(
+                self, queries=self.queries[some], keys=self.keys[some // group]
+            )
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class LayerMethod(Named):
     """Decides which visual tokens a decoder layer goes on with. Knows no model.
 
     A subclass is a frozen dataclass with a field ``schedule`` and writes `select`. Options are
-    checked in ``__post_init__``. Registering takes one word::
+    checked in ``__post_init__``, after this class's own. Registering takes one word::
 
         @dataclass(frozen=True)
         class Loudest(lftr.LayerMethod, name="loudest-inside"):
@@ -216,11 +217,18 @@ class LayerMethod(Named):
         Whose attention `select` looks at: of the layer that has just run (free: its queries and
         keys are read in passing), or, of the prompt's last token alone, of the layer to come
         (costs the projection of its keys once more).
+    scheduled : type of Schedule
+        The kind of schedule that the method takes; by default any.
     """
 
     registry: ClassVar[dict[str, type[LayerMethod]]] = {}
     reads: ClassVar[Reads] = "nothing"
+    scheduled: ClassVar[type[Schedule]] = Schedule  # type: ignore[type-abstract]
     schedule: Schedule
+
+    def __post_init__(self) -> None:
+        """Refuse what is no such schedule."""
+        self.scheduled.require("schedule", self.schedule)
 
     def check(self, config: Any) -> None:
         """Refuse a model that this method cannot serve, before anything is attached to it.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .base import LayerMethod
-from .schedules import Skip
+from .schedules import Schedule, Skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,4 @@ class Bypass(LayerMethod, name="bypass"):
     """
 
     schedule: Skip = Skip("bypassed", layers=(0.5, 0.75))
-
-    def __post_init__(self) -> None:
-        Skip.require("schedule", self.schedule)
+    scheduled: ClassVar[type[Schedule]] = Skip

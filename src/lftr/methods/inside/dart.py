@@ -45,6 +45,7 @@ class DartInside(LayerMethod, name="dart-inside"):
     reads: ClassVar[Reads] = "previous"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole("pivots", self.pivots, 1)
         whole("text_pivots", self.text_pivots, 0)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...errors import ArgumentError
 from ...exits.features import features_of
 from ...exits.gates import Gates
 from .base import LayerMethod, LayerView
-from .schedules import Exit
+from .schedules import Exit, Schedule
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,12 @@ class DyVTE(LayerMethod, name="dyvte"):
 
     gates: Gates | str | Path | None = None
     schedule: Exit = Exit(1.0)
-    _gates: Gates | None = field(init=False, repr=False, compare=False)
+    scheduled: ClassVar[type[Schedule]] = Exit
 
     def __post_init__(self) -> None:
-        Exit.require("schedule", self.schedule)
-        loaded = Gates.load(self.gates) if isinstance(self.gates, (str, Path)) else self.gates
-        if not isinstance(loaded, (Gates, type(None))):
-            raise ArgumentError.of("gates", loaded, "what lftr.fit_exit returned, or its file")
-        object.__setattr__(self, "_gates", loaded)
+        super().__post_init__()
+        if self.gates is not None:
+            self._trained.eval()  # raises if they are none
 
     def check(self, config: Any) -> None:
         self._trained.check(config)
@@ -55,8 +54,10 @@ class DyVTE(LayerMethod, name="dyvte"):
         stay, leave = gates(view.layer, features_of(view.states, view.asking))
         return 0 if bool(leave > stay) else planned
 
-    @property
+    @cached_property
     def _trained(self) -> Gates:
-        if self._gates is None:
-            raise ArgumentError.of("gates", None, "what lftr.fit_exit returned, or its file")
-        return self._gates
+        if isinstance(self.gates, (str, Path)):
+            return Gates.load(self.gates)
+        if not isinstance(self.gates, Gates):
+            raise ArgumentError.of("gates", self.gates, "what lftr.fit_exit returned, or its file")
+        return self.gates

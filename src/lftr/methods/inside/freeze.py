@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .base import LayerMethod
-from .schedules import Skip
+from .schedules import Schedule, Skip
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,4 @@ class Freeze(LayerMethod, name="freeze"):
     """
 
     schedule: Skip = Skip("frozen", every=3)
-
-    def __post_init__(self) -> None:
-        Skip.require("schedule", self.schedule)
+    scheduled: ClassVar[type[Schedule]] = Skip

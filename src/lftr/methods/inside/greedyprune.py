@@ -35,6 +35,7 @@ class GreedyPrune(LayerMethod, name="greedyprune"):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         between("threshold", self.threshold, -1.0, 1.0)
 
     def select(self, view: LayerView, keep: int) -> Selection:

@@ -19,6 +19,7 @@ from ...errors import ArgumentError
 from ..options import between, whole
 
 Layer = int | float
+_MANY = 1_000_000  # tokens, to see where a schedule drops some
 State = Literal["active", "frozen", "bypassed"]
 
 
@@ -42,6 +43,17 @@ class Schedule(ABC):
         are. ``"bypassed"``: the layer does not see them; they are back after it.
         """
         return ["active"] * depth
+
+    def pruned(self, depth: int) -> list[int]:
+        """Return the layers that can have fewer tokens than the first.
+
+        Raises
+        ------
+        ArgumentError
+            As `counts`, as far as that does not depend on the prompt.
+        """
+        counts = self.counts(_MANY, depth)
+        return [layer for layer, count in enumerate(counts) if count < _MANY]
 
     def averaging(self, keep: Keep) -> Schedule:
         """Return this schedule with its counts scaled so that a layer has ``keep`` on average."""
@@ -301,18 +313,26 @@ class Average(Schedule):
         left = total - tokens * (depth - len(free))
         least = len([i for i in free if base[i]])
         if left < least or (left and not least and free):
-            smallest = tokens * (depth - len(free)) + least
+            smallest = (tokens * (depth - len(free)) + least) / depth
+            wanted = f"{smallest / tokens:.3f} of the tokens"
+            if isinstance(self.keep, int):
+                wanted = f"{smallest:.1f} of {tokens} tokens"
             raise ArgumentError.of(
                 "keep",
                 self.keep,
-                f"at least {smallest / depth:.1f} of {tokens} tokens on average: "
-                f"{depth - len(free)} of {depth} layers have all of them in {self.shape}",
+                f"at least {wanted} on average: {depth - len(free)} of {depth} layers have all of "
+                f"them in {self.shape}",
             )
         scaled = scale([base[i] for i in free], left, tokens)
         found = list(base)
         for i, count in zip(free, scaled, strict=True):
             found[i] = count
         return found
+
+    def pruned(self, depth: int) -> list[int]:
+        if isinstance(self.keep, float):
+            self.counts(_MANY, depth)
+        return self.shape.pruned(depth)
 
     def states(self, depth: int) -> list[State]:
         return self.shape.states(depth)

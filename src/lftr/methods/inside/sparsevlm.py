@@ -47,6 +47,7 @@ class SparseVLM(LayerMethod, name="sparsevlm"):
     reads: ClassVar[Reads] = "previous"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         between("recycle", self.recycle, 0.0, 1.0)
 
     def watches(self, depth: int) -> frozenset[int]:

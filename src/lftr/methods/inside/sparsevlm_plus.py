@@ -45,6 +45,7 @@ class SparseVLMPlus(LayerMethod, name="sparsevlm-plus"):
     reads: ClassVar[Reads] = "previous"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "heads", check_keep("heads", self.heads))
 
     def watches(self, depth: int) -> frozenset[int]:

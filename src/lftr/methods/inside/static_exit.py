@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .base import LayerMethod
-from .schedules import Exit
+from .schedules import Exit, Schedule
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,4 @@ class StaticExit(LayerMethod, name="static-exit"):
     """
 
     schedule: Exit = Exit(0.5)
-
-    def __post_init__(self) -> None:
-        Exit.require("schedule", self.schedule)
+    scheduled: ClassVar[type[Schedule]] = Exit
