@@ -6,9 +6,11 @@ from . import bundled, methods
 from .budget import Budget
 from .errors import LftrError
 from .evidence.text import TextTower
+from .exits.calibrate import calibrate_exit
+from .exits.fit import fit_exit
 from .methods import get_method, list_methods
 from .methods.base import Method
-from .methods.inside import LayerMethod
+from .methods.inside import LayerMethod, schedules
 from .presets import Preset
 from .reduce import list_families, prepare, reduce, reduce_module
 from .selection import Flow, Selection
@@ -26,6 +28,8 @@ __all__ = [
     "TextTower",
     "VisualTokens",
     "bundled",
+    "calibrate_exit",
+    "fit_exit",
     "get_method",
     "list_families",
     "list_methods",
@@ -33,4 +37,5 @@ __all__ = [
     "prepare",
     "reduce",
     "reduce_module",
+    "schedules",
 ]

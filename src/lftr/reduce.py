@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .budget import Keep, is_auto, parse_keep
@@ -11,6 +12,7 @@ from .methods import get_method
 from .methods.base import Method
 from .methods.inside import LayerMethod
 from .methods.inside.schedules import check_keep
+from .presets import Preset, name_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +46,7 @@ def reduce(
     text: str | Sequence[str] | None = None,
     processor: Any = None,
     text_tower: TextTower | None = None,
+    preset: str | Path | Preset | None = None,
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -75,6 +78,8 @@ def reduce(
         ``text`` is not given, and embeds ``text`` where there is no text tower.
     text_tower : TextTower, optional
         CLIP's text side, for methods that compare in CLIP's space.
+    preset : path or Preset, optional
+        What ``lftr tune`` wrote: method, keep and positions, in the place of those arguments.
 
     Returns
     -------
@@ -94,6 +99,10 @@ def reduce(
     from .hosts.transformers.plan import Plan
     from .hosts.transformers.session import Reduction
 
+    notes: tuple[str, ...] = ()
+    if preset is not None:
+        given = {"method": method, "keep": keep, "positions": positions}
+        method, keep, positions, notes = _preset_of(preset, model, given)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
     if text is not None and not isinstance(text, str) and not all(isinstance(t, str) for t in text):
@@ -118,6 +127,7 @@ def reduce(
         getattr(processor, "tokenizer", processor),
         text_tower,
         inside,
+        notes,
     )
     return Reduction(model, family, plan)
 
@@ -181,6 +191,23 @@ def list_families() -> list[str]:
     from .hosts.transformers.families import list_families as families
 
     return families()
+
+
+def _preset_of(
+    preset: object, model: Any, given: Mapping[str, Any]
+) -> tuple[Any, Any, Any, tuple[str, ...]]:
+    """Return a preset's method, keep, positions and warnings; it stands in for all three."""
+    if given != {"method": "lftr", "keep": None, "positions": None}:
+        beside = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ArgumentError.of(
+            "preset", preset, f"no method, keep or positions beside it ({beside})"
+        )
+    if not isinstance(preset, Preset):
+        if not isinstance(preset, (str, Path)):
+            raise ArgumentError.of("preset", preset, "a path or a lftr.Preset")
+        preset = Preset.load(preset)
+    note = preset.note(name_of(model))
+    return preset.method, preset.keep, preset.positions, () if note is None else (note,)
 
 
 def _sorted_out(

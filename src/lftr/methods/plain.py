@@ -70,13 +70,13 @@ def _classes(kind: str) -> dict[str, type[Any]]:
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
-        if dataclasses.is_dataclass(cls) or getattr(cls, "name", ""):
+        if getattr(cls, "name", "") or dataclasses.is_dataclass(cls):
             found[_name(cls)] = cls
     return found
 
 
 def _name(cls: Any) -> str:
-    return getattr(cls, "name", "") or cls.__name__
+    return str(getattr(cls, "name", "") or cls.__name__)
 
 
 def _fields(cls: Any) -> list[dataclasses.Field[Any]]:

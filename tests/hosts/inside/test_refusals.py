@@ -164,7 +164,7 @@ def test_a_number_that_a_prompt_cannot_meet(llava: ZooEntry) -> None:
         assert reduction.report.tokens * 2 / 3 < reduction.report.average <= 60
     with (
         lftr.reduce(prompt.model, "fastv", keep=9),
-        pytest.raises(lftr.LftrError, match="keep = 9; allowed: at least 48.3 of 72 tokens"),
+        pytest.raises(lftr.LftrError, match="keep = 9; allowed: at least 48"),
     ):
         prompt.generate()
 

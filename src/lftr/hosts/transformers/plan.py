@@ -44,6 +44,8 @@ class Plan:
         CLIP's text side.
     inside : tuple of LayerMethod
         What decides inside the language model.
+    notes : tuple of str
+        Warnings that belong into every report.
     """
 
     method: Method
@@ -54,6 +56,7 @@ class Plan:
     tokenizer: Any = None
     tower: TextTower | None = None
     inside: tuple[LayerMethod, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -170,7 +173,7 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
     """Write down what was done to a call of ``rows`` rows and ``prompt`` columns."""
     report.method = plan.label
     report.prompt = prompt
-    report.notes = []
+    report.notes = list(plan.notes)
     report.items = [
         ItemReport.of(
             item.row,

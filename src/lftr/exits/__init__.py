@@ -1,0 +1,1 @@
+"""Where the image is no longer needed: layers found by calibration, gates trained for it."""

@@ -1,0 +1,189 @@
+"""Presets: what to reduce by, how far, and what that was found on, in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .budget import Budget, Keep, is_auto, parse_keep
+from .errors import ArgumentError
+from .methods.base import Method
+from .methods.inside import LayerMethod
+from .methods.plain import from_plain, to_plain
+
+FORMAT = 1
+_KEYS = {"format", "method", "options", "keep", "positions", "model", "found"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The arguments of `lftr.reduce`, with where they come from.
+
+    Attributes
+    ----------
+    method : Method, LayerMethod or a sequence of them
+        As `lftr.reduce` takes it.
+    keep : float, int, Budget, str or None
+        As `lftr.reduce` takes it: "auto", and the command line's spelling, are strings.
+    positions : {"original", "compact"}, optional
+        By default what suits the model.
+    model : str, optional
+        Which model it was found on: a Hugging Face id, a path, or ``"bundled"``.
+    found : mapping
+        What was measured when it was found; plain values, written by `lftr tune`.
+    """
+
+    method: Method | LayerMethod | Sequence[Method | LayerMethod]
+    keep: Keep | str | None
+    positions: str | None = None
+    model: str | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Preset:
+        """Read a preset.
+
+        Raises
+        ------
+        ArgumentError
+            If the file is not there, not a preset of this format, or names a method, an option or
+            a budget that is not allowed; the message names the file.
+        """
+        try:
+            return cls.from_plain(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ArgumentError.of("preset", str(path), f"a file to read ({reason})") from None
+        except (ValueError, RecursionError) as error:  # broken JSON, and every ArgumentError
+            raise ArgumentError.of("preset", str(path), f"a preset of lftr: {error}") from None
+
+    @classmethod
+    def from_plain(cls, values: Any) -> Preset:
+        """Make a preset of what `to_plain` returned.
+
+        Raises
+        ------
+        ArgumentError
+            If something is missing, unknown or of another kind.
+        """
+        if not isinstance(values, dict):
+            raise ArgumentError.of("preset", values, "an object")
+        if values.get("format") != FORMAT:
+            raise ArgumentError.of("format", values.get("format"), f"{FORMAT}, of this lftr")
+        unknown = sorted(set(values) - _KEYS)
+        if unknown or not {"method", "keep"} <= set(values):
+            known = ", ".join(sorted(_KEYS))
+            raise ArgumentError.of(
+                "preset", sorted(values), f"method, keep, and no more than {known}"
+            )
+        positions, model, found = values.get("positions"), values.get("model"), values.get("found")
+        if positions not in (None, "original", "compact"):
+            raise ArgumentError.of("positions", positions, "'original' or 'compact'")
+        if not isinstance(model, str | None):
+            raise ArgumentError.of("model", model, "a name")
+        if not isinstance(found, dict | None):
+            raise ArgumentError.of("found", found, "an object")
+        return cls(_read_method(values), _read_keep(values["keep"]), positions, model, found or {})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the preset as plain values."""
+        written = to_plain(self.method)
+        method = {"method": written} if isinstance(written, list) else written
+        return {
+            "format": FORMAT,
+            **method,
+            "keep": _write_keep(self.keep),
+            "positions": self.positions,
+            "model": self.model,
+            "found": dict(self.found),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the preset, the whole file or none.
+
+        Raises
+        ------
+        ArgumentError
+            If it cannot be written.
+        """
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        try:
+            part.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
+            part.replace(target)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ArgumentError.of("preset", str(path), f"a file to write ({reason})") from None
+
+    @property
+    def methods(self) -> Sequence[Method | LayerMethod]:
+        """The method, or all of them where it is several."""
+        return self.method if isinstance(self.method, Sequence) else (self.method,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return method, keep and positions, as `lftr.reduce` takes them by name."""
+        return {"method": self.method, "keep": self.keep, "positions": self.positions}
+
+    def note(self, model: str) -> str | None:
+        """Return a warning if this was found on another model than the one of that name."""
+        if self.model is None or _last(self.model) == _last(model):
+            return None
+        return f"the preset was found on {self.model}, and is used on {model}"
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a path that `Preset.save` could not write, before hours are spent on the preset.
+
+    Raises
+    ------
+    ArgumentError
+        If its folder is not there or not to be written, or it is a folder itself.
+    """
+    folder = Path(path).parent
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise ArgumentError.of("preset", str(path), "a file in a folder that can be written")
+
+
+def name_of(model: Any) -> str:
+    """Return the name by which presets know a loaded model: its id, its path, or ``"bundled"``."""
+    from . import bundled
+
+    name = str(getattr(model, "name_or_path", "") or getattr(model.config, "name_or_path", ""))
+    return "bundled" if name == str(bundled.path()) else name or type(model).__name__
+
+
+def _last(model: str) -> str:
+    """Return a model's name without who publishes it or where it lies."""
+    return model.rstrip("/\\").replace("\\", "/").rpartition("/")[2].lower()
+
+
+def _read_method(values: Mapping[str, Any]) -> Any:
+    if isinstance(values["method"], list):
+        methods = values["method"]
+    else:
+        methods = [{key: values[key] for key in ("method", "options") if key in values}]
+    found = tuple(from_plain(one) for one in methods)
+    if not found or not all(isinstance(one, Method | LayerMethod) for one in found):
+        raise ArgumentError.of("method", values["method"], "a method's name, or a list of methods")
+    return found if isinstance(values["method"], list) else found[0]
+
+
+def _read_keep(keep: Any) -> Any:
+    if keep is None or is_auto(keep):
+        return keep
+    return parse_keep(Budget(**keep) if isinstance(keep, dict) and set(keep) == {"total"} else keep)
+
+
+def _write_keep(keep: Any) -> Any:
+    """Write a ratio as a fraction, which reads back as the same number of tokens."""
+    if isinstance(keep, Budget):
+        return {"total": keep.total}
+    if not isinstance(keep, float):
+        return keep
+    ratio = Fraction(keep).limit_denominator(1_000_000)
+    return f"{ratio.numerator}/{ratio.denominator}"  # 1/1 is all, where 1 is one token
