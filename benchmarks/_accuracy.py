@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 import lftr
-from lftr.evaluation import Outcome, Setting, compare
+from lftr.evaluation import Bootstrap, Outcome, Setting, agreement, compare
 from lftr.methods import Method, get_method
 from lftr.suites import load
 
 RATIOS = (4, 8, 16)
-Interval = tuple[float, float, float]
 
 
 def score(
@@ -65,17 +64,32 @@ def score(
     return outcomes, categories
 
 
-def run(variants: Mapping[str, Method], name: str, command: str, about: str | None) -> None:
-    """Score variants on the validation split at every ratio; print and write the figures down."""
+def run(
+    variants: Mapping[str, Method],
+    name: str,
+    command: str,
+    about: str | None,
+    final: Mapping[str, Method] | None = None,
+) -> None:
+    """Score variants on the validation split at every ratio; print and write the figures down.
+
+    With ``--test``, score what is ``final`` on the test split instead.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--n", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--json", action="store_true")
+    parser.set_defaults(test=False)
+    if final is not None:
+        parser.add_argument("--test", action="store_true", help="once, when all is fixed")
     options = parser.parse_args()
+    split = "validation"
+    if final is not None and options.test:
+        split, variants, name, command = "test", final, f"{name}_test", f"{command} --test"
     settings = [Setting("full", get_method("uniform"), 1.0)]
     settings += [Setting(label, m, 1 / r) for label, m in variants.items() for r in RATIOS]
-    finish(settings, options, "validation", name, f"{command} --n {options.n}")
+    finish(settings, options, split, name, f"{command} --n {options.n}")
 
 
 def finish(
@@ -107,34 +121,28 @@ def report(content: Mapping[str, Any]) -> str:
     return f"{about} intervals; full accuracy {percent(full['accuracy'])} %\n\n{table(head, lines)}"
 
 
-def interval(values: Sequence[float], draws: np.ndarray) -> Interval:
-    """Return the mean of ``values`` and its 95 % bootstrap interval over ``draws`` of questions."""
-    array = np.asarray(values, dtype=float)
-    means = array[draws].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(array.mean()), float(low), float(high)
-
-
-def relative(outcome: Outcome, full: Outcome, draws: np.ndarray) -> Interval:
-    """Return accuracy over the full model's, paired over the questions, with its interval."""
-    own, whole = (np.asarray(o.correct, dtype=float) for o in (outcome, full))
-    ratios = own[draws].mean(axis=1) / whole[draws].mean(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(own.mean() / whole.mean()), float(low), float(high)
-
-
-def draws_of(questions: int, times: int = 2000, seed: int = 0) -> np.ndarray:
-    """Return the bootstrap's draws, the same for every setting, so that differences are paired."""
-    return np.random.default_rng(seed).integers(0, questions, (times, questions))
+def leads(content: Mapping[str, Any]) -> str:
+    """Return as Markdown by how many points the first method leads each other at equal tokens."""
+    rows: dict[str, list[str]] = {}
+    for one in content["rows"][1:]:
+        rows.setdefault(one["label"], []).append(percent(one["behind"]))
+    first, *others = rows
+    head = [f"{first} leads by", *(f"{r}x" for r in RATIOS)]
+    return table(head, [[label, *rows[label]] for label in others])
 
 
 def summary(outcomes: Sequence[Outcome], categories: Sequence[str]) -> list[dict[str, Any]]:
-    """Return every setting's figures as plain values; the first setting is the full model."""
+    """Return every setting's figures as plain values; the first setting is the full model.
+
+    ``behind`` is the accuracy of the first setting with the same ``keep`` over this one's.
+    """
     full = outcomes[0]
-    draws = draws_of(len(full.correct))
+    bootstrap = Bootstrap(["scenes"] * len(full.correct))
     found = []
+    first: dict[Any, Outcome] = {}
     for outcome in outcomes:
-        same = [a == b for a, b in zip(outcome.answers, full.answers, strict=True)]
+        best = first.setdefault(outcome.setting.keep, outcome)
+        lead = [float(a) - b for a, b in zip(best.correct, outcome.correct, strict=True)]
         by_category = {
             name: float(
                 np.mean([c for c, k in zip(outcome.correct, categories, strict=True) if k == name])
@@ -147,15 +155,16 @@ def summary(outcomes: Sequence[Outcome], categories: Sequence[str]) -> list[dict
                 "method": repr(outcome.setting.method),
                 "keep": outcome.setting.keep,
                 "tokens": outcome.tokens,
-                "accuracy": interval(outcome.correct, draws),
-                "relative": relative(outcome, full, draws),
-                "agreement": interval(same, draws),
+                "accuracy": bootstrap.mean(outcome.correct),
+                "relative": bootstrap.ratio(outcome.correct, full.correct),
+                "behind": bootstrap.mean(lead),
+                "agreement": bootstrap.mean(agreement(outcome.answers, full.answers)),
                 "categories": by_category,
             }
         )
     return found
 
 
-def percent(value: Interval) -> str:
+def percent(value: Sequence[float]) -> str:
     """Return an interval as ``97.1 (96.2-98.0)``."""
     return f"{100 * value[0]:.1f} ({100 * value[1]:.1f}-{100 * value[2]:.1f})"

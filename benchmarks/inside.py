@@ -267,7 +267,7 @@ def report(figures: dict[str, Any]) -> str:
                     "full / both",
                 ],
                 both,
-            ),  # fmt: skip
+            ),
         ]
     )
 

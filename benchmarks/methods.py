@@ -81,7 +81,7 @@ def clock(run: Callable[[], object], device: str, seconds: float, least: int = 3
     spent = time.perf_counter() - started
     times: list[float] = []
     while len(times) < (least if spent < 10 else 1) or (
-        sum(times) < seconds * 1e3 and len(times) < 50
+        sum(times) < seconds * 1e3 and len(times) < 500
     ):
         if device == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -80,7 +80,9 @@ def main() -> None:
         row = [f"`{name}`", kind + summary, needs, cost.get(name, "-"), *cells]
         lines.append([*row, published.get(name, ""), source])
     extra = [
-        [f"`{label}`", *cells] for label, cells in measured.items() if label not in list_methods("before")
+        [f"`{label}`", *cells]
+        for label, cells in measured.items()
+        if label not in list_methods("before")
     ]
     about = ""
     if run:

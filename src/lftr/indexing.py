@@ -22,7 +22,11 @@ def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
     if index.ndim == 1:
         return x.index_select(dim, index)
     dim %= x.ndim
-    if dim == 1:  # whole rows at a time
+    if dim == 1 and x.ndim > 2 and x.is_contiguous():  # whole rows at a time
+        first = torch.arange(len(x), device=x.device).unsqueeze(1) * x.shape[1]
+        rows = x.flatten(0, 1).index_select(0, (index + first).flatten())
+        return rows.view(*index.shape, *x.shape[2:])
+    if dim == 1:
         return x[torch.arange(len(x), device=x.device).unsqueeze(1), index]
     shape = [1] * x.ndim
     shape[0], shape[dim] = index.shape

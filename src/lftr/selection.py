@@ -94,7 +94,7 @@ class Selection:
                 slot = order.argsort(dim=-1).gather(-1, self.flow.slot)
                 flow = Flow(self.flow.source, slot, self.flow.weight)
                 object.__setattr__(self, "flow", flow)
-        if bool((index[..., 0] < 0).any()):
+        if index[..., 0].amin().item() < 0:
             raise ArgumentError.of("index", self.index, "non-negative whole numbers")
         object.__setattr__(self, "index", index)
 
@@ -204,5 +204,9 @@ class Selection:
 
         Ties go to the earlier token, whatever the device.
         """
+        least = scores.topk(min(keep, scores.shape[-1]), dim=-1).values[..., -1:]
+        index = (scores >= least).nonzero()[:, -1]
+        if len(index) == scores[..., 0].numel() * keep:  # nothing ties with the last
+            return cls(index.view(*scores.shape[:-1], keep), notes=tuple(notes))
         order = scores.argsort(dim=-1, descending=True, stable=True)
         return cls(order[..., :keep].sort(dim=-1).values, notes=tuple(notes))

@@ -65,7 +65,7 @@ def test_scope(file):
     keep, alpha = case.params["K"], case.params["alpha"]
     attention = case.inputs.get("cls_attention")
     weight = None if attention is None else attention.sum(0, keepdim=True) ** alpha
-    order = facility_location(case.inputs["features"][None], keep, weight)[0]
+    order = facility_location(case.inputs["features"][None], keep, weight=weight)[0]
     assert order.equal(case.expected["order"])
     method = lftr.get_method("scope", alpha=alpha, combined=case.params["combined"])
     chosen = method.select(tokens_of(case), keep)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lftr.methods.operations import coverage, similarity, thinning
+from lftr.methods.operations import coverage, excess, similarity, thinning
 from lftr.methods.operations.coverage import facility_location
 from lftr.methods.operations.greedy import determinantal, farthest_point, soft_nms, suppress
 from lftr.methods.operations.outliers import outlier_count
@@ -36,10 +36,15 @@ def cosines(x):
 @pytest.fixture(params=["whole", "rows", "held"])
 def mode(request, monkeypatch):
     """Let the N x N map be held, be too large, or be held and its gains be bounded."""
-    if request.param != "whole":
-        monkeypatch.setattr(similarity, "WHOLE", 8 if request.param == "rows" else 40)
+    if request.param == "rows":
+        monkeypatch.setattr(similarity, "WHOLE", 8)
         monkeypatch.setattr(similarity, "BLOCK", 16)
-        monkeypatch.setattr(coverage, "POOL", 12)
+        monkeypatch.setattr(excess, "LIST", 12)
+        monkeypatch.setattr(excess, "BLOCK", 16)
+        monkeypatch.setattr(excess, "FEW", 4)
+    if request.param == "held":
+        monkeypatch.setattr(coverage, "PLAIN", 0)
+        monkeypatch.setattr(coverage, "STEP", 4)
     return request.param
 
 
@@ -93,6 +98,17 @@ def test_determinantal_beyond_the_rank(mode):
         assert (tail[1:] <= tail[:-1]).all()  # nothing new is left: by quality
 
 
+def greedy_cover(like, weight, bonus, got):
+    """Follow the picks ``got`` by the rule in plain; each must have the largest value, or tie."""
+    covered = torch.zeros(like.shape[1]).double()
+    for i, pick in enumerate(got):
+        value = (like - covered).clamp_min(0).sum(1) * weight + bonus
+        value[got[:i]] = -torch.inf
+        # two that are left to cover each other tie by the rule itself
+        assert value[pick] > value.max() - 1e-4
+        covered = torch.maximum(covered, like[pick])
+
+
 @pytest.mark.parametrize("combined", ["weight", "bonus", "plain"])
 def test_facility_location(mode, combined):
     x = clustered(3)
@@ -100,14 +116,41 @@ def test_facility_location(mode, combined):
     given = {} if combined == "plain" else {combined: scores}
     order = facility_location(x, 30, **given)
     for row, s, got in zip(x, scores.double(), order.tolist(), strict=True):
-        similar, covered = cosines(row), torch.zeros(len(row)).double()
-        for i, pick in enumerate(got):
-            value = (similar - covered).clamp_min(0).sum(1)
-            value = {"weight": value * s, "bonus": value + s, "plain": value}[combined]
-            value[got[:i]] = -torch.inf
-            # two that are left to cover each other tie by the rule itself
-            assert value[pick] > value.max() - 1e-4
-            covered = torch.maximum(covered, similar[pick])
+        weight = s if combined == "weight" else torch.ones(90).double()
+        bonus = s if combined == "bonus" else torch.zeros(90).double()
+        greedy_cover(cosines(row), weight, bonus, got)
+
+
+def test_facility_location_by_a_local_kernel_among_some(mode):
+    x = clustered(11)
+    importance = scores_of(x)
+    among = torch.arange(1, 90, 2)
+    order = facility_location(x, 20, among=among, width=0.3, importance=importance)
+    for row, s, got in zip(x, importance.double(), order, strict=True):
+        like = torch.exp((cosines(row) - 1) / 0.3) * s
+        assert (got % 2 == 1).all()
+        greedy_cover(like[1::2], torch.ones(45).double(), 0.0, (got // 2).tolist())
+
+
+@pytest.mark.parametrize("mode", ["whole", "rows", "held"], indirect=True)
+def test_facility_location_among_equals_goes_in_order(mode):
+    x = torch.ones(2, 40, 6)
+    assert facility_location(x, 40).tolist() == [list(range(40))] * 2
+
+
+def test_rows_whose_excess_is_listed_are_not_computed_again(monkeypatch):
+    draw, asked = torch.Generator().manual_seed(12), []
+    like = torch.eye(200) + 0.05 * torch.rand(200, 200, generator=draw)
+    monkeypatch.setattr(excess, "LIST", 200)
+
+    def rows(some):
+        asked.append(some)
+        return like[some]
+
+    one, nothing = torch.ones(200), torch.zeros(200)
+    picks = excess.listed_greedy(rows, 200, 60, one, nothing, None)
+    greedy_cover(like.double(), one.double(), nothing.double(), picks.tolist())
+    assert torch.cat(asked).sort().values.equal(torch.arange(200))
 
 
 def test_soft_nms(mode):

@@ -1,38 +1,47 @@
-"""Our own: keep tokens that stand for the others."""
+"""Our own: keep what the question asks for, and tokens that stand for the others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
+from .lftr import Lftr
+from .mix import Mix
 from .operations.cells import candidates, spread
-from .operations.flows import mean_flow, nearest_to, own
+from .operations.coverage import facility_location
+from .operations.flows import mean_flow, nearest
 from .operations.scaling import min_max, unit
 from .options import between, one_of
 from .signals import ENCODER, encoder_features
 
+# Relevance to the question picks the first token and keeps a say; diversity picks the others.
+_ASKED = Lftr(relevance="text", diversity=0.9)
+
 
 @dataclass(frozen=True)
 class Coverage(Method, name="coverage"):
-    """Keep tokens such that every token has a kept one that is like it, by a local kernel.
+    """Keep what the question asks for, then tokens that together stand for all others.
 
-    Greedy maximisation of ``sum_u w_u max_picked exp(-(1 - cos(u, picked)) / width)``, a weighted
-    facility location over evenly spread candidates; ``w = stand-out ** sharpness`` lets tokens
-    that stand out from the mean of the image count more. Found on the validation split of the
-    bundled suite, see ``benchmarks/coverage_search.py``. Holds the kernel between candidates and
-    tokens, ``(B, sqrt(N K), N)``.
+    A share of the budget goes to tokens that answer the text and are unlike one another (`Lftr`
+    with ``relevance="text"`` and a diversity of 0.9). The rest covers what is left: greedy
+    maximisation of ``sum_u w_u max_picked exp(-(1 - cos(u, picked)) / width)``, a facility location
+    over evenly spread candidates; ``w = stand-out ** sharpness`` lets tokens that stand out from
+    the mean of the image count more. Found on the validation split of the bundled suite, see
+    ``benchmarks/coverage_search.py``. Memory is linear in N, see `facility_location`.
 
     Source: this project.
-    Evidence: the encoder's features, or the features.
+    Evidence: the encoder's features, or the features; CLIP's projected tokens and text, without
+    which coverage has the whole budget. The prompt's own embeddings do not stand in: guided by
+    them, the rule is no better on average than unguided.
 
     Parameters
     ----------
+    asked : float
+        Share of the budget, in [0, 1], that goes by the text; 0 needs none.
     width : float
         Distance at which a kept token stops standing for another, on the scale of ``1 - cos``.
     sharpness : float
@@ -40,15 +49,18 @@ class Coverage(Method, name="coverage"):
     candidates : float
         Only so many geometric means of N and K, evenly spread, can be kept; ``inf`` is all.
     leftovers : {"merge", "drop"}
-        Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
+        Whether dropped tokens flow into the nearest token kept for coverage, which becomes their
+        mean, or go.
     """
 
+    asked: float = 0.5
     width: float = 0.3
     sharpness: float = 0.0
     candidates: float = 1.0
     leftovers: str = "drop"
 
     def __post_init__(self) -> None:
+        between("asked", self.asked, 0.0, 1.0)
         between("width", self.width, 1e-3)
         between("sharpness", self.sharpness, 0.0)
         between("candidates", self.candidates, 0.0)
@@ -56,31 +68,32 @@ class Coverage(Method, name="coverage"):
 
     @property
     def evidence(self) -> Evidence:
-        return (ENCODER,)
+        text = (("text_embeds", "features"), ("visual_projected", "features"))
+        return (ENCODER, *text) if self.asked else (ENCODER,)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        if self.asked == 0:
+            return self._cover(tokens, keep)
+        if tokens.text_embeds is None or tokens.visual_projected is None:
+            chosen = self._cover(tokens, keep)
+            return replace(chosen, notes=(*chosen.notes, "without a text tower, nothing was asked"))
+        return Mix(_ASKED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
+
+    def _cover(self, tokens: VisualTokens, keep: int) -> Selection:
         x, notes = encoder_features(tokens)
-        x = unit(x)
-        centre = unit(x.mean(dim=1, keepdim=True))
-        out = min_max(1.0 - (x * centre).sum(dim=-1)).clamp_min(1e-3)
         index = spread(tokens, candidates(tokens.count, keep, self.candidates))
-        near = torch.bmm(x[:, index], x.mT).sub_(1.0).div_(self.width).exp_()
-        kept = index[_cover(near, out**self.sharpness, keep)].sort(dim=1).values
+        weight = self._importance(x)
+        picks = facility_location(x, keep, among=index, width=self.width, importance=weight)
+        kept = picks.sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
-        slot = own(nearest_to(x, take(x, kept, 1))[0], kept)
-        return Selection(kept, mean_flow(slot, keep), notes)
+        return Selection(kept, mean_flow(nearest(x, kept)[0], keep), notes)
 
-
-def _cover(near: Tensor, weight: Tensor, keep: int) -> Tensor:
-    """Pick greedily among the rows of ``near`` ``(B, P, N)`` what covers most of ``weight``."""
-    covered = torch.zeros_like(weight)
-    free = torch.zeros_like(near[:, :, 0])
-    picks: list[Tensor] = []
-    for _ in range(keep):
-        gain = (near - covered.unsqueeze(1)).clamp_min_(0.0)
-        pick = (torch.bmm(gain, weight.unsqueeze(2)).squeeze(2) + free).argmax(dim=1)
-        picks.append(pick)
-        free.scatter_(1, pick.unsqueeze(1), -torch.inf)
-        covered = torch.maximum(covered, take(near, pick.unsqueeze(1), 1).squeeze(1))
-    return torch.stack(picks, dim=1)
+    def _importance(self, x: Tensor) -> Tensor | None:
+        """Return how much each token counts ``(B, N)``; None where all count alike."""
+        if self.sharpness == 0:
+            return None
+        x = unit(x)
+        centre = unit(x.mean(dim=1, keepdim=True))
+        stand_out = min_max(1.0 - (x * centre).sum(dim=-1)).clamp_min(1e-3)
+        return stand_out**self.sharpness

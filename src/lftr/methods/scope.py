@@ -53,4 +53,6 @@ class Scope(Method, name="scope"):
         heads = 1 if tokens.cls_attention is None else tokens.cls_attention.shape[1]
         scores = (scores * heads).clamp_min(0.0) ** self.alpha
         weight, bonus = (scores, None) if self.combined == "multi" else (None, scores)
-        return Selection(facility_location(x, keep, weight, bonus), notes=notes + stood_in)
+        return Selection(
+            facility_location(x, keep, weight=weight, bonus=bonus), notes=notes + stood_in
+        )

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlavaConfig
 
 import lftr
 from lftr import bundled, suites
+from lftr.exits import calibrate
 from lftr.exits.features import features_of
 from lftr.exits.gates import Gates, MadeFor
 from lftr.exits.labels import Taught
@@ -32,7 +33,7 @@ def bundle():
 
 @pytest.fixture(scope="module")
 def prompts(bundle):
-    examples = suites.load(n=6, split="validation", seed=1)
+    examples = suites.load(n=4, split="validation", seed=1)
     return [dict(inputs_of(bundle[1], [e.image], e.question)) for e in examples]
 
 
@@ -59,27 +60,50 @@ def gates(bundle, taught):
     return lftr.fit_exit(bundle[0], taught, draws=6, width=8, steps=100, learning_rate=1e-2)
 
 
+def answers(model, prompts):
+    return [
+        model.generate(**one, max_new_tokens=TOKENS, do_sample=False).tolist() for one in prompts
+    ]
+
+
 def agreement(model, prompts, method):
-    same = 0
-    for inputs in prompts:
-        full = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-        with lftr.reduce(model, method):
-            ids = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-        same += full.tolist() == ids.tolist()
-    return same / len(prompts)
+    full = answers(model, prompts)
+    with lftr.reduce(model, method):
+        given = answers(model, prompts)
+    return sum(a == b for a, b in zip(full, given, strict=True)) / len(prompts)
 
 
 def test_calibration_finds_the_smallest_layer_that_agrees(bundle, prompts):
-    model, _ = bundle
-    found = lftr.calibrate_exit(model, prompts[:4], max_new_tokens=TOKENS)
+    model, few = bundle[0], prompts[:3]
+    found = lftr.calibrate_exit(model, few, max_new_tokens=TOKENS)
     layer = found.schedule.layer
     assert 1 < layer < 7
-    assert agreement(model, prompts[:4], found) == 1.0
-    assert agreement(model, prompts[:4], StaticExit(Exit(layer - 1))) < 0.99
-    less = lftr.calibrate_exit(model, prompts[:4], agreement=0.5, max_new_tokens=TOKENS)
+    assert agreement(model, few, found) == 1.0
+    assert agreement(model, few, StaticExit(Exit(layer - 1))) < 0.99
+    less = lftr.calibrate_exit(model, few, agreement=0.3, max_new_tokens=TOKENS)
     assert less.schedule.layer < layer
-    none = lftr.calibrate_exit(model, prompts[:1], agreement=0.0, max_new_tokens=1)
+    none = lftr.calibrate_exit(model, few[:1], agreement=0.0, max_new_tokens=1)
     assert none == StaticExit(Exit(1))
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("agreement", [1.0, 0.9])
+def test_bisection_finds_every_layer(monkeypatch, first, agreement):
+    """Of twenty prompts, two differ one layer before the one that is looked for, all earlier."""
+    monkeypatch.setattr(calibrate, "exit_layers", lambda model: list(range(first, 32)))
+    monkeypatch.setattr(calibrate, "_answers", lambda *_: [[0]] * 20)
+    for wanted in range(first, 33):
+        before = {wanted - 1: 2}
+        monkeypatch.setattr(
+            calibrate,
+            "_differing",
+            lambda model, inputs, full, layer, *_, found=wanted, near=before: (
+                0 if layer >= found else near.get(layer, 20)
+            ),
+        )
+        found = lftr.calibrate_exit(torch.nn.Identity(), [{}], agreement=agreement)
+        earlier = wanted - 1 if agreement < 1 else wanted
+        assert found == StaticExit(Exit(max(first, earlier)))
 
 
 def test_calibration_of_a_batch_is_that_of_its_rows(bundle, prompts):
@@ -103,7 +127,9 @@ def test_labels_are_those_of_runs_without_the_image(bundle, taught):
         assert whole.needs_no_image(model, layer, 0.99, 1.03) == (
             same and float(out.loss) < 1.03 * whole.loss
         )
-    assert not whole.needs_no_image(model, 6, 1.0, float("inf"))  # more than all of them
+    assert whole.needs_no_image(model, 6, 0.99, 1.03)
+    assert not whole.needs_no_image(model, 6, 1.0, 1.03)  # more than all of its tokens
+    assert not whole.needs_no_image(model, 6, 0.99, 0.5)  # half of the loss
 
 
 def test_a_gate_is_taught_what_it_will_see(bundle, prompts, taught):
@@ -220,6 +246,17 @@ def test_gates_of_another_model_are_refused(gates, bundle, changes):
     DyVTE(gates).check(bundle[0].config)
     with pytest.raises(lftr.LftrError, match=r"gates trained for .* cannot serve"):
         DyVTE(gates).check(config)
+
+
+def test_a_refused_model_is_left_as_it_was(bundle, prompts):
+    model, _ = bundle
+    plain = model(**prompts[0]).logits
+    hooks = [len(module._forward_pre_hooks) for module in model.modules()]
+    for made_for in (MadeFor("llama", 256, 9), MadeFor("llama", 64, 7), MadeFor("qwen2", 256, 7)):
+        with pytest.raises(lftr.LftrError, match="cannot serve"):
+            lftr.reduce(model, DyVTE(Gates(made_for, width=2)))
+    assert [len(module._forward_pre_hooks) for module in model.modules()] == hooks
+    assert torch.equal(model(**prompts[0]).logits, plain)
 
 
 def test_no_gates(bundle):

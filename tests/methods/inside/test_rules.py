@@ -50,12 +50,12 @@ def test_greedyprune_takes_no_two_that_say_the_same():
     target[0] = 1.0
     other = torch.zeros(12)
     other[1] = 1.0
-    rows = [target, target + 0.01 * other, target + 2 * other, -target, target]
+    rows = [-target, target, target + 0.01 * other, target + 2 * other, target]
     seen = dataclasses.replace(seen, states=torch.stack(rows))
     method = GreedyPrune(threshold=0.9)
-    assert method.select(seen, 2).index.tolist() == [0, 2]
-    assert method.select(seen, 3).index.tolist() == [0, 2, 3]
-    assert dataclasses.replace(method, threshold=1.0).select(seen, 2).index.tolist() == [0, 1]
+    assert method.select(seen, 2).index.tolist() == [1, 3]
+    assert method.select(seen, 3).index.tolist() == [0, 1, 3]
+    assert dataclasses.replace(method, threshold=1.0).select(seen, 2).index.tolist() == [1, 2]
 
 
 def test_dart_looks_at_normalised_states():
@@ -216,3 +216,13 @@ def test_autoprune_leaves_what_its_budget_leaves():
     found = [method.count(dataclasses.replace(seen, layer=i), 4) for i in range(3, 6)]
     assert 12 - 3 < sum(found) <= 12
     assert lftr.get_method("autoprune").watches(6) == frozenset(range(1, 6))
+
+
+@pytest.mark.parametrize("name", ["fastv", "greedyprune", "dart-inside"])
+def test_one_cut_by_its_layer(name: str) -> None:
+    usual = lftr.get_method(name).schedule
+    assert lftr.get_method(name, layer=4).schedule == Step(4, usual.keep)
+    assert lftr.get_method(name, keep=0.25, layer=0.5).schedule == Step(0.5, 0.25)
+    assert lftr.get_method(name, keep=64).averaging(0.5).schedule == Step(2, 64).averaging(0.5)
+    with pytest.raises(lftr.LftrError, match="no layer and no keep beside it"):
+        lftr.get_method(name, schedule=Step(3, 0.1), layer=4)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...budget import Keep
 from ...selection import Selection
 from ..operations.pivots import largest, least_alike
 from ..options import whole
-from .base import LayerMethod, LayerView, Reads
-from .schedules import Schedule, Step
+from .base import LayerView, Reads
+from .one_cut import OneCut
+from .schedules import Layer, Schedule, Step
 
 
 @dataclass(frozen=True)
-class DartInside(LayerMethod, name="dart-inside"):
+class DartInside(OneCut, name="dart-inside"):
     """Keep pivots and, for each of them, the tokens whose states resemble its own least.
 
     Pivots are the tokens whose keys in the previous layer have the largest L1 norm, of the image
@@ -23,6 +25,8 @@ class DartInside(LayerMethod, name="dart-inside"):
     ----------
     schedule : Schedule
         By default 128 of 576 tokens from layer 2 on, counted from 0.
+    layer, keep
+        Short for ``schedule=Step(layer, keep)``.
     pivots : int
         Pivots of the image, at least 1; they are kept.
     text_pivots : int
@@ -44,8 +48,8 @@ class DartInside(LayerMethod, name="dart-inside"):
     text_pivots: int = 4
     reads: ClassVar[Reads] = "previous"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __post_init__(self, layer: Layer | None, keep: Keep | None) -> None:
+        super().__post_init__(layer, keep)
         whole("pivots", self.pivots, 1)
         whole("text_pivots", self.text_pivots, 0)
 

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...selection import Selection
-from .base import LayerMethod, LayerView, Reads
-from .schedules import Schedule, Step
+from .base import LayerView, Reads
+from .one_cut import OneCut
 
 
 @dataclass(frozen=True)
-class FastV(LayerMethod, name="fastv"):
+class FastV(OneCut, name="fastv"):
     """Keep the visual tokens that the prompt's last token attends to most, once, early.
 
     Parameters
     ----------
     schedule : Schedule
         By default half of the tokens from layer 2 on, counted from 0.
+    layer, keep
+        Short for ``schedule=Step(layer, keep)``.
 
     Notes
     -----
@@ -27,7 +29,6 @@ class FastV(LayerMethod, name="fastv"):
     keys, so any attention kernel will do; the ratio is rounded up, not to the nearest.
     """
 
-    schedule: Schedule = Step(layer=2, keep=0.5)
     reads: ClassVar[Reads] = "previous"
 
     def select(self, view: LayerView, keep: int) -> Selection:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...budget import Keep
 from ...selection import Selection
 from ..operations.greedy import suppress
 from ..operations.scaling import mean_cosine
 from ..options import between
-from .base import LayerMethod, LayerView
-from .schedules import Schedule, Step
+from .base import LayerView
+from .one_cut import OneCut
+from .schedules import Layer
 
 
 @dataclass(frozen=True)
-class GreedyPrune(LayerMethod, name="greedyprune"):
+class GreedyPrune(OneCut, name="greedyprune"):
     """Keep by similarity to the last token's state, skipping what resembles a kept token.
 
     Parameters
     ----------
     schedule : Schedule
         By default half of the tokens from layer 2 on, counted from 0.
+    layer, keep
+        Short for ``schedule=Step(layer, keep)``.
     threshold : float
         Cosine above which a token counts as said already, from -1 to 1.
 
@@ -31,11 +35,10 @@ class GreedyPrune(LayerMethod, name="greedyprune"):
     token, so that K is exact. `greedy-nms` is the same rule before the language model.
     """
 
-    schedule: Schedule = Step(layer=2, keep=0.5)
     threshold: float = 0.9
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __post_init__(self, layer: Layer | None, keep: Keep | None) -> None:
+        super().__post_init__(layer, keep)
         between("threshold", self.threshold, -1.0, 1.0)
 
     def select(self, view: LayerView, keep: int) -> Selection:

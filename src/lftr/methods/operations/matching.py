@@ -31,6 +31,7 @@ def soft_matching(
     folds: Iterable[int],
     *,
     by_size: bool = True,
+    size: Tensor | None = None,
     class_token: bool = False,
     penalty: Tensor | None = None,
     scrambled: bool = False,
@@ -49,6 +50,8 @@ def soft_matching(
         Tokens that each fold removes, see `halvings`.
     by_size : bool
         Whether a slot is the mean of all its tokens, or in each fold the plain mean of what meets.
+    size : Tensor, shape (B, N), optional
+        How often each token counts in a mean; once by default.
     class_token : bool
         Whether the first token is no source.
     penalty : Tensor, shape (B, N), optional
@@ -59,7 +62,8 @@ def soft_matching(
     batch, total, _ = metric.shape
     index = torch.arange(total, device=metric.device).expand(batch, -1)
     source = slot = index
-    weight = size = torch.ones(batch, total, device=metric.device)
+    weight = torch.ones(batch, total, device=metric.device)
+    size = weight if size is None else size
     metric = metric.float()
     for remove in folds:
         index_next, slot_next = _fold(metric, remove, class_token, penalty, scrambled)

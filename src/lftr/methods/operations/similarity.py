@@ -115,8 +115,10 @@ class Similarity:
 def most_isolated(similarity: Similarity) -> Tensor:
     """Return the token ``(B,)`` whose nearest other token is the farthest, ties to the earlier.
 
-    Beyond `WHOLE` tokens, blocks of the tokens that may still be it are compared with all; every
-    comparison also tightens the bound of all the others, until the best bound is an exact value.
+    Two tokens that are each the other's nearest tie by the rule itself, so values that differ by
+    rounding alone are equal here. Beyond `WHOLE` tokens, blocks of the tokens that may still be it
+    are compared with all; every comparison also tightens the bound of all the others, until all
+    that may be the best are exact.
     """
     x = similarity.x
     batch, total, _ = x.shape
@@ -124,7 +126,7 @@ def most_isolated(similarity: Similarity) -> Tensor:
         similarity.fill_diagonal(-torch.inf)
         nearest = similarity.pairs.amax(dim=2)
         similarity.fill_diagonal(similarity.diagonal)
-        return nearest.argmin(dim=1)
+        return _lowest(nearest).max(dim=1).indices
     nearest = torch.full((batch, total), -torch.inf, device=x.device)  # a lower bound, until exact
     exact = torch.zeros_like(nearest, dtype=torch.bool)
     index = (torch.arange(BLOCK // 2, device=x.device) * total // (BLOCK // 2)).expand(batch, -1)
@@ -133,8 +135,13 @@ def most_isolated(similarity: Similarity) -> Tensor:
         nearest = torch.maximum(nearest, rows.amax(dim=1))
         nearest.scatter_(1, index, rows.amax(dim=2))
         exact.scatter_(1, index, True)
-        best = nearest.argmin(dim=1, keepdim=True)
-        if bool(exact.gather(1, best).all()):
-            return best.squeeze(1)
-        open_ = nearest.masked_fill(exact, torch.inf).scatter(1, best, -torch.inf)
+        best = _lowest(nearest)
+        if bool((exact | ~best).all()):
+            return best.max(dim=1).indices
+        open_ = nearest.masked_fill(exact, torch.inf)
         index = open_.topk(index.shape[1], dim=1, largest=False).indices
+
+
+def _lowest(values: Tensor) -> Tensor:
+    """Return where ``values`` ``(B, N)`` are the lowest of their row, but for rounding."""
+    return values <= values.amin(dim=1, keepdim=True) + (1.0 - SAME)

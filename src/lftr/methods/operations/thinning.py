@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,8 @@ from ...indexing import take
 from .scaling import unit
 from .similarity import SAME, gram
 
-NEIGHBOURS = 32  # nearest tokens that are remembered of each, more of long lists
+NEIGHBOURS = 64  # nearest tokens that are remembered of each
+FIRST = 16  # of them are looked at before the others
 BLOCK = 1 << 22  # similarities of an item that are held at once
 
 
@@ -34,13 +37,13 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
         Most tokens to drop in a round; never more than the even half.
     """
     x = unit(x)
-    known = _neighbours(x, members)
+    known = _Neighbours.of(x, members)
     while (size := members.shape[1]) > keep:
         even, odd = members[:, ::2], members[:, 1::2]
-        score = _look_up(*known, even, odd)
+        score = known.opposite(even, odd)
         if score is None:
-            known = _neighbours(x, members)
-            score = _look_up(*known, even, odd)
+            known = _Neighbours.of(x, members)
+            score = known.opposite(even, odd)
         if score is None:  # as many near duplicates on one side as are remembered
             score = _compare(take(x, even, 1), take(x, odd, 1))
         order = score.argsort(dim=1, descending=True, stable=True)
@@ -49,16 +52,56 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
     return members
 
 
-def _look_up(near: Tensor, value: Tensor, even: Tensor, odd: Tensor) -> Tensor | None:
-    """Return the cosine of each even token's nearest odd one, if it is remembered of all."""
-    opposite = torch.zeros(near.shape[:2], dtype=torch.uint8, device=near.device)
-    opposite.scatter_(1, odd, 1)
-    near = take(near, even, 1)
-    there = opposite.gather(1, near.flatten(1)).view_as(near)
-    first = there.argmax(dim=2, keepdim=True)  # the nearest comes first
-    if not bool(there.gather(2, first).all()):
-        return None
-    return take(value, even, 1).gather(2, first).squeeze(2)
+@dataclass(frozen=True)
+class _Neighbours:
+    """The nearest other members of each member, nearest first, and their cosines.
+
+    Both are ``(B, N, t)``; ``first`` and ``first_cosine`` repeat the first few, for speed.
+    """
+
+    token: Tensor
+    cosine: Tensor
+    first: Tensor
+    first_cosine: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, members: Tensor) -> _Neighbours:
+        """Look them up among ``members`` ``(B, R)`` of unit rows ``x`` ``(B, N, C)``."""
+        batch, total, _ = x.shape
+        size = members.shape[1]
+        count = min(NEIGHBOURS, size - 1)
+        among = take(x, members, 1)
+        token = members.new_zeros(batch, total, count)
+        cosine = x.new_zeros(batch, total, count)
+        step = max(1, BLOCK // size)
+        for low in range(0, size, step):
+            some = among[:, low : low + step]
+            rows = gram(among) if step >= size else torch.bmm(some, among.mT)
+            rows.clamp_(max=SAME)
+            rows.diagonal(low, dim1=1, dim2=2).fill_(-torch.inf)
+            top = rows.topk(count, dim=2)
+            place = members[:, low : low + step].unsqueeze(2).expand(-1, -1, count)
+            cosine.scatter_(1, place, top.values)
+            token.scatter_(1, place, members.gather(1, top.indices.flatten(1)).view_as(top.indices))
+        return cls(
+            token, cosine, token[:, :, :FIRST].contiguous(), cosine[:, :, :FIRST].contiguous()
+        )
+
+    def opposite(self, even: Tensor, odd: Tensor) -> Tensor | None:
+        """Return the cosine of each even token's nearest odd one, if it is remembered of all."""
+        bar = torch.full(self.token.shape[:2], -torch.inf, device=even.device)
+        bar.scatter_(1, odd, 0.0)  # added to the cosines, it leaves those of the odd
+        near = take(self.first, even, 1)
+        found = bar.gather(1, near.flatten(1)).view(near.shape)
+        score = found.add_(take(self.first_cosine, even, 1)).amax(dim=2)
+        item, place = score.isneginf().nonzero(as_tuple=True)
+        if len(item) == 0:
+            return score
+        token = even[item, place]
+        other = bar[item.unsqueeze(1), self.token[item, token]]
+        nearest = other.add_(self.cosine[item, token]).amax(dim=1)
+        score[item, place] = nearest
+        return None if bool(nearest.isneginf().any()) else score
 
 
 def _compare(even: Tensor, odd: Tensor) -> Tensor:
@@ -66,25 +109,3 @@ def _compare(even: Tensor, odd: Tensor) -> Tensor:
     step = max(1, BLOCK // odd.shape[1])
     parts = [torch.bmm(some, odd.mT).amax(dim=2) for some in even.split(step, dim=1)]
     return torch.cat(parts, dim=1).clamp_(max=SAME)
-
-
-def _neighbours(x: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest other members of each member, and their cosines, ``(B, N, t)``."""
-    batch, total, _ = x.shape
-    size = members.shape[1]
-    count = min(max(NEIGHBOURS, size // 256), size - 1)
-    among = take(x, members, 1)
-    near = members.new_zeros(batch, total, count)
-    value = x.new_zeros(batch, total, count)
-    step = max(1, BLOCK // size)
-    for low in range(0, size, step):
-        some = among[:, low : low + step]
-        rows = gram(among) if step >= size else torch.bmm(some, among.mT)
-        rows.clamp_(max=SAME)
-        rows.diagonal(low, dim1=1, dim2=2).fill_(-torch.inf)
-        top = rows.topk(count, dim=2)
-        place = members[:, low : low + step].unsqueeze(2).expand(-1, -1, count)
-        value.scatter_(1, place, top.values)
-        ids = members.gather(1, top.indices.flatten(1)).view_as(top.indices)
-        near.scatter_(1, place, ids)
-    return near, value

@@ -1,0 +1,39 @@
+"""Methods that cut once, early."""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass
+
+from ...budget import Keep
+from ...errors import ArgumentError
+from .base import LayerMethod
+from .schedules import Layer, Schedule, Step
+
+
+@dataclass(frozen=True)
+class OneCut(LayerMethod):
+    """A layer method whose usual schedule is one `Step`, given by its layer and what it keeps.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        By default half of the tokens from layer 2 on, counted from 0.
+    layer : int or float, optional
+        First layer with fewer tokens.
+    keep : float or int, optional
+        Share of the tokens, or their number, from there on.
+    """
+
+    schedule: Schedule = Step(layer=2, keep=0.5)
+    layer: InitVar[Layer | None] = None
+    keep: InitVar[Keep | None] = None
+
+    def __post_init__(self, layer: Layer | None, keep: Keep | None) -> None:
+        super().__post_init__()
+        if layer is None and keep is None:
+            return
+        usual = type(self).__dataclass_fields__["schedule"].default
+        if self.schedule != usual or not isinstance(usual, Step):
+            raise ArgumentError.of("schedule", self.schedule, "no layer and no keep beside it")
+        cut = Step(usual.layer if layer is None else layer, usual.keep if keep is None else keep)
+        object.__setattr__(self, "schedule", cut)
