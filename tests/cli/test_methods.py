@@ -12,6 +12,7 @@ from lftr.cli import main
 from lftr.cli.parsing import parse_method, parse_value
 from lftr.errors import ArgumentError
 from lftr.methods import get_method, list_methods
+from lftr.methods.inside.schedules import Average, Stages, Step
 
 
 def test_every_method_is_listed_with_its_options_and_evidence(reads):
@@ -20,6 +21,46 @@ def test_every_method_is_listed_with_its_options_and_evidence(reads):
     assert told["random"]["options"] == {"seed": 0}
     assert told["fastervlm"]["evidence"] == [["cls_attention", "attention_received"]]
     assert all(one["summary"].endswith((".", ":")) for one in told.values())
+
+
+def test_methods_inside_the_language_model_say_what_they_read(reads):
+    told = {one["name"]: one for one in reads("methods")}
+    assert {one["acts"] for one in told.values()} == {"before", "inside"}
+    assert [n for n, one in told.items() if one["acts"] == "inside"] == list_methods("inside")
+    assert told["fastv"]["options"] == {"schedule": "Step(layer=2, keep=0.5)"}
+    assert told["fastv"]["evidence"] == [["attention of the layer before"]]
+    assert told["pyramiddrop"]["evidence"] == [["attention of the layer itself"]]
+    assert told["greedyprune"]["evidence"] == [["no attention"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("Step(layer=0.25, keep=64)", Step(0.25, 64)),
+        ("Stages(layers=(1, 2), keep=(0.5, 0.2))", Stages((1, 2), (0.5, 0.2))),
+        ("Average(shape=Step(layer=3), keep=0.75)", Average(Step(layer=3), 0.75)),
+    ],
+)
+def test_schedules_are_spelled_as_they_are_printed(text, schedule):
+    assert parse_method("fastv", [f"schedule={text}"]).schedule == schedule
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Step(", "schedule = 'Step('"),
+        ("Step(2)", "such as Step"),
+        ("2", "schedule = 2"),
+        ("Stairs()", "unknown schedule 'Stairs'"),
+        ("Step(floor=2)", "unknown option of schedule 'Step' 'floor'"),
+        ("Step(layer=0)", "layer = 0"),
+        ("__import__('os')", "schedule = "),
+    ],
+)
+def test_what_is_no_schedule(text, named):
+    with pytest.raises(ArgumentError) as raised:
+        parse_method("fastv", [f"schedule={text}"])
+    assert named in str(raised.value)
 
 
 def test_the_table_names_every_method(lftr):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import TextIteratorStreamer, TextStreamer
 
 import lftr
 
-from .support import FAMILIES, NEW, WIDE, Prompt, ZooEntry, fresh
+from .support import FAMILIES, NEW, SQUARE, WIDE, Prompt, ZooEntry, fresh
 
 
 def together(*works: Callable[[], Any]) -> list[Any]:
@@ -73,8 +74,24 @@ def test_generate_in_another_thread(entry: ZooEntry) -> None:
         expected = prompt.generate().sequences
         (found,) = together(lambda: prompt.generate().sequences)
         left, right = together(prompt.generate, prompt.generate)
-    for output in (found, left.sequences, right.sequences):
-        assert torch.equal(output, expected)
+    for output in (found, left, right):
+        assert not isinstance(output, Exception), traceback.format_exception(output)
+    for sequences in (found, left.sequences, right.sequences):
+        assert torch.equal(sequences, expected)
+
+
+def test_layers_in_two_threads(llava: ZooEntry) -> None:
+    """Each thread's forward goes down its own rows."""
+    prompt, other = Prompt(llava), Prompt(llava, [SQUARE])
+    with lftr.reduce(prompt.model, "fastv"):
+        expected = [prompt.generate().sequences, other.generate().sequences]
+        for _ in range(5):
+            found = together(prompt.generate, other.generate, prompt.generate)
+            for output in found:
+                assert not isinstance(output, Exception), traceback.format_exception(output)
+            assert torch.equal(found[0].sequences, expected[0])
+            assert torch.equal(found[1].sequences, expected[1])
+            assert torch.equal(found[2].sequences, expected[0])
 
 
 class Digits:

@@ -8,9 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ..methods import get_method, list_methods
-from ..methods.base import Method
+from ..methods import KINDS, get_method, list_methods
+from ..methods.inside.base import LayerMethod
 from .terminal import Table, print_json
+
+_READS = {
+    "nothing": "no attention",
+    "previous": "attention of the layer before",
+    "own": "attention of the layer itself",
+}
 
 
 def methods(
@@ -22,29 +28,41 @@ def methods(
         print_json(described)
         return
     table = Table(
-        ["method", "what it does", "options (--option name=value)", "looks at"],
-        caption="Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
+        ["method", "acts", "what it does", "options (--option name=value)", "looks at"],
+        caption="Acts: before the language model, or inside it, at the layers of its schedule. "
+        "Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
     )
     for one in described:
         options = [f"{name}={value}" for name, value in one["options"].items()]
         needs = [" or ".join(names) for names in one["evidence"]]
-        table.add(one["name"], one["summary"], "\n".join(options), "\n".join(needs) or "tokens")
+        table.add(
+            one["name"],
+            one["acts"],
+            one["summary"],
+            "\n".join(options),
+            "\n".join(needs) or "tokens",
+        )
     table.print()
 
 
-def describe(method: Method) -> dict[str, Any]:
-    """Return a method's name, summary, options and evidence as plain values."""
+def describe(method: Any) -> dict[str, Any]:
+    """Return a method's name, where it acts, summary, options and evidence as plain values.
+
+    What a method inside the language model reads is its evidence; its schedule is an option.
+    """
     summary = (inspect.getdoc(method) or "").strip().partition("\n\n")[0]
     fields: tuple[dataclasses.Field[Any], ...] = ()
     if dataclasses.is_dataclass(method):
         fields = dataclasses.fields(method)
+    needs = ((_READS[method.reads],),) if isinstance(method, LayerMethod) else method.evidence
     return {
         "name": method.name,
+        "acts": next(where for where, kind in KINDS.items() if isinstance(method, kind)),
         "summary": " ".join(summary.split()).replace("``", ""),
         "options": {
             field.name: _plain(getattr(method, field.name)) for field in fields if field.init
         },
-        "evidence": [list(names) for names in method.evidence],
+        "evidence": [list(names) for names in needs],
     }
 
 

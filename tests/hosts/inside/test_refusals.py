@@ -95,15 +95,31 @@ def test_reading_where_tokens_rest(llava: ZooEntry) -> None:
 
 
 def test_reading_where_there_is_no_attention() -> None:
-    prompt = Prompt(FAMILIES["qwen3_5"], [WIDE])
-    plain = prompt.generate()
-    with (
-        lftr.reduce(prompt.model, Own(Step(1, 0.5))),
-        pytest.raises(lftr.LftrError, match="no attention over its tokens"),
-    ):
+    model = FAMILIES["qwen3_5"].model()
+    for method in (Own(Step(1, 0.5)), Previous(Step(2, 0.5))):
+        assert "have attention over their tokens: [3]" in refused(model, method)
+    lftr.reduce(model, Own(Step(3, 0.5))).remove()
+
+
+def test_a_gate_cannot_exit_before_the_last_plane() -> None:
+    """Where DeepStack still adds to the image, a count of none is not heard."""
+
+    class Eager(lftr.LayerMethod):
+        schedule = Exit(1.0)
+
+        def watches(self, depth: int) -> frozenset[int]:
+            return frozenset(range(depth))
+
+        def count(self, view: LayerView, planned: int) -> int:
+            return 0
+
+    entry = FAMILIES["qwen3_vl"]
+    prompt = Prompt(entry, [WIDE])
+    with lftr.reduce(prompt.model, Eager()) as reduction:
         prompt.generate()
-    again = prompt.generate()
-    assert all(torch.equal(a, b) for a, b in zip(plain.logits, again.logits, strict=True))
+    planes = entry.traits.deepstack
+    tokens = [layer.tokens for layer in reduction.report.layers]
+    assert tokens == [tokens[0]] * planes + [0] * (len(tokens) - planes)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +132,20 @@ def test_reading_where_there_is_no_attention() -> None:
         ("fastv", {"keep": "auto"}, "keep = 'auto'"),
         ([], {"keep": 0.5}, "method = []"),
         (3, {"keep": 0.5}, "method = 3"),
+        (lftr.methods.FastV(layer=3), {}, "layer = 3; allowed: a decoder layer"),
         ("fastw", {}, "did you mean 'fastv'"),
     ],
-    ids=["two before", "two inside", "no keep", "budget", "auto", "none", "a number", "a name"],
+    ids=[
+        "two before",
+        "two inside",
+        "no keep",
+        "budget",
+        "auto",
+        "none",
+        "a number",
+        "a layer",
+        "a name",
+    ],
 )
 def test_arguments(llava: ZooEntry, method: Any, options: dict[str, Any], words: str) -> None:
     assert words in refused(llava.model(), method, **options)

@@ -65,7 +65,7 @@ class Descent:
         self.captures: dict[int, Capture] = {}
         self.memo: dict[tuple[object, ...], Any] = {}
         self.prompts = [
-            Prompt(row, host.methods, int(count), host.depth)
+            Prompt(row, host.methods, int(count), host.depth, host.first)
             for row, count in enumerate(visual.sum(dim=1).tolist())
             if count
         ]
@@ -194,12 +194,9 @@ class Descent:
         return (columns >= 0) & (columns < self.end) & self.valid[row, columns.clamp(min=0)]
 
     def _drop(self, lost: dict[int, Tensor]) -> None:
-        keep = torch.zeros_like(self.valid)
-        for row, columns in enumerate(self.alive):
-            keep[row, columns[columns >= 0]] = True
-            if row in lost:
-                keep[row, lost[row]] = False
-        keep &= self.valid
+        keep = self._living()
+        for row, columns in lost.items():
+            keep[row, columns] = False
         for row, before in self.survivors.items():
             after = before[keep[row, before]]
             self.survivors[row] = after if len(after) else before
@@ -207,13 +204,16 @@ class Descent:
         self.left = int((keep & self.visual).sum())
         self.texts = None
 
+    def _living(self) -> Tensor:
+        """Return which columns have not been dropped and are no padding, bool ``(B, L)``."""
+        place = torch.where(self.alive >= 0, self.alive, self.length)
+        marks = torch.zeros(len(place), self.length + 1, dtype=torch.bool, device=place.device)
+        return marks.scatter(1, place, True)[:, :-1] & self.valid
+
     def _apart(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the living columns of text, of images, and both one after the other."""
         if self.texts is None:
-            alive = torch.zeros_like(self.valid)
-            for row, columns in enumerate(self.alive):
-                alive[row, columns[columns >= 0]] = True
-            alive &= self.valid
+            alive = self._living()
             text = _columns(alive & ~self.visual, self.valid)
             image = _columns(alive & self.visual, self.valid)
             self.texts = text, image, torch.cat([image, text], dim=1)
@@ -347,10 +347,8 @@ class Descent:
             raise UnsupportedModelError(
                 f"layer {number} has no attention that could read frozen tokens; freeze others"
             )
-        cache = self.cache if self.cache is not None else DynamicCache()
-        if self.cache is not None and getattr(cache, "is_sliding", [])[number : number + 1] == [
-            True
-        ]:
+        cache = DynamicCache() if self.cache is None else self.cache
+        if True in getattr(self.cache, "is_sliding", [])[number : number + 1]:
             raise UnsupportedModelError(
                 f"layer {number} attends in a sliding window, out of which frozen tokens would "
                 "fall; freeze others"

@@ -9,6 +9,7 @@ they were then, so that logits and labels have the shape that they always have.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -56,7 +57,7 @@ class LayerHost:
         self.depth = len(self.layers)
         self.attends = [bool(attention_modules(layer)) for layer in self.layers]
         self.norm = family.final_norm(model)
-        first = family.first_layer_to_reduce(model)
+        self.first = family.first_layer_to_reduce(model)
         implementation = str(model.config.get_text_config()._attn_implementation)
         if implementation == "flex_attention":
             raise UnsupportedModelError(
@@ -65,32 +66,36 @@ class LayerHost:
             )
         self.flat = "flash" in implementation
         self.states = [_quietest(one) for one in zip(*self._planned_states(), strict=True)]
-        self._check(first)
-        self._visual: tuple[Tensor, Tensor] | None = None
-        self._now: Descent | None = None
-        self._taps = ExitStack()
-        self._decisions: Decisions | None = None
-        self._prompt: int | None = None
+        self._check()
+        self._call = _Call()
 
     def _planned_states(self) -> list[list[State]]:
         return [method.schedule.states(self.depth) for method in self.methods]
 
-    def _check(self, first: int) -> None:
+    def _check(self) -> None:
         """Refuse what could not be done, before anything is attached."""
         for method in self.methods:
             method.check(self.model.config.get_text_config())
             resting = enumerate(method.schedule.states(self.depth))
             quiet = {i for i, state in resting if state != "active"}
             early = sorted(quiet.union(method.schedule.pruned(self.depth)))
-            if early and early[0] < first:
+            if early and early[0] < self.first:
                 raise ArgumentError.of(
                     str(method),
                     f"tokens change from layer {early[0]} on",
-                    f"layers from {first} on: before them this {type(self.model).__name__} adds "
-                    "features of the image to its tokens",
+                    f"layers from {self.first} on: before them this "
+                    f"{type(self.model).__name__} adds features of the image to its tokens",
                 )
             looks = sorted({*early, *method.watches(self.depth)})
             source = {"nothing": [], "previous": [i - 1 for i in looks], "own": looks}[method.reads]
+            deaf = [i for i in source if i >= 0 and not self.attends[i]]
+            if deaf:
+                raise ArgumentError.of(
+                    str(method),
+                    f"reads the attention of layer {deaf[0]}",
+                    "layers that have attention over their tokens: "
+                    f"{[i for i in range(self.depth) if self.attends[i]]}",
+                )
             passive = [i for i in source if i >= 0 and self.states[i] != "active"]
             if passive:
                 raise ArgumentError.of(
@@ -119,22 +124,23 @@ class LayerHost:
 
     def start(self, prompt: int | None) -> None:
         """Begin a call of ``generate`` with a prompt of so many columns, or end one (None)."""
-        self._prompt = prompt
-        self._decisions = None if prompt is None else {}
-        self._visual = None
+        self._call.prompt = prompt
+        self._call.decisions = None if prompt is None else {}
+        self._call.visual = None
 
     def announce(self, kwargs: Mapping[str, Any]) -> None:
         """Take note of which columns of the next forward are visual tokens, and which padding."""
         ids = kwargs.get("input_ids")
         if isinstance(ids, Tensor):
             visual = self.family.placeholders(self.model, ids)
-            self._visual = visual, _valid(kwargs.get("attention_mask"), ids)
+            self._call.visual = visual, _valid(kwargs.get("attention_mask"), ids)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs.get("inputs_embeds")
         given = kwargs.get("input_ids") if given is None else given
-        announced, self._visual = self._visual, None
+        call = self._call
+        announced, call.visual = call.visual, None
         cache = kwargs.get("past_key_values")
         held = None if cache is None else held_by(cache)
         shape = given.shape[:2]  # type: ignore[union-attr]
@@ -143,38 +149,65 @@ class LayerHost:
             announced = none, ~none
         repeats = shape[0] // len(announced[0])  # beams
         visual, valid = (x.repeat_interleave(repeats, dim=0) for x in announced)
-        self._now = None
+        call.now = None
         if held is None and not bool(visual.any()):
             return
         past = 0 if cache is None else int(cache.get_seq_length())
         if held is not None:
             held.for_rows(shape[0])
-        decisions = self._decisions if cache is None else None
-        end = None if self._prompt is None else self._prompt - past
-        self._now = Descent(self, visual & valid, valid, past, held, end, decisions)
-        for number in self._now.read_in_passing():
+        decisions = call.decisions if cache is None else None
+        end = None if call.prompt is None else call.prompt - past
+        call.now = Descent(self, visual & valid, valid, past, held, end, decisions)
+        for number in call.now.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
-                capture = self._now.captures[number] = Capture()
-                self._taps.enter_context(tapped(attention, capture))
+                capture = call.now.captures[number] = Capture()
+                call.taps.enter_context(tapped(attention, capture))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._taps.close()
-        self._now = None
+        self._call.taps.close()
+        self._call.now = None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before(
         self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        return None if self._now is None else self._now.enter(number, layer, args, kwargs)
+        now = self._call.now
+        return None if now is None else now.enter(number, layer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_last(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self._now is None:
+        now = self._call.now
+        if now is None:
             return None
         states = output[0] if isinstance(output, tuple) else output
-        whole = self._now.leave(states, self.report)
+        whole = now.leave(states, self.report)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+class _Call(threading.local):
+    """What is known of the call that a thread is in.
+
+    Attributes
+    ----------
+    visual : pair of Tensor, optional
+        Which columns of the next forward are visual tokens, and which are no padding.
+    now : Descent, optional
+        The forward that is under way.
+    taps : ExitStack
+        Closed with it.
+    prompt : int, optional
+        Columns of the prompt that ``generate`` was called with.
+    decisions : dict, optional
+        What was decided in that call.
+    """
+
+    def __init__(self) -> None:
+        self.visual: tuple[Tensor, Tensor] | None = None
+        self.now: Descent | None = None
+        self.taps = ExitStack()
+        self.prompt: int | None = None
+        self.decisions: Decisions | None = None
 
 
 class _Before:

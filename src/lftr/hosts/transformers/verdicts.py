@@ -44,13 +44,18 @@ class Prompt:
         Visual tokens that enter the language model.
     depth : int
         Its layers.
+    first : int
+        The first of them that can do with fewer; before it nothing is dropped, whatever is said.
     """
 
-    def __init__(self, row: int, methods: Sequence[LayerMethod], tokens: int, depth: int) -> None:
+    def __init__(
+        self, row: int, methods: Sequence[LayerMethod], tokens: int, depth: int, first: int
+    ) -> None:
         self.row = row
         self.methods = methods
         self.tokens = tokens
         self.depth = depth
+        self.first = first
         self.plans = [method.schedule.counts(tokens, depth) for method in methods]
         self.memories: list[dict[str, Any]] = [{} for _ in methods]
         self._gone = False
@@ -152,7 +157,7 @@ class Prompt:
         method, size = self.methods[m], len(view.visual)
         planned = min(self.plans[m][view.layer], size)
         count = min(int(method.count(view, planned)), size)
-        if view.layer == 0 or count == size:
+        if view.layer < self.first or count == size:
             return Selection.everything(size)
         if count <= 0:
             if len(view.states) == size:
