@@ -1,14 +1,15 @@
-# Sourced by scripts/demo and scripts/test: makes .venv in the repository, once.
+# Sourced by the other scripts: makes an environment in the repository, once.
 #
-# usage: source scripts/environment.sh EXTRAS
-# Leaves the environment's python in $PYTHON.
+# usage: source scripts/environment.sh EXTRAS [FOLDER]
+# FOLDER is .venv by default. Leaves the environment's python in $PYTHON.
 
 set -euo pipefail
 
 extras=$1
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PYTHON=$root/.venv/bin/python
-ready=$root/.venv/.lftr-ready-$extras
+folder=$root/${2:-.venv}
+PYTHON=$folder/bin/python
+ready=$folder/.lftr-ready-$extras
 
 find_python() {
     local name
@@ -39,11 +40,11 @@ install_torch() {
 
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     chosen=$(find_python)
-    echo "making $root/.venv with $("$chosen" --version)" >&2
-    "$chosen" -m venv --clear "$root/.venv"
+    echo "making $folder with $("$chosen" --version)" >&2
+    "$chosen" -m venv --clear "$folder"
 fi
 if ! cmp --silent "$root/pyproject.toml" "$ready"; then
-    echo "installing lftr[$extras] into $root/.venv" >&2
+    echo "installing lftr[$extras] into $folder" >&2
     install_torch
     "$PYTHON" -m pip install -qq --editable "$root[$extras]"
     cp "$root/pyproject.toml" "$ready"

@@ -153,7 +153,7 @@ def test_the_docs_name_tests_and_scripts_that_exist():
         for name in re.findall(r"\b(test_\w+\.py)\b", text):
             assert name in files, f"{page.name}: {name}"
         for name in re.findall(
-            r"`(?:python )?((?:benchmarks|scripts|training|examples)/[\w./]+)", text
+            r"`(?:python )?((?:benchmarks|scripts|training|examples)/[\w./-]+)", text
         ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 

@@ -30,13 +30,15 @@ def clone(tmp_path):
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    programs, binary = tmp_path / "programs", tmp_path / ".venv" / "bin"
+    programs = tmp_path / "programs"
     programs.mkdir()
-    binary.mkdir(parents=True)
-    for name in ("bash", "env", "dirname", "cmp", "cp"):
+    for name in ("bash", "env", "dirname", "cmp", "cp", "timeout"):
         (programs / name).symlink_to(shutil.which(name))
-    (binary / "python").write_text(PYTHON)
-    (binary / "python").chmod(0o755)
+    for environment in (".venv", ".venv-lmms"):
+        binary = tmp_path / environment / "bin"
+        binary.mkdir(parents=True)
+        (binary / "python").write_text(PYTHON)
+        (binary / "python").chmod(0o755)
 
     def run(script: str, *words: str, fail: str = "") -> tuple[int, list[str]]:
         log = tmp_path / "log"
@@ -93,9 +95,23 @@ def test_a_machine_with_a_gpu_takes_the_default_build(clone):
     assert installed(clone("scripts/demo")[1])[0] == "torch"
 
 
-def test_torchvision_is_never_installed(clone):
-    lines = clone("scripts/test")[1]
+@pytest.mark.parametrize("script", ["scripts/test", "scripts/test-lmms-eval"])
+def test_torchvision_is_never_installed(clone, script):
+    code, lines = clone(script)
+    assert code == 0
     assert not any(word.startswith("torchvision") for line in lines for word in line.split())
+
+
+def test_lmms_eval_is_installed_once_and_without_what_it_asks_for(clone, tmp_path):
+    code, lines = clone("scripts/test-lmms-eval", "-x")
+    assert code == 0
+    assert [line for line in installed(lines) if "lmms-eval" in line] == [
+        "--no-deps lmms-eval==0.7.3"
+    ]
+    assert lines[-1] == "-m pytest tests/lmms -x"
+    assert not installed(clone("scripts/test-lmms-eval")[1])
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    assert installed(clone("scripts/test-lmms-eval")[1])[-1].startswith("--editable")
 
 
 def test_a_second_run_installs_nothing_until_pyproject_changes(clone, tmp_path):
@@ -126,6 +142,11 @@ def test_continuous_integration_fails_with_any_part(clone, part):
     assert clone(".ci/run", fail=part)[0] != 0
 
 
+def test_continuous_integration_ends_with_lmms_eval(clone):
+    assert clone(".ci/run")[1][-1] == "-m pytest tests/lmms"
+    assert clone(".ci/run", fail="tests/lmms")[0] != 0
+
+
 def test_without_a_python_it_says_what_is_missing(clone, tmp_path):
     shutil.rmtree(tmp_path / ".venv")
     done = subprocess.run(
@@ -139,5 +160,5 @@ def test_without_a_python_it_says_what_is_missing(clone, tmp_path):
 
 
 def test_the_scripts_can_be_run():
-    for name in ("scripts/demo", "scripts/test", ".ci/run"):
+    for name in ("scripts/demo", "scripts/test", "scripts/test-lmms-eval", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK)

@@ -43,22 +43,35 @@ def inputs_of(processor: Any, images: Sequence[Image.Image], question: str) -> A
 
 def batch_inputs(processor: Any, asked: Sequence[tuple[Sequence[Image.Image], str]]) -> Any:
     """Return a model's inputs for several questions, each about images of its own, left-padded."""
-    padding = {"padding": True, "padding_side": "left"} if len(asked) > 1 else {}
     if getattr(processor, "chat_template", None):
-        return processor.apply_chat_template(
-            [_conversation(images, question) for images, question in asked],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=padding,
+        return chat_inputs(
+            processor, [_conversation(images, question) for images, question in asked]
         )
     return processor(
         images=[list(images) for images, _ in asked],
         text=[_bare_prompt(processor, len(images), question) for images, question in asked],
         return_tensors="pt",
-        **padding,
+        **_padding(len(asked)),
     )
+
+
+def chat_inputs(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> Any:
+    """Return a model's inputs for several conversations as chat templates take them, left-padded.
+
+    Images are parts ``{"type": "image", "image": PIL.Image.Image}`` of a message's content.
+    """
+    return processor.apply_chat_template(
+        [list(conversation) for conversation in conversations],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=_padding(len(conversations)),
+    )
+
+
+def _padding(rows: int) -> dict[str, Any]:
+    return {"padding": True, "padding_side": "left"} if rows > 1 else {}
 
 
 def _conversation(images: Sequence[Image.Image], question: str) -> list[dict[str, Any]]:

@@ -90,6 +90,38 @@ def test_bad_options_say_what_is_allowed(fails, picture, words, said):
     assert said in fails("run", picture, QUESTION, *words)
 
 
+def test_a_preset_says_method_budget_and_positions(lftr, reads, picture, tmp_path):
+    path = tmp_path / "preset.json"
+    method = library.methods.Merge("divprune")
+    library.Preset(method, 1 / 8, "compact", model="bundled").save(path)
+    told = reads("run", picture, QUESTION, "--preset", path, "--max-new-tokens", "1")
+    assert told["report"]["kept"] == 72
+    assert told["report"]["method"] == str(method)
+    assert told["note"] is None
+    library.Preset(method, 1 / 8, model="org/other").save(path)
+    result = lftr("run", picture, QUESTION, "--preset", path, "--max-new-tokens", "1")
+    assert "note: the preset was found on org/other, and is used on bundled" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--keep", "4"], ["--method", "pool"], ["--option", "a=1"], ["--positions", "compact"]],
+    ids=["keep", "method", "option", "positions"],
+)
+def test_beside_a_preset_nothing_is_said_by_hand(fails, picture, tmp_path, words):
+    library.Preset(library.get_method("lftr"), 4).save(tmp_path / "preset.json")
+    line = fails("run", picture, QUESTION, "--preset", tmp_path / "preset.json", *words)
+    assert f"{words[0]} = " in line
+    assert "no such option beside --preset" in line
+
+
+def test_a_preset_that_is_none_is_named(fails, picture, tmp_path):
+    assert "a file to read" in fails("run", picture, QUESTION, "--preset", tmp_path / "absent")
+    (tmp_path / "preset.json").write_text('{"format": 9}')
+    line = fails("run", picture, QUESTION, "--preset", tmp_path / "preset.json")
+    assert "format = 9; allowed: 1" in line
+
+
 def test_missing_and_corrupt_images_are_named(fails, picture, tmp_path):
     absent, text, cut = tmp_path / "absent.png", tmp_path / "text.png", tmp_path / "cut.png"
     text.write_text("no image")

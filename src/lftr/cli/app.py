@@ -9,11 +9,15 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import LftrError
+from .bench import bench
 from .demo import demo
+from .eval import evaluate
 from .methods import methods
+from .report import report
 from .run import run
 from .show import show
 from .terminal import stderr
+from .tune import tune
 
 
 class _Group(TyperGroup):
@@ -38,8 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Multimodal LLMs that answer from a fraction of their visual tokens, without training.",
 )
-for _verb in (run, demo, methods, show):
+for _verb in (run, demo, methods, show, bench, report, tune):
     app.command()(_verb)
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,16 +20,18 @@ from . import options
 from .loading import Loaded, load_model
 from .parsing import parse_device, parse_dtype
 from .show import save
-from .terminal import Table, print_json, progress, stdout
+from .terminal import Table, print_json, progress, stdout, working
 
 if TYPE_CHECKING:
-    from ..evaluation import Outcome, Times
+    from ..evaluation import Outcome
+    from ..profiling import Times
     from ..suites import Example
 
 RATIOS = (4, 8, 16)
 _SHOWN = 5  # scenes whose answers are printed
 _DRAWN = 2  # scenes in the picture
 _LENGTH = 288  # pixels of an image's side in the picture
+_SCENES = 12  # to pick from on the page
 _TIMED = 7  # most questions that are timed one by one
 
 
@@ -42,13 +45,29 @@ def demo(
     dtype: options.Dtype = "auto",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table alone.")] = False,
     as_json: options.Json = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Serve a page to try it out, instead of the table.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="With --web: 127.0.0.1 is this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="With --web; by default 7860 or above."),
+    ] = None,
 ) -> None:
     """Compare the full model with LFTR and the controls at 4x, 8x and 16x fewer visual tokens.
 
     Uses the small model inside the package and scenes that it was not trained on.
     """
+    if web:
+        if as_json or markdown:
+            raise ArgumentError.of("--web", True, "neither --json nor --markdown beside it")
+        _serve(get_method(method).name, device, dtype, host, port)
+        return
     from .. import suites
-    from ..evaluation import compare, settings_of, time_settings
+    from ..evaluation import compare, settings_of
+    from ..profiling import time_settings
 
     own = get_method(method)
     settings = settings_of(RATIOS, own)
@@ -58,7 +77,7 @@ def demo(
     except OSError as error:
         raise ArgumentError.of("--out", str(out), f"a folder to write to ({error})") from None
     loaded = load_model(
-        None, parse_device(device), parse_dtype(dtype), needs_tower=options.needs_tower(own)
+        None, parse_device(device), parse_dtype(dtype), needs_tower=options.needs_tower([own])
     )
     model, processor, tower = loaded.model, loaded.processor, loaded.text_tower
     with progress("asking", len(settings) * questions) as bar:
@@ -93,6 +112,22 @@ def demo(
         stdout().print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _serve(method: str, device: str | None, dtype: str, host: str, port: int | None) -> None:
+    """Serve the page, its model warmed up, until the user interrupts."""
+    from .. import suites
+    from ..web.comparison import compare_answers
+    from ..web.page import build
+    from ..web.server import serve
+
+    loaded = load_model(None, parse_device(device), parse_dtype(dtype), needs_tower=True)
+    ask = partial(compare_answers, loaded.model, loaded.processor, loaded.text_tower)
+    scenes = list(suites.load("scenes", split="test", n=_SCENES, seed=0))
+    with working("warming up"):
+        ask(scenes[0].image, scenes[0].question, method, "1/16")
+    tell = partial(stdout().print, "serving, until Ctrl+C:", highlight=False, soft_wrap=True)
+    serve(build(ask, scenes, method), host, port, tell)
+
+
 def _ratio(outcome: Outcome) -> str:
     keep = outcome.setting.keep
     return "full" if outcome.setting.full else f"{round(1 / float(keep))}x"  # type: ignore[arg-type]
@@ -115,7 +150,7 @@ def _table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> T
         title=f"{len(full.answers)} questions of the test split",
         caption=(
             f"Prefill: method, bookkeeping and language model up to the first token, one question "
-            f"at a time, median of {len(times[0].language)} ({threads}). The encoder comes on top; "
+            f"at a time, median of {len(times[0].parts)} ({threads}). The encoder comes on top; "
             "for downsample it runs twice here, at full size and at the small one."
         ),
     )
@@ -129,8 +164,8 @@ def _table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> T
             f"{outcome.accuracy:.1%}",
             f"{outcome.accuracy / full.accuracy:.1%}" if full.accuracy else "-",
             f"{outcome.agreement(full):.1%}",
-            f"{ms.encoder_ms:.1f}",
-            f"{ms.prefill_ms:.1f}",
+            f"{ms.encoder.median:.1f}",
+            f"{ms.after_encoder.median:.1f}",
         )
     return table
 
@@ -191,9 +226,9 @@ def _plain(
             "accuracy": outcome.accuracy,
             "relative_accuracy": outcome.accuracy / full.accuracy if full.accuracy else None,
             "agreement": outcome.agreement(full),
-            "encoder_ms": ms.encoder_ms,
-            "prefill_ms": ms.prefill_ms,
-            "prefill_iqr_ms": ms.spread_ms,
+            "encoder_ms": ms.encoder.median,
+            "prefill_ms": ms.after_encoder.median,
+            "prefill_iqr_ms": ms.after_encoder.width,
             "answers": outcome.answers[:_SHOWN],
         }
         for outcome, ms in zip(outcomes, times, strict=True)

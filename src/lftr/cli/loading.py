@@ -59,9 +59,14 @@ def _load(name: str, device: torch.device, dtype: torch.dtype | None) -> tuple[A
     try:
         processor = AutoProcessor.from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype or "auto")
+        return model.to(device).eval(), processor
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise _not_loaded("--model", name, error) from None
-    return model.to(device).eval(), processor
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError.of(
+            "--model", name, f"a model that fits on {device} ({reason})"
+        ) from None
 
 
 def _clip_tower(name: str, device: torch.device) -> TextTower:

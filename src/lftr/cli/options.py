@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..methods.base import Method
+from ..methods.inside import LayerMethod
 
 Model = Annotated[
     str | None,
@@ -43,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Picture = Annotated[Path, typer.Option("-o", "--out", help="Where the picture is written.")]
 
 
-def needs_tower(method: Method) -> bool:
-    """Whether a method asks for text in CLIP's space."""
-    return any("text_embeds" in names for names in method.evidence)
+def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
+    """Whether any of some methods asks for text in CLIP's space."""
+    before = [method for method in methods if isinstance(method, Method)]
+    return any("text_embeds" in names for method in before for names in method.evidence)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os.path
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import typer
 
 from ..errors import ArgumentError
+from ..methods.base import Method
+from ..presets import Preset
 from ..prompting import inputs_of, read_image
 from ..reduce import reduce
 from . import options
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_method
-from .terminal import print_json, stdout, working
+from .terminal import print_json, stderr, stdout, working
 
 
 def run(
@@ -24,8 +28,17 @@ def run(
         typer.Argument(metavar='IMAGE... "question"', help="Image files, then the question."),
     ],
     model: options.Model = None,
-    method: options.MethodName = "lftr",
-    keep: options.Keep = "1/16",
+    preset: Annotated[
+        Path | None,
+        typer.Option("--preset", help="What `lftr tune` found: method, options, keep, positions."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="A name that `lftr methods` lists; or lftr.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="A ratio (1/16, 0.25) or a count for each image; or 1/16."),
+    ] = None,
     option: options.Options = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
@@ -38,18 +51,22 @@ def run(
     *paths, question = words
     if not paths or os.path.isfile(question):
         raise ArgumentError.of("IMAGE", question, 'one or more image files, then a "question"')
-    chosen = parse_method(method, option or [])
+    by_hand = {"--method": method, "--keep": keep, "--option": option, "--positions": positions}
+    chosen = _by_hand(by_hand) if preset is None else _load(preset, by_hand)
     images = [read_image(path) for path in paths]
     loaded = load_model(
-        model, parse_device(device), parse_dtype(dtype), text_tower, options.needs_tower(chosen)
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower(chosen.methods),
     )
+    note = chosen.note(loaded.name)
     inputs = inputs_of(loaded.processor, images, question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
     on = reduce(
         loaded.model,
-        chosen,
-        keep=keep,
-        positions=positions,
+        **chosen.arguments(),
         text=question,
         processor=loaded.processor,
         text_tower=loaded.text_tower,
@@ -68,6 +85,7 @@ def run(
                 "question": question,
                 "images": paths,
                 "seconds": seconds,
+                "note": note,
                 "report": reduction.report.to_dict(),
             }
         )
@@ -75,3 +93,22 @@ def run(
     console = stdout()
     console.print(answer, markup=False, highlight=False, soft_wrap=True)
     console.print(str(reduction.report), markup=False, style="dim", soft_wrap=True)
+    if note is not None:
+        stderr().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _by_hand(given: Mapping[str, Any]) -> Preset:
+    """Return what the options say; without them LFTR, at a sixteenth."""
+    method = parse_method(given["--method"] or "lftr", given["--option"] or [])
+    keep = given["--keep"]
+    if keep is None and isinstance(method, Method):  # inside the model, schedules say how many
+        keep = "1/16"
+    return Preset(method, keep, given["--positions"])
+
+
+def _load(path: Path, given: Mapping[str, Any]) -> Preset:
+    """Return a preset, which leaves nothing to be given by hand."""
+    other = next((name for name, value in given.items() if value), None)
+    if other is not None:
+        raise ArgumentError.of(other, given[other], "no such option beside --preset")
+    return Preset.load(path)

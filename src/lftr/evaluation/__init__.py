@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from .compare import Outcome, Setting, answer_all, compare, settings_of
-from .timing import Times, time_settings
+from .answering import Answer, answer_all, answer_batch
+from .compare import Outcome, compare
+from .data import Data, load_data
+from .embeddings import cosine, embed_all, recall_agreement
+from .evaluate import Subject, configuration, evaluate, try_settings
+from .gallery import write_thumbnails
+from .hallucination import Hallucination
+from .intervals import Bootstrap, Interval
+from .items import Item
+from .runs import Run
+from .scoring import METRICS, agreement, get_metric
+from .settings import CONTROLS, Setting, settings_grid, settings_of
+from .summary import summarise
 
 __all__ = [
+    "CONTROLS",
+    "METRICS",
+    "Answer",
+    "Bootstrap",
+    "Data",
+    "Hallucination",
+    "Interval",
+    "Item",
     "Outcome",
+    "Run",
     "Setting",
-    "Times",
+    "Subject",
+    "agreement",
     "answer_all",
+    "answer_batch",
     "compare",
+    "configuration",
+    "cosine",
+    "embed_all",
+    "evaluate",
+    "get_metric",
+    "load_data",
+    "recall_agreement",
+    "settings_grid",
     "settings_of",
-    "time_settings",
+    "summarise",
+    "try_settings",
+    "write_thumbnails",
 ]

@@ -1,108 +1,90 @@
-"""Time to the first token, part by part."""
+"""Times of several settings, taken in turns, so that a slow moment hits all alike."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from ..evaluation.answering import Asked
+from ..evaluation.settings import Setting
+from .call import Call
+from .parts import Parts, time_prefill
 
-from ..prompting import inputs_of
-from ..reduce import prepare, reduce
-from ..suites import Example
-from .compare import Setting
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarise at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high)
+
+    @classmethod
+    def of_ratios(cls, over: Sequence[float], under: Sequence[float]) -> Spread:
+        """Summarise the ratios of values that were taken in the same round."""
+        return cls.of([a / b for a, b in zip(over, under, strict=True)])
+
+    @property
+    def plain(self) -> dict[str, float]:
+        """As plain values."""
+        return {"median": self.median, "low": self.low, "high": self.high}
+
+    @property
+    def width(self) -> float:
+        """Interquartile range."""
+        return self.high - self.low
 
 
 @dataclass
 class Times:
-    """Milliseconds of every repetition of a setting, one question at a time.
+    """The parts of every repetition of a setting."""
 
-    Attributes
-    ----------
-    encoder : list of float
-        The vision encoder.
-    method : list of float
-        The method and the bookkeeping around it.
-    language : list of float
-        The language model's forward over the prompt.
-    """
+    parts: list[Parts] = field(default_factory=list)
 
-    encoder: list[float] = field(default_factory=list)
-    method: list[float] = field(default_factory=list)
-    language: list[float] = field(default_factory=list)
+    def of(self, part: str) -> list[float]:
+        """Return every repetition's time of a part, in milliseconds."""
+        return [getattr(one, part) for one in self.parts]
 
     @property
-    def encoder_ms(self) -> float:
-        """Median of the vision encoder."""
-        return statistics.median(self.encoder)
+    def encoder(self) -> Spread:
+        """The vision encoder."""
+        return Spread.of(self.of("encoder"))
 
     @property
-    def prefill_ms(self) -> float:
-        """Median of everything between the encoder and the first token."""
-        return statistics.median(a + b for a, b in zip(self.method, self.language, strict=True))
-
-    @property
-    def spread_ms(self) -> float:
-        """Interquartile range of the same."""
-        totals = [a + b for a, b in zip(self.method, self.language, strict=True)]
-        if len(totals) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(totals, n=4)
-        return high - low
+    def after_encoder(self) -> Spread:
+        """Everything between the encoder and the first token."""
+        return Spread.of(self.of("after_encoder"))
 
 
-@torch.inference_mode()
 def time_settings(
     model: Any,
     processor: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Asked],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,
     step: Callable[[int], None] = lambda settings: None,
 ) -> list[Times]:
-    """Time every setting on every example, in turns, so that a slow moment hits all alike.
+    """Time every setting on every example, one question at a time, in turns.
 
     The first round warms up and does not count.
     """
     times = [Times() for _ in settings]
     for number, example in enumerate([examples[0], *examples]):
-        inputs = inputs_of(processor, [example.image], example.question)
-        inputs = inputs.to(model.device, dtype=model.dtype)
+        call = Call.of(model, processor, [example], text_tower)
         for setting, seen in zip(settings, times, strict=True):
-            one = _time(model, processor, inputs, setting, example.question, text_tower)
+            parts = time_prefill(call, setting)
             if number:
-                for values, ms in zip((seen.encoder, seen.method, seen.language), one, strict=True):
-                    values.append(ms)
+                seen.parts.append(parts)
             step(1)
     return times
-
-
-def _time(
-    model: Any, processor: Any, inputs: Any, setting: Setting, question: str, text_tower: Any
-) -> tuple[float, float, float]:
-    on = reduce(
-        model,
-        setting.method,
-        keep=setting.keep,
-        text=question,
-        processor=processor,
-        text_tower=text_tower,
-    )
-    with on as reduction:
-        prepared = prepare(model, **inputs)
-        _wait(model)
-        start = time.perf_counter()
-        model(**prepared, use_cache=True, logits_to_keep=1)
-        _wait(model)
-        language = (time.perf_counter() - start) * 1e3
-        report = reduction.report
-        return report.encode_ms, report.method_ms + report.host_ms, language
-
-
-def _wait(model: Any) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

@@ -14,6 +14,7 @@ from .questions import CATEGORIES
 from .scenes import SPLITS, Scenes
 
 _SUITES = {"scenes": Scenes}
+NAMES = tuple(_SUITES)
 
 
 def load(
@@ -49,4 +50,4 @@ def load(
     return _SUITES[name](split, n, seed)
 
 
-__all__ = ["CATEGORIES", "SPLITS", "Example", "SceneObject", "Scenes", "load"]
+__all__ = ["CATEGORIES", "NAMES", "SPLITS", "Example", "SceneObject", "Scenes", "load"]

@@ -93,6 +93,11 @@ class Example:
     objects: tuple[SceneObject, ...]
     referents: tuple[int, ...]
 
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """The one image, for what takes several."""
+        return (self.image,)
+
     def is_correct(self, answer: str) -> bool:
         """Whether a model's answer says the same, whatever its case, spacing and full stop."""
         return normalise(answer) == normalise(self.answer)

@@ -1,0 +1,135 @@
+"""``lftr bench``: what a reduction costs and saves, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+
+from ..budget import parse_keep
+from ..errors import ArgumentError
+from ..prompting import read_image
+from . import options
+from .loading import load_model
+from .parsing import parse_device, parse_dtype, parse_methods
+from .terminal import print_json, progress
+
+
+def bench(
+    model: options.Model = None,
+    method: Annotated[
+        list[str],
+        typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
+    ] = ["lftr"],  # noqa: B006  (typer reads it, nobody writes to it)
+    keep: Annotated[
+        list[str],
+        typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
+    ] = ["1/4", "1/16"],  # noqa: B006
+    option: options.Options = None,
+    positions: options.Positions = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="full: measure the full model and the physical limit too, and print ratios.",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", help="What is asked about; by default a picture of soft colours."),
+    ] = None,
+    question: Annotated[str, typer.Option("--question", help="What is asked.")] = (
+        "What is in the picture?"
+    ),
+    batch: Annotated[
+        list[int],
+        typer.Option("--batch", min=1, help="Questions at a time; as many numbers as wanted."),
+    ] = [1],  # noqa: B006
+    resolution: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resolution", help="Width x height in pixels, as 672x672; as many as wanted."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 10,
+    decode: Annotated[int, typer.Option(min=1, help="Tokens generated, to time one.")] = 8,
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Time encoder, method, prefill and decoding each on its own; count memory and operations."""
+    from ..evaluation import settings_grid
+    from ..profiling import Call
+    from ..profiling import bench as measure
+    from .bench_tables import plain, tables
+
+    if against not in (None, "full"):
+        raise ArgumentError.of("--against", against, "full")
+    methods = parse_methods(method, option or [])
+    settings = settings_grid(methods, map(parse_keep, keep), (), positions)
+    settings = settings if against else settings[1:]
+    sights = _sights(image, resolution or [])
+    loaded = load_model(
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower(methods),
+    )
+    calls = [
+        Call.of(
+            loaded.model,
+            loaded.processor,
+            [_Asked((sight,), question)] * rows,
+            loaded.text_tower,
+            f"{sight.width}x{sight.height}, batch {rows}",
+        )
+        for sight in sights
+        for rows in batch
+    ]
+    with progress("measuring", len(calls) * len(settings) * (rounds + 1)) as bar:
+        rows = measure(
+            calls,
+            settings,
+            rounds=rounds,
+            decode=decode,
+            limit=against is not None,
+            step=lambda n: bar.advance(bar.task_ids[0], n),
+        )
+    if as_json:
+        print_json(plain(rows, loaded.name, rounds))
+        return
+    for table in tables(rows, loaded.name, rounds):
+        table.print()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    images: Sequence[Image.Image]
+    question: str
+
+
+def _sights(path: Path | None, resolutions: Sequence[str]) -> list[Image.Image]:
+    """Return the picture at every resolution that is asked for."""
+    whole = _soft_colours() if path is None else read_image(path)
+    sizes = [_size(text) for text in resolutions] or [whole.size]
+    return [whole.resize(size, Image.Resampling.BICUBIC) for size in sizes]
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ArgumentError.of("--resolution", text, "width x height in pixels, as 672x672")
+    return int(width), int(height)
+
+
+def _soft_colours(side: int = 336) -> Image.Image:
+    """Draw a picture that is everywhere different, the same one every time."""
+    few = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(few).resize((side, side), Image.Resampling.BICUBIC)

@@ -1,0 +1,171 @@
+"""``lftr eval``: accuracy of methods at several budgets, beside the full model and the controls."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..budget import parse_keep
+from . import options
+from .left_out import end
+from .loading import load_model
+from .parsing import parse_device, parse_dtype, parse_methods
+from .scores import Scores
+from .terminal import Table, print_json, stdout
+
+_ROOT = Path("lftr-eval")
+
+
+def evaluate(
+    model: options.Model = None,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            help="A suite (scenes), or a JSONL file with image, question, answers; may be given "
+            "several times.",
+        ),
+    ] = ["scenes"],  # noqa: B006  (typer reads it, nobody writes to it)
+    method: Annotated[
+        list[str],
+        typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
+    ] = ["lftr"],  # noqa: B006
+    keep: Annotated[
+        list[str],
+        typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
+    ] = ["1/4", "1/16"],  # noqa: B006
+    option: options.Options = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="exact, vqa, choice, yesno or anls.")
+    ] = "exact",
+    split: Annotated[
+        str, typer.Option("--split", help="Of a suite: train, validation or test.")
+    ] = "test",
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", min=1, help="Most questions of each data set; by default 240 of a suite."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of a suite's scenes.")] = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
+    positions: options.Positions = None,
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of the run; by default one of its own in lftr-eval/ for every "
+            "configuration. A run that was interrupted goes on.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write a page of charts and examples here.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare methods at equal tokens: score, share of the full model's, agreement with it.
+
+    Every table holds the full model and the controls random, uniform, pool and downsample. Exit
+    code 3: done, but for questions that could not be asked, which are named.
+    """
+    from .. import evaluation
+
+    if report is not None:  # a missing extra shows before hours of answering
+        importlib.import_module("..reporting", __package__)
+    methods = parse_methods(method, option or [])
+    evaluation.get_metric(metric)
+    settings = evaluation.settings_grid(methods, map(parse_keep, keep), positions=positions)
+    sources = [evaluation.load_data(one, split=split, n=n, seed=seed) for one in data]
+    items = [item for source in sources for item in source.items]
+    loaded = load_model(
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower(methods),
+    )
+    subject = evaluation.Subject(
+        loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
+    )
+    left_out = evaluation.try_settings(subject, items, settings)
+    config = evaluation.configuration(subject, sources, settings, metric=metric, seed=seed)
+    with evaluation.Run.open(out or _ROOT / _short(config), config) as run:
+        for name, reason in left_out.items():
+            run.leave_out(name, reason)
+        with Scores(settings, len(items), run.predictions) as scores:
+            unread = evaluation.evaluate(
+                run, subject, items, settings, metric=metric, batch=batch, step=scores.add
+            )
+        metrics = run.write_metrics()
+        evaluation.write_thumbnails(run, items, loaded.processor)
+    if report is not None:
+        from ..reporting import write_report
+
+        write_report(run.path, report)
+    problems = [*(p for source in sources for p in source.problems), *unread]
+    if as_json:
+        told = {"run": str(run.path), "config": run.config, "problems": list(map(str, problems))}
+        print_json(told | metrics)
+    else:
+        _table(metrics, run.config).print()
+        _say_where(run.path, report)
+    end(problems)
+
+
+def _short(config: Mapping[str, Any]) -> str:
+    """Name a configuration's folder, so that the same command finds its run again."""
+    text = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
+    names = ", ".join(one["name"] for one in config["data"])
+    notes = [
+        f"Score: {config['metric']}. Of full: its share of the full model's score, task by task, "
+        "then the mean. Brackets: 95 % intervals, paired bootstrap over questions. ms: a question "
+        "with the encoder, an equal share of its batch's time, median."
+    ]
+    notes += [f"{name} left out: {reason}" for name, reason in config["left_out"].items()]
+    table = Table(
+        ["keep", "method", "visual tokens>", "score>", "of full>", "agrees with full>", "ms>"],
+        title=f"{metrics['questions']} questions of {names}",
+        caption="\n".join(notes),
+    )
+    rows = metrics["settings"]
+    for number, row in enumerate(rows):
+        if number and row["keep"] != rows[number - 1]["keep"]:
+            table.rule()
+        table.add(
+            row["keep"],
+            row["method"],
+            f"{row['tokens']:.4g}",
+            _percent(row, "score"),
+            _percent(row, "relative"),
+            _percent(row, "agreement"),
+            f"{row['ms']['total']['median']:.1f}",
+        )
+    return table
+
+
+def _percent(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "-"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def _say_where(run: Path, report: Path | None) -> None:
+    console = stdout()
+    console.print(f"run: {run}", markup=False, highlight=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)

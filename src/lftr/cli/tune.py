@@ -1,0 +1,142 @@
+"""``lftr tune``: the smallest budget that one's own questions bear, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..budget import parse_keep
+from . import options
+from .left_out import end
+from .loading import load_model
+from .parsing import parse_device, parse_dtype, parse_methods
+from .terminal import Table, print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from ..evaluation.tune import Tuned
+
+
+def tune(
+    workload: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images with prompts.txt (or --prompt), a JSONL file with image and "
+            "question, or a suite (scenes)."
+        ),
+    ] = "scenes",
+    model: options.Model = None,
+    agreement: Annotated[
+        float, typer.Option("--agreement", help="Share of answers that equal the full model's.")
+    ] = 0.95,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="How sure to be that what is found holds it.")
+    ] = 0.95,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="What every image of a folder is asked."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Which are raced; by default a few that suit any model."),
+    ] = None,
+    option: options.Options = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="Which budgets are tried; by default from 1/2 to 1/64."),
+    ] = None,
+    positions: options.Positions = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Of a suite: how many.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle, and a suite.")] = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 16,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the preset is written.")] = Path(
+        "lftr-preset.json"
+    ),
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Find the smallest budget whose answers agree with the full model's, and write a preset.
+
+    Exit code 3: done, but for images that could not be read, which are named.
+    """
+    from ..evaluation import Subject
+    from ..evaluation.tune import BUDGETS, check_size
+    from ..evaluation.tune import tune as search
+    from ..evaluation.tune_search import Goal
+    from ..evaluation.tune_workload import load_workload
+    from ..presets import check_writable
+
+    check_writable(out)
+    methods = None if method is None else parse_methods(method, option or [])
+    budgets = BUDGETS if keep is None else list(map(parse_keep, keep))
+    goal = Goal(agreement, confidence)
+    asked = load_workload(workload, prompt or (), n, seed)
+    check_size(asked, goal)  # before the model is loaded
+    loaded = load_model(
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower(methods or ()),
+    )
+    subject = Subject(
+        loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
+    )
+    with progress("asking", len(asked.groups)) as bar:
+        tuned = search(
+            subject,
+            asked,
+            goal,
+            methods=methods,
+            budgets=budgets,
+            positions=positions,
+            batch=batch,
+            seed=seed,
+            step=lambda images: bar.advance(bar.task_ids[0], images),
+        )
+    tuned.preset.save(out)
+    if as_json:
+        told = {"preset": str(out), "verdict": tuned.verdict}
+        print_json(told | tuned.preset.to_plain() | {"problems": list(map(str, tuned.problems))})
+    else:
+        _table(tuned).print()
+        _say(tuned, out)
+    end(tuned.problems)
+
+
+def _table(tuned: Tuned) -> Table:
+    found = tuned.preset.found
+    table = Table(
+        ["setting", "visual tokens>", "images>", "agrees with full>", "verdict"],
+        title=(
+            f"Agreement of {found['agreement']:.4g} at a confidence of {found['confidence']:.4g}, "
+            f"{found['workload']['images']} images of {found['workload']['name']}"
+        ),
+        caption=(
+            "Tested on images that had no part in choosing the method. holds: shown; fails: "
+            "refuted; open: neither. What counts is what stands above the first that does not hold."
+        ),
+    )
+    for one in found["tested"]:
+        agrees = f"{one['agreement']:.1%}" if one["images"] else "-"
+        kept = f"{one['kept']:g}" if one["images"] else "-"
+        table.add(one["setting"], kept, str(one["images"]), agrees, one["verdict"])
+    return table
+
+
+def _say(tuned: Tuned, out: Path) -> None:
+    saving: dict[str, Any] = tuned.preset.found["prefill"]
+    after, whole = saving["after_encoder"], saving["with_encoder"]
+    lines = [
+        tuned.verdict,
+        f"prefill {after['full_ms']:.1f} -> {after['ms']:.1f} ms after the encoder, "
+        f"{after['full_over_this']['median']:.2f}x faster; with the encoder "
+        f"{whole['full_over_this']['median']:.2f}x (median of {saving['questions']} questions)",
+        f"preset: {out}",
+    ]
+    for line in lines:
+        stdout().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,199 @@
+"""Answers under several reductions, each image encoded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from ..errors import ArgumentError
+from ..hosts.transformers.memory import encode_once
+from ..prompting import batch_inputs
+from ..reduce import reduce
+from ..report import ItemReport, Report
+from .settings import Setting
+
+
+class Asked(Protocol):
+    """What can be asked: some images and a question about them."""
+
+    @property
+    def images(self) -> Sequence[Image.Image]:
+        """The images, in the order of the prompt."""
+
+    @property
+    def question(self) -> str:
+        """The prompt's text."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one question, an equal share of its batch's.
+
+    Attributes
+    ----------
+    encode : float
+        The vision encoder at full size, which every setting needs, also where its output was
+        remembered from the setting before.
+    method, host : float
+        The method, and the bookkeeping around it.
+    total : float
+        All of it and the language model, to the end of the answer.
+    """
+
+    encode: float
+    method: float
+    host: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer under one setting.
+
+    Attributes
+    ----------
+    text : str
+        What the model said, without outer space.
+    items : tuple of ItemReport
+        What was done to each of the prompt's images.
+    ms : Timing
+        How long it took.
+    """
+
+    text: str
+    items: tuple[ItemReport, ...]
+    ms: Timing
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of the prompt before."""
+        return sum(item.tokens for item in self.items)
+
+    @property
+    def kept(self) -> int:
+        """Visual tokens of the prompt that reached the language model."""
+        return sum(item.kept for item in self.items)
+
+
+def inputs_for(model: Any, processor: Any, asked: Sequence[Asked]) -> Any:
+    """Return a model's inputs for several questions, on its device and in its dtype."""
+    inputs = batch_inputs(processor, [(one.images, one.question) for one in asked])
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+@contextmanager
+def one_batch(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    *,
+    text_tower: Any = None,
+    max_new_tokens: int = 8,
+) -> Iterator[Callable[[Setting], list[Answer]]]:
+    """Let some questions be answered in one batch, their images encoded once.
+
+    Yields
+    ------
+    callable
+        Takes a setting, returns an answer to each question under it. Raises `ArgumentError` if the
+        device has too little memory for the batch.
+    """
+    questions = [one.question for one in asked]
+    inputs = inputs_for(model, processor, asked)
+    encode_ms = 0.0
+
+    @torch.inference_mode()
+    def ask(setting: Setting) -> list[Answer]:
+        nonlocal encode_ms
+        guided = reduce(
+            model,
+            setting.method,
+            keep=setting.keep,
+            positions=setting.positions,
+            text=questions,
+            processor=processor,
+            text_tower=text_tower,
+        )
+        start = time.perf_counter()
+        try:
+            with guided as reduction:
+                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+                new = ids[:, inputs["input_ids"].shape[1] :].cpu()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+            raise ArgumentError.of(
+                "batch", len(asked), f"fewer questions at a time on this device ({reason})"
+            ) from None
+        wall_ms = (time.perf_counter() - start) * 1e3
+        report = reduction.report
+        encode_ms = encode_ms or report.encode_ms
+        ms = _share(report, wall_ms, encode_ms, len(asked))
+        texts = processor.batch_decode(new, skip_special_tokens=True)
+        return [
+            Answer(text.strip(), tuple(i for i in report.items if i.row == row), ms)
+            for row, text in enumerate(texts)
+        ]
+
+    with encode_once(model):
+        yield ask
+
+
+def answer_batch(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    settings: Sequence[Setting],
+    *,
+    text_tower: Any = None,
+    max_new_tokens: int = 8,
+) -> Iterator[tuple[int, list[Answer]]]:
+    """Answer some questions in one batch under every setting, as `one_batch` does.
+
+    Yields
+    ------
+    setting : int
+        Position in ``settings``.
+    answers : list of Answer
+        One for each question.
+    """
+    together = one_batch(
+        model, processor, asked, text_tower=text_tower, max_new_tokens=max_new_tokens
+    )
+    with together as ask:
+        for number, setting in enumerate(settings):
+            yield number, ask(setting)
+
+
+def _share(report: Report, wall_ms: float, encode_ms: float, count: int) -> Timing:
+    """Give each question its share, as if each setting had encoded for itself."""
+    encode = max(encode_ms, report.encode_ms)
+    total = wall_ms - report.encode_ms + encode
+    return Timing(encode / count, report.method_ms / count, report.host_ms / count, total / count)
+
+
+def answer_all(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    settings: Sequence[Setting],
+    *,
+    text_tower: Any = None,
+    batch: int = 8,
+    max_new_tokens: int = 8,
+) -> Iterator[tuple[int, list[Answer]]]:
+    """Answer every question under every setting, batch by batch, as `answer_batch` does."""
+    for start in range(0, len(asked), batch):
+        yield from answer_batch(
+            model,
+            processor,
+            asked[start : start + batch],
+            settings,
+            text_tower=text_tower,
+            max_new_tokens=max_new_tokens,
+        )

@@ -1,0 +1,47 @@
+"""Thumbnails of the examples worth looking at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from ..drawing import shown_part
+from .items import Item
+from .runs import Run
+
+_DISAGREEING, _AGREEING = 16, 8
+_SIDE = 336
+
+
+def gallery(run: Run) -> list[str]:
+    """Return the ids of up to 24 examples of a run.
+
+    The 16 on which the most settings answer otherwise than the full model, then 8 on which all
+    agree.
+    """
+    full = run.config["settings"][0]["label"]
+    right = {line["id"]: line["answer"] for line in run.predictions if line["setting"] == full}
+    differ = Counter(dict.fromkeys(sorted(right), 0))
+    for line in run.predictions:
+        if line["id"] in right:
+            differ[line["id"]] += line["answer"] != right[line["id"]]
+    worst = [id for id, count in differ.most_common(_DISAGREEING) if count]
+    return worst + [id for id in differ if not differ[id]][:_AGREEING]
+
+
+def write_thumbnails(run: Run, items: Sequence[Item], processor: Any) -> None:
+    """Write the pictures of a run's `gallery`, at most 336 pixels wide and high.
+
+    A picture shows what the processor shows the model, so that a grid of tokens lies evenly on it.
+    """
+    wanted = set(gallery(run))
+    for item in items:
+        path = run.image(item.id)
+        if item.id in wanted and not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            picture = shown_part(processor, item.images[0].copy())
+            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+            picture.save(path, optimize=True)

@@ -1,0 +1,107 @@
+"""Rows of a comparison: which method, at which budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..budget import Budget, Keep
+from ..methods import get_method
+from ..methods.base import Method
+
+CONTROLS = ("random", "uniform", "pool", "downsample")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a comparison.
+
+    Attributes
+    ----------
+    label : str
+        What the row is called.
+    method : Method
+        Decides.
+    keep : float, int or Budget
+        How much stays; ``1.0`` is the full model, whatever the method.
+    positions : {"original", "compact"}, optional
+        As `lftr.reduce` takes it.
+    """
+
+    label: str
+    method: Method
+    keep: Keep
+    positions: str | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether this is the model as it is."""
+        return isinstance(self.keep, float) and self.keep == 1.0
+
+    @property
+    def name(self) -> str:
+        """The method's own name; ``"full"`` for the model as it is."""
+        return "full" if self.full else name_of(self.method)
+
+
+def name_of(method: Method) -> str:
+    """Return the name that a method is registered by, or that of its class."""
+    return method.name or type(method).__name__
+
+
+def spell(keep: Keep) -> str:
+    """Write a budget as the command line takes it: ``1/16``, ``64``."""
+    if isinstance(keep, Budget):
+        return f"total {keep.total}"
+    if isinstance(keep, int):
+        return str(keep)
+    return str(Fraction(keep).limit_denominator(1_000_000))
+
+
+def full_model() -> Setting:
+    """Return the row of the model as it is."""
+    return Setting("full", get_method("uniform"), 1.0)
+
+
+def settings_of(
+    ratios: Sequence[int], method: str | Method = "lftr", controls: Sequence[str] = CONTROLS
+) -> list[Setting]:
+    """Return the rows of the usual table: the full model, then for each ratio method and controls.
+
+    Parameters
+    ----------
+    ratios : sequence of int
+        How many times fewer tokens: 16 keeps a sixteenth.
+    """
+    own = get_method(method) if isinstance(method, str) else method
+    methods = _with_controls([own], controls)
+    rows = [Setting(label, one, 1 / ratio) for ratio in ratios for label, one in methods.items()]
+    return [full_model(), *rows]
+
+
+def settings_grid(
+    methods: Iterable[Method],
+    keeps: Iterable[Keep],
+    controls: Sequence[str] = CONTROLS,
+    positions: str | None = None,
+) -> list[Setting]:
+    """Return the full model, then for each budget every method and the controls.
+
+    Labels are ``"lftr 1/16"``: unique, where methods and budgets are. A control that is among
+    ``methods`` stands there, with its options.
+    """
+    rows = _with_controls(methods, controls)
+    return [
+        full_model(),
+        *(
+            Setting(f"{name} {spell(keep)}", method, keep, positions)
+            for keep in dict.fromkeys(keeps)
+            for name, method in rows.items()
+        ),
+    ]
+
+
+def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:
+    own = {name_of(method): method for method in methods}
+    return own | {name: get_method(name) for name in controls if name not in own}

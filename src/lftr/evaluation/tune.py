@@ -1,0 +1,252 @@
+"""The smallest budget whose answers are the full model's, on one's own images, without labels.
+
+What is promised. Of the answers to questions about images like these, at least ``agreement`` equal
+the full model's, image by image and then on average; with probability ``confidence`` this holds for
+the budget and method that come out, all looking and choosing on the way included.
+
+How. The images are shuffled and split. On the first part methods are raced over bisected budgets
+(`tune_search.Race`); whatever is chosen there needs no guarantee, because it is tested on the other
+part, which had no say in it. There the winner is tested at neighbouring budgets, from the largest
+to the smallest, each by an anytime-valid test (`tune_betting.Bets`) at the full level; only what
+comes before the first failure counts (`tune_search.prove`). So no correction for the number of
+methods and budgets is needed, and every test stops as soon as its verdict falls.
+
+What it rests on. Images are taken for independent draws from what will be asked later. Several
+questions about one image need not be independent: an image counts once, with its share.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from ..budget import Budget, Keep
+from ..errors import ArgumentError, MissingEvidenceError
+from ..methods import get_method
+from ..methods.base import Method
+from ..presets import Preset
+from ..reduce import reduce
+from .evaluate import Subject
+from .items import digest
+from .jsonl import Problem
+from .settings import Setting, full_model
+from .tune_betting import least_values
+from .tune_search import Goal, Proof, Race, Trial, prove
+from .tune_sitting import Group, Held, Seating
+from .tune_workload import Workload
+
+METHODS = ("lftr", "coverage", "divprune", "pool")
+BUDGETS = tuple(1 / n for n in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
+_RACED = (8, 128)  # a quarter of the images is raced over, but no fewer and no more than these
+_TIMED = 5  # questions whose prefill is timed
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came out.
+
+    Attributes
+    ----------
+    preset : Preset
+        The smallest budget that was shown to hold, all tokens where none was; ``found`` tells
+        everything that was asked.
+    proofs : sequence of Proof
+        What was tested, from the largest budget to the smallest.
+    problems : sequence of Problem
+        What was left out of the workload, and why.
+    """
+
+    preset: Preset
+    goal: Goal
+    proofs: Sequence[Proof]
+    problems: Sequence[Problem]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on where the limit is, and why."""
+        kept, tokens = self.preset.found["kept"], self.preset.found["tokens"]
+        share = f"{self.goal.agreement:.4g}"
+        bolder = next((proof for proof in self.proofs if proof.verdict != "holds"), None)
+        if bolder is None:
+            return (
+                f"{kept:g} of {tokens:g} tokens hold an agreement of {share}; smaller budgets did "
+                "worse in the race, or were not among those to try"
+            )
+        trial = bolder.trial
+        sentence = f"not below {kept:g} tokens on this workload"
+        seen = f"at {trial.kept_each:g} tokens {trial.mean:.1%} agreed over {len(trial.shares)}"
+        if bolder.verdict == "fails":
+            return f"{sentence}: {seen} images, which refutes an agreement of {share}"
+        return f"{sentence}, as far as it can tell: {seen} images, which does not show {share}"
+
+
+def tune(
+    subject: Subject,
+    workload: Workload,
+    goal: Goal,
+    *,
+    methods: Sequence[Method] | None = None,
+    budgets: Sequence[Keep] = BUDGETS,
+    positions: str | None = None,
+    batch: int = 8,
+    seed: int = 0,
+    step: Callable[[int], None] = lambda images: None,
+) -> Tuned:
+    """Find the smallest budget, and a method for it, that holds; see the module for what is held.
+
+    Parameters
+    ----------
+    goal : Goal
+        How often answers are to equal the full model's, and how sure to be.
+    methods : sequence of Method, optional
+        Which are raced; by default those of `METHODS` that this model can feed.
+    budgets : sequence of float, int or Budget
+        Which are tried; all ratios, all counts, or all totals.
+    positions : {"original", "compact"}, optional
+        As `lftr.reduce` takes it.
+    batch : int
+        Questions at a time.
+    seed : int
+        Of the shuffle.
+    step : callable
+        Called with a number of images when they are done with; the sum stays below the workload's
+        where the search stops early.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of its range, or there are too few images, with how many are needed.
+    """
+    falling = _falling(budgets)
+    check_size(workload, goal)
+    lanes = _usable(subject, positions) if methods is None else list(methods)
+    groups = random.Random(seed).sample(workload.groups, len(workload.groups))
+    first = _raced(len(groups))
+    seating = Seating(subject, batch, step)
+
+    race = Race(lanes, falling, positions, goal, first)
+    with closing(seating.sittings(groups[:first])) as sittings:
+        for _, sitting in sittings:
+            if sitting is not None:
+                race.run(sitting)
+    proofs = [Proof(setting, goal) for setting in race.chain()]
+    with closing(seating.sittings(groups[first:])) as sittings:
+        held = prove(proofs, sittings, len(groups) - first)
+    if not proofs[0].trial.questions:
+        raise ArgumentError.of(
+            "workload", workload.name, f"images that can be read: {seating.problems[-1]}"
+        )
+
+    tokens = proofs[0].trial.tokens / proofs[0].trial.questions
+    setting = proofs[held - 1].trial.setting if held else full_model()
+    readable = (one for group in groups for one in seating.read(group)[:1])
+    asked = list(itertools.islice(readable, _TIMED))
+    found = {
+        "agreement": goal.agreement,
+        "confidence": goal.confidence,
+        "workload": {"name": workload.name, "images": len(groups), "digest": _digest(groups)},
+        "seed": seed,
+        "batch": batch,
+        "max_new_tokens": subject.max_new_tokens,
+        "tokens": tokens,
+        "kept": proofs[held - 1].trial.kept_each if held else tokens,
+        "raced": [_plain(trial) for level in race.trials for trial in level if trial.shares],
+        "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
+        "prefill": _saving(subject, asked, setting),
+    }
+    preset = Preset(setting.method, setting.keep, positions, subject.name, found)
+    problems = dict.fromkeys([*workload.problems, *seating.problems])  # some are met twice
+    return Tuned(preset, goal, proofs, list(problems))
+
+
+def _falling(budgets: Sequence[Keep]) -> list[Keep]:
+    """Return budgets from the largest to the smallest."""
+    if len({type(keep) for keep in budgets}) != 1:
+        raise ArgumentError.of("keep", list(budgets), "ratios alone, or counts alone, at least one")
+    return sorted(
+        set(budgets),
+        key=lambda keep: keep.total if isinstance(keep, Budget) else keep,
+        reverse=True,
+    )
+
+
+def _raced(images: int) -> int:
+    """Return how many of the images choose."""
+    least, most = _RACED
+    return min(max(math.ceil(images / 4), least), most)
+
+
+def check_size(workload: Workload, goal: Goal) -> None:
+    """Refuse a workload on which even answers that all agree would show nothing.
+
+    Raises
+    ------
+    ArgumentError
+        With the number of images that are needed.
+    """
+    tested = least_values(goal.agreement, goal.alpha)
+    images = len(workload.groups)
+    if images - _raced(images) < tested:
+        needed = next(n for n in range(tested, 2 * tested + _RACED[0]) if n - _raced(n) >= tested)
+        raise ArgumentError.of(
+            "workload",
+            f"{workload.name}, {images} images with questions",
+            f"at least {needed} images for an agreement of {goal.agreement:.4g} at a confidence of "
+            f"{goal.confidence:.4g}",
+        )
+
+
+def _usable(subject: Subject, positions: str | None) -> list[Method]:
+    """Return those of `METHODS` whose evidence the model can give."""
+    found = []
+    for name in METHODS:
+        try:
+            reduce(
+                subject.model,
+                name,
+                keep=1,
+                positions=positions,
+                processor=subject.processor,
+                text_tower=subject.text_tower,
+            ).remove()
+        except MissingEvidenceError:
+            continue
+        found.append(get_method(name))
+    return found
+
+
+def _saving(subject: Subject, asked: Sequence[Held], setting: Setting) -> dict[str, Any]:
+    """Time the prefill of a few questions, in full and as found."""
+    from ..profiling import Spread, time_settings
+
+    settings = [full_model(), setting]
+    full, own = time_settings(
+        subject.model, subject.processor, asked, settings, text_tower=subject.text_tower
+    )
+    return {"questions": len(asked), "device": str(subject.model.device)} | {
+        name: {
+            "full_ms": Spread.of(full.of(part)).median,
+            "ms": Spread.of(own.of(part)).median,
+            "full_over_this": Spread.of_ratios(full.of(part), own.of(part)).plain,
+        }
+        for name, part in (("after_encoder", "after_encoder"), ("with_encoder", "total"))
+    }
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    return {
+        "setting": trial.setting.label,
+        "kept": trial.kept_each,
+        "images": len(trial.shares),
+        "agreement": trial.mean,
+    }
+
+
+def _digest(groups: Sequence[Group]) -> str:
+    """Return the same for the same questions, however they are shuffled."""
+    return digest(sorted((item for group in groups for item in group), key=lambda item: item.id))

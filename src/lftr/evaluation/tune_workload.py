@@ -1,0 +1,123 @@
+"""Questions without answers: a folder of images with prompts, or a JSONL file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .. import suites
+from ..errors import ArgumentError
+from ..prompting import read_image
+from .data import load_data
+from .items import Item
+from .jsonl import Problem, read_jsonl
+
+PROMPTS = "prompts.txt"
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Questions as one asks them.
+
+    Attributes
+    ----------
+    name : str
+        The folder or the file.
+    groups : sequence of tuple of Item
+        The questions of each image: answers about one image are not independent, so an image
+        counts once.
+    problems : sequence of Problem
+        What is left out, and why.
+    """
+
+    name: str
+    groups: Sequence[tuple[Item, ...]]
+    problems: Sequence[Problem] = ()
+
+    @classmethod
+    def of(cls, name: str, items: Iterable[Item], problems: Sequence[Problem] = ()) -> Workload:
+        """Group questions by their first image; those without a file stand alone."""
+        groups: dict[str, list[Item]] = {}
+        for item in items:
+            groups.setdefault(item.image or f"\0{item.id}", []).append(item)
+        return cls(name, [tuple(group) for group in groups.values()], problems)
+
+
+def load_workload(
+    source: str | Path, prompts: Sequence[str] = (), n: int | None = None, seed: int = 0
+) -> Workload:
+    """Read a folder of images, or a JSONL file with ``image`` and ``question`` in every line.
+
+    Parameters
+    ----------
+    source : str or Path
+        Folder or file; or the name of a suite, to try it.
+    n : int, optional
+        Of a suite: how many scenes.
+    seed : int
+        Of a suite: which scenes.
+    prompts : sequence of str
+        What every image of a folder is asked; by default the lines of its ``prompts.txt``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is neither, a folder has no prompts, a file comes with prompts of its own, or
+        nothing can be asked.
+    """
+    if source in suites.NAMES:
+        return Workload.of(str(source), load_data(str(source), n=n, seed=seed).items)
+    path = Path(source)
+    if path.is_dir():
+        workload = _folder(path, prompts or _prompts(path))
+    elif not path.is_file():
+        raise ArgumentError.of("workload", str(path), "a folder of images or a JSONL file")
+    elif prompts:
+        raise ArgumentError.of("prompt", prompts[0], "a folder of images; this file has questions")
+    else:
+        workload = Workload.of(path.name, *read_jsonl(path, answered=False))
+    if not workload.groups:
+        first = f" ({workload.problems[0]})" if workload.problems else ""
+        raise ArgumentError.of("workload", str(path), f"at least one image and question{first}")
+    return workload
+
+
+def _prompts(folder: Path) -> list[str]:
+    try:
+        lines = (folder / PROMPTS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        allowed = f"a question, or a {PROMPTS} in {str(folder)!r}, one on each line ({error})"
+        raise ArgumentError.of("prompt", None, allowed) from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ArgumentError.of("prompt", None, f"a question; {str(folder / PROMPTS)!r} has none")
+    return prompts
+
+
+def _folder(folder: Path, prompts: Sequence[str]) -> Workload:
+    items: list[Item] = []
+    problems: list[Problem] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _SUFFIXES:
+            continue
+        try:
+            with Image.open(path):
+                pass
+        except (OSError, SyntaxError, ValueError):
+            problems.append(Problem(path.name, "not an image that can be read"))
+            continue
+        read = functools.partial(_read, path)
+        items += [
+            Item(f"{path.name}:{n}", folder.name, prompt, (), image=str(path), read=read)
+            for n, prompt in enumerate(prompts, 1)
+        ]
+    return Workload.of(folder.name, items, problems)
+
+
+def _read(path: Path) -> tuple[Image.Image, ...]:
+    return (read_image(path),)

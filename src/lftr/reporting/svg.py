@@ -1,0 +1,43 @@
+"""From figures to SVG that takes its colours from the page, and to files."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from .theme import LIGHT
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """Return a figure as an ``<svg>`` element.
+
+    Text stays text, colours become CSS variables (``var(--ink)``), and ids are the figure's own, so
+    that several can stand on one page.
+
+    Parameters
+    ----------
+    name : str
+        Told apart from those of the page's other figures.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    for role, colour in LIGHT.items():
+        text = text.replace(colour, f"var(--{role})")
+    return text.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as SVG, with its letters as outlines, and as PNG of 200 dots an inch."""
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(folder / f"{name}.png", dpi=200)

@@ -1,0 +1,91 @@
+"""Questions from suites and JSONL files; what cannot be asked is named by its line."""
+
+from __future__ import annotations
+
+import pytest
+
+from lftr import suites
+from lftr.errors import ArgumentError
+from lftr.evaluation import load_data
+
+RED = {"image": "red.png", "question": "What colour?", "answers": ["red"]}
+
+
+def test_a_suite(tmp_path):
+    data = load_data("scenes", split="validation", n=3, seed=1)
+    examples = suites.load("scenes", "validation", 3, 1)
+    assert [item.id for item in data.items] == [example.scene for example in examples]
+    assert data.items[1].answers == (examples[1].answer,)
+    assert data.items[2].images[0].tobytes() == examples[2].image.tobytes()
+    assert data.describe()["questions"] == 3
+
+
+def test_a_file(jsonl, folder):
+    path = jsonl(
+        RED,
+        "",
+        {"image": ["red.png", str(folder / "noise.png")], "question": "Same?", "answers": "no"}
+        | {"id": 7, "category": "pairs", "choices": ["yes", "no"]},
+    )
+    data = load_data(str(path))
+    first, second = data.items
+    assert not data.problems
+    assert (first.id, first.task, first.category) == ("questions:1", "questions.jsonl", "")
+    assert first.image == str(folder / "red.png")
+    assert (second.id, second.category, second.choices) == ("7", "pairs", ("yes", "no"))
+    assert second.answers == ("no",)
+    assert [image.mode for image in second.images] == ["RGB", "RGB"]
+    assert len(load_data(str(path), n=1).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"image": "red.png", ', "Expecting property name"),
+        ("[1, 2]", "not a JSON object"),
+        ('"text"', "not a JSON object"),
+        ({"question": "?", "answers": ["a"]}, "no 'image' or 'images'"),
+        ({"image": "red.png", "answers": ["a"]}, "no 'question'"),
+        ({"image": "red.png", "question": "?"}, "no 'answers' or 'answer'"),
+        (RED | {"answers": []}, "answers = []; allowed: one text or more"),
+        (RED | {"answers": [3]}, "answers = 3; allowed: a text"),
+        (RED | {"question": None}, "question = None; allowed: a text"),
+        (RED | {"category": 3}, "category = 3; allowed: a text"),
+        (RED | {"id": [1]}, "id = [1]; allowed: a text or a whole number"),
+        (RED | {"image": "absent.png"}, "absent.png'; allowed: a file that exists"),
+        (RED | {"image": "text.png"}, "text.png'; allowed: an image file"),
+        (RED | {"image": "."}, "allowed: an image file"),
+        (RED | {"id": "questions:1"}, "id 'questions:1' is that of line 1 already"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "line",
+)
+def test_a_bad_line_is_named_and_the_rest_goes_on(jsonl, line, said):
+    data = load_data(str(jsonl(RED, line, RED)))
+    assert [item.id for item in data.items] == ["questions:1", "questions:3"]
+    (problem,) = data.problems
+    assert str(problem).startswith("questions.jsonl line 2: ")
+    assert said in str(problem)
+
+
+def test_bytes_that_are_no_text(folder):
+    path = folder / "bytes.jsonl"
+    path.write_bytes(b'{"image": "\xff"}\n' + b"\xef\xbb\xbf{}\n")
+    with pytest.raises(ArgumentError, match=r"bytes.jsonl line 1"):
+        load_data(str(path))
+
+
+def test_nothing_to_ask_is_an_error(jsonl, folder):
+    with pytest.raises(ArgumentError, match=r"at least one question$"):
+        load_data(str(jsonl("", "")))
+    with pytest.raises(ArgumentError, match=r"at least one question; questions.jsonl line 1: not"):
+        load_data(str(jsonl("[]")))
+    with pytest.raises(ArgumentError, match=r"a JSONL file that exists, or a suite: scenes"):
+        load_data(str(folder / "absent.jsonl"))
+    with pytest.raises(ArgumentError, match=r"a JSONL file that exists"):
+        load_data(str(folder))
+
+
+def test_the_digest_is_of_what_is_asked(jsonl):
+    one = load_data(str(jsonl(RED))).describe()
+    assert load_data(str(jsonl(RED | {"category": "x"}))).describe() == one
+    assert load_data(str(jsonl(RED | {"answers": ["blue"]}))).describe() != one

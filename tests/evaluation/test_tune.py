@@ -1,0 +1,130 @@
+"""`tune` on the bundled model: what it finds on some scenes holds on others."""
+
+from __future__ import annotations
+
+import pytest
+from scipy.stats import binom
+
+import lftr
+from lftr import suites
+from lftr.errors import ArgumentError
+from lftr.evaluation.answering import answer_all
+from lftr.evaluation.scoring import agreement
+from lftr.evaluation.settings import Setting, full_model
+from lftr.evaluation.tune import METHODS, _digest, _falling, _usable, tune
+from lftr.evaluation.tune_search import Goal
+from lftr.evaluation.tune_workload import load_workload
+
+AGREEMENT, CONFIDENCE = 0.8, 0.9
+LFTR = [lftr.get_method("lftr")]
+
+
+def agrees(subject, setting: Setting, n: int, seed: int) -> int:
+    """How many answers to scenes of a seed equal the full model's."""
+    texts: list[list[str]] = [[], []]
+    examples = suites.load("scenes", n=n, seed=seed)
+    for number, answers in answer_all(
+        subject.model, subject.processor, examples, [full_model(), setting]
+    ):
+        texts[number] += [answer.text for answer in answers]
+    return int(sum(agreement(texts[1], texts[0])))
+
+
+@pytest.mark.slow
+def test_the_budget_found_on_one_seed_holds_on_another(subject):
+    steps: list[int] = []
+    tuned = tune(
+        subject,
+        load_workload("scenes", n=56, seed=1),
+        Goal(AGREEMENT, CONFIDENCE),
+        methods=LFTR,
+        budgets=[1 / 4, 1 / 16, 1 / 200],
+        step=steps.append,
+    )
+    preset = tuned.preset
+    kept = preset.found["kept"]
+    assert 3 < kept <= 144  # a budget was shown to hold, and three tokens are not enough
+    assert f"not below {kept:g} tokens on this workload" in tuned.verdict
+    assert [one["verdict"] for one in preset.found["tested"]][:1] == ["holds"]
+    assert sum(steps) <= 56
+    assert preset.found["prefill"]["after_encoder"]["full_over_this"]["median"] > 1
+    assert preset.model == "bundled"
+
+    chosen = Setting("found", preset.method, preset.keep)
+    n = 48
+    same = agrees(subject, chosen, n, seed=2)
+    # were the agreement below what was promised, so many would hardly ever disagree
+    assert binom.cdf(same, n, AGREEMENT) > 0.01
+    # the control: the budget that was not shown fails the very same check
+    bold = Setting("bold", preset.method, 3)
+    assert binom.cdf(agrees(subject, bold, n, seed=2), n, AGREEMENT) < 0.01
+
+
+def test_too_few_images_name_how_many_are_needed(subject):
+    with pytest.raises(ArgumentError, match=r"20 images with questions'; allowed: at least 94 "):
+        tune(subject, load_workload("scenes", n=20), Goal())
+
+
+@pytest.mark.parametrize("name", ["agreement", "confidence"])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, float("nan")])
+def test_what_cannot_be_promised(name, value):
+    with pytest.raises(ArgumentError, match=f"{name} = "):
+        Goal(**{name: value})
+
+
+@pytest.mark.slow
+def test_nothing_that_holds_keeps_all(subject):
+    """At an agreement that one token never reaches: the preset is the full model."""
+    tuned = tune(
+        subject,
+        load_workload("scenes", n=14, seed=1),
+        Goal(0.75, 0.5),
+        methods=[lftr.get_method("uniform")],
+        budgets=[1],
+    )
+    assert tuned.preset.keep == 1.0
+    assert tuned.preset.found["kept"] == tuned.preset.found["tokens"] == 576
+    assert "not below 576 tokens on this workload" in tuned.verdict
+    assert "at 1 tokens" in tuned.verdict
+
+
+@pytest.mark.slow
+def test_an_image_counts_once_and_a_broken_one_not_at_all(subject, folder):
+    from PIL import Image
+
+    for number in range(11):
+        Image.new("RGB", (64, 64), (200, 20 * number, 40)).save(folder / f"{number}.png")
+    workload = load_workload(folder, ["What colour is the square?", "Is there a digit?"])
+    assert len(workload.groups) == 14
+    tuned = tune(
+        subject,
+        workload,
+        Goal(0.5, 0.5),
+        methods=[lftr.get_method("uniform")],
+        budgets=[575],  # all but one token
+        batch=3,
+    )
+    (tested,) = tuned.preset.found["tested"]
+    assert tested["images"] <= 6
+    named = [problem.where for problem in tuned.problems]
+    assert named[0] == "text.png"
+    assert named.count("cut.png:1") <= 1  # twice where it is met, asked or timed
+    assert tuned.preset.found["workload"]["images"] == 14
+
+
+def test_a_workload_has_one_digest_however_it_is_shuffled(subject):
+    groups = load_workload("scenes", n=4).groups
+    assert _digest(groups) == _digest(groups[::-1])
+    assert _digest(groups) != _digest(groups[:3])
+
+
+def test_budgets_fall_whatever_their_order():
+    assert _falling([1 / 8, 0.5, 1 / 8]) == [0.5, 1 / 8]
+    assert _falling([3, 40]) == [40, 3]
+    for budgets in ([], [0.5, 3]):
+        with pytest.raises(ArgumentError, match="ratios alone, or counts alone"):
+            _falling(budgets)
+
+
+def test_methods_that_the_model_cannot_feed_are_left_out(subject):
+    assert [method.name for method in _usable(subject, None)] == list(METHODS)

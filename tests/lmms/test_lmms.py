@@ -1,0 +1,53 @@
+"""lmms-eval, really installed, asks the bundled model through the plugin."""
+
+from __future__ import annotations
+
+import pytest
+
+from lftr import bundled
+from lftr.evaluation import Setting, answer_all
+from lftr.methods import get_method
+
+from .conftest import MISSING, QUESTIONS, Evaluated
+
+pytest.importorskip("lmms_eval", reason=MISSING)
+
+ARGUMENTS = "pretrained=bundled,method=lftr,keep=0.0625"
+
+
+@pytest.fixture(scope="session")
+def single(lmms_eval) -> Evaluated:
+    return lmms_eval(ARGUMENTS)
+
+
+def own_answers(task, method, keep):
+    model, processor = bundled.load()
+    settings = [Setting("only", get_method(method), keep)]
+    found = answer_all(model, processor, task.examples, settings, batch=4)
+    return {i: text for i, text in enumerate(a.text for _, part in found for a in part)}
+
+
+def test_answers_are_the_librarys_own(task, single):
+    assert single.answers == own_answers(task, "lftr", 1 / 16)
+    right = [e.is_correct(single.answers[i]) for i, e in enumerate(task.examples)]
+    assert single.accuracy == pytest.approx(sum(right) / QUESTIONS)
+
+
+def test_a_folder_other_methods_and_their_options(task, lmms_eval):
+    arguments = f"pretrained={bundled.path()},method=random,seed=3,keep=1/16,dtype=float32"
+    answers = lmms_eval(arguments, batch=1).answers
+    model, processor = bundled.load()
+    settings = [Setting("only", get_method("random", seed=3), 1 / 16)]
+    found = answer_all(model, processor, task.examples, settings, batch=1)
+    assert list(answers.values()) == [part[0].text for _, part in found]
+
+
+def test_two_processes_give_the_result_of_one(lmms_eval, single):
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    shared = lmms_eval(ARGUMENTS, *launcher, "-m", "lmms_eval")
+    assert sorted(shared.asked) == [0, 1]
+    assert not shared.asked[0] & shared.asked[1]
+    assert len(shared.asked[0]) == len(shared.asked[1]) == QUESTIONS // 2
+    assert shared.answers == single.answers
+    assert shared.accuracy == single.accuracy

@@ -1,0 +1,251 @@
+"""`lftr demo --web`: the page in headless Chromium, and what stands behind it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import lftr
+from lftr import bundled, suites
+from lftr.cli.app import app
+from lftr.errors import ArgumentError
+from lftr.methods import list_methods
+from lftr.prompting import inputs_of
+from lftr.web.comparison import compare_answers
+
+needs_gradio = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
+)
+# Writes down every address that the server turns to; Python runs it before anything else.
+WATCH = """
+import os, socket
+connect = socket.socket.connect
+def watched(self, address):
+    with open(os.environ["CONNECTIONS"], "a") as file:
+        print(address[0], file=file)
+    return connect(self, address)
+socket.socket.connect = watched
+"""
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """Compare answers of the bundled model."""
+    model, processor = bundled.load()
+    tower = bundled.load_text_tower(model)
+
+    def run(image, question, method="lftr", keep="1/16"):
+        return compare_answers(model, processor, tower, image, question, method, keep)
+
+    run.model, run.processor = model, processor
+    return run
+
+
+def test_both_answers_are_those_of_plain_calls(ask):
+    scene = suites.load(n=2)[1]
+    found = ask(scene.image, f" {scene.question} ", "random", "64")
+    inputs = inputs_of(ask.processor, [scene.image], scene.question)
+    for answer, keep, kept in ((found.full, 1.0, 576), (found.reduced, 64, 64)):
+        with torch.inference_mode(), lftr.reduce(ask.model, "random", keep=keep):
+            ids = ask.model.generate(**inputs, do_sample=False, max_new_tokens=32)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        assert answer.text == ask.processor.batch_decode(new, skip_special_tokens=True)[0].strip()
+        assert answer.kept == kept
+    assert ("same" in found.verdict) == (found.full.text == found.reduced.text)
+
+
+def test_the_table_holds_tokens_and_times(ask):
+    scene = suites.load(n=1)[0]
+    found = ask(scene.image, scene.question)
+    heads, rule, *lines = found.table.splitlines()
+    assert heads == "|  | all | some |"
+    assert rule.count("---") == 3
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0] == ["visual tokens", "576", "36"]
+    for column, answer in ((1, found.full), (2, found.reduced)):
+        *parts, total = (float(row[column]) for row in rows[1:])
+        assert sum(parts) == pytest.approx(total, abs=0.2)
+        assert total == pytest.approx(answer.ms.total, abs=0.1)
+
+
+def test_pictures_are_of_one_size_and_show_what_the_model_sees(ask):
+    wide = Image.new("RGB", (400, 200), (200, 0, 0))
+    found = ask(wide, "What?", "uniform")
+    assert found.image.size == found.kept.size
+    assert found.image.getpixel((9, 9)) == (200, 0, 0)
+    colours = {colour for _, colour in found.kept.getcolors()}
+    assert (200, 0, 0) in colours
+    assert (56, 0, 0) in colours  # what was dropped is dim
+
+
+@pytest.mark.parametrize("method", list_methods("before"))
+def test_every_method_of_the_menu_answers(ask, method):
+    scene = suites.load(n=1)[0]
+    assert ask(scene.image, scene.question, method, "1/8").reduced.kept == 72
+
+
+def test_what_cannot_be_asked(ask):
+    image = suites.load(n=1)[0].image
+    for words, said in (
+        ((None, "What?"), "image"),
+        ((image, "  "), "question"),
+        ((image, "What?", "lfrt"), "did you mean 'lftr'"),
+        ((image, "What?", "lftr", "0"), "keep"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            ask(*words)
+
+
+def test_the_page_prints_no_table():
+    for option in ("--json", "--markdown"):
+        result = CliRunner().invoke(app, ["demo", "--web", option])
+        assert result.exit_code == 1
+        assert "--web" in result.stderr
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("lftr.web", "gradio"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    result = CliRunner().invoke(app, ["demo", "--web"])
+    assert result.exit_code == 1
+    assert "error: gradio is not installed" in result.stderr
+    assert "'demo'" in result.stderr
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The server's address and what it turned to, its process interrupted at the end."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "sitecustomize.py").write_text(WATCH)
+    connections = folder / "connections"
+    connections.touch()
+    port = free_port()
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    given = {"PYTHONPATH": path, "CONNECTIONS": str(connections), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lftr", "demo", "--web", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | given,
+    )
+    guard = threading.Timer(180, process.kill)
+    guard.start()
+    try:
+        told = process.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in told
+        yield f"http://127.0.0.1:{port}/", connections
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait()
+
+
+def wait_for(browser, script):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = browser.run(script)
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{script} stayed empty")
+
+
+def click(browser, selector):
+    wait_for(browser, f'return document.querySelector("{selector}") !== null')
+    browser.driver.find_element("css selector", selector).click()
+
+
+def value(name):
+    return f"return document.querySelector('#{name} :is(textarea, input)')?.value"
+
+
+def ask_for(browser, question):
+    box = browser.driver.find_element("css selector", "#question :is(textarea, input)")
+    box.send_keys("\ue009a")  # Control and a: all of it
+    box.send_keys(question)
+    wait_for(browser, f"{value('question')} === {question!r}")
+
+
+SEEN = (
+    "return ['shown', 'kept'].map(name => document.querySelector(`#${name} img`))"
+    ".every(image => image?.complete && image.naturalWidth >= 480)"
+)
+
+
+@needs_gradio
+def test_a_picked_scene_is_answered_twice_on_a_click(browser, server, ask):
+    address, connections = server
+    browser.show(address)
+    scene = suites.load("scenes", split="test", n=5, seed=0)[4]
+    click(browser, "#scenes [aria-label='Thumbnail 5 of 12']")
+    wait_for(browser, f"{value('question')} === {scene.question!r}")
+    click(browser, "#ask")
+    found = ask(scene.image, scene.question)
+    assert wait_for(browser, value("full")) == found.full.text
+    assert wait_for(browser, value("reduced")) == found.reduced.text
+    assert wait_for(browser, SEEN)
+    table = browser.run("return document.querySelector('#table').innerText")
+    assert "576\t36" in table
+    assert found.verdict in browser.run("return document.querySelector('#verdict').innerText")
+    assert browser.errors() == []
+    assert browser.hosts() == {"127.0.0.1"}
+    assert set(connections.read_text().split()) <= {"127.0.0.1"}
+
+
+@needs_gradio
+def test_an_uploaded_image_is_answered_on_a_phone(browser, server, ask, tmp_path):
+    browser.show(server[0], 390, dark=True)
+    scene = suites.load("scenes", split="validation", n=1)[0]
+    scene.image.save(tmp_path / "mine.png")
+    click(browser, "#image [aria-label='Remove Image']")
+    wait_for(browser, "return document.querySelector('#image input[type=file]') !== null")
+    browser.driver.find_element("css selector", "#image input[type=file]").send_keys(
+        str(tmp_path / "mine.png")
+    )
+    wait_for(browser, "return document.querySelector('#image img')?.naturalWidth === 192")
+    ask_for(browser, scene.question)
+    click(browser, "#ask")
+    assert wait_for(browser, value("full")) == ask(scene.image, scene.question).full.text
+    assert wait_for(browser, SEEN)
+    assert browser.run("return document.documentElement.scrollWidth") == 390
+    assert browser.errors() == []
+
+
+@needs_gradio
+def test_what_is_wrong_is_said_on_the_page(browser, server):
+    browser.show(server[0])
+    wait_for(browser, value("question"))
+    ask_for(browser, " ")
+    click(browser, "#ask")
+    said = "return document.querySelector('[data-testid=toast-body]')?.innerText"
+    assert "question = ' '; allowed: a text" in wait_for(browser, said)
+
+
+@needs_gradio
+def test_a_port_that_is_taken(server):
+    port = server[0].rstrip("/").rpartition(":")[2]
+    result = CliRunner().invoke(app, ["demo", "--web", "--port", port])
+    assert result.exit_code == 1
+    assert "error: port = " in result.stderr
+    assert "GRADIO_ANALYTICS_ENABLED" not in os.environ

@@ -1,0 +1,144 @@
+"""Presets: what is saved is what is loaded, and a broken file says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import lftr
+from lftr import Preset, bundled, suites
+from lftr.methods import Adaptive, Merge, Mix, Then
+from lftr.methods.plain import from_plain, to_plain
+from lftr.presets import check_writable, name_of
+from lftr.prompting import inputs_of
+
+NESTED = {
+    "merge": Merge("divprune", own=0.3),
+    "then": Then(Merge("lftr"), "pool", first=0.5),
+    "mix": Mix("lftr", Adaptive("divprune", within=False), share=0.25),
+    "tuple": lftr.get_method("aim", folds=(288, 144)),
+}
+
+
+@pytest.mark.parametrize("name", lftr.list_methods())
+def test_every_method_comes_back(name):
+    method = lftr.get_method(name)
+    again = from_plain(json.loads(json.dumps(to_plain(method))))
+    assert again == method
+    assert type(again) is type(method)
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_methods_come_back(name):
+    again = from_plain(json.loads(json.dumps(to_plain(NESTED[name]))))
+    assert again == NESTED[name]
+    assert str(again) == str(NESTED[name])
+
+
+@pytest.mark.parametrize("keep", [1 / 16, 1.0, 1, 64, 0.07, lftr.Budget(total=99), "auto", None])
+def test_budgets_come_back(tmp_path, keep):
+    Preset(lftr.get_method("trim"), keep).save(tmp_path / "preset.json")
+    again = Preset.load(tmp_path / "preset.json").keep
+    assert again == keep
+    assert type(again) is type(keep)  # 1.0 keeps all, 1 keeps one
+
+
+def test_everything_comes_back(tmp_path):
+    methods = (lftr.get_method("lftr", diversity=0.5), lftr.get_method("fastv"))
+    preset = Preset(methods, 1 / 8, "compact", "org/model", {"agreement": 0.95})
+    preset.save(tmp_path / "preset.json")
+    assert Preset.load(tmp_path / "preset.json") == preset
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_user_s_own_method_comes_back():
+    class Loudest(lftr.Method, name="loudest-of-the-preset-test"):
+        def choose(self, tokens, keep):
+            return lftr.Selection.top(tokens.features.norm(dim=-1), keep)
+
+    assert isinstance(from_plain(to_plain(Loudest())), Loudest)
+
+
+def test_reduces_as_the_arguments_by_hand_do(tmp_path):
+    Preset(Merge("divprune"), 1 / 16, "compact").save(tmp_path / "preset.json")
+    preset = Preset.load(tmp_path / "preset.json")
+    model, processor = bundled.load()
+    example = suites.load(n=1)[0]
+    inputs = inputs_of(processor, example.images, example.question)
+    logits = []
+    by_hand = {"method": Merge("divprune"), "keep": 1 / 16, "positions": "compact"}
+    for arguments in (preset.arguments(), by_hand):
+        with lftr.reduce(model, **arguments), torch.inference_mode():
+            logits.append(model(**inputs).logits)
+    assert logits[0].shape[1] < inputs["input_ids"].shape[1]
+    assert torch.equal(*logits)
+
+
+GOOD = {"format": 1, "method": "lftr", "keep": "1/4"}
+BROKEN = {
+    "half a file": ('{"format": 1,', "Expecting"),
+    "a list": ("[]", r"preset = \[\]; allowed: an object"),
+    "no format": ({"method": "lftr", "keep": 4}, "format = None; allowed: 1"),
+    "another format": (GOOD | {"format": 2}, "format = 2; allowed: 1"),
+    "no budget": ({"format": 1, "method": "lftr"}, "method, keep"),
+    "something more": (GOOD | {"kep": 1}, "'kep'"),
+    "an unknown method": (GOOD | {"method": "divprun"}, "did you mean 'divprune'"),
+    "no method": (GOOD | {"method": []}, "method = []; allowed"),
+    "a number": (GOOD | {"method": 3}, "unknown method '3'"),
+    "a schedule": (GOOD | {"method": [{"schedule": "Exit"}]}, "method = "),
+    "an unknown option": (GOOD | {"options": {"diversty": 1}}, "did you mean 'diversity'"),
+    "options that are none": (GOOD | {"options": 1}, "options = 1"),
+    "an option out of range": (GOOD | {"options": {"diversity": 2}}, "diversity = 2"),
+    "a missing option": (GOOD | {"method": "Merge"}, "'inner'"),
+    "a budget out of range": (GOOD | {"keep": 0}, "keep = 0; allowed"),
+    "a budget of nothing": (GOOD | {"keep": {"total": 0}}, "Budget.total = 0"),
+    "a budget that is none": (GOOD | {"keep": [4]}, r"keep = \[4\]"),
+    "positions": (GOOD | {"positions": "middle"}, "positions = 'middle'"),
+    "a model": (GOOD | {"model": 7}, "model = 7"),
+    "evidence": (GOOD | {"found": 7}, "found = 7"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_named_with_what_is_wrong(tmp_path, case):
+    content, said = BROKEN[case]
+    path = tmp_path / "broken.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(lftr.LftrError, match=said.replace("[]", r"\[\]")) as error:
+        Preset.load(path)
+    assert f"preset = '{path}'" in str(error.value)
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path):
+    with pytest.raises(lftr.LftrError, match="a file to read"):
+        Preset.load(tmp_path / "absent.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(lftr.LftrError, match=r"bytes\.json"):
+        Preset.load(tmp_path / "bytes.json")
+    preset = Preset(lftr.get_method("lftr"), 4)
+    for path in (tmp_path / "absent" / "preset.json", tmp_path):
+        with pytest.raises(lftr.LftrError, match="a file"):
+            check_writable(path)
+        with pytest.raises(lftr.LftrError, match="a file to write"):
+            preset.save(path)
+
+
+def test_another_model_is_noted():
+    preset = Preset(lftr.get_method("lftr"), 4, model="llava-hf/llava-1.5-7b-hf")
+    assert preset.note("/models/llava-1.5-7b-hf/") is None
+    assert "llava-1.5-7b-hf, and is used on bundled" in preset.note("bundled")
+    assert Preset(lftr.get_method("lftr"), 4).note("bundled") is None
+
+
+def test_a_loaded_model_knows_its_name():
+    model, _ = bundled.load()
+    assert name_of(model) == "bundled"
+    model.config.name_or_path = model.name_or_path = "org/other"
+    assert name_of(model) == "org/other"
+
+
+def test_options_that_no_file_can_hold_are_refused():
+    with pytest.raises(lftr.LftrError, match="values that JSON has"):
+        to_plain([torch.zeros(1)])
