@@ -61,24 +61,23 @@ class Answer:
     text : str
         What the model said, without outer space.
     items : tuple of ItemReport
-        What was done to each of the prompt's images.
+        What was done to each of the prompt's images; where methods decide inside the language
+        model, as the last layer has them.
+    kept : float
+        Visual tokens of the prompt that a decoder layer had, mean over the layers.
     ms : Timing
         How long it took.
     """
 
     text: str
     items: tuple[ItemReport, ...]
+    kept: float
     ms: Timing
 
     @property
     def tokens(self) -> int:
         """Visual tokens of the prompt before."""
         return sum(item.tokens for item in self.items)
-
-    @property
-    def kept(self) -> int:
-        """Visual tokens of the prompt that reached the language model."""
-        return sum(item.kept for item in self.items)
 
 
 def inputs_for(model: Any, processor: Any, asked: Sequence[Asked]) -> Any:
@@ -136,7 +135,7 @@ def one_batch(
         ms = _share(report, wall_ms, encode_ms, len(asked))
         texts = processor.batch_decode(new, skip_special_tokens=True)
         return [
-            Answer(text.strip(), tuple(i for i in report.items if i.row == row), ms)
+            Answer(text.strip(), _items_of(report, row), report.kept_by(row), ms)
             for row, text in enumerate(texts)
         ]
 
@@ -168,6 +167,11 @@ def answer_batch(
     with together as ask:
         for number, setting in enumerate(settings):
             yield number, ask(setting)
+
+
+def _items_of(report: Report, row: int) -> tuple[ItemReport, ...]:
+    """Return a row's items as the innermost layer has them, or as they were where none is left."""
+    return tuple(report.innermost(item) or item for item in report.items if item.row == row)
 
 
 def _share(report: Report, wall_ms: float, encode_ms: float, count: int) -> Timing:

@@ -21,14 +21,14 @@ class Outcome:
         One for each question, in order.
     correct : list of bool
         Whether each is right.
-    kept : list of int
+    kept : list of float
         Visual tokens of each question that reached the language model.
     """
 
     setting: Setting
     answers: list[str] = field(default_factory=list)
     correct: list[bool] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> float:

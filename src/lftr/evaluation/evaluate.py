@@ -15,6 +15,7 @@ from PIL import Image
 from .. import __version__
 from ..errors import ArgumentError, LftrError, UnsupportedModelError
 from ..methods.base import Method
+from ..methods.inside import LayerMethod
 from ..reduce import prepare, reduce
 from .answering import Answer, answer_batch, inputs_for
 from .data import Data
@@ -137,7 +138,7 @@ def _plain(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _options(method: Method) -> Any:
+def _options(method: Method | LayerMethod) -> Any:
     if not is_dataclass(method):
         return {}
     values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}

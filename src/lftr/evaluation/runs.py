@@ -24,10 +24,11 @@ class Prediction(TypedDict):
     """One answer to one question under one setting: a line of ``predictions.jsonl``.
 
     ``(id, setting)`` is unique in a run. ``tokens`` and ``kept`` count the visual tokens of the
-    whole prompt. ``index`` holds the raster indices of the anchors that stayed and ``grid`` their
-    ``[T, H, W]``; both are None where nothing was dropped, where a prompt has several images, and
-    where an image is not one grid. ``ms`` are milliseconds of ``encode``, ``method``, ``host`` and
-    ``total``, a batch's shared equally among its questions.
+    whole prompt; what methods inside the language model keep is a mean over its layers. ``index``
+    holds the raster indices of the anchors that stayed and ``grid`` their ``[T, H, W]``; both are
+    None where nothing was dropped, where a prompt has several images, and where an image is not one
+    grid. ``ms`` are milliseconds of ``encode``, ``method``, ``host`` and ``total``, a batch's
+    shared equally among its questions.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Prediction(TypedDict):
     answer: str
     score: float
     tokens: int
-    kept: int
+    kept: float
     index: list[int] | None
     grid: list[int] | None
     ms: dict[str, float]

@@ -9,6 +9,7 @@ from fractions import Fraction
 from ..budget import Budget, Keep
 from ..methods import get_method
 from ..methods.base import Method
+from ..methods.inside import LayerMethod
 
 CONTROLS = ("random", "uniform", "pool", "downsample")
 
@@ -21,16 +22,17 @@ class Setting:
     ----------
     label : str
         What the row is called.
-    method : Method
-        Decides.
+    method : Method or LayerMethod
+        Decides, before the language model or inside it.
     keep : float, int or Budget
-        How much stays; ``1.0`` is the full model, whatever the method.
+        How much stays, inside the language model on average over its layers; ``1.0`` is the full
+        model, whatever the method.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     """
 
     label: str
-    method: Method
+    method: Method | LayerMethod
     keep: Keep
     positions: str | None = None
 
@@ -45,7 +47,7 @@ class Setting:
         return "full" if self.full else name_of(self.method)
 
 
-def name_of(method: Method) -> str:
+def name_of(method: Method | LayerMethod) -> str:
     """Return the name that a method is registered by, or that of its class."""
     return method.name or type(method).__name__
 

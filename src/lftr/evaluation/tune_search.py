@@ -63,7 +63,7 @@ class Trial:
     setting: Setting
     shares: list[float] = field(default_factory=list)
     tokens: int = 0
-    kept: int = 0
+    kept: float = 0
     questions: int = 0
 
     def sit(self, sitting: Sitting) -> list[float]:
