@@ -2,8 +2,9 @@
 
     python benchmarks/methods_doc.py
 
-Reads what ``benchmarks/methods_accuracy.py`` (accuracy on the bundled suite's test split),
-``benchmarks/methods.py`` (time) and ``benchmarks/data/published.json`` left; measures nothing.
+Reads what ``benchmarks/methods_accuracy.py`` and ``benchmarks/inside_accuracy.py`` (accuracy on the
+bundled suite's test split), ``benchmarks/methods.py`` (time) and ``benchmarks/data/published.json``
+left; measures nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from lftr.methods import Method, get_method, list_methods
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "methods.md"
+READS = {
+    "nothing": "states",
+    "previous": "attention of the layer before",
+    "own": "the last token's attention in the layer to come",
+}
 CONTROLS = ("random", "uniform", "pool", "downsample")
 
 
@@ -63,6 +70,59 @@ def times() -> dict[str, str]:
     return {r["method"]: f"{r['ms']:.1f} ms ({r['ms'] / r['X @ X.T']:.2f})" for r in wanted}
 
 
+def inside() -> list[str]:
+    """Return the part on methods inside the language model."""
+    content = read("results/inside_accuracy.json")
+    measured: dict[str, dict[str, str]] = {}
+    for one in content["figures"]["rows"][1:] if content else []:
+        share = str(Fraction(one["keep"]).limit_denominator(100))
+        measured.setdefault(one["label"], {})[share] = percent(one["relative"])
+    shares = list(next(iter(measured.values()), {}))
+
+    def cells(name: str) -> list[str]:
+        return [measured.get(name, {}).get(share, "") for share in shares]
+
+    rows = []
+    for name in list_methods("inside"):
+        method = get_method(name)
+        summary, source = described(method)
+        reads = READS[method.reads]
+        rows.append([f"`{name}`", summary, reads, f"`{method.schedule}`", *cells(name), source])
+    beside = [[f"`{name}`", *cells(name)] for name in measured if name in list_methods("before")]
+    head = ["method", "what it does", "reads", "schedule", *shares, "source"]
+    return [
+        "## Inside the language model",
+        "",
+        "`lftr.LayerMethod`: rows are removed from some layer on. A budget is the average over the "
+        "layers, as papers count it: a method that decides before the language model has so many "
+        "tokens in every layer, one inside it all of them first and fewer later. Where a cell is "
+        "empty, the layers that see everything exceed the budget alone (the bundled model has "
+        f"{content['figures']['depth'] if content else '?'} layers), or the method takes none: "
+        "`dyvte` exits where its gates say, `freeze` and `bypass` keep all tokens.",
+        "",
+        made(content),
+        "",
+        table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows]),
+        "",
+        "Methods before the language model, at the same average, of the same run:",
+        "",
+        table(["method", *shares], beside),
+        "",
+    ]
+
+
+def made(content: dict[str, Any]) -> str:
+    """Say which command made the figures, and on what."""
+    if not content:
+        return ""
+    figures, machine = content["figures"], content["machine"]
+    return (
+        f"Accuracy: `{content['command']}`, {figures['questions']} questions of the "
+        f"{figures['split']} split, full accuracy {percent(figures['rows'][0]['accuracy'])} %, "
+        f"{machine['cpu']}, torch {machine['torch']}, transformers {machine['transformers']}."
+    )
+
+
 def main() -> None:
     """Write the page."""
     measured, run = accuracies()
@@ -84,14 +144,6 @@ def main() -> None:
         for label, cells in measured.items()
         if label not in list_methods("before")
     ]
-    about = ""
-    if run:
-        content, machine = run["figures"], run["machine"]
-        about = (
-            f"Accuracy: `{run['command']}`, {content['questions']} questions of the "
-            f"{content['split']} split, full accuracy {percent(content['rows'][0]['accuracy'])} %, "
-            f"{machine['cpu']}, torch {machine['torch']}, transformers {machine['transformers']}."
-        )
     TARGET.write_text(
         "\n".join(
             [
@@ -99,13 +151,15 @@ def main() -> None:
                 "",
                 "<!-- written by python benchmarks/methods_doc.py; edit that, not this -->",
                 "",
-                "All of these decide before the language model. Relative accuracy is in % of the "
+                "## Before the language model",
+                "",
+                "Relative accuracy is in % of the "
                 "full model's, with 95 % paired bootstrap intervals over the questions, on the "
                 "bundled suite with the bundled model: it tells the methods apart on this model "
                 "and predicts nothing about others. Published figures are their authors' (or a "
                 "re-run's) on LLaVA-1.5-7B; nothing of that column was measured here.",
                 "",
-                about,
+                made(run),
                 "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, "
                 "decision and application; in brackets its ratio to a plain `X @ X.T` of the run.",
                 "",
@@ -115,6 +169,7 @@ def main() -> None:
                 "",
                 table(["setting", *(f"{r}x" for r in RATIOS)], extra),
                 "",
+                *inside(),
             ]
         )
     )
