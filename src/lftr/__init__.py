@@ -10,6 +10,7 @@ from .exits.calibrate import calibrate_exit
 from .exits.fit import fit_exit
 from .methods import get_method, list_methods
 from .methods.base import Method
+from .methods.encoder import EncoderFolder, EncoderMerge, EncoderToMe
 from .methods.inside import LayerMethod, schedules
 from .presets import Preset
 from .reduce import list_families, prepare, reduce, reduce_module
@@ -19,6 +20,9 @@ from .tokens import VisualTokens
 __version__ = "0.1.0"
 __all__ = [
     "Budget",
+    "EncoderFolder",
+    "EncoderMerge",
+    "EncoderToMe",
     "Flow",
     "LayerMethod",
     "LftrError",

@@ -10,6 +10,7 @@ from .budget import Keep, is_auto, parse_keep
 from .errors import ArgumentError, UnsupportedModelError
 from .methods import get_method
 from .methods.base import Method
+from .methods.encoder import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.schedules import check_keep
 from .presets import Preset, name_of
@@ -47,6 +48,7 @@ def reduce(
     processor: Any = None,
     text_tower: TextTower | None = None,
     preset: str | Path | Preset | None = None,
+    encoder: EncoderMerge | None = None,
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -80,6 +82,10 @@ def reduce(
         CLIP's text side, for methods that compare in CLIP's space.
     preset : path or Preset, optional
         What ``lftr tune`` wrote: method, keep and positions, in the place of those arguments.
+    encoder : EncoderMerge, optional
+        Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
+        LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
+        image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
 
     Returns
     -------
@@ -95,6 +101,7 @@ def reduce(
     MissingEvidenceError
         If the method needs what this model cannot tell.
     """
+    from .hosts.transformers.encoder_merge import check_merge
     from .hosts.transformers.families import family_of
     from .hosts.transformers.plan import Plan
     from .hosts.transformers.session import Reduction
@@ -128,6 +135,7 @@ def reduce(
         text_tower,
         inside,
         notes,
+        None if encoder is None else check_merge(model, family, encoder, before),
     )
     return Reduction(model, family, plan)
 

@@ -33,6 +33,8 @@ class ItemReport:
         The decision itself, with what flowed where.
     separators : tuple of int
         Tokens that lie in no grid (newline tokens).
+    encoded : int, optional
+        Tokens that were left after the encoder, where some merged inside it.
     """
 
     row: int
@@ -44,6 +46,7 @@ class ItemReport:
     notes: tuple[str, ...] = ()
     selection: Selection | None = field(default=None, repr=False, compare=False)
     separators: tuple[int, ...] = field(default=(), repr=False)
+    encoded: int | None = None
 
     @classmethod
     def of(
@@ -54,6 +57,7 @@ class ItemReport:
         size: int,
         choice: Selection,
         separator: Tensor | None = None,
+        encoded: int | None = None,
     ) -> ItemReport:
         """Describe what ``choice`` did to an item of ``size`` tokens."""
         apart = () if separator is None else separator.nonzero().squeeze(1).tolist()
@@ -67,6 +71,7 @@ class ItemReport:
             choice.notes,
             choice,
             tuple(apart),
+            encoded,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,6 +170,14 @@ class Report:
         if not self.layers:
             return float(self.kept)
         return sum(layer.tokens for layer in self.layers) / len(self.layers)
+
+    def kept_by(self, row: int) -> float:
+        """Return the visual tokens of a row that a decoder layer has, mean over the layers."""
+        kept = sum(item.kept for item in self.items if item.row == row)
+        if not self.layers:
+            return kept
+        columns = [layer.columns[row] for layer in self.layers]
+        return kept - columns[0] + sum(columns) / len(columns)
 
     def innermost(self, item: ItemReport) -> ItemReport | None:
         """Return an item as the last layer with visual tokens has it; None if nothing is left."""
@@ -269,8 +282,9 @@ class Report:
         ]
         for item in self.items:
             shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
+            left = "" if item.encoded is None else f" -> {item.encoded} after the encoder"
             lines.append(
-                f"  row {item.row} item {item.number}: {item.tokens} ({shape}) -> {item.kept}"
+                f"  row {item.row} item {item.number}: {item.tokens} ({shape}){left} -> {item.kept}"
             )
         if self.layers:
             lines.append(f"  inside: {_stages(self.layers)}, {self.average:.1f} a layer on average")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..errors import ArgumentError
 from ..hosts.transformers.memory import encode_once
+from ..methods.encoder import EncoderMerge
 from ..prompting import batch_inputs
 from ..reduce import reduce
 from ..report import ItemReport, Report
@@ -39,7 +40,7 @@ class Timing:
     ----------
     encode : float
         The vision encoder at full size, which every setting needs, also where its output was
-        remembered from the setting before.
+        remembered from the setting before; with merges inside it, where a setting has some.
     method, host : float
         The method, and the bookkeeping around it.
     total : float
@@ -105,11 +106,10 @@ def one_batch(
     """
     questions = [one.question for one in asked]
     inputs = inputs_for(model, processor, asked)
-    encode_ms = 0.0
+    first_ms: dict[EncoderMerge | None, float] = {}  # of the pass that the others remember
 
     @torch.inference_mode()
     def ask(setting: Setting) -> list[Answer]:
-        nonlocal encode_ms
         guided = reduce(
             model,
             setting.method,
@@ -118,6 +118,7 @@ def one_batch(
             text=questions,
             processor=processor,
             text_tower=text_tower,
+            encoder=setting.encoder,
         )
         start = time.perf_counter()
         try:
@@ -131,7 +132,7 @@ def one_batch(
             ) from None
         wall_ms = (time.perf_counter() - start) * 1e3
         report = reduction.report
-        encode_ms = encode_ms or report.encode_ms
+        encode_ms = first_ms.setdefault(setting.encoder, report.encode_ms)
         ms = _share(report, wall_ms, encode_ms, len(asked))
         texts = processor.batch_decode(new, skip_special_tokens=True)
         return [

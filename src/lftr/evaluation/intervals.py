@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +67,18 @@ class Bootstrap:
         if not parts:
             return None
         return _interval([value for value, _ in parts], [drawn for _, drawn in parts])
+
+    def statistic(self, function: Callable[..., Floats], *values: Sequence[float]) -> Interval:
+        """Return ``function`` of the means of several ``values``, such as a product of ratios."""
+        columns = [np.asarray(one, dtype=float) for one in values]
+        parts = [
+            (
+                function(*(column[members].mean() for column in columns)),
+                function(*(_means(column[members], draws) for column in columns)),
+            )
+            for members, draws in self._draws
+        ]
+        return _interval([float(value) for value, _ in parts], [drawn for _, drawn in parts])
 
 
 def _means(values: Floats, draws: npt.NDArray[np.int32]) -> Floats:

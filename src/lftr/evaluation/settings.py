@@ -9,6 +9,7 @@ from fractions import Fraction
 from ..budget import Budget, Keep
 from ..methods import get_method
 from ..methods.base import Method
+from ..methods.encoder import EncoderMerge
 from ..methods.inside import LayerMethod
 
 CONTROLS = ("random", "uniform", "pool", "downsample")
@@ -29,17 +30,20 @@ class Setting:
         model, whatever the method.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder.
     """
 
     label: str
     method: Method | LayerMethod
     keep: Keep
     positions: str | None = None
+    encoder: EncoderMerge | None = None
 
     @property
     def full(self) -> bool:
         """Whether this is the model as it is."""
-        return isinstance(self.keep, float) and self.keep == 1.0
+        return isinstance(self.keep, float) and self.keep == 1.0 and self.encoder is None
 
     @property
     def name(self) -> str:

@@ -57,4 +57,5 @@ class Call:
             text=list(self.texts),
             processor=self.processor,
             text_tower=self.text_tower,
+            encoder=setting.encoder,
         )

@@ -14,12 +14,18 @@ from torch import Tensor, nn
 
 from ...errors import MissingEvidenceError
 from ...evidence.attention import Tap, attention_modules, tapped
+from ...indexing import take
 from ...methods.base import Evidence
+from ...methods.encoder import EncoderMerge
+from ...selection import Selection
 from ...tokens import PROVIDERS
+from .encoder_merge import Merged, Merging, TapOf
 from .families import Family
 from .memory import memory_of
 
 _ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
+_ATTENTION_OR_FRAMES = _ATTENTION | {"frame_features"}
+_PATCHES = {"encoder_features", "visual_projected"}
 _TOWER = {"visual_projected", "text_embeds"}
 
 
@@ -35,11 +41,14 @@ class Encoded:
         Evidence with a row for each token, ``(total tokens, channels)``.
     frames : Tensor, optional
         The encoder's CLS outputs, ``(tiles, D)``.
+    merged : Merged, optional
+        What merged while it ran.
     """
 
     output: Any
     maps: dict[str, Tensor] = field(default_factory=dict)
     frames: Tensor | None = None
+    merged: Merged | None = None
 
 
 def choose_evidence(
@@ -89,78 +98,138 @@ def split_arguments(model: Any, kwargs: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def encode(
-    family: Family, model: Any, arguments: Mapping[str, Any], evidence: Iterable[str]
+    family: Family,
+    model: Any,
+    arguments: Mapping[str, Any],
+    evidence: Iterable[str],
+    merge: EncoderMerge | None = None,
 ) -> Encoded:
-    """Encode the images once, as the model does itself, and gather ``evidence`` on the way."""
+    """Encode the images once, as the model does itself, and gather ``evidence`` on the way.
+
+    With ``merge``, tokens merge while the encoder runs.
+    """
     memory = memory_of(model)
     if memory is None:
-        return _encode(family, model, arguments, evidence)
+        return _encode(family, model, arguments, evidence, merge)
     return memory.recall(
-        arguments, frozenset(evidence), lambda wanted: _encode(family, model, arguments, wanted)
+        {**arguments, "merge": merge},
+        frozenset(evidence),
+        lambda wanted: _encode(family, model, arguments, wanted, merge),
     )
 
 
 def _encode(
-    family: Family, model: Any, arguments: Mapping[str, Any], evidence: Iterable[str]
+    family: Family,
+    model: Any,
+    arguments: Mapping[str, Any],
+    evidence: Iterable[str],
+    merge: EncoderMerge | None,
 ) -> Encoded:
-    wanted = set(evidence)
-    encoder = model.base_model.get_image_features
-    attention = bool(wanted & (_ATTENTION | {"frame_features"}))
-    patches = bool(wanted & {"encoder_features", "visual_projected"})
-    if not attention and not patches:
-        with _at_hand(model.base_model):
-            return Encoded(encoder(**arguments, return_dict=True))
-
-    seen: list[Tensor] = []
-    states: list[Tensor] = []
-    tap = shallow = None
+    reading, merging = _Reading(family, model, frozenset(evidence)), None
+    taps: dict[nn.Module, Tap] = {}
     with ExitStack() as stack:
-        if patches:
-            stack.enter_context(_first_input(family.module(model, family.projector), seen))
-        if attention:
-            tower = family.module(model, family.tower)
-            layers = attention_modules(tower)
-            module = layers[family.attention_layer(model, len(layers))]
-            row = family.cls_place(model) if "cls_attention" in wanted else None
-            tap = Tap(row, "attention_received" in wanted, "keys" in wanted)
-            stack.enter_context(tapped(module, tap))
-            if "attention_received_shallow" in wanted:
-                early = layers[family.shallow_layer(model, len(layers))]
-                shallow = tap if early is module else Tap()
-                shallow.received = True
-                stack.enter_context(tapped(early, shallow))
-            if "frame_features" in wanted:
-                stack.enter_context(_output(_parent(tower, module), states))
+
+        def tap_of(module: nn.Module) -> Tap:
+            """Return the module's one tap, whoever reads it."""
+            if module not in taps:
+                taps[module] = stack.enter_context(tapped(module, Tap()))
+            return taps[module]
+
+        if merge is not None:
+            merging = Merging(merge, family.merging_layers(model), family.cls_place(model))
+            merging.attach(family.module(model, family.tower), stack, tap_of)
+        reading.attach(stack, tap_of)
         stack.enter_context(_at_hand(model.base_model))
-        output = encoder(**arguments, return_dict=True)
+        output = model.base_model.get_image_features(**arguments, return_dict=True)
+    merged = None
+    if merging is not None:
+        merged = merging.merged(getattr(output, family.features_key)[0].shape[0])
+    return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
 
-    encoded = Encoded(output)
 
-    def keep(name: str, values: Tensor, by_patch: bool) -> None:
-        rows = family.to_tokens(model, arguments, values) if by_patch else values
-        encoded.maps[name] = rows
+class _Reading:
+    """The evidence of one pass of the encoder."""
 
-    if patches:
-        values = seen[0] if family.projector_sees_tokens else _tiled(seen[0])
-        if family.projector_sees_tokens:
-            rows = getattr(output, family.features_key)
-            total = sum(family.entries(model, arguments, rows))
-            keep("encoder_features", values.reshape(total, -1), by_patch=False)
-        else:
-            keep("encoder_features", values, by_patch=True)
-    if tap is not None:
-        place = family.cls_place(model)
-        if tap.rows:
-            keep("cls_attention", _without(torch.cat(tap.rows), place, -1).mT, by_patch=True)
-        for name, one in (("attention_received", tap), ("attention_received_shallow", shallow)):
-            if one is not None and one.receipts and name in wanted:
-                received = _packed([r.unsqueeze(-1) for r in one.receipts])
-                keep(name, _without(received, place, 1), by_patch=True)
-        if tap.seen_keys:
-            keep("keys", _without(_packed(tap.seen_keys), place, 1), by_patch=True)
-        if states and place is not None:
-            encoded.frames = states[0][:, place]
-    return encoded
+    def __init__(self, family: Family, model: Any, wanted: frozenset[str]) -> None:
+        self.family = family
+        self.model = model
+        self.wanted = wanted
+        self.place = family.cls_place(model) if wanted & _ATTENTION_OR_FRAMES else None
+        self.projected: list[Tensor] = []  # the projector's input
+        self.states: list[Tensor] = []
+        self.deep = self.early = 0  # the layers that are read
+        self.taps: tuple[Tap, Tap] = (Tap(), Tap())
+
+    def attach(self, stack: ExitStack, tap_of: TapOf) -> None:
+        """Read along until ``stack`` is left."""
+        family, model, wanted = self.family, self.model, self.wanted
+        if wanted & _PATCHES:
+            stack.enter_context(
+                _first_input(family.module(model, family.projector), self.projected)
+            )
+        if not wanted & _ATTENTION_OR_FRAMES:
+            return
+        tower = family.module(model, family.tower)
+        layers = attention_modules(tower)
+        self.deep = family.attention_layer(model, len(layers))
+        self.early = family.shallow_layer(model, len(layers))
+        tap, shallow = tap_of(layers[self.deep]), Tap()
+        if "cls_attention" in wanted:
+            tap.row = self.place
+        tap.received |= "attention_received" in wanted
+        tap.keys |= "keys" in wanted
+        if "attention_received_shallow" in wanted:
+            shallow = tap_of(layers[self.early])
+            shallow.received = True
+        self.taps = tap, shallow
+        if "frame_features" in wanted:
+            stack.enter_context(_output(_parent(tower, layers[self.deep]), self.states))
+
+    @property
+    def frames(self) -> Tensor | None:
+        """The CLS outputs ``(tiles, D)``, where they were asked for."""
+        if not self.states or self.place is None:
+            return None
+        return self.states[0][:, self.place]
+
+    def maps(
+        self, arguments: Mapping[str, Any], output: Any, merging: Merging | None
+    ) -> dict[str, Tensor]:
+        """Return what was read, a row for each token ``(total tokens, channels)``."""
+        patches: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
+        if self.projected and self.family.projector_sees_tokens:
+            rows = getattr(output, self.family.features_key)
+            total = sum(self.family.entries(self.model, arguments, rows))
+            found["encoder_features"] = self.projected[0].reshape(total, -1)
+        elif self.projected:
+            patches["encoder_features"] = _tiled(self.projected[0])
+        deep, shallow = self.taps
+        onward = None if merging is None else merging.onward(self.deep)
+        if "cls_attention" in self.wanted:
+            patches["cls_attention"] = self._at_anchors(torch.cat(deep.rows).mT, onward)
+        if "attention_received" in self.wanted:
+            patches["attention_received"] = self._at_anchors(_received(deep), onward)
+        if "attention_received_shallow" in self.wanted:
+            early = None if merging is None else merging.onward(self.early)
+            patches["attention_received_shallow"] = self._at_anchors(_received(shallow), early)
+        if "keys" in self.wanted:
+            keys = _packed(deep.seen_keys)
+            keys = keys if onward is None else onward.apply(keys)
+            patches["keys"] = _without(keys, self.place, 1)
+        for name, values in patches.items():
+            found[name] = self.family.to_tokens(self.model, arguments, values)
+        return found
+
+    def _at_anchors(self, values: Tensor, onward: Selection | None) -> Tensor:
+        """Return ``(B, N, c)`` of the tokens that hold a slot, without the CLS token."""
+        values = values if onward is None else take(values, onward.index, 1)
+        return _without(values, self.place, 1)
+
+
+def _received(tap: Tap) -> Tensor:
+    """Return the attention that each token receives, ``(B, N, 1)``."""
+    return _packed([receipt.unsqueeze(-1) for receipt in tap.receipts])
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from ...budget import Keep, resolve_all
 from ...errors import LftrError
 from ...evidence.text import TextTower
 from ...methods.base import Method, check_choice
+from ...methods.encoder import EncoderMerge
 from ...methods.inside import LayerMethod
+from ...methods.operations.composing import after, stacked
 from ...report import ItemReport, Report
 from ...selection import Selection
 from ...tokens import VisualTokens
@@ -46,6 +48,8 @@ class Plan:
         What decides inside the language model.
     notes : tuple of str
         Warnings that belong into every report.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder.
     """
 
     method: Method
@@ -57,12 +61,14 @@ class Plan:
     tower: TextTower | None = None
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
+    encoder: EncoderMerge | None = None
 
     @property
     def label(self) -> str:
         """The methods, with the options that are not at their defaults."""
-        before = [] if self.keep == 1.0 and self.inside else [str(self.method)]
-        return " + ".join([*before, *map(str, self.inside)])
+        others = [] if self.encoder is None else [str(self.encoder)]
+        before = [] if self.keep == 1.0 and (self.inside or others) else [str(self.method)]
+        return " + ".join([*others, *before, *map(str, self.inside)])
 
     def __str__(self) -> str:
         return f"{self.label} keep={self.keep}"
@@ -103,7 +109,11 @@ class Reduced:
 
 @dataclass
 class Item:
-    """One visual item of a call, encoded as ``views`` tiles; ``seen`` if a cache holds it."""
+    """One visual item of a call, encoded as ``views`` tiles; ``seen`` if a cache holds it.
+
+    ``merged`` is what the encoder made of its ``size`` tokens, where it merged some; ``selection``
+    is about those that it gave.
+    """
 
     row: int
     number: int
@@ -111,16 +121,39 @@ class Item:
     layout: Layout
     views: int = 1
     seen: bool = False
+    merged: Selection | None = None
     selection: Selection | None = None
+
+    @property
+    def given(self) -> int:
+        """Tokens that the encoder gave."""
+        return self.size if self.merged is None else self.merged.count
+
+    @property
+    def anchors(self) -> Tensor:
+        """Which of the ``size`` tokens hold a slot, once that is decided."""
+        assert self.selection is not None
+        index = self.selection.index
+        if self.merged is None:
+            return index
+        return self.merged.index[index.to(self.merged.index.device)]
+
+    @property
+    def whole(self) -> Selection | None:
+        """The decision about all ``size`` tokens, what merged in the encoder included."""
+        if self.selection is None or self.merged is None:
+            return self.selection
+        return after(stacked([self.merged]), stacked([self.selection])).item(0)
 
 
 def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
     """Return how many tokens each item keeps, from sizes alone; a budget is for a row's items."""
-    return [
+    counts = [
         count
         for _, prompt in groupby(items, key=lambda item: item.row)
         for count in resolve_all(keep, [item.size for item in prompt])
     ]
+    return [min(count, item.given) for count, item in zip(counts, items, strict=True)]
 
 
 def fresh_of(items: Sequence[Item]) -> list[Item]:
@@ -129,11 +162,11 @@ def fresh_of(items: Sequence[Item]) -> list[Item]:
 
 
 def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
-    """Whether any item can lose a token."""
+    """Whether any item can lose a token of those that the encoder gave."""
     fresh = fresh_of(items)
     if keep == "auto":
         return bool(fresh)
-    return counts_of(keep, fresh) != [item.size for item in fresh]
+    return counts_of(keep, fresh) != [item.given for item in fresh]
 
 
 def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
@@ -141,7 +174,7 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
     fresh = fresh_of(items)
     if not tokens:
         for item in fresh:
-            item.selection = Selection.everything(item.size)
+            item.selection = Selection.everything(item.given)
         return
     if plan.keep == "auto":
         wanted = [plan.method.count(one, "auto") for one in tokens]
@@ -154,7 +187,7 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
         counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
     choices = plan.method.select_all(tokens, counts)
     for item, choice, count in zip(fresh, choices, counts, strict=True):
-        _check(plan.method, choice, count, item.size)
+        _check(plan.method, choice, count, item.given)
         item.selection = choice
 
 
@@ -180,11 +213,12 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             item.number,
             item.layout.tiles,
             item.size,
-            item.selection,
+            whole,
             item.layout.separator,
+            None if item.merged is None else item.given,
         )
         for item in items
-        if item.selection is not None
+        if (whole := item.whole) is not None
     ]
     for item in report.items:
         if isinstance(plan.keep, int) and plan.keep > item.tokens:

@@ -81,13 +81,15 @@ class Prefill:
         # a chat gives every image at every turn; without new placeholders there is none to encode
         asked = segment.prefix is None or bool(visual.any())
         if asked and any(name in arguments for name in PIXELS):
-            encoded = encode(self.family, self.model, arguments, self.evidence)
+            encoded = encode(self.family, self.model, arguments, self.evidence, self.plan.encoder)
             clock.lap("encode")
             items = self._items(encoded, arguments, segment)
             tokens = []
-            if drops(self.plan.keep, items):
+            chooses = drops(self.plan.keep, items)
+            if chooses or any(item.merged is not None for item in fresh_of(items)):
                 shorter = True
                 _check_cache(kwargs.get("past_key_values"))
+            if chooses:
                 tokens = self._tokens(encoded, items, segment, visual)
             clock.lap("host")
             choose(self.plan, items, tokens)
@@ -115,6 +117,9 @@ class Prefill:
         """Cut the encoder's output into items and find each one's row."""
         features = getattr(encoded.output, self.family.features_key)
         sizes = self.family.entries(self.model, arguments, features)
+        merged = encoded.merged
+        if merged is not None:
+            sizes = [merged.total] * len(sizes)
         layouts = self.family.layouts(self.model, arguments, sizes)
         views = self.family.views(self.model, arguments, sizes)
         visual = self.family.placeholders(self.model, segment.full_ids)
@@ -142,7 +147,8 @@ class Prefill:
                     f"{rows[row]} image placeholders in row {row}",
                     f"whole images in a row; the next one has {size} tokens, {used} are taken",
                 )
-            items.append(Item(row, number, size, layout, tiles, seen=used < seen[row]))
+            made = None if merged is None else merged.selection.item(len(items))
+            items.append(Item(row, number, size, layout, tiles, used < seen[row], made))
             used, number = used + size, number + 1
         return items
 
@@ -150,7 +156,7 @@ class Prefill:
         self, encoded: Encoded, items: Sequence[Item], segment: Segment, visual: Tensor
     ) -> list[VisualTokens]:
         """Put together what the method sees of each new item."""
-        sizes = [item.size for item in items]
+        sizes = [item.given for item in items]
         rows = _flat(getattr(encoded.output, self.family.features_key))
         features = self.family.as_received(self.model, rows).detach().split(sizes)
         maps = {name: rows.detach().split(sizes) for name, rows in encoded.maps.items()}
@@ -173,7 +179,7 @@ class Prefill:
             if "visual_projected" in self.evidence and self.plan.tower is not None:
                 values["visual_projected"] = self.plan.tower.project(values["encoder_features"])
             values |= {name: rows[item.row] for name, rows in texts.items()}
-            layout = item.layout
+            layout = item.layout if item.merged is None else Layout()  # merged tokens fill no grid
             found.append(
                 VisualTokens(features[i], tiles=layout.tiles, separator=layout.separator, **values)
             )
@@ -223,9 +229,9 @@ class Prefill:
         """Return the encoder's output with the chosen features alone, in its own container."""
         key = self.family.features_key
         choices = [item.selection for item in items]
-        if all(c is not None and c.count == i.size for c, i in zip(choices, items, strict=True)):
+        if all(c is not None and c.count == i.given for c, i in zip(choices, items, strict=True)):
             return encoded.output
-        sizes = [item.size for item in items]
+        sizes = [item.given for item in items]
 
         def reduce(values: Any) -> Any:
             parts = zip(_flat(values).split(sizes), choices, strict=True)
@@ -252,7 +258,7 @@ class Prefill:
             marks = torch.zeros(sum(item.size for item in fresh), dtype=torch.bool)
             offset = 0
             for item in fresh:
-                marks[item.selection.index.cpu() + offset] = True  # type: ignore[union-attr]
+                marks[item.anchors.cpu() + offset] = True
                 offset += item.size
             keep = keep.masked_scatter(visual, marks.to(keep.device))
         columns = Columns.of(keep, pads_left(segment.mask))

@@ -163,6 +163,29 @@ class Family:
         """Return the layer in the encoder's first half that HiPrune reads: 9 of 24, from one."""
         return max(0, round(layers * 9 / 24) - 1)
 
+    def merging_layers(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Return the encoder's layers between which tokens may merge.
+
+        They end with the one whose output the model uses. One sequence is one image, positions are
+        added once at the embedding, and nothing after the encoder asks for the image's shape.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If that is not so.
+        """
+        config: Any = model.config
+        able = [
+            name
+            for name, family in Family.registry.items()
+            if type(family).merging_layers is not Family.merging_layers
+        ]
+        raise UnsupportedModelError(
+            f"the images of {config.model_type} cannot lose tokens inside the encoder: their shape "
+            "is needed after it (tiles, rotary positions, pooling or a fixed number of tokens); "
+            f"encoder= is for {', '.join(sorted(able))} with a CLIP or SigLIP tower"
+        )
+
     def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
 

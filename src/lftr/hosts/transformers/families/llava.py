@@ -25,6 +25,14 @@ class Llava(Family):
         grids = [(1, int(h) // patch, int(w) // patch) for h, w in torch.as_tensor(image_sizes)]
         return [Layout((grid,)) for grid in grids]
 
+    def merging_layers(self, model: nn.Module) -> Sequence[nn.Module]:
+        parts = self.module(model, self.tower).modules()
+        layers = list(next((part for part in parts if isinstance(part, nn.ModuleList)), ()))
+        names = ("self_attn", "layer_norm2", "mlp")
+        if not layers or not all(hasattr(layers[0], name) for name in names):
+            return super().merging_layers(model)  # Pixtral: rotary positions, any shape
+        return layers[: self.attention_layer(model, len(layers)) + 1]
+
     def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         config: Any = model.config
         if inputs.get("image_sizes") is not None:
