@@ -283,8 +283,9 @@ def _lines(claim: Mapping[str, Any]) -> list[list[str]]:
     """Return a claim's rows: what was measured of each part, then the whole."""
     name, verdict = CLAIMS[claim["claim"]], f"**{claim['verdict']}**"
     if "relative" in claim:
+        kept = {True: "maintained", False: "not shown to be maintained"}
         parts = [
-            f"{ratio}x: {percent(value)} %, {'' if maintained(value) else 'not '}maintained"
+            f"{ratio}x: {percent(value)} %, {kept[maintained(value)]}"
             for ratio, value in claim["relative"].items()
         ]
         return [[name, "; ".join(parts), verdict]]

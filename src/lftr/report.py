@@ -166,13 +166,11 @@ class Report:
 
     @property
     def average(self) -> float:
-        """Visual tokens of a decoder layer, mean over the layers, over all rows."""
-        if not self.layers:
-            return float(self.kept)
-        return sum(layer.tokens for layer in self.layers) / len(self.layers)
+        """Visual tokens that a decoder layer reads, mean over the layers, over all rows."""
+        return float(sum(self.kept_by(row) for row in {item.row for item in self.items}))
 
     def kept_by(self, row: int) -> float:
-        """Return the visual tokens of a row that a decoder layer has, mean over the layers."""
+        """Return the visual tokens of a row that a decoder layer reads, mean over the layers."""
         kept = sum(item.kept for item in self.items if item.row == row)
         if not self.layers:
             return kept
@@ -211,6 +209,8 @@ class Report:
 
         if not self.layers:
             raise UnsupportedModelError("operations are counted where methods decide inside layers")
+        if any(layer.shown == "frozen" for layer in self.layers) and not full:
+            raise UnsupportedModelError("no formula counts layers in which tokens are frozen")
         total = 0
         for row in range(len(self.layers[0].columns)):
             columns = [self.layers[0 if full else i].columns[row] for i in range(len(self.layers))]

@@ -497,6 +497,54 @@ def test_what_is_no_merge(llava: Any, method: str, merge: Any, message: str) -> 
     assert llava.model().__dict__.keys() == fresh(llava).__dict__.keys()
 
 
+class Odd(lftr.EncoderToMe):
+    """A merge of somebody's own."""
+
+    given: Any = None
+
+    def merge(self, layer: MergingLayer, remove: int) -> Any:
+        batch, total, _ = layer.tokens.features.shape
+        return self.given(batch, total - remove)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda b, k: "all", r"Odd.merge returned str where .* of shape \(3, 30\) was asked"),
+        (lambda b, k: lftr.Selection.everything(k + 1, b), r"returned \(3, 31\) where"),
+        (lambda b, k: lftr.Selection(torch.arange(1, k + 1).expand(b, k)), "the class token"),
+    ],
+    ids=["a word", "too many", "no class token"],
+)
+def test_what_a_merge_must_not_return(
+    llava: Any, given: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Odd, "given", staticmethod(given))
+    prompt = warmed(llava)
+    before = traces(prompt.model)
+    with (
+        lftr.reduce(prompt.model, "uniform", keep=0.2, encoder=Odd(r=7)),
+        pytest.raises(lftr.LftrError, match=message),
+    ):
+        prompt.generate()
+    assert traces(prompt.model) == before
+
+
+def test_a_merge_may_drop(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a flow the kept tokens stay what they are."""
+
+    def first(batch: int, count: int) -> lftr.Selection:
+        return lftr.Selection(torch.arange(count).expand(batch, count))
+
+    monkeypatch.setattr(Odd, "given", staticmethod(first))
+    prompt = Prompt(llava)
+    with lftr.reduce(prompt.model, "uniform", keep=1.0, encoder=Odd(r=7)) as reduction:
+        prompt.generate(1)
+    for item in reduction.report.items:
+        assert item.positions == tuple(range(22))
+        assert item.selection.assignment(36).tolist() == [*range(22), *[-1] * 14]
+
+
 def test_a_bias_under_flash_attention(llava: Any) -> None:
     model = fresh(llava)
     model.base_model.vision_tower.config._attn_implementation = "flash_attention_2"

@@ -55,7 +55,7 @@ def calibrate_exit(
 
     between("agreement", agreement, 0.0, 1.0)
     whole("max_new_tokens", max_new_tokens, 1)
-    layers = exit_layers(model)
+    layers, inputs = exit_layers(model), list(inputs)
     with torch.no_grad(), encode_once(model):
         full = [_answers(model, batch, max_new_tokens) for batch in inputs]
         prompts = sum(map(len, full))

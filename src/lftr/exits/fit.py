@@ -80,6 +80,8 @@ def fit_exit(
     gates = Gates(MadeFor.of(model.config), width)
     layers = torch.tensor(exit_layers(model))
     seen: dict[int, list[tuple[Tensor, bool]]] = {}
+    if isinstance(data, Mapping):
+        raise ArgumentError.of("data", sorted(data), "several examples, a mapping each")
     for inputs in data:
         drawn = layers[torch.randperm(len(layers), generator=chance)[:draws]].tolist()
         with encode_once(model):

@@ -79,7 +79,10 @@ class Gates(nn.Module):
         """Write the gates, and what they were made for, as safetensors."""
         known = dataclasses.asdict(self.made_for) | {"width": self.width, "format": _FORMAT}
         tensors = {name: x.cpu().contiguous() for name, x in self.state_dict().items()}
-        save_file(tensors, path, {name: str(value) for name, value in known.items()})
+        try:
+            save_file(tensors, path, {name: str(value) for name, value in known.items()})
+        except (OSError, SafetensorError) as error:
+            raise ArgumentError.of("path", str(path), f"a file to write ({error})") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

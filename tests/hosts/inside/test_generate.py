@@ -91,6 +91,20 @@ def test_same_tokens(family: ZooEntry, name: str) -> None:
     assert tokens(prompt, method, new=6, **SAME[name]) == tokens(prompt, method, new=6)
 
 
+def test_assistant_model(family: ZooEntry) -> None:
+    """Its guesses stand behind the prompt from the first forward on, and are not part of it."""
+    if "assisted" in family.traits.upstream:
+        pytest.skip(family.traits.upstream["assisted"])
+    prompt, method = Prompt(family, [WIDE]), Recorder(method_of(family))
+    plain = Recorder(method_of(family))
+    expected = tokens(prompt, plain, new=6)
+    assert tokens(prompt, method, new=6, assistant_model=family.build(seed=1)) == expected
+    if family.traits.stateful or family.name == "paligemma":
+        return  # PaliGemma's prompt sees what follows it, guesses too, without lftr as well
+    chosen = [[choice.index.tolist() for _, _, choice in r.said] for r in (method, plain)]
+    assert chosen[0] == chosen[1]
+
+
 def test_beams(family: ZooEntry) -> None:
     prompt = Prompt(family, [WIDE, PLAIN, SQUARE])
     method = method_of(family)
@@ -201,8 +215,9 @@ class Chat:
         self.cache = output.past_key_values
 
 
+@pytest.mark.parametrize("kind", ["previous", "own"])
 @pytest.mark.parametrize("image", [False, True], ids=["words", "an image"])
-def test_turns(family: ZooEntry, image: bool) -> None:
+def test_turns(family: ZooEntry, image: bool, kind: str) -> None:
     """A second and a third turn on the returned cache, with and without a new image."""
     if family.traits.stateful:
         pytest.skip("no mask can hide tokens from linear attention, so there is no such truth")
@@ -210,9 +225,15 @@ def test_turns(family: ZooEntry, image: bool) -> None:
         pytest.skip("reads what follows its first prompt as a suffix")
     if image and ("second_turn" in family.traits.upstream or family.traits.one_image):
         pytest.skip(family.traits.upstream.get("second_turn", "one image in a row"))
-    chat = Chat(family, methods_for(family)["previous"])
+    chat = Chat(family, methods_for(family)[kind])
     chat.answer(chat.given(chat.images))
     assert chat.recorder.said
+    if image and kind == "own" and family.name == "kimi_k25":  # its cache holds latent states
+        chat.ids += [20, *chat.entry.image_ids(chat.model, Image("tall", 4)), 22]
+        chat.images.append(Image("tall", 4))
+        with pytest.raises(lftr.LftrError, match="cannot be read before the layer runs"):
+            chat.answer(chat.given(chat.images))
+        return
     chat.ids += [20, 21]
     if image:
         new = Image("tall", 4)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
+from transformers.modeling_flash_attention_utils import _is_packed_sequence
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
 from lftr.methods.inside.schedules import Exit, Skip
 
 from ..oracle import full_positions, lengthened
-from ..support import FAMILIES, NEW, PLAIN, SQUARE, WIDE, Prompt, assert_close
+from ..support import FAMILIES, NEW, PLAIN, SQUARE, WIDE, Image, Prompt, assert_close
 from .oracle import layers_of
 from .support import Planned, methods_for
 
@@ -24,8 +25,14 @@ from .support import Planned, methods_for
 def flash_like(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention as FlashAttention's interface has it: padding as (B, S), causal from the end."""
+    """Attention as FlashAttention's interface has it: padding as (B, S), causal from the end.
+
+    Without a mask, one row's positions with gaps are taken for packed sequences, as transformers
+    does; then the kernel reads no more keys than there are queries.
+    """
     assert mask is None or mask.ndim == 2
+    if _is_packed_sequence(kwargs.get("position_ids"), len(query)) and mask is None:
+        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool)
@@ -63,6 +70,43 @@ def test_padding_alone(flash: str, family: str, kind: str) -> None:
     for row in range(3):
         left, right = (torch.stack([step[row] for step in one.logits]) for one in outputs)
         assert_close(entry, right, left, slack=3)
+
+
+@pytest.mark.parametrize("kind", ["previous", "own", "exit", "before", "both"])
+@pytest.mark.parametrize("side", ["one row", "padded"])
+def test_a_second_turn_with_gaps(flash: str, kind: str, side: str) -> None:
+    """What was dropped leaves gaps in the positions, which are no borders."""
+    entry, answers = FAMILIES["llava"], []
+    for implementation in ("sdpa", flash):
+        model = copy.deepcopy(entry.model())
+        model.config.get_text_config()._attn_implementation = implementation
+        rows = [WIDE] if side == "one row" else [WIDE, SQUARE]
+        prompt = Prompt(entry, rows, model=model)
+        inside = methods_for(entry).get(kind, methods_for(entry)["exit"])
+        methods: Any = {"before": "random", "both": ["random", inside]}.get(kind, inside)
+        options = {"keep": 0.5} if kind in ("before", "both") else {}
+        with lftr.reduce(model, methods, **options):
+            first = prompt.generate(new=2)
+            new = Image("tall", 4)
+            more = torch.tensor([[20, 21, *entry.image_ids(model, new), 22]] * len(rows))
+            ids = torch.cat([first.sequences, more], dim=1)
+            mask = torch.ones_like(ids)
+            mask[:, : prompt.inputs()["attention_mask"].shape[1]] = prompt.inputs()[
+                "attention_mask"
+            ]
+            pixels = entry.inputs(model, [[2, new]] * len(rows))["pixel_values"]
+            second = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                pixel_values=pixels,
+                past_key_values=first.past_key_values,
+                max_new_tokens=2,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        answers.append(torch.stack(second.logits, dim=1))
+    assert_close(entry, answers[1], answers[0], slack=3)
 
 
 def test_frozen_needs_masks(flash: str) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import StaticCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
 from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Average, Exit, Linear, Skip, Stages, Step
 
-from ..support import FAMILIES, WIDE, Prompt, ZooEntry
+from ..support import FAMILIES, WIDE, Image, Prompt, ZooEntry
 from .support import Own, Planned, Previous
 
 
@@ -203,3 +205,70 @@ def test_a_cache_cut_into_what_was_dropped(llava: ZooEntry) -> None:
         cache.crop(-8)
         with pytest.raises(lftr.LftrError, match="cropped by 8 columns"):
             prompt.model(input_ids=torch.tensor([[20]]), past_key_values=cache)
+
+
+@pytest.mark.parametrize("method", [Planned(Exit(1)), Own(Step(1, 1))], ids=["exit", "own"])
+def test_a_prompt_that_ends_in_its_image(llava: ZooEntry, method: Any) -> None:
+    """The first answer would be predicted by a token that is gone."""
+    prompt = Prompt(llava, [[3, Image("square", 2)]])
+    with (
+        lftr.reduce(prompt.model, method),
+        pytest.raises(lftr.LftrError, match="ends in its image"),
+    ):
+        prompt.generate()
+
+
+def test_a_cache_of_layers_under_a_reduction_before(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with lftr.reduce(prompt.model, "fastv"):
+        cache = prompt.generate(new=1).past_key_values
+    with (
+        lftr.reduce(prompt.model, "random", keep=0.5),
+        pytest.raises(lftr.LftrError, match="its layers hold different tokens"),
+    ):
+        prompt.model.generate(**prompt.inputs(), past_key_values=cache, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(("method", "options"), [("fastv", {}), ("random", {"keep": 0.5})])
+def test_a_cache_that_was_reset_is_a_new_one(llava: ZooEntry, method: str, options: Any) -> None:
+    prompt = Prompt(llava, [WIDE])
+    inputs = prompt.inputs()
+    cache = StaticCache(prompt.model.config.get_text_config(), max_cache_len=200)
+    with lftr.reduce(prompt.model, method, **options):
+        first = prompt.model(**inputs, past_key_values=cache).logits
+        cache.reset()
+        again = prompt.model(**inputs, past_key_values=cache).logits
+    assert torch.equal(first, again)
+
+
+def test_an_interrupt_leaves_nothing_open(llava: ZooEntry) -> None:
+    class Interrupted(lftr.LayerMethod):
+        schedule = Step(2, 0.5)
+        reads = "previous"
+
+        def select(self, view: LayerView, keep: int) -> lftr.Selection:
+            raise KeyboardInterrupt
+
+    prompt = Prompt(llava, [WIDE])
+    plain = prompt.generate()
+    with pytest.raises(KeyboardInterrupt), lftr.reduce(prompt.model, Interrupted()):
+        prompt.generate()
+    assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS)
+    again = prompt.generate()
+    assert all(torch.equal(a, b) for a, b in zip(plain.logits, again.logits, strict=True))
+
+
+def test_operations_of_frozen_tokens_are_not_made_up(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with lftr.reduce(prompt.model, "freeze") as reduction:
+        prompt.forward()
+    with pytest.raises(lftr.LftrError, match="frozen"):
+        reduction.report.flops()
+    assert reduction.report.to_dict()["flops"] == {}
+
+
+def test_tokens_that_are_not_seen_count_as_gone(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [WIDE])
+    with lftr.reduce(prompt.model, Planned(Skip("bypassed", layers=(1,)))) as reduction:
+        prompt.forward()
+    assert reduction.report.average == pytest.approx(reduction.report.tokens * 2 / 3)

@@ -25,8 +25,10 @@ class Descent:
 
     Parameters
     ----------
-    visual, valid : Tensor of bool, shape (B, L)
-        Columns of this call that are visual tokens, and that are no padding.
+    visual : Tensor of bool, shape (B, L)
+        Columns of this call that are visual tokens.
+    known : Tensor of bool, shape (B, past + L)
+        Columns of the whole conversation that are no padding.
     past : int
         Columns before this call.
     held : Held, optional
@@ -41,20 +43,22 @@ class Descent:
         self,
         host: LayerHost,
         visual: Tensor,
-        valid: Tensor,
+        known: Tensor,
         past: int,
         held: Held | None,
         end: int | None,
         decisions: Decisions | None,
     ) -> None:
         self.host = host
-        self.visual = visual
-        self.valid = valid
+        self.known = known
+        self.valid = valid = known[:, past:]
+        self.visual = visual = visual & valid
         self.past = past
         self.held = held
         self.length = visual.shape[1]
         self.end = self.length if end is None or end <= 0 else min(end, self.length)
         self.decisions = {} if decisions is None else decisions
+        self.again = bool(decisions)
         self.everything = torch.arange(self.length, device=visual.device).expand(visual.shape)
         self.alive = self.everything  # columns that have not been dropped, (B, R), -1 is padding
         self.rows = self.everything  # those that `states` are of
@@ -112,7 +116,7 @@ class Descent:
         whole = self._move(states, self.everything)
         if self.cache is not None and (self.held is not None or self._shorter()):
             hold(self.cache, self._record())
-        if self.prompts:
+        if self.prompts and not self.again:
             self._tell(report)
         return whole
 
@@ -159,24 +163,25 @@ class Descent:
             heads = {} if row not in own else {"own": own[row]}
             if passed is not None:
                 heads["previous"] = self._heads(passed, row)
+            device = states.device
             verdict = prompt.decide(
                 number,
-                states[row, places],
-                self.visual[row, columns],
-                heads,
+                states[row, places.to(device)],
+                self.visual[row, columns].to(device),
+                {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
                 self._rotary(row, columns, kwargs.get("position_embeddings")),
                 self.decisions,
             )
             if verdict is None:
                 continue
-            lost[row] = columns[verdict.dropped]
+            lost[row] = columns[verdict.dropped.to(columns.device)]
             if verdict.changed is not None:
                 merged.append((row, places, verdict.changed))
         if merged:
             states = states.clone()
             for row, places, changed in merged:
-                states[row, places] = changed.to(states.dtype)
+                states[row, places.to(states.device)] = changed.to(states.dtype)
         if lost:
             self._drop(lost)
         return states
@@ -305,8 +310,7 @@ class Descent:
         columns = self._keys(number, self.alive)
         key = told.key
         if self.past and self.cache is not None and number < len(self.cache.layers):
-            before = self.cache.layers[number].keys[:, :, : columns.shape[1] - key.shape[2]]
-            key = torch.cat([before.to(key.device), key], dim=2)
+            key = torch.cat([self._cached_keys(number, key).to(key.device), key], dim=2)
         full = kwargs.get("attention_mask")
         mask = None
         if isinstance(full, Tensor) and full.ndim == 4:
@@ -324,14 +328,28 @@ class Descent:
             )
         return found
 
+    def _cached_keys(self, number: int, new: Tensor) -> Tensor:
+        """Return the keys that a layer has cached and will show to the kernel with ``new``."""
+        layer = self.cache.layers[number]
+        own = layer.keys.ndim == 4 and layer.keys.shape[1::2] == new.shape[1::2]  # not compressed
+        if not own or (layer.is_sliding and layer.is_compileable):
+            raise UnsupportedModelError(
+                f"the keys in past_key_values' {type(layer).__name__} cannot be read before the "
+                "layer runs; use a dynamic cache, or a method that reads the previous layer"
+            )
+        held = self.held or Held.everything(self.host.depth, self.past)
+        entries = held.entries(number)
+        _, offset = layer_sizes(self.cache, number, new.shape[2])
+        keys: Tensor = layer.keys[:, :, :entries]
+        return keys[:, :, keys.shape[2] - (entries - offset) :]
+
     def _heads(self, capture: Capture, row: int) -> Heads:
         assert capture.columns is not None
         return capture.of_row(row, self._real(row), self._seen(row, capture.columns[row]))
 
     def _seen(self, row: int, keys: Tensor) -> Tensor:
         """Return which of a row's keys, by their columns, are tokens of the prompt."""
-        new = (keys - self.past).clamp(min=0, max=self.length - 1)
-        known = (keys < self.past) | self.valid[row, new]
+        known = self.known[row, keys.clamp(min=0)]
         return (keys >= 0) & (keys < self.past + self.end) & known
 
     def _freeze(
@@ -389,7 +407,9 @@ class Descent:
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]
-        real = self.valid if columns is None else columns >= 0
+        if columns is None:
+            return tuple(self.valid[:, : self.end].sum(dim=1).tolist())
+        real = (columns >= 0) & (columns < self.past + self.end)
         return tuple(real.sum(dim=1).tolist())
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArgumentError, UnsupportedModelError
+from ...errors import ArgumentError, LftrError, UnsupportedModelError
 from ...evidence.attention import Tap
 from ...methods.base import ImageMethod, Method
 from ...methods.encoder import EncoderMerge, MergingLayer
-from ...methods.operations.composing import after
+from ...methods.operations.composing import after, identity
 from ...selection import Flow, Selection
 from ...tokens import VisualTokens
 from .families import Family
@@ -149,8 +149,8 @@ class Merging:
         if self._size is None:
             self._total = width - fixed
             self._size = torch.ones(batch, width, device=states.device)
-        remove = width - fixed - self.merge.count(width - fixed, self._total)
-        if remove < 1:
+        left = fixed + self.merge.count(width - fixed, self._total)
+        if left >= width:
             return states
         attention: dict[str, Any] = {}
         if tap.row is not None:
@@ -159,13 +159,29 @@ class Merging:
             attention["attention_received"] = tap.receipts[-1]
         tokens = VisualTokens(states.detach(), keys=tap.seen_keys[-1].detach(), **attention)
         with torch.no_grad():
-            chosen = self.merge.merge(MergingLayer(tokens, self._size, self.class_token), remove)
+            layer = MergingLayer(tokens, self._size, self.class_token)
+            chosen = self.merge.merge(layer, width - left)
+        self._check(chosen, (batch, left))
         self.decisions[place] = chosen
-        assert chosen.flow is not None
-        source, slot = chosen.flow.source, chosen.flow.slot
-        amounts = Flow(source, slot, self._size.gather(1, source))
-        self._size = amounts.combine(torch.ones_like(self._size), chosen.count)
+        flow = chosen.flow or identity(chosen.index)
+        amounts = Flow(flow.source, flow.slot, self._size.gather(1, flow.source))
+        self._size = amounts.combine(torch.ones_like(self._size), left)
         return chosen.apply(states)
+
+    def _check(self, chosen: object, shape: tuple[int, int]) -> None:
+        """Refuse what a merge of somebody's own must not return."""
+        found = chosen.index.shape if isinstance(chosen, Selection) else type(chosen).__name__
+        if found != shape:
+            shown = tuple(found) if isinstance(found, torch.Size) else found
+            raise LftrError(
+                f"{type(self.merge).__name__}.merge returned {shown} where a lftr.Selection of "
+                f"shape {shape} was asked"
+            )
+        assert isinstance(chosen, Selection)
+        if self.class_token and bool(chosen.index[:, 0].any()):
+            raise LftrError(
+                f"{type(self.merge).__name__}.merge dropped the class token, which comes first"
+            )
 
     def _weigh(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -207,8 +223,8 @@ class Merging:
             return None
         if whole.count == count:  # the model goes on with the class token, or there is none
             return Merged(self._total + int(self.class_token), whole)
-        assert whole.flow is not None
-        source, slot, weight = whole.flow.source, whole.flow.slot, whole.flow.weight
-        # a token flows into one slot, so that entry 0 is the class token's own
-        flow = Flow(source[:, 1:] - 1, slot[:, 1:] - 1, weight[:, 1:])
+        flow = whole.flow or identity(whole.index)
+        own = (flow.source == 0) | (flow.slot == 0)  # the class token's: an entry of weight 0
+        source, slot = ((part - 1).clamp_min(0) for part in (flow.source, flow.slot))
+        flow = Flow(source, slot, flow.weight.masked_fill(own, 0.0))
         return Merged(self._total, Selection(whole.index[:, 1:] - 1, flow, whole.notes))

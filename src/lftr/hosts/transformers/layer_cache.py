@@ -88,8 +88,14 @@ class Held:
 def held_by(cache: Any) -> Held | None:
     """Return what a cache's layers hold, or None if each has all there is."""
     held: Held | None = getattr(cache, _NAME, None)
-    if held is not None:
-        _catch_up(cache, held)
+    if held is None:
+        return None
+    lengths = [int(one.get_seq_length()) for one in cache.layers if hasattr(one, "get_mask_sizes")]
+    if not any(lengths):  # it was reset
+        for name in (_NAME, *_ANSWERS):
+            delattr(cache, name)
+        return None
+    _catch_up(cache, held)
     return held
 
 
@@ -116,7 +122,8 @@ def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
     own = full = 0
     for layer in getattr(cache, "layers", ()):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if not isinstance(keys, Tensor) or not isinstance(values, Tensor) or not keys.shape[-2]:
+        held = isinstance(keys, Tensor) and isinstance(values, Tensor)
+        if not held or keys.ndim != 4 or not keys.shape[-2]:  # quantised layers keep no such keys
             continue
         taken = keys.nbytes + values.nbytes
         grows = not layer.is_sliding and not layer.is_compileable
@@ -137,11 +144,13 @@ def _catch_up(cache: Any, held: Held) -> None:
 
 def _length(cache: Any, layer_idx: int = 0) -> int:
     held = held_by(cache)
-    assert held is not None
-    return held.length
+    return 0 if held is None else held.length
 
 
 def _mask_sizes(cache: Any, query_length: int, layer_idx: int) -> tuple[int, int]:
+    if held_by(cache) is None:  # it was reset, and speaks for itself again
+        sizes: tuple[int, int] = cache.get_mask_sizes(query_length, layer_idx)
+        return sizes
     return _length(cache) + query_length, 0
 
 

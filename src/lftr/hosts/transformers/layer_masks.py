@@ -38,7 +38,8 @@ def layer_mask(
     real = keys >= 0
     if flat:
         seen = real if full is None else full.gather(1, keys.clamp(min=0)).bool() & real
-        return None if bool(seen.all()) else seen.long()
+        # without a mask, the kernel would take gaps in a later turn's positions for borders
+        return None if not past and bool(seen.all()) else seen.long()
     if full is None:
         if _plain(queries, keys, past):
             return None

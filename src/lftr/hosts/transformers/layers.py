@@ -120,7 +120,12 @@ class LayerHost:
         for number, layer in enumerate(self.layers):
             found.append(layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True))
         found.append(self.layers[-1].register_forward_hook(self._after_last))
-        return found
+        return [*found, self]
+
+    def remove(self) -> None:
+        """Let go of a call that was interrupted: removed like the hooks, and with them."""
+        self._call.taps.close()
+        self._call.now = None
 
     def start(self, prompt: int | None) -> None:
         """Begin a call of ``generate`` with a prompt of so many columns, or end one (None)."""
@@ -133,7 +138,7 @@ class LayerHost:
         ids = kwargs.get("input_ids")
         if isinstance(ids, Tensor):
             visual = self.family.placeholders(self.model, ids)
-            self._call.visual = visual, _valid(kwargs.get("attention_mask"), ids)
+            self._call.visual = visual, _known(kwargs.get("attention_mask"), ids)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -147,17 +152,19 @@ class LayerHost:
         if announced is None or announced[0].shape[1] != shape[1]:
             none = torch.zeros(shape, dtype=torch.bool, device=given.device)  # type: ignore[union-attr]
             announced = none, ~none
+        call.taps.close()  # of a call that was interrupted
         repeats = shape[0] // len(announced[0])  # beams
-        visual, valid = (x.repeat_interleave(repeats, dim=0) for x in announced)
+        visual, known = (x.repeat_interleave(repeats, dim=0) for x in announced)
         call.now = None
         if held is None and not bool(visual.any()):
             return
         past = 0 if cache is None else int(cache.get_seq_length())
         if held is not None:
             held.for_rows(shape[0])
+        known = torch.nn.functional.pad(known, (past + shape[1] - known.shape[1], 0), value=True)
         decisions = call.decisions if cache is None else None
         end = None if call.prompt is None else call.prompt - past
-        call.now = Descent(self, visual & valid, valid, past, held, end, decisions)
+        call.now = Descent(self, visual, known, past, held, end, decisions)
         for number in call.now.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
                 capture = call.now.captures[number] = Capture()
@@ -227,17 +234,14 @@ def _quietest(states: tuple[State, ...]) -> State:
     return max(states, key=_PASSIVE.__getitem__)
 
 
-def _valid(mask: Any, ids: Tensor) -> Tensor:
-    """Return which of the call's columns are no padding, from a mask of any kind."""
+def _known(mask: Any, ids: Tensor) -> Tensor:
+    """Return which columns are no padding, of the call ``ids`` and, where it is told, before it."""
     if isinstance(mask, dict):
         mask = next((one for one in mask.values() if one is not None), None)
-    if not isinstance(mask, Tensor):
-        return torch.ones_like(ids, dtype=torch.bool)
-    if mask.ndim == 2:
-        return mask[:, -ids.shape[1] :].bool()
-    # a token that may not look at itself is padding
-    past = max(0, int(mask.shape[3]) - ids.shape[1]) if mask.shape[2] == 1 else 0
-    own = mask[:, 0].diagonal(offset=past, dim1=1, dim2=2) if ids.shape[1] > 1 else None
-    if own is None or own.shape[1] != ids.shape[1]:
-        return torch.ones_like(ids, dtype=torch.bool)
-    return (own if own.dtype == torch.bool else own >= 0).expand(ids.shape)
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= ids.shape[1]:
+        return mask.bool()
+    if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[2] == ids.shape[1] > 1:
+        # a token that may not look at itself is padding
+        own = mask[:, 0].diagonal(dim1=1, dim2=2)
+        return (own if own.dtype == torch.bool else own >= 0).expand(ids.shape)
+    return torch.ones_like(ids, dtype=torch.bool)

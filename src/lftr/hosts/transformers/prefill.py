@@ -20,6 +20,7 @@ from ...tokens import Grid, VisualTokens
 from .clock import Clock
 from .encode import Encoded, choose_evidence, encode, split_arguments
 from .families import Family, Layout
+from .flash import hide_positions
 from .plan import Item, Plan, Reduced, choose, drops, fresh_of, write_report
 from .prompt import (
     TOKEN_TYPES,
@@ -60,8 +61,8 @@ class Prefill:
         return images or begins or recall(cache) is not None
 
     def hooks(self) -> list[Any]:
-        """Attach nothing: the arguments are all that changes."""
-        return []
+        """Attach nothing but what keeps gaps in positions harmless."""
+        return hide_positions(self.model, self.family)
 
     def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
         """Return ``kwargs`` with the visual tokens reduced; fills ``report``."""

@@ -97,7 +97,11 @@ def remember(cache: Any, prompt: CachedPrompt) -> None:
 
 def recall(cache: Any) -> CachedPrompt | None:
     """Return what a cache was filled with, if that was by a reduction."""
-    return getattr(cache, "_lftr_prompt", None)
+    prompt: CachedPrompt | None = getattr(cache, "_lftr_prompt", None)
+    if prompt is not None and int(cache.get_seq_length()) == 0:  # it was reset
+        del cache._lftr_prompt
+        return None
+    return prompt
 
 
 def pads_left(attention_mask: Tensor) -> bool:

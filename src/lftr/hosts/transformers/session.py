@@ -11,6 +11,7 @@ from ...errors import UnsupportedModelError
 from ...report import Report
 from .cross_attention import CrossAttentionHost
 from .families import Family
+from .layer_cache import held_by
 from .layers import LayerHost
 from .plan import Plan, Reduced
 from .prefill import Prefill
@@ -49,6 +50,11 @@ class Reduction:
         """Return a call's arguments with the visual tokens reduced, and start a new report."""
         cache = call.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
+        if cache is not None and self.inside is None and held_by(cache) is not None:
+            raise UnsupportedModelError(
+                "past_key_values was filled by methods inside the language model, and its layers "
+                "hold different tokens; go on with the same methods, or without the cache"
+            )
         reduced: Reduced = self.host.reduce(call, self.report)
         if reduced.starts:
             self.report.received = 0

@@ -146,6 +146,11 @@ class Prompt:
             stays = ~seen
             stays[kept] = True
             live = live[stays]
+        if len(visual) - 1 not in live[-1:].tolist():
+            raise LftrError(
+                "the prompt ends in its image, and what would be predicted from its last token was "
+                "dropped: methods inside the language model need text after the image"
+            )
         if len(live) == len(visual):
             return Verdict(live[:0], states) if merged else None
         self._gone = not bool(visual[live].any())
@@ -160,8 +165,6 @@ class Prompt:
         if view.layer < self.first or count == size:
             return Selection.everything(size)
         if count <= 0:
-            if len(view.states) == size:
-                raise LftrError(f"{method}: the prompt has no text, so its image cannot be dropped")
             return None
         return _checked(method, method.select(view, count), count, size)
 

@@ -73,6 +73,17 @@ class Heads:
             mask = self.mask[rows - self.first]
         return found.masked_fill(~mask, low) if mask.dtype == torch.bool else found + mask
 
+    def to(self, device: torch.device) -> Heads:
+        """Return the heads on a device."""
+        if self.queries.device == device:
+            return self
+        return dataclasses.replace(
+            self,
+            queries=self.queries.to(device),
+            keys=self.keys.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+        )
+
     def at(self, rows: Tensor) -> Heads:
         """Return the heads of the tokens ``rows`` ``(R,)``, ascending, and of earlier keys."""
         if len(rows) == self.first + self.queries.shape[1]:

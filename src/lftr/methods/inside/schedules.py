@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from ...budget import Budget, Keep, parse_keep, resolve
 from ...errors import ArgumentError
@@ -107,10 +107,10 @@ class Stages(Schedule):
     keep: Sequence[Keep] = (0.5, 0.25, 0.125)
 
     def __post_init__(self) -> None:
-        layers = tuple(self.layers)
+        layers = _several("layers", self.layers)
         for layer in layers:
             check_layer("layers", layer)
-        keeps = tuple(check_keep("keep", one) for one in self.keep)
+        keeps = tuple(check_keep("keep", one) for one in _several("keep", self.keep))
         if not layers or len(layers) != len(keeps):
             allowed = f"one for each of the {len(layers)} layers, at least one"
             raise ArgumentError.of("keep", self.keep, allowed)
@@ -192,7 +192,7 @@ class Logistic(Schedule):
 
     def __post_init__(self) -> None:
         check_layer("centre", self.centre)
-        between("slope", self.slope, 0.0)
+        between("slope", self.slope, 0.0, 1e6)
         check_layer("start", self.start)
 
     def counts(self, tokens: int, depth: int) -> list[int]:
@@ -216,7 +216,8 @@ class Exit(Schedule):
     Parameters
     ----------
     layer : int or float
-        First layer that sees text alone; the model's depth (or 1.0) is never.
+        First layer that sees text alone; the model's depth (or 1.0) is never. A share of the depth
+        is rounded down, so that no more than this share of the layers sees the image.
     """
 
     layer: Layer = 0.5
@@ -225,7 +226,12 @@ class Exit(Schedule):
         check_layer("layer", self.layer, beyond=True)
 
     def counts(self, tokens: int, depth: int) -> list[int]:
-        layer = layer_at("layer", self.layer, depth, beyond=True)
+        layer = self.layer
+        if isinstance(layer, float):
+            layer = int(Fraction(layer).limit_denominator(1_000_000) * depth)
+            if layer < 1:
+                raise ArgumentError.of("layer", self.layer, f"at least 1/{depth}, the first layer")
+        layer = layer_at("layer", layer, depth, beyond=True)
         return [tokens] * layer + [0] * (depth - layer)
 
     def averaging(self, keep: Keep) -> Schedule:
@@ -261,7 +267,7 @@ class Skip(Schedule):
             whole("every", self.every, 1)
         if (self.every is None) == (not self.layers):
             raise ArgumentError.of("layers", self.layers, "layers, or every=..., and not both")
-        for layer in self.layers:
+        for layer in _several("layers", self.layers):
             check_layer("layers", layer)
         object.__setattr__(self, "layers", tuple(self.layers))
 
@@ -306,7 +312,7 @@ class Average(Schedule):
 
     def counts(self, tokens: int, depth: int) -> list[int]:
         base = self.shape.counts(tokens, depth)
-        total = resolve(self.keep, tokens * depth)
+        total = int(Fraction(self.keep).limit_denominator(1_000_000) * tokens * depth)
         if isinstance(self.keep, int):
             total = min(self.keep, tokens) * depth
         free = [i for i, count in enumerate(base) if count < tokens]
@@ -353,6 +359,13 @@ def scale(base: Sequence[int], total: int, most: int) -> list[int]:
         middle = (low + high) / 2
         low, high = (middle, high) if sum(at(middle)) <= total else (low, middle)
     return at(low)
+
+
+def _several(name: str, values: object) -> tuple[Any, ...]:
+    """Require a sequence."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ArgumentError.of(name, values, "a sequence of them")
+    return tuple(values)
 
 
 def check_layer(name: str, layer: object, beyond: bool = False) -> None:

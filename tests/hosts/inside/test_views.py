@@ -1,0 +1,63 @@
+"""What a method is shown is what the plain model's eager attention says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import lftr
+from lftr.methods.inside.base import LayerView
+from lftr.methods.inside.schedules import Exit
+
+from ..support import HOSTED, PLAIN, SQUARE, WIDE, Prompt, ZooEntry
+
+MASKED = [e for e in HOSTED if not e.traits.stateful and e.name != "gemma4_shared"]
+
+
+class Looking(lftr.LayerMethod):
+    """Drops nothing; keeps what the last token and the text after the image pay to the image."""
+
+    schedule = Exit(1.0)
+
+    def __init__(self, reads: str) -> None:
+        self.reads = reads  # type: ignore[misc, assignment]
+        self.seen: list[dict[int, tuple[Tensor, int, int]]] = []
+
+    def watches(self, depth: int) -> frozenset[int]:
+        return frozenset(range(1, depth))
+
+    def count(self, view: LayerView, planned: int) -> int:
+        if view.layer == 1:
+            self.seen.append({})
+        row = (
+            self.seen[-1] if view.layer == 1 else next(r for r in self.seen if view.layer not in r)
+        )
+        row[view.layer] = view.received(view.last), len(view.states), int(view.text[0])
+        return planned
+
+
+@pytest.mark.parametrize("reads", ["previous", "own"])
+@pytest.mark.parametrize("entry", MASKED, ids=str)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_attention_of_the_last_token(entry: ZooEntry, reads: str, side: str) -> None:
+    if side == "right" and "right_padding" in entry.traits.upstream:
+        pytest.skip(entry.traits.upstream["right_padding"])
+    prompt, method = Prompt(entry, [WIDE, PLAIN, SQUARE]), Looking(reads)
+    with lftr.reduce(prompt.model, method):
+        prompt.forward(side=side)
+    rows = [
+        row
+        for row in range(len(prompt.rows))
+        if prompt.entry.row_counts(prompt.model, prompt.rows[row])
+    ]
+    assert len(method.seen) == len(rows)
+    for row, seen in zip(rows, method.seen, strict=True):
+        alone = Prompt(entry, [prompt.rows[row]], model=entry.model("eager"))
+        maps = alone.model(**alone.inputs(), output_attentions=True).attentions
+        visual = alone.visual(alone.inputs()["input_ids"])[0]
+        for layer, (received, length, text) in seen.items():
+            expected = maps[layer - (reads == "previous")][0, :, -1].mean(dim=0)[visual]
+            assert torch.allclose(received, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
+            assert length == len(visual)
+            assert text == int((~visual & (visual.cumsum(0) > 0)).nonzero()[0])
