@@ -122,8 +122,9 @@ def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
     own = full = 0
     for layer in getattr(cache, "layers", ()):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        held = isinstance(keys, Tensor) and isinstance(values, Tensor)
-        if not held or keys.ndim != 4 or not keys.shape[-2]:  # quantised layers keep no such keys
+        if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
+            continue
+        if keys.ndim != 4 or not keys.shape[-2]:  # quantised layers keep no such keys
             continue
         taken = keys.nbytes + values.nbytes
         grows = not layer.is_sliding and not layer.is_compileable

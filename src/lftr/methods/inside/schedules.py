@@ -312,9 +312,11 @@ class Average(Schedule):
 
     def counts(self, tokens: int, depth: int) -> list[int]:
         base = self.shape.counts(tokens, depth)
-        total = int(Fraction(self.keep).limit_denominator(1_000_000) * tokens * depth)
         if isinstance(self.keep, int):
             total = min(self.keep, tokens) * depth
+        else:
+            ratio = Fraction(float(self.keep))  # type: ignore[arg-type]  # never a Budget
+            total = int(ratio.limit_denominator(1_000_000) * tokens * depth)
         free = [i for i, count in enumerate(base) if count < tokens]
         left = total - tokens * (depth - len(free))
         least = len([i for i in free if base[i]])
