@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,29 @@ def finish(
     )
     figures = summary(outcomes, categories)
     content = {"split": split, "questions": len(categories), "seed": options.seed, "rows": figures}
+    if getattr(options, "only", None):
+        command, content = renewed(name, f"{command} --only {' '.join(options.only)}", content)
     save(name if options.seed == 0 else f"{name}_seed{options.seed}", command, content)
     print(json.dumps({"machine": machine()} | content) if options.json else report(content))
+
+
+def renewed(name: str, command: str, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a results file's command and figures with the rows of ``content`` in their places.
+
+    For a method that changed after a run: every row stands beside the same full model's answers to
+    the same questions, so rows of two runs can share a table.
+    """
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    old = json.loads(path.read_text())
+    figures = old["figures"]
+    if any(figures[key] != content[key] for key in ("split", "questions")):
+        raise SystemExit(f"{path} was made with other questions: run all of it")
+    new = {(row["label"], row["keep"]): row for row in content["rows"][1:]}
+    again = {label for label, _ in new}
+    rows = [row for row in figures["rows"] if row["label"] not in again]
+    place = next((i for i, r in enumerate(figures["rows"]) if r["label"] in again), len(rows))
+    figures["rows"] = [*rows[:place], *new.values(), *rows[place:]]
+    return f"{old['command']}; {command}", figures
 
 
 def report(content: Mapping[str, Any]) -> str:

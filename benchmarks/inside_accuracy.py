@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from _accuracy import percent, score, summary
+from _accuracy import percent, renewed, score, summary
 from _measure import machine, save, table
 
 import lftr
@@ -55,9 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=320)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="*", help="measure these again, keep the other rows")
     options = parser.parse_args()
     model, _ = lftr.bundled.load()
     chosen = settings(model.config.text_config.num_hidden_layers)
+    if options.only:
+        chosen = [one for one in chosen if one.label in ("full", *options.only)]
     outcomes, categories = score(chosen, "test", options.n)
     content = {
         "split": "test",
@@ -65,7 +68,11 @@ def main() -> None:
         "rows": summary(outcomes, categories),
         "depth": model.config.text_config.num_hidden_layers,
     }
-    save("inside_accuracy", f"{COMMAND} --n {options.n}", content)
+    command = f"{COMMAND} --n {options.n}"
+    if options.only:
+        again = f"{command} --only {' '.join(options.only)}"
+        command, content = renewed("inside_accuracy", again, content)
+    save("inside_accuracy", command, content)
     print(json.dumps({"machine": machine()} | content) if options.json else report(content))
 
 

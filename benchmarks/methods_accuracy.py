@@ -38,10 +38,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="*", help="measure these again, keep the other rows")
     options = parser.parse_args()
     name = f"methods_accuracy_{options.split}"
     command = f"python benchmarks/methods_accuracy.py --split {options.split} --n {options.n}"
-    finish(settings(), options, options.split, name, command)
+    chosen = settings()
+    if options.only:
+        chosen = [one for one in chosen if one.label in ("full", *options.only)]
+    finish(chosen, options, options.split, name, command)
 
 
 if __name__ == "__main__":
