@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _measure import machine as processor
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
@@ -176,7 +177,13 @@ def main() -> None:
             rows.append(row)
             print(line(row), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        where = machine if options.device == "cuda" else f"{processor()['cpu']}, one thread"
+        old = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+        kept = [row for row in old if row["machine"] != where]  # of a GPU, or the other way round
+        new = [{**row, "machine": where} for row in rows]
+        told = f"python {' '.join(sys.argv)}; rows of a GPU are of an earlier run"
+        content = {"made_by": told, "rows": kept + new}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def line(row: dict[str, Any]) -> str:
