@@ -44,7 +44,7 @@ def settings(depth: int) -> list[Setting]:
 
 def _fits(method: lftr.LayerMethod, share: float, depth: int) -> bool:
     try:
-        method.averaging(share).schedule.counts(576, depth)
+        method.averaging(share).schedule.pruned(depth)
     except lftr.LftrError:
         return False
     return True
