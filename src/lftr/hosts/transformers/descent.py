@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from ...errors import UnsupportedModelError
 from ...methods.inside.base import Heads
 from ...report import LayerReport, Report
+from .along import Along
 from .heads import Capture, muted, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
 from .layer_masks import layer_mask, local_mask, rows_of
@@ -60,6 +61,7 @@ class Descent:
         self.decisions = {} if decisions is None else decisions
         self.again = bool(decisions)
         self.everything = torch.arange(self.length, device=visual.device).expand(visual.shape)
+        self.along = Along(self.everything, past, held, host.depth)
         self.alive = self.everything  # columns that have not been dropped, (B, R), -1 is padding
         self.rows = self.everything  # those that `states` are of
         self.texts: tuple[Tensor, Tensor, Tensor] | None = None
@@ -67,7 +69,6 @@ class Descent:
         self.cache: Any = None
         self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
         self.captures: dict[int, Capture] = {}
-        self.memo: dict[tuple[object, ...], Any] = {}
         self.prompts = [
             Prompt(row, host.methods, int(count), host.depth, host.first)
             for row, count in enumerate(visual.sum(dim=1).tolist())
@@ -104,7 +105,7 @@ class Descent:
         if state != "active":
             states = self._move(states, self._apart()[0])
         if new is not self.everything:
-            self.columns[number] = self._global(new)
+            self.columns[number] = self.along.columns(new)
         out = {name: self._narrowed(value) for name, value in kwargs.items()}
         if number in self.captures:
             self.captures[number].columns = keys
@@ -224,61 +225,19 @@ class Descent:
             self.texts = text, image, torch.cat([image, text], dim=1)
         return self.texts
 
-    def _global(self, rows: Tensor) -> Tensor:
-        return torch.where(rows >= 0, rows + self.past, -1)
-
-    # ---- what goes along with the rows -------------------------------------------------------
-
     def _narrowed(self, value: Any) -> Any:
         """Return an argument of a layer at the rows that it is to work on."""
-        return self._at(value, self.rows)
-
-    def _at(self, value: Any, rows: Tensor) -> Any:
-        if rows is self.everything:
-            return value
-        if isinstance(value, (tuple, list)):
-            return type(value)(self._at(one, rows) for one in value)
-        aligned = isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == self.length
-        if not aligned or len(value) not in (1, len(rows)):
-            return value
-        key = ("at", id(value), id(rows))
-        if key not in self.memo:
-            self.memo[key] = rows_of(value, rows), value, rows  # kept, so that ids stay theirs
-        return self.memo[key][0]
+        return self.along.at(value, self.rows)
 
     def _keys(self, number: int, new: Tensor) -> Tensor:
-        """Return the columns behind a layer's keys, as many as its kernel will be given."""
-        begun = None if self.held is None else self.held.begun[number]
-        length, offset = new.shape[1], 0
-        cached = self.cache is not None and not self._is_linear(number)
-        if cached:
-            length, offset = layer_sizes(self.cache, number, new.shape[1])
-        key = ("keys", id(begun), id(new), length, offset)
-        if key not in self.memo:
-            columns = self._global(new)
-            if cached:
-                held = self.held or Held.everything(self.host.depth, self.past)
-                columns = held.columns(number, columns)[:, offset : offset + length]
-                missing = length - columns.shape[1]
-                columns = torch.nn.functional.pad(columns, (0, missing), value=-1)
-            self.memo[key] = columns, begun, new
-        found: Tensor = self.memo[key][0]
-        return found
+        return self.along.keys(number, new, self.cache if self.host.attends[number] else None)
 
     def _mask(self, number: int, full: Any, keys: Tensor, new: Tensor) -> Any:
-        if self._is_linear(number):
+        if not self.host.attends[number]:
             return full if self.rows is self.everything else local_mask(full, self.rows)
         if new is self.everything and self.held is None:
             return full
-        key = ("mask", id(full), id(self.rows), id(keys))
-        if key not in self.memo:
-            queries = self._global(self.rows)
-            mask = layer_mask(full, queries, keys, self.past, self.host.flat)
-            self.memo[key] = mask, full, self.rows, keys
-        return self.memo[key][0]
-
-    def _is_linear(self, number: int) -> bool:
-        return not self.host.attends[number]
+        return self.along.mask(full, self.rows, keys, self.host.flat)
 
     # ---- reading, freezing -------------------------------------------------------------------
 
@@ -298,8 +257,8 @@ class Descent:
             place[row] = mine.nonzero()[-1]
 
         def run(states: Tensor, rows: Tensor) -> Capture:
-            here = {name: self._at(value, rows) for name, value in given.items()}
-            return start_layer(layer, states, tuple(self._at(one, rows) for one in rest), here)
+            here = {name: self.along.at(value, rows) for name, value in given.items()}
+            return start_layer(layer, states, tuple(self.along.at(one, rows) for one in rest), here)
 
         last = self.alive.gather(1, place)
         asking = run(rows_of(states, place), last)
@@ -314,7 +273,7 @@ class Descent:
         full = kwargs.get("attention_mask")
         mask = None
         if isinstance(full, Tensor) and full.ndim == 4:
-            mask = layer_mask(full, self._global(last), columns, self.past, flat=False)
+            mask = layer_mask(full, self.along.columns(last), columns, self.past, flat=False)
         found = {}
         for row, mine in real.items():
             seen = self._seen(row, columns[row]).nonzero().squeeze(1)
@@ -361,7 +320,7 @@ class Descent:
         kwargs: dict[str, Any],
     ) -> dict[str, Any]:
         """Cache the image's keys and values as they are; only text goes through the layer."""
-        if self._is_linear(number):
+        if not self.host.attends[number]:
             raise UnsupportedModelError(
                 f"layer {number} has no attention that could read frozen tokens; freeze others"
             )
@@ -383,7 +342,7 @@ class Descent:
         total = self.past + self.length
         if not self._shorter():
             return Held(held.begun, held.prefix, total)
-        everything = self._global(self.everything)
+        everything = self.along.columns(self.everything)
         begun = [
             None
             if held.begun[number] is None and columns is None
