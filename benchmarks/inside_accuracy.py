@@ -1,6 +1,6 @@
 """Accuracy of methods inside the language model beside those before it, at equal average tokens.
 
-    python benchmarks/inside_accuracy.py [--n 320] [--json]
+    python benchmarks/inside_accuracy.py [--n 160] [--json]
 
 The bundled suite's test split. A method before the language model has its tokens in every layer;
 one inside it has all of them in the first layers and fewer later, so many in the layers' mean.
@@ -22,8 +22,8 @@ from lftr.evaluation import CONTROLS, Setting
 from lftr.methods import get_method, list_methods
 
 COMMAND = "python benchmarks/inside_accuracy.py"
-SHARES = {"3/4": 3 / 4, "1/2": 1 / 2, "1/3": 1 / 3, "1/4": 1 / 4}
-BEFORE = ("lftr", "coverage", "divprune", "tome", *CONTROLS)
+SHARES = {"3/4": 3 / 4, "1/2": 1 / 2, "1/3": 1 / 3}
+BEFORE = ("lftr", "coverage", "divprune", *CONTROLS)
 UNTRAINED = "dyvte"  # has no schedule of its own: its gates decide, see docs/methods.md
 RESTING = ("freeze", "bypass")  # all tokens stay, at rest in some layers
 
@@ -53,7 +53,7 @@ def _fits(method: lftr.LayerMethod, share: float, depth: int) -> bool:
 def main() -> None:
     """Measure, print and write the figures down."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=320)
+    parser.add_argument("--n", type=int, default=160)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", nargs="*", help="measure these again, keep the other rows")
     options = parser.parse_args()
