@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from lftr import suites
 from lftr.errors import ArgumentError
@@ -87,5 +88,15 @@ def test_nothing_to_ask_is_an_error(jsonl, folder):
 
 def test_the_digest_is_of_what_is_asked(jsonl):
     one = load_data(str(jsonl(RED))).describe()
-    assert load_data(str(jsonl(RED | {"category": "x"}))).describe() == one
-    assert load_data(str(jsonl(RED | {"answers": ["blue"]}))).describe() != one
+    assert load_data(str(jsonl(RED))).describe() == one
+    for change in ({"category": "x"}, {"answers": ["blue"]}, {"choices": ["red", "blue"]}):
+        assert load_data(str(jsonl(RED | change))).describe() != one
+
+
+def test_the_digest_is_of_what_the_image_shows(jsonl, folder):
+    """A run must not go on with answers to the picture that a file held before."""
+    path = jsonl(RED)
+    one = load_data(str(path)).describe()
+    image = folder / RED["image"]
+    Image.new("RGB", Image.open(image).size, "blue").save(image)
+    assert load_data(str(path)).describe() != one

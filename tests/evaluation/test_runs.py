@@ -155,3 +155,9 @@ def test_any_id_has_a_picture_of_its_own(tmp_path):
     paths = {run.image(id) for id in ("a/b", "a", "../a", "x" * 999, "ü")}
     assert len(paths) == 5
     assert {path.parent for path in paths} == {tmp_path / "images"}
+
+
+def test_a_start_that_was_killed_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / "config.json.part").write_text("{")
+    Run.open(tmp_path, {"settings": []}).close()
+    assert (tmp_path / "config.json").is_file()

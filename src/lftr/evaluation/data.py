@@ -15,6 +15,7 @@ from ..errors import ArgumentError
 from ..suites import Example
 from .items import Item, digest
 from .jsonl import Problem, read_jsonl
+from .scoring import check_scored
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Data:
     ----------
     name : str
         The suite, or the file.
+    source : str
+        The suite, or where the file lies.
     items : sequence of Item
         What is asked.
     problems : sequence of Problem
@@ -32,6 +35,7 @@ class Data:
     """
 
     name: str
+    source: str
     items: Sequence[Item]
     problems: Sequence[Problem] = ()
 
@@ -40,7 +44,9 @@ class Data:
         return {"name": self.name, "questions": len(self.items), "digest": digest(self.items)}
 
 
-def load_data(source: str, *, split: str = "test", n: int | None = None, seed: int = 0) -> Data:
+def load_data(
+    source: str, *, split: str = "test", n: int | None = None, seed: int = 0, metric: str = "exact"
+) -> Data:
     """Load questions.
 
     Parameters
@@ -53,6 +59,8 @@ def load_data(source: str, *, split: str = "test", n: int | None = None, seed: i
         Of a suite.
     n : int, optional
         How many; by default 240 of a suite, all of a file.
+    metric : str
+        Lines of a file whose answers it cannot score are problems.
 
     Raises
     ------
@@ -65,16 +73,16 @@ def load_data(source: str, *, split: str = "test", n: int | None = None, seed: i
             Item.of(example, source, functools.partial(_draw, examples, number))
             for number, example in enumerate(examples)
         ]
-        return Data(source, items)
+        return Data(source, source, items)
     path = Path(source)
     if not path.is_file():
         allowed = f"a JSONL file that exists, or a suite: {', '.join(suites.NAMES)}"
         raise ArgumentError.of("data", source, allowed)
-    found, problems = read_jsonl(path)
+    found, problems = read_jsonl(path, check=functools.partial(check_scored, metric))
     if not found:
         first = f"; {problems[0]}" if problems else ""
         raise ArgumentError.of("data", source, f"a file with at least one question{first}")
-    return Data(path.name, found[:n], problems)
+    return Data(path.name, source, found[:n], problems)
 
 
 def _draw(examples: Sequence[Example], number: int) -> Sequence[Image.Image]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import ArgumentError, LftrError, UnsupportedModelError
+from ..evidence.text import TextTower
 from ..methods.base import Method
+from ..methods.encoder import EncoderMerge
 from ..methods.inside import LayerMethod
 from ..reduce import prepare, reduce
 from .answering import Answer, answer_batch, inputs_for
@@ -73,12 +75,13 @@ def try_settings(
                 text=held.question,
                 processor=subject.processor,
                 text_tower=subject.text_tower,
+                encoder=setting.encoder,
             )
             with on, torch.inference_mode():
                 prepare(subject.model, **inputs)
         except LftrError as error:
             if setting.name not in CONTROLS:
-                raise
+                raise setting.named(error) from None
             left_out[setting.name] = str(error)
     return left_out
 
@@ -98,9 +101,8 @@ def configuration(
     ArgumentError
         If an id is that of two questions, or two settings have one label.
     """
-    ids = [item.id for one in data for item in one.items]
-    _once("id", ids)
-    _once("setting", [setting.label for setting in settings])
+    _check_ids(data)
+    _check_labels(settings)
     return {
         "format": FORMAT,
         "lftr": __version__,
@@ -110,6 +112,7 @@ def configuration(
             "python": platform.python_version(),
         },
         "model": subject.name,
+        "text_tower": subject.text_tower and _tower(subject.text_tower),
         "device": subject.model.device.type,
         "dtype": str(subject.model.dtype).removeprefix("torch."),
         "data": [one.describe() for one in data],
@@ -120,12 +123,25 @@ def configuration(
     }
 
 
-def _once(name: str, values: Sequence[str]) -> None:
+def _check_ids(data: Sequence[Data]) -> None:
+    seen: dict[str, str] = {}
+    for one in data:
+        for item in one.items:
+            if item.id in seen:
+                allowed = (
+                    f"one of each; {seen[item.id]} and {one.source} both have it: write an 'id' "
+                    "into the lines of one, or run them apart"
+                )
+                raise ArgumentError.of("id", item.id, allowed)
+            seen[item.id] = one.source
+
+
+def _check_labels(settings: Sequence[Setting]) -> None:
     seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise ArgumentError.of(name, value, "one of each; there are two")
-        seen.add(value)
+    for setting in settings:
+        if setting.label in seen:
+            raise ArgumentError.of("setting", setting.label, "one of each; there are two")
+        seen.add(setting.label)
 
 
 def _plain(setting: Setting) -> dict[str, Any]:
@@ -135,10 +151,18 @@ def _plain(setting: Setting) -> dict[str, Any]:
         "options": {} if setting.full else _options(setting.method),
         "keep": spell(setting.keep),
         "positions": setting.positions,
+        "encoder": setting.encoder
+        and {"method": type(setting.encoder).__name__, "options": _options(setting.encoder)},
     }
 
 
-def _options(method: Method | LayerMethod) -> Any:
+def _tower(tower: TextTower) -> str:
+    """Return the id or path of a text tower; the name of its class where it has neither."""
+    model = tower.text_model
+    return getattr(model, "name_or_path", "") or type(model).__name__
+
+
+def _options(method: Method | LayerMethod | EncoderMerge) -> Any:
     if not is_dataclass(method):
         return {}
     values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
@@ -179,13 +203,10 @@ def evaluate(
     problems: list[Problem] = []
     for start in range(0, len(items), batch):
         members = items[start : start + batch]
-        missing = [
-            setting
-            for setting in settings
-            if setting.name not in run.left_out
-            and any((item.id, setting.label) not in done for item in members)
-        ]
-        held = [one for item in members if missing and (one := _held(item, problems))]
+        going = [setting for setting in settings if setting.name not in run.left_out]
+        unread = bool(_missing(going, members, done))
+        held = [one for item in members if unread and (one := _held(item, problems))]
+        missing = _missing(going, [one.item for one in held], done)
         for setting, answers in _answered(run, subject, held, missing):
             lines = [
                 _line(one.item, setting, answer, score)
@@ -195,6 +216,17 @@ def evaluate(
             run.add(lines)
             step(setting.label, lines)
     return problems
+
+
+def _missing(
+    settings: Sequence[Setting], items: Sequence[Item], done: Collection[tuple[str, str]]
+) -> list[Setting]:
+    """Return the settings under which some of ``items`` have not been answered."""
+    return [
+        setting
+        for setting in settings
+        if any((item.id, setting.label) not in done for item in items)
+    ]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Item:
         Of a multiple choice, in the order of their letters.
     image : str or None
         Path of the first image, where it is a file.
+    content : str
+        What tells the images' content from another, where they are files.
     read : callable
         Returns the images.
     """
@@ -43,6 +45,7 @@ class Item:
     category: str = ""
     choices: tuple[str, ...] = ()
     image: str | None = None
+    content: str = ""
     read: Callable[[], Sequence[Image.Image]] = field(default=tuple, repr=False, compare=False)
 
     @property
@@ -65,9 +68,10 @@ class Item:
 
 
 def digest(items: Iterable[Item]) -> str:
-    """Return a SHA-256 of ids, questions and answers, in order."""
+    """Return a SHA-256 of all that an answer and its score depend on, in order."""
     found = hashlib.sha256()
     for item in items:
-        line = [item.id, item.question, list(item.answers)]
+        asked = [item.id, item.task, item.question, item.content]
+        line = [*asked, list(item.answers), item.category, list(item.choices)]
         found.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     return found.hexdigest()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ class Problem:
         return f"{self.where}: {self.reason}"
 
 
-def read_jsonl(path: Path, answered: bool = True) -> tuple[list[Item], list[Problem]]:
+def read_jsonl(
+    path: Path,
+    answered: bool = True,
+    check: Callable[[Sequence[str], Sequence[str]], None] = lambda answers, choices: None,
+) -> tuple[list[Item], list[Problem]]:
     """Read the questions of a file, and the problems of the lines that hold none.
 
     Image files are looked at, not decoded: one that breaks off is found when it is asked about.
@@ -36,6 +41,8 @@ def read_jsonl(path: Path, answered: bool = True) -> tuple[list[Item], list[Prob
     ----------
     answered : bool
         Whether every question must have its answers; they are not read where not.
+    check : callable
+        Takes a line's answers and choices; raises `ValueError` where they cannot be used.
 
     Raises
     ------
@@ -53,6 +60,7 @@ def read_jsonl(path: Path, answered: bool = True) -> tuple[list[Item], list[Prob
             continue
         try:
             item = _item(line, path, number, answered)
+            check(item.answers, item.choices)
             if item.id in items:
                 raise ValueError(f"id {item.id!r} is that of line {items[item.id][1]} already")
         except (ValueError, RecursionError) as error:
@@ -80,8 +88,17 @@ def _item(line: bytes, path: Path, number: int, answered: bool) -> Item:
         _text(value.get("category", ""), "category"),
         _texts(value, "choices") if value.get("choices") else (),
         str(images[0]),
+        _content(images),
         functools.partial(_read, images),
     )
+
+
+def _content(images: Sequence[Path]) -> str:
+    """Return a SHA-256 over the files, so that a run is not gone on with over other pictures."""
+    found = hashlib.sha256()
+    for image in images:
+        found.update(image.read_bytes())
+    return found.hexdigest()
 
 
 def _read(images: Sequence[Path]) -> tuple[Image.Image, ...]:

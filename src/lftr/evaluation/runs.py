@@ -93,13 +93,16 @@ class Run:
         wanted: dict[str, Any] = json.loads(json.dumps(config))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(file.name for file in folder.iterdir() if file.name != _LOCK)
+            lock = FileLock(folder / _LOCK)
+            lock.acquire(timeout=0)
+            own = {_LOCK, CONFIG + ".part"}  # the latter of a start that was killed
+            foreign = sorted(file.name for file in folder.iterdir() if file.name not in own)
             if foreign and CONFIG not in foreign:
+                lock.release()
+                (folder / _LOCK).unlink(missing_ok=True)
                 raise ArgumentError.of(
                     "out", str(folder), f"an empty folder or a run's; this one holds {foreign[0]}"
                 )
-            lock = FileLock(folder / _LOCK)
-            lock.acquire(timeout=0)
         except Timeout:
             raise ArgumentError.of(
                 "out", str(folder), "a folder that no other process is writing to"

@@ -74,7 +74,7 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     """Return which of ``choices`` an answer picks, by its letter or its words, if it is clear.
 
     Tried in this order: a letter alone (``B``, ``(b)``, ``B.``, ``B: a cat``), the words of one
-    choice alone, a capital letter after "answer is", words of exactly one choice inside the answer.
+    choice alone, a capital letter after "answer is", words of exactly one choice inside the answer; of "cat" and "black cat" the longer counts.
     """
     letters = string.ascii_uppercase[: len(choices)]
     said, options = normalise(answer), [normalise(choice) for choice in choices]
@@ -84,12 +84,18 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     named = alone or re.search(r"answer(?:\s+is|:)\s*[(\[]?([A-Z])\b", answer, re.IGNORECASE)
     if named and named[1].upper() in letters:
         return letters.index(named[1].upper())
-    inside = [
-        i
-        for i, option in enumerate(options)
-        if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)
-    ]
-    return inside[0] if len(inside) == 1 else None
+    inside = [i for i, option in enumerate(options) if _stands_in(option, said)]
+    whole = [i for i in inside if not any(_within(options[i], options[j]) for j in inside if j != i)]
+    return whole[0] if len(whole) == 1 else None
+
+
+def _within(words: str, text: str) -> bool:
+    """Whether words stand in a text as words, and are not all of it."""
+    return words != text and _stands_in(words, text)
+
+
+def _stands_in(words: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def multiple_choice(answer: str, answers: Sequence[str], choices: Sequence[str]) -> float:
@@ -124,6 +130,26 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise ArgumentError.unknown("metric", name, METRICS)
     return METRICS[name]
+
+
+def check_scored(name: str, answers: Sequence[str], choices: Sequence[str]) -> None:
+    """Refuse right answers that a metric could give to nobody.
+
+    Raises
+    ------
+    ArgumentError
+        If ``choice`` has no choices or none that an answer names, or no answer of ``yesno`` says
+        yes or no.
+    """
+    if name == "yesno" and not any(map(verdict, answers)):
+        raise ArgumentError.of("answers", list(answers), "yes or no, for the metric 'yesno'")
+    if name != "choice":
+        return
+    if not choices:
+        raise ArgumentError.of("choices", [], "one or more, for the metric 'choice'")
+    if all(chosen(one, choices) is None for one in answers):
+        allowed = f"one of {list(choices)} or its letter, for the metric 'choice'"
+        raise ArgumentError.of("answers", list(answers), allowed)
 
 
 def agreement(answers: Sequence[str], full: Sequence[str]) -> list[float]:

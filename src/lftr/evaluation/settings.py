@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..budget import Budget, Keep
+from ..errors import LftrError
 from ..methods import get_method
 from ..methods.base import Method
 from ..methods.encoder import EncoderMerge
@@ -50,6 +51,10 @@ class Setting:
         """The method's own name; ``"full"`` for the model as it is."""
         return "full" if self.full else name_of(self.method)
 
+    def named(self, error: LftrError) -> LftrError:
+        """Return an error of the same kind that says under which setting it came."""
+        return type(error)(f"{self.label}: {error}")
+
 
 def name_of(method: Method | LayerMethod) -> str:
     """Return the name that a method is registered by, or that of its class."""
@@ -57,12 +62,13 @@ def name_of(method: Method | LayerMethod) -> str:
 
 
 def spell(keep: Keep) -> str:
-    """Write a budget as the command line takes it: ``1/16``, ``64``."""
+    """Write a budget as the command line takes it: ``1/16``, ``64``; all is ``1/1``."""
     if isinstance(keep, Budget):
         return f"total {keep.total}"
     if isinstance(keep, int):
         return str(keep)
-    return str(Fraction(keep).limit_denominator(1_000_000))
+    ratio = Fraction(keep).limit_denominator(1_000_000)
+    return f"{ratio.numerator}/{ratio.denominator}"  # 1 would be one token
 
 
 def full_model() -> Setting:
@@ -102,7 +108,7 @@ def settings_grid(
         full_model(),
         *(
             Setting(f"{name} {spell(keep)}", method, keep, positions)
-            for keep in dict.fromkeys(keeps)
+            for keep in {spell(keep): keep for keep in keeps}.values()
             for name, method in rows.items()
         ),
     ]

@@ -105,6 +105,8 @@ def bench(
         for setting in settings:
             short = short_prompt(call, setting) if limit else None
             Row(call, setting, sizes := count_sizes(call, setting), short).time()
+            with encode_once(call.model):
+                time_decode(call, setting, 1)
             rows.append(Row(call, setting, sizes, short))
             step(1)
     for _ in range(rounds):
