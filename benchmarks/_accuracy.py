@@ -179,7 +179,7 @@ def summary(outcomes: Sequence[Outcome], categories: Sequence[str]) -> list[dict
                 "tokens": outcome.tokens,
                 "accuracy": bootstrap.mean(outcome.correct),
                 "relative": bootstrap.ratio(outcome.correct, full.correct),
-                "behind": bootstrap.mean(lead),
+                "behind": bootstrap.mean(lead, (-1.0, 1.0)),
                 "agreement": bootstrap.mean(agreement(outcome.answers, full.answers)),
                 "categories": by_category,
             }

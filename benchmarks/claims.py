@@ -212,7 +212,7 @@ def _time_ratio(times: Mapping[str, Times], over: str, under: str) -> list[float
     """Return the geometric mean of the ratios of two rows' times, paired, with its interval."""
     pairs = zip(times[over].of("total"), times[under].of("total"), strict=True)
     logs = [math.log(a / b) for a, b in pairs]
-    return [math.exp(end) for end in Bootstrap(["scenes"] * len(logs)).mean(logs)]
+    return [math.exp(end) for end in Bootstrap(["scenes"] * len(logs)).mean(logs, None)]
 
 
 def _judge(

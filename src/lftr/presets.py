@@ -136,8 +136,8 @@ class Preset:
         return f"the preset was found on {self.model}, and is used on {model}"
 
 
-def check_writable(path: str | Path) -> None:
-    """Refuse a path that `Preset.save` could not write, before hours are spent on the preset.
+def check_writable(path: str | Path, name: str = "preset") -> None:
+    """Refuse a path that could not be written, before hours are spent on what goes there.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def check_writable(path: str | Path) -> None:
     """
     folder = Path(path).parent
     if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise ArgumentError.of("preset", str(path), "a file in a folder that can be written")
+        raise ArgumentError.of(name, str(path), "a file in a folder that can be written")
 
 
 def name_of(model: Any) -> str:

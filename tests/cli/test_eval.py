@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from lftr import bundled
+from lftr import bundled, evaluation
 from lftr.cli.left_out import LEFT_OUT
 from lftr.evaluation import Run
 
@@ -112,6 +112,7 @@ def test_a_run_of_another_configuration_is_refused(fails, lftr, questions, tmp_p
             "--option = 'seed=1'; allowed: method.name=value",
         ),
         (["--method", "random", "--method", "lftr", "--option", "random.sed=1"], "'seed'"),
+        (["--report", "/nonexistent/x.html"], "report = '/nonexistent/x.html'"),
         (["--model", "nowhere/nothing"], "--model = 'nowhere/nothing'"),
     ],
     ids=lambda value: "_".join(value)[:30] if isinstance(value, list) else "said",
@@ -120,6 +121,16 @@ def test_bad_options_say_what_is_allowed(fails, words, said, tmp_path):
     out = tmp_path / "run"
     assert said in fails("eval", "--n", 1, "--out", out, *words)
     assert not out.exists()
+
+
+def test_an_interrupt_says_where_to_go_on(lftr, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", stop)
+    result = lftr("eval", "--n", 1, "--keep", 8, "--out", tmp_path / "run", *QUICK)
+    assert result.exit_code == 130
+    assert f"interrupted; the same command goes on in {tmp_path / 'run'}" in result.stderr
 
 
 def test_an_empty_set_is_an_error(fails, questions):

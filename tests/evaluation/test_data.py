@@ -7,7 +7,9 @@ from PIL import Image
 
 from lftr import suites
 from lftr.errors import ArgumentError
-from lftr.evaluation import load_data
+from lftr.evaluation import load_data, settings_grid
+from lftr.evaluation.settings import spell
+from lftr.methods import get_method
 
 RED = {"image": "red.png", "question": "What colour?", "answers": ["red"]}
 
@@ -100,3 +102,16 @@ def test_the_digest_is_of_what_the_image_shows(jsonl, folder):
     image = folder / RED["image"]
     Image.new("RGB", Image.open(image).size, "blue").save(image)
     assert load_data(str(path)).describe() != one
+
+
+def test_lines_that_the_metric_cannot_score_are_named(jsonl):
+    path = jsonl(RED, RED | {"choices": ["red", "blue"]})
+    data = load_data(str(path), metric="choice")
+    assert [item.id for item in data.items] == ["questions:2"]
+    assert str(data.problems[0]).startswith("questions.jsonl line 1: choices = []")
+
+
+def test_one_budget_spelt_twice_is_one_and_all_is_not_one_token():
+    labels = [one.label for one in settings_grid([get_method("lftr")], [0.25, 0.25 + 1e-12, 1], ())]
+    assert labels == ["full", "lftr 1/4", "lftr 1"]
+    assert spell(1.0) == "1/1"

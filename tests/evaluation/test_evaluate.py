@@ -30,6 +30,7 @@ from lftr.evaluation import (
 )
 from lftr.evaluation.gallery import gallery
 from lftr.methods import get_method
+from lftr.methods.encoder import EncoderToMe
 
 METHODS = [get_method("lftr")]
 
@@ -121,6 +122,33 @@ def test_a_whole_run_asks_nothing_again(tmp_path, subject):
     again, _ = start(tmp_path, deaf, data, settings)
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     assert again.predictions == first.predictions
+
+
+def test_an_image_that_breaks_off_does_not_make_others_be_asked_again(tmp_path, subject, jsonl):
+    red = {"question": "What colour is the square?", "answers": "red"}
+    data = load_data(str(jsonl(*({"image": name} | red for name in ("red.png", "cut.png")))))
+    settings = settings_grid(METHODS, [1 / 16], controls=[])
+    start(tmp_path / "run", subject, data, settings)
+    deaf = Subject(subject.name, subject.model, None, max_new_tokens=4)
+    _, problems = start(tmp_path / "run", deaf, data, settings)
+    assert [problem.where for problem in problems] == ["questions:2"]
+
+
+def test_an_image_that_is_gone_has_no_thumbnail(tmp_path, subject, jsonl, folder):
+    rows = [{"image": n, "question": "?", "answers": "a"} for n in ("red.png", "noise.png")]
+    data = load_data(str(jsonl(*rows)))
+    run, _ = start(tmp_path / "run", subject, data, settings_grid([], [], controls=[]))
+    (folder / "red.png").unlink()
+    problems = write_thumbnails(run, data.items, subject.processor)
+    assert [problem.where for problem in problems] == ["questions:1"]
+    assert run.image("questions:2").exists()
+
+
+def test_a_budget_that_cannot_be_met_names_its_setting(subject):
+    items = load_data("scenes", split="validation", n=1).items
+    for keep in (0.1, 36):  # found when the reduction is made, and when it runs
+        with pytest.raises(ArgumentError, match=rf"^mine: keep = {keep}"):
+            try_settings(subject, items, [Setting("mine", get_method("fastv"), keep)])
 
 
 def test_an_image_that_breaks_off_is_left_out(tmp_path, subject, jsonl):
@@ -238,7 +266,15 @@ def test_the_configuration_tells_runs_apart(subject):
     assert config["settings"][1]["options"] == {"seed": 3}
     assert config["versions"]["torch"] == torch.__version__
     assert json.loads(json.dumps(config)) == config
-    with pytest.raises(ArgumentError, match=r"there are two"):
+    assert config["text_tower"] is None
+    assert config["settings"][0]["keep"] == "1/1"  # 1 is a token
+    merging = Setting("merging", METHODS[0], 0.5, encoder=EncoderToMe())
+    told = configuration(subject, [data], [merging], metric="vqa")["settings"][0]["encoder"]
+    assert told["method"] == "EncoderToMe"
+    tower = lftr.bundled.load_text_tower(subject.model)
+    guided = Subject("b", subject.model, subject.processor, tower)
+    assert configuration(guided, [data], settings, metric="vqa")["text_tower"]
+    with pytest.raises(ArgumentError, match=r"scenes and scenes both have it"):
         configuration(subject, [data, data], settings, metric="vqa")
     with pytest.raises(ArgumentError, match=r"there are two"):
         configuration(subject, [data], [settings[0], settings[0]], metric="vqa")

@@ -29,14 +29,48 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_a_ratio_is_paired():
-    """Two settings that fail on the same questions differ by nothing, however few the questions."""
+    """Two settings that fail on the same questions differ by no more than what was not seen."""
     values = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0] * 5
     found = Bootstrap(["one"] * 30).ratio(values, values)
-    assert found == (1.0, 1.0, 1.0)
+    unseen = 1 - 0.025 ** (1 / 30)
+    right = (1 - unseen) * 2 / 3
+    assert found == pytest.approx((1.0, right / (right + unseen), (right + unseen) / right))
     worse = [value * (i % 5 > 0) for i, value in enumerate(values)]
     found = Bootstrap(["one"] * 30).ratio(worse, values)
     assert found is not None
     assert found.low < found.value < found.high <= 1
+    unpaired = Bootstrap(["one"] * 30).ratio(worse[1:] + worse[:1], values)
+    assert unpaired is not None
+    assert unpaired.high - unpaired.low > found.high - found.low
+
+
+@pytest.mark.parametrize("n", [1, 10, 300])
+def test_what_is_perfect_is_not_certain(n):
+    """Clopper and Pearson's ends where all are alike; a bootstrap draws nothing else."""
+    bootstrap = Bootstrap(["one"] * n)
+    assert bootstrap.mean([1.0] * n) == pytest.approx((1, 0.025 ** (1 / n), 1))
+    assert bootstrap.mean([0.0] * n) == pytest.approx((0, 0, 1 - 0.025 ** (1 / n)))
+    assert bootstrap.mean([0.0] * n, bounds=(-1.0, 1.0)).low == pytest.approx(0.025 ** (1 / n) - 1)
+    assert bootstrap.mean([7.0] * n, bounds=None) == (7, 7, 7)
+
+
+def test_tasks_add_to_what_may_not_have_been_seen_as_independent_ones_do():
+    tasks = ["a"] * 50 + ["b"] * 50
+    one = 1 - Bootstrap(["a"] * 50).mean([1.0] * 50).low
+    assert 1 - Bootstrap(tasks).mean([1.0] * 100).low == pytest.approx(one / 2**0.5)
+
+
+def test_questions_about_one_image_are_drawn_together():
+    """Ten times the same question is no more than the question once."""
+    values = (np.random.default_rng(0).random(40) < 0.7).astype(float)
+    images = [f"{i}.png" for i in range(40)]
+    once = Bootstrap(["one"] * 40).mean(values.tolist())
+    grouped = Bootstrap(["one"] * 400, np.repeat(images, 10).tolist())
+    together = grouped.mean(np.repeat(values, 10).tolist())
+    alone = Bootstrap(["one"] * 400).mean(np.repeat(values, 10).tolist())
+    assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.1)
+    assert alone.high - alone.low < 0.5 * (together.high - together.low)
+    assert grouped.mean([1.0] * 400).low == pytest.approx(0.025 ** (1 / 40))
 
 
 def test_a_ratio_is_of_each_task_and_then_the_mean():

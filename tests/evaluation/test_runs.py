@@ -117,6 +117,13 @@ def test_a_disk_that_is_full_is_said(tmp_path, monkeypatch):
         assert run.done() == {("1", "full")}
 
 
+def test_metrics_that_cannot_be_written_are_said(tmp_path):
+    with Run.open(tmp_path, CONFIG) as run:
+        (tmp_path / "metrics.json").mkdir()
+        with pytest.raises(ArgumentError, match=r"a folder to write to"):
+            run.write_metrics()
+
+
 def test_an_answer_given_twice_is_refused(tmp_path):
     with Run.open(tmp_path, CONFIG) as run:
         run.add([line("1")])

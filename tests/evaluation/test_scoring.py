@@ -14,6 +14,7 @@ from lftr.evaluation.scoring import (
     METRICS,
     agreement,
     anls,
+    check_scored,
     chosen,
     exact,
     get_metric,
@@ -147,10 +148,37 @@ def test_verdict(answer, said):
         ("E", None),
         ("", None),
         ("no idea", None),
+        ("It is a cat, I think", 1),
     ],
 )
 def test_what_an_answer_picks(answer, pick):
     assert chosen(answer, ["a dog", "a cat", "a bird"]) == pick
+
+
+def test_a_choice_inside_another_does_not_count():
+    assert chosen("I see a black cat here", ["cat", "black cat", "dog"]) == 1
+    assert chosen("I see a cat here", ["cat", "black cat", "dog"]) == 0
+    assert chosen("a black cat and a dog", ["cat", "black cat", "dog"]) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "choices", "said"),
+    [
+        ("choice", ["B"], [], "choices = []"),
+        ("choice", ["green"], ["red", "blue"], "answers = ['green']"),
+        ("yesno", ["red"], [], "answers = ['red']"),
+    ],
+    ids=["no choices", "none of the choices", "neither yes nor no"],
+)
+def test_answers_that_nobody_could_give_are_refused(metric, answers, choices, said):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
+        check_scored(metric, answers, choices)
+    check_scored("exact", answers, choices)
+
+
+def test_answers_that_can_be_scored_pass():
+    check_scored("choice", ["B"], ["red", "blue"])
+    check_scored("yesno", ["No."], [])
 
 
 def test_multiple_choice_takes_letters_and_words_on_both_sides():

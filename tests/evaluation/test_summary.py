@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lftr.evaluation import summarise
+from lftr.evaluation import Run, summarise
+from lftr.reporting.rows import rows_of
+from lftr.reporting.summary import tiles_of
 
 from .test_runs import MS, line
 
@@ -50,6 +52,28 @@ def test_every_figure():
 
 def test_the_order_of_the_answers_does_not_matter():
     assert summarise(CONFIG, lines()[::-1]) == summarise(CONFIG, lines())
+
+
+def test_questions_about_one_image_count_as_one():
+    alone = summarise(CONFIG, lines())["settings"][1]
+    shared = summarise(CONFIG, [one | {"image": "a.png"} for one in lines()])["settings"][1]
+    assert shared["score"] == alone["score"]
+    assert shared["score_high"] - shared["score_low"] > alone["score_high"] - alone["score_low"]
+
+
+def test_the_full_model_is_itself_for_certain():
+    full = summarise(CONFIG, lines())["settings"][0]
+    for name in ("relative", "agreement"):
+        assert (full[f"{name}_low"], full[f"{name}_high"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("count", "figure"), [(20, "none"), (200, "3")])
+def test_a_few_perfect_answers_do_not_show_that_95_per_cent_are_kept(tmp_path, count, figure):
+    settings = ("full", 9), ("lftr 1/4", 3)
+    found = [line(str(n), label, kept=kept) for label, kept in settings for n in range(count)]
+    rows = rows_of(Run(tmp_path, CONFIG, found))
+    (fewest,) = [one for one in tiles_of(rows, 9) if one.subject.startswith("Fewest")]
+    assert fewest.figure == figure
 
 
 def test_questions_that_some_setting_has_not_answered_do_not_count():

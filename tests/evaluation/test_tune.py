@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from scipy.stats import binom
 
@@ -44,7 +46,7 @@ def test_the_budget_found_on_one_seed_holds_on_another(subject):
     preset = tuned.preset
     kept = preset.found["kept"]
     assert 3 < kept <= 144  # a budget was shown to hold, and three tokens are not enough
-    assert f"not below {kept:g} tokens on this workload" in tuned.verdict
+    assert f"not below {kept:g} tokens with lftr on this workload" in tuned.verdict
     assert [one["verdict"] for one in preset.found["tested"]][:1] == ["holds"]
     assert sum(steps) <= 56
     assert preset.found["prefill"]["after_encoder"]["full_over_this"]["median"] > 1
@@ -84,7 +86,9 @@ def test_nothing_that_holds_keeps_all(subject):
     )
     assert tuned.preset.keep == 1.0
     assert tuned.preset.found["kept"] == tuned.preset.found["tokens"] == 576
-    assert "not below 576 tokens on this workload" in tuned.verdict
+    assert "not below 576 tokens with uniform on this workload" in tuned.verdict
+    assert tuned.preset.found["prefill"] is None
+    assert not tuned.holds
     assert "at 1 tokens" in tuned.verdict
 
 
@@ -110,6 +114,30 @@ def test_an_image_counts_once_and_a_broken_one_not_at_all(subject, folder):
     assert named[0] == "text.png"
     assert named.count("cut.png:1") <= 1  # twice where it is met, asked or timed
     assert tuned.preset.found["workload"]["images"] == 14
+
+
+@pytest.mark.slow
+def test_budgets_that_a_method_cannot_meet_and_answers_cut_short_are_told(subject):
+    tuned = tune(
+        dataclasses.replace(subject, max_new_tokens=1),
+        load_workload("scenes", n=12, seed=1),
+        Goal(0.5, 0.5),
+        methods=[lftr.get_method("fastv"), lftr.get_method("uniform")],
+        budgets=[0.9, 0.1],
+    )
+    assert [problem.where for problem in tuned.problems] == ["fastv 1/10"]
+    assert "at least 0.286 of the tokens" in tuned.problems[0].reason
+    found = tuned.preset.found
+    assert found["cut_short"] == found["answered"] > 0
+    assert f"{found['cut_short']} of the full model's" in tuned.verdict
+    with pytest.raises(ArgumentError, match=r"fastv 1/10: keep = 0.1"):
+        tune(
+            subject,
+            load_workload("scenes", n=12),
+            Goal(0.5, 0.5),
+            methods=[lftr.get_method("fastv")],
+            budgets=[0.1],
+        )
 
 
 def test_a_workload_has_one_digest_however_it_is_shuffled(subject):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -42,6 +43,17 @@ def rows(call):
     found = bench([call], settings, rounds=2, decode=2, limit=True, step=steps.append)
     assert sum(steps) == len(found) * 3
     return found
+
+
+def test_everything_that_is_timed_has_run_once_before(call, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        module := sys.modules["lftr.profiling.bench"],
+        "time_decode",
+        lambda call, setting, tokens: ran.append(setting) or 1.0,
+    )
+    assert module.bench([call], [HALF], rounds=1)[0].decode == [1.0]
+    assert ran == [HALF] * 2
 
 
 def test_every_round_gives_every_part(rows):

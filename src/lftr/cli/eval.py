@@ -12,14 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from ..budget import parse_keep
+from ..presets import check_writable
 from . import options
 from .left_out import end
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_methods
 from .scores import Scores
-from .terminal import Table, print_json, stdout
+from .terminal import Table, print_json, stderr, stdout
 
 _ROOT = Path("lftr-eval")
+_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 
 
 def evaluate(
@@ -82,10 +84,14 @@ def evaluate(
 
     if report is not None:  # a missing extra shows before hours of answering
         importlib.import_module("..reporting", __package__)
+        if report.parent != out:  # the run's own folder is made first
+            check_writable(report, "report")
     methods = parse_methods(method, option or [])
     evaluation.get_metric(metric)
     settings = evaluation.settings_grid(methods, map(parse_keep, keep), positions=positions)
-    sources = [evaluation.load_data(one, split=split, n=n, seed=seed) for one in data]
+    sources = [
+        evaluation.load_data(one, split=split, n=n, seed=seed, metric=metric) for one in data
+    ]
     items = [item for source in sources for item in source.items]
     loaded = load_model(
         model,
@@ -102,12 +108,17 @@ def evaluate(
     with evaluation.Run.open(out or _ROOT / _short(config), config) as run:
         for name, reason in left_out.items():
             run.leave_out(name, reason)
-        with Scores(settings, len(items), run.predictions) as scores:
-            unread = evaluation.evaluate(
-                run, subject, items, settings, metric=metric, batch=batch, step=scores.add
-            )
+        try:
+            with Scores(settings, len(items), run.predictions) as scores:
+                unread = evaluation.evaluate(
+                    run, subject, items, settings, metric=metric, batch=batch, step=scores.add
+                )
+        except KeyboardInterrupt:
+            text = f"interrupted; the same command goes on in {run.path}"
+            stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(_INTERRUPTED) from None
         metrics = run.write_metrics()
-        evaluation.write_thumbnails(run, items, loaded.processor)
+        unread += evaluation.write_thumbnails(run, items, loaded.processor)
     if report is not None:
         from ..reporting import write_report
 

@@ -28,7 +28,11 @@ def tune(
     ] = "scenes",
     model: options.Model = None,
     agreement: Annotated[
-        float, typer.Option("--agreement", help="Share of answers that equal the full model's.")
+        float,
+        typer.Option(
+            "--agreement",
+            help="Share of an image's answers that equal the full model's, mean over images.",
+        ),
     ] = 0.95,
     confidence: Annotated[
         float, typer.Option("--confidence", help="How sure to be that what is found holds it.")
@@ -50,7 +54,7 @@ def tune(
     n: Annotated[int | None, typer.Option("--n", min=1, help="Of a suite: how many.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle, and a suite.")] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the preset is written.")] = Path(
         "lftr-preset.json"
     ),
@@ -129,14 +133,18 @@ def _table(tuned: Tuned) -> Table:
 
 
 def _say(tuned: Tuned, out: Path) -> None:
-    saving: dict[str, Any] = tuned.preset.found["prefill"]
-    after, whole = saving["after_encoder"], saving["with_encoder"]
-    lines = [
-        tuned.verdict,
-        f"prefill {after['full_ms']:.1f} -> {after['ms']:.1f} ms after the encoder, "
-        f"{after['full_over_this']['median']:.2f}x faster; with the encoder "
-        f"{whole['full_over_this']['median']:.2f}x (median of {saving['questions']} questions)",
-        f"preset: {out}",
-    ]
+    lines = [tuned.verdict, *_saving(tuned), f"preset: {out}"]
     for line in lines:
         stdout().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _saving(tuned: Tuned) -> list[str]:
+    if not tuned.holds:
+        return []  # the preset keeps all tokens
+    saving: dict[str, Any] = tuned.preset.found["prefill"]
+    after, whole = saving["after_encoder"], saving["with_encoder"]
+    return [
+        f"prefill {after['full_ms']:.1f} -> {after['ms']:.1f} ms after the encoder, "
+        f"{after['full_over_this']['median']:.2f}x faster; with the encoder "
+        f"{whole['full_over_this']['median']:.2f}x (median of {saving['questions']} questions)"
+    ]

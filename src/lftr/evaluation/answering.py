@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, LftrError
 from ..hosts.transformers.memory import encode_once
 from ..methods.encoder import EncoderMerge
 from ..prompting import batch_inputs
@@ -68,12 +69,15 @@ class Answer:
         Visual tokens of the prompt that a decoder layer had, mean over the layers.
     ms : Timing
         How long it took.
+    ended : bool
+        Whether the model had said all it had to say; if not, ``max_new_tokens`` cut it short.
     """
 
     text: str
     items: tuple[ItemReport, ...]
     kept: float
     ms: Timing
+    ended: bool
 
     @property
     def tokens(self) -> int:
@@ -102,7 +106,8 @@ def one_batch(
     ------
     callable
         Takes a setting, returns an answer to each question under it. Raises `ArgumentError` if the
-        device has too little memory for the batch.
+        device has too little memory for the batch, and an `LftrError` that names the setting if the
+        model cannot do it.
     """
     questions = [one.question for one in asked]
     inputs = inputs_for(model, processor, asked)
@@ -110,18 +115,18 @@ def one_batch(
 
     @torch.inference_mode()
     def ask(setting: Setting) -> list[Answer]:
-        guided = reduce(
-            model,
-            setting.method,
-            keep=setting.keep,
-            positions=setting.positions,
-            text=questions,
-            processor=processor,
-            text_tower=text_tower,
-            encoder=setting.encoder,
-        )
-        start = time.perf_counter()
         try:
+            guided = reduce(
+                model,
+                setting.method,
+                keep=setting.keep,
+                positions=setting.positions,
+                text=questions,
+                processor=processor,
+                text_tower=text_tower,
+                encoder=setting.encoder,
+            )
+            start = time.perf_counter()
             with guided as reduction:
                 ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
                 new = ids[:, inputs["input_ids"].shape[1] :].cpu()
@@ -130,14 +135,16 @@ def one_batch(
             raise ArgumentError.of(
                 "batch", len(asked), f"fewer questions at a time on this device ({reason})"
             ) from None
+        except LftrError as error:
+            raise setting.named(error) from None
         wall_ms = (time.perf_counter() - start) * 1e3
         report = reduction.report
         encode_ms = first_ms.setdefault(setting.encoder, report.encode_ms)
         ms = _share(report, wall_ms, encode_ms, len(asked))
         texts = processor.batch_decode(new, skip_special_tokens=True)
         return [
-            Answer(text.strip(), _items_of(report, row), report.kept_by(row), ms)
-            for row, text in enumerate(texts)
+            Answer(text.strip(), _items_of(report, row), report.kept_by(row), ms, ended)
+            for row, (text, ended) in enumerate(zip(texts, _ended(model, new), strict=True))
         ]
 
     with encode_once(model):
@@ -168,6 +175,15 @@ def answer_batch(
     with together as ask:
         for number, setting in enumerate(settings):
             yield number, ask(setting)
+
+
+def _ended(model: Any, new: Tensor) -> list[bool]:
+    """Return for each row of generated ids whether one of the model's ends is among them."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return [False] * len(new)
+    ended: list[bool] = torch.isin(new, torch.as_tensor(ends)).any(dim=1).tolist()
+    return ended
 
 
 def _items_of(report: Report, row: int) -> tuple[ItemReport, ...]:

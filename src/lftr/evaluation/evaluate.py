@@ -18,8 +18,7 @@ from ..evidence.text import TextTower
 from ..methods.base import Method
 from ..methods.encoder import EncoderMerge
 from ..methods.inside import LayerMethod
-from ..reduce import prepare, reduce
-from .answering import Answer, answer_batch, inputs_for
+from .answering import Answer, answer_batch, one_batch
 from .data import Data
 from .items import Item
 from .jsonl import Problem
@@ -48,7 +47,7 @@ class Subject:
 def try_settings(
     subject: Subject, items: Sequence[Item], settings: Sequence[Setting]
 ) -> dict[str, str]:
-    """Reduce one question's images under every setting, before hours are spent on the first.
+    """Ask one question under every setting, before hours are spent on the first.
 
     Returns
     -------
@@ -64,25 +63,16 @@ def try_settings(
     if held is None:
         return {}
     left_out: dict[str, str] = {}
-    inputs = inputs_for(subject.model, subject.processor, [held])
-    for setting in settings:
-        try:
-            on = reduce(
-                subject.model,
-                setting.method,
-                keep=setting.keep,
-                positions=setting.positions,
-                text=held.question,
-                processor=subject.processor,
-                text_tower=subject.text_tower,
-                encoder=setting.encoder,
-            )
-            with on, torch.inference_mode():
-                prepare(subject.model, **inputs)
-        except LftrError as error:
-            if setting.name not in CONTROLS:
-                raise setting.named(error) from None
-            left_out[setting.name] = str(error)
+    with one_batch(
+        subject.model, subject.processor, [held], text_tower=subject.text_tower, max_new_tokens=1
+    ) as ask:
+        for setting in settings:
+            try:
+                ask(setting)
+            except LftrError as error:
+                if setting.name not in CONTROLS:
+                    raise
+                left_out[setting.name] = str(error)
     return left_out
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from PIL import Image
 
 from ..drawing import shown_part
+from ..errors import LftrError
 from .items import Item
-from .runs import Run
+from .jsonl import Problem
+from .runs import Run, unwritable
 
 _DISAGREEING, _AGREEING = 16, 8
 _SIDE = 336
@@ -32,16 +34,36 @@ def gallery(run: Run) -> list[str]:
     return worst + [id for id in differ if not differ[id]][:_AGREEING]
 
 
-def write_thumbnails(run: Run, items: Sequence[Item], processor: Any) -> None:
+def write_thumbnails(run: Run, items: Sequence[Item], processor: Any) -> list[Problem]:
     """Write the pictures of a run's `gallery`, at most 336 pixels wide and high.
 
     A picture shows what the processor shows the model, so that a grid of tokens lies evenly on it.
+
+    Returns
+    -------
+    list of Problem
+        Pictures whose images can no longer be read.
+
+    Raises
+    ------
+    ArgumentError
+        If the run's folder cannot be written.
     """
+    problems = []
     wanted = set(gallery(run))
     for item in items:
         path = run.image(item.id)
         if item.id in wanted and not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            picture = shown_part(processor, item.images[0].copy())
+            try:
+                image = item.images[0]
+            except LftrError as error:
+                problems.append(Problem(item.id, f"no thumbnail: {error}"))
+                continue
+            picture = shown_part(processor, image.copy())
             picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-            picture.save(path, optimize=True)
+            try:
+                path.parent.mkdir(exist_ok=True)
+                picture.save(path, optimize=True)
+            except OSError as error:
+                raise unwritable(run.path, error) from None
+    return problems

@@ -1,8 +1,9 @@
-"""Means and ratios over questions, with intervals by a paired bootstrap."""
+"""Means and ratios over questions, with intervals by a paired bootstrap that knows its limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 _PART = 100  # draws that are summed at a time, so that memory stays small
+_TAIL = 0.025  # of a 95 % interval, on each side
 
 
 class Interval(NamedTuple):
@@ -23,67 +25,119 @@ class Interval(NamedTuple):
 class Bootstrap:
     """Draws of questions, with replacement; the same ones for every setting, so pairs stay pairs.
 
-    Questions are drawn within their task; a value is that of each task, then the mean over tasks.
+    Questions that go wrong together, as those about one image, are drawn together: groups are drawn
+    within their task. A value is that of each task, then the mean over tasks.
+
+    A bootstrap draws what was seen, and so takes ten right answers of ten for certain. But
+    questions of a kind that none of ``n`` groups shows may well exist: were their share
+    ``1 - 0.025 ** (1 / n)``, they would be missed once in forty times. So an interval is at least
+    as wide as such a share could move the value in each direction. For zeros or ones that are all
+    alike its ends are those of Clopper and Pearson (Biometrika 26, 1934), near to the rule of
+    three. What the tasks add to the width is taken for independent.
 
     Parameters
     ----------
     tasks : sequence of str
         The task of each question.
+    groups : sequence of str, optional
+        What each question belongs to, such as its image; by default each stands alone.
     times : int
         How many draws.
     seed : int
         Another seed, other draws.
     """
 
-    def __init__(self, tasks: Sequence[str], times: int = 2000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        groups: Sequence[str] | None = None,
+        *,
+        times: int = 2000,
+        seed: int = 0,
+    ) -> None:
         rng = np.random.default_rng(seed)
         names = np.asarray(tasks)
-        self._draws: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
+        belongs = np.arange(len(tasks)) if groups is None else np.asarray(groups)
+        self._tasks: list[_Task] = []
         for task in dict.fromkeys(tasks):
             members = np.flatnonzero(names == task)
-            draws = rng.integers(0, len(members), (times, len(members)), dtype=np.int32)
-            self._draws.append((members, draws))
+            found, group = np.unique(belongs[members], return_inverse=True)
+            draws = rng.integers(0, len(found), (times, len(found)), dtype=np.int32)
+            self._tasks.append(_Task(members, group, draws))
 
-    def mean(self, values: Sequence[float]) -> Interval:
-        """Return the mean of ``values``, one for each question."""
-        every = np.asarray(values, dtype=float)
-        parts = [(every[members].mean(), _means(every[members], d)) for members, d in self._draws]
-        return _interval([value for value, _ in parts], [drawn for _, drawn in parts])
+    def mean(
+        self, values: Sequence[float], bounds: tuple[float, float] | None = (0.0, 1.0)
+    ) -> Interval:
+        """Return the mean of ``values``, one for each question.
+
+        Parameters
+        ----------
+        bounds : tuple of float, optional
+            The least and the most that a question can have; without, the bootstrap alone decides.
+        """
+        parts = []
+        for task in self._tasks:
+            value, drawn = task.means(values)
+            low, high = bounds or (value, value)
+            ends = (value + task.unseen * (end - value) for end in (low, high))
+            parts.append(_Part(value, drawn, *ends))
+        return _interval(parts)
 
     def ratio(self, values: Sequence[float], full: Sequence[float]) -> Interval | None:
-        """Return the mean of ``values`` over that of ``full``.
+        """Return the mean of ``values`` over that of ``full``, both in [0, 1].
 
         A task whose ``full`` is 0 throughout has no ratio and is left out; None if all are.
         """
-        own, whole = np.asarray(values, dtype=float), np.asarray(full, dtype=float)
-        parts = [
-            (
-                own[members].mean() / whole[members].mean(),
-                _over(_means(own[members], draws), _means(whole[members], draws)),
-            )
-            for members, draws in self._draws
-            if whole[members].any()
-        ]
-        if not parts:
-            return None
-        return _interval([value for value, _ in parts], [drawn for _, drawn in parts])
+        parts = []
+        for task in self._tasks:
+            (own, drawn), (whole, drawn_whole) = task.means(values), task.means(full)
+            if whole > 0:
+                odds = task.unseen / (1.0 - task.unseen)
+                low, high = own / (whole + odds), (own + odds) / whole  # only full, or only own
+                parts.append(_Part(own / whole, _over(drawn, drawn_whole), low, high))
+        return _interval(parts) if parts else None
 
     def statistic(self, function: Callable[..., Floats], *values: Sequence[float]) -> Interval:
-        """Return ``function`` of the means of several ``values``, such as a product of ratios."""
-        columns = [np.asarray(one, dtype=float) for one in values]
-        parts = [
-            (
-                function(*(column[members].mean() for column in columns)),
-                function(*(_means(column[members], draws) for column in columns)),
-            )
-            for members, draws in self._draws
-        ]
-        return _interval([float(value) for value, _ in parts], [drawn for _, drawn in parts])
+        """Return ``function`` of the means of several ``values``, such as a product of ratios.
+
+        The bootstrap alone decides its interval.
+        """
+        parts = []
+        for task in self._tasks:
+            means = [task.means(column) for column in values]
+            value = float(function(*(mean for mean, _ in means)))
+            parts.append(_Part(value, function(*(drawn for _, drawn in means)), value, value))
+        return _interval(parts)
 
 
-def _means(values: Floats, draws: npt.NDArray[np.int32]) -> Floats:
-    parts = [values[part].mean(axis=1) for part in _parts(draws)]
-    return np.concatenate(parts)
+@dataclass(frozen=True)
+class _Task:
+    """Questions of one task, the group of each, and draws of groups."""
+
+    members: npt.NDArray[np.int64]
+    group: npt.NDArray[np.int64]
+    draws: npt.NDArray[np.int32]
+
+    @property
+    def unseen(self) -> float:
+        """The largest share of groups that are of a kind that none of those seen is."""
+        return float(1.0 - _TAIL ** (1.0 / self.draws.shape[1]))
+
+    def means(self, values: Sequence[float]) -> tuple[float, Floats]:
+        """Return the mean of the questions, and of those of each draw."""
+        own = np.asarray(values, dtype=float)[self.members]
+        sums, sizes = np.bincount(self.group, own), np.bincount(self.group)
+        drawn = [sums[d].sum(axis=1) / sizes[d].sum(axis=1) for d in _parts(self.draws)]
+        return float(own.mean()), np.concatenate(drawn)
+
+
+class _Part(NamedTuple):
+    """A task's value, its draws, and what its interval holds at the least."""
+
+    value: float
+    drawn: Floats
+    low: float
+    high: float
 
 
 def _parts(draws: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
@@ -95,6 +149,10 @@ def _over(own: Floats, whole: Floats) -> Floats:
     return np.divide(own, whole, out=np.full_like(own, np.nan), where=whole > 0)
 
 
-def _interval(values: Sequence[float], drawn: Sequence[Floats]) -> Interval:
-    low, high = np.nanpercentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    return Interval(float(np.mean(values)), float(low), float(high))
+def _interval(parts: Sequence[_Part]) -> Interval:
+    value = float(np.mean([part.value for part in parts]))
+    drawn = np.mean([part.drawn for part in parts], axis=0)
+    low, high = np.nanquantile(drawn, [_TAIL, 1.0 - _TAIL])
+    below = np.linalg.norm([part.value - part.low for part in parts]) / len(parts)
+    above = np.linalg.norm([part.high - part.value for part in parts]) / len(parts)
+    return Interval(value, float(min(low, value - below)), float(max(high, value + above)))

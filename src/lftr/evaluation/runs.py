@@ -108,7 +108,7 @@ class Run:
                 "out", str(folder), "a folder that no other process is writing to"
             ) from None
         except OSError as error:
-            raise ArgumentError.of("out", str(folder), f"a folder to write to ({error})") from None
+            raise unwritable(folder, error) from None
         try:
             if foreign:
                 _same(folder, _read_json(folder / CONFIG), wanted)
@@ -183,9 +183,7 @@ class Run:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ArgumentError.of(
-                "out", str(self.path), f"a folder to write to ({error})"
-            ) from None
+            raise unwritable(self.path, error) from None
         self._predictions += lines
         self._done.update(keys)
 
@@ -278,5 +276,13 @@ def _drop_torn_line(path: Path) -> None:
 def _write(path: Path, text: str) -> None:
     """Write a whole file or none."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+
+
+def unwritable(folder: Path, error: OSError) -> ArgumentError:
+    """Return what is said where a run's folder cannot be written."""
+    return ArgumentError.of("out", str(folder), f"a folder to write to ({error})")

@@ -74,7 +74,8 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     """Return which of ``choices`` an answer picks, by its letter or its words, if it is clear.
 
     Tried in this order: a letter alone (``B``, ``(b)``, ``B.``, ``B: a cat``), the words of one
-    choice alone, a capital letter after "answer is", words of exactly one choice inside the answer; of "cat" and "black cat" the longer counts.
+    choice alone, a capital letter after "answer is", words of exactly one choice inside the answer.
+    Of "cat" and "black cat", both inside, the longer counts.
     """
     letters = string.ascii_uppercase[: len(choices)]
     said, options = normalise(answer), [normalise(choice) for choice in choices]
@@ -85,7 +86,9 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     if named and named[1].upper() in letters:
         return letters.index(named[1].upper())
     inside = [i for i, option in enumerate(options) if _stands_in(option, said)]
-    whole = [i for i in inside if not any(_within(options[i], options[j]) for j in inside if j != i)]
+    whole = [
+        i for i in inside if not any(_within(options[i], options[j]) for j in inside if j != i)
+    ]
     return whole[0] if len(whole) == 1 else None
 
 

@@ -15,6 +15,7 @@ from .scoring import agreement, verdict
 if TYPE_CHECKING:
     from .runs import Prediction
 
+_ITSELF = Interval(1.0, 1.0, 1.0)  # the full model beside itself, by definition
 _CLOCKS = ("encode", "method", "host", "total")
 
 
@@ -40,7 +41,9 @@ def summarise(config: Mapping[str, Any], predictions: Sequence[Prediction]) -> d
         return {"questions": 0, "complete": False, "settings": []}
     rows = {label: [answered[id] for id in ids] for label, answered in lines.items()}
     full = rows[config["settings"][0]["label"]]
-    bootstrap = Bootstrap([line["task"] for line in full])
+    bootstrap = Bootstrap(
+        [line["task"] for line in full], [line["image"] or line["id"] for line in full]
+    )
     return {
         "questions": len(ids),
         "complete": len(ids) == wanted,
@@ -57,6 +60,7 @@ def _row(
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     scores, whole = _scores(lines), _scores(full)
+    relative = bootstrap.ratio(scores, whole)
     same = agreement([line["answer"] for line in lines], [line["answer"] for line in full])
     return {
         "label": setting["label"],
@@ -65,8 +69,8 @@ def _row(
         "tokens": float(np.mean([line["kept"] for line in lines])),
         "questions": len(lines),
         **_spread("score", bootstrap.mean(scores)),
-        **_spread("relative", bootstrap.ratio(scores, whole)),
-        **_spread("agreement", bootstrap.mean(same)),
+        **_spread("relative", relative and _ITSELF if lines is full else relative),
+        **_spread("agreement", _ITSELF if lines is full else bootstrap.mean(same)),
         "tasks": _by(lambda line: line["task"], lines, full),
         "categories": _by(lambda line: line["category"], lines, full),
         "ms": {name: _quartiles([line["ms"][name] for line in lines]) for name in _CLOCKS},

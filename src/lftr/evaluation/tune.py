@@ -20,23 +20,24 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from ..budget import Budget, Keep
-from ..errors import ArgumentError, MissingEvidenceError
+from ..errors import ArgumentError, LftrError, MissingEvidenceError
 from ..methods import get_method
 from ..methods.base import Method
 from ..presets import Preset
 from ..reduce import reduce
+from .answering import one_batch
 from .evaluate import Subject
 from .items import digest
 from .jsonl import Problem
-from .settings import Setting, full_model
+from .settings import Setting, full_model, name_of, spell
 from .tune_betting import least_values
-from .tune_search import Goal, Proof, Race, Trial, prove
+from .tune_search import Goal, Proof, Race, Trial, grid, prove
 from .tune_sitting import Group, Held, Seating
 from .tune_workload import Workload
 
@@ -69,6 +70,21 @@ class Tuned:
     @property
     def verdict(self) -> str:
         """One sentence on where the limit is, and why."""
+        found = self.preset.found
+        if not found["cut_short"]:
+            return self._limit
+        return (
+            f"{self._limit}; {found['cut_short']} of the full model's {found['answered']} answers "
+            f"were cut at {found['max_new_tokens']} tokens, and what would follow was not compared"
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether a budget was shown to hold; the preset keeps all tokens if not."""
+        return self.proofs[0].verdict == "holds"
+
+    @property
+    def _limit(self) -> str:
         kept, tokens = self.preset.found["kept"], self.preset.found["tokens"]
         share = f"{self.goal.agreement:.4g}"
         bolder = next((proof for proof in self.proofs if proof.verdict != "holds"), None)
@@ -78,7 +94,8 @@ class Tuned:
                 "worse in the race, or were not among those to try"
             )
         trial = bolder.trial
-        sentence = f"not below {kept:g} tokens on this workload"
+        method = name_of(trial.setting.method)
+        sentence = f"not below {kept:g} tokens with {method} on this workload"
         seen = f"at {trial.kept_each:g} tokens {trial.mean:.1%} agreed over {len(trial.shares)}"
         if bolder.verdict == "fails":
             return f"{sentence}: {seen} images, which refutes an agreement of {share}"
@@ -129,7 +146,9 @@ def tune(
     first = _raced(len(groups))
     seating = Seating(subject, batch, step)
 
-    race = Race(lanes, falling, positions, goal, first)
+    barred = _unmet(seating, groups, grid(lanes, falling, positions))
+    lanes = _left(lanes, falling, positions, barred)
+    race = Race(lanes, falling, positions, goal, first, barred.keys())
     with closing(seating.sittings(groups[:first])) as sittings:
         for _, sitting in sittings:
             if sitting is not None:
@@ -153,15 +172,55 @@ def tune(
         "seed": seed,
         "batch": batch,
         "max_new_tokens": subject.max_new_tokens,
+        "answered": seating.answered,
+        "cut_short": seating.cut_short,
         "tokens": tokens,
         "kept": proofs[held - 1].trial.kept_each if held else tokens,
         "raced": [_plain(trial) for level in race.trials for trial in level if trial.shares],
         "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
-        "prefill": _saving(subject, asked, setting),
+        "prefill": _saving(subject, asked, setting) if held else None,
     }
     preset = Preset(setting.method, setting.keep, positions, subject.name, found)
-    problems = dict.fromkeys([*workload.problems, *seating.problems])  # some are met twice
+    unmet = (Problem(label, reason) for label, reason in barred.items())
+    met = [*workload.problems, *unmet, *seating.problems]
+    problems = dict.fromkeys(met)  # some are met twice
     return Tuned(preset, goal, proofs, list(problems))
+
+
+def _unmet(
+    seating: Seating, groups: Sequence[Group], settings: Sequence[Sequence[Setting]]
+) -> dict[str, str]:
+    """Return the settings under which a question cannot be asked, with the reason."""
+    asked = next((held[:1] for group in groups if (held := seating.read(group))), None)
+    if asked is None:
+        return {}
+    subject, found = seating.subject, {}
+    with one_batch(
+        subject.model, subject.processor, asked, text_tower=subject.text_tower, max_new_tokens=1
+    ) as ask:
+        for setting in itertools.chain.from_iterable(settings):
+            try:
+                ask(setting)
+            except LftrError as error:
+                found[setting.label] = str(error).removeprefix(f"{setting.label}: ")
+    return found
+
+
+def _left(
+    methods: Sequence[Method],
+    budgets: Sequence[Keep],
+    positions: str | None,
+    barred: Mapping[str, str],
+) -> list[Method]:
+    """Return the methods that can meet a budget at least."""
+    lanes = zip(methods, zip(*grid(methods, budgets, positions), strict=True), strict=True)
+    left = [m for m, lane in lanes if any(one.label not in barred for one in lane)]
+    if not left:
+        label, reason = next(iter(barred.items()))
+        raise ArgumentError.of(
+            "keep", list(map(spell, budgets)), f"what a method can do; {label}: {reason}"
+        )
+    return left
 
 
 def _falling(budgets: Sequence[Keep]) -> list[Keep]:
@@ -169,7 +228,7 @@ def _falling(budgets: Sequence[Keep]) -> list[Keep]:
     if len({type(keep) for keep in budgets}) != 1:
         raise ArgumentError.of("keep", list(budgets), "ratios alone, or counts alone, at least one")
     return sorted(
-        set(budgets),
+        {spell(keep): keep for keep in budgets}.values(),
         key=lambda keep: keep.total if isinstance(keep, Budget) else keep,
         reverse=True,
     )

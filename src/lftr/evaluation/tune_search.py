@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,6 +86,16 @@ class Trial:
         return self.kept / max(self.questions, 1)
 
 
+def grid(
+    methods: Sequence[Method], budgets: Sequence[Keep], positions: str | None
+) -> list[list[Setting]]:
+    """Return for each budget the settings of all methods."""
+    return [
+        [Setting(f"{name_of(m)} {spell(keep)}", m, keep, positions) for m in methods]
+        for keep in budgets
+    ]
+
+
 class Race:
     """Methods at budgets, of which the smallest one is sought that looks good enough.
 
@@ -103,6 +113,9 @@ class Race:
         From the largest to the smallest.
     images : int
         How many images will be raced over.
+    barred : collection of str
+        Labels of the settings that are never asked, as a method cannot meet the budget; of every
+        method some are left.
     """
 
     def __init__(
@@ -112,19 +125,20 @@ class Race:
         positions: str | None,
         goal: Goal,
         images: int,
+        barred: Collection[str] = (),
     ) -> None:
         self._goal = goal
         self._spare = (1.0 - goal.agreement) * images  # disagreement that may be met in all
+        self._barred = barred
         self.trials = [
-            [Trial(Setting(f"{name_of(m)} {spell(keep)}", m, keep, positions)) for m in methods]
-            for keep in budgets
+            [Trial(setting) for setting in level] for level in grid(methods, budgets, positions)
         ]
 
     def run(self, sitting: Sitting) -> None:
         """Bisect the budgets for some images."""
 
         def asked(trial: Trial) -> bool:
-            if len(trial.shares) - sum(trial.shares) <= self._spare:
+            if self._open(trial) and len(trial.shares) - sum(trial.shares) <= self._spare:
                 trial.sit(sitting)
             return self._looks_good(trial)
 
@@ -138,8 +152,13 @@ class Race:
         """
         place, racing = self._bisect(self._looks_good)
         level = self.trials[max(place, 0)]
-        best = max(racing, key=lambda lane: level[lane].mean)
-        return [level[best].setting for level in self.trials[: place + 1 + _BOLDER]]
+        best = max(racing, key=lambda lane: (self._open(level[lane]), level[lane].mean))
+        reached = self.trials[: place + 1 + _BOLDER]
+        chain = [one[best].setting for one in reached if self._open(one[best])]
+        return chain or [next(one[best].setting for one in self.trials if self._open(one[best]))]
+
+    def _open(self, trial: Trial) -> bool:
+        return trial.setting.label not in self._barred
 
     def _looks_good(self, trial: Trial) -> bool:
         return bool(trial.shares) and trial.mean >= self._goal.agreement

@@ -57,12 +57,16 @@ class Seating:
         Called with the number of images that were taken, when they are done with.
     problems : list of Problem
         Images that could not be read, once looked at.
+    answered, cut_short : int
+        How many answers the full model gave, and how many of these did not come to their end.
     """
 
     subject: Subject
     batch: int
     step: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
+    answered: int = 0
+    cut_short: int = 0
 
     def sittings(
         self, groups: Sequence[Group]
@@ -104,7 +108,10 @@ class Seating:
             def ask(setting: Setting) -> list[Answer]:
                 return [answer for part in parts for answer in part(setting)]
 
-            yield Sitting([len(group) for group in read], ask, ask(full_model()))
+            full = ask(full_model())
+            self.answered += len(full)
+            self.cut_short += sum(not answer.ended for answer in full)
+            yield Sitting([len(group) for group in read], ask, full)
 
     def read(self, group: Group) -> list[Held]:
         """Read the images of a group's questions; none, and a problem, where one cannot be read."""
