@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import signal
@@ -146,6 +147,8 @@ def server(tmp_path_factory):
         stderr=subprocess.DEVNULL,
         text=True,
         env=os.environ | given,
+        # what is started in a shell's background is told to ignore interrupts
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     guard = threading.Timer(180, process.kill)
     guard.start()
