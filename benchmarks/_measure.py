@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -76,6 +77,28 @@ def save(name: str, command: str, figures: Any) -> Path:
     content = {"command": command, "machine": machine(), "figures": figures}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def timed(
+    name: str,
+    command: str,
+    about: str | None,
+    rounds: int,
+    measure: Callable[[int], Any],
+    report: Callable[[Any], str],
+) -> None:
+    """Measure on one thread, ``--rounds`` times; print the report (or JSON), write figures down."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = measure(options.rounds)
+    save(name, f"{command} --rounds {options.rounds}", figures)
+    if options.json:
+        print(json.dumps({"machine": machine(), "figures": figures}))
+        return
+    print(report(figures))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ MARGIN = 0.03  # of the full model's accuracy: what "maintained" and "no more" l
 QUESTIONS = math.ceil(3 / MARGIN)  # so many right answers and no wrong one: the margin, at 95 %
 ROUNDS = 10  # fewer times have no interval worth the name
 HOLDS, PARTLY, FAILS, TOO_FEW = "holds", "holds partly", "does not hold", "too few questions"
+BLIND = "cannot be told: the full model does no better than a guess"
 RULE = (
     f"Intervals are of 95 %, from draws of the questions. Accuracy is *maintained* where the "
     f"interval of the relative accuracy begins at {1 - MARGIN:.2f} or above. The claim of few "
@@ -19,7 +20,8 @@ RULE = (
     "that of each alone has an interval that ends below 1. A pair's claim holds if both are so, "
     "partly if one is; the claim of several pairs holds if each pair's does, and does not hold if "
     "none does in any part. What is not shown counts as not so. Nothing is judged by fewer than "
-    f"{QUESTIONS} questions or {ROUNDS} times."
+    f"{QUESTIONS} questions or {ROUNDS} times, nor by a model whose accuracy is not shown to be "
+    "above that of the most frequent answer to each kind of question: it has none to maintain."
 )
 
 
@@ -28,12 +30,17 @@ def enough(questions: int, rounds: int) -> bool:
     return questions >= QUESTIONS and rounds >= ROUNDS
 
 
-def maintained(relative: Sequence[float]) -> bool:
+def sees(accuracy: Sequence[float], guess: float) -> bool:
+    """Whether an interval of the full model's accuracy shows that it is better than a guess."""
+    return accuracy[1] > guess
+
+
+def maintained(relative: Sequence[float] | None) -> bool:
     """Whether an interval ``(value, low, high)`` of relative accuracy shows that it is kept."""
-    return relative[1] >= 1 - MARGIN
+    return relative is not None and relative[1] >= 1 - MARGIN
 
 
-def of_ratios(relative: Mapping[int, Sequence[float]]) -> str:
+def of_ratios(relative: Mapping[int, Sequence[float] | None]) -> str:
     """Judge accuracy at some ratios of tokens: up to the largest, up to a smaller one, or none."""
     kept = [ratio for ratio, interval in relative.items() if maintained(interval)]
     if not kept:
@@ -41,9 +48,9 @@ def of_ratios(relative: Mapping[int, Sequence[float]]) -> str:
     return HOLDS if max(kept) == max(relative) else PARTLY
 
 
-def adds_no_loss(surplus: Sequence[float]) -> bool:
+def adds_no_loss(surplus: Sequence[float] | None) -> bool:
     """Whether an interval of accuracy together, less the product of each alone, shows no loss."""
-    return surplus[1] >= -MARGIN
+    return surplus is not None and surplus[1] >= -MARGIN
 
 
 def is_faster(times: Iterable[Sequence[float]]) -> bool:
@@ -51,7 +58,7 @@ def is_faster(times: Iterable[Sequence[float]]) -> bool:
     return all(high < 1 for _, _, high in times)
 
 
-def of_pair(surplus: Sequence[float], times: Iterable[Sequence[float]]) -> str:
+def of_pair(surplus: Sequence[float] | None, times: Iterable[Sequence[float]]) -> str:
     """Judge two reductions together, by accuracy and by time."""
     return [FAILS, PARTLY, HOLDS][adds_no_loss(surplus) + is_faster(times)]
 

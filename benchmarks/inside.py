@@ -10,12 +10,10 @@ first ones, with no selection and no hooks: same layers, same lengths.
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
 import torch
-from _measure import machine, median, paired, ratio, save, table
+from _measure import median, paired, ratio, table, timed
 from prefill import prompt, real_width
 from transformers import DynamicCache
 
@@ -188,25 +186,16 @@ def composed(model: Any, name: str, rounds: int) -> dict[str, Any]:
     return found | {"model": name}
 
 
-def main() -> None:
-    """Measure, print and write the figures down."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def measure_all(rounds: int) -> dict[str, Any]:
+    """Return every figure."""
     models = {"bundled": lftr.bundled.load()[0], "7B widths, 4 layers": real_width(4)}
     figures: dict[str, Any] = {"prefill": [], "score": [], "composed": []}
     for name, model in models.items():
-        rounds = options.rounds * (5 if name == "bundled" else 1)
-        figures["prefill"] += measure(model, name, rounds)
-        figures["score"].append(score(model, name, rounds))
-        figures["composed"].append(composed(model, name, rounds))
-    save("inside", f"{COMMAND} --rounds {options.rounds}", figures)
-    if options.json:
-        print(json.dumps({"machine": machine(), "figures": figures}))
-        return
-    print(report(figures))
+        times = rounds * (5 if name == "bundled" else 1)
+        figures["prefill"] += measure(model, name, times)
+        figures["score"].append(score(model, name, times))
+        figures["composed"].append(composed(model, name, times))
+    return figures
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -273,4 +262,4 @@ def report(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    timed("inside", COMMAND, __doc__, 9, measure_all, report)

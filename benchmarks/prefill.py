@@ -10,13 +10,11 @@ that only what follows it is timed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from typing import Any
 
 import torch
-from _measure import machine, median, paired, ratio, save, table
+from _measure import median, paired, ratio, table, timed
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import lftr
@@ -150,6 +148,7 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
     from lftr.hosts.transformers.plan import Item, Plan
     from lftr.hosts.transformers.prefill import Prefill
     from lftr.hosts.transformers.segment import Segment
+    from lftr.hosts.transformers.shown import Shown
 
     model, _ = lftr.bundled.load()
     length, visual = 2944, 2880
@@ -164,35 +163,25 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
 
     def shrink() -> None:
         segment = Segment.of(inputs, None)
-        mask = host.family.placeholders(model, segment.input_ids)
+        shown = [Shown.of(medium, model, inputs, segment) for medium in host.family.media]
         items = [Item(0, 0, visual, Layout(), selection=selection)]
-        host._shrink(inputs, segment, mask, items)
+        host._shrink(inputs, segment, shown, items)
 
     times = paired([shrink], rounds * 10)[0]
     reduction.remove()
     return {"columns": length, "ms": median(times)}
 
 
-def main() -> None:
-    """Measure, print and write the figures down."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    figures = {
-        "own": own_time(options.rounds),
-        "bookkeeping": bookkeeping(options.rounds),
+def measure(rounds: int) -> dict[str, Any]:
+    """Return every figure."""
+    return {
+        "own": own_time(rounds),
+        "bookkeeping": bookkeeping(rounds),
         "prefill": [
-            against_limit(lftr.bundled.load()[0], "bundled", 1 / 16, options.rounds),
-            against_limit(real_width(), "7B widths, 2 layers", 1 / 16, options.rounds),
+            against_limit(lftr.bundled.load()[0], "bundled", 1 / 16, rounds),
+            against_limit(real_width(), "7B widths, 2 layers", 1 / 16, rounds),
         ],
     }
-    save("prefill", f"{COMMAND} --rounds {options.rounds}", figures)
-    if options.json:
-        print(json.dumps({"machine": machine(), "figures": figures}))
-        return
-    print(report(figures))
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -233,4 +222,4 @@ def report(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    timed("prefill", COMMAND, __doc__, 15, measure, report)

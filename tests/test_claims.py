@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,42 @@ def test_weights_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weights_mib = of("_quantized", monkeypatch).weights_mib
     layer = torch.nn.Linear(512, 512, bias=False)
     assert weights_mib(torch.nn.ModuleList([layer, layer])) == 1.0
+
+
+def test_a_model_that_sees_nothing_has_no_accuracy_to_maintain(
+    claims: Any, bundled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another model, of random weights: all runs, and nothing is claimed of it."""
+    torch.manual_seed(0)
+    model = type(bundled.model)(bundled.model.config).eval()
+    blind = replace(bundled, name="/somewhere/tiny", model=model)
+    monkeypatch.setattr(claims, "enough", lambda questions, rounds: True)
+    figures = claims.measure(blind, n=3, rounds=1, claims=["tokens"], batch=3)
+    figures = json.loads(json.dumps(figures, allow_nan=False))
+    assert figures["rows"][0]["accuracy"][1] <= figures["guess"]
+    assert {claim["verdict"] for claim in figures["claims"]} == {claims.BLIND}
+    assert "by guessing" in claims.report(figures)
+
+
+def test_another_model_is_told_how_to_answer(claims: Any) -> None:
+    (own,), (other,) = (claims._examples("test", 1, name) for name in ("bundled", "org/model"))
+    assert other.question == f"{own.question}\n{claims.SHORT}"
+    assert other.answer == own.answer
+
+
+def test_what_guessing_reaches(claims: Any) -> None:
+    class Asked:
+        def __init__(self, category: str, answer: str) -> None:
+            self.category, self.answer = category, answer
+
+    asked = [Asked("a", "x"), Asked("a", "x"), Asked("a", "y"), Asked("b", "x")]
+    assert claims.guess(asked) == 3 / 4
+
+
+def test_without_torchao_the_other_claims_are_measured(
+    claims: Any, bundled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    figures = claims.measure(bundled, n=1, rounds=1, claims=["quantization"])
+    assert figures["claims"] == []
+    assert "torchao" in figures["left_out"]["quantization"]

@@ -47,7 +47,8 @@ def test_budgets_come_back(tmp_path, keep):
 
 def test_everything_comes_back(tmp_path):
     methods = (lftr.get_method("lftr", diversity=0.5), lftr.get_method("fastv"))
-    preset = Preset(methods, 1 / 8, "compact", "org/model", {"agreement": 0.95})
+    merge = lftr.EncoderFolder(keep=1 / 3)
+    preset = Preset(methods, 1 / 8, "compact", "org/model", {"agreement": 0.95}, merge)
     preset.save(tmp_path / "preset.json")
     assert Preset.load(tmp_path / "preset.json") == preset
     assert not list(tmp_path.glob("*.part"))
@@ -98,6 +99,13 @@ BROKEN = {
     "positions": (GOOD | {"positions": "middle"}, "positions = 'middle'"),
     "a model": (GOOD | {"model": 7}, "model = 7"),
     "evidence": (GOOD | {"found": 7}, "found = 7"),
+    "a merge that is none": (GOOD | {"encoder": 7}, "encoder = 7"),
+    "a method for a merge": (GOOD | {"encoder": {"method": "lftr"}}, "encoder = "),
+    "an unknown merge": (GOOD | {"encoder": {"encoder": "EncoderTom"}}, "mean 'EncoderToMe'"),
+    "a merge out of range": (
+        GOOD | {"encoder": {"encoder": "EncoderToMe", "options": {"r": -1}}},
+        "r = -1",
+    ),
 }
 
 

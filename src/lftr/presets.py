@@ -13,11 +13,12 @@ from typing import Any
 from .budget import Budget, Keep, is_auto, parse_keep
 from .errors import ArgumentError
 from .methods.base import Method
+from .methods.encoder import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.plain import from_plain, to_plain
 
 FORMAT = 1
-_KEYS = {"format", "method", "options", "keep", "positions", "model", "found"}
+_KEYS = {"format", "method", "options", "keep", "positions", "encoder", "model", "found"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Preset:
         Which model it was found on: a Hugging Face id, a path, or ``"bundled"``.
     found : mapping
         What was measured when it was found; plain values, written by `lftr tune`.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder.
     """
 
     method: Method | LayerMethod | Sequence[Method | LayerMethod]
@@ -43,6 +46,7 @@ class Preset:
     positions: str | None = None
     model: str | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
+    encoder: EncoderMerge | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Preset:
@@ -88,7 +92,8 @@ class Preset:
             raise ArgumentError.of("model", model, "a name")
         if not isinstance(found, dict | None):
             raise ArgumentError.of("found", found, "an object")
-        return cls(_read_method(values), _read_keep(values["keep"]), positions, model, found or {})
+        method, keep, merge = _read_method(values), _read_keep(values["keep"]), _read_merge(values)
+        return cls(method, keep, positions, model, found or {}, merge)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the preset as plain values."""
@@ -99,6 +104,7 @@ class Preset:
             **method,
             "keep": _write_keep(self.keep),
             "positions": self.positions,
+            "encoder": to_plain(self.encoder),
             "model": self.model,
             "found": dict(self.found),
         }
@@ -126,8 +132,13 @@ class Preset:
         return self.method if isinstance(self.method, Sequence) else (self.method,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return method, keep and positions, as `lftr.reduce` takes them by name."""
-        return {"method": self.method, "keep": self.keep, "positions": self.positions}
+        """Return what `lftr.reduce` takes by name: method, keep, positions and encoder."""
+        return {
+            "method": self.method,
+            "keep": self.keep,
+            "positions": self.positions,
+            "encoder": self.encoder,
+        }
 
     def note(self, model: str) -> str | None:
         """Return a warning if this was found on another model than the one of that name."""
@@ -171,6 +182,14 @@ def _read_method(values: Mapping[str, Any]) -> Any:
     if not found or not all(isinstance(one, Method | LayerMethod) for one in found):
         raise ArgumentError.of("method", values["method"], "a method's name, or a list of methods")
     return found if isinstance(values["method"], list) else found[0]
+
+
+def _read_merge(values: Mapping[str, Any]) -> EncoderMerge | None:
+    given = values.get("encoder")
+    found = from_plain(given)
+    if not isinstance(found, EncoderMerge | None):
+        raise ArgumentError.of("encoder", given, "a merge inside the encoder, with its options")
+    return found
 
 
 def _read_keep(keep: Any) -> Any:

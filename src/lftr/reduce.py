@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .evidence.text import TextTower
+    from .hosts.transformers.families import Family
     from .hosts.transformers.module import ModuleReduction
     from .hosts.transformers.session import Reduction
 
@@ -49,6 +50,7 @@ def reduce(
     text_tower: TextTower | None = None,
     preset: str | Path | Preset | None = None,
     encoder: EncoderMerge | None = None,
+    images_as_video: bool = False,
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -81,11 +83,15 @@ def reduce(
     text_tower : TextTower, optional
         CLIP's text side, for methods that compare in CLIP's space.
     preset : path or Preset, optional
-        What ``lftr tune`` wrote: method, keep and positions, in the place of those arguments.
+        What ``lftr tune`` wrote: method, keep, positions and encoder, in their place.
     encoder : EncoderMerge, optional
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
         LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
         image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
+    images_as_video : bool
+        Images of a row that follow each other, whatever text stands between, and have the same
+        single grid are the frames of one video: one item of grid (T, H, W) for the method, for
+        ``keep`` and in the report. For models that are given a clip as several images.
 
     Returns
     -------
@@ -108,8 +114,8 @@ def reduce(
 
     notes: tuple[str, ...] = ()
     if preset is not None:
-        given = {"method": method, "keep": keep, "positions": positions}
-        method, keep, positions, notes = _preset_of(preset, model, given)
+        given = {"method": method, "keep": keep, "positions": positions, "encoder": encoder}
+        method, keep, positions, encoder, notes = _preset_of(preset, model, given)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
     if text is not None and not isinstance(text, str) and not all(isinstance(t, str) for t in text):
@@ -136,6 +142,7 @@ def reduce(
         inside,
         notes,
         None if encoder is None else check_merge(model, family, encoder, before),
+        _check_frames(family, images_as_video, encoder),
     )
     return Reduction(model, family, plan)
 
@@ -203,9 +210,9 @@ def list_families() -> list[str]:
 
 def _preset_of(
     preset: object, model: Any, given: Mapping[str, Any]
-) -> tuple[Any, Any, Any, tuple[str, ...]]:
-    """Return a preset's method, keep, positions and warnings; it stands in for all three."""
-    if given != {"method": "lftr", "keep": None, "positions": None}:
+) -> tuple[Any, Any, Any, Any, tuple[str, ...]]:
+    """Return what a preset holds, and its warnings; it stands in for all of ``given``."""
+    if given != {"method": "lftr", "keep": None, "positions": None, "encoder": None}:
         beside = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ArgumentError.of(
             "preset", preset, f"no method, keep or positions beside it ({beside})"
@@ -215,7 +222,23 @@ def _preset_of(
             raise ArgumentError.of("preset", preset, "a path or a lftr.Preset")
         preset = Preset.load(preset)
     note = preset.note(name_of(model))
-    return preset.method, preset.keep, preset.positions, () if note is None else (note,)
+    notes = () if note is None else (note,)
+    return preset.method, preset.keep, preset.positions, preset.encoder, notes
+
+
+def _check_frames(family: Family, images_as_video: object, encoder: EncoderMerge | None) -> bool:
+    """Refuse to make frames of images where that cannot be."""
+    if not isinstance(images_as_video, bool):
+        raise ArgumentError.of("images_as_video", images_as_video, "True or False")
+    if images_as_video and encoder is not None:
+        raise ArgumentError.of(
+            "images_as_video", True, "False with encoder=: merged tokens fill no grid of frames"
+        )
+    if images_as_video and family.kind != "prefill":
+        raise ArgumentError.of(
+            "images_as_video", True, "False with a Q-Former or cross-attention: no grid is left"
+        )
+    return images_as_video
 
 
 def _sorted_out(

@@ -117,3 +117,17 @@ def test_markdown_has_a_row_for_each_row():
     table = Table(["name", "value>"], caption="Said below.")
     table.add("a", "1")
     assert table.markdown() == "| name | value |\n| --- | ---: |\n| a | 1 |\n\nSaid below."
+
+
+@pytest.mark.slow
+def test_a_method_inside_the_model_is_shown_at_budgets_that_it_can_meet(lftr, tmp_path):
+    result = lftr("demo", "--method", "fastv", "--questions", 1, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "note: fastv is shown at 1.5x, 2x, 3x, not at more: keep = 0.25" in result.stderr
+    assert "fastv 3x" in result.stdout
+
+
+def test_methods_without_a_budget_are_refused(fails, tmp_path):
+    words = ("demo", "--questions", 1, "--out", tmp_path)
+    assert "one that can be given a budget" in fails(*words, "--method", "bypass")
+    assert "--method = 'fastv'" in fails(*words, "--web", "--method", "fastv")

@@ -115,3 +115,26 @@ def test_one_budget_spelt_twice_is_one_and_all_is_not_one_token():
     labels = [one.label for one in settings_grid([get_method("lftr")], [0.25, 0.25 + 1e-12, 1], ())]
     assert labels == ["full", "lftr 1/4", "lftr 1"]
     assert spell(1.0) == "1/1"
+
+
+def test_questions_of_a_suite_that_the_metric_cannot_score_are_counted():
+    data = load_data("scenes", n=40, metric="yesno")
+    assert 0 < len(data.items) < 40
+    assert {item.answers[0] for item in data.items} <= {"yes", "no"}
+    (problem,) = data.problems
+    left = 40 - len(data.items)
+    assert f"scenes: {left} of 40 questions cannot be scored by 'yesno'" in str(problem)
+
+
+def test_a_metric_that_scores_nothing_of_a_suite_is_refused(monkeypatch):
+    def never(metric, answers, choices):
+        raise ArgumentError.of("answers", answers, "none")
+
+    monkeypatch.setattr("lftr.evaluation.data.check_scored", never)
+    with pytest.raises(ArgumentError, match=r"one that fits 'scenes': 3 of 3 questions cannot"):
+        load_data("scenes", n=3, metric="choice")
+
+
+def test_a_file_of_which_nothing_can_be_scored_says_how_many_lines(jsonl):
+    with pytest.raises(ArgumentError, match=r"line 1: answers = .*\(2 lines cannot be used\)"):
+        load_data(str(jsonl(RED, RED)), metric="yesno")

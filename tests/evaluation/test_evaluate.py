@@ -32,6 +32,8 @@ from lftr.evaluation.gallery import gallery
 from lftr.methods import get_method
 from lftr.methods.encoder import EncoderToMe
 
+from .test_runs import run_of
+
 METHODS = [get_method("lftr")]
 
 
@@ -288,7 +290,7 @@ def test_the_gallery_holds_the_worst_and_some_that_agree(tmp_path):
             wrong = rank and number >= 10 + 15 * (rank - 1)  # 0-9 none, 10-24 one, 25-39 two
             answer = "no" if wrong else "yes"
             lines.append({"id": f"{number:02}", "setting": setting["label"], "answer": answer})
-    found = gallery(Run(tmp_path, {"settings": settings}, lines))
+    found = gallery(run_of(tmp_path, {"settings": settings}, lines))
     assert found[:15] == [f"{number}" for number in range(25, 40)]
     assert len(found) == 24
     assert all(int(id) < 10 for id in found[16:])

@@ -11,6 +11,8 @@ import pytest
 
 from lftr.errors import ArgumentError
 from lftr.evaluation import Run
+from lftr.evaluation.journal import Journal
+from lftr.evaluation.runs import PREDICTIONS
 
 CONFIG = {
     "format": 1,
@@ -37,6 +39,11 @@ def line(id, setting="full", **changes):
         "grid": None,
         "ms": MS,
     } | changes
+
+
+def run_of(path, config, lines):
+    """A run that nobody writes to."""
+    return Run(Journal(path, PREDICTIONS, config, lines))
 
 
 def test_what_was_added_is_read_again(tmp_path):
@@ -158,7 +165,7 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_any_id_has_a_picture_of_its_own(tmp_path):
-    run = Run(tmp_path, CONFIG, [])
+    run = run_of(tmp_path, CONFIG, [])
     paths = {run.image(id) for id in ("a/b", "a", "../a", "x" * 999, "ü")}
     assert len(paths) == 5
     assert {path.parent for path in paths} == {tmp_path / "images"}

@@ -8,7 +8,6 @@ import io
 import json
 import shutil
 import tempfile
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -106,11 +105,6 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.driver.quit()
         self._profile.cleanup()

@@ -15,6 +15,7 @@ from .eval import evaluate
 from .methods import methods
 from .report import report
 from .run import run
+from .serve import serve
 from .show import show
 from .terminal import stderr
 from .tune import tune
@@ -45,6 +46,7 @@ app = typer.Typer(
 for _verb in (run, demo, methods, show, bench, report, tune):
     app.command()(_verb)
 app.command("eval")(evaluate)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from ..errors import ArgumentError
 from ..prompting import read_image
 from . import options
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_methods
+from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
 from .terminal import print_json, progress
 
 
@@ -31,6 +30,7 @@ def bench(
         typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
     ] = ["1/4", "1/16"],  # noqa: B006
     option: options.Options = None,
+    encoder: options.Encoders = None,
     positions: options.Positions = None,
     against: Annotated[
         str | None,
@@ -64,7 +64,8 @@ def bench(
     as_json: options.Json = False,
 ) -> None:
     """Time encoder, method, prefill and decoding each on its own; count memory and operations."""
-    from ..evaluation import settings_grid
+    from ..evaluation import settings_grid, with_merges
+    from ..evaluation.items import Question
     from ..profiling import Call
     from ..profiling import bench as measure
     from .bench_tables import plain, tables
@@ -72,7 +73,8 @@ def bench(
     if against not in (None, "full"):
         raise ArgumentError.of("--against", against, "full")
     methods = parse_methods(method, option or [])
-    settings = settings_grid(methods, map(parse_keep, keep), (), positions)
+    rows = settings_grid(methods, map(parse_keep, keep), (), positions)
+    settings = with_merges(rows, map(parse_merge, encoder or []))
     settings = settings if against else settings[1:]
     sights = _sights(image, resolution or [])
     loaded = load_model(
@@ -86,15 +88,15 @@ def bench(
         Call.of(
             loaded.model,
             loaded.processor,
-            [_Asked((sight,), question)] * rows,
+            [Question((sight,), question)] * count,
             loaded.text_tower,
-            f"{sight.width}x{sight.height}, batch {rows}",
+            f"{sight.width}x{sight.height}, batch {count}",
         )
         for sight in sights
-        for rows in batch
+        for count in batch
     ]
     with progress("measuring", len(calls) * len(settings) * (rounds + 1)) as bar:
-        rows = measure(
+        measured = measure(
             calls,
             settings,
             rounds=rounds,
@@ -103,16 +105,10 @@ def bench(
             step=lambda n: bar.advance(bar.task_ids[0], n),
         )
     if as_json:
-        print_json(plain(rows, loaded.name, rounds))
+        print_json(plain(measured, loaded.name, rounds))
         return
-    for table in tables(rows, loaded.name, rounds):
+    for table in tables(measured, loaded.name, rounds):
         table.print()
-
-
-@dataclass(frozen=True)
-class _Asked:
-    images: Sequence[Image.Image]
-    question: str
 
 
 def _sights(path: Path | None, resolutions: Sequence[str]) -> list[Image.Image]:

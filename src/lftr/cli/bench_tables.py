@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ..merges import spell_merge
 from ..profiling import CONVENTIONS, Row, Spread
 from ..profiling.bench import PARTS
 from ..profiling.memory import source_of
 from .terminal import Table
 
 _MIB = 2**20
-_RATIOS = ("prefill", "after_encoder", "total", "decode")
+
+Cell = Callable[[Row], str]
 
 
 def tables(rows: Sequence[Row], model: str, rounds: int) -> list[Table]:
@@ -41,6 +43,7 @@ def _plain(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "setting": row.setting.label,
         "method": "full" if row.setting.full else str(row.setting.method),
         "keep": str(row.setting.keep),
+        "encoder": row.setting.encoder and spell_merge(row.setting.encoder),
         "call": row.call.label,
         "batch": len(row.call.texts),
         "tokens": row.sizes.tokens,
@@ -60,103 +63,97 @@ def _plain(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _times(rows: Sequence[Row], model: str, rounds: int) -> Table:
-    parts = (*PARTS, "decode")
     device = rows[0].call.model.device
     where = "GPU, by events" if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    table = Table(
-        ["setting", "picture", "tokens>", *(f"{part}>" for part in parts)],
+    return _table(
+        rows,
+        {part: _part(part) for part in (*PARTS, "decode")},
         title=f"{model}: milliseconds of a batch, median (quartiles) of {rounds} ({where})",
-        caption=(
-            "Tokens: visual, into the model and mean over its layers. Prefill: the language model "
-            "up to the first token. Host: bookkeeping around the method. Total: all before "
-            "decoding. Decode: each token after the first."
-        ),
+        caption="Tokens: visual, into the model and mean over its layers. Prefill: the language "
+        "model up to the first token. Host: bookkeeping around the method. Total: all before "
+        "decoding. Decode: each token after the first.",
     )
-    for row in rows:
-        table.add(*_head(row), _tokens(row), *(_ms(row.ms[part]) for part in parts))
-        _rule(table, row, rows)
-    return table
 
 
 def _sizes(rows: Sequence[Row]) -> Table:
-    table = Table(
-        [
-            "setting",
-            "picture",
-            "tokens>",
-            "prompt>",
-            "KV MiB>",
-            "peak MiB>",
-            *(f"GFLOPs {name}>" for name in CONVENTIONS),
-        ],
+    columns: dict[str, Cell] = {
+        "prompt": lambda row: str(row.sizes.columns),
+        "KV MiB": lambda row: f"{row.sizes.kv_bytes / _MIB:.2f}",
+        "peak MiB": lambda row: f"{row.sizes.peak_bytes / _MIB:.1f}",
+    }
+    return _table(
+        rows,
+        columns | {f"GFLOPs {name}": _giga(name) for name in CONVENTIONS},
         title="Memory and operations of the prefill of a batch",
-        caption=(
-            f"Peak: most memory above weights and inputs ({source_of(rows[0].call.model.device)}). "
-            "FLOPs of the decoder's layers: fastv 4nd²+2n²d+2ndm, gated 4nd²+2n²d+3ndm, "
-            "a multiply-add counted once; true: everything that ran, encoder and method too, a "
-            "multiply-add counted twice."
-        ),
+        caption=f"Peak: most memory above weights and inputs "
+        f"({source_of(rows[0].call.model.device)}). FLOPs of the decoder's layers: fastv "
+        "4nd²+2n²d+2ndm, gated 4nd²+2n²d+3ndm, a multiply-add counted once; true: everything that "
+        "ran, encoder and method too, a multiply-add counted twice.",
     )
-    for row in rows:
-        flops = [row.sizes.flops[name] for name in CONVENTIONS]
-        table.add(
-            *_head(row),
-            _tokens(row),
-            str(row.sizes.columns),
-            f"{row.sizes.kv_bytes / _MIB:.2f}",
-            f"{row.sizes.peak_bytes / _MIB:.1f}",
-            *("-" if count is None else f"{count / 1e9:.2f}" for count in flops),
-        )
-        _rule(table, row, rows)
-    return table
 
 
 def _ratios(rows: Sequence[Row]) -> Table:
-    table = Table(
-        [
-            "setting",
-            "picture",
-            "tokens>",
-            "prefill>",
-            "after encoder>",
-            "total>",
-            "decode>",
-            "KV>",
-            "GFLOPs true>",
-            "limit ms>",
-            "over limit>",
-        ],
+    full = {id(row): _full(row, rows) or row for row in rows}
+    columns: dict[str, Cell] = {
+        head: _faster(part, full)
+        for head, part in (
+            ("prefill", "prefill"),
+            ("after encoder", "after_encoder"),
+            ("total", "total"),
+            ("decode", "decode"),
+        )
+    }
+    return _table(
+        [row for row in rows if full[id(row)] is not row],
+        columns
+        | {
+            "KV": lambda row: _over(full[id(row)].sizes.kv_bytes, row.sizes.kv_bytes),
+            "GFLOPs true": lambda row: _over(
+                full[id(row)].sizes.flops["true"], row.sizes.flops["true"]
+            ),
+            "limit ms": lambda row: _ms(Spread.of(row.limit)) if row.limit else "-",
+            "over limit": lambda row: _times_as(row.over_limit) if row.over_limit else "-",
+        },
         title="Full model over this setting, ratios within each round, median (quartiles)",
-        caption=(
-            "Limit: the plain language model on a prompt with so few visual tokens to begin with. "
-            "Over limit: method, host and prefill, as a multiple of it."
-        ),
+        caption="Limit: the plain language model on a prompt with so few visual tokens to begin "
+        "with. Over limit: method, host and prefill, as a multiple of it.",
     )
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, Cell], *, title: str, caption: str) -> Table:
+    """Make a table of what stands in front of every row, and some columns of its own."""
+    heads = ["tokens", *columns]
+    table = Table(["setting", "picture", *(f"{head}>" for head in heads)], title, caption)
     for row in rows:
-        full, limit = _full(row, rows), row.over_limit
-        if full is None or row is full:
-            continue
-        ratios = row.faster_than(full)
         table.add(
-            *_head(row),
+            row.setting.label,
+            row.call.label,
             _tokens(row),
-            *(_times_as(ratios[name]) for name in _RATIOS),
-            _over(full.sizes.kv_bytes, row.sizes.kv_bytes),
-            _over(full.sizes.flops["true"], row.sizes.flops["true"]),
-            _ms(Spread.of(row.limit)) if row.limit else "-",
-            _times_as(limit) if limit else "-",
+            *(cell(row) for cell in columns.values()),
         )
         _rule(table, row, rows)
     return table
+
+
+def _part(name: str) -> Cell:
+    return lambda row: _ms(row.ms[name])
+
+
+def _giga(convention: str) -> Cell:
+    def cell(row: Row) -> str:
+        count = row.sizes.flops[convention]
+        return "-" if count is None else f"{count / 1e9:.2f}"
+
+    return cell
+
+
+def _faster(part: str, full: Mapping[int, Row]) -> Cell:
+    return lambda row: _times_as(row.faster_than(full[id(row)])[part])
 
 
 def _full(row: Row, rows: Sequence[Row]) -> Row | None:
     """Return the full model's row of the same call."""
     return next((one for one in rows if one.setting.full and one.call is row.call), None)
-
-
-def _head(row: Row) -> tuple[str, str]:
-    return row.setting.label, row.call.label
 
 
 def _rule(table: Table, row: Row, rows: Sequence[Row]) -> None:

@@ -13,14 +13,16 @@ from PIL import Image
 
 from ..drawing import below, beside, draw_item, shown_part
 from ..errors import ArgumentError
-from ..methods import get_method
+from ..methods import get_method, list_methods
+from ..methods.base import Method
+from ..methods.inside import LayerMethod
 from ..prompting import inputs_of
 from ..reduce import prepare, reduce
 from . import options
 from .loading import Loaded, load_model
-from .parsing import parse_device, parse_dtype
+from .parsing import parse_device, parse_dtype, parse_merge
 from .show import save
-from .terminal import Table, print_json, progress, stdout, working
+from .terminal import Table, print_json, progress, stderr, stdout, working
 
 if TYPE_CHECKING:
     from ..evaluation import Outcome
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ..suites import Example
 
 RATIOS = (4, 8, 16)
+_MILDER = (3, 2, 1.5)  # for methods that cannot keep so few, as those that begin inside the model
 _SHOWN = 5  # scenes whose answers are printed
 _DRAWN = 2  # scenes in the picture
 _LENGTH = 288  # pixels of an image's side in the picture
@@ -41,6 +44,7 @@ def demo(
     ] = 240,
     out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("lftr-demo"),
     method: options.MethodName = "lftr",
+    encoder: options.Encoders = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table alone.")] = False,
@@ -58,19 +62,24 @@ def demo(
 ) -> None:
     """Compare the full model with LFTR and the controls at 4x, 8x and 16x fewer visual tokens.
 
-    Uses the small model inside the package and scenes that it was not trained on.
+    A method that cannot keep so few is shown at what it can, and that is said. Uses the small model
+    inside the package and scenes that it was not trained on.
     """
     if web:
-        if as_json or markdown:
-            raise ArgumentError.of("--web", True, "neither --json nor --markdown beside it")
+        if as_json or markdown or encoder:
+            allowed = "none of --json, --markdown and --encoder beside it"
+            raise ArgumentError.of("--web", True, allowed)
+        if method not in list_methods("before"):
+            allowed = "with --web, one that `lftr methods` lists as acting before the model"
+            raise ArgumentError.of("--method", method, allowed)
         _serve(get_method(method).name, device, dtype, host, port)
         return
     from .. import suites
-    from ..evaluation import compare, settings_of
+    from ..evaluation import compare, settings_of, with_merges
     from ..profiling import time_settings
 
     own = get_method(method)
-    settings = settings_of(RATIOS, own)
+    merges = list(map(parse_merge, encoder or []))
     examples = list(suites.load("scenes", split="test", n=questions, seed=0))
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -80,6 +89,10 @@ def demo(
         None, parse_device(device), parse_dtype(dtype), needs_tower=options.needs_tower([own])
     )
     model, processor, tower = loaded.model, loaded.processor, loaded.text_tower
+    ratios, note = _met(loaded, own)
+    if note is not None:
+        stderr().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    settings = with_merges(settings_of(ratios, own), merges)
     with progress("asking", len(settings) * questions) as bar:
         outcomes = compare(
             model,
@@ -128,9 +141,30 @@ def _serve(method: str, device: str | None, dtype: str, host: str, port: int | N
     serve(build(ask, scenes, method), host, port, tell)
 
 
+def _met(loaded: Loaded, method: Method | LayerMethod) -> tuple[Sequence[float], str | None]:
+    """Return by how many times a method can reduce on this model, and why not by more."""
+    reason = None
+    rising = (*reversed(_MILDER), *RATIOS)
+    for place in range(len(rising), 0, -1):
+        try:
+            keep = 1 / rising[place - 1]
+            reduce(loaded.model, method, keep=keep, text_tower=loaded.text_tower).remove()
+        except ArgumentError as error:
+            reason = str(error)
+            continue
+        break
+    else:
+        raise ArgumentError.of("method", method.name, f"one that can be given a budget; {reason}")
+    ratios = rising[max(place - len(RATIOS), 0) : place]
+    if reason is None:
+        return ratios, None
+    shown = ", ".join(f"{one:g}x" for one in ratios)
+    return ratios, f"{method.name} is shown at {shown}, not at more: {reason}"
+
+
 def _ratio(outcome: Outcome) -> str:
     keep = outcome.setting.keep
-    return "full" if outcome.setting.full else f"{round(1 / float(keep))}x"  # type: ignore[arg-type]
+    return "full" if outcome.setting.full else f"{1 / float(keep):.3g}x"  # type: ignore[arg-type]
 
 
 def _table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> Table:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..budget import parse_keep
+from ..errors import ArgumentError
 from ..presets import check_writable
 from . import options
-from .left_out import end
+from .embeddings import embeddings as compare_embeddings
+from .folders import folder_of
+from .left_out import end, resumable
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_methods
+from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
 from .scores import Scores
-from .terminal import Table, print_json, stderr, stdout
+from .terminal import Table, print_json, stdout
 
-_ROOT = Path("lftr-eval")
-_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
+if TYPE_CHECKING:
+    from ..evaluation.tune_workload import Workload
 
 
 def evaluate(
@@ -46,6 +47,20 @@ def evaluate(
     metric: Annotated[
         str, typer.Option("--metric", help="exact, vqa, choice, yesno or anls.")
     ] = "exact",
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Compare embeddings, not answers: cosine and Recall@k agreement with the full "
+            "model. --data is one folder of images (with prompts.txt or --prompt), JSONL file or "
+            "suite; no answers are needed.",
+        ),
+    ] = False,
+    k: Annotated[int, typer.Option("--k", min=1, help="Of --embeddings: neighbours.")] = 10,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="Of --embeddings: what every image of a folder is asked."),
+    ] = None,
     split: Annotated[
         str, typer.Option("--split", help="Of a suite: train, validation or test.")
     ] = "test",
@@ -57,6 +72,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of a suite's scenes.")] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
+    encoder: options.Encoders = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
@@ -88,9 +104,12 @@ def evaluate(
             check_writable(report, "report")
     methods = parse_methods(method, option or [])
     evaluation.get_metric(metric)
-    settings = evaluation.settings_grid(methods, map(parse_keep, keep), positions=positions)
+    plain = evaluation.settings_grid(methods, map(parse_keep, keep), positions=positions)
+    settings = evaluation.with_merges(plain, map(parse_merge, encoder or []))
+    workload = _workload(data, prompt or (), n, seed, report) if embeddings else None
     sources = [
-        evaluation.load_data(one, split=split, n=n, seed=seed, metric=metric) for one in data
+        evaluation.load_data(one, split=split, n=n, seed=seed, metric=metric)
+        for one in (data if workload is None else ())
     ]
     items = [item for source in sources for item in source.items]
     loaded = load_model(
@@ -103,20 +122,19 @@ def evaluate(
     subject = evaluation.Subject(
         loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
     )
+    if workload is not None:
+        compare_embeddings(subject, workload, settings, k=k, batch=batch, out=out, as_json=as_json)
+        return
     left_out = evaluation.try_settings(subject, items, settings)
     config = evaluation.configuration(subject, sources, settings, metric=metric, seed=seed)
-    with evaluation.Run.open(out or _ROOT / _short(config), config) as run:
+    with evaluation.Run.open(out or folder_of("eval", config), config) as run:
         for name, reason in left_out.items():
             run.leave_out(name, reason)
-        try:
-            with Scores(settings, len(items), run.predictions) as scores:
-                unread = evaluation.evaluate(
-                    run, subject, items, settings, metric=metric, batch=batch, step=scores.add
-                )
-        except KeyboardInterrupt:
-            text = f"interrupted; the same command goes on in {run.path}"
-            stderr().print(text, markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(_INTERRUPTED) from None
+        scores = Scores(settings, len(items), run.predictions)
+        with resumable(run.path), scores:
+            unread = evaluation.evaluate(
+                run, subject, items, settings, metric=metric, batch=batch, step=scores.add
+            )
         metrics = run.write_metrics()
         unread += evaluation.write_thumbnails(run, items, loaded.processor)
     if report is not None:
@@ -133,10 +151,17 @@ def evaluate(
     end(problems)
 
 
-def _short(config: Mapping[str, Any]) -> str:
-    """Name a configuration's folder, so that the same command finds its run again."""
-    text = json.dumps(config, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+def _workload(
+    data: Sequence[str], prompts: Sequence[str], n: int | None, seed: int, report: Path | None
+) -> Workload:
+    """Return what is embedded: one set, without answers."""
+    from ..evaluation.tune_workload import load_workload
+
+    if len(data) > 1:
+        raise ArgumentError.of("--data", list(data), "one, with --embeddings: one index")
+    if report is not None:
+        raise ArgumentError.of("--report", str(report), "a run of answers, without --embeddings")
+    return load_workload(data[0], prompts, n, seed)
 
 
 def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:

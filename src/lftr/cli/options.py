@@ -31,6 +31,21 @@ Positions = Annotated[
         "what suits the model.",
     ),
 ]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="Merge tokens inside the vision encoder too: tome:r=8, folder:keep=1/3 (LLaVA-like).",
+    ),
+]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder",
+        help="Rows with tokens merged inside the vision encoder too: tome:r=8, folder:keep=1/3; "
+        "as many as wanted.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda...; by default a GPU if there is one.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 
 from ..errors import ArgumentError
+from ..merges import MERGES
 from ..methods import get_method
 from ..methods.base import Method
+from ..methods.encoder import EncoderMerge
 from ..methods.inside.schedules import Schedule
 from .spelling import parse_schedule
 
@@ -23,19 +26,40 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def parse_method(name: str, options: Sequence[str]) -> Method:
     """Return the method ``name`` with options given as ``name=value``."""
     plain: Method = get_method(name)
-    if not options:
-        return plain
-    cls = type(plain)
+    # a name that is not known goes on to get_method, which says so with the nearest ones
+    method: Method = get_method(name, **_values(type(plain), options)) if options else plain
+    return method
+
+
+def parse_merge(text: str) -> EncoderMerge:
+    """Return a merge inside the vision encoder, given as ``name`` or ``name:option=value,...``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none of that name, or an option is not one of it or out of its range.
+    """
+    name, _, rest = text.partition(":")
+    if name not in MERGES:
+        raise ArgumentError.unknown("encoder", name, MERGES)
+    known = [field.name for field in dataclasses.fields(MERGES[name])]
+    values = _values(MERGES[name], [one for one in rest.split(",") if one.strip()], "--encoder")
+    for option in values:
+        if option not in known:
+            raise ArgumentError.unknown(f"option of encoder {name!r}", option, known)
+    return MERGES[name](**values)
+
+
+def _values(cls: type, options: Sequence[str], where: str = "--option") -> dict[str, Any]:
+    """Read ``name=value`` as options of a class."""
     hints = typing.get_type_hints(cls)
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for option in options:
         key, separator, text = option.partition("=")
         if not separator:
-            raise ArgumentError.of("--option", option, "name=value")
-        # a name that is not known goes on to get_method, which says so with the nearest ones
+            raise ArgumentError.of(where, option, "name=value")
         values[key.strip()] = parse_value(key.strip(), text.strip(), hints.get(key.strip(), str))
-    method: Method = get_method(name, **values)
-    return method
+    return values
 
 
 def parse_methods(names: Sequence[str], options: Sequence[str]) -> list[Method]:
@@ -68,7 +92,7 @@ def parse_value(name: str, text: str, hint: Any) -> object:
     if origin in (typing.Union, types.UnionType):
         if type(None) in arguments and text.lower() == "none":
             return None
-        for one in sorted(arguments, key=lambda kind: kind is str):  # a string reads anything
+        for one in sorted(arguments, key=_narrowness):
             try:
                 return parse_value(name, text, one)
             except ArgumentError:
@@ -94,6 +118,11 @@ def parse_value(name: str, text: str, hint: Any) -> object:
     if isinstance(hint, type) and issubclass(hint, Schedule):
         return parse_schedule(name, text)
     raise ArgumentError.of(name, text, f"a value of type {hint}, in Python: not on a command line")
+
+
+def _narrowness(kind: Any) -> int:
+    """Return which types of a union are tried first: any whole number is one, any text a text."""
+    return {int: 0, str: 2}.get(kind, 1)
 
 
 def _number(text: str) -> float:

@@ -18,7 +18,7 @@ from ..prompting import inputs_of, read_image
 from ..reduce import reduce
 from . import options
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_method
+from .parsing import parse_device, parse_dtype, parse_merge, parse_method
 from .terminal import print_json, stderr, stdout, working
 
 
@@ -40,6 +40,7 @@ def run(
         typer.Option("--keep", help="A ratio (1/16, 0.25) or a count for each image; or 1/16."),
     ] = None,
     option: options.Options = None,
+    encoder: options.Encoder = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
@@ -51,7 +52,13 @@ def run(
     *paths, question = words
     if not paths or os.path.isfile(question):
         raise ArgumentError.of("IMAGE", question, 'one or more image files, then a "question"')
-    by_hand = {"--method": method, "--keep": keep, "--option": option, "--positions": positions}
+    by_hand = {
+        "--method": method,
+        "--keep": keep,
+        "--option": option,
+        "--positions": positions,
+        "--encoder": encoder,
+    }
     chosen = _by_hand(by_hand) if preset is None else _load(preset, by_hand)
     images = [read_image(path) for path in paths]
     loaded = load_model(
@@ -103,7 +110,10 @@ def _by_hand(given: Mapping[str, Any]) -> Preset:
     keep = given["--keep"]
     if keep is None and isinstance(method, Method):  # inside the model, schedules say how many
         keep = "1/16"
-    return Preset(method, keep, given["--positions"])
+    merge = given["--encoder"]
+    return Preset(
+        method, keep, given["--positions"], encoder=None if merge is None else parse_merge(merge)
+    )
 
 
 def _load(path: Path, given: Mapping[str, Any]) -> Preset:

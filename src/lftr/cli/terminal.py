@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-_PIPED_WIDTH = 140
+_PIPED_WIDTH = 200
 
 
 def stdout() -> Console:

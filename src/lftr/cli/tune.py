@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,8 @@ import typer
 
 from ..budget import parse_keep
 from . import options
-from .left_out import end
+from .folders import folder_of
+from .left_out import end, resumable
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_methods
 from .terminal import Table, print_json, progress, stdout
@@ -58,6 +60,14 @@ def tune(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the preset is written.")] = Path(
         "lftr-preset.json"
     ),
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            help="Folder of the search's answers; by default one of its own in lftr-tune/ for "
+            "every configuration. A search that was interrupted goes on.",
+        ),
+    ] = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
@@ -65,11 +75,13 @@ def tune(
 ) -> None:
     """Find the smallest budget whose answers agree with the full model's, and write a preset.
 
+    The same command goes on where a search was interrupted; nothing is asked twice.
     Exit code 3: done, but for images that could not be read, which are named.
     """
     from ..evaluation import Subject
-    from ..evaluation.tune import BUDGETS, check_size
+    from ..evaluation.tune import BUDGETS, check_size, tune_configuration
     from ..evaluation.tune import tune as search
+    from ..evaluation.tune_answers import Answers
     from ..evaluation.tune_search import Goal
     from ..evaluation.tune_workload import load_workload
     from ..presets import check_writable
@@ -90,21 +102,28 @@ def tune(
     subject = Subject(
         loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
     )
-    with progress("asking", len(asked.groups)) as bar:
+    wanted: dict[str, Any] = {
+        "methods": methods,
+        "budgets": budgets,
+        "positions": positions,
+        "batch": batch,
+        "seed": seed,
+    }
+    config = tune_configuration(subject, asked, goal, **wanted)
+    folder = run or folder_of("tune", config)
+    answers = Answers.open(folder, config)
+    with closing(answers), resumable(folder), progress("asking", len(asked.groups)) as bar:
         tuned = search(
             subject,
             asked,
             goal,
-            methods=methods,
-            budgets=budgets,
-            positions=positions,
-            batch=batch,
-            seed=seed,
+            answers=answers,
             step=lambda images: bar.advance(bar.task_ids[0], images),
+            **wanted,
         )
     tuned.preset.save(out)
     if as_json:
-        told = {"preset": str(out), "verdict": tuned.verdict}
+        told = {"preset": str(out), "run": str(folder), "verdict": tuned.verdict}
         print_json(told | tuned.preset.to_plain() | {"problems": list(map(str, tuned.problems))})
     else:
         _table(tuned).print()

@@ -16,7 +16,6 @@ from ..errors import ArgumentError, LftrError
 from ..hosts.transformers.memory import encode_once
 from ..methods.encoder import EncoderMerge
 from ..prompting import batch_inputs
-from ..reduce import reduce
 from ..report import ItemReport, Report
 from .settings import Setting
 
@@ -116,15 +115,8 @@ def one_batch(
     @torch.inference_mode()
     def ask(setting: Setting) -> list[Answer]:
         try:
-            guided = reduce(
-                model,
-                setting.method,
-                keep=setting.keep,
-                positions=setting.positions,
-                text=questions,
-                processor=processor,
-                text_tower=text_tower,
-                encoder=setting.encoder,
+            guided = setting.reduce(
+                model, text=questions, processor=processor, text_tower=text_tower
             )
             start = time.perf_counter()
             with guided as reduction:

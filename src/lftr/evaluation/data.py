@@ -60,12 +60,12 @@ def load_data(
     n : int, optional
         How many; by default 240 of a suite, all of a file.
     metric : str
-        Lines of a file whose answers it cannot score are problems.
+        Questions whose answers it cannot score are left out, and problems.
 
     Raises
     ------
     ArgumentError
-        If there is neither, or not one line of the file can be asked.
+        If there is neither, or nothing that can be asked, or nothing that ``metric`` can score.
     """
     if source in suites.NAMES:
         examples = suites.load(source, split, 240 if n is None else n, seed)
@@ -73,7 +73,7 @@ def load_data(
             Item.of(example, source, functools.partial(_draw, examples, number))
             for number, example in enumerate(examples)
         ]
-        return Data(source, source, items)
+        return _scored(source, items, metric)
     path = Path(source)
     if not path.is_file():
         allowed = f"a JSONL file that exists, or a suite: {', '.join(suites.NAMES)}"
@@ -81,8 +81,27 @@ def load_data(
     found, problems = read_jsonl(path, check=functools.partial(check_scored, metric))
     if not found:
         first = f"; {problems[0]}" if problems else ""
-        raise ArgumentError.of("data", source, f"a file with at least one question{first}")
+        lines = f" ({len(problems)} lines cannot be used)" if len(problems) > 1 else ""
+        raise ArgumentError.of("data", source, f"a file with at least one question{first}{lines}")
     return Data(path.name, source, found[:n], problems)
+
+
+def _scored(suite: str, items: Sequence[Item], metric: str) -> Data:
+    """Return the questions of a suite that a metric can score; how many it cannot is a problem."""
+    kept, reasons = [], []
+    for item in items:
+        try:
+            check_scored(metric, item.answers, item.choices)
+        except ArgumentError as error:
+            reasons.append(str(error))
+        else:
+            kept.append(item)
+    if not reasons:
+        return Data(suite, suite, items)
+    told = f"{len(reasons)} of {len(items)} questions cannot be scored by {metric!r}, as the first"
+    if not kept:
+        raise ArgumentError.of("metric", metric, f"one that fits {suite!r}: {told}: {reasons[0]}")
+    return Data(suite, suite, kept, [Problem(suite, f"{told} of them: {reasons[0]}")])
 
 
 def _draw(examples: Sequence[Example], number: int) -> Sequence[Image.Image]:

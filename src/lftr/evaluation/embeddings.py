@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, LftrError
 from ..hosts.transformers.memory import encode_once
-from ..reduce import reduce
 from .answering import Asked, inputs_for
 from .settings import Setting
 
@@ -85,7 +85,6 @@ def _check(full: Tensor, reduced: Tensor) -> None:
         raise ArgumentError.of("reduced", tuple(reduced.shape), f"as full, {tuple(full.shape)}")
 
 
-@torch.inference_mode()
 def embed_all(
     model: Any,
     processor: Any,
@@ -107,20 +106,58 @@ def embed_all(
     found: list[list[Tensor]] = [[] for _ in settings]
     for start in range(0, len(asked), batch):
         members = asked[start : start + batch]
-        questions = [one.question for one in members]
-        inputs = inputs_for(model, processor, members)
-        with encode_once(model):
-            for setting, rows in zip(settings, found, strict=True):
-                guided = reduce(
-                    model,
-                    setting.method,
-                    keep=setting.keep,
-                    positions=setting.positions,
-                    text=questions,
-                    processor=processor,
-                    text_tower=text_tower,
-                )
-                with guided:
-                    output = model(**inputs, output_hidden_states=True, logits_to_keep=1)
-                rows.append(output.hidden_states[-1][:, -1].float().cpu())
+        embedded = embed_batch(model, processor, members, settings, text_tower=text_tower)
+        for rows, one in zip(found, embedded, strict=True):
+            rows.append(one.states)
     return [torch.cat(rows) for rows in found]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Some prompts under one setting.
+
+    Attributes
+    ----------
+    states : Tensor
+        ``(B, D)``, float32, on the CPU.
+    kept : tuple of float
+        Visual tokens of each prompt that a decoder layer had, mean over the layers.
+    """
+
+    states: Tensor
+    kept: tuple[float, ...]
+
+
+@torch.inference_mode()
+def embed_batch(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    settings: Sequence[Setting],
+    *,
+    text_tower: Any = None,
+) -> list[Embedded]:
+    """Embed some prompts in one batch under every setting, their images encoded once.
+
+    Raises
+    ------
+    LftrError
+        If the model cannot do a setting, which is named.
+    """
+    questions = [one.question for one in asked]
+    inputs = inputs_for(model, processor, asked)
+    found = []
+    with encode_once(model):
+        for setting in settings:
+            try:
+                guided = setting.reduce(
+                    model, text=questions, processor=processor, text_tower=text_tower
+                )
+                with guided as reduction:
+                    output = model(**inputs, output_hidden_states=True, logits_to_keep=1)
+            except LftrError as error:
+                raise setting.named(error) from None
+            states = output.hidden_states[-1][:, -1].float().cpu().contiguous()
+            kept = tuple(reduction.report.kept_by(row) for row in range(len(asked)))
+            found.append(Embedded(states, kept))
+    return found

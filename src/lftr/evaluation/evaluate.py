@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import asdict
 
-import torch
-import transformers
-from PIL import Image
-
-from .. import __version__
-from ..errors import ArgumentError, LftrError, UnsupportedModelError
-from ..evidence.text import TextTower
-from ..methods.base import Method
-from ..methods.encoder import EncoderMerge
-from ..methods.inside import LayerMethod
+from ..errors import LftrError, UnsupportedModelError
 from .answering import Answer, answer_batch, one_batch
-from .data import Data
-from .items import Item
+from .items import Item, Question
 from .jsonl import Problem
-from .runs import FORMAT, Prediction, Run
+from .runs import Prediction, Run
 from .scoring import Metric, get_metric
-from .settings import CONTROLS, Setting, spell
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that is asked.
-
-    Attributes
-    ----------
-    name : str
-        What the run's configuration calls it.
-    """
-
-    name: str
-    model: Any
-    processor: Any
-    text_tower: Any = None
-    max_new_tokens: int = 8
+from .settings import CONTROLS, Setting
+from .subject import Subject
 
 
 def try_settings(
@@ -64,7 +35,7 @@ def try_settings(
         return {}
     left_out: dict[str, str] = {}
     with one_batch(
-        subject.model, subject.processor, [held], text_tower=subject.text_tower, max_new_tokens=1
+        subject.model, subject.processor, [held[1]], text_tower=subject.text_tower, max_new_tokens=1
     ) as ask:
         for setting in settings:
             try:
@@ -74,89 +45,6 @@ def try_settings(
                     raise
                 left_out[setting.name] = str(error)
     return left_out
-
-
-def configuration(
-    subject: Subject,
-    data: Sequence[Data],
-    settings: Sequence[Setting],
-    *,
-    metric: str,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return what tells one run from another, as plain values.
-
-    Raises
-    ------
-    ArgumentError
-        If an id is that of two questions, or two settings have one label.
-    """
-    _check_ids(data)
-    _check_labels(settings)
-    return {
-        "format": FORMAT,
-        "lftr": __version__,
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "model": subject.name,
-        "text_tower": subject.text_tower and _tower(subject.text_tower),
-        "device": subject.model.device.type,
-        "dtype": str(subject.model.dtype).removeprefix("torch."),
-        "data": [one.describe() for one in data],
-        "metric": metric,
-        "settings": [_plain(setting) for setting in settings],
-        "seed": seed,
-        "max_new_tokens": subject.max_new_tokens,
-    }
-
-
-def _check_ids(data: Sequence[Data]) -> None:
-    seen: dict[str, str] = {}
-    for one in data:
-        for item in one.items:
-            if item.id in seen:
-                allowed = (
-                    f"one of each; {seen[item.id]} and {one.source} both have it: write an 'id' "
-                    "into the lines of one, or run them apart"
-                )
-                raise ArgumentError.of("id", item.id, allowed)
-            seen[item.id] = one.source
-
-
-def _check_labels(settings: Sequence[Setting]) -> None:
-    seen: set[str] = set()
-    for setting in settings:
-        if setting.label in seen:
-            raise ArgumentError.of("setting", setting.label, "one of each; there are two")
-        seen.add(setting.label)
-
-
-def _plain(setting: Setting) -> dict[str, Any]:
-    return {
-        "label": setting.label,
-        "method": setting.name,
-        "options": {} if setting.full else _options(setting.method),
-        "keep": spell(setting.keep),
-        "positions": setting.positions,
-        "encoder": setting.encoder
-        and {"method": type(setting.encoder).__name__, "options": _options(setting.encoder)},
-    }
-
-
-def _tower(tower: TextTower) -> str:
-    """Return the id or path of a text tower; the name of its class where it has neither."""
-    model = tower.text_model
-    return getattr(model, "name_or_path", "") or type(model).__name__
-
-
-def _options(method: Method | LayerMethod | EncoderMerge) -> Any:
-    if not is_dataclass(method):
-        return {}
-    values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
-    return json.loads(json.dumps(values, default=repr))
 
 
 def evaluate(
@@ -196,12 +84,13 @@ def evaluate(
         going = [setting for setting in settings if setting.name not in run.left_out]
         unread = bool(_missing(going, members, done))
         held = [one for item in members if unread and (one := _held(item, problems))]
-        missing = _missing(going, [one.item for one in held], done)
-        for setting, answers in _answered(run, subject, held, missing):
+        missing = _missing(going, [item for item, _ in held], done)
+        asked = [question for _, question in held]
+        for setting, answers in _answered(run, subject, asked, missing):
             lines = [
-                _line(one.item, setting, answer, score)
-                for one, answer in zip(held, answers, strict=True)
-                if (one.item.id, setting.label) not in done
+                _line(item, setting, answer, score)
+                for (item, _), answer in zip(held, answers, strict=True)
+                if (item.id, setting.label) not in done
             ]
             run.add(lines)
             step(setting.label, lines)
@@ -219,39 +108,27 @@ def _missing(
     ]
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A question with its images read."""
-
-    item: Item
-    images: Sequence[Image.Image]
-
-    @property
-    def question(self) -> str:
-        return self.item.question
-
-
-def _held(item: Item, problems: list[Problem]) -> _Held | None:
+def _held(item: Item, problems: list[Problem]) -> tuple[Item, Question] | None:
     try:
-        return _Held(item, item.images)
+        return item, item.asked()
     except LftrError as error:
         problems.append(Problem(item.id, str(error)))
         return None
 
 
 def _answered(
-    run: Run, subject: Subject, held: Sequence[_Held], settings: Sequence[Setting]
+    run: Run, subject: Subject, asked: Sequence[Question], settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, list[Answer]]]:
     """Answer a batch; a control that cannot, as downsample of tiled images, is left out from here.
 
     Whether a model cuts an image into tiles depends on the image: the first may not show it.
     """
-    waiting = list(settings) if held else []
+    waiting = list(settings) if asked else []
     while waiting:
         answered = answer_batch(
             subject.model,
             subject.processor,
-            held,
+            asked,
             waiting,
             text_tower=subject.text_tower,
             max_new_tokens=subject.max_new_tokens,

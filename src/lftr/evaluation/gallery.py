@@ -11,8 +11,9 @@ from PIL import Image
 from ..drawing import shown_part
 from ..errors import LftrError
 from .items import Item
+from .journal import unwritable
 from .jsonl import Problem
-from .runs import Run, unwritable
+from .runs import Run
 
 _DISAGREEING, _AGREEING = 16, 8
 _SIDE = 336

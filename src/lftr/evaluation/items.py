@@ -13,6 +13,14 @@ from ..suites import Example
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question with its images read."""
+
+    images: Sequence[Image.Image]
+    question: str
+
+
+@dataclass(frozen=True)
 class Item:
     """One question about some images, with what may be answered.
 
@@ -52,6 +60,16 @@ class Item:
     def images(self) -> Sequence[Image.Image]:
         """The images, read anew."""
         return self.read()
+
+    def asked(self) -> Question:
+        """Read the images.
+
+        Raises
+        ------
+        LftrError
+            If one cannot be read.
+        """
+        return Question(self.images, self.question)
 
     @classmethod
     def of(cls, example: Example, task: str, read: Callable[[], Sequence[Image.Image]]) -> Item:

@@ -88,12 +88,12 @@ def _item(line: bytes, path: Path, number: int, answered: bool) -> Item:
         _text(value.get("category", ""), "category"),
         _texts(value, "choices") if value.get("choices") else (),
         str(images[0]),
-        _content(images),
+        content_of(images),
         functools.partial(_read, images),
     )
 
 
-def _content(images: Sequence[Path]) -> str:
+def content_of(images: Sequence[Path]) -> str:
     """Return a SHA-256 over the files, so that a run is not gone on with over other pictures."""
     found = hashlib.sha256()
     for image in images:

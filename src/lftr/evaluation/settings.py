@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from ..budget import Budget, Keep
 from ..errors import LftrError
+from ..merges import spell_merge
 from ..methods import get_method
 from ..methods.base import Method
 from ..methods.encoder import EncoderMerge
 from ..methods.inside import LayerMethod
+from ..reduce import reduce
+
+if TYPE_CHECKING:
+    from ..hosts.transformers.session import Reduction
 
 CONTROLS = ("random", "uniform", "pool", "downsample")
 
@@ -48,8 +54,27 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """The method's own name; ``"full"`` for the model as it is."""
-        return "full" if self.full else name_of(self.method)
+        """The method's own name, with the merge's; ``"full"`` for the model as it is."""
+        own = name_of(self.method)
+        if self.encoder is None:
+            return "full" if self.full else own
+        merge = spell_merge(self.encoder)
+        return merge if isinstance(self.keep, float) and self.keep == 1.0 else f"{own} + {merge}"
+
+    def reduce(
+        self, model: Any, *, text: Sequence[str], processor: Any, text_tower: Any = None
+    ) -> Reduction:
+        """Lay this setting on a model, for prompts with those questions; see `lftr.reduce`."""
+        return reduce(
+            model,
+            self.method,
+            keep=self.keep,
+            positions=self.positions,
+            text=text,
+            processor=processor,
+            text_tower=text_tower,
+            encoder=self.encoder,
+        )
 
     def named(self, error: LftrError) -> LftrError:
         """Return an error of the same kind that says under which setting it came."""
@@ -77,13 +102,13 @@ def full_model() -> Setting:
 
 
 def settings_of(
-    ratios: Sequence[int], method: str | Method = "lftr", controls: Sequence[str] = CONTROLS
+    ratios: Sequence[float], method: str | Method = "lftr", controls: Sequence[str] = CONTROLS
 ) -> list[Setting]:
     """Return the rows of the usual table: the full model, then for each ratio method and controls.
 
     Parameters
     ----------
-    ratios : sequence of int
+    ratios : sequence of float
         How many times fewer tokens: 16 keeps a sixteenth.
     """
     own = get_method(method) if isinstance(method, str) else method
@@ -112,6 +137,25 @@ def settings_grid(
             for name, method in rows.items()
         ),
     ]
+
+
+def with_merges(settings: Sequence[Setting], merges: Iterable[EncoderMerge]) -> list[Setting]:
+    """Return settings and, after each that is no control, the same with each merge in the encoder.
+
+    After the full model that is the merge alone.
+    """
+    found, others = [], list(merges)
+    for setting in settings:
+        found.append(setting)
+        if setting.name in CONTROLS:
+            continue
+        for merge in others:
+            name, budget = spell_merge(merge), f" {spell(setting.keep)}"
+            own = setting.label.removesuffix(budget)
+            both = f"{own} + {name}{budget if own != setting.label else ''}"
+            label = name if setting.full else both
+            found.append(replace(setting, label=label, encoder=merge))
+    return found
 
 
 def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:

@@ -22,7 +22,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..budget import Budget, Keep
@@ -32,13 +32,15 @@ from ..methods.base import Method
 from ..presets import Preset
 from ..reduce import reduce
 from .answering import one_batch
-from .evaluate import Subject
-from .items import digest
+from .configuration import plain_setting
+from .items import Question, digest
 from .jsonl import Problem
 from .settings import Setting, full_model, name_of, spell
+from .subject import Subject
+from .tune_answers import Answers
 from .tune_betting import least_values
 from .tune_search import Goal, Proof, Race, Trial, grid, prove
-from .tune_sitting import Group, Held, Seating
+from .tune_sitting import Group, Seating
 from .tune_workload import Workload
 
 METHODS = ("lftr", "coverage", "divprune", "pool")
@@ -112,6 +114,7 @@ def tune(
     positions: str | None = None,
     batch: int = 8,
     seed: int = 0,
+    answers: Answers | None = None,
     step: Callable[[int], None] = lambda images: None,
 ) -> Tuned:
     """Find the smallest budget, and a method for it, that holds; see the module for what is held.
@@ -130,6 +133,9 @@ def tune(
         Questions at a time.
     seed : int
         Of the shuffle.
+    answers : Answers, optional
+        Where answers are written, and found again by a search that goes on:
+        ``Answers.open(folder, tune_configuration(...))``. By default they are kept nowhere.
     step : callable
         Called with a number of images when they are done with; the sum stays below the workload's
         where the search stops early.
@@ -144,7 +150,7 @@ def tune(
     lanes = _usable(subject, positions) if methods is None else list(methods)
     groups = random.Random(seed).sample(workload.groups, len(workload.groups))
     first = _raced(len(groups))
-    seating = Seating(subject, batch, step)
+    seating = Seating(subject, batch, step, answers or Answers())
 
     barred = _unmet(seating, groups, grid(lanes, falling, positions))
     lanes = _left(lanes, falling, positions, barred)
@@ -168,7 +174,7 @@ def tune(
     found = {
         "agreement": goal.agreement,
         "confidence": goal.confidence,
-        "workload": {"name": workload.name, "images": len(groups), "digest": _digest(groups)},
+        "workload": _plain_workload(workload),
         "seed": seed,
         "batch": batch,
         "max_new_tokens": subject.max_new_tokens,
@@ -185,6 +191,30 @@ def tune(
     met = [*workload.problems, *unmet, *seating.problems]
     problems = dict.fromkeys(met)  # some are met twice
     return Tuned(preset, goal, proofs, list(problems))
+
+
+def tune_configuration(
+    subject: Subject,
+    workload: Workload,
+    goal: Goal,
+    *,
+    methods: Sequence[Method] | None = None,
+    budgets: Sequence[Keep] = BUDGETS,
+    positions: str | None = None,
+    batch: int = 8,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return all that a search's answers and decisions depend on, as plain values."""
+    lanes = [get_method(name) for name in METHODS] if methods is None else methods
+    levels = grid(lanes, _falling(budgets), positions)
+    return {
+        **subject.plain(),
+        "goal": asdict(goal),
+        "workload": _plain_workload(workload),
+        "settings": [plain_setting(setting) for level in levels for setting in level],
+        "batch": batch,
+        "seed": seed,
+    }
 
 
 def _unmet(
@@ -279,7 +309,7 @@ def _usable(subject: Subject, positions: str | None) -> list[Method]:
     return found
 
 
-def _saving(subject: Subject, asked: Sequence[Held], setting: Setting) -> dict[str, Any]:
+def _saving(subject: Subject, asked: Sequence[Question], setting: Setting) -> dict[str, Any]:
     """Time the prefill of a few questions, in full and as found."""
     from ..profiling import Spread, time_settings
 
@@ -295,6 +325,11 @@ def _saving(subject: Subject, asked: Sequence[Held], setting: Setting) -> dict[s
         }
         for name, part in (("after_encoder", "after_encoder"), ("with_encoder", "total"))
     }
+
+
+def _plain_workload(workload: Workload) -> dict[str, Any]:
+    groups = workload.groups
+    return {"name": workload.name, "images": len(groups), "digest": _digest(groups)}
 
 
 def _plain(trial: Trial) -> dict[str, Any]:

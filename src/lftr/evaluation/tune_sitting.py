@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import LftrError
 from .answering import Answer, one_batch
-from .evaluate import Subject
-from .items import Item
+from .items import Item, Question
 from .jsonl import Problem
 from .scoring import agreement
 from .settings import Setting, full_model
+from .subject import Subject
+from .tune_answers import Answers, Said
 
 Group = tuple[Item, ...]
 
@@ -26,15 +26,15 @@ class Sitting:
     ----------
     sizes : sequence of int
         Questions of each image.
-    full : sequence of Answer
+    full : sequence of Said
         The full model's answers to all of them.
     """
 
     sizes: Sequence[int]
-    ask: Callable[[Setting], list[Answer]]
-    full: Sequence[Answer]
+    ask: Callable[[Setting], list[Said]]
+    full: Sequence[Said]
 
-    def agreements(self, setting: Setting) -> tuple[list[float], list[Answer]]:
+    def agreements(self, setting: Setting) -> tuple[list[float], list[Said]]:
         """Return each image's share of answers that equal the full model's, and all answers."""
         answers = self.ask(setting)
         same = agreement([one.text for one in answers], [one.text for one in self.full])
@@ -55,6 +55,8 @@ class Seating:
         Questions at a time; the questions of one image stay together.
     step : callable
         Called with the number of images that were taken, when they are done with.
+    answers : Answers
+        What has been answered before, and is not asked again.
     problems : list of Problem
         Images that could not be read, once looked at.
     answered, cut_short : int
@@ -64,6 +66,7 @@ class Seating:
     subject: Subject
     batch: int
     step: Callable[[int], None]
+    answers: Answers = field(default_factory=Answers)
     problems: list[Problem] = field(default_factory=list)
     answered: int = 0
     cut_short: int = 0
@@ -85,46 +88,48 @@ class Seating:
 
     @contextmanager
     def _seated(self, groups: Sequence[Group]) -> Iterator[Sitting | None]:
-        read = [held for group in groups if (held := self.read(group))]
-        asked = [one for group in read for one in group]
-        if not asked:
+        read = [(group, held) for group in groups if (held := self.read(group))]
+        if not read:
             yield None
             return
-        subject = self.subject
-        with ExitStack() as stack:
-            parts = [
-                stack.enter_context(
-                    one_batch(
-                        subject.model,
-                        subject.processor,
-                        asked[start : start + self.batch],
-                        text_tower=subject.text_tower,
-                        max_new_tokens=subject.max_new_tokens,
-                    )
-                )
-                for start in range(0, len(asked), self.batch)
-            ]
+        ids = [item.id for group, _ in read for item in group]
+        with _Batches(self, [one for _, held in read for one in held]) as batches:
 
-            def ask(setting: Setting) -> list[Answer]:
-                return [answer for part in parts for answer in part(setting)]
+            def ask(setting: Setting) -> list[Said]:
+                return self.answers.to(ids, setting, batches.ask)
 
             full = ask(full_model())
             self.answered += len(full)
             self.cut_short += sum(not answer.ended for answer in full)
-            yield Sitting([len(group) for group in read], ask, full)
+            yield Sitting([len(group) for group, _ in read], ask, full)
 
-    def read(self, group: Group) -> list[Held]:
+    def read(self, group: Group) -> list[Question]:
         """Read the images of a group's questions; none, and a problem, where one cannot be read."""
         try:
-            return [Held(item.images, item.question) for item in group]
+            return [item.asked() for item in group]
         except LftrError as error:
             self.problems.append(Problem(group[0].id, str(error)))
             return []
 
 
-@dataclass(frozen=True)
-class Held:
-    """A question with its images read."""
+class _Batches(ExitStack):
+    """Some questions in batches; nothing is encoded before something is asked."""
 
-    images: Sequence[Any]
-    question: str
+    def __init__(self, seating: Seating, asked: Sequence[Question]) -> None:
+        super().__init__()
+        self._seating, self._asked = seating, asked
+        self._parts: list[Callable[[Setting], list[Answer]]] = []
+
+    def ask(self, setting: Setting) -> list[Answer]:
+        """Answer all of them under a setting."""
+        subject, batch = self._seating.subject, self._seating.batch
+        for start in range(0, 0 if self._parts else len(self._asked), batch):
+            together = one_batch(
+                subject.model,
+                subject.processor,
+                self._asked[start : start + batch],
+                text_tower=subject.text_tower,
+                max_new_tokens=subject.max_new_tokens,
+            )
+            self._parts.append(self.enter_context(together))
+        return [answer for part in self._parts for answer in part(setting)]

@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..prompting import read_image
 from .data import load_data
 from .items import Item
-from .jsonl import Problem, read_jsonl
+from .jsonl import Problem, content_of, read_jsonl
 
 PROMPTS = "prompts.txt"
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -113,7 +113,15 @@ def _folder(folder: Path, prompts: Sequence[str]) -> Workload:
             continue
         read = functools.partial(_read, path)
         items += [
-            Item(f"{path.name}:{n}", folder.name, prompt, (), image=str(path), read=read)
+            Item(
+                f"{path.name}:{n}",
+                folder.name,
+                prompt,
+                (),
+                image=str(path),
+                content=content_of([path]),
+                read=read,
+            )
             for n, prompt in enumerate(prompts, 1)
         ]
     return Workload.of(folder.name, items, problems)

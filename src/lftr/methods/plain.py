@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError
+from .encoder import EncoderMerge
 from .inside.schedules import Schedule
 from .named import Named
 
@@ -17,7 +18,7 @@ def to_plain(value: Any) -> Any:
     Raises
     ------
     ArgumentError
-        If an option is none of: method, schedule, text, number, bool, None, a sequence of them.
+        If an option is none of: method, schedule, merge, text, number, bool, None, a sequence of them.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -26,7 +27,7 @@ def to_plain(value: Any) -> Any:
     for kind, base in _KINDS.items():
         if isinstance(value, base):
             return {kind: _name(type(value)), "options": _options(value)}
-    raise ArgumentError.of("option", value, "values that JSON has, methods and schedules")
+    raise ArgumentError.of("option", value, "values that JSON has, methods, schedules and merges")
 
 
 def from_plain(value: Any) -> Any:
@@ -60,7 +61,11 @@ def from_plain(value: Any) -> Any:
         raise ArgumentError.of("options", dict(options), f"those of {name}: {error}") from None
 
 
-_KINDS: dict[str, type[Any]] = {"method": Named, "schedule": Schedule}
+_KINDS: dict[str, type[Any]] = {
+    "method": Named,
+    "schedule": Schedule,
+    "encoder": EncoderMerge,
+}
 
 
 def _classes(kind: str) -> dict[str, type[Any]]:

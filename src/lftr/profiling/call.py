@@ -10,7 +10,6 @@ from ..evaluation.answering import Asked, inputs_for
 from ..evaluation.settings import Setting
 from ..evidence.text import TextTower
 from ..hosts.transformers.session import Reduction
-from ..reduce import reduce
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,9 @@ class Call:
 
     def under(self, setting: Setting) -> Reduction:
         """Lay the reduction of a setting on the model."""
-        return reduce(
+        return setting.reduce(
             self.model,
-            setting.method,
-            keep=setting.keep,
-            positions=setting.positions,
             text=list(self.texts),
             processor=self.processor,
             text_tower=self.text_tower,
-            encoder=setting.encoder,
         )

@@ -24,7 +24,7 @@ def short_prompt(call: Call, setting: Setting) -> dict[str, Any] | None:
     """
     if family_of(call.model).kind != "prefill":
         return None
-    short = Setting("limit", get_method("uniform"), setting.keep, "compact")
+    short = Setting("limit", get_method("uniform"), setting.keep, "compact", setting.encoder)
     with call.under(short) as reduction:
         prepared = reduction.prepare(**call.inputs)
     positions = prepared.get("position_ids")

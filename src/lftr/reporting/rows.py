@@ -6,20 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..evaluation.intervals import Interval
 from ..evaluation.runs import Run
 from ..evaluation.settings import CONTROLS
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Milliseconds of a question: median and quartiles."""
-
-    median: float
-    low: float
-    high: float
+from ..profiling.timing import Spread
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ def rows_of(run: Run) -> list[Row]:
         after_encoder = line["ms"]["total"] - line["ms"]["encode"]
         times.setdefault(line["setting"], []).append(after_encoder)
     return [
-        _row(one, not number, _spread(times[one["label"]]))
+        _row(one, not number, Spread.of(times[one["label"]]))
         for number, one in enumerate(run.metrics["settings"])
     ]
 
@@ -121,8 +111,3 @@ def _row(one: Mapping[str, Any], full: bool, latency: Spread) -> Row:
 
 def _interval(one: Mapping[str, Any], name: str) -> Interval:
     return Interval(one[name], one[f"{name}_low"], one[f"{name}_high"])
-
-
-def _spread(ms: Sequence[float]) -> Spread:
-    low, median, high = np.percentile(ms, [25, 50, 75]).tolist()
-    return Spread(median, low, high)

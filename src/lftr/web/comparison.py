@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +11,12 @@ from ..budget import parse_keep
 from ..drawing import below, draw_item, shown_part
 from ..errors import ArgumentError
 from ..evaluation.answering import Answer, answer_batch
+from ..evaluation.items import Question
 from ..evaluation.settings import Setting, full_model
 from ..methods import get_method
 
 _ANSWER_TOKENS = 32
 _SIDE = 480  # pixels
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question about an image."""
-
-    images: Sequence[Image.Image]
-    question: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ def compare_answers(
     answers = answer_batch(
         model,
         processor,
-        [Asked([picture], question.strip())],
+        [Question([picture], question.strip())],
         settings,
         text_tower=text_tower,
         max_new_tokens=_ANSWER_TOKENS,

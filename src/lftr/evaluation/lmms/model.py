@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from ... import bundled
 from ...budget import parse_keep
+from ...cli.parsing import parse_merge
 from ...errors import ArgumentError, UnsupportedModelError
 from ...methods import get_method
+from ...methods.encoder import EncoderMerge
 from ...prompting import batch_inputs, chat_inputs
 from ...reduce import reduce
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 _PASSED = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
+_MERGE = "encoder_"  # options of the merge begin so
 _LENGTH = 256  # of an answer, where the task does not say
 
 
@@ -41,6 +44,9 @@ class LftrHf(lmms):
         As `lftr.reduce` takes it; ``1.0`` is the full model.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
+    encoder : str, optional
+        What merges tokens inside the vision encoder, ``tome`` or ``folder``; its options are
+        further arguments that begin with ``encoder_`` (``encoder_r=8``).
     batch_size : int
         Questions at a time.
     device : str, optional
@@ -63,6 +69,7 @@ class LftrHf(lmms):
         method: str = "lftr",
         keep: float | int | str = "1/16",
         positions: str | None = None,
+        encoder: str | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
         device_map: str | None = None,
@@ -76,7 +83,9 @@ class LftrHf(lmms):
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ArgumentError.of("batch_size", batch_size, "a whole number >= 1")
         self.batch_size = int(batch_size)
-        self.method = get_method(method, **options)
+        merge = {name: value for name, value in options.items() if name.startswith(_MERGE)}
+        self.method = get_method(method, **{k: v for k, v in options.items() if k not in merge})
+        self.encoder = _merge(encoder, merge)
         self.keep = parse_keep(keep)
         self.positions = positions
         self.system_prompt = system_prompt
@@ -163,6 +172,7 @@ class LftrHf(lmms):
             text=["\n".join(texts) for texts in questions],
             processor=self.processor,
             text_tower=self.text_tower,
+            encoder=self.encoder,
         )
         with guided:
             ids = self.model.generate(**inputs, **_generation(kwargs))
@@ -185,6 +195,16 @@ class LftrHf(lmms):
         raise UnsupportedModelError(
             "output_type = 'generate_until_multi_round'; allowed: 'generate_until'"
         )
+
+
+def _merge(name: str | None, options: Mapping[str, Any]) -> EncoderMerge | None:
+    """Return the merge inside the encoder that some arguments ask for."""
+    if name is None:
+        if options:
+            raise ArgumentError.of("encoder", None, f"tome or folder, for {', '.join(options)}")
+        return None
+    given = ",".join(f"{key.removeprefix(_MERGE)}={value}" for key, value in options.items())
+    return parse_merge(f"{name}:{given}")
 
 
 def _parts(conversation: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:

@@ -1,0 +1,88 @@
+"""``lftr eval --embeddings``: how far reduction moves an index, and what it still finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError
+from .folders import folder_of
+from .left_out import end, resumable
+from .terminal import Table, print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from ..evaluation import Setting, Subject
+    from ..evaluation.tune_workload import Workload
+
+
+def embeddings(
+    subject: Subject,
+    workload: Workload,
+    settings: Sequence[Setting],
+    *,
+    k: int,
+    batch: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Embed a workload under every setting, and print the table."""
+    from ..evaluation import try_settings
+    from ..evaluation.index import BATCHES, embed_run, index_configuration, index_metrics
+    from ..evaluation.journal import Journal
+
+    items = [item for group in workload.groups for item in group]
+    if len(items) < 2:
+        raise ArgumentError.of("data", workload.name, "two or more prompts: neighbours to find")
+    left_out = try_settings(subject, items, settings)
+    rows = [setting for setting in settings if setting.name not in left_out]
+    config = index_configuration(subject, workload.name, items, rows, batch)
+    journal = Journal.open(out or folder_of("eval", config), BATCHES, config)
+    with closing(journal), resumable(journal.path), progress("embedding", len(items)) as bar:
+        unread = embed_run(
+            journal,
+            subject,
+            items,
+            rows,
+            batch=batch,
+            step=lambda prompts: bar.advance(bar.task_ids[0], prompts),
+        )
+        metrics = index_metrics(journal, rows, k)
+    problems = [*workload.problems, *unread]
+    if as_json:
+        told = {"run": str(journal.path), "left_out": left_out, "config": config}
+        print_json(told | metrics | {"problems": list(map(str, problems))})
+    else:
+        _table(metrics, workload.name, left_out).print()
+        stdout().print(f"run: {journal.path}", markup=False, highlight=False, soft_wrap=True)
+    end(problems)
+
+
+def _table(metrics: Mapping[str, Any], name: str, left_out: Mapping[str, str]) -> Table:
+    k = metrics["k"]
+    notes = [
+        "Embedding: the last layer's state of the prompt's last token. Cosine: to the full model's "
+        f"own. Recall@{k}: share of the {k} nearest neighbours in the full index that the reduced "
+        f"index finds too; by chance {metrics['chance']:.0%}. Brackets: 95 % intervals, bootstrap "
+        "over prompts."
+    ]
+    notes += [f"{one} left out: {reason}" for one, reason in left_out.items()]
+    table = Table(
+        ["keep", "method", "visual tokens>", "cosine>", f"recall@{k} agreement>"],
+        title=f"{metrics['prompts']} prompts of {name}",
+        caption="\n".join(notes),
+    )
+    rows = metrics["settings"]
+    for number, row in enumerate(rows):
+        if number and row["keep"] != rows[number - 1]["keep"]:
+            table.rule()
+        low, high = row["recall_low"], row["recall_high"]
+        table.add(
+            row["keep"],
+            row["method"],
+            f"{row['tokens']:.4g}",
+            f"{row['cosine']:.4f} ({row['cosine_low']:.4f}-{row['cosine_high']:.4f})",
+            f"{row['recall']:.1%} ({100 * low:.1f}-{100 * high:.1f})",
+        )
+    return table

@@ -1,0 +1,103 @@
+"""``lftr serve``: vLLM's server, answering from a fraction of the visual tokens."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ArgumentError
+from ..hosts.vllm.server import Plan, check_version, plan
+from ..methods.base import Method
+from ..methods.plain import to_plain
+from ..presets import Preset
+from . import options
+from .parsing import parse_method
+from .terminal import stderr
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Hugging Face id or folder; by default the bundled model."),
+    ] = None,
+    preset: Annotated[
+        Path | None, typer.Option("--preset", help="What `lftr tune` found: method and keep.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Of requests that name none; or lftr.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="A ratio (1/16) or a count for each image; or 1/16."),
+    ] = None,
+    option: options.Options = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print the command that would start the server.")
+    ] = False,
+) -> None:
+    """Serve a model with vLLM; every other option goes on to vLLM's server.
+
+    A request can ask for another number or method, with the stock OpenAI client:
+    extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
+    """
+    given = {"--method": method, "--keep": keep, "--option": option}
+    rest = list(context.args)
+    if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
+        model, rest = None, [model, *rest]
+    name = _bundled() if model is None else model
+    setting = _setting(given) if preset is None else _preset(preset, given)
+    version = check_version()
+    planned = plan(name, _config(name), setting, rest)
+    _say(planned, version)
+    if dry:
+        typer.echo(shlex.join(planned.command))
+        return
+    os.execv(planned.command[0], planned.command)
+
+
+def _setting(given: dict[str, Any]) -> dict[str, Any]:
+    chosen = parse_method(given["--method"] or "lftr", given["--option"] or [])
+    plain = to_plain(chosen) if isinstance(chosen, Method) else {"method": chosen.name}
+    return {**plain, "keep": given["--keep"] or "1/16"}
+
+
+def _preset(path: Path, given: dict[str, Any]) -> Preset:
+    other = next((name for name, value in given.items() if value), None)
+    if other is not None:
+        raise ArgumentError.of(other, given[other], "no such option beside --preset")
+    return Preset.load(path)
+
+
+def _bundled() -> str:
+    from .. import bundled
+
+    return str(bundled.path())
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        allowed = f"a model of Hugging Face or a folder ({reason})"
+        raise ArgumentError.of("MODEL", name, allowed) from None
+
+
+def _say(planned: Plan, version: str) -> None:
+    served = planned.architecture
+    positions = "renumbered" if served.counted_positions else "as in the full prompt"
+    console = stderr()
+    for line in (
+        f"vLLM {version}: {planned.model}, {served.stock} as {served.name}",
+        f"images: {planned.setting}; positions {positions}; videos stay whole",
+        f"a request can ask for: {', '.join(planned.fitting)}",
+        *([f"note: {planned.note}"] if planned.note else []),
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
