@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -72,6 +73,17 @@ class ItemReport:
             choice,
             tuple(apart),
             encoded,
+        )
+
+    @property
+    def kept_by_frame(self) -> tuple[tuple[int, ...], ...]:
+        """For each frame (or tile), which of its places ``row * W + column`` hold a kept token."""
+        sizes = [high * wide for frames, high, wide in self.grids for _ in range(frames)]
+        apart, kept = set(self.separators), set(self.positions)
+        patches = (i for i in range(self.tokens) if i not in apart)
+        return tuple(
+            tuple(place for place, i in enumerate(islice(patches, size)) if i in kept)
+            for size in sizes
         )
 
     def to_dict(self) -> dict[str, Any]:

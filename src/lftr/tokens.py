@@ -41,7 +41,7 @@ PROVIDERS = {
     "visual_projected": "CLIP towers, with a text tower given to lftr.reduce(text_tower=...)",
     "text_embeds": "a CLIP text tower given to lftr.reduce(text_tower=...) and text=...",
     "text_token_embeds": "any model, from the prompt's own embeddings",
-    "frame_features": "encoders with a CLS token (images), or video items",
+    "frame_features": "encoders with a CLS token, or models that take videos",
 }
 
 
@@ -252,11 +252,13 @@ class VisualTokens:
         frames, height, width = grid
         run = torch.arange(frames * height * width, device=starts.device)
         index = starts.unsqueeze(1) + run
+        described = sum(number for number, _, _ in self.blocks)
 
         def pick(name: str, value: Tensor) -> Tensor:
             axes = [axis for axis, letter in enumerate(_SHAPES[name], start=1) if letter == "N"]
-            if name == "frame_features" and self.grid is not None and frames == 1:
-                return value[rows, self.coordinates[starts, 0]].unsqueeze(1)
+            if name == "frame_features" and value.shape[1] == described:  # one for each frame
+                there = torch.arange(frames, device=value.device)
+                return value[rows.unsqueeze(1), self.coordinates[starts, 0].unsqueeze(1) + there]
             if not axes:
                 return value[rows]
             front = list(range(1, 1 + len(axes)))

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from zoo import FAMILIES, Image, Row, Side, ZooEntry
+from zoo import FAMILIES, MIXED, VIDEOS, Image, Row, Side, Videos, ZooEntry
 from zoo.base import images_of
 
 import lftr
 
 from .oracle import Choice, true_logits
 
-HOSTED = [entry for entry in FAMILIES.values() if not entry.traits.encoder_side]
+IMAGES = [entry for entry in FAMILIES.values() if not entry.traits.encoder_side]
+ALL = [*IMAGES, *VIDEOS.values(), *MIXED.values()]
+HOSTED = ALL
 WIDE: Row = [3, Image("wide"), 4, Image("small", 1), 5]
 PLAIN: Row = [6]
 SQUARE: Row = [2, Image("square", 2), 3]
@@ -98,7 +100,7 @@ class Prompt:
         return Prompt(self.entry, [self.rows[row]], self.model)
 
     def visual(self, ids: Tensor) -> Tensor:
-        return ids == self.entry.image_token_id(self.model)
+        return self.entry.is_visual(self.model, ids)
 
     def truth(
         self, row: int, choices: list[Choice], new: Sequence[int] = (), positions: str = "original"
@@ -123,7 +125,7 @@ def conversation(
     """Inputs of one row whose ids are given; every image is cut as if it were alone."""
     made = entry.batch(model, [list(ids)], [list(images)])
     if "batch_num_images" in made:
-        made["batch_num_images"] = torch.ones(len(images), dtype=torch.long)
+        made["batch_num_images"] = torch.ones(int(made["batch_num_images"]), dtype=torch.long)
     return made
 
 
@@ -162,12 +164,16 @@ def fresh(entry: ZooEntry) -> Any:
 
 
 __all__ = [
+    "ALL",
     "FAMILIES",
     "HOSTED",
+    "IMAGES",
+    "MIXED",
     "NEW",
     "PLAIN",
     "ROWS",
     "SQUARE",
+    "VIDEOS",
     "WIDE",
     "Choice",
     "Image",
@@ -175,6 +181,7 @@ __all__ = [
     "Recording",
     "Row",
     "Run",
+    "Videos",
     "ZooEntry",
     "assert_close",
     "assert_true",

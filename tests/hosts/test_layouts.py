@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lftr.evidence.attention import attention_modules
-from lftr.hosts.transformers.encode import _parent, split_arguments
+from lftr.hosts.transformers.encode import _parent, encoder_arguments
 from lftr.hosts.transformers.families import family_of
 
-from .support import Image, Prompt, ZooEntry, reduced
+from .support import IMAGES, VIDEOS, Image, Prompt, Videos, ZooEntry, reduced
 
 ROWS = [[3, Image("wide"), 4], [2, Image("tall", 1), 3], [2, Image("square", 2), 3]]
 
@@ -26,26 +26,30 @@ class Bench:
         self.prompt = Prompt(entry, list(ROWS))
         self.model = self.prompt.model
         self.family = family_of(self.model)
-        self.arguments, _ = split_arguments(self.model, self.prompt.inputs())
+        clips = isinstance(entry, Videos)
+        self.medium: Any = self.family.video if clips else self.family
+        self.arguments = encoder_arguments(self.medium, self.model, self.prompt.inputs())
+
+    def features(self, arguments: dict[str, Any]) -> Any:
+        output = self.medium.encoder(self.model)(**arguments, return_dict=True)
+        return output[self.medium.features_key]
 
     def tokens(self, arguments: dict[str, Any] | None = None) -> Tensor:
         """Every visual token of the prompt, `(total, C)`."""
-        output = self.model.base_model.get_image_features(
-            **(arguments or self.arguments), return_dict=True
-        )
-        values = output[self.family.features_key]
+        values = self.features(arguments or self.arguments)
         return torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
 
     def sizes(self) -> list[int]:
-        output = self.model.base_model.get_image_features(**self.arguments, return_dict=True)
-        values = output[self.family.features_key]
-        return self.family.entries(self.model, self.arguments, values)
+        sizes: list[int] = self.medium.entries(
+            self.model, self.arguments, self.features(self.arguments)
+        )
+        return sizes
 
     def layer(self) -> Any:
         """The encoder layer that makes the features."""
-        tower = self.family.module(self.model, self.family.tower)
+        tower = self.medium.module(self.model, self.medium.tower)
         layers = attention_modules(tower)
-        module = layers[self.family.attention_layer(self.model, len(layers))]
+        module = layers[self.medium.attention_layer(self.model, len(layers))]
         return _parent(tower, module)
 
     @contextmanager
@@ -55,7 +59,7 @@ class Bench:
         def change(_: Any, args: Any, output: Any) -> None:
             values = output[0] if isinstance(output, tuple) else output
             tiles = values if values.ndim == 3 else values.unsqueeze(0)
-            place = self.family.cls_place(self.model)
+            place = self.medium.cls_place(self.model)
             generator = torch.Generator().manual_seed(0)
             noise = torch.randn(values.shape[-1], generator=generator)
             tiles[tile, patch + (place == 0)] += noise
@@ -75,7 +79,14 @@ class Bench:
         self.tokens()
         handle.remove()
         values = seen[0] if seen[0].ndim == 3 else seen[0].unsqueeze(0)
-        return values.shape[0], values.shape[1] - (self.family.cls_place(self.model) is not None)
+        return values.shape[0], values.shape[1] - (self.medium.cls_place(self.model) is not None)
+
+
+@pytest.fixture(params=[*IMAGES, *VIDEOS.values()], ids=str)
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family that is shown images, or clips."""
+    value: ZooEntry = request.param
+    return value
 
 
 @pytest.fixture
@@ -93,7 +104,7 @@ def test_to_tokens_is_exact(bench: Bench) -> None:
     for place in places:
         mark = torch.zeros(tiles * count, 1)
         mark[place] = 1.0
-        told = bench.family.to_tokens(
+        told = bench.medium.to_tokens(
             bench.model, bench.arguments, mark.reshape(tiles, count, 1)
         ).squeeze(1)
         assert told.shape == (len(plain),)
@@ -108,8 +119,8 @@ def test_to_tokens_is_a_mean(bench: Bench) -> None:
     """Tokens whose patches are all one are one; separators are zero."""
     tiles, count = bench.patches()
     ones = torch.ones(tiles, count, 1)
-    told = bench.family.to_tokens(bench.model, bench.arguments, ones).squeeze(1)
-    layouts = bench.family.layouts(bench.model, bench.arguments, bench.sizes())
+    told = bench.medium.to_tokens(bench.model, bench.arguments, ones).squeeze(1)
+    layouts = bench.medium.layouts(bench.model, bench.arguments, bench.sizes())
     marks = [
         torch.zeros(size, dtype=torch.bool) if layout.separator is None else layout.separator
         for layout, size in zip(layouts, bench.sizes(), strict=True)
@@ -119,8 +130,11 @@ def test_to_tokens_is_a_mean(bench: Bench) -> None:
 
 def test_separators_are_the_newlines(bench: Bench) -> None:
     newline = getattr(bench.model.base_model, "image_newline", None)
-    layouts = bench.family.layouts(bench.model, bench.arguments, bench.sizes())
-    if newline is None:
+    if bench.medium.tower == "video_tower":
+        pytest.skip("its separators are class tokens")
+    layouts = bench.medium.layouts(bench.model, bench.arguments, bench.sizes())
+    if newline is None or all(layout.separator is None for layout in layouts):
+        assert newline is None or bench.model.config.model_type == "llava_next_video"
         assert all(layout.separator is None for layout in layouts)
         return
     plain = bench.tokens()
@@ -134,51 +148,64 @@ def test_separators_are_the_newlines(bench: Bench) -> None:
     assert changed.any()
 
 
-CORNERS = {"top left": (0, 0), "top right": (0, -1), "bottom left": (-1, 0)}
+Corner = tuple[int, int, int]
+CORNERS: dict[str, Corner] = {
+    "top left": (0, 0, 0),
+    "top right": (0, 0, -1),
+    "bottom left": (0, -1, 0),
+    "last frame": (-1, 0, -1),
+}
 
 
-def with_corner(bench: Bench, entry: ZooEntry, corner: tuple[int, int]) -> dict[str, Any]:
-    """The arguments with the pixels of one corner of the first image (or tile) replaced."""
-    values = bench.arguments["pixel_values"].clone()
-    down, right = corner
-    grids = bench.arguments.get("image_grid_thw")
+def with_corner(bench: Bench, entry: ZooEntry, corner: Corner) -> dict[str, Any]:
+    """The arguments with the pixels of one corner of the first image (tile, clip) replaced."""
+    values = bench.medium.pixels_of(bench.arguments).clone()
+    frame, down, right = corner
+    grids = bench.arguments.get(bench.medium.grids)
     if grids is not None:
-        _, high, wide = grids[0].tolist()
+        frames, high, wide = grids[0].tolist()
         raster = torch.arange(high * wide).reshape(high, wide)
         if entry.name != "kimi_k25":  # in groups of the two by two that make a token
             groups = torch.arange(high * wide).reshape(high // 2, wide // 2, 2, 2)
             raster = groups.transpose(1, 2).reshape(high, wide)
-        values[raster[down, right]] += 3.0
+        values[frame % frames * high * wide + raster[down, right]] += 3.0
     elif "image_position_ids" in bench.arguments:
         places = bench.arguments["image_position_ids"][0]
         wide, high = (places.amax(dim=0) + 1).tolist()
         target = torch.tensor([right % wide, down % high])
         values[0, (places == target).all(dim=-1)] = 1.0 - values[0, (places == target).all(dim=-1)]
     else:
-        image = values.flatten(0, -4)[0]
+        image = values[0][frame] if values.ndim == 5 else values[0]
+        image = image[0] if image.ndim == 4 else image
         sizes = bench.arguments.get("image_sizes")
         if sizes is not None and entry.name == "mistral3":  # padded to the largest
             image = image[:, : int(sizes[0, 0]), : int(sizes[0, 1])]
         rows = slice(0, 4) if down == 0 else slice(-4, None)
         columns = slice(0, 4) if right == 0 else slice(-4, None)
         image[:, rows, columns] += 3.0
-    return bench.arguments | {"pixel_values": values}
+    return bench.arguments | {bench.medium.pixels[0]: values}
 
 
 @pytest.mark.parametrize("corner", CORNERS.values(), ids=CORNERS)
-def test_grid_is_row_major(bench: Bench, entry: ZooEntry, corner: tuple[int, int]) -> None:
+def test_grid_is_row_major(bench: Bench, entry: ZooEntry, corner: Corner) -> None:
     """The token that a corner's pixels change most is the corner of its grid, square or not."""
+    if corner[0] and not isinstance(entry, Videos):
+        pytest.skip("an image has one frame")
     with reduced(bench.model, "random", 0.4) as run:
         bench.prompt.generate(1)
     first = run.method.tokens[0].without_separators()
-    _, high, wide = first.blocks[0]
+    frames, high, wide = first.blocks[0]
     if entry.traits.ragged and not entry.traits.tiles:
         assert high != wide
     plain = bench.tokens()[: run.method.tokens[0].count]
     changed = bench.tokens(with_corner(bench, entry, corner))[: len(plain)]
-    most = int((changed - plain).norm(dim=1).argmax())
+    change = (changed - plain).norm(dim=1)
+    separator = run.method.tokens[0].separator
+    most = int(
+        change.masked_fill(separator, 0.0).argmax() if separator is not None else change.argmax()
+    )
     place = run.method.tokens[0]._patch_coordinates()[most].tolist()
-    assert place == [0, corner[0] % high, corner[1] % wide]
+    assert place == [corner[0] % frames, corner[1] % high, corner[2] % wide]
 
 
 def test_grids_fill_the_items(bench: Bench) -> None:

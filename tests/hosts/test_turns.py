@@ -74,7 +74,7 @@ class Chat:
         new = output.sequences[0, -ANSWER:].tolist()
         assert output.sequences[0, :-ANSWER].tolist() == inputs["input_ids"][0].tolist()
         whole = self.given()
-        visual = whole["input_ids"][0] == self.entry.image_token_id(self.model)
+        visual = self.entry.is_visual(self.model, whole["input_ids"][0])
         if sum(choice.size for choice in self.choices) < int(visual.sum()):
             self.choices += self.run.choices()
         truth = true_logits(self.model, whole, visual, self.choices, new[:-1], self.positions)

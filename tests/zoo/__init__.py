@@ -10,13 +10,14 @@ NOTES.md says what each family does that a host must know.
 
 from __future__ import annotations
 
-from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, ZooEntry
+from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
 from .encoders import Blip2, InstructBlip, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
 from .grids import KimiK25, Mistral3
-from .llava import Llava, LlavaNext, LlavaOnevision, VipLlava
+from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
 from .qwen import Glm4v, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
 from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
+from .video import Videos
 
 FAMILIES: dict[str, ZooEntry] = {
     entry.name: entry
@@ -24,6 +25,8 @@ FAMILIES: dict[str, ZooEntry] = {
         Llava(),
         VipLlava(),
         LlavaNext(),
+        LlavaNextVideo(),
+        VideoLlava(),
         LlavaOnevision(),
         Qwen2VL(),
         Qwen2_5VL(),
@@ -49,15 +52,28 @@ FAMILIES: dict[str, ZooEntry] = {
     )
 }
 
+VIDEOS = {str(e): Videos(e) for e in FAMILIES.values() if isinstance(e, VideoEntry)}
+"""The families that take clips, shown clips alone."""
+MIXED = {
+    str(e): Videos(e, mixed=True)
+    for e in FAMILIES.values()
+    if isinstance(e, VideoEntry) and e.name != "glm4v"  # takes the one or the other
+}
+"""The same, shown images and clips."""
+
 __all__ = [
     "ABILITIES",
     "FAMILIES",
     "KINDS",
+    "MIXED",
     "TEXT",
+    "VIDEOS",
     "Image",
     "Row",
     "Segment",
     "Side",
     "Traits",
+    "VideoEntry",
+    "Videos",
     "ZooEntry",
 ]

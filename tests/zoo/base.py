@@ -44,7 +44,7 @@ class Traits:
     container: Literal["list", "tuple", "tensor", "last_hidden_state", "none"]
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
     `last_hidden_state` (one tensor, not yet projected), or no such method."""
-    unit: Literal["image", "tile", "row"] = "image"
+    unit: Literal["image", "tile", "row", "frame"] = "image"
     """What one entry of the container stands for, counted over the batch."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
@@ -147,6 +147,10 @@ class ZooEntry(ABC):
     def image_token_id(self, model: PreTrainedModel) -> int:
         return int(model.config.image_token_id)
 
+    def is_visual(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
+        """Which ids are placeholders."""
+        return ids == self.image_token_id(model)
+
     @abstractmethod
     def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
         """Number of visual tokens of `image`; `alone`: no other image in its row."""
@@ -163,14 +167,17 @@ class ZooEntry(ABC):
 
     def row_counts(self, model: PreTrainedModel, row: Row) -> list[int]:
         """Number of visual tokens of every image of a row."""
-        images = images_of(row)
-        return [self.counts(model, image, len(images) == 1) for image in images]
+        return [self.counts(model, image, self.alone(row)) for image in images_of(row)]
+
+    def alone(self, row: Row) -> bool:
+        """Whether an image of a row is its only one."""
+        return len(images_of(row)) == 1
 
     def row_ids(self, model: PreTrainedModel, row: Row, seed: int = 0) -> list[int]:
         """A row's ids. They depend on the row and the seed, not on its batch-mates."""
         generator = torch.Generator().manual_seed(zlib.crc32(repr((seed, list(row))).encode()))
         ids: list[int] = [BOS] if self.bos else []
-        alone = len(images_of(row)) == 1
+        alone = self.alone(row)
         for segment in row:
             if isinstance(segment, Image):
                 ids += self.image_ids(model, segment, alone)
@@ -229,6 +236,35 @@ class ZooEntry(ABC):
 
     def __repr__(self) -> str:
         return self.name
+
+
+class VideoEntry(ZooEntry):
+    """A family that takes clips too; an `Image` says which one."""
+
+    video_traits: Traits
+    """What is so of its clips."""
+    clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
+    """Keys of `clip_inputs` that `get_video_features` takes."""
+
+    def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
+        """Which ids are placeholders of a clip."""
+        return ids == model.config.video_token_id
+
+    @abstractmethod
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        """Number of visual tokens of a clip."""
+
+    def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
+        """The ids that the processor writes for a clip."""
+        before, after = self.wrap
+        placeholders = [int(model.config.video_token_id)] * self.clip_counts(model, clip)
+        return [*before, *placeholders, *after]
+
+    @abstractmethod
+    def clip_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        """Pixel tensors and their metadata, for the clips of every row; never called without."""
 
 
 def pixels(image: Image, *shape: int, part: object = None) -> Tensor:

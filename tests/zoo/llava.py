@@ -13,12 +13,16 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     SiglipVisionConfig,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
 )
@@ -28,7 +32,7 @@ from transformers.models.llava_onevision.processing_llava_onevision import (
     LlavaOnevisionProcessor,
 )
 
-from .base import VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
+from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
 
 IMAGE = VOCAB - 1
 
@@ -180,7 +184,67 @@ class LlavaNext(ZooEntry):
         return {"pixel_values": values, "image_sizes": sizes}
 
 
-class LlavaOnevision(LlavaNext):
+class FramesEntry(VideoEntry):
+    """Clips of three frames, each encoded as one square."""
+
+    frames = 3
+    frame_tokens = 4
+
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        return self.frames * self.frame_tokens
+
+    def clip_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        side = model.config.vision_config.image_size
+        values = [pixels(clip, self.frames, 3, side, side, part="clip") for clip in flat(rows)]
+        return {"pixel_values_videos": torch.stack(values)}
+
+
+class LlavaNextVideo(FramesEntry, LlavaNext):
+    """Frames pooled two by two before the projector."""
+
+    name = "llava_next_video"
+    video_traits = Traits(container="tensor", has_cls=True)
+    model_class = LlavaNextVideoForConditionalGeneration
+
+    def config(self) -> PreTrainedConfig:
+        return LlavaNextVideoConfig(
+            vision_config=clip(self.crop),
+            text_config=llama(),
+            image_token_index=IMAGE,
+            video_token_index=IMAGE - 1,
+            image_grid_pinpoints=list(map(list, self.pinpoints)),
+        )
+
+
+class VideoLlava(FramesEntry, Llava):
+    """A tower for images, one for clips; a frame's class token is among its tokens."""
+
+    name = "video_llava"
+    traits = Traits(container="tensor", has_cls=True)
+    video_traits = Traits(container="tensor", unit="frame", has_cls=True)
+    model_class = VideoLlavaForConditionalGeneration
+    frame_tokens = 17
+
+    def config(self) -> PreTrainedConfig:
+        return VideoLlavaConfig(
+            vision_config=clip(16),
+            text_config=llama(),
+            image_token_index=IMAGE,
+            video_token_index=IMAGE - 1,
+        )
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return 16
+
+    def visual_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        return {"pixel_values": torch.stack([pixels(image, 3, 16, 16) for image in flat(rows)])}
+
+
+class LlavaOnevision(FramesEntry, LlavaNext):
     """As LLaVA-NeXT with SigLIP and Qwen2.
 
     A grid of more than `max_crops` crops is shrunk; images that share a row are not cut at all.
@@ -188,6 +252,7 @@ class LlavaOnevision(LlavaNext):
 
     name = "llava_onevision"
     traits = Traits(container="list", ragged=True, tiles=True)
+    video_traits = Traits(container="tensor")
     model_class = LlavaOnevisionForConditionalGeneration
     feature_arguments = (
         "pixel_values",
@@ -220,6 +285,9 @@ class LlavaOnevision(LlavaNext):
         height, width = SIZES[image.kind]
         processor = self.processor(model)
         return int(processor._get_number_of_features(height, width, self.crop, self.crop))
+
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        return super().clip_counts(model, clip) + 1
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]

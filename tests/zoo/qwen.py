@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from .base import VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
+from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
 
 START, END, VIDEO, IMAGE = range(VOCAB - 4, VOCAB)
 
@@ -82,6 +83,15 @@ MROPE = {
 }
 
 
+CLIPS: dict[Kind, tuple[int, int, int]] = {
+    "small": (1, 4, 6),
+    "square": (2, 8, 8),
+    "wide": (3, 4, 8),
+    "tall": (3, 8, 4),
+}
+"""Patches per clip: pairs of frames, rows, columns."""
+
+
 class GridEntry(ZooEntry):
     """Patches of all images in one sequence, their grids beside them."""
 
@@ -108,7 +118,49 @@ class GridEntry(ZooEntry):
         return {"pixel_values": torch.cat(values), "image_grid_thw": grids}
 
 
-class Qwen2VL(GridEntry):
+class ClipEntry(GridEntry, VideoEntry):
+    """The same for clips."""
+
+    clip_arguments = ("pixel_values_videos", "video_grid_thw")
+
+    @property
+    def video_traits(self) -> Traits:  # type: ignore[override]
+        return self.traits
+
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        clip = self.is_clip(model, ids)
+        image = (ids == self.image_token_id(model)) & ~clip
+        return {"mm_token_type_ids": image.int() + 2 * clip.int()}
+
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        return int(torch.tensor(CLIPS[clip.kind]).prod()) // 4
+
+    def clip_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        clips = flat(rows)
+        grids = torch.tensor([CLIPS[clip.kind] for clip in clips])
+        values = [
+            pixels(clip, int(grid.prod()), self.patch_values, part="clip")
+            for clip, grid in zip(clips, grids, strict=True)
+        ]
+        return {"pixel_values_videos": torch.cat(values), "video_grid_thw": grids}
+
+
+class StampedEntry(ClipEntry):
+    """A run of placeholders for each pair of frames, after the time that it shows."""
+
+    @property
+    def video_traits(self) -> Traits:  # type: ignore[override]
+        return replace(self.traits, gap_tokens=True)
+
+    def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
+        frames, high, wide = CLIPS[clip.kind]
+        run = [START, *[int(model.config.video_token_id)] * (high * wide // 4), END]
+        return [token for frame in range(frames) for token in (20 + frame, *run)]
+
+
+class Qwen2VL(ClipEntry):
     name = "qwen2_vl"
     traits = Traits(container="tuple", ragged=True, mrope=True, upstream=MROPE)
     model_class = Qwen2VLForConditionalGeneration
@@ -127,7 +179,7 @@ class Qwen2VL(GridEntry):
         return Qwen2VLConfig(text_config=text, vision_config=vision, **SPECIAL)
 
 
-class Qwen2_5VL(GridEntry):
+class Qwen2_5VL(ClipEntry):
     """Windows of 2x2 visual tokens, the last of three blocks with full attention."""
 
     name = "qwen2_5_vl"
@@ -149,8 +201,15 @@ class Qwen2_5VL(GridEntry):
         text = TEXT_CONFIG | {"rope_parameters": rope}
         return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **SPECIAL)
 
+    def clip_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        """Half a second or two between pairs of frames: some are placed after the next text."""
+        seconds = [0.5 if clip.kind == "small" else 2.0 for clip in flat(rows)]
+        return super().clip_inputs(model, rows) | {"second_per_grid_ts": torch.tensor(seconds)}
 
-class Qwen3VL(GridEntry):
+
+class Qwen3VL(StampedEntry):
     """DeepStack: three planes, added after the first three of four decoder layers."""
 
     name = "qwen3_vl"
@@ -181,7 +240,7 @@ class Qwen3VLMoe(Qwen3VL):
         return Qwen3VLMoeConfig(text_config=text, vision_config=vision, **SPECIAL)
 
 
-class Qwen3_5(GridEntry):
+class Qwen3_5(StampedEntry):
     """Gated delta-net layers with a full-attention layer after each three of them; no DeepStack."""
 
     name = "qwen3_5"
@@ -207,7 +266,7 @@ class Qwen3_5(GridEntry):
         return Qwen3_5Config(text_config=text, vision_config=QWEN3_VISION, **SPECIAL)
 
 
-class Glm4v(GridEntry):
+class Glm4v(ClipEntry):
     """The merger is a 2x2 convolution before an MLP; the text rotates half of every head."""
 
     name = "glm4v"
@@ -247,3 +306,18 @@ class Glm4v(GridEntry):
             video_start_token_id=VOCAB - 6,
             video_end_token_id=VOCAB - 5,
         )
+
+    @property
+    def video_traits(self) -> Traits:  # type: ignore[override]
+        return replace(self.traits, gap_tokens=True)
+
+    def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
+        begun = (ids == model.config.video_start_token_id).cumsum(dim=-1)
+        ended = (ids == model.config.video_end_token_id).cumsum(dim=-1)
+        return (ids == self.image_token_id(model)) & (begun > ended)
+
+    def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
+        frames, high, wide = CLIPS[clip.kind]
+        run = [START, *[self.image_token_id(model)] * (high * wide // 4), END]
+        stamped = [token for frame in range(frames) for token in (*run, 20 + frame)]
+        return [model.config.video_start_token_id, *stamped, model.config.video_end_token_id]

@@ -206,7 +206,7 @@ class Chat:
                 return_dict_in_generate=True,
             )
         whole = self.given(self.images)
-        visual = whole["input_ids"][0] == self.entry.image_token_id(self.model)
+        visual = self.entry.is_visual(self.model, whole["input_ids"][0])
         self.turns.append(Turn(visual.nonzero().squeeze(1)[known:], list(self.recorder.said)))
         new = output.sequences[0, -3:].tolist()
         truth = Truth(self.model, whole, self.turns).logits(new[:-1])

@@ -106,7 +106,7 @@ class CrossAttentionHost:
             tokens = [
                 VisualTokens(
                     body.detach(),
-                    tiles=item.layout.tiles,
+                    **item.layout.fields,
                     encoder_features=body.detach(),
                     **{name: rows[item.row] for name, rows in texts.items()},
                 )

@@ -20,12 +20,13 @@ from ...methods.encoder import EncoderMerge
 from ...selection import Selection
 from ...tokens import PROVIDERS
 from .encoder_merge import Merged, Merging, TapOf
-from .families import Family
+from .families import Family, Medium
 from .memory import memory_of
 
 _ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
 _ATTENTION_OR_FRAMES = _ATTENTION | {"frame_features"}
 _PATCHES = {"encoder_features", "visual_projected"}
+_KINDS = ("image", "video")
 _TOWER = {"visual_projected", "text_embeds"}
 
 
@@ -52,9 +53,17 @@ class Encoded:
 
 
 def choose_evidence(
-    family: Family, model: nn.Module, needs: Evidence, has_tower: bool
+    family: Family,
+    model: nn.Module,
+    needs: Evidence,
+    *,
+    has_tower: bool = False,
+    has_frames: bool = False,
 ) -> frozenset[str]:
     """Return the fields to gather: of each need, the first that this model can provide.
+
+    ``has_frames`` says that items may be videos, whose frames have a mean where they have no CLS
+    output.
 
     Raises
     ------
@@ -66,6 +75,8 @@ def choose_evidence(
         can |= {"attention_received", "attention_received_shallow", "keys"}
         if family.cls_place(model) is not None:
             can |= {"cls_attention", "frame_features"}
+    if has_frames:
+        can |= {"frame_features"}
     if has_tower:
         can |= _TOWER
     chosen = set()
@@ -81,51 +92,48 @@ def choose_evidence(
     return frozenset(chosen)
 
 
-def split_arguments(model: Any, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """Return the image encoder's arguments, and the names that generate hands to no one else."""
-    base = model.base_model
-    names: set[str] = set()
-    own: dict[str, Any] = {}
-    for kind in ("image", "video"):
-        function = getattr(base, f"get_{kind}_features", None)
-        if function is None:
-            continue
-        known = [name for name in inspect.signature(function).parameters if name != "kwargs"]
-        names.update(known)
-        if kind == "image":
-            own = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
-    return own, names
+def encoder_arguments(medium: Medium, model: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a call's arguments that the encoder of a medium takes."""
+    names = inspect.signature(medium.encoder(model)).parameters
+    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+
+
+def encoder_names(model: Any) -> set[str]:
+    """Return the names that generate hands to encoders and to no one else."""
+    functions = [getattr(model.base_model, f"get_{kind}_features", None) for kind in _KINDS]
+    names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
+    return names - {"kwargs"}
 
 
 def encode(
-    family: Family,
+    medium: Medium,
     model: Any,
     arguments: Mapping[str, Any],
     evidence: Iterable[str],
     merge: EncoderMerge | None = None,
 ) -> Encoded:
-    """Encode the images once, as the model does itself, and gather ``evidence`` on the way.
+    """Encode images or clips once, as the model does itself, and gather ``evidence`` on the way.
 
     With ``merge``, tokens merge while the encoder runs.
     """
     memory = memory_of(model)
     if memory is None:
-        return _encode(family, model, arguments, evidence, merge)
+        return _encode(medium, model, arguments, evidence, merge)
     return memory.recall(
         {**arguments, "merge": merge},
         frozenset(evidence),
-        lambda wanted: _encode(family, model, arguments, wanted, merge),
+        lambda wanted: _encode(medium, model, arguments, wanted, merge),
     )
 
 
 def _encode(
-    family: Family,
+    medium: Medium,
     model: Any,
     arguments: Mapping[str, Any],
     evidence: Iterable[str],
     merge: EncoderMerge | None,
 ) -> Encoded:
-    reading, merging = _Reading(family, model, frozenset(evidence)), None
+    reading, merging = _Reading(medium, model, frozenset(evidence)), None
     taps: dict[nn.Module, Tap] = {}
     with ExitStack() as stack:
 
@@ -136,25 +144,28 @@ def _encode(
             return taps[module]
 
         if merge is not None:
-            merging = Merging(merge, family.merging_layers(model), family.cls_place(model))
-            merging.attach(family.module(model, family.tower), stack, tap_of)
+            merging = Merging(merge, medium.merging_layers(model), medium.cls_place(model))
+            merging.attach(medium.module(model, medium.tower), stack, tap_of)
         reading.attach(stack, tap_of)
         stack.enter_context(_at_hand(model.base_model))
-        output = model.base_model.get_image_features(**arguments, return_dict=True)
+        output = medium.encoder(model)(**arguments, return_dict=True)
     merged = None
     if merging is not None:
-        merged = merging.merged(getattr(output, family.features_key)[0].shape[0])
+        merged = merging.merged(getattr(output, medium.features_key)[0].shape[0])
     return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
 
 
 class _Reading:
     """The evidence of one pass of the encoder."""
 
-    def __init__(self, family: Family, model: Any, wanted: frozenset[str]) -> None:
-        self.family = family
+    def __init__(self, medium: Medium, model: Any, wanted: frozenset[str]) -> None:
+        self.medium = medium
         self.model = model
         self.wanted = wanted
-        self.place = family.cls_place(model) if wanted & _ATTENTION_OR_FRAMES else None
+        self.place = medium.cls_place(model) if wanted & _ATTENTION_OR_FRAMES else None
+        # a frame without a CLS output is described by the mean of its patches
+        means = "frame_features" in wanted and self.place is None
+        self.patches = means or bool(wanted & _PATCHES)
         self.projected: list[Tensor] = []  # the projector's input
         self.states: list[Tensor] = []
         self.deep = self.early = 0  # the layers that are read
@@ -162,17 +173,17 @@ class _Reading:
 
     def attach(self, stack: ExitStack, tap_of: TapOf) -> None:
         """Read along until ``stack`` is left."""
-        family, model, wanted = self.family, self.model, self.wanted
-        if wanted & _PATCHES:
+        medium, model, wanted = self.medium, self.model, self.wanted
+        if self.patches:
             stack.enter_context(
-                _first_input(family.module(model, family.projector), self.projected)
+                _first_input(medium.module(model, medium.projector), self.projected)
             )
         if not wanted & _ATTENTION_OR_FRAMES:
             return
-        tower = family.module(model, family.tower)
+        tower = medium.module(model, medium.tower)
         layers = attention_modules(tower)
-        self.deep = family.attention_layer(model, len(layers))
-        self.early = family.shallow_layer(model, len(layers))
+        self.deep = medium.attention_layer(model, len(layers))
+        self.early = medium.shallow_layer(model, len(layers))
         tap, shallow = tap_of(layers[self.deep]), Tap()
         if "cls_attention" in wanted:
             tap.row = self.place
@@ -198,9 +209,9 @@ class _Reading:
         """Return what was read, a row for each token ``(total tokens, channels)``."""
         patches: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
-        if self.projected and self.family.projector_sees_tokens:
-            rows = getattr(output, self.family.features_key)
-            total = sum(self.family.entries(self.model, arguments, rows))
+        if self.projected and self.medium.projector_sees_tokens:
+            rows = getattr(output, self.medium.features_key)
+            total = sum(self.medium.entries(self.model, arguments, rows))
             found["encoder_features"] = self.projected[0].reshape(total, -1)
         elif self.projected:
             patches["encoder_features"] = _tiled(self.projected[0])
@@ -218,7 +229,7 @@ class _Reading:
             keys = keys if onward is None else onward.apply(keys)
             patches["keys"] = _without(keys, self.place, 1)
         for name, values in patches.items():
-            found[name] = self.family.to_tokens(self.model, arguments, values)
+            found[name] = self.medium.to_tokens(self.model, arguments, values)
         return found
 
     def _at_anchors(self, values: Tensor, onward: Selection | None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families import Family
+from .families import Family, Medium
 
 
 def expand_encoder_outputs(
@@ -19,10 +19,20 @@ def expand_encoder_outputs(
     tensors, mixes the rows of some families (GLM-4V), and misses features that are not pooled
     (Llama 4). Rows are known here, so they are what is repeated.
     """
-    image = outputs.get("image")
-    if image is None or size == 1:
+    if size == 1:
         return outputs
-    counts = family.placeholders(model, input_ids).sum(dim=1).tolist()
+    expanded = {
+        medium.name: _expanded(
+            medium, outputs[medium.name], medium.placeholders(model, input_ids), size
+        )
+        for medium in family.media
+        if outputs.get(medium.name) is not None
+    }
+    return outputs | expanded
+
+
+def _expanded(medium: Medium, output: Any, visual: Tensor, size: int) -> Any:
+    counts = visual.sum(dim=1).tolist()
 
     def repeat(values: Any) -> Any:
         parts = [values] if isinstance(values, Tensor) else list(values)
@@ -30,8 +40,8 @@ def expand_encoder_outputs(
         rows = torch.cat([row for row in flat.split(counts) for _ in range(size)])
         return rows.unsqueeze(1) if isinstance(values, Tensor) else [rows]
 
-    fields = {family.features_key: repeat(getattr(image, family.features_key))}
-    planes = getattr(image, "deepstack_features", None)
+    fields = {medium.features_key: repeat(getattr(output, medium.features_key))}
+    planes = getattr(output, "deepstack_features", None)
     if planes is not None:
         fields["deepstack_features"] = [repeat(plane) for plane in planes]
-    return {**outputs, "image": type(image)(**fields)}
+    return type(output)(**fields)

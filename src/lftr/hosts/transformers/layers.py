@@ -137,7 +137,7 @@ class LayerHost:
         """Take note of which columns of the next forward are visual tokens, and which padding."""
         ids = kwargs.get("input_ids")
         if isinstance(ids, Tensor):
-            visual = self.family.placeholders(self.model, ids)
+            visual = self.family.visual(self.model, ids)
             self._call.visual = visual, _known(kwargs.get("attention_mask"), ids)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -38,7 +38,7 @@ class Memory:
 def _only(encoded: Encoded, evidence: frozenset[str]) -> Encoded:
     """Leave out what was gathered for another method, so that none sees more than it asked for."""
     shown = set(evidence)
-    if "visual_projected" in evidence:  # made of them
+    if {"visual_projected", "frame_features"} & evidence:  # made of them
         shown.add("encoder_features")
     maps = {name: rows for name, rows in encoded.maps.items() if name in shown}
     frames = encoded.frames if "frame_features" in evidence else None

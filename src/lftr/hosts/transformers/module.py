@@ -86,7 +86,7 @@ def choose_rows(
         tokens = [
             VisualTokens(
                 features[i].detach(),
-                tiles=item.layout.tiles,
+                **item.layout.fields,
                 encoder_features=encoder_features[i].detach(),
                 **{name: rows[item.row] for name, rows in texts.items()},
             )

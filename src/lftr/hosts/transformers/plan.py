@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from ...methods.operations.composing import after, stacked
 from ...report import ItemReport, Report
 from ...selection import Selection
 from ...tokens import VisualTokens
-from .families import Layout
+from .families import Layout, Medium
 from .prompt import CachedPrompt
 
 
@@ -50,6 +50,8 @@ class Plan:
         Warnings that belong into every report.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
+    images_as_video : bool
+        Whether images of a row that follow each other are the frames of one video.
     """
 
     method: Method
@@ -62,6 +64,7 @@ class Plan:
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None
+    images_as_video: bool = False
 
     @property
     def label(self) -> str:
@@ -109,10 +112,30 @@ class Reduced:
 
 @dataclass
 class Item:
-    """One visual item of a call, encoded as ``views`` tiles; ``seen`` if a cache holds it.
+    """One visual item of a call.
 
-    ``merged`` is what the encoder made of its ``size`` tokens, where it merged some; ``selection``
-    is about those that it gave.
+    Attributes
+    ----------
+    row, number : int
+        Its row, and which item of the row it is.
+    size : int
+        Tokens that it has in the prompt.
+    layout : Layout
+        How they lie.
+    views : int
+        How often the encoder saw it: tiles, frames.
+    seen : bool
+        Whether a cache holds it.
+    merged : Selection, optional
+        What the encoder made of its tokens, where it merged some.
+    selection : Selection, optional
+        The decision about those that the encoder gave.
+    medium : {"image", "video"}
+        What it is to the model.
+    column : int
+        Where it begins in its row.
+    entries : int
+        Of how many of the encoder's images it is made.
     """
 
     row: int
@@ -123,6 +146,9 @@ class Item:
     seen: bool = False
     merged: Selection | None = None
     selection: Selection | None = None
+    medium: str = "image"
+    column: int = 0
+    entries: int = 1
 
     @property
     def given(self) -> int:
@@ -144,6 +170,46 @@ class Item:
         if self.selection is None or self.merged is None:
             return self.selection
         return after(stacked([self.merged]), stacked([self.selection])).item(0)
+
+
+def in_order(items: Sequence[Item]) -> list[Item]:
+    """Return items of several media as they stand in the prompts, numbered within each."""
+    rows = groupby(sorted(items, key=lambda item: (item.row, item.column)), lambda item: item.row)
+    return [replace(item, number=i) for _, row in rows for i, item in enumerate(row)]
+
+
+def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
+    """Return the items of one medium, as its encoder has them."""
+    return [item for item in items if item.medium == medium.name]
+
+
+def as_video(items: Sequence[Item]) -> list[Item]:
+    """Join images of one grid each, and the same, that follow each other in a row: frames."""
+    joined: list[Item] = []
+    for item in items:
+        before = joined[-1] if joined else None
+        if before is None or not _goes_on(before, item):
+            joined.append(item)
+            continue
+        joined[-1] = replace(
+            before,
+            size=before.size + item.size,
+            layout=before.layout.followed_by(item.layout),
+            views=before.views + item.views,
+            entries=before.entries + item.entries,
+        )
+    return in_order(joined)
+
+
+def _goes_on(clip: Item, frame: Item) -> bool:
+    """Whether ``frame`` is one more of the frames that ``clip`` is made of."""
+    before, new = clip.layout, frame.layout
+    if clip.medium != "image" or frame.medium != "image":
+        return False
+    if before.grid is None or new.grid is None or before.grid[1:] != new.grid[1:]:
+        return False
+    marked = (before.separator is None) == (new.separator is None)
+    return marked and (clip.row, clip.seen) == (frame.row, frame.seen)
 
 
 def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:

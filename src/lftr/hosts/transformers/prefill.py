@@ -1,13 +1,13 @@
 """Reduction before the language model: the prompt it is given is shorter, and nothing else changes.
 
-The images are encoded once; each item's tokens are chosen; the prompt's placeholders, masks and
-positions shrink to match; the chosen features travel in ``mm_encoder_outputs``, the argument that
-transformers has for them. Caches, beams, streaming and decoding then see a consistent prompt.
+Images and videos are encoded once; each item's tokens are chosen; the prompt's placeholders, masks
+and positions shrink to match; the chosen features travel in ``mm_encoder_outputs``, the argument
+that transformers has for them. Caches, beams, streaming and decoding then see a consistent prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,23 @@ from torch import Tensor
 from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...report import Report
-from ...tokens import Grid, VisualTokens
+from ...tokens import VisualTokens
 from .clock import Clock
-from .encode import Encoded, choose_evidence, encode, split_arguments
-from .families import Family, Layout
+from .encode import choose_evidence, encoder_names
+from .families import Family, Medium, list_families
 from .flash import hide_positions
-from .plan import Item, Plan, Reduced, choose, drops, fresh_of, write_report
+from .plan import (
+    Item,
+    Plan,
+    Reduced,
+    as_video,
+    choose,
+    drops,
+    fresh_of,
+    in_order,
+    of_medium,
+    write_report,
+)
 from .prompt import (
     TOKEN_TYPES,
     CachedPrompt,
@@ -33,9 +44,9 @@ from .prompt import (
     recall,
 )
 from .segment import Segment
+from .shown import Shown
 from .texts import row_texts
 
-PIXELS = ("pixel_values", "pixel_values_images")
 VIDEOS = ("pixel_values_videos", "video_grid_thw")
 
 
@@ -46,19 +57,27 @@ class Prefill:
         self.model = model
         self.family = family
         self.plan = plan
-        self.evidence = choose_evidence(family, model, plan.method.evidence, plan.tower is not None)
+        self.evidence = choose_evidence(
+            family,
+            model,
+            plan.method.evidence,
+            has_tower=plan.tower is not None,
+            has_frames=plan.images_as_video or family.video is not None,
+        )
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call has images, begins a cache, or goes on with one that was filled here."""
-        if any(kwargs.get(name) is not None for name in VIDEOS):
+        """Whether a call has images or videos, begins a cache, or goes on with one filled here."""
+        if self.family.video is None and any(kwargs.get(name) is not None for name in VIDEOS):
             raise UnsupportedModelError(
-                "videos are not reduced yet, only images: pass images, or leave the reduction"
+                f"videos of {self.model.config.model_type} are not reduced, only those of "
+                f"{', '.join(list_families(video=True))}; frames that are given as images are, "
+                "with lftr.reduce(images_as_video=True)"
             )
-        images = any(kwargs.get(name) is not None for name in PIXELS)
+        shown = any(medium.given(kwargs) for medium in self.family.media)
         cache = kwargs.get("past_key_values")
         prepared = kwargs.get("mm_encoder_outputs") is not None
         begins = _empty(cache) and isinstance(kwargs.get("input_ids"), Tensor) and not prepared
-        return images or begins or recall(cache) is not None
+        return shown or begins or recall(cache) is not None
 
     def hooks(self) -> list[Any]:
         """Attach nothing but what keeps gaps in positions harmless."""
@@ -68,43 +87,50 @@ class Prefill:
         """Return ``kwargs`` with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
         segment = Segment.of(kwargs, recall(kwargs.get("past_key_values")))
-        arguments, encoder_names = split_arguments(self.model, kwargs)
-        visual = self.family.placeholders(self.model, segment.input_ids)
+        shown = [Shown.of(medium, self.model, kwargs, segment) for medium in self.family.media]
+        visual = torch.stack([part.visual for part in shown]).any(dim=0)
         if bool((visual & (segment.mask == 0)).any()):
             raise ArgumentError(
                 "attention_mask hides image placeholders; allowed: a mask of padding alone "
                 "(leave an image out of the prompt to hide it)"
             )
+        asked = [part for part in shown if part.asked(segment)]
+        self.family.check_together(self.model, [part.medium for part in asked])
         clock.lap("host")
         items: list[Item] = []
-        features: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
         shorter = segment.prefix is not None
-        # a chat gives every image at every turn; without new placeholders there is none to encode
-        asked = segment.prefix is None or bool(visual.any())
-        if asked and any(name in arguments for name in PIXELS):
-            encoded = encode(self.family, self.model, arguments, self.evidence, self.plan.encoder)
+        if asked:
+            for part in asked:
+                part.encode(self.plan, self.evidence)
             clock.lap("encode")
-            items = self._items(encoded, arguments, segment)
+            items = in_order([item for part in asked for item in part.items(segment)])
+            items = as_video(items) if self.plan.images_as_video else items
+            own = {part.medium.name: of_medium(items, part.medium) for part in asked}
             tokens = []
             chooses = drops(self.plan.keep, items)
             if chooses or any(item.merged is not None for item in fresh_of(items)):
                 shorter = True
                 _check_cache(kwargs.get("past_key_values"))
             if chooses:
-                tokens = self._tokens(encoded, items, segment, visual)
+                tokens = self._tokens(asked, items, segment, visual)
             clock.lap("host")
             choose(self.plan, items, tokens)
             clock.lap("method")
-            if tokens and isinstance(self.plan.method, ImageMethod):
-                output = self._small(self.plan.method, encoded, arguments, items)
-                clock.lap("encode")
-            else:
-                output = self._features(encoded, items)
-            features = {"mm_encoder_outputs": {"image": output}}
-        aligned, prompt, lag = self._shrink(kwargs, segment, visual, items)
+            method = self.plan.method
+            for part in asked:
+                members = own[part.medium.name]
+                if tokens and isinstance(method, ImageMethod):
+                    outputs[part.medium.name] = part.smaller(method, members)
+                    clock.lap("encode")
+                else:
+                    outputs[part.medium.name] = part.kept(members)
+        aligned, prompt, lag = self._shrink(kwargs, segment, shown, items)
         # positions are given where the prompt shrinks, so nothing is left that reads image sizes
-        leave = encoder_names if shorter else set(PIXELS)
-        out = {k: v for k, v in kwargs.items() if k not in leave} | features
+        pixels = {name for part in shown for name in part.medium.pixels}
+        leave = encoder_names(self.model) if shorter else pixels
+        out = {k: v for k, v in kwargs.items() if k not in leave}
+        out |= {"mm_encoder_outputs": outputs} if outputs else {}
         clock.lap("host")
         starts = bool(items) or segment.prefix is None
         if starts:
@@ -112,156 +138,33 @@ class Prefill:
             report.clock = clock.readings()
         return Reduced(out | aligned if shorter else out, prompt, lag, starts)
 
-    def _items(
-        self, encoded: Encoded, arguments: Mapping[str, Any], segment: Segment
-    ) -> list[Item]:
-        """Cut the encoder's output into items and find each one's row."""
-        features = getattr(encoded.output, self.family.features_key)
-        sizes = self.family.entries(self.model, arguments, features)
-        merged = encoded.merged
-        if merged is not None:
-            sizes = [merged.total] * len(sizes)
-        layouts = self.family.layouts(self.model, arguments, sizes)
-        views = self.family.views(self.model, arguments, sizes)
-        visual = self.family.placeholders(self.model, segment.full_ids)
-        seen = visual[:, : segment.start].sum(dim=1).tolist()
-        if sum(sizes) != int(visual.sum()):  # the caller gave the new images alone
-            visual, seen = visual[:, segment.start :], [0] * len(visual)
-        rows = visual.sum(dim=1).tolist()
-        if sum(sizes) != sum(rows):
-            raise ArgumentError.of(
-                "input_ids",
-                f"{sum(rows)} image placeholders",
-                f"as many as the images have tokens, {sum(sizes)}",
-            )
-        if self.family.run_is_item:
-            sizes, layouts = _join_runs(visual, sizes, layouts)
-            views = [len(layout.tiles or ()) for layout in layouts]
-        items: list[Item] = []
-        row, used, number = 0, 0, 0
-        for size, layout, tiles in zip(sizes, layouts, views, strict=True):
-            while used == rows[row]:
-                row, used, number = row + 1, 0, 0
-            if used + size > rows[row]:
-                raise ArgumentError.of(
-                    "input_ids",
-                    f"{rows[row]} image placeholders in row {row}",
-                    f"whole images in a row; the next one has {size} tokens, {used} are taken",
-                )
-            made = None if merged is None else merged.selection.item(len(items))
-            items.append(Item(row, number, size, layout, tiles, used < seen[row], made))
-            used, number = used + size, number + 1
-        return items
-
     def _tokens(
-        self, encoded: Encoded, items: Sequence[Item], segment: Segment, visual: Tensor
+        self, asked: Sequence[Shown], items: Sequence[Item], segment: Segment, visual: Tensor
     ) -> list[VisualTokens]:
-        """Put together what the method sees of each new item."""
-        sizes = [item.given for item in items]
-        rows = _flat(getattr(encoded.output, self.family.features_key))
-        features = self.family.as_received(self.model, rows).detach().split(sizes)
-        maps = {name: rows.detach().split(sizes) for name, rows in encoded.maps.items()}
-        frames = encoded.frames
-        frames = None if frames is None else frames.split([item.views for item in items])
+        """Put together what the method sees of each new item, in the prompt's order."""
         words = segment.mask.bool() & ~visual
         texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
-        found = []
-        for i, item in enumerate(items):
-            if item.seen:
-                continue
-            values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
-            if "cls_attention" in values:
-                values["cls_attention"] = values["cls_attention"].T
-            for name in ("attention_received", "attention_received_shallow"):
-                if name in values:
-                    values[name] = values[name].squeeze(-1)
-            if frames is not None:
-                values["frame_features"] = frames[i].detach()
-            if "visual_projected" in self.evidence and self.plan.tower is not None:
-                values["visual_projected"] = self.plan.tower.project(values["encoder_features"])
-            values |= {name: rows[item.row] for name, rows in texts.items()}
-            layout = item.layout if item.merged is None else Layout()  # merged tokens fill no grid
-            found.append(
-                VisualTokens(features[i], tiles=layout.tiles, separator=layout.separator, **values)
-            )
-        return found
-
-    def _small(
-        self,
-        method: ImageMethod,
-        encoded: Encoded,
-        arguments: Mapping[str, Any],
-        items: Sequence[Item],
-    ) -> Any:
-        """Encode every image at the grid that the method asks for, and return what goes on."""
-        if any(len(item.layout.tiles or ()) > 1 for item in items):
-            raise UnsupportedModelError(
-                f"images of {self.model.config.model_type} are cut into tiles of one size; "
-                "use 'pool' instead of 'downsample'"
-            )
-        grids = [(item.layout.tiles or ((1, 1, item.size),))[0] for item in items]
-        counts = [item.selection.count if item.selection else 1 for item in items]
-        small = [method.small_grid(g, k) for g, k in zip(grids, counts, strict=True)]
-        outputs = [
-            encode(self.family, self.model, one, ()).output
-            for one in self.family.resized(self.model, arguments, small)
-        ]
-
-        def pick(name: str, plane: int | None = None) -> Any:
-            rows = []
-            for item, output, grid, count in zip(items, outputs, grids, counts, strict=True):
-                values = getattr(output, name)
-                values = values if plane is None else values[plane]
-                if item.selection is not None:
-                    rows.append(_flat(values)[method.cells(grid, count).to(self.model.device)])
-            whole = getattr(encoded.output, name)
-            whole = whole if plane is None else whole[plane]
-            return _contained(torch.cat(rows), whole)
-
-        reduced = {self.family.features_key: pick(self.family.features_key)}
-        planes = getattr(encoded.output, "deepstack_features", None)
-        if planes is not None:
-            reduced["deepstack_features"] = [
-                pick("deepstack_features", i) for i in range(len(planes))
-            ]
-        return type(encoded.output)(**reduced)
-
-    def _features(self, encoded: Encoded, items: Sequence[Item]) -> Any:
-        """Return the encoder's output with the chosen features alone, in its own container."""
-        key = self.family.features_key
-        choices = [item.selection for item in items]
-        if all(c is not None and c.count == i.given for c, i in zip(choices, items, strict=True)):
-            return encoded.output
-        sizes = [item.given for item in items]
-
-        def reduce(values: Any) -> Any:
-            parts = zip(_flat(values).split(sizes), choices, strict=True)
-            rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
-            return _contained(rows, values)
-
-        reduced = {key: reduce(getattr(encoded.output, key))}
-        planes = getattr(encoded.output, "deepstack_features", None)
-        if planes is not None:
-            reduced["deepstack_features"] = [reduce(plane) for plane in planes]
-        return type(encoded.output)(**reduced)
+        found: dict[str, Iterator[VisualTokens]] = {}
+        for part in asked:
+            own = of_medium(items, part.medium)
+            found[part.medium.name] = iter(part.tokens(own, self.plan, self.evidence, texts))
+        return [next(found[item.medium]) for item in fresh_of(items)]
 
     def _shrink(
         self,
         kwargs: Mapping[str, Any],
         segment: Segment,
-        visual: Tensor,
+        shown: Sequence[Shown],
         items: Sequence[Item],
     ) -> tuple[dict[str, Any], CachedPrompt, Tensor | None]:
         """Return what is aligned with the prompt, at the columns that stay; see `Reduced`."""
         keep = segment.mask.bool()
-        fresh = fresh_of(items)
-        if fresh:
-            marks = torch.zeros(sum(item.size for item in fresh), dtype=torch.bool)
-            offset = 0
-            for item in fresh:
-                marks[item.anchors.cpu() + offset] = True
-                offset += item.size
-            keep = keep.masked_scatter(visual, marks.to(keep.device))
+        visual = torch.zeros_like(keep)
+        for part in shown:
+            visual = visual | part.visual
+            fresh = fresh_of(of_medium(items, part.medium))
+            if fresh:
+                keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
         out = {
@@ -271,7 +174,11 @@ class Prefill:
         out["input_ids"] = segment.splice(segment.full_ids, columns, fill)
         real = segment.real(columns)
         out["attention_mask"] = real.to(segment.mask.dtype)
-        full = segment.positions(self.model, _with_new_grids(kwargs, segment, items))
+        new = dict(kwargs)
+        if segment.prefix is not None:
+            for part in shown:
+                new |= _new_grids(part.medium, kwargs, of_medium(items, part.medium))
+        full = segment.positions(self.model, new)
         positions = segment.all_positions(columns.take(full, 0))
         following = segment.following(full)
         if self.plan.positions == "compact":
@@ -305,46 +212,22 @@ def _check_cache(cache: Any) -> None:
         )
 
 
-def _with_new_grids(
-    kwargs: Mapping[str, Any], segment: Segment, items: Sequence[Item]
-) -> dict[str, Any]:
-    """Return a later turn's arguments with the grids of its new images alone."""
-    grids = kwargs.get("image_grid_thw")
-    if grids is None or segment.prefix is None:
-        return dict(kwargs)
-    new = [i for i, item in enumerate(items) if not item.seen]
-    return {**kwargs, "image_grid_thw": grids[new] if new else None}
-
-
-def _flat(values: Any) -> Tensor:
-    """Return the encoder's tokens as one ``(total, C)``, whatever their container."""
-    if isinstance(values, Tensor):
-        return values.reshape(-1, values.shape[-1])
-    return torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
-
-
-def _contained(rows: Tensor, like: Any) -> Any:
-    """Return ``(total, C)`` in a container that the model takes where it had ``like``.
-
-    Entries of one token each are what SmolVLM before transformers 5.20 takes in any number.
-    """
-    return rows.unsqueeze(1) if isinstance(like, Tensor) else [rows]
-
-
-def _join_runs(
-    visual: Tensor, sizes: Sequence[int], layouts: Sequence[Layout]
-) -> tuple[list[int], list[Layout]]:
-    """Join the tiles that stand in one run of placeholders into one item."""
-    before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
-    starts = (visual & ~before)[visual].nonzero().squeeze(1).tolist()  # first token of each run
-    joined: list[int] = []
-    tiles: list[list[Grid]] = []
+def _marks(items: Sequence[Item]) -> Tensor:
+    """Return which of the items' tokens, one item after the other, hold a slot."""
+    marks = torch.zeros(sum(item.size for item in items), dtype=torch.bool)
     offset = 0
-    for size, layout in zip(sizes, layouts, strict=True):
-        if offset in starts:
-            joined.append(0)
-            tiles.append([])
-        joined[-1] += size
-        tiles[-1] += layout.tiles or ((1, 1, size),)
-        offset += size
-    return joined, [Layout(tuple(grids)) for grids in tiles]
+    for item in items:
+        marks[item.anchors.cpu() + offset] = True
+        offset += item.size
+    return marks
+
+
+def _new_grids(medium: Medium, kwargs: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
+    """Return what a later turn's new images or clips are placed by, without the earlier ones'."""
+    entries = [item.seen for item in items for _ in range(item.entries)]
+    new = [i for i, seen in enumerate(entries) if not seen]
+    found: dict[str, Any] = {}
+    for name in (medium.grids, *medium.timing):
+        if kwargs.get(name) is not None:
+            found[name] = torch.as_tensor(kwargs[name])[new] if new else None
+    return found

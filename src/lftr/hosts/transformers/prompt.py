@@ -129,10 +129,12 @@ def compact(real: Tensor, like: Tensor) -> Tensor:
 
 
 def next_positions(position_ids: Tensor, real: Tensor) -> Tensor:
-    """Return the position after the largest of each row, ``(B,)``; the text axis is no position."""
-    spatial = (
-        position_ids[1:] if position_ids.ndim == 3 and len(position_ids) == 4 else position_ids
-    )
+    """Return the position of the text that would follow each row, ``(B,)``.
+
+    With M-RoPE that is after the largest row or column: the text axis counts tokens, and a clip's
+    frames may be placed later than the text after it.
+    """
+    spatial = position_ids[-2:] if position_ids.ndim == 3 else position_ids
     spatial = spatial.reshape(-1, *real.shape).amax(dim=0)
     return spatial.masked_fill(~real, -1).amax(dim=1) + 1
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from ...errors import ArgumentError
 from .prompt import TOKEN_TYPES, CachedPrompt, Columns, check_rows, next_positions
 
+# what M-RoPE places images and clips by, beside the token types
+GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -115,7 +118,7 @@ class Segment:
             for name in TOKEN_TYPES
             if isinstance(kwargs.get(name), Tensor)
         }
-        grids = {name: kwargs[name] for name in ("image_grid_thw",) if kwargs.get(name) is not None}
+        grids = {name: kwargs[name] for name in GRIDS if kwargs.get(name) is not None}
         prepared = model._prepare_position_ids_for_generation(
             self.input_ids,
             {"input_ids": self.input_ids, "attention_mask": self.mask, **own, **grids},

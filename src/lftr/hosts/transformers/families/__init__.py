@@ -7,17 +7,21 @@ import pkgutil
 from typing import Any
 
 from ....errors import UnsupportedModelError
-from .base import Family, Layout
+from .base import Family
+from .layout import Layout
+from .medium import Medium
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Family", "Layout", "family_of", "list_families"]
+__all__ = ["Family", "Layout", "Medium", "family_of", "list_families"]
 
 
-def list_families() -> list[str]:
-    """Return the model types that `lftr.reduce` takes, sorted."""
-    return sorted(Family.registry)
+def list_families(*, video: bool = False) -> list[str]:
+    """Return the model types that `lftr.reduce` takes, or whose videos it takes, sorted."""
+    return sorted(
+        name for name, family in Family.registry.items() if not video or family.video is not None
+    )
 
 
 def family_of(model: Any) -> Family:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from ....tokens import Grid
-from .base import Family, Inputs, Layout
+from .base import Family
+from .clips import NextClips, OnevisionClips
+from .layout import Inputs, Layout
 
 
 class LlavaNext(Family):
@@ -61,10 +63,18 @@ class LlavaNext(Family):
         return [_layout(mark[:, 0], side) for mark in marks]
 
 
+class LlavaNextVideo(LlavaNext):
+    """LLaVA-NeXT-Video."""
+
+    model_types: ClassVar[Sequence[str]] = ("llava_next_video",)
+    video = NextClips()
+
+
 class LlavaOnevision(LlavaNext):
-    """LLaVA-OneVision, images; several images of a prompt are encoded as base views alone."""
+    """LLaVA-OneVision; several images of a prompt are encoded as base views alone."""
 
     model_types: ClassVar[Sequence[str]] = ("llava_onevision",)
+    video = OnevisionClips()
 
     def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
         counts = super().tiles_of(model, inputs)

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from ....tokens import Grid
-from .base import Family, Inputs, Layout, resize_pixels
+from .base import Family
+from .clips import VideoLlavaClips
+from .layout import Inputs, Layout, resize_pixels
 
 
 class Llava(Family):
@@ -46,6 +48,14 @@ class Llava(Family):
             }
             for image, (_, h, w) in zip(inputs["pixel_values"].split(1), grids, strict=True)
         ]
+
+
+class VideoLlava(Family):
+    """Video-LLaVA: a tower for images, another for clips."""
+
+    model_types: ClassVar[Sequence[str]] = ("video_llava",)
+    tower = "image_tower"
+    video = VideoLlavaClips()
 
 
 class PaliGemma(Llava):

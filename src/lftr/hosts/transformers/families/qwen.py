@@ -8,20 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....errors import UnsupportedModelError
 from ....tokens import Grid
-from .base import Family, Inputs, Layout, block_mean, grid_split, grids_of, resize_pixels
+from .base import Family
+from .layout import Inputs, Layout, block_mean, grid_split, grids_of, resize_pixels
+from .medium import Clips, Medium
 
 
-class QwenVL(Family):
-    """Qwen2-VL, Qwen3-VL and Qwen3.5: patches arrive grouped by the token they make."""
+class Packed(Medium):
+    """Patches of all images or clips in one sequence, grouped by the token that they make.
 
-    model_types: ClassVar[Sequence[str]] = (
-        "qwen2_vl",
-        "qwen3_vl",
-        "qwen3_vl_moe",
-        "qwen3_5",
-        "qwen3_5_moe",
-    )
+    A clip's grid counts pairs of frames, which share their patches.
+    """
+
     tower = "visual"
     projector = "visual.merger"
 
@@ -31,22 +30,17 @@ class QwenVL(Family):
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self.merge(model)
-        grids = grids_of(inputs, "image_grid_thw")
+        grids = grids_of(inputs, self.grids)
         return [Layout(((t, h // side, w // side),)) for t, h, w in grids]
 
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
         flat = patches.flatten(0, 1)
         return flat.reshape(-1, self.merge(model) ** 2, flat.shape[-1]).mean(dim=1)
 
-    def first_layer_to_reduce(self, model: Any) -> int:
-        """Return the layer after those that DeepStack adds features to."""
-        planes = getattr(model.base_model.visual, "deepstack_visual_indexes", None) or ()
-        return max(super().first_layer_to_reduce(model), len(planes))
-
     def resized(self, model: Any, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         side = self.merge(model)
-        given = grids_of(inputs, "image_grid_thw")
-        rows = inputs["pixel_values"].split([t * h * w for t, h, w in given])
+        given = grids_of(inputs, self.grids)
+        rows = self.pixels_of(inputs).split([t * h * w for t, h, w in given])
         config = model.config.vision_config
         found: list[Inputs] = []
         for patches, (t, h, w), (_, high, wide) in zip(rows, given, grids, strict=True):
@@ -56,11 +50,33 @@ class QwenVL(Family):
             found.append(
                 {
                     **inputs,
-                    "pixel_values": _patches(resize_pixels(image, size), small, side, config),
-                    "image_grid_thw": torch.tensor([small]),
+                    self.pixels[0]: _patches(resize_pixels(image, size), small, side, config),
+                    self.grids: torch.tensor([small]),
                 }
             )
         return found
+
+
+class PackedClips(Clips, Packed):
+    """Their clips."""
+
+
+class QwenVL(Packed, Family):
+    """Qwen2-VL, Qwen3-VL and Qwen3.5; from 3 on a run of placeholders for each pair of frames."""
+
+    model_types: ClassVar[Sequence[str]] = (
+        "qwen2_vl",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen3_5",
+        "qwen3_5_moe",
+    )
+    video: ClassVar[Medium | None] = PackedClips()
+
+    def first_layer_to_reduce(self, model: Any) -> int:
+        """Return the layer after those that DeepStack adds features to."""
+        planes = getattr(model.base_model.visual, "deepstack_visual_indexes", None) or ()
+        return max(super().first_layer_to_reduce(model), len(planes))
 
 
 def _images(patches: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
@@ -81,17 +97,42 @@ def _patches(images: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
     return x.reshape(t * h * w, -1)
 
 
-class Glm4V(QwenVL):
-    """GLM-4V: a convolution merges the patches before the merger sees them."""
+class Convolved(Packed):
+    """GLM-4V: a convolution merges the patches before the merger sees them.
 
-    model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe")
+    Images and clips have the same placeholder; those of a clip stand between marks of their own.
+    """
+
     projector = "visual.post_layernorm"
 
+    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        config: Any = model.config
+        begun = input_ids.eq(config.video_start_token_id).cumsum(dim=1)
+        ended = input_ids.eq(config.video_end_token_id).cumsum(dim=1)
+        in_clip = begun > ended
+        return input_ids.eq(config.image_token_id) & (in_clip == (self.name == "video"))
 
-class Qwen25VL(QwenVL):
+
+class ConvolvedClips(Clips, Convolved):
+    """Their clips."""
+
+
+class Glm4V(Convolved, QwenVL):
+    """GLM-4V and GLM-4.6V."""
+
+    model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe", "glm46v")
+    video: ClassVar[Medium | None] = ConvolvedClips()
+
+    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
+        if len(media) > 1:
+            raise UnsupportedModelError(
+                f"{model.config.model_type} takes images or videos in one call, not both: they "
+                "share a placeholder, and the model counts it for each"
+            )
+
+
+class Windowed(Packed):
     """Qwen2.5-VL: most layers attend in windows, and tokens travel in window order."""
-
-    model_types: ClassVar[Sequence[str]] = ("qwen2_5_vl",)
 
     def attention_layer(self, model: Any, layers: int) -> int:
         """Return the last layer with full attention; others see their own window alone."""
@@ -107,7 +148,7 @@ class Qwen25VL(QwenVL):
 
         visual = model.base_model.visual
         window, _ = get_vision_window_index(
-            torch.as_tensor(inputs["image_grid_thw"]),
+            torch.as_tensor(inputs[self.grids]),
             spatial_merge_size=visual.spatial_merge_size,
             window_size=visual.window_size,
             patch_size=visual.patch_size,
@@ -116,6 +157,17 @@ class Qwen25VL(QwenVL):
         raster = torch.empty_like(tokens)
         raster[window.to(tokens.device)] = tokens
         return raster
+
+
+class WindowedClips(Clips, Windowed):
+    """Its clips."""
+
+
+class Qwen25VL(Windowed, QwenVL):
+    """Qwen2.5-VL."""
+
+    model_types: ClassVar[Sequence[str]] = ("qwen2_5_vl",)
+    video: ClassVar[Medium | None] = WindowedClips()
 
 
 class Kimi(Family):

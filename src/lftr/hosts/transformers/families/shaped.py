@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ....tokens import Grid
-from .base import Family, Inputs, Layout, block_mean, grid_split
+from .base import Family
+from .layout import Inputs, Layout, block_mean, grid_split
 
 
 class Mistral3(Family):

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .base import Family, Inputs, block_mean, square_side
+from .base import Family
+from .layout import Inputs, block_mean, square_side
 
 
 class Shuffled(Family):

@@ -1,0 +1,161 @@
+"""What a host must know of one kind of visual input: its names, its encoder, its layout."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import UnsupportedModelError
+from ....tokens import Grid
+from .layout import Inputs, Layout
+
+
+class Medium:
+    """The common case: one encoder pass, one token a patch, a square image, CLIP- or SigLIP-like.
+
+    An *entry* is what the encoder's output and the arguments have one of: an image, a tile, a clip.
+    """
+
+    # the name in `get_image_features`, in `mm_encoder_outputs` and in the configuration
+    name: ClassVar[str] = "image"
+    pixels: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_images")
+    grids: ClassVar[str] = "image_grid_thw"
+    # other arguments with a row for each entry that positions are computed from
+    timing: ClassVar[tuple[str, ...]] = ()
+    features_key: ClassVar[str] = "pooler_output"
+    tower: ClassVar[str] = "vision_tower"
+    projector: ClassVar[str] = "multi_modal_projector"
+    # whether the projector's input has a row for each token, rather than for each patch
+    projector_sees_tokens: ClassVar[bool] = False
+    # whether all entries of one run of placeholders are tiles of one image
+    run_is_item: ClassVar[bool] = False
+
+    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """Return where this medium's tokens go, bool like ``input_ids``."""
+        config: Any = model.config
+        token = getattr(config, f"{self.name}_token_id", None)
+        if token is None:
+            token = getattr(config, f"{self.name}_token_index")
+        return torch.eq(input_ids, token)
+
+    def given(self, inputs: Inputs) -> bool:
+        """Whether a call has any of this medium to encode."""
+        return any(inputs.get(name) is not None for name in self.pixels)
+
+    def pixels_of(self, inputs: Inputs) -> Tensor:
+        """Return what the encoder is shown."""
+        found: Tensor = next(inputs[n] for n in self.pixels if inputs.get(n) is not None)
+        return found
+
+    def encoder(self, model: Any) -> Any:
+        """Return the model's own function that encodes this medium."""
+        return getattr(model.base_model, f"get_{self.name}_features")
+
+    def module(self, model: nn.Module, path: str) -> nn.Module:
+        """Return a part of the model by its path below the base model."""
+        base: Any = model.base_model
+        return functools.reduce(getattr, path.split("."), base)  # type: ignore[no-any-return]
+
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        """Return how many tokens each image or tile has, from the encoder's output."""
+        return [entry.shape[0] for entry in features]
+
+    def as_received(self, model: nn.Module, features: Tensor) -> Tensor:
+        """Return the encoder's tokens ``(N, C)`` as the language model receives them."""
+        return features
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        """Return the layout of each of `entries`."""
+        return [Layout.square(size) for size in sizes]
+
+    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+        """Return how many times the encoder saw each of `entries`: an image and its tiles."""
+        return [1] * len(sizes)
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        """Carry maps over the encoder's patches to the tokens made of them.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (tiles, P, channels)
+            Any channels, the CLS token left out; ``tiles`` is 1 where the encoder packs all images
+            into one sequence.
+
+        Returns
+        -------
+        Tensor, shape (total tokens, channels)
+            Mean over the patches of each token; zero for separators.
+        """
+        return patches.flatten(0, 1)
+
+    def cls_place(self, model: nn.Module) -> int | None:
+        """Return where the CLS token sits in the encoder's sequence; None if there is none."""
+        names = self.module(model, self.tower).named_parameters()
+        marks = {"class_embedding", "cls_token"}
+        return 0 if any(name.rsplit(".", 1)[-1] in marks for name, _ in names) else None
+
+    def attention_layer(self, model: nn.Module, layers: int) -> int:
+        """Return which of the encoder's layers makes the features that the model uses."""
+        layer = getattr(model.config, "vision_feature_layer", None)
+        if isinstance(layer, (list, tuple)):
+            layer = max(index + layers + 1 if index < 0 else index for index in layer)
+        if layer is None:
+            return layers - 1
+        # hidden_states[0] is the embedding, so entry i is the output of layer i - 1
+        return int(layers + layer if layer < 0 else layer - 1)
+
+    def shallow_layer(self, model: nn.Module, layers: int) -> int:
+        """Return the layer in the encoder's first half that HiPrune reads: 9 of 24, from one."""
+        return max(0, round(layers * 9 / 24) - 1)
+
+    def merging_layers(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Return the encoder's layers between which tokens may merge.
+
+        They end with the one whose output the model uses. One sequence is one image, positions are
+        added once at the embedding, and nothing after the encoder asks for the image's shape.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If that is not so.
+        """
+        from .base import Family
+
+        config: Any = model.config
+        able = [
+            name
+            for name, family in Family.registry.items()
+            if type(family).merging_layers is not Medium.merging_layers
+        ]
+        raise UnsupportedModelError(
+            f"the images of {config.model_type} cannot lose tokens inside the encoder: their shape "
+            "is needed after it (tiles, rotary positions, pooling or a fixed number of tokens); "
+            f"encoder= is for {', '.join(sorted(able))} with a CLIP or SigLIP tower"
+        )
+
+    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+        """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the encoder takes one size only.
+        """
+        config: Any = model.config
+        raise UnsupportedModelError(
+            f"the images of {config.model_type} cannot be encoded at another size, which this "
+            "method needs; 'pool' and 'interpolate' come closest"
+        )
+
+
+class Clips:
+    """The names of videos: what stands in front of a `Medium` to make it one of clips."""
+
+    name: ClassVar[str] = "video"
+    pixels: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    grids: ClassVar[str] = "video_grid_thw"
+    timing: ClassVar[tuple[str, ...]] = ("second_per_grid_ts",)

@@ -1,0 +1,252 @@
+"""What a call shows of one medium: encoded once, cut into items, reduced, and handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError, UnsupportedModelError
+from ...methods.base import ImageMethod
+from ...tokens import Grid, VisualTokens
+from .encode import Encoded, encode, encoder_arguments
+from .families import Layout, Medium
+from .plan import Item, Plan
+from .segment import Segment
+
+
+@dataclass
+class Shown:
+    """One medium of a call.
+
+    Attributes
+    ----------
+    medium : Medium
+        Images or videos, as the family has them.
+    model : PreTrainedModel
+        The model.
+    visual : Tensor of bool, shape (B, L)
+        Its placeholders among the new columns.
+    arguments : dict
+        What its encoder is given.
+    """
+
+    medium: Medium
+    model: Any
+    visual: Tensor
+    arguments: dict[str, Any]
+    _encoded: Encoded | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, medium: Medium, model: Any, kwargs: Mapping[str, Any], segment: Segment) -> Shown:
+        """Read a call."""
+        arguments = encoder_arguments(medium, model, kwargs) if medium.given(kwargs) else {}
+        return cls(medium, model, medium.placeholders(model, segment.input_ids), arguments)
+
+    def asked(self, segment: Segment) -> bool:
+        """Whether there is something to encode.
+
+        A chat gives every image at every turn; without new placeholders there is none to encode.
+        """
+        return bool(self.arguments) and (segment.prefix is None or bool(self.visual.any()))
+
+    @property
+    def encoded(self) -> Encoded:
+        """The encoder's output, once `encode` has run."""
+        assert self._encoded is not None
+        return self._encoded
+
+    @property
+    def features(self) -> Any:
+        """The visual tokens, in the encoder's own container."""
+        return getattr(self.encoded.output, self.medium.features_key)
+
+    def encode(self, plan: Plan, evidence: frozenset[str]) -> None:
+        """Run the encoder."""
+        self._encoded = encode(self.medium, self.model, self.arguments, evidence, plan.encoder)
+
+    def items(self, segment: Segment) -> list[Item]:
+        """Cut the encoder's output into items and find where each one stands."""
+        medium, merged = self.medium, self.encoded.merged
+        sizes = medium.entries(self.model, self.arguments, self.features)
+        if merged is not None:
+            sizes = [merged.total] * len(sizes)
+        layouts = medium.layouts(self.model, self.arguments, sizes)
+        views = medium.views(self.model, self.arguments, sizes)
+        visual = medium.placeholders(self.model, segment.full_ids)
+        seen = visual[:, : segment.start].sum(dim=1).tolist()
+        first = 0
+        if sum(sizes) != int(visual.sum()):  # the caller gave the new images alone
+            visual, seen, first = visual[:, segment.start :], [0] * len(visual), segment.start
+        rows = visual.sum(dim=1).tolist()
+        if sum(sizes) != sum(rows):
+            raise ArgumentError.of(
+                "input_ids",
+                f"{sum(rows)} {medium.name} placeholders",
+                f"as many as the {medium.name}s have tokens, {sum(sizes)}",
+            )
+        if medium.run_is_item:
+            sizes, layouts = _join_runs(visual, sizes, layouts)
+            views = [len(layout.tiles or ()) for layout in layouts]
+        columns = visual.nonzero()[:, 1].tolist()
+        items: list[Item] = []
+        row, used, total = 0, 0, 0
+        for size, layout, tiles in zip(sizes, layouts, views, strict=True):
+            while used == rows[row]:
+                row, used = row + 1, 0
+            if used + size > rows[row]:
+                raise ArgumentError.of(
+                    "input_ids",
+                    f"{rows[row]} {medium.name} placeholders in row {row}",
+                    f"whole {medium.name}s in a row; the next one has {size} tokens, {used} are "
+                    "taken",
+                )
+            item = Item(row, 0, size, layout, tiles, used < seen[row])
+            item.medium, item.column = medium.name, first + columns[total]
+            if merged is not None:
+                item.merged = merged.selection.item(len(items))
+            items.append(item)
+            used, total = used + size, total + size
+        return items
+
+    def tokens(
+        self,
+        items: Sequence[Item],
+        plan: Plan,
+        evidence: frozenset[str],
+        texts: Mapping[str, Sequence[Tensor]],
+    ) -> list[VisualTokens]:
+        """Put together what the method sees of each of ``items`` that is new."""
+        sizes = [item.given for item in items]
+        rows = flat(self.features)
+        features = self.medium.as_received(self.model, rows).detach().split(sizes)
+        maps = {name: rows.detach().split(sizes) for name, rows in self.encoded.maps.items()}
+        frames = self.encoded.frames
+        frames = None if frames is None else frames.split([item.views for item in items])
+        found = []
+        for i, item in enumerate(items):
+            if item.seen:
+                continue
+            values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
+            if "cls_attention" in values:
+                values["cls_attention"] = values["cls_attention"].T
+            for name in ("attention_received", "attention_received_shallow"):
+                if name in values:
+                    values[name] = values[name].squeeze(-1)
+            layout = item.layout if item.merged is None else Layout()  # merged tokens fill no grid
+            if frames is not None:
+                values["frame_features"] = frames[i].detach()
+            elif "frame_features" in evidence:
+                values["frame_features"] = _frame_means(values["encoder_features"], layout)
+            if "visual_projected" in evidence and plan.tower is not None:
+                values["visual_projected"] = plan.tower.project(values["encoder_features"])
+            for name in maps.keys() - evidence:  # what others were made of
+                del values[name]
+            values |= {name: rows[item.row] for name, rows in texts.items()}
+            found.append(VisualTokens(features[i], **layout.fields, **values))
+        return found
+
+    def kept(self, items: Sequence[Item]) -> Any:
+        """Return the encoder's output with the chosen features alone, in its own container."""
+        choices = [item.selection for item in items]
+        if all(c is not None and c.count == i.given for c, i in zip(choices, items, strict=True)):
+            return self.encoded.output
+        sizes = [item.given for item in items]
+
+        def reduce(values: Any) -> Any:
+            parts = zip(flat(values).split(sizes), choices, strict=True)
+            rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
+            return _contained(rows, values)
+
+        return self._output(lambda name, plane: reduce(_plane(self.encoded.output, name, plane)))
+
+    def smaller(self, method: ImageMethod, items: Sequence[Item]) -> Any:
+        """Encode everything at the grid that the method asks for, and return what goes on."""
+        if any(len(item.layout.tiles or ()) > 1 for item in items):
+            raise UnsupportedModelError(
+                f"images of {self.model.config.model_type} are cut into tiles of one size; "
+                "use 'pool' instead of 'downsample'"
+            )
+        grids = [item.layout.grid or (1, 1, item.size) for item in items]
+        counts = [item.selection.count if item.selection else 1 for item in items]
+        small: list[Grid] = []  # of each entry that the encoder is given
+        for item, grid, count in zip(items, grids, counts, strict=True):
+            frames, high, wide = method.small_grid(grid, count)
+            small += [(frames // item.entries, high, wide)] * item.entries
+        outputs = iter(
+            encode(self.medium, self.model, one, ()).output
+            for one in self.medium.resized(self.model, self.arguments, small)
+        )
+        encodings = [list(islice(outputs, item.entries)) for item in items]
+
+        def pick(name: str, plane: int | None) -> Any:
+            rows = []
+            for item, parts, grid, count in zip(items, encodings, grids, counts, strict=True):
+                if item.selection is not None:
+                    whole = torch.cat([flat(_plane(part, name, plane)) for part in parts])
+                    rows.append(whole[method.cells(grid, count).to(self.model.device)])
+            return _contained(torch.cat(rows), _plane(self.encoded.output, name, plane))
+
+        return self._output(pick)
+
+    def _output(self, make: Any) -> Any:
+        """Return an output like the encoder's, its features and planes from ``make``."""
+        output = self.encoded.output
+        fields = {self.medium.features_key: make(self.medium.features_key, None)}
+        planes = getattr(output, "deepstack_features", None)
+        if planes is not None:
+            fields["deepstack_features"] = [
+                make("deepstack_features", i) for i in range(len(planes))
+            ]
+        return type(output)(**fields)
+
+
+def _plane(output: Any, name: str, plane: int | None) -> Any:
+    values = getattr(output, name)
+    return values if plane is None else values[plane]
+
+
+def flat(values: Any) -> Tensor:
+    """Return the encoder's tokens as one ``(total, C)``, whatever their container."""
+    if isinstance(values, Tensor):
+        return values.reshape(-1, values.shape[-1])
+    return torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
+
+
+def _contained(rows: Tensor, like: Any) -> Any:
+    """Return ``(total, C)`` in a container that the model takes where it had ``like``.
+
+    Entries of one token each are what SmolVLM before transformers 5.20 takes in any number.
+    """
+    return rows.unsqueeze(1) if isinstance(like, Tensor) else [rows]
+
+
+def _frame_means(rows: Tensor, layout: Layout) -> Tensor:
+    """Return the mean of the encoder's features of each frame or tile, ``(T, D)``."""
+    patches = rows if layout.separator is None else rows[~layout.separator.to(rows.device)]
+    grids = layout.tiles or ((1, 1, len(patches)),)
+    sizes = [high * wide for frames, high, wide in grids for _ in range(frames)]
+    return torch.stack([frame.mean(dim=0) for frame in patches.split(sizes)])
+
+
+def _join_runs(
+    visual: Tensor, sizes: Sequence[int], layouts: Sequence[Layout]
+) -> tuple[list[int], list[Layout]]:
+    """Join the tiles that stand in one run of placeholders into one item."""
+    before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
+    starts = (visual & ~before)[visual].nonzero().squeeze(1).tolist()  # first token of each run
+    joined: list[int] = []
+    tiles: list[list[Grid]] = []
+    offset = 0
+    for size, layout in zip(sizes, layouts, strict=True):
+        if offset in starts:
+            joined.append(0)
+            tiles.append([])
+        joined[-1] += size
+        tiles[-1] += layout.tiles or ((1, 1, size),)
+        offset += size
+    return joined, [Layout(tuple(grids)) for grids in tiles]

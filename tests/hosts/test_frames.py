@@ -1,0 +1,102 @@
+"""Images of a row that follow each other as the frames of one video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import lftr
+from lftr.errors import ArgumentError
+
+from .support import Image, Prompt, Row, ZooEntry, assert_true, distance, reduced
+
+CLIP: Row = [3, Image("small"), 2, Image("small", 1), 1, Image("small", 2), 5]
+ROWS: list[Row] = [CLIP, [6], [2, Image("small", 3), 3]]
+
+
+@pytest.fixture
+def frames(entry: ZooEntry) -> Prompt:
+    if entry.traits.one_image or entry.counts(entry.model(), Image("small"), False) > 40:
+        pytest.skip("one image a row")
+    return Prompt(entry, ROWS)
+
+
+def test_one_item_that_is_true(frames: Prompt) -> None:
+    """The frames are one item for the method, and what is kept of it is the truth."""
+    with reduced(frames.model, keep=0.3, images_as_video=True) as run:
+        assert_true(frames, run, frames.generate())
+    clip, single = run.method.tokens
+    sizes = frames.entry.row_counts(frames.model, CLIP)
+    assert clip.count == sum(sizes)
+    if single.grid is not None and len(set(sizes)) == 1 and single.grid[0] == 1:
+        assert clip.grid == (3, *single.grid[1:])
+    assert [item.number for item in run.report.items] == [0, 0]
+    assert sum(map(len, run.report.items[0].kept_by_frame)) <= run.report.items[0].kept
+
+
+def test_frame_features(frames: Prompt) -> None:
+    """A descriptor for each frame: the one that the frame has alone."""
+
+    def seen(rows: list[Row]) -> lftr.VisualTokens:
+        prompt = Prompt(frames.entry, rows)
+        with reduced(prompt.model, Asking("frame_features"), 0.3, images_as_video=True) as run:
+            prompt.generate(1)
+        return run.method.tokens[0]
+
+    clip = seen([CLIP])
+    assert clip.frame_features is not None
+    assert clip.encoder_features is None
+    if clip.grid is None or clip.grid[0] != 3 or frames.entry.name == "llava_onevision":
+        return
+    last = seen([[3, Image("small", 2), 5]])
+    assert distance(clip.frame_features[2:], last.frame_features) < 1e-5
+
+
+class Asking(lftr.Method):
+    """Needs fields, and takes the first tokens."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    @property
+    def evidence(self) -> Any:
+        return tuple((name,) for name in self.names)
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
+        return lftr.Selection(torch.arange(keep).expand(len(tokens.features), keep))
+
+
+def test_other_grids_are_other_items() -> None:
+    from zoo import FAMILIES
+
+    rows: list[Row] = [[Image("small"), Image("small", 1), 2, Image("wide"), 1, Image("small", 2)]]
+    prompt = Prompt(FAMILIES["qwen2_vl"], rows)
+    with reduced(prompt.model, keep=0.5, images_as_video=True) as run:
+        assert_true(prompt, run, prompt.generate())
+    grids = [item.grids for item in run.report.items]
+    assert grids == [((2, 2, 3),), ((1, 4, 8),), ((1, 2, 3),)]
+    assert [item.number for item in run.report.items] == [0, 1, 2]
+
+
+def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, ROWS)
+    with reduced(prompt.model, keep=7, images_as_video=True) as run:
+        prompt.generate(1)
+    assert [item.kept for item in run.report.items] == [7, 7]
+    with reduced(prompt.model, "downsample", 9, images_as_video=True) as run:
+        prompt.generate(1)
+    assert [len(frame) for frame in run.report.items[0].kept_by_frame] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"images_as_video": 1}, "True or False"),
+        ({"images_as_video": True, "encoder": lftr.EncoderToMe(r=2)}, "merged tokens"),
+    ],
+)
+def test_refused(llava: ZooEntry, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        lftr.reduce(llava.model(), "random", keep=0.5, **options)
