@@ -15,11 +15,16 @@ import lftr
 # Where the layout or the order of the tokens takes part in the decision.
 LAYOUT = {
     "aim",  # even and odd places
+    "aim-video",
     "cls-only",
     "coverage",  # candidates are evenly spread, as in lftr
     "downsample",
+    "dycoke",  # images: frames that are compared with none keep evenly spread tokens
+    "evs",  # so does the first frame
     "fold",
     "folder",
+    "frame-sample",
+    "free-video-llm",
     "hiprune",
     "interpolate",
     "lftr",
@@ -40,7 +45,7 @@ TIED = {"divprune", "visual-grouping"}
 # Options under which the layout counts at the sizes of these tests.
 LOUD = {"hiprune": {"alpha": 1.0}}
 # Where the length of the features does.
-LENGTH = {"pixel-prune"}
+LENGTH = {"pixel-prune", "fastvid", "holitom", "prunevid"}  # the latter: distances of densities
 
 each = pytest.mark.parametrize("name", every())
 grids = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6))

@@ -1,7 +1,9 @@
 """Every method, one file each; a new file in this folder is found by itself.
 
-`Then`, `Merge`, `Mix` and `Adaptive` make methods of other methods; they have no name of their own.
-Methods that decide inside the language model are in `lftr.methods.inside`, and here by name.
+`Then`, `Merge`, `Mix`, `PerFrame` and `Adaptive` make methods of other methods; they have no name
+of their own.
+Methods made for videos are in `lftr.methods.video`, those that decide inside the language model in
+`lftr.methods.inside`, and all of them here by name.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from .base import Method
 from .inside import LayerMethod
 from .merge import Merge as Merge
 from .mix import Mix as Mix
+from .per_frame import PerFrame as PerFrame
 from .then import Then as Then
 
 for _module in pkgutil.iter_modules(__path__):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +13,12 @@ from ..indexing import take
 from ..selection import Selection
 from ..tokens import VisualTokens
 from .base import Evidence, Method
+from .operations.apportion import apportion
 from .operations.cells import candidates, spread
 from .operations.flows import mean_flow, nearest_to, own
 from .operations.relevance_greedy import marginal_relevance
 from .operations.scaling import mean_cosine, min_max, unit, z_score
+from .operations.temporal import changed, nearest_kept, pick_in_frames, run_slots, slot_flow
 from .options import between, one_of
 from .signals import ENCODER, TEXT, Notes, encoder_features, stand_in
 
@@ -30,8 +33,12 @@ class Lftr(Method, name="lftr"):
     map. The paper's equations and its authors' code were not at hand; what the descriptions leave
     open is an option here, and each default was chosen by measurement, see
     ``benchmarks/lftr_defaults.py``: relevance picks the first token and diversity the others, since
-    ranking by relevance alone drops what the language model needs of the background. The spatial
-    stage acts on every frame by itself; the temporal stage is for videos.
+    ranking by relevance alone drops what the language model needs of the background.
+
+    A video is reduced in time first, see ``benchmarks/lftr_video.py``: of all its tokens those stay
+    that are least like the same place a frame before, those of the first frame before all others;
+    what does not stay joins the last token at its place that did, which becomes their mean. The
+    spatial stage acts on every frame by itself, whose slots are in proportion to what stays of it.
 
     Scores are made in the encoder's space and the decision is applied to the language model's
     tokens.
@@ -56,7 +63,13 @@ class Lftr(Method, name="lftr"):
         How many those are, in geometric means of N and K: ``candidates * sqrt(N * K)``, at least K;
         ``inf`` is all. Fewer keep outliers out and bound the cost.
     leftovers : {"merge", "drop"}
-        Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go.
+        Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go. Of
+        videos, in the spatial stage.
+    time_share : float
+        How much of the reduction of a video by a factor R is in time, in [0, 1]:
+        ``R ** time_share`` in time and the rest in space.
+    still : {"merge", "drop"}
+        Whether what does not stay in time is merged or goes.
     """
 
     relevance: str = "frame"
@@ -67,6 +80,8 @@ class Lftr(Method, name="lftr"):
     among: str = "spread"
     candidates: float = 1.0
     leftovers: str = "drop"
+    time_share: float = 0.5
+    still: str = "merge"
 
     def __post_init__(self) -> None:
         one_of("relevance", self.relevance, ("frame", "text", "both"))
@@ -77,6 +92,8 @@ class Lftr(Method, name="lftr"):
         one_of("among", self.among, ("spread", "relevant"))
         between("candidates", self.candidates, 0.0)
         one_of("leftovers", self.leftovers, ("merge", "drop"))
+        between("time_share", self.time_share, 0.0, 1.0)
+        one_of("still", self.still, ("merge", "drop"))
 
     @property
     def evidence(self) -> Evidence:
@@ -93,6 +110,8 @@ class Lftr(Method, name="lftr"):
         x, length = _measured(x.float())
         scores, more = self._scores(tokens, x, length)
         notes = notes + more
+        if len(tokens.blocks) == 1 and tokens.blocks[0][0] > 1:
+            return replace(self._in_time(tokens, x, length, scores, keep), notes=notes)
         index = self._candidates(tokens, scores, keep)
         near = take(x, index, 1) / length.gather(1, index).unsqueeze(2)
         picks = marginal_relevance(near, scores.gather(1, index), keep, self.diversity)
@@ -102,6 +121,40 @@ class Lftr(Method, name="lftr"):
         centres = take(x, kept, 1) / length.gather(1, kept).unsqueeze(2)
         slot = own(nearest_to(x, centres, length)[0], kept)
         return Selection(kept, mean_flow(slot, keep), notes)
+
+    def _in_time(
+        self, tokens: VisualTokens, x: Tensor, length: Tensor, scores: Tensor, keep: int
+    ) -> Selection:
+        """Reduce a stack of clips, of measured features and scores as of `choose`, in both ways."""
+        frames, height, width = tokens.blocks[0]
+        size, total = height * width, tokens.count
+        x, scores = x.unflatten(1, (frames, size)), scores.unflatten(1, (frames, size))
+        between_stages = max(keep, math.ceil(total * (keep / total) ** self.time_share))
+        stays = changed(x, between_stages)
+        left = stays.sum(dim=2)
+        counts = apportion(keep, left, left)
+        frame = VisualTokens(tokens.features[:, :size], grid=(1, height, width))
+        kept = pick_in_frames(
+            x,
+            length.view_as(scores),
+            scores,
+            stays,
+            counts,
+            frame,
+            diversity=self.diversity,
+            share=self.candidates,
+            relevant=self.among == "relevant",
+        )
+        index = kept.flatten(1).nonzero()[:, 1].reshape(len(x), keep)
+        if self.leftovers == self.still == "drop":
+            return Selection(index)
+        if self.leftovers == "merge":
+            slot = nearest_kept(x, length.view_as(scores), kept).masked_fill(~stays, -1)
+        else:
+            slot = torch.where(kept, kept.flatten(1).cumsum(1).view_as(stays) - 1, -1)
+        if self.still == "merge":
+            slot = run_slots(slot, stays)
+        return Selection(index, slot_flow(slot.flatten(1), keep))
 
     def _candidates(self, tokens: VisualTokens, scores: Tensor, keep: int) -> Tensor:
         """Return the tokens ``(B, P)`` that can be kept, ascending."""

@@ -11,6 +11,7 @@ SALIENCY = ("cls_attention", "attention_received")
 TEXT = ("text_embeds", "text_token_embeds")
 ENCODER = ("encoder_features", "features")
 KEYS = ("keys", "features")
+FRAMES = ("frame_features", "features")
 
 Notes = tuple[str, ...]
 
@@ -30,6 +31,19 @@ def keys(tokens: VisualTokens) -> tuple[Tensor, Notes]:
     """Return the encoder's keys ``(B, N, E)``, or the features."""
     used, value = tokens.evidence(*KEYS)
     return value, stand_in(used, KEYS[0])
+
+
+def frame_descriptors(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return one descriptor ``(B, T, F)`` for each frame of a stack of clips.
+
+    Where there is none, or none for each frame, the mean of the frame's features.
+    """
+    frames = tokens.blocks[0][0]
+    used, value = tokens.evidence(*FRAMES)
+    if used == FRAMES[0] and value.shape[1] == frames:
+        return value.float(), ()
+    means = tokens.features.unflatten(1, (frames, -1)).float().mean(dim=2)
+    return means, stand_in("the mean of its features", "a frame's frame_features")
 
 
 def saliency(tokens: VisualTokens) -> tuple[Tensor, Notes]:

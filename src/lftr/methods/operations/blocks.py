@@ -1,4 +1,4 @@
-"""Deciding for each frame or tile of an item on its own."""
+"""Deciding for each frame, tile or clip of an item on its own."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ def blockwise(
     tokens: VisualTokens,
     counts: Sequence[Sequence[int]],
     choose: Callable[[VisualTokens, int], Selection],
+    blocks: Sequence[Grid] | None = None,
 ) -> Selection:
-    """Decide for every frame of every item of a stack; equal sizes and counts go together.
+    """Decide for every block of every item of a stack; equal sizes and counts go together.
 
     Parameters
     ----------
     tokens : VisualTokens
         A stack of ``B`` items.
     counts : (B, F) whole numbers
-        Slots that each frame keeps, at least one; with equal sums for all items.
+        Slots that each block keeps, with equal sums for all items; a block of none is dropped.
     choose : function of (VisualTokens, int)
-        Decides for a stack of frames.
+        Decides for a stack of blocks.
+    blocks : sequence of (T, H, W), optional
+        The layouts of the blocks, one after the other; by default every frame is one.
     """
-    grids, device = frames_of(tokens), tokens.features.device
-    sizes = torch.tensor([rows * columns for _, rows, columns in grids])
+    grids, device = blocks or frames_of(tokens), tokens.features.device
+    sizes = torch.tensor([frames * rows * columns for frames, rows, columns in grids])
     given = torch.tensor(counts)
     token, slot = sizes.cumsum(0) - sizes, given.cumsum(1) - given
     groups: dict[tuple[Grid, int], list[tuple[int, int]]] = {}
     for row, row_counts in enumerate(counts):
-        for frame, count in enumerate(row_counts):
-            groups.setdefault((grids[frame], count), []).append((row, frame))
+        for block, count in enumerate(row_counts):
+            if count:
+                groups.setdefault((grids[block], count), []).append((row, block))
     joined = Joined(len(counts), int(given[0].sum()), device)
     for (grid, count), members in groups.items():
-        rows, frames = torch.tensor(members).T
-        part = choose(tokens.cut(rows.to(device), token[frames].to(device), grid), count)
-        joined.add(part, rows, token[frames], slot[rows, frames])
+        rows, places = torch.tensor(members).T
+        part = choose(tokens.cut(rows.to(device), token[places].to(device), grid), count)
+        joined.add(part, rows, token[places], slot[rows, places])
     return joined.selection()

@@ -7,9 +7,28 @@ from torch import Tensor
 
 from .similarity import BLOCK
 
+HELD = 1 << 22  # distances of a stack that are held at once
+
 
 def density_peaks(x: Tensor, count: int, neighbours: int = 5) -> Tensor:
     """Return the tokens ``(B, count)`` that are dense and far from any denser one, best first.
+
+    See `peak_scores`; ties go to the earlier.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    count : int
+        Tokens to return, at most N.
+    neighbours : int
+        How many nearest tokens make the density.
+    """
+    scores = peak_scores(x, neighbours)
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def peak_scores(x: Tensor, neighbours: int = 5, members: Tensor | None = None) -> Tensor:
+    """Return how much of a density peak each token is, ``(B, N)``.
 
     Density is ``exp(-mean d^2)`` over the nearest tokens (itself included), ``d`` the Euclidean
     distance over ``sqrt(C)``; the score is density times the distance to the nearest denser token,
@@ -20,34 +39,71 @@ def density_peaks(x: Tensor, count: int, neighbours: int = 5) -> Tensor:
     Parameters
     ----------
     x : Tensor, shape (B, N, C)
-    count : int
-        Tokens to return, at most N.
     neighbours : int
-        How many nearest tokens make the density.
+        How many nearest tokens make the density; all, where there are fewer.
+    members : Tensor of bool, shape (B, N), optional
+        The tokens that take part; the others' score is minus infinity.
 
     Notes
     -----
     Rodriguez and Laio, "Clustering by fast search and find of density peaks", 2014; its kNN form is
     that of Du et al., arXiv 1607.02203.
     """
-    x = x.float()
+    total = x.shape[1]
+    if members is None:
+        return _scores(x.float(), neighbours, None)
+    step = max(1, HELD // (total * min(total, BLOCK)))
+    parts = zip(x.split(step), members.split(step), strict=True)
+    return torch.cat([_scores(some.float(), neighbours, inside) for some, inside in parts])
+
+
+def _scores(x: Tensor, neighbours: int, members: Tensor | None) -> Tensor:
     total, scale = x.shape[1], x.shape[2] ** -0.5
     starts = range(0, total, BLOCK)
 
     def distances(start: int) -> Tensor:
-        return torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
+        found = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
+        return found if members is None else found.masked_fill_(~members.unsqueeze(1), torch.inf)
 
     near = min(neighbours, total)
     nearest = [distances(i).topk(near, dim=2, largest=False).values.square() for i in starts]
-    sparsity = torch.cat([part.mean(dim=2) for part in nearest], dim=1)
+    if members is None:
+        sparsity = torch.cat([part.mean(dim=2) for part in nearest], dim=1)
+    else:
+        number = members.sum(dim=1).clamp(1, near)[:, None]
+        known = [part.masked_fill(part.isinf(), 0.0).sum(dim=2) / number for part in nearest]
+        sparsity = torch.cat(known, dim=1)
     digits, exponent = sparsity.frexp()  # what differs by rounding alone is equally dense
     level = torch.ldexp((digits * 2**16).round(), exponent)
+    if members is not None:
+        level = level.masked_fill(~members, torch.inf)
     rank = level.argsort(dim=1, stable=True).argsort(dim=1)
     gaps = []
     for i in starts:
         distance = distances(i)
         denser = rank.unsqueeze(1) < rank[:, i : i + BLOCK].unsqueeze(2)
         gap = distance.masked_fill(~denser, torch.inf).amin(dim=2)
-        gaps.append(gap.where(gap.isfinite(), distance.amax(dim=2)))
+        farthest = distance.masked_fill(distance.isinf(), 0.0) if members is not None else distance
+        gaps.append(gap.where(gap.isfinite(), farthest.amax(dim=2)))
     score = torch.exp(-sparsity) * torch.cat(gaps, dim=1)
-    return score.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return score if members is None else score.masked_fill(~members, -torch.inf)
+
+
+def join_peaks(x: Tensor, peaks: Tensor) -> Tensor:
+    """Return the nearest peak ``(B, N)`` of each token by Euclidean distance; peaks are their own.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    peaks : Tensor of bool, shape (B, N)
+        Which tokens are peaks; where there is none, the first token is returned.
+    """
+    total = x.shape[1]
+    place = torch.arange(total, device=x.device)
+    step = max(1, HELD // (total * total))
+    leaders = []
+    for some, there in zip(x.split(step), peaks.split(step), strict=True):
+        distance = torch.cdist(some.float(), some.float())
+        nearest = distance.masked_fill_(~there.unsqueeze(1), torch.inf).argmin(dim=2)
+        leaders.append(torch.where(there, place, nearest))
+    return torch.cat(leaders)

@@ -40,6 +40,20 @@ def weighted_flow(slot: Tensor, weight: Tensor, count: int) -> Flow:
     return Flow(source, slot, weight / whole)
 
 
+def grouped_flow(source: Tensor, slot: Tensor, count: int) -> Flow:
+    """Return the flow that averages what flows into each slot; tokens may flow into several.
+
+    Parameters
+    ----------
+    source, slot : Tensor of int64, shape (E,)
+        Tokens and their slots; no slot is left out.
+    count : int
+        Number of slots.
+    """
+    number = torch.bincount(slot, minlength=count)
+    return Flow(source, slot, 1.0 / number[slot].float())
+
+
 def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return the slot ``(B, N)`` of the kept token nearest to each token, and their cosine.
 

@@ -8,7 +8,9 @@ from torch import Tensor
 from .similarity import Similarity
 
 
-def marginal_relevance(x: Tensor, scores: Tensor, keep: int, diversity: float) -> Tensor:
+def marginal_relevance(
+    x: Tensor, scores: Tensor, keep: int, diversity: float, among: Tensor | None = None
+) -> Tensor:
     """Pick the highest ``(1 - diversity) * score + diversity * distance to the nearest pick``.
 
     The first pick goes by the score alone (Carbonell and Goldstein, SIGIR 1998, with the distance
@@ -24,16 +26,22 @@ def marginal_relevance(x: Tensor, scores: Tensor, keep: int, diversity: float) -
         Picks, at most N.
     diversity : float
         In [0, 1].
+    among : Tensor of bool, shape (B, N), optional
+        The tokens that can be picked; rows with fewer than K of them go on to the others.
 
     Returns
     -------
     Tensor of int64, shape (B, K)
         The picks in order.
     """
+    if among is not None:
+        scores = scores.masked_fill(~among, -torch.inf)
     if diversity == 0:
         return scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
     similarity = Similarity(x)
     own = (1.0 - diversity) * scores
+    if among is not None:
+        own = own.masked_fill(~among, -torch.inf)  # also where diversity is all
     rows = None
     if similarity.pairs is not None:  # what a pick leaves of every value, for all picks at once
         rows = torch.sub(own.unsqueeze(1), similarity.pairs, alpha=diversity)

@@ -1,0 +1,53 @@
+"""Handing out exactly K slots: divisor methods, of which every published rounding is one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROUNDED = 0.5  # counts are `round(claim * factor)` for the factor that meets the total
+FLOORED = 1.0  # `int(claim * factor)`
+CEILED = 0.0  # `ceil(claim * factor)`
+
+
+def apportion(
+    total: int, claims: Tensor, limits: Tensor, offset: float | Tensor = ROUNDED, least: int = 0
+) -> Tensor:
+    """Return how many of ``total`` slots each part gets, in proportion to its claim.
+
+    For every total there is a factor with which the counts are the parts' claims times that factor,
+    rounded as ``offset`` says and held between ``least`` and the limit. So a program that rounds
+    each part by itself is met exactly at the totals that it reaches, and all other totals are met
+    as well. More slots never take one from a part. Ties go to the earlier part, or to none of two
+    if the slots run out; with fewer slots than parts those of the largest claims get one.
+
+    Parameters
+    ----------
+    total : int
+        At most the sum of the limits.
+    claims : Tensor, shape (B, P)
+        Non-negative. Parts without a claim come last.
+    limits : Tensor of int64, shape (P,) or (B, P)
+        Most slots that each part can take.
+    offset : float or Tensor, shape (P,)
+        `ROUNDED`, `FLOORED` or `CEILED`, for all or for each.
+    least : int
+        Slots that each part gets before any other, as far as they go.
+
+    Returns
+    -------
+    Tensor of int64, shape (B, P), on the CPU
+    """
+    batch, parts = claims.shape
+    claims, limits = claims.cpu().double(), limits.cpu().expand(batch, parts)
+    place = torch.arange(max(int(limits.amax()), 1), device="cpu")
+    shift = torch.as_tensor(offset, dtype=torch.float64, device="cpu").expand(parts)
+    worth = claims.unsqueeze(2) / (place + shift.unsqueeze(1)).clamp_min(1e-9)
+    # a first slot before every second one, and what has no claim after all that has one
+    worth = torch.where(place < least, claims.unsqueeze(2) * 2.0**100 + 2.0**64, worth)
+    idle = -1.0 - place.double()
+    worth = torch.where((claims.unsqueeze(2) > 0) | (place < least), worth, idle)
+    worth = worth.masked_fill(place >= limits.unsqueeze(2), -torch.inf)
+    order = worth.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :total]
+    given = torch.zeros(batch, parts, dtype=torch.int64, device="cpu")
+    return given.scatter_add_(1, order // len(place), torch.ones_like(order))

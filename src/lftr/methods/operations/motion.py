@@ -1,0 +1,55 @@
+"""What stays the same from frame to frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .scaling import unit
+
+
+def same_position(x: Tensor, frames: Sequence[int], references: Sequence[int]) -> Tensor:
+    """Return the cosine of every token with the one at its position in another frame.
+
+    One pass over the frames, a frame at a time: memory stays linear in the number of tokens, and
+    no map of tokens is made. Zero tokens resemble nothing.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, T, N, C)
+        The tokens of each frame.
+    frames, references : sequence of int, of equal length P
+        The frames to compare, and with what each.
+
+    Returns
+    -------
+    Tensor, shape (B, P, N)
+    """
+    length = x.norm(dim=3, dtype=torch.float32)
+    plain = bool(((length > 1e-15) & (length < 1e15)).all())
+    out = torch.zeros(len(x), len(frames), x.shape[2], device=x.device)
+    for place, (frame, other) in enumerate(zip(frames, references, strict=True)):
+        here, there = x[:, frame], x[:, other]
+        if plain:
+            products = (here.float() * there.float()).sum(dim=2)
+            out[:, place] = products / (length[:, frame] * length[:, other])
+        else:
+            out[:, place] = (unit(here) * unit(there)).sum(dim=2)
+    return out.clamp_(-1.0, 1.0)
+
+
+def stillness(x: Tensor) -> Tensor:
+    """Return the cosine of every token with its position in the frame before.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, T, N, C)
+
+    Returns
+    -------
+    Tensor, shape (B, T - 1, N)
+    """
+    last = x.shape[1]
+    return same_position(x, range(1, last), range(last - 1))

@@ -1,0 +1,84 @@
+"""DyCoke, its merging half: of most frames only what differs from the frame before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..operations.apportion import FLOORED, apportion
+from ..operations.cells import spread
+from ..operations.motion import same_position
+from ..options import between
+from .base import ClipMethod, by_frame, own_counts
+
+
+@dataclass(frozen=True)
+class DyCoke(ClipMethod, name="dycoke"):
+    """Keep every fourth frame, and of the others what is least like the same place there.
+
+    Every odd frame is compared with the one before it, and of every four frames the third with the
+    first; a compared frame keeps ``1 - merging_ratio`` of what the others keep. Where the budget
+    does not suffice for those to be whole, all shrink alike and evenly spread tokens of them stay;
+    where it is larger, the compared ones grow. An odd last frame is kept like a first one.
+
+    Parameters
+    ----------
+    merging_ratio : float
+        What a compared frame loses, in [0, 1].
+    full_groups : bool
+        Whether the third frame is compared in the last four frames too; the original stops before
+        them.
+
+    Notes
+    -----
+    Source: DyCoke (CVPR 2025, arXiv 2411.15024), token merging over time; ``dycole_ttm``. Its
+    second half, in the cache while decoding, is not part of this method.
+    Differs: tokens stay in order; an odd last frame is kept, which the original loses; fewer than
+    five frames, where it crashes; any count.
+    """
+
+    merging_ratio: float = 0.3
+    full_groups: bool = False
+
+    def __post_init__(self) -> None:
+        between("merging_ratio", self.merging_ratio, 0.0, 1.0)
+
+    def clips(self, tokens: VisualTokens, keep: int) -> Selection:
+        frames, height, width = tokens.blocks[0]
+        size = height * width
+        pairs = self.compared(frames)
+        claims = torch.ones(1, frames)
+        claims[0, list(pairs)] = 1.0 - self.merging_ratio
+        # at the factor N counts are N and int((1 - merging_ratio) * N), as published
+        counts = apportion(keep, claims, torch.tensor([size]), FLOORED)[0].tolist()
+        frame = VisualTokens(tokens.features[:1, :size], grid=(1, height, width))
+        pairs = {now: before for now, before in pairs.items() if 0 < counts[now] < size}
+        like = same_position(by_frame(tokens, tokens.features), list(pairs), list(pairs.values()))
+        parts = []
+        for now, count in enumerate(counts):
+            if now in pairs:
+                inside = Selection.top(-like[:, list(pairs).index(now)], count).index
+            elif count:
+                inside = spread(frame, count).expand(len(tokens.features), -1)
+            else:
+                continue
+            parts.append(inside + now * size)
+        return Selection(torch.cat(parts, dim=1))
+
+    def auto_count(self, tokens: VisualTokens) -> list[int]:
+        return own_counts(tokens, self._natural)
+
+    def compared(self, frames: int) -> dict[int, int]:
+        """Return the frame that each compared frame is compared with."""
+        odd = {now: now - 1 for now in range(1, frames, 2)}
+        last = frames - 2 if self.full_groups else frames - 4
+        return odd | {first + 2: first for first in range(0, last, 4)}
+
+    def _natural(self, tokens: VisualTokens) -> list[int]:
+        frames, height, width = tokens.blocks[0]
+        size, compared = height * width, len(self.compared(frames))
+        kept = (frames - compared) * size + compared * int((1.0 - self.merging_ratio) * size)
+        return [kept] * len(tokens.features)

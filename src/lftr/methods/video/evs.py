@@ -1,0 +1,53 @@
+"""EVS: keep what changed since the frame before."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..operations.cells import spread
+from ..operations.motion import stillness
+from ..options import between
+from .base import ClipMethod, by_frame
+
+
+@dataclass(frozen=True)
+class EVS(ClipMethod, name="evs"):
+    """Keep the first frame, and of all others what is least like the same place a frame before.
+
+    One ranking by cosine over the whole clip. The first frame has nothing to be compared with and
+    comes before all others; where the budget is less than a frame, evenly spread tokens of it.
+
+    Parameters
+    ----------
+    first : float
+        Most of the budget that the first frame may take, in [0, 1]; 1 as published. What it does
+        not get of its tokens comes after all others.
+
+    Notes
+    -----
+    Source: Efficient Video Sampling (EVS), as in vLLM; ``compute_retention_mask``. There the budget
+    is ``max(N, int(T * N * (1 - q)))`` for frames of ``N`` tokens.
+    Differs: budgets under one frame, which the original raises to one frame.
+    """
+
+    first: float = 1.0
+
+    def __post_init__(self) -> None:
+        between("first", self.first, 0.0, 1.0)
+
+    def clips(self, tokens: VisualTokens, keep: int) -> Selection:
+        frames, height, width = tokens.blocks[0]
+        x = by_frame(tokens, tokens.features)
+        score = torch.full(x.shape[:3], -torch.inf, device=x.device)
+        score[:, 1:] = 1.0 - stillness(x)
+        size = height * width
+        whole = min(size, math.ceil(self.first * keep)) if frames > 1 else keep
+        if whole:
+            frame = VisualTokens(x[:, 0], grid=(1, height, width))
+            score[:, 0, spread(frame, whole)] = torch.inf
+        return Selection.top(score.flatten(1), keep)

@@ -1,0 +1,137 @@
+"""FastVID: segments of like frames; in each, salient tokens, and the others merged into a few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...selection import Flow, Selection
+from ...tokens import VisualTokens
+from ..base import Evidence
+from ..operations.density import peak_scores
+from ..operations.flows import nearest_to
+from ..operations.scaling import unit
+from ..operations.segments import Segments, unlike_cuts
+from ..options import between, whole
+from ..signals import FRAMES, SALIENCY, frame_descriptors, saliency
+from .base import ClipMethod
+
+_NEIGHBOURS = 4  # of the density, as published
+
+
+@dataclass(frozen=True)
+class FastVID(ClipMethod, name="fastvid"):
+    """Keep each frame's most attended tokens; merge the rest into density peaks of a few frames.
+
+    The clip is cut where frames differ. Every frame keeps ``1 - contextual`` of its share by
+    attention. The other slots of a segment lie on every ``step``-th of its frames, counted from its
+    end: there, at the density peaks of what is not kept. All that is not kept in the segment flows,
+    once for each of these frames, into the peak that it resembles most.
+
+    Parameters
+    ----------
+    segments : int
+        Segments that are made at least.
+    threshold : float
+        Cosine of adjacent frames below which the clip is always cut.
+    contextual : float
+        Share in [0, 1] of the slots that merge.
+    step : int
+        Distance of the frames that hold those.
+    own : float
+        Least share in [0, 1] of a peak in its slot.
+
+    Notes
+    -----
+    Source: FastVID (NeurIPS 2025, arXiv 2503.11187), the block in ``Qwen2Model.forward``.
+    Evidence: attention (there of the SigLIP head), and the frames' descriptors.
+    Differs: the count is exact. The original keeps ``int(N * ratio)`` tokens of a frame and loses
+    the remainder of a segment's slots over its frames; what is left of the budget here goes to the
+    most attended of the other tokens. No noise is added to densities.
+    """
+
+    segments: int = 8
+    threshold: float = 0.9
+    contextual: float = 0.4
+    step: int = 4
+    own: float = 0.6
+
+    def __post_init__(self) -> None:
+        whole("segments", self.segments, 1)
+        between("threshold", self.threshold, -1.0, 1.0)
+        between("contextual", self.contextual, 0.0, 1.0)
+        whole("step", self.step, 1)
+        between("own", self.own, 0.0, 1.0)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY, FRAMES)
+
+    def clip(self, tokens: VisualTokens, keep: int) -> Selection:
+        frames, height, width = tokens.blocks[0]
+        stack = tokens.as_batch()
+        descriptors, notes = frame_descriptors(stack)
+        attention, more = saliency(stack)
+        segments = unlike_cuts(descriptors[0], self.segments, self.threshold)
+        x = tokens.features.reshape(frames, height * width, -1)
+        score = attention.reshape(frames, -1)
+        share = keep // frames
+        contextual = int(share * self.contextual)
+        ranks = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        kept = ranks < share - contextual
+        peaks = self._peaks(x, kept, segments, contextual)
+        left = keep - int(kept.sum()) - int(peaks.sum())
+        rest = score.masked_fill(kept | peaks, -torch.inf).flatten()
+        kept.view(-1)[rest.argsort(descending=True, stable=True)[:left]] = True
+        index = (kept | peaks).flatten().nonzero().squeeze(1)
+        return Selection(index, self._flow(x, kept, peaks, segments, contextual), notes + more)
+
+    def _holders(self, segment: tuple[int, int]) -> list[int]:
+        """Return the frames of a segment that hold its merging slots."""
+        first, end = segment
+        return list(range(end - 1, first - 1, -self.step))
+
+    def _peaks(self, x: Tensor, kept: Tensor, segments: Segments, contextual: int) -> Tensor:
+        """Return the peaks ``(T, N)`` of what is not kept, in the frames that hold slots."""
+        holders, numbers = [], []
+        free = x.shape[1] - int(kept[0].sum())
+        for first, end in segments:
+            there = self._holders((first, end))
+            holders += there
+            numbers += [min(contextual * (end - first) // len(there), free)] * len(there)
+        peaks = torch.zeros_like(kept)
+        if any(numbers):
+            scores = peak_scores(x[holders], _NEIGHBOURS, ~kept[holders])
+            ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            peaks[holders] = ranks < torch.tensor(numbers, device=x.device).unsqueeze(1)
+        return peaks
+
+    def _flow(
+        self, x: Tensor, kept: Tensor, peaks: Tensor, segments: Segments, contextual: int
+    ) -> Flow:
+        """Return what flows where: kept tokens stay, the others join peaks of their segment."""
+        size = x.shape[1]
+        slots = (kept | peaks).flatten().cumsum(0) - 1
+        alone = kept.flatten().nonzero().squeeze(1)
+        ones = torch.ones(len(alone), device=x.device)
+        sources, targets, weights = [alone], [slots[alone]], [ones]
+        for first, end in segments:
+            for holder in self._holders((first, end)):
+                inside = peaks[holder].nonzero().squeeze(1)
+                if len(inside) == 0:
+                    continue
+                # as published, a frame with no more than its own share merges its own tokens
+                lone = len(inside) == contextual
+                begin, stop = (holder, holder + 1) if lone else (first, end)
+                member = (~kept[begin:stop]).flatten().nonzero().squeeze(1)
+                there = unit(x[begin:stop].flatten(0, 1)[member])
+                joined, _ = nearest_to(there[None], unit(x[holder, inside])[None])
+                number = torch.bincount(joined[0], minlength=len(inside))
+                own = (1.0 / (number + 1)).clamp_min(self.own)
+                peak = inside + holder * size
+                sources += [peak, member + begin * size]
+                targets += [slots[peak], slots[peak][joined[0]]]
+                weights += [own.where(number > 0, 1.0), ((1.0 - own) / number)[joined[0]]]
+        return Flow(torch.cat(sources), torch.cat(targets), torch.cat(weights))

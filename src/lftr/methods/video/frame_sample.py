@@ -1,0 +1,49 @@
+"""Control: fewer frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..operations.cells import centres, spread
+from ..options import between
+from .base import ClipMethod
+
+
+@dataclass(frozen=True)
+class FrameSample(ClipMethod, name="frame-sample"):
+    """Keep frames at equal steps through the clip, each whole, and nothing of the others.
+
+    The control that any choice by content must beat: what one gets by sampling fewer frames at the
+    same number of tokens. As many frames are taken as the budget needs; they share it evenly, and
+    where it does not suffice for all of their tokens, evenly spread ones of each are kept.
+
+    Parameters
+    ----------
+    share : float
+        Of a frame's tokens, in (0, 1]: below 1, more frames, each thinned to that share.
+    """
+
+    share: float = 1.0
+
+    sees_features: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        between("share", self.share, 1e-6, 1.0)
+
+    def clips(self, tokens: VisualTokens, keep: int) -> Selection:
+        frames, height, width = tokens.blocks[0]
+        size = height * width
+        taken = min(frames, keep, math.ceil(keep / math.ceil(self.share * size)))
+        frame = VisualTokens(tokens.features[:, :size], grid=(1, height, width))
+        each, more = divmod(keep, taken)
+        parts = [
+            spread(frame, each + (i < more)) + start * size
+            for i, start in enumerate(centres(frames, taken).tolist())
+        ]
+        return Selection(torch.cat(parts).expand(len(tokens.features), -1))

@@ -1,0 +1,194 @@
+"""Free Video-LLM: frames and regions that answer the text in detail, all others coarsely."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import MissingEvidenceError
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..base import Evidence
+from ..operations.apportion import apportion
+from ..operations.cells import frame_cells
+from ..operations.flows import grouped_flow
+from ..operations.regions import Region, halved, pairs_of, regions
+from ..operations.scaling import unit
+from ..options import between, one_of, whole
+from ..signals import FRAMES, TEXT, Notes, stand_in
+from .base import ClipMethod, own_counts
+
+
+@dataclass(frozen=True)
+class FreeVideoLLM(ClipMethod, name="free-video-llm"):
+    """Pool every frame coarsely; of frames near the text, and a few others, add a region in detail.
+
+    The ``slow`` frames of highest cosine with the text and ``middle`` evenly spread ones add their
+    region of interest, in pairs of neighbouring tokens: a box of the share ``region`` of the frame,
+    around the tokens of highest cosine with the text. All frames add ``side x side`` cells.
+
+    Parameters
+    ----------
+    slow, middle : int
+        Numbers of those frames; one that is both counts once.
+    side : int
+        Cells per side of a frame; 0 for none.
+    region : float
+        Share of a frame, in (0, 1], that its region is.
+    pool : {"max", "avg"}
+        How the pairs' embeddings in the space of the text pool, which places the region.
+    frames_by : {"patches", "frame"}
+        What stands for a frame beside the text: the mean of its patches, or its ``frame_features``,
+        where the host gives those in the space of the text, as the original does.
+    transposed : bool
+        Whether to take the pairs of a frame for a grid of half its height and full width, as the
+        original does by mistake: the region is then no rectangle of the frame.
+
+    Notes
+    -----
+    Source: Free Video-LLM (arXiv 2410.10441); ``temporal_aggregation``, ``roi_crop``. There 50
+    frames of 24 x 24 tokens make 8 regions of 11 x 21 pairs and 50 x 16 cells: 2,648 tokens.
+    Evidence: the text and the patches in the space that CLIP shares with it; without a text tower
+    the prompt's own embeddings and the features.
+    Differs: a slot is always a mean (pairs are there maxima, channel by channel, which no weighting
+    of tokens gives); any count: ``keep="auto"`` is the original's own, at others all parts grow or
+    shrink alike, regions to single tokens at most.
+    """
+
+    slow: int = 3
+    middle: int = 5
+    side: int = 4
+    region: float = 0.8
+    pool: str = "max"
+    frames_by: str = "patches"
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("slow", "middle", "side"):
+            whole(name, getattr(self, name), 0)
+        between("region", self.region, 1e-6, 1.0)
+        one_of("pool", self.pool, ("max", "avg"))
+        one_of("frames_by", self.frames_by, ("patches", "frame"))
+
+    @property
+    def evidence(self) -> Evidence:
+        needs = (TEXT, ("visual_projected", "features"))
+        return (*needs, FRAMES[:1]) if self.frames_by == "frame" else needs
+
+    def clip(self, tokens: VisualTokens, keep: int) -> Selection:
+        frames, height, width = tokens.blocks[0]
+        size = height * width
+        text, seen, notes = _in_one_space(tokens)
+        seen = seen.reshape(frames, size, -1)
+        detailed = self.frames(self._answering(tokens, seen, text), frames)
+        found = self.regions_of(seen[detailed], text, (height, width))
+        counts = apportion(keep, self._claims(tokens, detailed)[None], torch.tensor([size]))[
+            0
+        ].tolist()
+        groups, anchors, first = [], [], 0
+        for frame, count in enumerate(counts):
+            if count == 0:
+                continue
+            if frame in detailed:
+                slot, source, anchor = self._detailed(
+                    found[detailed.index(frame)], (height, width), count
+                )
+            else:
+                slot, anchor = frame_cells(height, width, count)
+                source = torch.arange(size)
+            groups.append(torch.stack([slot + first, source + frame * size]))
+            anchors.append(anchor + frame * size)
+            first += count
+        slot, source = torch.cat(groups, dim=1).to(seen.device)
+        flow = grouped_flow(source, slot, keep)
+        return Selection(torch.cat(anchors).to(seen.device), flow, notes)
+
+    def auto_count(self, tokens: VisualTokens) -> list[int]:
+        return own_counts(tokens, self._natural)
+
+    def _natural(self, tokens: VisualTokens) -> list[int]:
+        frames = tokens.blocks[0][0]
+        counts = []
+        for item in (tokens.item(i) for i in range(len(tokens.features))):
+            text, seen, _ = _in_one_space(item)
+            near = self._answering(item, seen.reshape(frames, -1, seen.shape[-1]), text)
+            counts.append(int(self._claims(item, self.frames(near, frames)).sum()))
+        return counts
+
+    def frames(self, score: Tensor, total: int) -> list[int]:
+        """Return the frames that add a region, ascending; ``score`` ``(T,)`` is by the text."""
+        near = score.argsort(descending=True, stable=True)[: self.slow].tolist()
+        spread = [step * total // self.middle for step in range(self.middle)]
+        return sorted({*near, *spread})
+
+    def regions_of(self, seen: Tensor, text: Tensor, shape: tuple[int, int]) -> list[Region]:
+        """Return the region of each of some frames ``(F, N, P)``, by the text ``(P,)``."""
+        pooled = pairs_of(seen.float(), shape, self.pool)
+        score = unit(pooled) @ text
+        return regions(score, halved(shape, self.transposed), self.region)
+
+    def _claims(self, tokens: VisualTokens, detailed: list[int]) -> Tensor:
+        """Return how many slots each frame has in the original, ``(T,)``."""
+        frames, height, width = tokens.blocks[0]
+        h, w = halved((height, width), self.transposed)
+        claims = torch.full((frames,), float(min(self.side**2, height * width)))
+        claims[detailed] += math.prod(Region.size(h, w, self.region))
+        return claims.clamp_max(height * width)
+
+    def _answering(self, tokens: VisualTokens, seen: Tensor, text: Tensor) -> Tensor:
+        """Return each frame's cosine with the text, ``(T,)``."""
+        if self.frames_by == "patches":
+            return unit(seen.float().mean(dim=1)) @ text
+        whole = tokens.evidence(FRAMES[0])[1]
+        if whole.shape != (len(seen), len(text)):
+            raise MissingEvidenceError(
+                "frames_by = 'frame' needs one of frame_features for each frame, in the space of "
+                f"the text (width {len(text)}); here they are {tuple(whole.shape)}: use 'patches'"
+            )
+        return unit(whole) @ text
+
+    def _detailed(
+        self, region: Region, shape: tuple[int, int], count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return slots and tokens that flow, and the anchors, of a frame that adds its region."""
+        size = shape[0] * shape[1]
+        claims = torch.tensor([[float(len(region.index)), min(float(self.side**2), size)]])
+        limits = torch.tensor([int(region.tokens(shape).numel()), size])
+        fine, coarse = apportion(count, claims, limits)[0].tolist()
+        slots, sources, anchors = [], [], []
+        if fine:
+            slot, source, anchor = region.slots(shape, fine)
+            slots, sources, anchors = [slot], [source], [anchor]
+        if coarse:
+            cell, middle = frame_cells(*shape, coarse)
+            taken = set(torch.cat(anchors).tolist()) if anchors else set()
+            slots.append(cell + fine)
+            sources.append(torch.arange(size))
+            anchors.append(_free(middle.tolist(), cell.tolist(), taken))
+        return torch.cat(slots), torch.cat(sources), torch.cat(anchors)
+
+
+def _free(middle: list[int], cell: list[int], taken: set[int]) -> Tensor:
+    """Return an anchor for each cell that none has yet: the middle, or the nearest that is free."""
+    chosen = []
+    for number, wish in enumerate(middle):
+        free = (token for token in range(len(cell)) if token not in taken)
+        at = min(free, key=lambda token: (cell[token] != number, abs(token - wish), token))
+        taken.add(at)
+        chosen.append(at)
+    return torch.tensor(chosen)
+
+
+def _in_one_space(tokens: VisualTokens) -> tuple[Tensor, Tensor, Notes]:
+    """Return the text's direction ``(P,)`` and the tokens ``(N, P)`` in one space, and notes."""
+    text, seen = tokens.text_embeds, tokens.visual_projected
+    used = TEXT[0]
+    if text is None or seen is None:
+        if text is not None and tokens.text_token_embeds is None:
+            tokens.evidence("visual_projected")
+        used, text = tokens.evidence(*reversed(TEXT))
+        seen = tokens.features
+    return unit(unit(text).mean(dim=0)), seen, stand_in(used, TEXT[0])

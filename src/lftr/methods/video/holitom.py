@@ -1,0 +1,129 @@
+"""HoliTom: what stands still is kept once for a stretch of the clip, the rest by attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..base import Evidence
+from ..operations.apportion import CEILED, ROUNDED, apportion
+from ..operations.density import join_peaks, peak_scores
+from ..operations.motion import stillness
+from ..operations.parts import Parts
+from ..operations.segments import still_windows
+from ..options import between, whole
+from ..signals import SALIENCY, saliency
+from .base import ClipMethod
+
+
+@dataclass(frozen=True)
+class HoliTom(ClipMethod, name="holitom"):
+    """Keep what stands still once for each stretch of the clip, and what else is attended.
+
+    The clip is cut into the stretches in which most is saved by keeping what stands still all
+    through only once, as its mean. What stands still clusters around density peaks; of each frame's
+    other tokens the most attended are kept. All parts keep the same share of their tokens.
+
+    Parameters
+    ----------
+    threshold : float
+        Cosine with the frame before above which a position stands still. As published 0.65 for
+        10 %, 0.8 for 15 to 25 % of the tokens.
+    contextual : float
+        Share in [0, 1] of a frame's slots that are density peaks of what is not attended, which
+        merges into them; as published 0, with which it is dropped.
+    neighbours : int
+        Nearest tokens that make the density.
+    own : float
+        Share in [0, 1] of a peak in its slot, where others join it.
+    mean : bool
+        Whether all of a slot count the same instead.
+    longest : int
+        Most frames of a stretch.
+
+    Notes
+    -----
+    Source: HoliTom (NeurIPS 2025, arXiv 2505.21334), its part before the language model;
+    ``select_static_windows`` and what follows it in ``llava_arch.py``.
+    Evidence: attention (there of the last SigLIP layer, averaged over heads and queries).
+    Differs: the count is exact. At the totals that the original reaches, parts keep what they keep
+    there; where more is to be kept than is left once all that stands still is one, what stands
+    still the least is taken as moving. No noise is added to densities.
+    """
+
+    threshold: float = 0.8
+    contextual: float = 0.0
+    neighbours: int = 7
+    own: float = 0.6
+    mean: bool = False
+    longest: int = 1024
+
+    def __post_init__(self) -> None:
+        between("threshold", self.threshold, -1.0, 1.0)
+        between("contextual", self.contextual, 0.0, 1.0)
+        whole("neighbours", self.neighbours, 1)
+        between("own", self.own, 0.0, 1.0)
+        whole("longest", self.longest, 1)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY,)
+
+    def clip(self, tokens: VisualTokens, keep: int) -> Selection:
+        frames, height, width = tokens.blocks[0]
+        attention, notes = saliency(tokens.as_batch())
+        x = tokens.features.reshape(frames, height * width, -1)
+        parts = self.parts(x, keep)
+        members = parts.members
+        sizes, stretches = members.sum(dim=1), len(parts.segments)
+        offset = torch.full((len(sizes),), CEILED)
+        offset[:stretches] = ROUNDED
+        counts = apportion(keep, sizes[None], sizes, offset)[0].to(x.device)
+        still = self._clustered(parts.stills(x), parts.still, counts[:stretches])
+        moving = self._attended(
+            x, attention.reshape(frames, -1), members[stretches:], counts[stretches:]
+        )
+        own = None if self.mean else self.own
+        return replace(parts.selection(torch.cat([still, moving]), own), notes=notes)
+
+    def parts(self, x: Tensor, keep: int) -> Parts:
+        """Return the stretches of a clip ``(T, N, C)`` and what stands still in each."""
+        like = stillness(x[None])[0]
+        segments = still_windows(like > self.threshold, self.longest)
+        nothing = torch.full_like(x[0, :, 0], -torch.inf, dtype=torch.float32)
+        score = torch.stack(
+            [
+                like[first : end - 1].amin(dim=0) if end - first > 1 else nothing
+                for first, end in segments
+            ]
+        )
+        return Parts(segments, score > self.threshold).loosened(score, keep)
+
+    def _clustered(self, x: Tensor, members: Tensor, counts: Tensor) -> Tensor:
+        """Return the leader ``(R, N)`` of each member: the nearest of the part's density peaks."""
+        if not bool(counts.any()):
+            return torch.full_like(members, -1, dtype=torch.int64)
+        peaks = highest(peak_scores(x, self.neighbours, members), counts)
+        leader = join_peaks(x, peaks)
+        return leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1)
+
+    def _attended(self, x: Tensor, score: Tensor, members: Tensor, counts: Tensor) -> Tensor:
+        """Return the leader ``(T, N)`` of each moving token: itself where it is attended."""
+        merging = (counts * self.contextual).int()
+        chosen = highest(score.masked_fill(~members, -torch.inf), counts - merging)
+        place = torch.arange(x.shape[1], device=x.device).expand_as(members)
+        leader = torch.where(chosen, place, -1)
+        if bool(merging.any()):
+            rest = self._clustered(x, members & ~chosen, merging)
+            leader = torch.where(chosen, leader, rest)
+        return leader
+
+
+def highest(scores: Tensor, counts: Tensor) -> Tensor:
+    """Return where the highest ``counts`` ``(R,)`` scores of each row ``(R, N)`` are."""
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return ranks < counts.unsqueeze(1)

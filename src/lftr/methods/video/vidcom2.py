@@ -1,0 +1,109 @@
+"""VidCom2: frames that stand out keep more, and in each frame the tokens that stand out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..operations.apportion import apportion
+from ..operations.scaling import unit
+from ..options import between
+from .base import ClipMethod, by_frame, own_counts
+
+_WIDEST, _NARROWER = 2.0, 4  # widths of the Gaussians: 2, 1, 1/2, 1/4, 1/8, as published
+
+
+@dataclass(frozen=True)
+class VidCom2(ClipMethod, name="vidcom2"):
+    """Keep in each frame what is least like the clip's and the frame's means; more where it is so.
+
+    Likeness is a sum of Gaussians of five widths, in the half of the channels that vary least. A
+    frame's share is ``1 + p - mean(p)`` of an even one, ``p`` the softmax over the frames of how
+    unlike the clip they are.
+
+    Parameters
+    ----------
+    temperature : float
+        Of that softmax. At the published 0.01 one frame takes nearly all of it.
+    base_scale : float
+        What ``keep="auto"`` keeps of a clip, about.
+
+    Notes
+    -----
+    Source: VidCom2 (EMNLP 2025, arXiv 2505.14454); ``vidcom2_compression``.
+    Differs: the count is exact (the original rounds each frame's, to about ``base_scale`` in all).
+    At the totals that the original reaches, frames keep what they keep there; with fewer tokens
+    than frames, the frames that stand out the most keep one.
+    """
+
+    temperature: float = 0.01
+    base_scale: float = 0.25
+
+    def __post_init__(self) -> None:
+        between("temperature", self.temperature, 1e-6)
+        between("base_scale", self.base_scale, 1e-6, 1.0)
+
+    def clips(self, tokens: VisualTokens, keep: int) -> Selection:
+        to_clip, to_frame = likenesses(by_frame(tokens, tokens.features))
+        frames, size = to_clip.shape[1:]
+        limits = torch.full((frames,), size)
+        counts = apportion(keep, self.shares(to_clip), limits, least=1).to(to_clip.device)
+        order = (to_clip + to_frame).argsort(dim=2, stable=True)
+        kept = torch.arange(size, device=order.device) < counts.unsqueeze(2)
+        mask = torch.zeros_like(kept).scatter_(2, order, kept)
+        return Selection(mask.flatten(1).nonzero()[:, 1].reshape(len(mask), keep))
+
+    def auto_count(self, tokens: VisualTokens) -> list[int]:
+        return own_counts(tokens, self._natural)
+
+    def shares(self, to_clip: Tensor) -> Tensor:
+        """Return each frame's share ``(B, T)``, one on average, of ``to_clip`` ``(B, T, N)``."""
+        unlike = -to_clip.mean(dim=2)
+        p = (unlike / self.temperature).softmax(dim=1)
+        return 1.0 + p - p.mean(dim=1, keepdim=True)
+
+    def _natural(self, tokens: VisualTokens) -> list[int]:
+        to_clip, _ = likenesses(by_frame(tokens, tokens.features))
+        shares = (self.base_scale * self.shares(to_clip)).clamp_max(1.0)
+        counts = (shares * to_clip.shape[2]).round().clamp_min(1.0).sum(dim=1)
+        return [int(count) for count in counts.tolist()]
+
+
+def likenesses(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the likeness of every token to the clip's mean and to its frame's, ``(B, T, N)`` each.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, T, N, C)
+    """
+    x = unit(_steadiest(x))
+    in_frame = x.mean(dim=2)
+    return _likeness(x, in_frame.mean(dim=1, keepdim=True)), _likeness(x, in_frame)
+
+
+def _steadiest(x: Tensor) -> Tensor:
+    """Return the half of the channels with the lowest variance over all tokens."""
+    variance = x.flatten(1, 2).float().var(dim=1)
+    number = max(1, x.shape[3] // 2)
+    least = variance.argsort(dim=1, stable=True)[:, :number].sort(dim=1).values
+    return torch.stack([item[..., channels] for item, channels in zip(x, least, strict=True)])
+
+
+def _likeness(x: Tensor, centre: Tensor) -> Tensor:
+    """Return how like its centre ``(B, T or 1, C)`` each token is: a sum of Gaussians."""
+    shape = x.shape[:3]
+    x = x.flatten(0, 1).unflatten(0, (-1, x.shape[1] // centre.shape[1])).flatten(1, 2)
+    centre = centre.flatten(0, 1).unsqueeze(2)
+    inner = torch.bmm(x, centre).reshape(shape)
+    own = centre.square().sum(dim=1).reshape(shape[0], -1, 1)
+    distance = (1.0 - 2.0 * inner + own).clamp_min(0.0)  # squared; tokens have length one
+    term = torch.exp(distance / -(2.0 * _WIDEST))
+    total = term
+    for _ in range(_NARROWER):  # half the width is the square
+        term = term.square()
+        total = total + term
+    return total
