@@ -18,9 +18,21 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from vocabulary import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, tokenizer
+from vocabulary import (
+    BOS,
+    CHAT_TEMPLATE,
+    CLIP_CHAT_TEMPLATE,
+    EOS,
+    IMAGE,
+    PAD,
+    clip_words,
+    tokenizer,
+)
+
+from lftr.suites.tracks import CLIP_SIDE
 
 IMAGE_SIDE, PATCH = 192, 8
 
@@ -103,40 +115,110 @@ class Towers(nn.Module):
         nn.init.normal_(embedding.weight, std=0.2)  # of the projected patches' order
 
 
+class ClipTowers(nn.Module):
+    """The clip model: the bundled one, on small frames, with more words.
+
+    Parameters
+    ----------
+    start : Path, optional
+        A folder that `export` wrote, to begin from. Its position embeddings are those of a larger
+        picture: the top left corner is taken. Words that it does not know begin at random.
+    """
+
+    def __init__(self, size: Size = SHIPPED, start: Path | None = None) -> None:
+        super().__init__()
+        scenes = Towers(size)
+        if start is not None:
+            restore(scenes, start)
+        old = scenes.llava
+        known = tokenizer().get_vocab()
+        spelled = tokenizer(known=clip_words()).get_vocab()
+        config = copy.deepcopy(old.config)
+        config.text_config.vocab_size = len(spelled)
+        config.vision_config.image_size = CLIP_SIDE
+        config.image_seq_length = (CLIP_SIDE // PATCH) ** 2
+        self.llava = LlavaForConditionalGeneration(config)
+        state = old.state_dict()
+        new = self.llava.state_dict()
+        rows = torch.tensor([known.get(token, -1) for token, _ in _by_id(spelled)])
+        for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+            drawn = torch.randn(new[name].shape) * state[name].std()
+            state[name] = torch.where(rows[:, None] >= 0, state[name][rows.clamp(min=0)], drawn)
+        (places,) = (name for name in state if name.endswith("position_embedding.weight"))
+        state[places] = _corner(state[places], IMAGE_SIDE // PATCH, CLIP_SIDE // PATCH)
+        state |= {name: new[name] for name in new if name.endswith("position_ids")}
+        self.llava.load_state_dict(state)
+        self.llava.model.vision_tower.requires_grad_(False)
+
+
+def _by_id(vocabulary: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(vocabulary.items(), key=lambda entry: entry[1])
+
+
+def _corner(places: torch.Tensor, grid: int, corner: int) -> torch.Tensor:
+    """Keep the row of CLS and those of the ``corner x corner`` patches at the top left."""
+    patches = places[1:].unflatten(0, (grid, grid))[:corner, :corner]
+    return torch.cat((places[:1], patches.flatten(0, 1)))
+
+
 def processor() -> LlavaProcessor:
-    """Build the processor; PIL resizes the images, torchvision is not needed."""
-    side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    """Build the processor of the scenes."""
+    return _processor(IMAGE_SIDE, tokenizer(), CHAT_TEMPLATE)
+
+
+def clip_processor() -> LlavaProcessor:
+    """Build the processor of the clips, whose template numbers the frames."""
+    return _processor(CLIP_SIDE, tokenizer(known=clip_words()), CLIP_CHAT_TEMPLATE)
+
+
+def _processor(side: int, words: PreTrainedTokenizerFast, template: str) -> LlavaProcessor:
+    """PIL resizes the images, torchvision is not needed."""
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIDE},
-        crop_size=side,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
     return LlavaProcessor(
         image_processor=images,
-        tokenizer=tokenizer(),
+        tokenizer=words,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=template,
     )
 
 
 def export(towers: Towers, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write what `lftr.bundled` loads: a LLaVA folder with the text tower in ``text_tower/``."""
-    towers = copy.deepcopy(towers).to(dtype)
-    towers.llava.model.language_model.set_attn_implementation("sdpa")
-    towers.llava.generation_config = GenerationConfig(
+    _export(towers.llava, processor(), folder, dtype)
+    tower = folder / "text_tower"
+    tokenizer(closed=True).save_pretrained(tower)
+    copy.deepcopy(towers.text_tower).to(dtype).save_pretrained(tower)
+    weight = towers.visual_projection.weight.detach().to("cpu", dtype).contiguous()
+    save_file({"weight": weight}, tower / "visual_projection.safetensors")
+    _readable(folder)
+
+
+def export_clips(towers: ClipTowers, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write the clip model that `lftr.bundled` loads."""
+    _export(towers.llava, clip_processor(), folder, dtype)
+    _readable(folder)
+
+
+def _export(
+    llava: LlavaForConditionalGeneration, words: LlavaProcessor, folder: Path, dtype: torch.dtype
+) -> None:
+    llava = copy.deepcopy(llava).to(dtype)
+    llava.model.language_model.set_attn_implementation("sdpa")
+    llava.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, max_new_tokens=8, do_sample=False
     )
-    processor().save_pretrained(folder)
-    tokenizer(closed=True).save_pretrained(folder / "text_tower")
-    towers.llava.save_pretrained(folder)
-    towers.text_tower.save_pretrained(folder / "text_tower")
-    save_file(
-        {"weight": towers.visual_projection.weight.detach().cpu().contiguous()},
-        folder / "text_tower" / "visual_projection.safetensors",
-    )
+    words.save_pretrained(folder)
+    llava.save_pretrained(folder)
+
+
+def _readable(folder: Path) -> None:
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from architecture import IMAGE_SIDE, PATCH
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from vocabulary import ASSISTANT, BOS, EOS, PAD, tokenizer
+from vocabulary import ASSISTANT, BOS, EOS, PAD, clip_words, tokenizer
 
 from lftr.suites.example import Question, SceneObject
 from lftr.suites.layout import COLOURS, KINDS, sample_objects
@@ -70,10 +70,10 @@ def pick(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> list[Que
     return picked[:SLOTS]
 
 
-def owners(objects: tuple[SceneObject, ...]) -> np.ndarray:
-    """Which object covers each patch: ``(GRID, GRID)``, `BACKGROUND`, or `UNSURE` at an edge."""
-    owner = np.full((GRID, GRID), BACKGROUND, np.int8)
-    best = np.full((GRID, GRID), 0.2, np.float32)
+def owners(objects: Sequence[SceneObject], grid: int = GRID) -> np.ndarray:
+    """Which object covers each patch: ``(grid, grid)``, `BACKGROUND`, or `UNSURE` at an edge."""
+    owner = np.full((grid, grid), BACKGROUND, np.int8)
+    best = np.full((grid, grid), 0.2, np.float32)
     for i, thing in enumerate(objects):
         alpha, left, top = mask(thing)
         row, column = top // PATCH, left // PATCH
@@ -105,9 +105,14 @@ def _tokenizer(closing: bool):  # noqa: ANN202
 
 
 @cache
-def encode(question: str, answer: str) -> tuple[np.ndarray, int]:
+def _clip_tokenizer():  # noqa: ANN202
+    return tokenizer(known=clip_words())
+
+
+@cache
+def encode(question: str, answer: str, clips: bool = False) -> tuple[np.ndarray, int]:
     """One slot, ``question <assistant> answer </s>``, and where the answer is asked for."""
-    spell = _tokenizer(False).encode
+    spell = (_clip_tokenizer() if clips else _tokenizer(False)).encode
     asked = spell(f" {question}", add_special_tokens=False)
     row = [*asked, ASSISTANT, *spell(f" {answer}", add_special_tokens=False), EOS]
     if len(row) != len(asked) + 3 or len(row) > SLOT:

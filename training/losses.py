@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -126,33 +128,74 @@ def answer(towers: Towers, patches: Tensor, batch: Batch, keep: Tensor | None = 
     model = towers.llava.model.language_model
     features = towers.llava.model.multi_modal_projector(patches)
     size, n = features.shape[:2]
-    slots = batch["slots"]
     if keep is None:
-        keep = torch.arange(n, device=slots.device)[None]
+        keep = torch.arange(n, device=features.device)[None]
     else:
         features = features.gather(1, keep[..., None].expand(-1, -1, features.shape[-1]))
-    begin, user = (slots.new_full((size, 1), token) for token in (BOS, USER))
-    words = model.embed_tokens(torch.cat((begin, user, slots.flatten(1)), 1))
-    words, features = words.to(features.dtype), features
-    hidden = torch.cat((words[:, :2], features, words[:, 2:]), 1)
-    within = torch.arange(slots.shape[1] * SLOT, device=slots.device)
-    start = torch.arange(2, device=slots.device).expand(len(keep), 2)
-    after = (2 + n + within % SLOT).expand(len(keep), -1)
-    positions = torch.cat((start, 2 + keep, after), 1)
-    mask = packed_mask(2 + keep.shape[1], within)[None, None]
+    begin, user = (keep.new_full((size, 1), token) for token in (BOS, USER))
+    words = model.embed_tokens(torch.cat((begin, user), 1)).to(features.dtype)
+    start = torch.arange(2, device=keep.device).expand(len(keep), 2)
+    prefix = Prefix(torch.cat((words, features), 1), torch.cat((start, 2 + keep), 1), 2 + n)
+    return read(towers, prefix, batch)[0]
+
+
+@dataclass
+class Prefix:
+    """What stands before the questions.
+
+    Attributes
+    ----------
+    embeddings : Tensor, shape (B, L, C)
+    positions : Tensor, shape (B or 1, L)
+    end : int
+        The position of the token after it.
+    """
+
+    embeddings: Tensor
+    positions: Tensor
+    end: int
+
+
+def read(
+    towers: Towers, prefix: Prefix, batch: Batch, tapped: Collection[int] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """Read a pack of questions behind a prefix.
+
+    Parameters
+    ----------
+    tapped : collection of int
+        After how many layers to take the states of the prefix.
+
+    Returns
+    -------
+    logits : Tensor, shape (B, slots, 2, vocabulary)
+        Of the token after ``<assistant>`` and of the one after the answer.
+    states : list of Tensor, shape (B, L, C)
+        Of the prefix, one for each depth of ``tapped``, the shallowest first.
+    """
+    model = towers.llava.model.language_model
+    slots = batch["slots"]
+    long = prefix.embeddings.shape[1]
+    words = model.embed_tokens(slots.flatten(1)).to(prefix.embeddings.dtype)
+    hidden = torch.cat((prefix.embeddings, words), 1)
+    within = torch.arange(words.shape[1], device=slots.device)
+    after = (prefix.end + within % SLOT).expand(len(prefix.positions), -1)
+    positions = torch.cat((prefix.positions, after), 1)
+    mask = packed_mask(long, within)[None, None]
     rotation = model.rotary_emb(hidden, positions)
-    for layer in model.layers:
+    states = []
+    for depth, layer in enumerate(model.layers, 1):
         hidden = layer(
-            hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            position_embeddings=rotation,
+            hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotation
         )
-    hidden = model.norm(hidden)[:, -slots.shape[1] * SLOT :].unflatten(1, slots.shape[1:])
+        if depth in tapped:
+            states.append(hidden[:, :long])
+    hidden = model.norm(hidden)[:, long:].unflatten(1, slots.shape[1:])
     at = torch.stack((batch["ask_at"], batch["ask_at"] + 1), -1)
-    return towers.llava.lm_head(
+    logits = towers.llava.lm_head(
         hidden.gather(2, at[..., None].expand(-1, -1, -1, hidden.shape[-1]))
     )
+    return logits, states
 
 
 def packed_mask(prefix: int, within: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Stage:
     batch: int
     rates: dict[str, float]  # peak learning rate of each part of the model
     warmup: int = 200
+    decay: float = 0.6  # share of the stage over which the rate goes down
     done: int = 0
     spent: float = 0.0
 
@@ -63,7 +64,7 @@ class Stage:
 
     def rate(self) -> float:
         """Learning rate as a share of its peak: warm-up, a plateau, then down to nothing."""
-        return min(1.0, (self.done + 1) / self.warmup, 1e-3 + (1 - self.progress()) / 0.6)
+        return min(1.0, (self.done + 1) / self.warmup, 1e-3 + (1 - self.progress()) / self.decay)
 
     def most(self) -> int:
         """Most objects in a scene: few at first, where the language side has to catch on."""
@@ -78,8 +79,8 @@ class Run:
 
     out: Path
     device: str
-    towers: Towers
-    heads: Heads
+    towers: Any
+    heads: nn.Module
     stages: list[Stage]
     check: Batch
     optimisers: list[torch.optim.Optimizer] = field(default_factory=list)
@@ -121,7 +122,10 @@ class Run:
         return torch.autocast(self.device, torch.bfloat16, enabled=on, cache_enabled=False)
 
 
-def parts(run: Run) -> dict[str, list[tuple[str, nn.Parameter]]]:
+Parts = dict[str, list[tuple[str, nn.Parameter]]]
+
+
+def parts(run: Run) -> Parts:
     """Name the parameters by the part of the model whose learning rate they share."""
     llava = run.towers.llava.model
     return {
@@ -139,11 +143,11 @@ def parts(run: Run) -> dict[str, list[tuple[str, nn.Parameter]]]:
     }
 
 
-def optimisers(run: Run, stage: Stage) -> list[torch.optim.Optimizer]:
+def optimisers(run: Run, stage: Stage, learning: Parts) -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices, AdamW for embeddings, read-outs, norms and biases."""
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for part, named in parts(run).items():
+    for part, named in learning.items():
         rate = stage.rates.get(part, 0.0)
         for _, p in named:
             p.requires_grad_(rate > 0)
@@ -184,8 +188,7 @@ def evaluate(run: Run, keep: int | None = None) -> dict[str, float]:
 
     With ``keep``, from that many random patches of each image.
     """
-    right = torch.zeros(len(CATEGORIES))
-    total = torch.zeros(len(CATEGORIES))
+    hits: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
     size = min(64, len(run.check["image"]))
     for start in range(0, len(run.check["image"]), size):
@@ -197,12 +200,15 @@ def evaluate(run: Run, keep: int | None = None) -> dict[str, float]:
                 chance = torch.rand(patches.shape[:2], generator=generator)
                 kept = chance.topk(keep, 1).indices.sort(1).values.to(run.device)
             found = answer(run.towers, patches, batch, kept).argmax(-1)
-        hit = (found == wanted(batch)).all(-1).float().flatten().cpu()
-        category = batch["category"].flatten().cpu()
-        right.index_add_(0, category, hit)
-        total.index_add_(0, category, torch.ones_like(hit))
-    shares = (right / total.clamp(min=1)).tolist()
-    return {**dict(zip(CATEGORIES, shares, strict=True)), "all": sum(shares) / len(shares)}
+        hits.append((found == wanted(batch)).all(-1).flatten().cpu())
+    return tally(torch.cat(hits), run.check["category"], CATEGORIES)
+
+
+def tally(hits: Tensor, category: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Share of right answers by category, and the mean of these."""
+    found = {name: hits[category.flatten() == i] for i, name in enumerate(names)}
+    shares = {name: float(hit.float().mean()) for name, hit in found.items() if len(hit)}
+    return {**shares, "all": sum(shares.values()) / len(shares)}
 
 
 @torch.no_grad()
@@ -228,13 +234,17 @@ def look(run: Run) -> dict[str, float]:
 
 def train(run: Run, stage: Stage, pool: Pool, most: Tensor, every: int) -> None:
     """Run one stage to its end."""
-    run.optimisers = optimisers(run, stage)
+    run.optimisers = optimisers(run, stage, parts(run))
     for optimiser, state in zip(run.optimisers, run.resumed, strict=False):
         optimiser.load_state_dict(state)
     run.resumed = []
     run.log(stage=stage.name)
     graphed = run.device == "cuda"
-    take = graph(run, stage, pool) if graphed else lambda: learn(run, stage, pool.next())
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        return learn(run, lambda: losses(run, stage.name, batch))
+
+    take = graph(run, step, pool) if graphed else lambda: step(pool.next())
     clock = time.monotonic()
     while stage.progress() < 1:
         for group in (g for o in run.optimisers for g in o.param_groups):
@@ -261,11 +271,11 @@ def train(run: Run, stage: Stage, pool: Pool, most: Tensor, every: int) -> None:
     run.save()
 
 
-def learn(run: Run, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+def learn(run: Run, forward: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Tensor]:
     """Take one step; the losses before it."""
     for optimiser in run.optimisers:
         optimiser.zero_grad(set_to_none=True)
-    total, found = losses(run, stage.name, batch)
+    total, found = forward()
     total.backward()
     trained = [p for o in run.optimisers for g in o.param_groups for p in g["params"]]
     found["norm"] = nn.utils.clip_grad_norm_(trained, 1.0)
@@ -274,20 +284,22 @@ def learn(run: Run, stage: Stage, batch: Batch) -> dict[str, Tensor]:
     return found
 
 
-def graph(run: Run, stage: Stage, pool: Pool) -> Callable[[], dict[str, Tensor]]:
+def graph(
+    run: Run, step: Callable[[Batch], dict[str, Tensor]], pool: Pool
+) -> Callable[[], dict[str, Tensor]]:
     """Record one step as a CUDA graph: issuing its kernels one by one costs more than they do."""
     batch = {key: value.clone() for key, value in pool.draw().items()}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            learn(run, stage, batch)
+            step(batch)
     torch.cuda.current_stream().wait_stream(side)
     recorded = torch.cuda.CUDAGraph()
     for optimiser in run.optimisers:
         optimiser.zero_grad(set_to_none=True)
     with torch.cuda.graph(recorded, capture_error_mode="thread_local"):
-        found = learn(run, stage, batch)
+        found = step(batch)
     pool.start()
 
     def take() -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ that known words come out whole and anything else falls apart into bytes without
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import (
     AddedToken,
@@ -21,6 +21,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from lftr.suites.clip_questions import TIMES, WAYS
 from lftr.suites.layout import COLOURS, KINDS
 from lftr.suites.questions import CELLS, COUNTS, DIGITS, SIDES, YES_NO
 
@@ -34,6 +35,11 @@ _SENTENCES = (
     "Which is bigger, smaller, the biggest or the smallest?",
     "a picture of and nothing, this image shows",
 )
+_CLIP_SENTENCES = (
+    "Which way did the move? How many times did the flash? What came first, the or the?",
+    "Which digit flashed? What colour did the become? What appeared at the end?",
+    "Did the vanish?",
+)
 _PIECE = r" ?[A-Za-z]+(?:-[A-Za-z]+)*| ?[0-9]| ?[^\sA-Za-z0-9]|\s+"
 
 CHAT_TEMPLATE = (
@@ -46,22 +52,31 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 
+# Frames are numbered, so that a token's frame can be read beside it.
+CLIP_CHAT_TEMPLATE = CHAT_TEMPLATE.replace("{{ '<image>' }}", "{{ ' ' ~ loop.index ~ '<image>' }}")
+
 
 def words() -> list[str]:
-    """Every word the suite can ask or answer with, after a space and, for numbers, alone."""
+    """Every word that the scenes can ask or answer with, after a space."""
     found = set(re.findall(_PIECE, " ".join(_SENTENCES)))
     plain = [*COLOURS, *KINDS, *sum(CELLS, ()), *COUNTS, *DIGITS, *SIDES, *YES_NO]
     plain += [f"{kind}es" if kind == "cross" else f"{kind}s" for kind in KINDS]
     return sorted({f" {word.strip()}" for word in (*found, *plain)})
 
 
-def _spelling() -> Iterator[tuple[str, str]]:
-    chains = [word.replace(" ", "Ġ") for word in words()]
+def clip_words() -> list[str]:
+    """Every word of the scenes, and those that the clips need besides."""
+    found = {*re.findall(_PIECE, " ".join(_CLIP_SENTENCES)), *WAYS, *TIMES}
+    return sorted({*words(), *(f" {word.strip()}" for word in found)})
+
+
+def _spelling(known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    chains = [word.replace(" ", "Ġ") for word in known]
     for length in range(1, max(map(len, chains))):
         yield from sorted({(c[:length], c[length]) for c in chains if len(c) > length})
 
 
-def tokenizer(closed: bool = False) -> PreTrainedTokenizerFast:
+def tokenizer(closed: bool = False, known: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
     """Build the tokenizer.
 
     Parameters
@@ -69,8 +84,10 @@ def tokenizer(closed: bool = False) -> PreTrainedTokenizerFast:
     closed : bool
         For CLIP's text tower: begin every text with a space, as words inside a sentence do, and
         end it with ``</s>``.
+    known : iterable of str
+        The words that are one token each; `words` by default.
     """
-    merges = list(_spelling())
+    merges = list(_spelling(words() if known is None else known))
     tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     if closed:

@@ -1,7 +1,8 @@
-"""The small LLaVA inside the package: really trained, loaded without a network.
+"""The small LLaVAs inside the package: really trained, loaded without a network.
 
-It demonstrates and tests; what it answers predicts nothing about other models. MODEL_CARD.md
-beside this file says how it was made and how well it answers.
+One answers the scenes of `lftr.suites`, one the clips. They demonstrate and test; what they answer
+predicts nothing about other models. MODEL_CARD.md and CLIPS_MODEL_CARD.md beside this file say how
+they were made and how well they answer.
 """
 
 from __future__ import annotations
@@ -14,21 +15,36 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..errors import ArgumentError
+
 if TYPE_CHECKING:
     from ..evidence.text import TextTower
 
-_FOLDER = Path(__file__).parent / "weights"
+_HERE = Path(__file__).parent
+_FOLDERS = {"scenes": _HERE / "weights", "clips": _HERE / "clips"}
+NAMES = tuple(_FOLDERS)
 
 
-def path() -> Path:
-    """Folder of the model, for anything that takes the name of a Hugging Face model."""
-    return _FOLDER
+def path(name: str = "scenes") -> Path:
+    """Folder of a model, for anything that takes the name of a Hugging Face model.
+
+    Raises
+    ------
+    ArgumentError
+        If ``name`` is not one of `NAMES`.
+    """
+    if name not in _FOLDERS:
+        raise ArgumentError.unknown("bundled model", name, _FOLDERS)
+    return _FOLDERS[name]
 
 
 def load(
-    device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    name: str = "scenes",
 ) -> tuple[Any, Any]:
-    """Load the model and its processor.
+    """Load a model and its processor.
 
     Parameters
     ----------
@@ -36,21 +52,30 @@ def load(
         Where the model goes; the CPU by default.
     dtype : torch.dtype, optional
         float32 by default, from weights stored as bfloat16.
+    name : {"scenes", "clips"}
+        The suite that it was trained for. A clip is given as its frames: so many images in one
+        message, in the order of time.
 
     Returns
     -------
     model : transformers.LlavaForConditionalGeneration
         In evaluation mode.
     processor : transformers.LlavaProcessor
-        With a chat template.
+        With a chat template; that of the clips numbers the frames.
+
+    Raises
+    ------
+    ArgumentError
+        If ``name`` is not one of `NAMES`.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    folder = path(name)
     with _without_bars():
         model = AutoModelForImageTextToText.from_pretrained(
-            _FOLDER, dtype=dtype or torch.float32, local_files_only=True
+            folder, dtype=dtype or torch.float32, local_files_only=True
         )
-    processor = AutoProcessor.from_pretrained(_FOLDER, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     return model.to(device or "cpu").eval(), processor
 
 
@@ -60,7 +85,9 @@ def load_text_tower(model: Any) -> TextTower:
     Parameters
     ----------
     model : transformers.LlavaForConditionalGeneration
-        What `load` returned; the tower comes to its device and dtype, and shares its layer norm.
+        What `load` returned, of either name: the vision tower of the clips is that of the scenes.
+        The text tower comes to its device and dtype, and shares its layer norm. Words that only
+        clips need, such as "vanish", fall apart into letters that it was not trained on.
 
     Returns
     -------
@@ -73,7 +100,7 @@ def load_text_tower(model: Any) -> TextTower:
 
     from ..evidence.text import TextTower
 
-    folder = _FOLDER / "text_tower"
+    folder = _FOLDERS["scenes"] / "text_tower"
     with _without_bars():
         text = CLIPTextModelWithProjection.from_pretrained(
             folder, dtype=model.dtype, local_files_only=True
@@ -104,4 +131,4 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-__all__ = ["load", "load_text_tower", "path"]
+__all__ = ["NAMES", "load", "load_text_tower", "path"]

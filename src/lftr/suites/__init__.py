@@ -1,31 +1,46 @@
 """Procedural visual question answering: images, questions and answers from a seed alone.
 
-``lftr.suites.load("scenes")`` gives what `lftr.bundled` was trained to answer. Nothing is
-downloaded; the handwritten digits come with scikit-learn (the extra ``suites``).
+``lftr.suites.load("scenes")`` and ``load("clips")`` give what the models of `lftr.bundled` were
+trained to answer. Nothing is downloaded; the handwritten digits come with scikit-learn (the extra
+``suites``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 from ..errors import ArgumentError
+from .clip_questions import CLIP_CATEGORIES
+from .clips import Clip, Clips
+from .drawn import SPLITS
 from .example import Example, SceneObject
 from .questions import CATEGORIES
-from .scenes import SPLITS, Scenes
+from .scenes import Scenes
+from .tracks import Track
 
-_SUITES = {"scenes": Scenes}
+_SUITES: dict[str, Callable[[str, int, int], Sequence[Any]]] = {"scenes": Scenes, "clips": Clips}
 NAMES = tuple(_SUITES)
 
 
+@overload
 def load(
-    name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0
-) -> Sequence[Example]:
+    name: Literal["scenes"] = ..., split: str = ..., n: int = ..., seed: int = ...
+) -> Sequence[Example]: ...
+@overload
+def load(
+    name: Literal["clips"], split: str = ..., n: int = ..., seed: int = ...
+) -> Sequence[Clip]: ...
+@overload
+def load(name: str, split: str = ..., n: int = ..., seed: int = ...) -> Sequence[Any]: ...
+def load(name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0) -> Sequence[Any]:
     """Load a suite.
 
     Parameters
     ----------
     name : str
-        ``"scenes"``: coloured shapes and handwritten digits, 192x192.
+        ``"scenes"``: coloured shapes and handwritten digits, 192x192. ``"clips"``: eight frames
+        of 80x80 in which shapes move, appear, vanish, change colour, and digits flash.
     split : {"train", "validation", "test"}
         The splits share no scene and no handwritten digit.
     n : int
@@ -35,7 +50,7 @@ def load(
 
     Returns
     -------
-    sequence of Example
+    sequence of Example or Clip
         Drawn when looked at, the same every time.
 
     Raises
@@ -50,4 +65,16 @@ def load(
     return _SUITES[name](split, n, seed)
 
 
-__all__ = ["CATEGORIES", "NAMES", "SPLITS", "Example", "SceneObject", "Scenes", "load"]
+__all__ = [
+    "CATEGORIES",
+    "CLIP_CATEGORIES",
+    "NAMES",
+    "SPLITS",
+    "Clip",
+    "Clips",
+    "Example",
+    "SceneObject",
+    "Scenes",
+    "Track",
+    "load",
+]

@@ -53,6 +53,8 @@ class Question:
     ----------
     referents : tuple of int
         The objects of the scene that the answer depends on; empty where it depends on absence.
+    frames : tuple of int
+        The frames of a clip that the answer depends on; empty about an image.
     """
 
     text: str
@@ -60,10 +62,21 @@ class Question:
     category: str
     choices: tuple[str, ...]
     referents: tuple[int, ...]
+    frames: tuple[int, ...] = ()
+
+
+class Answered:
+    """What has one right answer."""
+
+    answer: str
+
+    def is_correct(self, answer: str) -> bool:
+        """Whether a model's answer says the same, whatever its case, spacing and full stop."""
+        return normalise(answer) == normalise(self.answer)
 
 
 @dataclass(frozen=True)
-class Example:
+class Example(Answered):
     """One item of a suite.
 
     Attributes
@@ -97,10 +110,6 @@ class Example:
     def images(self) -> tuple[Image.Image, ...]:
         """The one image, for what takes several."""
         return (self.image,)
-
-    def is_correct(self, answer: str) -> bool:
-        """Whether a model's answer says the same, whatever its case, spacing and full stop."""
-        return normalise(answer) == normalise(self.answer)
 
 
 def normalise(answer: str) -> str:

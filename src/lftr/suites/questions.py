@@ -51,7 +51,7 @@ def _existence(objects: Objects, rng: np.random.Generator) -> _Asked:
     hard = [pair for pair in itertools.product(colours, kinds) if pair not in present]
     easy = [pair for pair in itertools.product(COLOURS, KINDS) if pair not in present]
     absent = sorted(hard) if hard and rng.random() < 0.7 else easy
-    pairs = [_shuffled(sorted(present), rng), _shuffled(absent, rng)]
+    pairs = [shuffled(sorted(present), rng), shuffled(absent, rng)]
     first = rng.integers(2)
     for two in zip(pairs[first], pairs[1 - first], strict=False):
         for colour, kind in two:
@@ -76,7 +76,7 @@ def _shape(objects: Objects, rng: np.random.Generator) -> _Asked:
 
 
 def _count(objects: Objects, rng: np.random.Generator) -> _Asked:
-    for kind, name in _shuffled([(0, c) for c in COLOURS] + [(1, k) for k in KINDS], rng):
+    for kind, name in shuffled([(0, c) for c in COLOURS] + [(1, k) for k in KINDS], rng):
         found = [i for i, o in enumerate(objects) if name == (o.kind if kind else o.colour)]
         if len(found) < len(COUNTS):
             noun = _plural(name) if kind else f"{name} objects"
@@ -92,7 +92,7 @@ def _position(objects: Objects, rng: np.random.Generator) -> _Asked:
 
 
 def _relation(objects: Objects, rng: np.random.Generator) -> _Asked:
-    for i, j in _shuffled(list(itertools.permutations(range(len(objects)), 2)), rng):
+    for i, j in shuffled(list(itertools.permutations(range(len(objects)), 2)), rng):
         dx, dy = objects[i].x - objects[j].x, objects[i].y - objects[j].y
         long, short = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
         if long < 24 or long < _SIDE_DOMINANCE * short:
@@ -105,8 +105,8 @@ def _relation(objects: Objects, rng: np.random.Generator) -> _Asked:
 
 def _comparison(objects: Objects, rng: np.random.Generator) -> _Asked:
     shapes = [i for i, thing in enumerate(objects) if thing.kind != "digit"]
-    pairs = _shuffled(list(itertools.permutations(shapes, 2)), rng)
-    extremes = (_superlative(objects, shapes, bigger) for bigger in _shuffled([True, False], rng))
+    pairs = shuffled(list(itertools.permutations(shapes, 2)), rng)
+    extremes = (_superlative(objects, shapes, bigger) for bigger in shuffled([True, False], rng))
     for i, j in pairs:
         if rng.random() < 0.5:
             yield from next(extremes, ())
@@ -134,7 +134,7 @@ def _superlative(objects: Objects, shapes: Sequence[int], bigger: bool) -> _Aske
 
 def _reading(objects: Objects, rng: np.random.Generator) -> _Asked:
     digits = [i for i, thing in enumerate(objects) if thing.kind == "digit"]
-    for i in _shuffled(digits, rng):
+    for i in shuffled(digits, rng):
         if len(digits) == 1 and rng.random() < 0.5:
             yield "What is the digit?", str(objects[i].value), DIGITS, [i]
         elif _unique(objects, kind="digit", colour=objects[i].colour):
@@ -154,7 +154,8 @@ _ASKERS: dict[str, Callable[[Objects, np.random.Generator], _Asked]] = {
 CATEGORIES = tuple(_ASKERS)
 
 
-def _shuffled(items: Sequence[_T], rng: np.random.Generator) -> list[_T]:
+def shuffled(items: Sequence[_T], rng: np.random.Generator) -> list[_T]:
+    """Return the items in random order."""
     return [items[i] for i in rng.permutation(len(items))]
 
 

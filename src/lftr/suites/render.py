@@ -13,9 +13,12 @@ from PIL import Image, ImageDraw
 from .digits import glyph
 from .example import SceneObject
 from .layout import COLOURS, SIDE
+from .tracks import Track
 
 Floats = npt.NDArray[np.float32]
+_Finish = tuple[npt.NDArray[np.float64], float, float]
 _FINE = 4  # supersampling of shape outlines
+_CUTS = 0.15  # share of clips that cut to another background
 
 
 def render(objects: Sequence[SceneObject], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -27,16 +30,54 @@ def render(objects: Sequence[SceneObject], rng: np.random.Generator) -> npt.NDAr
         ``(SIDE, SIDE, 3)``, RGB.
     """
     near = objects[int(rng.integers(len(objects)))].colour if objects else "white"
-    canvas = _background(rng, near)
+    canvas = _background(rng, near, SIDE)
     for thing in objects:
-        alpha, left, top = mask(thing)
-        height, width = alpha.shape
-        window = canvas[top : top + height, left : left + width]
-        paint = np.asarray(COLOURS[thing.colour], np.float32) + rng.uniform(-14, 14, 3)
-        light, dark = rng.uniform(-12, 12, 2).tolist()
-        shade = np.linspace(light, dark, height, dtype=np.float32)
-        window += alpha[..., None] * (paint.astype(np.float32) + shade[:, None, None] - window)
+        _paint(canvas, thing, _finish(rng))
     return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def render_clip(
+    tracks: Sequence[Track], frames: int, side: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Draw a clip: one background, now and then a cut to another, and sensor noise.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(frames, side, side, 3)``, RGB.
+    """
+    near = [str(colour) for colour in rng.choice(list(COLOURS), 2)]
+    backgrounds = [_background(rng, colour, side) for colour in near]
+    finishes = [_finish(rng) for _ in tracks]
+    cut = int(rng.integers(1, frames)) if frames > 1 and rng.random() < _CUTS else frames
+    noise = np.float32(rng.uniform(0.5, 3))
+    drawn = []
+    for frame in range(frames):
+        canvas = backgrounds[frame >= cut].copy()
+        for track, finish in zip(tracks, finishes, strict=True):
+            thing = track.states[frame]
+            if thing is not None:
+                _paint(canvas, thing, finish)
+        canvas += noise * _grain(rng, side)
+        drawn.append(np.clip(canvas, 0, 255).astype(np.uint8))
+    return np.stack(drawn)
+
+
+def _finish(rng: np.random.Generator) -> _Finish:
+    """How an object's paint differs from its colour, and its shading at the top and bottom."""
+    tint = rng.uniform(-14, 14, 3)
+    light, dark = rng.uniform(-12, 12, 2).tolist()
+    return tint, light, dark
+
+
+def _paint(canvas: Floats, thing: SceneObject, finish: _Finish) -> None:
+    tint, light, dark = finish
+    alpha, left, top = mask(thing)
+    height, width = alpha.shape
+    window = canvas[top : top + height, left : left + width]
+    paint = np.asarray(COLOURS[thing.colour], np.float32) + tint
+    shade = np.linspace(light, dark, height, dtype=np.float32)
+    window += alpha[..., None] * (paint.astype(np.float32) + shade[:, None, None] - window)
 
 
 def mask(thing: SceneObject) -> tuple[Floats, int, int]:
@@ -100,28 +141,28 @@ def _outline(kind: str) -> list[tuple[float, float]]:
     ]
 
 
-def _background(rng: np.random.Generator, near: str) -> Floats:
+def _background(rng: np.random.Generator, near: str, side: int) -> Floats:
     """Muted colour, often leaning towards an object's own, under three textures and clutter."""
     tint = np.asarray(COLOURS[near], np.float32)
     lean = rng.uniform(0.0, 0.45)
     grey = rng.uniform(40, 165) + rng.uniform(-18, 18, 3)
     base = ((1 - lean) * grey + lean * tint).astype(np.float32)
-    canvas = np.empty((SIDE, SIDE, 3), np.float32)
+    canvas = np.empty((side, side, 3), np.float32)
     canvas[:] = base
-    canvas += (_blobs(rng) + _stripes(rng))[..., None]
-    canvas += rng.uniform(4, 14) * _grain(rng)
+    canvas += (_blobs(rng, side) + _stripes(rng, side))[..., None]
+    canvas += rng.uniform(4, 14) * _grain(rng, side)
     return _clutter(rng, canvas, base)
 
 
-def _blobs(rng: np.random.Generator) -> Floats:
+def _blobs(rng: np.random.Generator, side: int) -> Floats:
     cells = int(rng.integers(3, 16))
     coarse = (rng.uniform(8, 24) * rng.standard_normal((cells, cells))).astype(np.float32)
-    return np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _stripes(rng: np.random.Generator) -> Floats:
+def _stripes(rng: np.random.Generator, side: int) -> Floats:
     turn, period = rng.uniform(0, math.pi), rng.uniform(6, 40)
-    along = np.arange(SIDE, dtype=np.float32) * np.float32(2 * math.pi / period)
+    along = np.arange(side, dtype=np.float32) * np.float32(2 * math.pi / period)
     phase = along[None, :] * np.float32(math.cos(turn)) + along[:, None] * np.float32(
         math.sin(turn)
     )
@@ -135,18 +176,18 @@ def _grain_bank() -> Floats:
     return np.random.default_rng(0).standard_normal((2 * SIDE, 2 * SIDE, 3), np.float32)
 
 
-def _grain(rng: np.random.Generator) -> Floats:
+def _grain(rng: np.random.Generator, side: int) -> Floats:
     """Pixel noise: a window of one fixed field, as fresh noise would cost most of the time."""
     y, x = rng.integers(SIDE, size=2)
-    return _grain_bank()[y : y + SIDE, x : x + SIDE]
+    return _grain_bank()[y : y + side, x : x + side]
 
 
 def _clutter(rng: np.random.Generator, canvas: Floats, base: Floats) -> Floats:
     """Short strokes and specks that are no object: thin, and close to the background's colour."""
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    count = int(rng.integers(0, 30))
-    ends = rng.uniform(0, SIDE, (count, 2))
+    count = int(rng.integers(0, max(1, round(30 * (len(canvas) / SIDE) ** 2))))
+    ends = rng.uniform(0, len(canvas), (count, 2))
     steps = rng.uniform(-14, 14, (count, 2))
     inks = np.clip(base + rng.uniform(-55, 55, (count, 3)), 0, 255).astype(int)
     for (x, y), (dx, dy), ink in zip(ends.tolist(), steps.tolist(), inks.tolist(), strict=True):

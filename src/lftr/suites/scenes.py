@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from PIL import Image
 
 from ..errors import ArgumentError
+from .drawn import SPLITS, Drawn
 from .example import Example, Question, SceneObject
 from .layout import COLOURS, SHAPES, sample_objects
 from .questions import CATEGORIES, CELLS, COUNTS, DIGITS, SIDES, YES_NO, ask
 from .render import render
 
-SPLITS = ("train", "validation", "test")
 _OBJECTS = (4, 8)
 
 # An answer is drawn first and a scene that has it is looked for, so that each is as frequent.
@@ -32,48 +30,8 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Scenes(Sequence[Example]):
-    """``n`` examples, drawn when they are looked at; the same ones every time.
-
-    Example ``i`` depends on ``split``, ``seed`` and ``i`` alone. Categories take turns, so that
-    each has ``n / 8`` examples.
-
-    Parameters
-    ----------
-    split : {"train", "validation", "test"}
-        The splits share no seed and no handwritten digit.
-    n : int
-        How many examples.
-    seed : int
-        Another seed, other scenes.
-    """
-
-    split: str = "test"
-    n: int = 400
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ArgumentError.unknown("split", self.split, SPLITS)
-        if self.n < 0:
-            raise ArgumentError.of("n", self.n, "a whole number >= 0")
-        if self.seed < 0:
-            raise ArgumentError.of("seed", self.seed, "a whole number >= 0")
-
-    def __len__(self) -> int:
-        return self.n
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self._draw(i) for i in range(self.n)[index]]
-        return self._draw(range(self.n)[index])
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self._draw(i) for i in range(self.n))
+class Scenes(Drawn[Example]):
+    """Still images, 192x192. See `Drawn` for the parameters."""
 
     def _draw(self, index: int) -> Example:
         rng = np.random.default_rng([SPLITS.index(self.split), self.seed, index])

@@ -1,0 +1,227 @@
+"""What objects do over the frames of a clip: symbols only, nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .digits import samples
+from .example import SceneObject
+from .layout import COLOURS, SHAPES
+
+CLIP_SIDE = 80
+FRAMES = 8
+
+_SIZES = {"shape": (15, 20), "digit": (18, 22)}
+_GAP = 3  # least distance between the areas that two objects ever cover, in pixels
+_REACH = (16, 34)  # how far a moving object goes, in pixels
+_DRIFT = 0.25  # how far it goes across its direction, as a share of that
+_MOST_FLASHES = 3
+
+States = tuple[SceneObject | None, ...]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object over the frames of a clip.
+
+    Attributes
+    ----------
+    states : tuple of SceneObject or None
+        The object as each frame shows it; ``None`` where it is not to be seen.
+    """
+
+    states: States
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The frames in which it is to be seen, in order."""
+        return tuple(i for i, state in enumerate(self.states) if state is not None)
+
+    @property
+    def runs(self) -> tuple[tuple[int, ...], ...]:
+        """`shown`, parted where it is gone for a while."""
+        parts: list[tuple[int, ...]] = []
+        for frame in self.shown:
+            if parts and parts[-1][-1] == frame - 1:
+                parts[-1] += (frame,)
+            else:
+                parts.append((frame,))
+        return tuple(parts)
+
+    @property
+    def looks(self) -> tuple[SceneObject, ...]:
+        """The object in each frame of `shown`."""
+        return tuple(state for state in self.states if state is not None)
+
+    @property
+    def kind(self) -> str:
+        """A name of `SHAPES`, or ``"digit"``."""
+        return self.looks[0].kind
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """Every colour that it has had, the first one first."""
+        return tuple(dict.fromkeys(look.colour for look in self.looks))
+
+    @property
+    def flashes(self) -> tuple[int, ...]:
+        """The frames in which it flashes; none if it ever stays, or closes the clip."""
+        alone = all(len(run) == 1 for run in self.runs)
+        return self.shown if alone and self.shown[-1] < len(self.states) - 1 else ()
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge of all that it ever covers, in pixels."""
+        boxes = np.array([look.box for look in self.looks])
+        low, high = boxes.min(0), boxes.max(0)
+        return float(low[0]), float(low[1]), float(high[2]), float(high[3])
+
+
+def sample_tracks(
+    rng: np.random.Generator, split: str, roles: Sequence[str], frames: int = FRAMES
+) -> tuple[Track, ...]:
+    """Draw an object for each role, so that no two ever touch.
+
+    Where there is no room left the clip has fewer objects.
+
+    Parameters
+    ----------
+    roles : sequence of str
+        Names of `ROLES`.
+    frames : int
+        Length of the clip, 4 or more.
+    """
+    colours = [str(c) for c in rng.permutation(list(COLOURS))[: rng.integers(3, 7)]]
+    shapes = [str(s) for s in rng.permutation(SHAPES)[: rng.integers(3, 7)]]
+    tracks: list[Track] = []
+    for role in roles:
+        thing = _sample_look(rng, split, colours, shapes, role in ("digit", "number"))
+        for _ in range(20):
+            track = Track(ROLES[role](_placed(rng, thing), frames, colours, rng))
+            if _fits(track, tracks):
+                tracks.append(track)
+                break
+    return tuple(tracks[i] for i in rng.permutation(len(tracks)))
+
+
+def _sample_look(
+    rng: np.random.Generator, split: str, colours: Sequence[str], shapes: Sequence[str], digit: bool
+) -> SceneObject:
+    low, high = _SIZES["digit" if digit else "shape"]
+    size, angle = int(rng.integers(low, high + 1)), 6 * int(rng.integers(-2, 3))
+    colour = colours[int(rng.integers(len(colours)))]
+    if not digit:
+        return SceneObject(shapes[int(rng.integers(len(shapes)))], colour, 0, 0, size, angle)
+    value = int(rng.integers(10))
+    pool = samples(split, value)
+    sample = pool[int(rng.integers(len(pool)))]
+    return SceneObject("digit", colour, 0, 0, size, angle, value, sample)
+
+
+def _placed(rng: np.random.Generator, thing: SceneObject) -> SceneObject:
+    margin = thing.size / 2 + 1
+    x, y = rng.uniform(margin, CLIP_SIDE - margin, 2).round(1).tolist()
+    return replace(thing, x=x, y=y)
+
+
+def _fits(track: Track, others: Sequence[Track]) -> bool:
+    left, top, right, bottom = track.box
+    inside = min(left, top) >= 1 and max(right, bottom) <= CLIP_SIDE - 1
+    return inside and all(
+        max(left - box[2], box[0] - right, top - box[3], box[1] - bottom) >= _GAP
+        for box in (other.box for other in others)
+    )
+
+
+# What an object does. Each role takes the object, the number of frames and the clip's colours.
+
+
+def _only(thing: SceneObject, frames: int, when: Sequence[int]) -> States:
+    return tuple(thing if frame in when else None for frame in range(frames))
+
+
+def _stay(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    return (thing,) * frames
+
+
+def _move(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Go one way, at an even speed, for two frames or more."""
+    far = float(rng.uniform(*_REACH)) * (1 if rng.random() < 0.5 else -1)
+    aside = float(rng.uniform(-_DRIFT, _DRIFT)) * far
+    dx, dy = (far, aside) if rng.random() < 0.5 else (aside, far)
+    start = int(rng.integers(0, frames - 2))
+    end = int(rng.integers(start + 2, frames))
+    shares = np.clip((np.arange(frames) - start) / (end - start), 0, 1).tolist()
+    return tuple(
+        replace(thing, x=round(thing.x + dx * share, 1), y=round(thing.y + dy * share, 1))
+        for share in shares
+    )
+
+
+def _flash(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Be seen for single frames, once or a few times, but in neither the first nor the last."""
+    inner = frames - 2
+    times = int(rng.integers(1, min(_MOST_FLASHES, (inner + 1) // 2) + 1))
+    # Choosing among fewer frames and then parting the chosen ones leaves a gap between any two.
+    chosen = np.sort(rng.permutation(inner - times + 1)[:times]) + np.arange(times)
+    return _only(thing, frames, (1 + chosen).tolist())
+
+
+def _blink(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Be seen in one frame only, any but the first."""
+    return _only(thing, frames, [int(rng.integers(1, frames))])
+
+
+def _appear(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Come and stay, well before the end."""
+    return _only(thing, frames, range(int(rng.integers(1, frames - 2)), frames))
+
+
+def _arrive(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Come in one of the last two frames, and stay."""
+    return _only(thing, frames, range(int(rng.integers(frames - 2, frames)), frames))
+
+
+def _vanish(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Be there for two frames or more, then no longer."""
+    return _only(thing, frames, range(int(rng.integers(2, frames))))
+
+
+def _change(
+    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+) -> States:
+    """Take another colour, be it in the last frame."""
+    others = [colour for colour in colours if colour != thing.colour]
+    after = replace(thing, colour=others[int(rng.integers(len(others)))])
+    when = int(rng.integers(1, frames))
+    return tuple(thing if frame < when else after for frame in range(frames))
+
+
+ROLES: dict[str, Callable[[SceneObject, int, Sequence[str], np.random.Generator], States]] = {
+    "still": _stay,
+    "number": _stay,
+    "mover": _move,
+    "flasher": _flash,
+    "digit": _blink,
+    "newcomer": _appear,
+    "latecomer": _arrive,
+    "leaver": _vanish,
+    "changer": _change,
+}
