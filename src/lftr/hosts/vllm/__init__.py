@@ -1,0 +1,27 @@
+"""The vLLM plugin: image tokens are reduced before the language model, by the same methods.
+
+`register` is what ``vllm.general_plugins`` points at. It adds architectures under names of their
+own, ``Lftr...``; a model is served reduced where its configuration asks for one of those, and every
+other model is served as if lftr were not installed. ``lftr serve`` writes that configuration.
+
+The plugin's parts: `setting` (method and keep, from a configuration or a request), `processing`
+(how many placeholders an item gets, before anything is encoded), `reducing` (choosing among an
+item's tokens after the encoder), `reading` (the evidence, read off the encoder), `positions`
+(M-RoPE), and a file for each group of architectures.
+"""
+
+from __future__ import annotations
+
+from .architectures import ARCHITECTURES, Architecture
+
+__all__ = ["ARCHITECTURES", "Architecture", "register"]
+
+
+def register() -> None:
+    """Make the reduced architectures known to vLLM; runs in each of its processes."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    for architecture in ARCHITECTURES.values():
+        if architecture.name not in ModelRegistry.models:
+            module = f"{__name__}.{architecture.module}:{architecture.name}"
+            ModelRegistry.register_model(architecture.name, module)

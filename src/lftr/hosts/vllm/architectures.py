@@ -1,0 +1,102 @@
+"""Which stock architectures have a reduced one, and what their encoders can tell a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import UnsupportedModelError
+
+_ATTENTIVE = {
+    "features",
+    "encoder_features",
+    "attention_received",
+    "attention_received_shallow",
+    "keys",
+}
+_CLS = {"cls_attention", "frame_features"}
+_TOWERS = {"clip_vision_model": _ATTENTIVE | _CLS, "siglip_vision_model": _ATTENTIVE}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A reduced architecture.
+
+    Parameters
+    ----------
+    stock : str
+        The architecture of vLLM that it extends.
+    module : str
+        The module here that defines it.
+    counted_positions : bool
+        Whether positions just count, so that kept tokens are renumbered (``"compact"``); with
+        M-RoPE each keeps its place (``"original"``).
+    """
+
+    stock: str
+    module: str
+    counted_positions: bool
+
+    @property
+    def name(self) -> str:
+        """The name under which it is registered."""
+        return f"Lftr{self.stock}"
+
+
+ARCHITECTURES = {
+    one.stock: one
+    for one in (
+        Architecture("LlavaForConditionalGeneration", "llava", True),
+        Architecture("LlavaNextForConditionalGeneration", "anyres", True),
+        Architecture("LlavaOnevisionForConditionalGeneration", "anyres", True),
+        Architecture("Qwen2VLForConditionalGeneration", "qwen", False),
+        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen", False),
+        Architecture("Qwen3VLForConditionalGeneration", "qwen", False),
+    )
+}
+
+
+def architecture_of(config: Any) -> Architecture:
+    """Return the reduced architecture for a model's configuration, stock or reduced.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there is none.
+    """
+    names = list(getattr(config, "architectures", None) or ())
+    for name in names:
+        found = ARCHITECTURES.get(str(name).removeprefix("Lftr"))
+        if found is not None:
+            return found
+    raise UnsupportedModelError(
+        f"architectures = {names}; those that lftr serves on vLLM: {', '.join(ARCHITECTURES)}"
+    )
+
+
+def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
+    """Return the fields of `lftr.VisualTokens` that a served model can fill.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+        The model's configuration.
+    sharded_by_image : bool
+        Whether each device encodes images of its own (``--mm-encoder-tp-mode data``). Then only the
+        results meet, and nothing is read on the way.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the vision tower is none that is hosted.
+    """
+    if not architecture_of(config).counted_positions:
+        fields = _ATTENTIVE
+    else:
+        tower = str(getattr(config.vision_config, "model_type", None))
+        if tower not in _TOWERS:
+            raise UnsupportedModelError(
+                f"vision tower {tower!r}; those that lftr serves on vLLM: {', '.join(_TOWERS)}"
+            )
+        fields = _TOWERS[tower]
+    return frozenset({"features"} if sharded_by_image else fields)

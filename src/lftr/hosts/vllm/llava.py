@@ -1,0 +1,57 @@
+"""LLaVA with a CLIP or a SigLIP tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+)
+from vllm.model_executor.models.utils import WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from .processing import Shortening, WholeItems
+from .reducing import Reducing
+
+PARTS = ("embeddings", "pre_layrnorm", "encoder", "post_layernorm")
+NEWER_NAMES = WeightsMapper(
+    orig_to_new_prefix={
+        f"vision_tower.{one}.": f"vision_tower.vision_model.{one}." for one in PARTS
+    }
+)
+"""Of the tower's weights in what transformers 5 saves, which vLLM does not read."""
+
+
+class Info(WholeItems, LlavaProcessingInfo):
+    """Sizes of LLaVA's images."""
+
+
+class Processor(Shortening, LlavaMultiModalProcessor):
+    """LLaVA's requests."""
+
+
+class SquareTower(Reducing):
+    """A tower that is loaded up to the layer whose output is used, and shows equal squares."""
+
+    model_type = "llava"
+    tower = "vision_tower"
+
+    def encoder_depth(self, layers: int) -> int:
+        """Return the depth of the whole tower."""
+        return int(self.config.vision_config.num_hidden_layers)
+
+    def items(self, inputs: Mapping[str, Any]) -> list[int]:
+        """Return one square of patches for each image."""
+        vision = self.config.vision_config
+        return [(vision.image_size // vision.patch_size) ** 2] * len(inputs["pixel_values"])
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+class LftrLlavaForConditionalGeneration(SquareTower, LlavaForConditionalGeneration):
+    """LLaVA, reduced."""
+
+    hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES

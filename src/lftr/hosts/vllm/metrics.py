@@ -1,0 +1,76 @@
+"""What a server tells its operator: counters at ``/metrics``, and a line in the log."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+from vllm.logger import init_logger
+
+logger = init_logger("vllm.lftr")
+
+
+class Counters:
+    """Counters of the process that takes requests, which is the one that ``/metrics`` reads.
+
+    With several API servers vLLM itself adds up what each has counted. ``lftr:requests_total``,
+    ``lftr:images_total``, ``lftr:image_tokens_total`` (as a server without lftr would have had) and
+    ``lftr:kept_tokens_total`` are by method; ``lftr:refused_total`` counts answers of status 400.
+    """
+
+    def __init__(self) -> None:
+        by = ["method"]
+        self.requests = Counter("lftr:requests", "Requests with images.", by)
+        self.images = Counter("lftr:images", "Images of requests.", by)
+        self.tokens = Counter("lftr:image_tokens", "Image tokens before reduction.", by)
+        self.kept = Counter("lftr:kept_tokens", "Image tokens after reduction.", by)
+        self.refused = Counter("lftr:refused", "Requests refused for their lftr setting.")
+
+    def count(self, method: str, sizes: Sequence[tuple[int, int]]) -> None:
+        """Count a request's images, each of so many tokens of which so many stay."""
+        self.requests.labels(method).inc()
+        self.images.labels(method).inc(len(sizes))
+        self.tokens.labels(method).inc(sum(total for total, _ in sizes))
+        self.kept.labels(method).inc(sum(kept for _, kept in sizes))
+
+    @staticmethod
+    @functools.cache
+    def get() -> Counters:
+        """Return the process's one set of counters."""
+        return Counters()
+
+
+class Pace:
+    """Logs what was reduced and how long the methods took: at once, then at most every while.
+
+    Parameters
+    ----------
+    seconds : float
+        Time between two lines, as vLLM's own statistics have it.
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds = seconds
+        self.said = -float("inf")
+        self.images = self.tokens = self.kept = 0
+        self.spent = 0.0
+
+    def add(self, sizes: Sequence[tuple[int, int]], spent: float) -> None:
+        """Take note of images whose tokens were chosen in ``spent`` seconds."""
+        self.images += len(sizes)
+        self.tokens += sum(total for total, _ in sizes)
+        self.kept += sum(kept for _, kept in sizes)
+        self.spent += spent
+        now = time.monotonic()
+        if now - self.said < self.seconds:
+            return
+        logger.info(
+            "lftr: %d images, %d of their %d tokens kept, the method took %.2f ms per image",
+            self.images,
+            self.kept,
+            self.tokens,
+            1e3 * self.spent / self.images,
+        )
+        self.said, self.images, self.tokens, self.kept, self.spent = now, 0, 0, 0, 0.0

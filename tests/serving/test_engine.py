@@ -1,0 +1,139 @@
+"""Ways of running an engine: chunks that cut an image, two devices, settings that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from . import tiny
+from .engines import Question, Served, ask, engine, model_of
+
+QUESTIONS = (
+    Question(((80, 80), (40, 36)), 1, 0.8, "divprune"),
+    Question(((80, 60),), 2, 0.9, "visionzip"),
+    Question(((64, 80),), 3, 1.0),
+    Question(((90, 40),), 4, 0.6, "fastervlm"),
+    Question((), 5),
+)
+
+
+def reduced(checkpoint: tiny.Tiny, **options: Any) -> Any:
+    return engine(checkpoint, f"Lftr{checkpoint.stock}", Served.SETTING, **options)
+
+
+@pytest.fixture
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Tiny:
+    return tiny.make(request.param, tmp_path / request.param)
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+def test_chunks_that_cut_an_image(checkpoint: tiny.Tiny) -> None:
+    """Steps of 16 tokens, so that every image here comes in several."""
+    with reduced(checkpoint) as llm:
+        whole = ask(llm, checkpoint.sign, *QUESTIONS)
+    with reduced(checkpoint, max_num_batched_tokens=16, max_num_seqs=4) as llm:
+        assert llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill
+        assert ask(llm, checkpoint.sign, *QUESTIONS) == whole
+        # each image was encoded by itself, since one has more tokens than a step
+        assert model_of(llm).most == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl"], indirect=True)
+def test_two_devices(checkpoint: tiny.Tiny) -> None:
+    """The encoder's heads are divided among two processes, each with its own engine core."""
+    with reduced(checkpoint) as llm:
+        alone = ask(llm, checkpoint.sign, *QUESTIONS)
+    how = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    with reduced(checkpoint, **how) as llm:
+        assert ask(llm, checkpoint.sign, *QUESTIONS) == alone
+
+
+@pytest.mark.parametrize("checkpoint", ["llava_siglip"], indirect=True)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"method": "trim"}, "needs text_embeds"),
+        ({"method": "fastv"}, "inside the language model"),
+        ({"method": "lftr", "options": {"descriptor": "cls"}}, "needs frame_features"),
+        ({"keep": 0}, "keep = 0"),
+        ({"preset": "nowhere.json"}, "nowhere.json"),
+    ],
+    ids=str,
+)
+def test_a_server_does_not_start(checkpoint: tiny.Tiny, setting: Any, message: str) -> None:
+    with (
+        pytest.raises(ValueError, match=message) as caught,
+        engine(checkpoint, f"Lftr{checkpoint.stock}", setting),
+    ):
+        pass
+    if "method" in setting:
+        assert "those that can: " in str(caught.value)
+
+
+@pytest.mark.parametrize("checkpoint", ["qwen2_vl"], indirect=True)
+def test_m_rope_over_pipeline_stages_is_refused(checkpoint: tiny.Tiny) -> None:
+    from lftr import LftrError
+    from lftr.hosts.vllm import positions
+
+    class Given:
+        def __init__(self, stages: int, method: str | None) -> None:
+            parallel = {"pipeline_parallel_size": stages}
+            self.parallel_config = type("Parallel", (), parallel)()
+            speculative = None if method is None else type("Speculative", (), {"method": method})()
+            self.speculative_config = speculative
+
+    positions.check(Given(1, None))
+    positions.check(Given(1, "ngram"))
+    with pytest.raises(LftrError, match="pipeline_parallel_size = 2"):
+        positions.check(Given(2, None))
+    with pytest.raises(LftrError, match="eagle"):
+        positions.check(Given(1, "eagle"))
+
+
+def clip(frames: int, width: int, height: int) -> Any:
+    """A video as vLLM takes it, sampled already."""
+    shots = np.stack([np.asarray(tiny.image(width, height, seed=i)) for i in range(frames)])
+    told = {
+        "fps": 2.0,
+        "duration": frames / 2,
+        "total_num_frames": frames,
+        "frames_indices": list(range(frames)),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+    return shots, told
+
+
+@pytest.mark.parametrize("checkpoint", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+def test_videos_stay_whole(checkpoint: tiny.Tiny) -> None:
+    """Beside images in either order: as stock at keep=1.0, and only images shorter below."""
+    from vllm import SamplingParams
+
+    gridded = checkpoint.name in tiny.GRIDDED
+    film = "<|vision_start|><|video_pad|><|vision_end|>" if gridded else "<video>"
+    how = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, detokenize=False)
+
+    def answers(llm: Any, keep: float | None) -> list[tuple[int, list[int]]]:
+        found = []
+        for first, second in ((checkpoint.sign, film), (film, checkpoint.sign)):
+            prompt = f"<s>{tiny.words(1)} {first}{tiny.words(2)} {second}{tiny.words(3)}"
+            media = {"image": tiny.image(40, 36), "video": [clip(4, 32, 24)]}
+            request = {"prompt": prompt, "multi_modal_data": media}
+            if keep is not None:
+                request["mm_processor_kwargs"] = {"lftr": {"keep": keep}}
+            (out,) = llm.generate([request], how, use_tqdm=False)
+            found.append((len(out.prompt_token_ids), list(out.outputs[0].token_ids)))
+        return found
+
+    with engine(checkpoint, checkpoint.stock) as llm:
+        stock = answers(llm, None)
+    with reduced(checkpoint) as llm:
+        assert answers(llm, 1.0) == stock
+        fewer = answers(llm, 1)
+    image = len(checkpoint.inputs(checkpoint.sign, [tiny.image(40, 36)])["input_ids"][0])
+    around = 2 if gridded else 0
+    assert [n for n, _ in fewer] == [n - (image - around) + 1 for n, _ in stock]

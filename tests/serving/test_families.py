@@ -1,0 +1,127 @@
+"""Every served family: stock where all is kept, as reduced on transformers where it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lftr
+
+from . import tiny
+from .engines import Question, Served, model_of, recorded
+
+# one for each kind of evidence: encoder features, CLS attention or attention received (deep and in
+# the middle layer), keys and a merge, features alone, frame features, none
+METHODS = ["lftr", "fastervlm", "hiprune", "visionzip", "divprune", "uniform"]
+PICTURE = Question(((40, 36),), 11)
+
+
+def test_the_reduced_architecture_runs(served: Served) -> None:
+    """A plugin that fails to load is only logged, and the stock model runs."""
+    assert type(model_of(served.llm)).__name__ == f"Lftr{served.tiny.stock}"
+
+
+def test_keeping_all_is_stock(served: Served) -> None:
+    asked = [Question(q.sizes, q.seed, keep=1.0) for q in Served.PLAIN]
+    assert served.ask(*asked) == list(served.stock.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_as_on_transformers(served: Served, method: str) -> None:
+    for size, keep in (((40, 36), 0.25), ((20, 64), 7), ((90, 20), 0.5)):
+        question = Question((size,), 5, keep, method)
+        with recorded() as chosen:
+            (answer,) = served.ask(question)
+        wanted, decisions = served.on_transformers(question)
+        assert [one.index.tolist() for one in chosen] == [one.index.tolist() for one in decisions]
+        assert answer == wanted
+
+
+def test_the_cls_output(served: Served) -> None:
+    """LFTR compared with the CLS output, where there is one; else refused by name."""
+    question = Question(((40, 36),), 6, 0.25, "lftr", {"descriptor": "cls"})
+    if "frame_features" not in model_of(served.llm).provided:
+        with pytest.raises(ValueError, match=r"needs frame_features.*those that can: .*divprune"):
+            served.ask(question)
+        return
+    assert served.ask(question) == [served.on_transformers(question)[0]]
+
+
+def test_two_images(served: Served) -> None:
+    """Each has its own count; a second prompt's images change nothing."""
+    if served.tiny.name == "llava_onevision":
+        pytest.skip("transformers encodes images that share a prompt without tiles, vLLM with them")
+    question = Question(((40, 36), (24, 44)), 7, 0.3, "divprune")
+    wanted, _ = served.on_transformers(question)
+    other = Question(((60, 30), (24, 24), (30, 90)), 8, 0.2, "lftr")
+    assert served.ask(question, other)[0] == wanted
+
+
+def test_placeholders_are_tokens(served: Served) -> None:
+    """Sizes and ratios at random: as many of the prompt as of the model, and as asked."""
+    generator = np.random.default_rng(0)
+    questions, counts = [], []
+    for seed in range(24):
+        width, height = (int(n) for n in generator.integers(9, 120, 2))
+        keep = [float(generator.uniform(0.001, 1)), int(generator.integers(1, 80))][seed % 2]
+        method = METHODS[seed % len(METHODS)]
+        questions.append(Question(((width, height),), seed, keep, method))
+        counts.append(lftr.budget.resolve(keep, served.tokens((width, height))))
+    bare = [len(served.tiny.inputs(q.prompt(""), [])["input_ids"][0]) for q in questions]
+    around = 2 if served.tiny.name in tiny.GRIDDED else 0  # the signs around an image
+    prompts = [answer.prompt for answer in served.ask(*questions)]
+    assert prompts == [n + around + k for n, k in zip(bare, counts, strict=True)]
+
+
+def test_together_as_alone(served: Served) -> None:
+    """Ratios and methods of their own in one batch, sizes alike and unlike."""
+    sizes = [(40, 36), (40, 36), (40, 36), (24, 60), (24, 60), (100, 30)]
+    asked = [
+        Question((size,), 20 + i, keep, METHODS[i % 4])
+        for i, (size, keep) in enumerate(zip(sizes, (0.25, 0.25, 1.0, 3, 0.5, 0.1), strict=True))
+    ]
+    asked.append(Question((), 30))
+    together = served.ask(*asked)
+    served.llm.reset_prefix_cache()
+    served.llm.llm_engine.reset_mm_cache()
+    assert [served.ask(one)[0] for one in asked] == together
+
+
+def test_what_was_cached(served: Served) -> None:
+    """The ratio is part of what an image is known by; the same question hits the prefix cache."""
+    first, second = Question(((80, 80),), 40, 0.9, "lftr"), Question(((80, 80),), 40, 0.6, "lftr")
+    one, two = served.ask(first)[0], served.ask(second)[0]
+    assert one.prompt > two.prompt
+    again = served.ask(first, second)
+    assert again == [one, two]
+    assert again[0].cached >= 32  # a block, which ends in the image
+
+
+def test_text_alone(served: Served) -> None:
+    text = Served.PLAIN[-1]
+    assert served.ask(text) == [served.stock[text]]
+
+
+BAD = [
+    ({"keep": 0}, "keep = 0"),
+    ({"keep": 1.01}, "keep = 1.01"),
+    ({"keep": float("nan")}, "keep = nan"),
+    ({"keep": "1e999999999"}, "keep = '1e999999999'"),
+    ({"keep": True}, "keep = True"),
+    ({"keep": "auto"}, "keep = 'auto'"),
+    ({"method": "trim"}, "needs text_embeds"),
+    ({"method": "fastv"}, "inside the language model"),
+    ({"method": "downsample"}, "a second time"),
+    ({"method": "divprun"}, "did you mean 'divprune'"),
+    ({"kep": 1}, "unknown key"),
+    ("1/4", "an object with"),
+]
+
+
+def test_bad_requests_are_refused(served: Served) -> None:
+    before = served.ask(PICTURE)
+    for given, message in BAD:
+        request = PICTURE.request(served.tiny.sign) | {"mm_processor_kwargs": {"lftr": given}}
+        with pytest.raises(ValueError, match=message):
+            served.llm.generate([request], use_tqdm=False)
+    assert served.ask(PICTURE) == before

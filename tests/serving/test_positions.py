@@ -1,0 +1,78 @@
+"""M-RoPE positions of shortened prompts, as of the full prompt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+IMAGE, VIDEO, TEXT = 199, 198, 5
+
+grids = st.tuples(st.integers(1, 300), st.integers(1, 20)) | st.tuples(
+    st.integers(1, 20), st.integers(1, 300)
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), grids, st.floats(0.01, 1)), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+)
+def test_the_kept_stand_where_they_stood(images, tail, dtype, seed, step):
+    """At every chunking, in every dtype; and writing twice changes nothing."""
+    from lftr.hosts.vllm import positions
+
+    generator = np.random.default_rng(seed)
+    ids, kept, media, rows, full_media, full = [], [], [], [], [], 0
+    for text, (height, width), ratio in images:
+        ids += [TEXT] * text
+        kept += range(full, full + text)
+        full += text
+        total = height * width
+        count = max(1, int(total * ratio))
+        index = np.sort(generator.choice(total, count, replace=False))
+        offsets = np.indices((1, height, width)).reshape(3, -1)
+        media.append((len(ids), count, offsets))
+        full_media.append((full, total, offsets))
+        ids += [IMAGE] * count
+        kept += (full + index).tolist()
+        full += total
+        index = torch.from_numpy(index)
+        features = torch.zeros(count, 2, dtype=dtype)
+        rows.append(positions.with_offsets(features, index // width, index % width))
+    ids += [TEXT] * tail
+    kept += range(full, full + tail)
+    wanted, ahead = positions.initial(full + tail, full_media)
+    found, after = positions.initial(len(ids), media)
+    assert after + len(ids) == ahead + full + tail
+    for _ in range(2):
+        for start in range(0, len(ids), max(step, len(ids) // 20)):
+            stop = start + max(step, len(ids) // 20)
+            parts = [
+                row[max(0, start - first) : max(0, stop - first)]
+                for row, (first, _, _) in zip(rows, media, strict=True)
+            ]
+            parts = [part for part in parts if len(part)]
+            bare, found, delta = positions.rewritten(
+                torch.tensor(ids), parts, found, start, (IMAGE, VIDEO)
+            )
+            assert delta == after
+            assert [one.shape for one in bare] == [(len(part), 2) for part in parts]
+    assert torch.equal(found, wanted[:, kept])
+
+
+def test_videos_keep_their_positions():
+    from lftr.hosts.vllm import positions
+
+    ids = torch.tensor([TEXT, VIDEO, VIDEO, TEXT])
+    offsets = np.indices((2, 1, 1)).reshape(3, -1)
+    start, ahead = positions.initial(4, [(1, 2, offsets)])
+    rows = positions.without_offsets(torch.ones(2, 3))
+    bare, after, delta = positions.rewritten(ids, [rows], start, 0, (IMAGE, VIDEO))
+    assert torch.equal(after, start)
+    assert delta == ahead
+    assert torch.equal(bare[0], torch.ones(2, 3))

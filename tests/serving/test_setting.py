@@ -1,0 +1,164 @@
+"""What a request and a server can ask for; without vLLM."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lftr
+from lftr.budget import resolve
+from lftr.hosts.vllm.architectures import ARCHITECTURES, architecture_of, provided
+from lftr.hosts.vllm.setting import Setting, fitting, of_server, read, setting_of
+from lftr.presets import Preset
+
+CLIP = frozenset(
+    {
+        "features",
+        "encoder_features",
+        "cls_attention",
+        "attention_received",
+        "attention_received_shallow",
+        "keys",
+        "frame_features",
+    }
+)
+SIGLIP = CLIP - {"cls_attention", "frame_features"}
+SERVER = Setting(lftr.get_method("lftr"), 1 / 16)
+
+
+class Config:
+    """What is read of a model's configuration."""
+
+    def __init__(self, architecture: str, tower: str = "clip_vision_model") -> None:
+        self.architectures = [architecture]
+        self.vision_config = type("Vision", (), {"model_type": tower})()
+
+
+@pytest.mark.parametrize("name", lftr.list_methods("before"))
+def test_methods_fit_by_what_they_need(name: str) -> None:
+    """Those that fit everywhere, nowhere, and with a CLS token alone, from their evidence."""
+    method = lftr.get_method(name)
+    fields = {field for need in method.evidence for field in need}
+    fits = name in fitting(CLIP)
+    if any(all(field.startswith("text") for field in need) for need in method.evidence):
+        assert not fits
+    if not fields:
+        assert fits == (name != "downsample")
+    assert (name in fitting(SIGLIP)) <= fits
+    if fits:
+        assert read({"method": name}, SERVER, CLIP).method == method
+    else:
+        with pytest.raises(lftr.LftrError, match=r"those that can: .*divprune"):
+            read({"method": name}, SERVER, CLIP)
+
+
+@pytest.mark.parametrize("name", fitting(CLIP))
+def test_a_setting_travels(name: str) -> None:
+    setting = read({"method": name, "keep": "3/7"}, SERVER, CLIP)
+    assert setting_of(setting.text) == setting
+    assert len(setting.text) < 2000
+
+
+def test_one_spelling() -> None:
+    """What means the same is cached as the same."""
+    asked = [
+        {"keep": 0.25, "method": "lftr"},
+        {"method": "lftr", "options": {"diversity": 1.0}, "keep": "1/4"},
+        {"keep": "0.25"},
+    ]
+    assert len({read(one, SERVER, CLIP).text for one in asked}) == 1
+    assert read({"keep": 1}, SERVER, CLIP).text != read({"keep": 1.0}, SERVER, CLIP).text
+
+
+@given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**5))
+def test_ratios_count_as_ever(ratio: float, size: int) -> None:
+    setting = setting_of(read({"keep": ratio}, SERVER, CLIP).text)
+    assert setting.count(size) == resolve(ratio, size)
+
+
+plain = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8)
+anything = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+keys = st.sampled_from(["keep", "method", "options", "preset", "only"]) | st.text(max_size=6)
+names = st.sampled_from(["lftr", "visionzip", "divprune", "Then", "Step", "method"])
+
+
+@given(st.dictionaries(keys, anything | names, max_size=4) | anything)
+def test_anything_is_read_or_refused(values: object) -> None:
+    """Nothing but the error that a server answers with 400, and what is read can travel."""
+    try:
+        setting = read(values, SERVER, CLIP)
+    except lftr.errors.ArgumentError as error:
+        told = str(error)
+    else:
+        told = setting.text
+        assert 1 <= setting.count(576) <= 576
+        json.loads(told)
+    assert len(told) < 2000
+
+
+def nested(depth: int) -> object:
+    return {"method": nested(depth - 1)} if depth else "lftr"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"keep": "9" * 100_000},
+        {"keep": "1e999999999"},
+        {"keep": "1/" + "0" * 9},
+        {"keep": 10**4000},
+        {"keep": 1e-320, "method": "x" * 100_000},
+        {"method": "lftr", "options": {str(n): n for n in range(100)}},
+        {"method": "lftr", "options": nested(900)},
+        {"method": ["lftr"] * 10_000},
+        {"method": {}},
+        {"options": {"diversity": 0.5}},
+        {1: 2},
+    ],
+    ids=range(11),
+)
+def test_hostile_settings_are_refused_at_once(values: dict[str, object]) -> None:
+    with pytest.raises(lftr.LftrError):
+        read(values, SERVER, CLIP)
+
+
+def test_a_server_of_nothing_is_lftr_at_a_sixteenth() -> None:
+    assert of_server(None, CLIP) == SERVER
+
+
+def test_presets(tmp_path) -> None:
+    path = tmp_path / "preset.json"
+    Preset(lftr.get_method("divprune"), 1 / 9, "original", "some/model").save(path)
+    assert of_server({"preset": str(path)}, CLIP) == Setting(lftr.get_method("divprune"), 1 / 9)
+    Preset(lftr.get_method("fastv"), None).save(path)
+    with pytest.raises(lftr.LftrError, match="inside the language model"):
+        of_server({"preset": str(path)}, CLIP)
+    Preset(lftr.get_method("trim"), "auto").save(path)
+    with pytest.raises(lftr.LftrError, match="needs text"):
+        of_server({"preset": str(path)}, CLIP)
+    Preset(lftr.get_method("lftr"), lftr.Budget(100)).save(path)
+    with pytest.raises(lftr.LftrError, match="an image at a time"):
+        of_server({"preset": str(path)}, CLIP)
+    with pytest.raises(lftr.LftrError, match="a preset, or"):
+        of_server({"preset": str(path), "keep": 1}, CLIP)
+
+
+def test_architectures() -> None:
+    assert len(ARCHITECTURES) == 6
+    stock = Config("LlavaForConditionalGeneration")
+    assert architecture_of(stock) == architecture_of(Config("LftrLlavaForConditionalGeneration"))
+    assert provided(stock) == CLIP
+    assert provided(Config(stock.architectures[0], "siglip_vision_model")) == SIGLIP
+    assert provided(Config("Qwen3VLForConditionalGeneration", "qwen3_vl")) == SIGLIP
+    assert provided(stock, sharded_by_image=True) == {"features"}
+    with pytest.raises(lftr.LftrError, match="pixtral"):
+        provided(Config(stock.architectures[0], "pixtral"))
+    with pytest.raises(lftr.LftrError, match="those that lftr serves"):
+        architecture_of(Config("LlamaForCausalLM"))

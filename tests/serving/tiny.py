@@ -1,0 +1,212 @@
+"""Tiny checkpoints of the served families, as hubs have them: weights, tokenizer, processor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from zoo import FAMILIES, ZooEntry
+from zoo.base import BOS, EOS, PAD, VOCAB
+from zoo.llava import IMAGE, siglip
+
+LENGTH = 1024
+
+
+WIDTH, HEAD = 128, 32
+"""Of the language model; vLLM's attention on a CPU has no narrower heads."""
+
+
+def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
+    """Return a family of the zoo with heads that vLLM's attention can compute."""
+
+    class Widened(type(entry)):  # type: ignore[misc]
+        def config(self) -> Any:
+            config = super().config()
+            text, vision = config.text_config, config.vision_config
+            text.hidden_size, text.head_dim = WIDTH, HEAD
+            if "mrope_section" in (text.rope_parameters or {}):
+                text.rope_parameters["mrope_section"] = [4, 6, 6]
+            if entry.name == "qwen2_vl":
+                vision.hidden_size = WIDTH
+            elif entry.name in GRIDDED:
+                vision.out_hidden_size = WIDTH
+            for key, value in changes.items():
+                setattr(config, key, value)
+            return config
+
+    return Widened()
+
+
+GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+ENTRIES: dict[str, ZooEntry] = {
+    "llava": widened(FAMILIES["llava"]),
+    "llava_siglip": widened(
+        FAMILIES["llava"], vision_config=siglip(24), vision_feature_select_strategy="full"
+    ),
+    "llava_next": widened(FAMILIES["llava_next"]),
+    "llava_onevision": widened(  # vLLM shrinks images of more than nine tiles, whatever it says
+        FAMILIES["llava_onevision"], vision_aspect_ratio="anyres_max_9"
+    ),
+    **{name: widened(FAMILIES[name]) for name in GRIDDED},
+}
+SIGNS = {196: "<|vision_start|>", 197: "<|vision_end|>", 198: "<|video_pad|>", 199: "<|image_pad|>"}
+TEMPLATE = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'text' %}"
+    "{{ part['text'] }} {% else %}SIGN {% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint, and the model that it holds.
+
+    Attributes
+    ----------
+    name : str
+        A key of `ENTRIES`.
+    folder : Path
+        What vLLM is given.
+    model : transformers model
+        Float32.
+    processor : transformers processor
+        Loaded from the folder.
+    """
+
+    name: str
+    folder: Path
+    model: Any
+    processor: Any
+
+    @property
+    def sign(self) -> str:
+        """What stands for an image in a prompt."""
+        return "<|vision_start|><|image_pad|><|vision_end|>" if self.name in GRIDDED else "<image>"
+
+    @property
+    def stock(self) -> str:
+        """The architecture's name."""
+        return type(self.model).__name__
+
+    def inputs(self, prompt: str, images: list[Image.Image]) -> dict[str, Any]:
+        """What transformers' model is given."""
+        found = self.processor(images=images or None, text=[prompt], return_tensors="pt")
+        return dict(found)
+
+
+def words(seed: int, count: int = 6) -> str:
+    """Random words of the vocabulary."""
+    generator = np.random.default_rng(seed)
+    return "".join(f" t{n}" for n in generator.integers(10, 170, count))
+
+
+def image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Return coarse noise, so that pixels differ as much as those of pictures."""
+    generator = np.random.default_rng([seed, width, height])
+    coarse = generator.integers(0, 256, (max(2, height // 4), max(2, width // 4), 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def make(name: str, folder: Path) -> Tiny:
+    """Write a checkpoint."""
+    entry = ENTRIES[name]
+    model = entry.build()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    config |= {"architectures": [type(model).__name__], "torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(
+        {_hub_name(key): value.contiguous() for key, value in model.state_dict().items()},
+        str(folder / "model.safetensors"),
+        metadata={"format": "pt"},
+    )
+    processor = _processor(name, entry, model, _tokenizer(name))
+    processor.save_pretrained(folder)
+    return Tiny(name, folder, model, processor)
+
+
+def _hub_name(key: str) -> str:
+    tower = "model.vision_tower."
+    return key.replace(tower, tower + "vision_model.") if key.startswith(tower) else key
+
+
+def _tokenizer(name: str) -> Any:
+    vocabulary = {f"t{n}": n for n in range(VOCAB)}
+    signs = SIGNS if name in GRIDDED else {IMAGE: "<image>", IMAGE - 1: "<video>"}
+    signs = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", **signs}
+    for number, sign in signs.items():
+        del vocabulary[f"t{number}"]
+        vocabulary[sign] = number
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t4"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), "removed")
+    tokenizer.decoder = decoders.Fuse()
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=[sign for n, sign in signs.items() if n > EOS],
+        model_max_length=LENGTH,
+    )
+    sign = "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
+    found.chat_template = TEMPLATE.replace("SIGN", sign)
+    return found
+
+
+def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
+    import transformers as t
+
+    template = {"chat_template": tokenizer.chat_template}
+    if name in GRIDDED:
+        size = {"shortest_edge": 8 * 8 * 4, "longest_edge": 8 * 8 * 64}
+        how = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "size": size}
+        kinds = {
+            "qwen2_vl": (t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor),
+            "qwen2_5_vl": (t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor),
+            "qwen3_vl": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
+        }
+        processor, video = kinds[name]
+        return processor(t.Qwen2VLImageProcessor(**how), tokenizer, video(**how), **template)
+    side = model.config.vision_config.image_size
+    square = {"height": side, "width": side}
+    if name.startswith("llava_") and name != "llava_siglip":
+        pinpoints = model.config.image_grid_pinpoints
+        how = {"size": {"shortest_edge": side}, "crop_size": square}
+        how["image_grid_pinpoints"] = pinpoints
+        if name == "llava_next":
+            return t.LlavaNextProcessor(
+                t.LlavaNextImageProcessor(**how),
+                tokenizer,
+                patch_size=4,
+                vision_feature_select_strategy="default",
+                num_additional_image_tokens=1,
+                **template,
+            )
+        how = {"size": square, "image_grid_pinpoints": pinpoints}
+        return t.LlavaOnevisionProcessor(
+            t.LlavaOnevisionImageProcessor(**how),
+            tokenizer,
+            t.LlavaOnevisionVideoProcessor(size=square),
+            num_image_tokens=16,
+            vision_feature_select_strategy="full",
+            vision_aspect_ratio="anyres_max_9",
+            **template,
+        )
+    images = t.CLIPImageProcessor(size={"shortest_edge": side}, crop_size=square)
+    if name == "llava_siglip":
+        images = t.SiglipImageProcessor(size=square)
+    return t.LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=1 if name == "llava" else 0,
+        **template,
+    )
