@@ -65,10 +65,11 @@ def reduce(
         Decides which tokens stay: at most one method before the language model, and any number
         inside it (``["lftr", FastV()]``), in the order in which they meet at a layer.
     keep : float, int, Budget or "auto"
-        A ratio in (0, 1] (``1/16``), a count for each item (``64``), `lftr.Budget(total=...)` for
-        each prompt, or the method's own number (TRIM and PruMerge have one). Methods inside the
-        language model have schedules of their own, of what reaches them; where there is one of
-        them and nothing before, ``keep`` is what a layer has of its tokens on average.
+        A ratio in (0, 1] (``1/16``), a count for each item (``64``; a whole video is one item),
+        `lftr.Budget(total=...)` for each prompt, or the method's own number (TRIM and PruMerge have
+        one). Methods inside the language model have schedules of their own, of what reaches them;
+        where there is one of them and nothing before, ``keep`` is what a layer has of its tokens on
+        average.
     positions : {"original", "compact"}, optional
         Whether kept tokens stay where they were, or are renumbered without gaps. By default where
         they were, but for Q-Former queries, which have no place in the image.

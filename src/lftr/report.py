@@ -76,6 +76,11 @@ class ItemReport:
         )
 
     @property
+    def grid(self) -> Grid | None:
+        """The one grid ``(T, H, W)`` of an image or a video; None for tiles."""
+        return self.grids[0] if len(self.grids) == 1 else None
+
+    @property
     def kept_by_frame(self) -> tuple[tuple[int, ...], ...]:
         """For each frame (or tile), which of its places ``row * W + column`` hold a kept token."""
         sizes = [high * wide for frames, high, wide in self.grids for _ in range(frames)]

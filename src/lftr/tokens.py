@@ -143,7 +143,9 @@ class VisualTokens:
         patches = self.count - (int(self.separator.sum()) if self.separator is not None else 0)
         if any(len(g) != 3 for g in given) or sum(t * h * w for t, h, w in given) != patches:
             name = "grid" if self.tiles is None else "tiles"
-            raise ArgumentError.of(name, given, f"(T, H, W) with {patches} tokens in all")
+            raise ArgumentError.of(
+                name, getattr(self, name), f"(T, H, W) with {patches} tokens in all"
+            )
 
     @property
     def batched(self) -> bool:

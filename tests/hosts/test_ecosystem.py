@@ -40,7 +40,9 @@ def expected(entry: ZooEntry, method: str) -> list[list[int]]:
 def test_bfloat16(entry: ZooEntry) -> None:
     prompt = Prompt(entry, model=entry.build().bfloat16())
     inputs = prompt.inputs()
-    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    for name in ("pixel_values", "pixel_values_videos"):
+        if name in inputs:
+            inputs[name] = inputs[name].bfloat16()
     with lftr.reduce(prompt.model, "lftr", keep=5) as reduction:
         output = prompt.model.generate(**inputs, max_new_tokens=2)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 2
@@ -117,14 +119,15 @@ def test_deepstack_planes_are_reduced(entry: ZooEntry) -> None:
     prompt = Prompt(entry)
     with reduced(prompt.model, "tome") as run:
         short = run.reduction.prepare(**prompt.inputs())
-        output = short["mm_encoder_outputs"]["image"]
-        assert len(output.deepstack_features) == entry.traits.deepstack
-        for plane in output.deepstack_features:
-            assert sum(map(len, plane)) == run.report.kept
+        outputs = short["mm_encoder_outputs"].values()
+        for planes in zip(*(output.deepstack_features for output in outputs), strict=True):
+            assert sum(len(part) for plane in planes for part in plane) == run.report.kept
+        assert {len(output.deepstack_features) for output in outputs} == {entry.traits.deepstack}
         full = prompt.generate(1).logits[0][0]
     choices = run.choices(0)
-    for plane in output.deepstack_features:  # without them the answer is another
-        plane[0].zero_()
+    for output in outputs:  # without them the answer is another
+        for plane in output.deepstack_features:
+            plane[0].zero_()
     assert distance(prompt.model(**short).logits[0, -1], full) > 1e-2
     assert_close(entry, full, prompt.truth(0, choices)[0], slack=2)
 

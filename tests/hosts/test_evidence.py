@@ -15,7 +15,7 @@ from lftr.evidence.text import TextTower
 from lftr.hosts.transformers.encode import choose_evidence
 from lftr.hosts.transformers.families import family_of
 
-from .support import Prompt, ZooEntry, distance, reduced
+from .support import HOSTED, VIDEOS, Prompt, ZooEntry, distance, reduced
 
 FIELDS = (
     "encoder_features",
@@ -28,6 +28,13 @@ FIELDS = (
     "text_embeds",
     "attention",
 )
+
+
+@pytest.fixture(params=[*HOSTED, VIDEOS["llava_next_video"], VIDEOS["video_llava"]], ids=str)
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family of the zoo; clips of those that have class tokens too."""
+    value: ZooEntry = request.param
+    return value
 
 
 class Asking(lftr.Method):
@@ -83,7 +90,9 @@ def test_shape_or_error(entry: ZooEntry, name: str) -> None:
 def test_what_every_family_can(entry: ZooEntry) -> None:
     able = {name for name in FIELDS if can(entry, name)}
     assert {"encoder_features", "keys", "attention_received", "text_token_embeds"} <= able
-    assert ("cls_attention" in able) == ("frame_features" in able) == entry.traits.has_cls
+    videos = family_of(entry.model()).video is not None
+    assert ("cls_attention" in able) == entry.traits.has_cls
+    assert ("frame_features" in able) == (entry.traits.has_cls or videos)
     assert not {"visual_projected", "text_embeds", "attention"} & able
 
 

@@ -10,10 +10,17 @@ import torch
 import lftr
 from lftr.errors import ArgumentError
 
-from .support import Image, Prompt, Row, ZooEntry, assert_true, distance, reduced
+from .support import IMAGES, Image, Prompt, Row, ZooEntry, assert_true, distance, reduced
 
 CLIP: Row = [3, Image("small"), 2, Image("small", 1), 1, Image("small", 2), 5]
 ROWS: list[Row] = [CLIP, [6], [2, Image("small", 3), 3]]
+
+
+@pytest.fixture(params=IMAGES, ids=str)
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family that is shown images."""
+    value: ZooEntry = request.param
+    return value
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 import lftr
 from lftr.hosts.transformers.families import family_of
 
-from .support import ROWS, WIDE, Prompt, Row, ZooEntry, reduced
+from .support import ALL, ROWS, WIDE, Prompt, Row, ZooEntry, reduced
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -33,6 +33,13 @@ def assert_same(found: Any, expected: Any) -> None:
     assert pairs
     for left, right in pairs:
         torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.fixture(params=ALL, ids=str)
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family that is shown images, clips, or both."""
+    value: ZooEntry = request.param
+    return value
 
 
 @pytest.mark.parametrize("rows", [ROWS, [WIDE]], ids=["batch", "single"])
@@ -66,12 +73,18 @@ def test_encodes_once(entry: ZooEntry, keep: float, beams: int) -> None:
     prompt = Prompt(entry)
     family = family_of(prompt.model)
     calls: list[Any] = []
-    tower = family.module(prompt.model, family.tower)
-    handle = tower.register_forward_pre_hook(lambda module, args: calls.append(args))
+    media = [medium for medium in family.media if medium.given(prompt.inputs())]
+    handles = [
+        family.module(prompt.model, tower).register_forward_pre_hook(
+            lambda module, args: calls.append(args)
+        )
+        for tower in {medium.tower for medium in media}
+    ]
     with lftr.reduce(prompt.model, "random", keep=keep):
         prompt.generate(num_beams=beams)
-    handle.remove()
-    assert len(calls) == 1
+    for handle in handles:
+        handle.remove()
+    assert len(calls) == len(media)
 
 
 @pytest.mark.parametrize("method", lftr.list_methods("before"))

@@ -181,7 +181,7 @@ def test_bad_input(model: MiniGPTv2) -> None:
     with pytest.raises(LftrError, match="cls_attention"):
         lftr.reduce_module(model.llama_proj, "fastervlm", 4)
     with (
-        pytest.raises(LftrError, match=r"tiles = .*256 tokens"),
+        pytest.raises(LftrError, match=r"grid = .*256 tokens"),
         lftr.reduce_module(model.llama_proj, "lftr", 4, grid=(1, 5, 5)),
     ):
         model(**inputs(1))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from .support import (
+    ALL,
     NEW,
     PLAIN,
     ROWS,
@@ -27,9 +28,17 @@ PROMPTS: dict[str, list[Row]] = {
     "two images": [WIDE],
     "three rows": ROWS,
     "images first": [[Image("tall"), 2, Image("small"), 1], [Image("wide", 3), 2]],
+    "the other way round": [[2, Image("small", 1), 3, Image("tall"), 1, Image("wide", 5)]],
     "ends in an image": [[3, Image("wide")], [Image("tall"), 2, Image("small", 2)]],
     "text only": [[7], PLAIN],
 }
+
+
+@pytest.fixture(params=ALL, ids=str)
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family that is shown images, clips, or both."""
+    value: ZooEntry = request.param
+    return value
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])

@@ -87,7 +87,7 @@ class Chat:
 def new_alone(chat: Chat, image: Image | None) -> dict[str, Any]:
     """Inputs of the whole conversation, with the pixels of the newest image alone, or none."""
     inputs = chat.given()
-    arguments = set(chat.entry.feature_arguments) | {"batch_num_images"}
+    arguments = set(chat.entry.feature_arguments) | {"batch_num_images", "second_per_grid_ts"}
     inputs = {name: value for name, value in inputs.items() if name not in arguments}
     if image is None:
         return inputs

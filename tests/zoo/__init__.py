@@ -15,7 +15,7 @@ from .encoders import Blip2, InstructBlip, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
 from .grids import KimiK25, Mistral3
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
-from .qwen import Glm4v, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
+from .qwen import Glm4v, Glm46V, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
 from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
 from .video import Videos
 
@@ -34,6 +34,7 @@ FAMILIES: dict[str, ZooEntry] = {
         Qwen3VLMoe(),
         Qwen3_5(),
         Glm4v(),
+        Glm46V(),
         InternVL(),
         Idefics3(),
         SmolVLM(),
@@ -57,7 +58,7 @@ VIDEOS = {str(e): Videos(e) for e in FAMILIES.values() if isinstance(e, VideoEnt
 MIXED = {
     str(e): Videos(e, mixed=True)
     for e in FAMILIES.values()
-    if isinstance(e, VideoEntry) and e.name != "glm4v"  # takes the one or the other
+    if isinstance(e, VideoEntry) and not e.name.startswith("glm4")  # takes the one or the other
 }
 """The same, shown images and clips."""
 

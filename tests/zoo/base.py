@@ -226,6 +226,10 @@ class ZooEntry(ABC):
 
     # ---- what get_image_features takes -----------------------------------------------------
 
+    medium: str = "image"
+    """What the encoder's function and its output are called after."""
+    pixels: str = "pixel_values"
+    """Key of `inputs` under which the last row's pixels are."""
     feature_arguments: tuple[str, ...] = ("pixel_values",)
     """Keys of `inputs` that `get_image_features` takes."""
 

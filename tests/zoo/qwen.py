@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
+    Glm46VConfig,
+    Glm46VForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2_5_VLConfig,
@@ -309,7 +311,9 @@ class Glm4v(ClipEntry):
 
     @property
     def video_traits(self) -> Traits:  # type: ignore[override]
-        return replace(self.traits, gap_tokens=True)
+        chunks = "looks for the clip's features at video_token_id, which its prompts do not have"
+        upstream = {**self.traits.upstream, "chunked_prefill": chunks}
+        return replace(self.traits, gap_tokens=True, upstream=upstream)
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         begun = (ids == model.config.video_start_token_id).cumsum(dim=-1)
@@ -321,3 +325,16 @@ class Glm4v(ClipEntry):
         run = [START, *[self.image_token_id(model)] * (high * wide // 4), END]
         stamped = [token for frame in range(frames) for token in (*run, 20 + frame)]
         return [model.config.video_start_token_id, *stamped, model.config.video_end_token_id]
+
+
+class Glm46V(Glm4v):
+    """The same parts behind a class of its own."""
+
+    name = "glm46v"
+    model_class = Glm46VForConditionalGeneration
+
+    def config(self) -> PreTrainedConfig:
+        same = super().config().to_dict()
+        shared = {name: same[name] for name in same if name.endswith("_token_id")}
+        text, vision = same["text_config"], same["vision_config"]
+        return Glm46VConfig(text_config=text, vision_config=vision, **shared)

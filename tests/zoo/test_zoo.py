@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from . import ABILITIES, FAMILIES, KINDS, TEXT, Image, Row, ZooEntry
+from . import ABILITIES, FAMILIES, KINDS, TEXT, VIDEOS, Image, Row, ZooEntry
 
 ROWS: list[Row] = [[3, Image("wide"), 4, Image("small"), 5], [6], [2, Image("square"), 3]]
 NEW = 5
 
 
-@pytest.fixture(params=FAMILIES.values(), ids=str, scope="module")
+@pytest.fixture(params=[*FAMILIES.values(), *VIDEOS.values()], ids=str, scope="module")
 def entry(request: pytest.FixtureRequest) -> ZooEntry:
     value: ZooEntry = request.param
     return value
@@ -79,7 +79,7 @@ def test_logits_are_spread(entry: ZooEntry) -> None:
 def test_counts_are_the_placeholders(entry: ZooEntry, kind: Any) -> None:
     model, image = entry.model(), Image(kind)
     ids = entry.image_ids(model, image)
-    placeholders = ids.count(entry.image_token_id(model))
+    placeholders = int(entry.is_visual(model, torch.tensor(ids)).sum())
     if entry.name == "mllama":
         assert placeholders == 1
     else:
@@ -93,7 +93,7 @@ def test_gap_tokens(entry: ZooEntry) -> None:
     split = False
     for kind in KINDS:
         ids = entry.image_ids(model, Image(kind))
-        places = [i for i, token in enumerate(ids) if token == entry.image_token_id(model)]
+        places = entry.is_visual(model, torch.tensor(ids)).nonzero().squeeze(1).tolist()
         split |= places[-1] - places[0] + 1 > len(places)
     assert split == entry.traits.gap_tokens
 
@@ -132,7 +132,8 @@ def test_feature_arguments_are_the_signature(entry: ZooEntry) -> None:
     model = entry.model()
     if entry.traits.container == "none":
         return
-    taken = inspect.signature(model.base_model.get_image_features).parameters
+    encoder = f"get_{entry.medium}_features"
+    taken = inspect.signature(getattr(model.base_model, encoder)).parameters
     given = set(inputs(entry)) & set(taken)
     assert given == set(entry.feature_arguments)
 
@@ -158,7 +159,7 @@ def test_rows_without_images(entry: ZooEntry) -> None:
             entry.inputs(entry.model(), [[6]])
         return
     batch = inputs(entry, [[6], [3]])
-    assert "pixel_values" not in batch
+    assert entry.pixels not in batch
     assert generated(entry, batch).shape == (2, NEW)
 
 
@@ -186,9 +187,10 @@ def encoder_outputs(entry: ZooEntry) -> bool:
     batch = inputs(entry)
     expected = generated(entry, dict(batch))
     features = entry.features(entry.model(), batch)
-    for name in set(entry.feature_arguments) - {"image_grid_thw"}:
+    for name in set(entry.feature_arguments) - {"image_grid_thw", "video_grid_thw"}:
         del batch[name]
-    return torch.equal(generated(entry, batch, mm_encoder_outputs={"image": features}), expected)
+    outputs = {entry.medium: features}
+    return torch.equal(generated(entry, batch, mm_encoder_outputs=outputs), expected)
 
 
 def expansion(entry: ZooEntry) -> bool:
@@ -270,9 +272,9 @@ def test_mrope_second_turn_with_encoder_outputs(entry: ZooEntry) -> None:
     ids = [*output.sequences[0].tolist(), 20, *entry.image_ids(model, new), 21, 22]
     second = entry.batch(model, [ids], [[old, new]])
     expected = first_logits(entry, dict(second))
-    del second["pixel_values"]
+    del second[entry.pixels]
     features = entry.features(model, entry.visual_inputs(model, [[new]]))
-    second |= {"mm_encoder_outputs": {"image": features}}
+    second |= {"mm_encoder_outputs": {entry.medium: features}}
     cache = output.past_key_values
     assert close(entry, first_logits(entry, second, past_key_values=cache), expected)
 

@@ -26,6 +26,8 @@ class Videos(ZooEntry):
         self.wrap = family.wrap
         self.bos = family.bos
         self.feature_arguments = family.clip_arguments
+        self.medium = "image" if mixed else "video"
+        self.pixels = "pixel_values" if mixed else "pixel_values_videos"
 
     def config(self) -> PreTrainedConfig:
         return self.family.config()
@@ -72,7 +74,7 @@ class Videos(ZooEntry):
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
         arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}
-        return model.get_video_features(**arguments, return_dict=True)
+        return model.base_model.get_video_features(**arguments, return_dict=True)
 
     def __repr__(self) -> str:
         return f"{self.name}-{'mixed' if self.mixed else 'videos'}"

@@ -120,10 +120,10 @@ def test_labels(family: ZooEntry) -> None:
 def test_gradients_reach_the_image(family: ZooEntry) -> None:
     prompt = Prompt(family, [WIDE])
     inputs = prompt.inputs()
-    inputs["pixel_values"] = inputs["pixel_values"].clone().requires_grad_()
+    pixels = inputs[family.pixels] = inputs[family.pixels].clone().requires_grad_()
     with torch.enable_grad(), lftr.reduce(prompt.model, methods_for(family)["merging"]):
         prompt.model(**inputs).logits[0, -1].sum().backward()
-    assert bool(inputs["pixel_values"].grad.abs().sum() > 0)
+    assert bool(pixels.grad.abs().sum() > 0)
 
 
 @pytest.mark.parametrize("name", ["blip_2", "instructblip"])

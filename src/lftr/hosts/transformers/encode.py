@@ -62,8 +62,8 @@ def choose_evidence(
 ) -> frozenset[str]:
     """Return the fields to gather: of each need, the first that this model can provide.
 
-    ``has_frames`` says that items may be videos, whose frames have a mean where they have no CLS
-    output.
+    ``has_frames`` says that images are the frames of videos. Frames have a descriptor in any model:
+    where there is no CLS output, the mean of their patches.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def choose_evidence(
         can |= {"attention_received", "attention_received_shallow", "keys"}
         if family.cls_place(model) is not None:
             can |= {"cls_attention", "frame_features"}
-    if has_frames:
+    if has_frames or family.video is not None:
         can |= {"frame_features"}
     if has_tower:
         can |= _TOWER

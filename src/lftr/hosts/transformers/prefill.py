@@ -62,7 +62,7 @@ class Prefill:
             model,
             plan.method.evidence,
             has_tower=plan.tower is not None,
-            has_frames=plan.images_as_video or family.video is not None,
+            has_frames=plan.images_as_video,
         )
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
@@ -229,5 +229,6 @@ def _new_grids(medium: Medium, kwargs: Mapping[str, Any], items: Sequence[Item])
     found: dict[str, Any] = {}
     for name in (medium.grids, *medium.timing):
         if kwargs.get(name) is not None:
-            found[name] = torch.as_tensor(kwargs[name])[new] if new else None
+            rows = torch.as_tensor(kwargs[name])  # of all turns, or of the new ones alone
+            found[name] = rows[len(rows) - len(entries) :][new] if new else None
     return found

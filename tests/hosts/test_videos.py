@@ -1,0 +1,227 @@
+"""What is particular to videos: frames, timestamps, clips beside images, budgets over both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import lftr
+from lftr.errors import UnsupportedModelError
+from lftr.methods import Adaptive
+
+from .support import (
+    MIXED,
+    VIDEOS,
+    Image,
+    Prompt,
+    Row,
+    Videos,
+    assert_true,
+    distance,
+    reduced,
+)
+from .test_evidence import Asking
+from .test_turns import Chat
+
+CLIP, NEXT = Image("wide", 1), Image("square", 3)
+STILL, OTHER = Image("tall", 2), Image("small", 4)
+
+
+def test_every_family_with_video_is_in_the_zoo() -> None:
+    from lftr.hosts.transformers.families import list_families
+
+    shown = {entry.model().config.model_type for entry in VIDEOS.values()}
+    alike = {"glm4v_moe", "qwen3_5_moe"}  # what differs is behind the media
+    assert shown | alike == set(list_families(video=True))
+
+
+@pytest.fixture(params=VIDEOS.values(), ids=str)
+def clips(request: pytest.FixtureRequest) -> Videos:
+    value: Videos = request.param
+    return value
+
+
+@pytest.fixture(params=MIXED.values(), ids=str)
+def mixed(request: pytest.FixtureRequest) -> Videos:
+    value: Videos = request.param
+    return value
+
+
+BOTH: dict[str, list[Row]] = {
+    "image first": [[2, STILL, 1, CLIP, 3]],
+    "video first": [[2, CLIP, 1, STILL, 3]],
+    "several of each": [[CLIP, 2, STILL, NEXT, 1, OTHER], [4], [OTHER, 1, CLIP, 2]],
+    "in rows of their own": [[2, STILL, 1], [CLIP, 3]],
+}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("rows", BOTH.values(), ids=BOTH)
+def test_images_and_videos(mixed: Videos, rows: list[Row], side: Any) -> None:
+    prompt = Prompt(mixed, rows)
+    with reduced(prompt.model, keep=0.3) as run:
+        assert_true(prompt, run, prompt.generate())
+        together = run.choices()
+        short = run.reduction.prepare(**prompt.inputs(side))
+    sizes = [mixed.row_counts(prompt.model, row) for row in rows]
+    assert [item.tokens for item in run.report.items] == [size for row in sizes for size in row]
+    assert [item.number for item in run.report.items] == [
+        i for row in sizes for i in range(len(row))
+    ]
+    assert set(short["mm_encoder_outputs"]) == {"image", "video"}
+    with reduced(prompt.model, keep=0.3) as run:
+        prompt.alone(0).generate(1)
+        for one, other in zip(together, run.choices(), strict=True):
+            assert torch.equal(one.selection.index, other.selection.index)
+
+
+def test_they_cannot_be_told_apart(glm4v: Videos) -> None:
+    """GLM-4V counts one placeholder for both; plain transformers fails too."""
+    family = glm4v.family
+    both = Videos(family, mixed=True)
+    prompt = Prompt(both, [[2, STILL, 1, CLIP, 3]])
+    with pytest.raises(ValueError, match="do not match"):
+        prompt.generate(1)
+    with (
+        lftr.reduce(prompt.model, "random", keep=0.5),
+        pytest.raises(UnsupportedModelError, match="images or videos in one call"),
+    ):
+        prompt.generate(1)
+
+
+@pytest.fixture
+def glm4v() -> Videos:
+    return VIDEOS["glm4v"]
+
+
+class First(lftr.Method):
+    """Keeps the first tokens: late frames lose all of theirs."""
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
+        return lftr.Selection(torch.arange(keep).expand(len(tokens.features), keep))
+
+
+def test_a_frame_may_lose_all_its_tokens(clips: Videos) -> None:
+    """What stands between the frames stays where it is: text, marks and the time of each."""
+    prompt = Prompt(clips, [[2, CLIP, 3]])
+    with reduced(prompt.model, First(), 4) as run:
+        assert_true(prompt, run, prompt.generate())
+        short = run.reduction.prepare(**prompt.inputs())
+    frames = run.report.items[0].kept_by_frame
+    assert frames[0] == (0, 1, 2, 3)
+    assert set(frames[1:]) == {()}
+    full = prompt.inputs()["input_ids"][0]
+    ids = short["input_ids"][0]
+    assert torch.equal(ids[~prompt.visual(ids)], full[~prompt.visual(full)])
+
+
+def test_grids(clips: Videos) -> None:
+    prompt = Prompt(clips, [[2, CLIP, 3]])
+    with reduced(prompt.model, keep=0.4) as run:
+        prompt.generate(1)
+    tokens, item = run.method.tokens[0], run.report.items[0]
+    assert tokens.grid is not None
+    assert tokens.grid[0] == 3
+    assert item.grids == (tokens.grid,)
+    assert item.grid == tokens.grid
+    assert "x".join(map(str, tokens.grid)) in str(run.report)
+    apart = 0 if tokens.separator is None else int(tokens.separator.sum())
+    assert apart == {"video_llava": 3, "llava_onevision": 1}.get(clips.name, 0)
+    assert sum(map(len, item.kept_by_frame)) == item.kept  # separators go first
+
+
+def test_frame_features(clips: Videos) -> None:
+    """CLS outputs where there are any, else means of what the encoder made of the frame."""
+    prompt = Prompt(clips, [[2, CLIP, 3]])
+    needs = ("frame_features", "encoder_features", "attention_received")
+    with reduced(prompt.model, Asking(*needs), 0.4) as run:
+        prompt.generate(1)
+    tokens = run.method.tokens[0].without_separators()
+    frames, encoder = tokens.frame_features, tokens.encoder_features
+    assert frames is not None
+    assert encoder is not None
+    means = encoder.unflatten(0, (3, -1)).mean(dim=1)
+    assert frames.shape == means.shape
+    assert (distance(frames, means) < 1e-5) != clips.traits.has_cls
+    assert not torch.equal(frames[0], frames[1])
+
+
+def test_a_class_token_is_no_patch() -> None:
+    """Video-LLaVA shows the class token of each frame to the language model."""
+    clips = VIDEOS["video_llava"]
+    prompt = Prompt(clips, [[2, CLIP, 3]])
+    with reduced(prompt.model, Asking("cls_attention", "encoder_features"), 0.9) as run:
+        prompt.generate(1)
+    tokens = run.method.tokens[0]
+    assert tokens.separator is not None
+    assert tokens.separator.nonzero().squeeze(1).tolist() == [0, 17, 34]
+    assert tokens.cls_attention is not None
+    assert (tokens.cls_attention[:, tokens.separator] == 0).all()
+    pixels = prompt.inputs()["pixel_values_videos"][0]
+    states = prompt.model.model.video_tower(pixels, output_hidden_states=True).hidden_states[-2]
+    assert distance(tokens.encoder_features, states.flatten(0, 1)) < 1e-5
+
+
+@pytest.mark.parametrize("first", [STILL, CLIP], ids=["an image", "a clip"])
+@pytest.mark.parametrize("second", [OTHER, NEXT], ids=["an image", "a clip"])
+def test_a_second_turn(mixed: Videos, first: Image, second: Image) -> None:
+    """A medium that the first turn had, or another, with the pixels of the new one alone."""
+    with reduced(mixed.model()) as run:
+        chat = Chat(mixed, run, old=first)
+        chat.say(20, second, 21, 22)
+        inputs = chat.given()
+        pixels = set(mixed.visual_inputs(chat.model, [[first, second]]))
+        inputs = {name: value for name, value in inputs.items() if name not in pixels}
+        chat.answer(inputs | mixed.visual_inputs(chat.model, [[second]]), chat.cache)
+        chat.say(23)
+        chat.answer(chat.given(), chat.cache)  # all pixels again: none is encoded
+
+
+def test_budget_of_a_prompt(mixed: Videos) -> None:
+    prompt = Prompt(mixed, [[2, STILL, 1, CLIP, 3], [CLIP, 2]])
+    with reduced(prompt.model, keep=lftr.Budget(total=9)) as run:
+        prompt.generate(1)
+    kept = [sum(i.kept for i in run.report.items if i.row == row) for row in (0, 1)]
+    assert kept == [9, 9]
+    with reduced(prompt.model, keep=3) as run:
+        prompt.generate(1)
+    assert [item.kept for item in run.report.items] == [3, 3, 3]
+
+
+def test_adaptive_spreads_over_frames() -> None:
+    """A frame that shows one colour has less to say than one of noise."""
+    prompt = Prompt(VIDEOS["llava_next_video"], [[2, CLIP, 3]])
+    inputs = prompt.inputs()
+    inputs["pixel_values_videos"][:, 1] = 0.0
+    prompt.model.model.vision_tower.embeddings.position_embedding.weight.data.mul_(scale := 1e-3)
+    try:
+        with lftr.reduce(prompt.model, Adaptive("uniform", strength=2.0), keep=6) as reduction:
+            prompt.model.generate(**inputs, max_new_tokens=1)
+    finally:
+        prompt.model.model.vision_tower.embeddings.position_embedding.weight.data.div_(scale)
+    kept = [len(frame) for frame in reduction.report.items[0].kept_by_frame]
+    assert sum(kept) == 6
+    assert kept[1] < min(kept[0], kept[2])
+
+
+def test_encodes_at_another_size() -> None:
+    prompt = Prompt(VIDEOS["qwen2_5_vl"], [[2, CLIP, 3]])
+    with reduced(prompt.model, "downsample", 9) as run:
+        prompt.generate(2)
+    assert [len(frame) for frame in run.report.items[0].kept_by_frame] == [3, 3, 3]
+
+
+def test_placed_later_than_the_text_after_them() -> None:
+    """Qwen2.5-VL places frames by their time, which may be far beyond the text that follows."""
+    entry = VIDEOS["qwen2_5_vl"]
+    prompt = Prompt(entry, [[2, CLIP, 1]])
+    places = prompt.model._prepare_position_ids_for_generation(
+        prompt.inputs()["input_ids"], prompt.inputs()
+    )
+    assert int(places[1].max()) > int(places[1, 0, -1])
+    with reduced(entry.model()) as run:
+        chat = Chat(entry, run, old=CLIP)
+        chat.say(20, NEXT, 21)
+        chat.answer(chat.given(), chat.cache)
