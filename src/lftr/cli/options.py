@@ -8,8 +8,18 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ArgumentError
 from ..methods.base import Method
 from ..methods.inside import LayerMethod
+from ..reduce import POSITIONS
+
+
+def _known_positions(value: str | None) -> str | None:
+    """Refuse a word that no model takes before any model is loaded."""
+    if value not in (None, *POSITIONS):
+        raise ArgumentError.of("--positions", value, " or ".join(POSITIONS))
+    return value
+
 
 Model = Annotated[
     str | None,
@@ -27,6 +37,7 @@ Positions = Annotated[
     str | None,
     typer.Option(
         "--positions",
+        callback=_known_positions,
         help="original (kept tokens stay where they were) or compact (renumbered); by default "
         "what suits the model.",
     ),
@@ -45,6 +56,18 @@ Encoders = Annotated[
         help="Rows with tokens merged inside the vision encoder too: tome:r=8, folder:keep=1/3; "
         "as many as wanted.",
     ),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames of a clip, evenly spread, the last one among them; by default 8.",
+    ),
+]
+Fps = Annotated[
+    float | None,
+    typer.Option("--fps", help="Frames of each second of a clip; with --frames, at most so many."),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda...; by default a GPU if there is one.")

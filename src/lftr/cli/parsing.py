@@ -145,6 +145,11 @@ def parse_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ArgumentError.of(
-            "--device", name, "a device of this machine, as cpu or cuda"
-        ) from None
+        here = ", ".join(["cpu", *_accelerators()])
+        raise ArgumentError.of("--device", name, f"a device of this machine: {here}") from None
+
+
+def _accelerators() -> list[str]:
+    """Name the machine's accelerators, as torch does."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    return [] if kind is None else [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]

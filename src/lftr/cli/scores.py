@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from .terminal import stderr
+from .terminal import Bars
 
 if TYPE_CHECKING:
     from ..evaluation import Setting
     from ..evaluation.runs import Prediction
 
 
-class Scores(Progress):
+class Scores(Bars):
     """Bars on stderr that go when the run is done.
 
     Parameters
@@ -36,8 +36,6 @@ class Scores(Progress):
             MofNCompleteColumn(),
             TextColumn("{task.fields[score]}"),
             TimeRemainingColumn(),
-            console=stderr(),
-            transient=True,
         )
         self._answered = dict.fromkeys((one.label for one in settings), 0)
         self._sums = dict.fromkeys(self._answered, 0.0)

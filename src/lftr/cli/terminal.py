@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 
 _PIPED_WIDTH = 200
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def stdout() -> Console:
@@ -33,9 +43,41 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show that something of unknown length goes on."""
-    with stderr().status(what):
+    """Show that something of unknown length goes on; one line where there is no terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        console.print(f"{what}...", highlight=False)
+    with console.status(what):
         yield
+
+
+class Bars(Progress):
+    """Bars on stderr that go when the work is done.
+
+    Where there is no terminal, lines: one at first, and one whenever half a minute has gone by.
+    """
+
+    def __init__(self, *columns: ProgressColumn) -> None:
+        super().__init__(*columns, console=stderr(), transient=True)
+        self._written = -math.inf
+
+    def update(self, *given: Any, **options: Any) -> None:
+        """Set what a bar shows."""
+        super().update(*given, **options)
+        self._write()
+
+    def advance(self, *given: Any, **options: Any) -> None:
+        """Go on by some steps."""
+        super().advance(*given, **options)
+        self._write()
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        if self.console.is_terminal or now - self._written < _SECONDS_BETWEEN_LINES:
+            return
+        self._written = now
+        done = [f"{task.description} {task.completed:.0f}/{task.total:.0f}" for task in self.tasks]
+        self.console.print(", ".join(done), highlight=False, markup=False)
 
 
 @contextmanager
@@ -47,8 +89,8 @@ def progress(what: str, total: int) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr(), transient=True) as bar:
-        bar.add_task(what, total=total)
+    with Bars(*columns) as bar:
+        bar.advance(bar.add_task(what, total=total), 0)
         yield bar
 
 
