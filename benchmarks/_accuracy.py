@@ -31,8 +31,9 @@ def score(
     seed: int = 0,
     batch: int | None = None,
     seconds: float = float("inf"),
+    suite: str = "scenes",
 ) -> tuple[list[Outcome], list[str]]:
-    """Answer up to ``n`` questions of ``split`` with the bundled model under every setting.
+    """Answer up to ``n`` questions of ``split`` with the suite's bundled model, by every setting.
 
     Returns
     -------
@@ -43,9 +44,9 @@ def score(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = batch or (128 if device == "cuda" else 16)
-    model, processor = lftr.bundled.load(device=device)
+    model, processor = lftr.bundled.load(device=device, name=suite)
     tower = lftr.bundled.load_text_tower(model)
-    examples = load("scenes", split=split, n=n, seed=seed)
+    examples = load(suite, split=split, n=n, seed=seed)
     outcomes = [Outcome(setting) for setting in settings]
     categories: list[str] = []
     start = time.perf_counter()
@@ -71,6 +72,7 @@ def run(
     command: str,
     about: str | None,
     final: Mapping[str, Method] | None = None,
+    suite: str = "scenes",
 ) -> None:
     """Score variants on the validation split at every ratio; print and write the figures down.
 
@@ -90,15 +92,20 @@ def run(
         split, variants, name, command = "test", final, f"{name}_test", f"{command} --test"
     settings = [Setting("full", get_method("uniform"), 1.0)]
     settings += [Setting(label, m, 1 / r) for label, m in variants.items() for r in RATIOS]
-    finish(settings, options, split, name, f"{command} --n {options.n}")
+    finish(settings, options, split, name, f"{command} --n {options.n}", suite)
 
 
 def finish(
-    settings: Sequence[Setting], options: argparse.Namespace, split: str, name: str, command: str
+    settings: Sequence[Setting],
+    options: argparse.Namespace,
+    split: str,
+    name: str,
+    command: str,
+    suite: str = "scenes",
 ) -> None:
     """Score settings, print the table (or JSON) and write the figures down."""
     outcomes, categories = score(
-        settings, split, options.n, seed=options.seed, seconds=options.seconds
+        settings, split, options.n, seed=options.seed, seconds=options.seconds, suite=suite
     )
     figures = summary(outcomes, categories)
     content = {"split": split, "questions": len(categories), "seed": options.seed, "rows": figures}

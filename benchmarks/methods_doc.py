@@ -3,8 +3,9 @@
     python benchmarks/methods_doc.py
 
 Reads what ``benchmarks/methods_accuracy.py`` and ``benchmarks/inside_accuracy.py`` (accuracy on the
-bundled suite's test split), ``benchmarks/methods.py`` (time) and ``benchmarks/data/published.json``
-left; measures nothing.
+bundled suite's test split), ``benchmarks/methods.py`` (time), ``benchmarks/data/published.json``,
+and of videos ``benchmarks/lftr_video.py --test`` and ``benchmarks/video_methods.py`` left; measures
+nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from _accuracy import RATIOS, percent
 from _measure import table
 
 from lftr.methods import Method, get_method, list_methods
+from lftr.methods.video.base import ClipMethod
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "methods.md"
@@ -47,9 +49,9 @@ def described(method: Method) -> tuple[str, str]:
     return summary.rstrip("."), " ".join(found.group(1).split()).rstrip(".") if found else ""
 
 
-def accuracies() -> tuple[dict[str, list[str]], dict[str, Any]]:
+def accuracies(name: str) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Return each label's relative accuracy at every ratio, and the run they come from."""
-    content = read("results/methods_accuracy_test.json")
+    content = read(f"results/{name}.json")
     if not content:
         return {}, {}
     figures = content["figures"]
@@ -68,6 +70,56 @@ def times() -> dict[str, str]:
         if r["B"] == 1 and r["N"] == 576 and r["K"] == 64 and "thread" in r["machine"]
     ]
     return {r["method"]: f"{r['ms']:.1f} ms ({r['ms'] / r['X @ X.T']:.2f})" for r in wanted}
+
+
+def videos() -> list[str]:
+    """Return the part on methods for videos."""
+    measured, run = accuracies("lftr_video_test")
+    speed = read("results/video_methods.json").get("figures", {"times": [], "memory": []})
+    cost = {
+        row["method"]: f"{row['median_ms']:.1f} ms"
+        for row in speed["times"]
+        if abs(row["share"] - 1 / 16) < 1e-9
+    }
+    longest = {row["method"]: f"{row['mib']:.0f} MiB" for row in speed["memory"]}
+    rows = []
+    for name in ["lftr", *(n for n in list_methods("before") if for_videos(n))]:
+        summary, source = described(get_method(name))
+        needs = ", ".join(names[0] for names in get_method(name).evidence) or "features"
+        cells = measured.pop(name, ["-"] * len(RATIOS))
+        figures = [cost.get(name, "-"), longest.get(name, "-"), *cells]
+        rows.append([f"`{name}`", summary, needs, *figures, source])
+    ratios = [f"{r}x" for r in RATIOS]
+    head = ["method", "what it does", "looks at", "time", "memory", *ratios, "source"]
+    return [
+        "## For videos",
+        "",
+        "A video is one item of `T` frames. These methods know frames; they take images too, as "
+        "clips of one frame. Every method above takes videos as well: `lftr.methods.PerFrame` puts "
+        "one on every frame, `lftr.methods.Adaptive` spreads the budget over the frames.",
+        "",
+        made(run),
+        "Time: `python benchmarks/video_methods.py`, 32 frames of 196 tokens, C=1024, at 16x, one "
+        "CPU thread. Memory: what a decision takes over what it is given, 512 frames, C=256.",
+        "",
+        table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows]),
+        "",
+        *(
+            [
+                "Other settings of the same run:",
+                "",
+                table(["setting", *ratios], [[f"`{n}`", *cells] for n, cells in measured.items()]),
+                "",
+            ]
+            if measured
+            else []
+        ),
+    ]
+
+
+def for_videos(name: str) -> bool:
+    """Whether a method was made for videos."""
+    return isinstance(get_method(name), ClipMethod)
 
 
 def inside() -> list[str]:
@@ -125,13 +177,15 @@ def made(content: dict[str, Any]) -> str:
 
 def main() -> None:
     """Write the page."""
-    measured, run = accuracies()
+    measured, run = accuracies("methods_accuracy_test")
     cost = times()
     published = read("data/published.json")["figures"]
     head = ["method", "what it does", "looks at", "time (ratio)", *(f"{r}x" for r in RATIOS),
             "published, theirs", "source"]  # fmt: skip
     lines = []
     for name in sorted(list_methods("before"), key=lambda n: (n not in CONTROLS, n)):
+        if for_videos(name):
+            continue
         method = get_method(name)
         summary, source = described(method)
         needs = "; ".join(" or ".join(names) for names in method.evidence) or "features"
@@ -169,6 +223,7 @@ def main() -> None:
                 "",
                 table(["setting", *(f"{r}x" for r in RATIOS)], extra),
                 "",
+                *videos(),
                 *inside(),
             ]
         )

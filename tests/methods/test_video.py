@@ -205,14 +205,24 @@ def test_lftr_gives_frames_that_change_more():
 
 def test_lftr_in_time_only_keeps_what_changed():
     tokens = clip(6, (5, 4, 4), "late")
-    chosen = lftr.methods.Lftr(time_share=1.0).select(tokens, 17)
+    chosen = lftr.methods.Lftr(time_share=1.0, first="whole").select(tokens, 17)
     assert chosen.index.tolist() == [*range(16), tokens.count - 1]
     merged = chosen.apply(tokens.features)
     torch.testing.assert_close(merged[:16], tokens.features[:16])
     assert chosen.assignment(tokens.count).tolist() == [*list(range(16)) * 4, *range(15), 16]
-    dropped = lftr.methods.Lftr(time_share=1.0, still="drop").select(tokens, 17)
+    dropped = lftr.methods.Lftr(time_share=1.0, first="whole", still="drop").select(tokens, 17)
     assert dropped.flow is None
     assert dropped.index.equal(chosen.index)
+
+
+def test_lftr_can_give_the_first_frame_an_even_share():
+    tokens = clip(8, (5, 4, 4))
+    counts = (
+        lftr.methods.Lftr(time_share=1.0, first="even").select(tokens, 40).index // 16
+    ).bincount()
+    assert counts[0] == 8
+    whole = lftr.methods.Lftr(time_share=1.0, first="whole").select(tokens, 40)
+    assert (whole.index // 16).bincount()[0] == 16
 
 
 class Largest(TorchDispatchMode):
@@ -265,6 +275,7 @@ def test_settings_name_what_they_allow():
         ("prunevid", "clusters", 2.0),
         ("free-video-llm", "pool", "mean"),
         ("lftr", "time_share", 1.1),
+        ("lftr", "first", "none"),
         ("lftr", "still", "keep"),
     ]:
         with pytest.raises(lftr.LftrError, match=f"{option} = .*allowed: "):

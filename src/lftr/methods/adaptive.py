@@ -25,7 +25,7 @@ class Adaptive(Wrapper):
     An item's claim is its size times how much it has to say, to the power ``strength``. What a
     prompt keeps in total stays, exactly, so that with ``keep=lftr.Budget(total=...)`` or a ratio
     plain images hand tokens on to rich ones. Within an item ``inner`` decides for each tile or
-    frame on its own, as long as there is a token for each.
+    frame on its own, as long as there is a token for each; else for the whole item.
 
     Parameters
     ----------

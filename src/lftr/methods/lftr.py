@@ -36,9 +36,10 @@ class Lftr(Method, name="lftr"):
     ranking by relevance alone drops what the language model needs of the background.
 
     A video is reduced in time first, see ``benchmarks/lftr_video.py``: of all its tokens those stay
-    that are least like the same place a frame before, those of the first frame before all others;
-    what does not stay joins the last token at its place that did, which becomes their mean. The
-    spatial stage acts on every frame by itself, whose slots are in proportion to what stays of it.
+    that are least like the same place a frame before, and of the first frame an even share (by the
+    letter all of it, which at 16x leaves little for what comes later); what does not stay joins the
+    last token at its place that did, which becomes their mean. The spatial stage acts on every
+    frame by itself, whose slots are in proportion to what stays of it.
 
     Scores are made in the encoder's space and the decision is applied to the language model's
     tokens.
@@ -68,6 +69,9 @@ class Lftr(Method, name="lftr"):
     time_share : float
         How much of the reduction of a video by a factor R is in time, in [0, 1]:
         ``R ** time_share`` in time and the rest in space.
+    first : {"whole", "even"}
+        Whether all of a video's first frame, which has none before it, stays in time, as far as
+        there are slots, or only an even share of what stays.
     still : {"merge", "drop"}
         Whether what does not stay in time is merged or goes.
     """
@@ -81,6 +85,7 @@ class Lftr(Method, name="lftr"):
     candidates: float = 1.0
     leftovers: str = "drop"
     time_share: float = 0.5
+    first: str = "even"
     still: str = "merge"
 
     def __post_init__(self) -> None:
@@ -93,6 +98,7 @@ class Lftr(Method, name="lftr"):
         between("candidates", self.candidates, 0.0)
         one_of("leftovers", self.leftovers, ("merge", "drop"))
         between("time_share", self.time_share, 0.0, 1.0)
+        one_of("first", self.first, ("whole", "even"))
         one_of("still", self.still, ("merge", "drop"))
 
     @property
@@ -130,13 +136,17 @@ class Lftr(Method, name="lftr"):
         size, total = height * width, tokens.count
         x, scores = x.unflatten(1, (frames, size)), scores.unflatten(1, (frames, size))
         between_stages = max(keep, math.ceil(total * (keep / total) ** self.time_share))
-        stays = changed(x, between_stages)
+        length = length.view_as(scores)
+        first = min(between_stages, size)
+        if self.first == "even":
+            first = math.ceil(between_stages / frames)
+        stays = changed(x, length, between_stages, first)
         left = stays.sum(dim=2)
         counts = apportion(keep, left, left)
         frame = VisualTokens(tokens.features[:, :size], grid=(1, height, width))
         kept = pick_in_frames(
             x,
-            length.view_as(scores),
+            length,
             scores,
             stays,
             counts,
@@ -149,7 +159,7 @@ class Lftr(Method, name="lftr"):
         if self.leftovers == self.still == "drop":
             return Selection(index)
         if self.leftovers == "merge":
-            slot = nearest_kept(x, length.view_as(scores), kept).masked_fill(~stays, -1)
+            slot = nearest_kept(x, length, kept).masked_fill(~stays, -1)
         else:
             slot = torch.where(kept, kept.flatten(1).cumsum(1).view_as(stays) - 1, -1)
         if self.still == "merge":
@@ -184,6 +194,8 @@ class Lftr(Method, name="lftr"):
         by_frame = x.reshape(batch * frames, total // frames, width)
         # the mean of the patches at length one, in a single pass over them
         content = torch.bmm(length.reciprocal().reshape(batch * frames, 1, -1), by_frame)
+        if frames > 1:  # the other way round is slower for many products, but not the same bits
+            return sign * torch.bmm(unit(content), by_frame.mT).reshape(batch, total) / length
         return sign * torch.bmm(by_frame, unit(content).mT).reshape(batch, total) / length
 
     def _to_text(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:

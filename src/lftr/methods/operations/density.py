@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...indexing import take
 from .similarity import BLOCK
 
 HELD = 1 << 22  # distances of a stack that are held at once
@@ -33,8 +34,8 @@ def peak_scores(x: Tensor, neighbours: int = 5, members: Tensor | None = None) -
     Density is ``exp(-mean d^2)`` over the nearest tokens (itself included), ``d`` the Euclidean
     distance over ``sqrt(C)``; the score is density times the distance to the nearest denser token,
     for the densest the farthest of all. Of equally dense tokens the earlier counts as denser, so
-    that the result is the same every time. Distances are computed in blocks, twice, so that memory
-    stays linear in N.
+    that the result is the same every time. Distances of many tokens are computed in blocks, so that
+    memory stays linear in N.
 
     Parameters
     ----------
@@ -61,9 +62,14 @@ def _scores(x: Tensor, neighbours: int, members: Tensor | None) -> Tensor:
     total, scale = x.shape[1], x.shape[2] ** -0.5
     starts = range(0, total, BLOCK)
 
-    def distances(start: int) -> Tensor:
+    def computed(start: int) -> Tensor:
         found = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
         return found if members is None else found.masked_fill_(~members.unsqueeze(1), torch.inf)
+
+    one = computed(0) if len(starts) == 1 else None  # else computed twice, a block at a time
+
+    def distances(start: int) -> Tensor:
+        return computed(start) if one is None else one
 
     near = min(neighbours, total)
     nearest = [distances(i).topk(near, dim=2, largest=False).values.square() for i in starts]
@@ -96,14 +102,19 @@ def join_peaks(x: Tensor, peaks: Tensor) -> Tensor:
     ----------
     x : Tensor, shape (B, N, C)
     peaks : Tensor of bool, shape (B, N)
-        Which tokens are peaks; where there is none, the first token is returned.
+        Which tokens are peaks; where there is none, any token is returned.
     """
     total = x.shape[1]
     place = torch.arange(total, device=x.device)
-    step = max(1, HELD // (total * total))
+    most = max(1, int(peaks.sum(dim=1).max()))
+    index = (~peaks).int().argsort(dim=1, stable=True)[:, :most]  # peaks first, in order
+    step = max(1, HELD // (total * most))
     leaders = []
-    for some, there in zip(x.split(step), peaks.split(step), strict=True):
-        distance = torch.cdist(some.float(), some.float())
-        nearest = distance.masked_fill_(~there.unsqueeze(1), torch.inf).argmin(dim=2)
-        leaders.append(torch.where(there, place, nearest))
+    for some, there, centre in zip(
+        x.split(step), peaks.split(step), index.split(step), strict=True
+    ):
+        distance = torch.cdist(some.float(), take(some.float(), centre, 1))
+        able = there.gather(1, centre).unsqueeze(1)
+        nearest = distance.masked_fill_(~able, torch.inf).argmin(dim=2)
+        leaders.append(torch.where(there, place, centre.gather(1, nearest)))
     return torch.cat(leaders)

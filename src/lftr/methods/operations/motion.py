@@ -10,7 +10,9 @@ from torch import Tensor
 from .scaling import unit
 
 
-def same_position(x: Tensor, frames: Sequence[int], references: Sequence[int]) -> Tensor:
+def same_position(
+    x: Tensor, frames: Sequence[int], references: Sequence[int], length: Tensor | None = None
+) -> Tensor:
     """Return the cosine of every token with the one at its position in another frame.
 
     One pass over the frames, a frame at a time: memory stays linear in the number of tokens, and
@@ -22,12 +24,14 @@ def same_position(x: Tensor, frames: Sequence[int], references: Sequence[int]) -
         The tokens of each frame.
     frames, references : sequence of int, of equal length P
         The frames to compare, and with what each.
+    length : Tensor, shape (B, T, N), optional
+        Of the tokens, if it is known.
 
     Returns
     -------
     Tensor, shape (B, P, N)
     """
-    length = x.norm(dim=3, dtype=torch.float32)
+    length = x.norm(dim=3, dtype=torch.float32) if length is None else length
     plain = bool(((length > 1e-15) & (length < 1e15)).all())
     out = torch.zeros(len(x), len(frames), x.shape[2], device=x.device)
     for place, (frame, other) in enumerate(zip(frames, references, strict=True)):
@@ -40,16 +44,18 @@ def same_position(x: Tensor, frames: Sequence[int], references: Sequence[int]) -
     return out.clamp_(-1.0, 1.0)
 
 
-def stillness(x: Tensor) -> Tensor:
+def stillness(x: Tensor, length: Tensor | None = None) -> Tensor:
     """Return the cosine of every token with its position in the frame before.
 
     Parameters
     ----------
     x : Tensor, shape (B, T, N, C)
+    length : Tensor, shape (B, T, N), optional
+        Of the tokens, if it is known.
 
     Returns
     -------
     Tensor, shape (B, T - 1, N)
     """
     last = x.shape[1]
-    return same_position(x, range(1, last), range(last - 1))
+    return same_position(x, range(1, last), range(last - 1), length)

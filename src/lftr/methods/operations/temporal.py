@@ -17,24 +17,26 @@ from .motion import stillness
 from .relevance_greedy import marginal_relevance
 
 
-def changed(x: Tensor, keep: int) -> Tensor:
+def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
     """Return the tokens that are least like the same place a frame before, ``(B, T, N)``.
 
-    Those of the first frame come first, evenly spread ones of them where there are more than slots.
+    Evenly spread ones of the first frame come before all others, the rest of it after them.
 
     Parameters
     ----------
     x : Tensor, shape (B, T, N, C)
+    length : Tensor, shape (B, T, N)
     keep : int
         How many of the ``T * N`` tokens.
+    first : int
+        Tokens of the first frame that come first, at most ``keep``.
     """
     batch, frames, size, _ = x.shape
-    score = torch.full((batch, frames, size), torch.inf, device=x.device)
-    score[:, 1:] = 1.0 - stillness(x)
-    if keep < size:
-        first = (2 * torch.arange(keep, device=x.device) + 1) * size // (2 * keep)
-        score[:, 0] = -torch.inf
-        score[:, 0, first] = torch.inf
+    score = torch.full((batch, frames, size), -torch.inf, device=x.device)
+    score[:, 1:] = 1.0 - stillness(x, length)
+    first = min(first, size)
+    spread = (2 * torch.arange(first, device=x.device) + 1) * size // (2 * max(first, 1))
+    score[:, 0, spread] = torch.inf
     index = Selection.top(score.flatten(1), keep).index
     mask = torch.zeros(batch, frames * size, dtype=torch.bool, device=x.device)
     return mask.scatter_(1, index, True).view(batch, frames, size)
@@ -125,7 +127,6 @@ def pick_in_frames(
     relevant : bool
         Whether candidates are those of the highest scores, or evenly spread ones.
     """
-    size = x.shape[2]
     rows, stays, scores = x.flatten(0, 1), stays.flatten(0, 1), scores.flatten(0, 1)
     counts = counts.flatten().to(x.device)
     number = _candidates(stays.sum(dim=1), counts, share)

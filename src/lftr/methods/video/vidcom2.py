@@ -87,7 +87,10 @@ def likenesses(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _steadiest(x: Tensor) -> Tensor:
     """Return the half of the channels with the lowest variance over all tokens."""
-    variance = x.flatten(1, 2).float().var(dim=1)
+    centre = x.mean(dim=(1, 2), dtype=torch.float32).unsqueeze(1)
+    variance = torch.zeros_like(centre.squeeze(1))
+    for frame in x.unbind(1):  # one at a time, which stays in the cache
+        variance += (frame - centre).square_().sum(dim=1)
     number = max(1, x.shape[3] // 2)
     least = variance.argsort(dim=1, stable=True)[:, :number].sort(dim=1).values
     return torch.stack([item[..., channels] for item, channels in zip(x, least, strict=True)])
@@ -95,11 +98,10 @@ def _steadiest(x: Tensor) -> Tensor:
 
 def _likeness(x: Tensor, centre: Tensor) -> Tensor:
     """Return how like its centre ``(B, T or 1, C)`` each token is: a sum of Gaussians."""
-    shape = x.shape[:3]
-    x = x.flatten(0, 1).unflatten(0, (-1, x.shape[1] // centre.shape[1])).flatten(1, 2)
-    centre = centre.flatten(0, 1).unsqueeze(2)
-    inner = torch.bmm(x, centre).reshape(shape)
-    own = centre.square().sum(dim=1).reshape(shape[0], -1, 1)
+    batch, frames = x.shape[:2]
+    each = centre.expand(batch, frames, -1).flatten(0, 1).unsqueeze(1)
+    inner = torch.bmm(each, x.flatten(0, 1).mT).view(x.shape[:3])
+    own = centre.square().sum(dim=2, keepdim=True)
     distance = (1.0 - 2.0 * inner + own).clamp_min(0.0)  # squared; tokens have length one
     term = torch.exp(distance / -(2.0 * _WIDEST))
     total = term
