@@ -34,7 +34,7 @@ def clone(tmp_path):
     programs.mkdir()
     for name in ("bash", "env", "dirname", "cmp", "cp", "timeout"):
         (programs / name).symlink_to(shutil.which(name))
-    for environment in (".venv", ".venv-lmms"):
+    for environment in (".venv", ".venv-lmms", ".venv-video", ".venv-vllm"):
         binary = tmp_path / environment / "bin"
         binary.mkdir(parents=True)
         (binary / "python").write_text(PYTHON)
@@ -142,9 +142,10 @@ def test_continuous_integration_fails_with_any_part(clone, part):
     assert clone(".ci/run", fail=part)[0] != 0
 
 
-def test_continuous_integration_ends_with_lmms_eval(clone):
-    assert clone(".ci/run")[1][-1] == "-m pytest tests/lmms"
-    assert clone(".ci/run", fail="tests/lmms")[0] != 0
+@pytest.mark.parametrize("part", ["tests/lmms", "tests/media", "tests/serving"])
+def test_continuous_integration_runs_every_environment(clone, part):
+    assert f"-m pytest {part}" in clone(".ci/run")[1]
+    assert clone(".ci/run", fail=part)[0] != 0
 
 
 def test_without_a_python_it_says_what_is_missing(clone, tmp_path):

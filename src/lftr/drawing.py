@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -39,29 +41,81 @@ def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 
     length : int
         Pixels of a grid's longer side, at the least.
     """
-    assert item.selection is not None, "reports of a reduction hold their selections"
-    slots = item.selection.assignment(item.tokens).tolist()
-    anchors = set(item.positions)
-    separators = set(item.separators)
-    patches = [i for i in range(item.tokens) if i not in separators]
-    colours = slot_colours(item.selection)
-    pictures, first = [], 0
-    for frames, rows, columns in item.grids:
-        size = frames * rows * columns
-        places = patches[first : first + size]
-        first += size
+    pictures = []
+    for number, (frames, rows, columns) in enumerate(item.grids):
         placed = len(item.grids) == 1 and frames == 1 and rows > 1  # queries lie nowhere
-        pictures.append(
-            _draw_grid(
-                (1, frames * rows, columns),
-                [slots[i] for i in places],
-                [i in anchors for i in places],
-                colours,
-                image if placed else None,
-                patch_side((frames, rows, columns), length),
-            )
-        )
+        shown = _Tokens.of(item, number)
+        side = patch_side((frames, rows, columns), length)
+        pictures.append(shown.draw((frames * rows, columns), image if placed else None, side))
     return beside(pictures)
+
+
+def draw_frames(
+    item: ItemReport, frames: Sequence[Image.Image], length: int = 240
+) -> list[Image.Image]:
+    """Draw a clip's visual item frame by frame, as `draw_item` draws an image.
+
+    Parameters
+    ----------
+    item : ItemReport
+        Of one grid (T, H, W).
+    frames : sequence of PIL.Image.Image
+        What the model was shown; where T is smaller, as it is where a model joins frames, the first
+        of those that were joined is drawn.
+    length : int
+        Pixels of a frame's longer side, at the least.
+
+    Returns
+    -------
+    list of PIL.Image.Image
+        T pictures.
+    """
+    (count, rows, columns) = item.grids[0]
+    shown, side = _Tokens.of(item, 0), patch_side((1, rows, columns), length)
+    return [
+        shown.frame(number, rows * columns).draw(
+            (rows, columns), frames[number * len(frames) // count], side
+        )
+        for number in range(count)
+    ]
+
+
+def kept_of_frames(item: ItemReport) -> list[int]:
+    """Return how many tokens stayed of each frame of a clip's visual item of one grid."""
+    count, rows, columns = item.grids[0]
+    shown = _Tokens.of(item, 0)
+    return [sum(shown.frame(number, rows * columns).anchors) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Some tokens of an item in raster order: the slot of each, and whether it is an anchor."""
+
+    slots: Sequence[int]
+    anchors: Sequence[bool]
+    colours: Sequence[Colour]
+
+    @classmethod
+    def of(cls, item: ItemReport, number: int) -> _Tokens:
+        """Return those of one of the item's grids."""
+        assert item.selection is not None, "reports of a reduction hold their selections"
+        slots = item.selection.assignment(item.tokens).tolist()
+        anchors, separators = set(item.positions), set(item.separators)
+        patches = [i for i in range(item.tokens) if i not in separators]
+        sizes = [math.prod(grid) for grid in item.grids]
+        places = patches[sum(sizes[:number]) : sum(sizes[: number + 1])]
+        return cls(
+            [slots[i] for i in places], [i in anchors for i in places], slot_colours(item.selection)
+        )
+
+    def frame(self, number: int, size: int) -> _Tokens:
+        """Return those of one frame."""
+        part = slice(number * size, (number + 1) * size)
+        return _Tokens(self.slots[part], self.anchors[part], self.colours)
+
+    def draw(self, shape: tuple[int, int], under: Image.Image | None, side: int) -> Image.Image:
+        """Draw them as so many rows and columns, each ``side`` pixels wide and high."""
+        return _draw_grid(shape, self.slots, self.anchors, self.colours, under, side)
 
 
 def slot_colours(selection: Selection) -> list[Colour]:
@@ -82,14 +136,14 @@ def patch_side(grid: Grid, length: int = 480) -> int:
 
 
 def _draw_grid(
-    grid: Grid,
+    shape: tuple[int, int],
     slots: Sequence[int],
     anchors: Sequence[bool],
     colours: Sequence[Colour],
     under: Image.Image | None,
     side: int,
 ) -> Image.Image:
-    _, rows, columns = grid
+    rows, columns = shape
     size = (columns * side, rows * side)
     bright = Image.new("RGB", size, (96, 100, 112))
     if under is not None:

@@ -34,6 +34,10 @@ class MissingEvidenceError(ArgumentError):
     """A method needs to know more about the tokens than it was given."""
 
 
+class TooLittleMemoryError(ArgumentError):
+    """A batch does not fit the device: nothing is said about what was asked of the model."""
+
+
 class UnsupportedModelError(LftrError):
     """A model, or a way of calling it, that cannot be reduced correctly."""
 

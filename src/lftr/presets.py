@@ -161,11 +161,13 @@ def check_writable(path: str | Path, name: str = "preset") -> None:
 
 
 def name_of(model: Any) -> str:
-    """Return the name by which presets know a loaded model: its id, its path, or ``"bundled"``."""
+    """Return the name by which presets know a loaded model: its id, its path, ``"bundled"``..."""
     from . import bundled
 
     name = str(getattr(model, "name_or_path", "") or getattr(model.config, "name_or_path", ""))
-    return "bundled" if name == str(bundled.path()) else name or type(model).__name__
+    own = {str(bundled.path(one)): f"bundled-{one}" for one in bundled.NAMES}
+    own[str(bundled.path())] = "bundled"
+    return own.get(name, name or type(model).__name__)
 
 
 def _last(model: str) -> str:

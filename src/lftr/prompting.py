@@ -1,64 +1,69 @@
-"""From images and a question to a model's inputs, for any processor."""
+"""From pictures, clips and a question to a model's inputs, for any processor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .errors import ArgumentError
+from .media.clip import Clip
+from .media.picture import read_image as read_image
+
+Medium = Image.Image | Clip
+Asked = tuple[Sequence[Medium], str]
+
+_TICKS = 1000  # of a second, in which processors are told when a frame was
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB.
+def inputs_of(processor: Any, media: Sequence[Medium], question: str) -> Any:
+    """Return a model's inputs for one question about some images or clips.
+
+    With the processor's chat template where it has one; without, the processor's image tokens come
+    before the question. A clip goes through the processor's video processor; where there is none,
+    its frames are so many images, see `frames_as_images`.
+    """
+    return batch_inputs(processor, [(media, question)])
+
+
+def batch_inputs(processor: Any, asked: Sequence[Asked]) -> Any:
+    """Return a model's inputs for several questions, each about media of its own, left-padded.
 
     Raises
     ------
     ArgumentError
-        If there is none, or it cannot be read; the message names the path.
+        If frames are images and nothing would tell them from other images, see `frames_as_images`.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise ArgumentError.of("image", str(path), "a file that exists") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, (IsADirectoryError, PermissionError)):
-            raise ArgumentError.of("image", str(path), "a file that can be read") from None
-        raise ArgumentError.of(
-            "image", str(path), "an image that is whole (PNG, JPEG...)"
-        ) from None
-
-
-def inputs_of(processor: Any, images: Sequence[Image.Image], question: str) -> Any:
-    """Return a model's inputs for one question about some images.
-
-    With the processor's chat template where it has one; without, the processor's image tokens come
-    before the question.
-    """
-    return batch_inputs(processor, [(images, question)])
-
-
-def batch_inputs(processor: Any, asked: Sequence[tuple[Sequence[Image.Image], str]]) -> Any:
-    """Return a model's inputs for several questions, each about images of its own, left-padded."""
+    if frames_as_images(processor, [media for media, _ in asked]):
+        asked = [(_frames(media), question) for media, question in asked]
+    videos = [[one for one in media if isinstance(one, Clip)] for media, _ in asked]
+    options = _video_options(videos) if any(videos) else {}
     if getattr(processor, "chat_template", None):
-        return chat_inputs(
-            processor, [_conversation(images, question) for images, question in asked]
-        )
+        conversations = [_conversation(media, question) for media, question in asked]
+        return chat_inputs(processor, conversations, **options)
+    given: dict[str, Any] = {}
+    if any(videos):
+        given["videos"] = [[list(clip.frames) for clip in clips] for clips in videos]
+    images = [[one for one in media if not isinstance(one, Clip)] for media, _ in asked]
+    if any(images) or not any(videos):
+        given["images"] = images
     return processor(
-        images=[list(images) for images, _ in asked],
-        text=[_bare_prompt(processor, len(images), question) for images, question in asked],
+        text=[_bare_prompt(processor, media, question) for media, question in asked],
         return_tensors="pt",
+        **given,
+        **options,
         **_padding(len(asked)),
     )
 
 
-def chat_inputs(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> Any:
+def chat_inputs(
+    processor: Any, conversations: Sequence[Sequence[dict[str, Any]]], **options: Any
+) -> Any:
     """Return a model's inputs for several conversations as chat templates take them, left-padded.
 
-    Images are parts ``{"type": "image", "image": PIL.Image.Image}`` of a message's content.
+    Images are parts ``{"type": "image", "image": PIL.Image.Image}`` of a message's content;
+    ``options`` go to the processor.
     """
     return processor.apply_chat_template(
         [list(conversation) for conversation in conversations],
@@ -66,22 +71,83 @@ def chat_inputs(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs=_padding(len(conversations)),
+        processor_kwargs=_padding(len(conversations)) | options,
     )
+
+
+def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool:
+    """Whether a processor is given the frames of clips as images: it has no video processor.
+
+    Then `lftr.reduce` is to take images for video (``images_as_video=True``), all of a row.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of Medium
+        The media of each question.
+
+    Raises
+    ------
+    ArgumentError
+        If so, and another picture or clip stands beside a clip, or several pictures in another row.
+    """
+    clips = any(isinstance(one, Clip) for media in rows for one in media)
+    if not clips or getattr(processor, "video_processor", None) is not None:
+        return False
+    if any(len(media) > 1 for media in rows):
+        raise ArgumentError.of(
+            "media",
+            max(map(len, rows)),
+            f"one clip or one picture for each question: {type(processor).__name__} has no video "
+            "processor, so that frames are images, and nothing tells them from others",
+        )
+    return True
+
+
+def _frames(media: Sequence[Medium]) -> list[Image.Image]:
+    return [frame for one in media for frame in (one.frames if isinstance(one, Clip) else (one,))]
+
+
+def _video_options(videos: Sequence[Sequence[Clip]]) -> dict[str, Any]:
+    """Return what tells a video processor when the frames were, and to take them all."""
+    return {
+        "do_sample_frames": False,
+        "video_metadata": [[_metadata(clip) for clip in clips] for clips in videos],
+    }
+
+
+def _metadata(clip: Clip) -> dict[str, Any]:
+    ticks = [round(time * _TICKS) for time in clip.times]
+    length = ticks[-1] - ticks[0] + round(_TICKS / clip.fps)  # the last frame is shown as long
+    width, height = clip.size
+    return {
+        "total_num_frames": length,
+        "fps": float(_TICKS),
+        "frames_indices": ticks,
+        "duration": length / _TICKS,
+        "width": width,
+        "height": height,
+    }
 
 
 def _padding(rows: int) -> dict[str, Any]:
     return {"padding": True, "padding_side": "left"} if rows > 1 else {}
 
 
-def _conversation(images: Sequence[Image.Image], question: str) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image} for image in images]
+def _conversation(media: Sequence[Medium], question: str) -> list[dict[str, Any]]:
+    content = [_part(medium) for medium in media]
     return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
 
 
-def _bare_prompt(processor: Any, images: int, question: str) -> str:
+def _part(medium: Medium) -> dict[str, Any]:
+    if isinstance(medium, Clip):
+        return {"type": "video", "video": list(medium.frames)}
+    return {"type": "image", "image": medium}
+
+
+def _bare_prompt(processor: Any, media: Sequence[Medium], question: str) -> str:
     """Put image tokens in front, unless the processor does so itself (BLIP-2 and its kin)."""
     token = getattr(processor, "image_token", None)
     if not isinstance(token, str) or getattr(processor, "num_query_tokens", None) is not None:
         return question
-    return token * images + "\n" + question
+    tokens = (processor.video_token if isinstance(one, Clip) else token for one in media)
+    return "".join(tokens) + "\n" + question

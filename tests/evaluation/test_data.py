@@ -47,7 +47,7 @@ def test_a_file(jsonl, folder):
         ('{"image": "red.png", ', "Expecting property name"),
         ("[1, 2]", "not a JSON object"),
         ('"text"', "not a JSON object"),
-        ({"question": "?", "answers": ["a"]}, "no 'image' or 'images'"),
+        ({"question": "?", "answers": ["a"]}, "no 'image', 'images', 'video' or 'videos'"),
         ({"image": "red.png", "answers": ["a"]}, "no 'question'"),
         ({"image": "red.png", "question": "?"}, "no 'answers' or 'answer'"),
         (RED | {"answers": []}, "answers = []; allowed: one text or more"),
@@ -82,7 +82,7 @@ def test_nothing_to_ask_is_an_error(jsonl, folder):
         load_data(str(jsonl("", "")))
     with pytest.raises(ArgumentError, match=r"at least one question; questions.jsonl line 1: not"):
         load_data(str(jsonl("[]")))
-    with pytest.raises(ArgumentError, match=r"a JSONL file that exists, or a suite: scenes"):
+    with pytest.raises(ArgumentError, match=r"a JSONL file that exists, or a suite: scenes, clips"):
         load_data(str(folder / "absent.jsonl"))
     with pytest.raises(ArgumentError, match=r"a JSONL file that exists"):
         load_data(str(folder))

@@ -95,8 +95,10 @@ def test_another_configuration_is_refused_and_nothing_touched(tmp_path):
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
+    (tmp_path / ".lock").write_text("precious")
     with pytest.raises(ArgumentError, match=r"this one holds thesis.tex"):
         Run.open(tmp_path, CONFIG)
+    assert (tmp_path / ".lock").read_text() == "precious"
     with pytest.raises(ArgumentError, match=r"a folder that `lftr eval --out` wrote"):
         Run.read(tmp_path)
     (tmp_path / "file").write_text("")
@@ -122,6 +124,31 @@ def test_a_disk_that_is_full_is_said(tmp_path, monkeypatch):
         with pytest.raises(ArgumentError, match=r"No space left"):
             run.add([line("2")])
         assert run.done() == {("1", "full")}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_a_failed_write_left_behind_spoils_nothing(tmp_path, monkeypatch, error):
+    with Run.open(tmp_path, CONFIG) as run:
+        run.add([line("1")])
+        file = tmp_path / "predictions.jsonl"
+
+        def torn(_):
+            file.write_bytes(file.read_bytes()[:-9])  # as much as there was room for
+            raise error
+
+        with monkeypatch.context() as context:
+            context.setattr(os, "fsync", torn)
+            with pytest.raises((ArgumentError, KeyboardInterrupt)):
+                run.add([line("2")])
+        run.add([line("2"), line("3")])
+    with Run.open(tmp_path, CONFIG) as run:
+        assert [one["id"] for one in run.predictions] == ["1", "2", "3"]
+
+
+def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path):
+    with Run.open(tmp_path, CONFIG) as run:
+        run.add([line("\udcff.png:1")])
+    assert Run.read(tmp_path).predictions[0]["id"] == "\udcff.png:1"
 
 
 def test_metrics_that_cannot_be_written_are_said(tmp_path):
@@ -159,7 +186,9 @@ def test_one_process_at_a_time(tmp_path):
     code = f"from lftr.evaluation import Run; Run.open({str(tmp_path)!r}, {CONFIG!r})"
     with Run.open(tmp_path, CONFIG):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "no other process is writing to" in done.stderr
+        assert "nobody else is writing to" in done.stderr
+        with pytest.raises(ArgumentError, match=r"in this process or another"):
+            Run.open(tmp_path, CONFIG)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -10,18 +12,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
-import torch
 
 import lftr
-from lftr.errors import ArgumentError
-from lftr.evaluation import Subject
+from lftr.errors import ArgumentError, TooLittleMemoryError
 from lftr.evaluation import tune as tuning
 from lftr.evaluation import tune_sitting as sitting
 from lftr.evaluation.answering import Answer, Timing
-from lftr.evaluation.tune_answers import ANSWERS, Answers
+from lftr.evaluation.tune_answers import ANSWERS
 from lftr.evaluation.tune_search import Goal
 from lftr.evaluation.tune_workload import load_workload
 from lftr.report import ItemReport
@@ -36,9 +36,7 @@ class Killed(BaseException):
 
 
 class Oracle:
-    """A model in name: answers that depend on question and setting alone, and how often asked."""
-
-    device, dtype = torch.device("cpu"), torch.float32
+    """Stands in for a model: its answers depend on question and setting alone; it counts."""
 
     def __init__(self, patience: int = 10**9) -> None:
         self.patience = patience
@@ -70,21 +68,22 @@ def workload():
     return load_workload("scenes", n=60, seed=1)
 
 
-def search(workload, monkeypatch, folder=None, patience: int = 10**9):
+@pytest.fixture
+def search(monkeypatch, workload, subject):
+    """Search as the oracle answers; returns what came out, and the oracle."""
+    return functools.partial(_search, workload, monkeypatch, subject)
+
+
+def _search(workload, monkeypatch, subject, folder=None, patience: int = 10**9):
     """Return what came out, and the oracle; an oracle whose patience is short kills the search."""
     oracle = Oracle(patience)
-    subject = Subject("oracle", oracle, None)
     monkeypatch.setattr(sitting, "one_batch", oracle.one_batch)
     monkeypatch.setattr(tuning, "_unmet", lambda *_: {})
     monkeypatch.setattr(tuning, "_saving", lambda *_: {"questions": 0})
-    if folder is None:
-        return tuning.tune(subject, workload, GOAL, **OPTIONS), oracle
-    config = tuning.tune_configuration(subject, workload, GOAL, **OPTIONS)
-    with closing(Answers.open(folder, config)) as answers:
-        try:
-            return tuning.tune(subject, workload, GOAL, answers=answers, **OPTIONS), oracle
-        except Killed:
-            return None, oracle
+    try:
+        return tuning.tune(subject, workload, GOAL, run=folder, **OPTIONS), oracle
+    except Killed:
+        return None, oracle
 
 
 def keys(folder):
@@ -92,27 +91,27 @@ def keys(folder):
     return [(line["setting"], *line["ids"]) for line in lines]
 
 
-def test_killed_at_any_place_it_finds_what_it_would_have_found(workload, monkeypatch, tmp_path):
-    whole, oracle = search(workload, monkeypatch)
+def test_killed_at_any_place_it_finds_what_it_would_have_found(search, tmp_path):
+    whole, oracle = search()
     asked = oracle.asked.total()
     assert asked > 30
     assert {proof.verdict for proof in whole.proofs} >= {"holds"}
     for patience in (1, 2, asked // 3, asked - 1):
         folder = tmp_path / str(patience)
-        none, first = search(workload, monkeypatch, folder, patience)
+        none, first = search(folder, patience)
         assert none is None
-        again, second = search(workload, monkeypatch, folder)
+        again, second = search(folder)
         assert again.preset == whole.preset
         assert [p.verdict for p in again.proofs] == [p.verdict for p in whole.proofs]
         assert first.asked.total() + second.asked.total() == asked  # nothing twice
         assert len(set(keys(folder))) == len(keys(folder)) == asked
 
 
-def test_killed_again_and_again_with_torn_lines(workload, monkeypatch, tmp_path):
-    whole, oracle = search(workload, monkeypatch)
+def test_killed_again_and_again_with_torn_lines(search, tmp_path):
+    whole, oracle = search()
     found, torn = None, 0
     while found is None:
-        found, _ = search(workload, monkeypatch, tmp_path, patience=9)
+        found, _ = search(tmp_path, patience=9)
         if found is None:
             file = tmp_path / ANSWERS
             file.write_bytes(file.read_bytes()[:-5])  # the last line was being written
@@ -122,30 +121,59 @@ def test_killed_again_and_again_with_torn_lines(workload, monkeypatch, tmp_path)
     assert len(keys(tmp_path)) == oracle.asked.total()
 
 
-def test_a_finished_search_asks_nothing(workload, monkeypatch, tmp_path):
-    first, _ = search(workload, monkeypatch, tmp_path)
+def test_a_finished_search_asks_nothing(search, tmp_path):
+    first, _ = search(tmp_path)
     before = (tmp_path / ANSWERS).read_bytes()
-    again, oracle = search(workload, monkeypatch, tmp_path, patience=0)
+    again, oracle = search(tmp_path, patience=0)
     assert again.preset == first.preset
     assert not oracle.asked
     assert (tmp_path / ANSWERS).read_bytes() == before
 
 
-def test_another_search_in_the_same_folder_is_refused(workload, monkeypatch, tmp_path):
-    search(workload, monkeypatch, tmp_path, patience=3)
-    subject = Subject("oracle", Oracle(), None)
+def test_another_search_in_the_same_folder_is_refused(search, subject, workload, tmp_path):
+    search(tmp_path, patience=3)
     for goal, changes, name in (
         (Goal(0.7, 0.9), {}, "goal"),
         (GOAL, {"batch": 4}, "batch"),
         (GOAL, {"seed": 6}, "seed"),
         (GOAL, {"budgets": [1 / 2]}, "settings"),
+        (GOAL, {"methods": [lftr.get_method("lftr", diversity=0.0), METHODS[1]]}, "settings"),
+        (GOAL, {"encoder": lftr.EncoderToMe(r=8)}, "settings"),
+        (GOAL, {"positions": "compact"}, "settings"),
     ):
-        config = tuning.tune_configuration(subject, workload, goal, **OPTIONS | changes)
         with pytest.raises(ArgumentError, match=f"its {name} differ"):
-            Answers.open(tmp_path, config)
-    other = tuning.tune_configuration(subject, load_workload("scenes", n=61), GOAL, **OPTIONS)
+            tuning.tune(subject, workload, goal, run=tmp_path, **OPTIONS | changes)
     with pytest.raises(ArgumentError, match="its workload differ"):
-        Answers.open(tmp_path, other)
+        tuning.tune(subject, load_workload("scenes", n=61), GOAL, run=tmp_path, **OPTIONS)
+
+
+def test_another_subject_in_the_same_folder_is_refused(search, subject, workload, tmp_path):
+    search(tmp_path, patience=3)
+    for changes, name in (({"name": "mine"}, "model"), ({"max_new_tokens": 9}, "max_new_tokens")):
+        other = dataclasses.replace(subject, **changes)
+        with pytest.raises(ArgumentError, match=f"its {name} differ"):
+            tuning.tune(other, workload, GOAL, run=tmp_path, **OPTIONS)
+
+
+def test_methods_of_one_name_are_refused(subject, workload):
+    twice = [METHODS[0], lftr.get_method("lftr", diversity=0.0)]
+    with pytest.raises(ArgumentError, match=r"setting = 'lftr 1/2'; allowed: one of each"):
+        tuning.tune(subject, workload, GOAL, **OPTIONS | {"methods": twice})
+
+
+def test_too_little_memory_bars_no_setting(subject, workload, monkeypatch):
+    """Another program may have it: a start without that one would decide otherwise."""
+
+    @contextmanager
+    def small(*_, **__):
+        def ask(setting):
+            raise TooLittleMemoryError("no room")
+
+        yield ask
+
+    monkeypatch.setattr(tuning, "one_batch", small)
+    with pytest.raises(TooLittleMemoryError, match="no room"):
+        tuning.tune(subject, workload, GOAL, **OPTIONS)
 
 
 def test_a_picture_that_was_changed_is_another_workload(folder):

@@ -11,7 +11,7 @@ import pytest
 
 import lftr
 from lftr.evaluation.settings import Setting
-from lftr.evaluation.tune_search import Goal, Proof, Race, prove
+from lftr.evaluation.tune_search import Goal, Proof, Race, grid, prove
 
 GOAL = Goal(0.8, 0.9)
 BUDGETS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
@@ -46,7 +46,7 @@ def table(**lines: tuple[float, ...]):
 
 def race(lines, seed: int = 0, images: int = 24) -> tuple[Race, Scripted]:
     sitting = Scripted(lines, seed)
-    found = Race([lftr.get_method(name) for name in lines], BUDGETS, None, GOAL, images)
+    found = Race(grid([lftr.get_method(name) for name in lines], BUDGETS), GOAL, images)
     for _ in range(images // sitting.size):
         found.run(sitting)
     return found, sitting

@@ -1,4 +1,4 @@
-"""The command line: ``lftr run | demo | methods | show``.
+"""The command line: ``lftr run | show | demo | eval | tune | bench | report | methods``.
 
 Nothing of it is imported by the library. Typer and rich come with the extra ``cli``.
 """

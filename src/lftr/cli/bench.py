@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,12 @@ from PIL import Image
 
 from ..budget import parse_keep
 from ..errors import ArgumentError
-from ..prompting import read_image
+from ..media import Clip
+from ..prompting import Medium
 from . import options
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
+from .sights import moves, read_sight
 from .terminal import print_json, progress
 
 
@@ -41,8 +44,18 @@ def bench(
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", help="What is asked about; by default a picture of soft colours."),
+        typer.Option(
+            "--image",
+            "--video",
+            help="What is asked about, a picture or a clip; by default a picture of soft colours.",
+        ),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="Ask the first question of a suite instead: scenes, clips."),
+    ] = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
     question: Annotated[str, typer.Option("--question", help="What is asked.")] = (
         "What is in the picture?"
     ),
@@ -74,15 +87,17 @@ def bench(
         raise ArgumentError.of("--against", against, "full")
     methods = parse_methods(method, option or [])
     rows = settings_grid(methods, map(parse_keep, keep), (), positions)
-    settings = with_merges(rows, map(parse_merge, encoder or []))
+    settings = with_merges(rows, map(parse_merge, encoder or []), methods)
     settings = settings if against else settings[1:]
-    sights = _sights(image, resolution or [])
+    sights, question = _sights(image, suite, frames, fps, question)
+    sights = _resized(sights, resolution or [])
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
         options.needs_tower(methods),
+        moves(sights),
     )
     calls = [
         Call.of(
@@ -90,7 +105,7 @@ def bench(
             loaded.processor,
             [Question((sight,), question)] * count,
             loaded.text_tower,
-            f"{sight.width}x{sight.height}, batch {count}",
+            f"{_told(sight)}, batch {count}",
         )
         for sight in sights
         for count in batch
@@ -111,11 +126,41 @@ def bench(
         table.print()
 
 
-def _sights(path: Path | None, resolutions: Sequence[str]) -> list[Image.Image]:
-    """Return the picture at every resolution that is asked for."""
-    whole = _soft_colours() if path is None else read_image(path)
+def _sights(
+    path: Path | None, suite: str | None, frames: int | None, fps: float | None, question: str
+) -> tuple[list[Medium], str]:
+    """Return what is asked about, and what is asked."""
+    if suite is not None:
+        if path is not None or frames is not None or fps is not None:
+            allowed = "none of --image, --video, --frames and --fps beside it"
+            raise ArgumentError.of("--suite", suite, allowed)
+        from .. import suites
+        from ..evaluation.items import Question
+
+        first = Question.of(suites.load(suite, split="test", n=1)[0])
+        return list(first.images), first.question
+    return [_soft_colours() if path is None else read_sight(path, frames, fps)], question
+
+
+def _resized(sights: Sequence[Medium], resolutions: Sequence[str]) -> list[Medium]:
+    """Return a picture or a clip at every resolution that is asked for."""
+    (whole,) = sights
     sizes = [_size(text) for text in resolutions] or [whole.size]
-    return [whole.resize(size, Image.Resampling.BICUBIC) for size in sizes]
+    return [_at(whole, size) for size in sizes]
+
+
+def _at(sight: Medium, size: tuple[int, int]) -> Medium:
+    if isinstance(sight, Clip):
+        frames = (frame.resize(size, Image.Resampling.BICUBIC) for frame in sight.frames)
+        return replace(sight, frames=tuple(frames))
+    return sight.resize(size, Image.Resampling.BICUBIC)
+
+
+def _told(sight: Medium) -> str:
+    """Return the size of a picture, or number and size of a clip's frames."""
+    width, height = sight.size
+    count = f"{len(sight.frames)} x " if isinstance(sight, Clip) else ""
+    return f"{count}{width}x{height}"
 
 
 def _size(text: str) -> tuple[int, int]:

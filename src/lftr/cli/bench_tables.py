@@ -45,7 +45,7 @@ def _plain(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "keep": str(row.setting.keep),
         "encoder": row.setting.encoder and spell_merge(row.setting.encoder),
         "call": row.call.label,
-        "batch": len(row.call.texts),
+        "batch": len(row.call.asked),
         "tokens": row.sizes.tokens,
         "kept": row.sizes.kept,
         "average": row.sizes.average,

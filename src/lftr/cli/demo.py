@@ -11,23 +11,29 @@ import torch
 import typer
 from PIL import Image
 
-from ..drawing import below, beside, draw_item, shown_part
+from ..drawing import below, beside, draw_frames, draw_item, shown_part
 from ..errors import ArgumentError
+from ..media import Clip
 from ..methods import get_method, list_methods
 from ..methods.base import Method
 from ..methods.inside import LayerMethod
-from ..prompting import inputs_of
+from ..prompting import Medium, inputs_of
 from ..reduce import prepare, reduce
+from ..report import ItemReport
 from . import options
 from .loading import Loaded, load_model
 from .parsing import parse_device, parse_dtype, parse_merge
+from .sheet import sheet
 from .show import save
 from .terminal import Table, print_json, progress, stderr, stdout, working
 
 if TYPE_CHECKING:
     from ..evaluation import Outcome
     from ..profiling import Times
+    from ..suites import Clip as DrawnClip
     from ..suites import Example
+
+    Drawn = Example | DrawnClip
 
 RATIOS = (4, 8, 16)
 _MILDER = (3, 2, 1.5)  # for methods that cannot keep so few, as those that begin inside the model
@@ -45,6 +51,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("lftr-demo"),
     method: options.MethodName = "lftr",
     encoder: options.Encoders = None,
+    suite: Annotated[
+        str, typer.Option("--suite", help="scenes, or clips with the bundled model of clips.")
+    ] = "scenes",
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table alone.")] = False,
@@ -62,12 +71,12 @@ def demo(
 ) -> None:
     """Compare the full model with LFTR and the controls at 4x, 8x and 16x fewer visual tokens.
 
-    A method that cannot keep so few is shown at what it can, and that is said. Uses the small model
-    inside the package and scenes that it was not trained on.
+    A method that cannot keep so few is shown at what it can, and that is said. Uses a small model
+    inside the package and scenes, or clips, that it was not trained on.
     """
     if web:
-        if as_json or markdown or encoder:
-            allowed = "none of --json, --markdown and --encoder beside it"
+        if as_json or markdown or encoder or suite != "scenes":
+            allowed = "none of --json, --markdown, --encoder and --suite clips beside it"
             raise ArgumentError.of("--web", True, allowed)
         if method not in list_methods("before"):
             allowed = "with --web, one that `lftr methods` lists as acting before the model"
@@ -76,23 +85,28 @@ def demo(
         return
     from .. import suites
     from ..evaluation import compare, settings_of, with_merges
+    from ..evaluation.items import Question
     from ..profiling import time_settings
 
     own = get_method(method)
     merges = list(map(parse_merge, encoder or []))
-    examples = list(suites.load("scenes", split="test", n=questions, seed=0))
+    examples = list(suites.load(suite, split="test", n=questions, seed=0))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError.of("--out", str(out), f"a folder to write to ({error})") from None
     loaded = load_model(
-        None, parse_device(device), parse_dtype(dtype), needs_tower=options.needs_tower([own])
+        None,
+        parse_device(device),
+        parse_dtype(dtype),
+        needs_tower=options.needs_tower([own]),
+        clips=suite == "clips",
     )
     model, processor, tower = loaded.model, loaded.processor, loaded.text_tower
     ratios, note = _met(loaded, own)
     if note is not None:
         stderr().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    settings = with_merges(settings_of(ratios, own), merges)
+    settings = with_merges(settings_of(ratios, own), merges, [own])
     with progress("asking", len(settings) * questions) as bar:
         outcomes = compare(
             model,
@@ -102,7 +116,7 @@ def demo(
             text_tower=tower,
             step=lambda n: bar.advance(bar.task_ids[0], n),
         )
-    timed = examples[: max(1, min(_TIMED, questions // 8))]
+    timed = [Question.of(one) for one in examples[: max(1, min(_TIMED, questions // 8))]]
     with progress("timing", len(settings) * (len(timed) + 1)) as bar:
         times = time_settings(
             model,
@@ -204,7 +218,7 @@ def _table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> T
     return table
 
 
-def _answers(examples: Sequence[Example], outcomes: Sequence[Outcome], method: str) -> Table:
+def _answers(examples: Sequence[Drawn], outcomes: Sequence[Outcome], method: str) -> Table:
     shown = [o for o in outcomes if o.setting.full or o.setting.label == method]
     heads = [_ratio(o) if o.setting.full else f"{method} {_ratio(o)}" for o in shown]
     table = Table(["question", "right answer", *heads], title="Some of the answers")
@@ -214,40 +228,55 @@ def _answers(examples: Sequence[Example], outcomes: Sequence[Outcome], method: s
 
 
 def _picture(
-    loaded: Loaded, examples: Sequence[Example], outcomes: Sequence[Outcome], method: str
+    loaded: Loaded, examples: Sequence[Drawn], outcomes: Sequence[Outcome], method: str
 ) -> Image.Image:
     """Draw the image, then what each reduction by ``method`` kept of it, a row for each scene."""
+    from ..evaluation.items import Question
+
     full, *reduced = [o for o in outcomes if o.setting.full or o.setting.label == method]
     rows = []
     for i, example in enumerate(examples):
-        inputs = inputs_of(loaded.processor, [example.image], example.question)
+        asked = Question.of(example)
+        (medium,) = asked.images
+        inputs = inputs_of(loaded.processor, asked.images, asked.question)
         inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
-        part = shown_part(loaded.processor, example.image)
         pictures, captions = [], []
         for outcome in reduced:
-            on = reduce(
-                loaded.model,
-                outcome.setting.method,
-                keep=outcome.setting.keep,
-                text=example.question,
-                processor=loaded.processor,
-                text_tower=loaded.text_tower,
+            on = outcome.setting.reduce(
+                loaded.model, [asked], processor=loaded.processor, text_tower=loaded.text_tower
             )
             with on as reduction, torch.inference_mode():
                 prepare(loaded.model, **inputs)
             item = reduction.report.items[0]
-            pictures.append(draw_item(item, part, _LENGTH))
+            pictures.append(_kept(item, medium, loaded.processor))
             captions.append(f"{method}, {item.kept} of {item.tokens} tokens: {outcome.answers[i]}")
-        plain = part.resize(pictures[0].size, Image.Resampling.BICUBIC)
+        plain = _plainly(medium, loaded.processor, pictures[0].size)
         first = f"{example.question}\nall tokens: {full.answers[i]} (right: {example.answer})"
         rows.append(beside([plain, *pictures], [first, *captions]))
     return below(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
 
 
+def _kept(item: ItemReport, medium: Medium, processor: Any) -> Image.Image:
+    """Draw what stayed of an image, or of a clip frame by frame."""
+    if isinstance(medium, Clip):
+        shown = [shown_part(processor, frame) for frame in medium.frames]
+        return sheet(draw_frames(item, shown, _LENGTH // 2))
+    return draw_item(item, shown_part(processor, medium), _LENGTH)
+
+
+def _plainly(medium: Medium, processor: Any, size: tuple[int, int]) -> Image.Image:
+    """Draw what the model is shown, at a size."""
+    if isinstance(medium, Clip):
+        whole = sheet([shown_part(processor, frame) for frame in medium.frames])
+    else:
+        whole = shown_part(processor, medium)
+    return whole.resize(size, Image.Resampling.BICUBIC)
+
+
 def _plain(
     outcomes: Sequence[Outcome],
     times: Sequence[Times],
-    examples: Sequence[Example],
+    examples: Sequence[Drawn],
     path: Path,
     model: Any,
 ) -> dict[str, Any]:

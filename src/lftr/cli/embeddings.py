@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from .folders import folder_of
 from .left_out import end, resumable
-from .terminal import Table, print_json, progress, stdout
+from .terminal import Table, percent, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from ..evaluation import Setting, Subject
@@ -32,23 +32,27 @@ def embeddings(
     from ..evaluation.index import BATCHES, embed_run, index_configuration, index_metrics
     from ..evaluation.journal import Journal
 
-    items = [item for group in workload.groups for item in group]
+    items = workload.items
     if len(items) < 2:
         raise ArgumentError.of("data", workload.name, "two or more prompts: neighbours to find")
-    left_out = try_settings(subject, items, settings)
-    rows = [setting for setting in settings if setting.name not in left_out]
-    config = index_configuration(subject, workload.name, items, rows, batch)
+    refused = try_settings(subject, items, settings)
+    config = index_configuration(subject, workload.name, items, settings, batch)
     journal = Journal.open(out or folder_of("eval", config), BATCHES, config)
-    with closing(journal), resumable(journal.path), progress("embedding", len(items)) as bar:
-        unread = embed_run(
-            journal,
-            subject,
-            items,
-            rows,
-            batch=batch,
-            step=lambda prompts: bar.advance(bar.task_ids[0], prompts),
-        )
-        metrics = index_metrics(journal, rows, k)
+    with closing(journal):
+        for name, reason in refused.items():
+            journal.leave_out(name, reason)
+        there = sum(len(line["ids"]) for line in journal.lines)
+        with resumable(journal.path, there, "prompts"), progress("embedding", len(items)) as bar:
+            unread = embed_run(
+                journal,
+                subject,
+                items,
+                settings,
+                batch=batch,
+                step=lambda prompts: bar.advance(bar.task_ids[0], prompts),
+            )
+        metrics = index_metrics(journal, items, settings, k)
+    left_out = journal.left_out
     problems = [*workload.problems, *unread]
     if as_json:
         told = {"run": str(journal.path), "left_out": left_out, "config": config}
@@ -64,8 +68,8 @@ def _table(metrics: Mapping[str, Any], name: str, left_out: Mapping[str, str]) -
     notes = [
         "Embedding: the last layer's state of the prompt's last token. Cosine: to the full model's "
         f"own. Recall@{k}: share of the {k} nearest neighbours in the full index that the reduced "
-        f"index finds too; by chance {metrics['chance']:.0%}. Brackets: 95 % intervals, bootstrap "
-        "over prompts."
+        f"index finds too; by chance {metrics['chance']:.0%}, and at 100% no measure of anything. "
+        "Brackets: 95 % intervals, bootstrap over images."
     ]
     notes += [f"{one} left out: {reason}" for one, reason in left_out.items()]
     table = Table(
@@ -77,12 +81,11 @@ def _table(metrics: Mapping[str, Any], name: str, left_out: Mapping[str, str]) -
     for number, row in enumerate(rows):
         if number and row["keep"] != rows[number - 1]["keep"]:
             table.rule()
-        low, high = row["recall_low"], row["recall_high"]
         table.add(
             row["keep"],
             row["method"],
             f"{row['tokens']:.4g}",
             f"{row['cosine']:.4f} ({row['cosine_low']:.4f}-{row['cosine_high']:.4f})",
-            f"{row['recall']:.1%} ({100 * low:.1f}-{100 * high:.1f})",
+            percent(row, "recall"),
         )
     return table

@@ -11,15 +11,17 @@ import typer
 
 from ..budget import parse_keep
 from ..errors import ArgumentError
+from ..media import Picking
 from ..presets import check_writable
 from . import options
 from .embeddings import embeddings as compare_embeddings
-from .folders import folder_of
+from .folders import check_folder, folder_of
 from .left_out import end, resumable
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
 from .scores import Scores
-from .terminal import Table, print_json, stdout
+from .sights import ask_of_clips
+from .terminal import Table, percent, print_json, stdout
 
 if TYPE_CHECKING:
     from ..evaluation.tune_workload import Workload
@@ -31,8 +33,9 @@ def evaluate(
         list[str],
         typer.Option(
             "--data",
-            help="A suite (scenes), or a JSONL file with image, question, answers; may be given "
-            "several times.",
+            "--suite",
+            help="A suite (scenes, clips), or a JSONL file with image or video, question, answers; "
+            "may be given several times.",
         ),
     ] = ["scenes"],  # noqa: B006  (typer reads it, nobody writes to it)
     method: Annotated[
@@ -45,8 +48,9 @@ def evaluate(
     ] = ["1/4", "1/16"],  # noqa: B006
     option: options.Options = None,
     metric: Annotated[
-        str, typer.Option("--metric", help="exact, vqa, choice, yesno or anls.")
-    ] = "exact",
+        str | None,
+        typer.Option("--metric", help="exact (the default), vqa, choice, yesno or anls."),
+    ] = None,
     embeddings: Annotated[
         bool,
         typer.Option(
@@ -56,7 +60,10 @@ def evaluate(
             "suite; no answers are needed.",
         ),
     ] = False,
-    k: Annotated[int, typer.Option("--k", min=1, help="Of --embeddings: neighbours.")] = 10,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", min=1, help="Of --embeddings: neighbours; by default 10."),
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", help="Of --embeddings: what every image of a folder is asked."),
@@ -64,6 +71,8 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="Of a suite: train, validation or test.")
     ] = "test",
+    frames: options.Frames = None,
+    fps: options.Fps = None,
     n: Annotated[
         int | None,
         typer.Option(
@@ -77,7 +86,9 @@ def evaluate(
     text_tower: options.Tower = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of an answer; by default 16.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -102,28 +113,37 @@ def evaluate(
         importlib.import_module("..reporting", __package__)
         if report.parent != out:  # the run's own folder is made first
             check_writable(report, "report")
+    check_folder("--out", out, "eval")
+    answers = {"--metric": metric, "--max-new-tokens": max_new_tokens, "--report": report}
+    _refuse(answers if embeddings else {"--prompt": prompt, "--k": k}, embeddings)
+    metric = metric or "exact"
     methods = parse_methods(method, option or [])
     evaluation.get_metric(metric)
     plain = evaluation.settings_grid(methods, map(parse_keep, keep), positions=positions)
-    settings = evaluation.with_merges(plain, map(parse_merge, encoder or []))
-    workload = _workload(data, prompt or (), n, seed, report) if embeddings else None
+    settings = evaluation.with_merges(plain, map(parse_merge, encoder or []), methods)
+    picking = Picking(frames, fps)
+    workload = _workload(data, prompt or (), n, seed, split, picking) if embeddings else None
     sources = [
-        evaluation.load_data(one, split=split, n=n, seed=seed, metric=metric)
+        evaluation.load_data(one, split=split, n=n, seed=seed, metric=metric, picking=picking)
         for one in (data if workload is None else ())
     ]
     items = [item for source in sources for item in source.items]
+    asked = items if workload is None else workload.items
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
         options.needs_tower(methods),
+        ask_of_clips(asked, model),
     )
     subject = evaluation.Subject(
-        loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
+        loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens or 16
     )
     if workload is not None:
-        compare_embeddings(subject, workload, settings, k=k, batch=batch, out=out, as_json=as_json)
+        compare_embeddings(
+            subject, workload, settings, k=k or 10, batch=batch, out=out, as_json=as_json
+        )
         return
     left_out = evaluation.try_settings(subject, items, settings)
     config = evaluation.configuration(subject, sources, settings, metric=metric, seed=seed)
@@ -131,7 +151,7 @@ def evaluate(
         for name, reason in left_out.items():
             run.leave_out(name, reason)
         scores = Scores(settings, len(items), run.predictions)
-        with resumable(run.path), scores:
+        with resumable(run.path, len(run.done())), scores:
             unread = evaluation.evaluate(
                 run, subject, items, settings, metric=metric, batch=batch, step=scores.add
             )
@@ -152,16 +172,27 @@ def evaluate(
 
 
 def _workload(
-    data: Sequence[str], prompts: Sequence[str], n: int | None, seed: int, report: Path | None
+    data: Sequence[str],
+    prompts: Sequence[str],
+    n: int | None,
+    seed: int,
+    split: str,
+    picking: Picking,
 ) -> Workload:
     """Return what is embedded: one set, without answers."""
     from ..evaluation.tune_workload import load_workload
 
     if len(data) > 1:
         raise ArgumentError.of("--data", list(data), "one, with --embeddings: one index")
-    if report is not None:
-        raise ArgumentError.of("--report", str(report), "a run of answers, without --embeddings")
-    return load_workload(data[0], prompts, n, seed)
+    return load_workload(data[0], prompts, n, seed, split, picking)
+
+
+def _refuse(options: Mapping[str, Any], embeddings: bool) -> None:
+    """Refuse what was given that would go unheard, as answers and embeddings have options apart."""
+    name = next((name for name, value in options.items() if value is not None), None)
+    if name is not None:
+        beside = "beside" if embeddings else "without"
+        raise ArgumentError.of(name, str(options[name]), f"no such option {beside} --embeddings")
 
 
 def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
@@ -185,19 +216,12 @@ def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
             row["keep"],
             row["method"],
             f"{row['tokens']:.4g}",
-            _percent(row, "score"),
-            _percent(row, "relative"),
-            _percent(row, "agreement"),
+            percent(row, "score"),
+            percent(row, "relative"),
+            percent(row, "agreement"),
             f"{row['ms']['total']['median']:.1f}",
         )
     return table
-
-
-def _percent(row: Mapping[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "-"
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def _say_where(run: Path, report: Path | None) -> None:

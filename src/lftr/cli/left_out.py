@@ -23,17 +23,23 @@ def end(problems: Sequence[Problem]) -> None:
     console = stderr()
     for problem in problems:
         console.print(f"left out: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if len(problems) > 1:
+        console.print(f"{len(problems)} lines or images left out", markup=False, highlight=False)
     if problems:
-        console.print(f"{len(problems)} left out in all", markup=False, highlight=False)
         raise typer.Exit(LEFT_OUT)
 
 
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
-    """End with a word on how to go on where the user interrupts."""
+def resumable(folder: Path, found: int, what: str = "answers") -> Iterator[None]:
+    """Say what was ``found`` in a run's folder, and how to go on where the user interrupts."""
+    if found:
+        _say(f"going on: {found} {what} in {folder}")
     try:
         yield
     except KeyboardInterrupt:
-        text = f"interrupted; the same command goes on in {folder}"
-        stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+        _say(f"interrupted; the same command goes on in {folder}")
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _say(text: str) -> None:
+    stderr().print(text, markup=False, highlight=False, soft_wrap=True)

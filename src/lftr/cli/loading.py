@@ -29,8 +29,14 @@ def load_model(
     dtype: torch.dtype | None,
     text_tower: str | None = None,
     needs_tower: bool = False,
+    clips: bool = False,
 ) -> Loaded:
-    """Load a model by Hugging Face id or folder; the bundled one without a name.
+    """Load a model by Hugging Face id or folder; a bundled one without a name.
+
+    Parameters
+    ----------
+    clips : bool
+        Whether it is asked about clips: which of the bundled ones.
 
     Raises
     ------
@@ -40,17 +46,20 @@ def load_model(
     _quieten()
     with working(f"loading {name or 'the bundled model'}"):
         if name is None:
-            return _bundled(device, dtype, needs_tower)
+            return _bundled(device, dtype, needs_tower, "clips" if clips else "scenes")
         tower = None if text_tower is None else _clip_tower(text_tower, device)
         return Loaded(name, *_load(name, device, dtype), tower)
 
 
-def _bundled(device: torch.device, dtype: torch.dtype | None, needs_tower: bool) -> Loaded:
+def _bundled(
+    device: torch.device, dtype: torch.dtype | None, needs_tower: bool, name: str
+) -> Loaded:
     from .. import bundled
+    from ..presets import name_of
 
-    model, processor = bundled.load(device, dtype)
+    model, processor = bundled.load(device, dtype, name=name)
     tower = bundled.load_text_tower(model) if needs_tower else None
-    return Loaded("bundled", model, processor, tower)
+    return Loaded(name_of(model), model, processor, tower)
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype | None) -> tuple[Any, Any]:
@@ -82,6 +91,8 @@ def _clip_tower(name: str, device: torch.device) -> TextTower:
 def _not_loaded(option: str, name: str, error: Exception) -> ArgumentError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "unknown")
     kind = "an image-text-to-text model" if option == "--model" else "a CLIP model"
+    if "torchvision" in str(error).lower():
+        reason += " (its processor needs torchvision, of your torch's build: docs/video.md)"
     return ArgumentError.of(
         option, name, f"a Hugging Face id or folder of {kind}; transformers says: {reason}"
     )

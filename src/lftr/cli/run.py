@@ -14,18 +14,22 @@ import typer
 from ..errors import ArgumentError
 from ..methods.base import Method
 from ..presets import Preset
-from ..prompting import inputs_of, read_image
+from ..prompting import frames_as_images, inputs_of
 from ..reduce import reduce
 from . import options
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_merge, parse_method
+from .sights import moves, read_sights
 from .terminal import print_json, stderr, stdout, working
 
 
 def run(
     words: Annotated[
         list[str],
-        typer.Argument(metavar='IMAGE... "question"', help="Image files, then the question."),
+        typer.Argument(
+            metavar='IMAGE|CLIP... "question"',
+            help="Image files, videos, animated GIFs or folders of frames, then the question.",
+        ),
     ],
     model: options.Model = None,
     preset: Annotated[
@@ -41,6 +45,8 @@ def run(
     ] = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
@@ -48,10 +54,15 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer.")] = 64,
     as_json: options.Json = False,
 ) -> None:
-    """Ask a question about one or more images; prints the answer and what was dropped."""
+    """Ask a question about images or a video; prints the answer and what was dropped.
+
+    Videos need PyAV (the extra video). Without --model, the bundled model of clips answers about
+    a clip; it knows clips as `lftr.suites` draws them.
+    """
     *paths, question = words
-    if not paths or os.path.isfile(question):
-        raise ArgumentError.of("IMAGE", question, 'one or more image files, then a "question"')
+    if not paths or os.path.exists(question):
+        allowed = 'image files, videos or folders of frames, then a "question"'
+        raise ArgumentError.of("IMAGE", question, allowed)
     by_hand = {
         "--method": method,
         "--keep": keep,
@@ -60,16 +71,17 @@ def run(
         "--encoder": encoder,
     }
     chosen = _by_hand(by_hand) if preset is None else _load(preset, by_hand)
-    images = [read_image(path) for path in paths]
+    media = read_sights(paths, frames, fps)
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
         options.needs_tower(chosen.methods),
+        moves(media),
     )
     note = chosen.note(loaded.name)
-    inputs = inputs_of(loaded.processor, images, question)
+    inputs = inputs_of(loaded.processor, media, question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
     on = reduce(
         loaded.model,
@@ -77,6 +89,7 @@ def run(
         text=question,
         processor=loaded.processor,
         text_tower=loaded.text_tower,
+        images_as_video=frames_as_images(loaded.processor, [media]),
     )
     with on as reduction, torch.inference_mode(), working("answering"):
         start = time.perf_counter()

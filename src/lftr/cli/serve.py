@@ -48,7 +48,7 @@ def serve(
     given = {"--method": method, "--keep": keep, "--option": option}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
-        model, rest = None, [model, *rest]
+        rest, model = [model, *rest], None
     name = _bundled() if model is None else model
     setting = _setting(given) if preset is None else _preset(preset, given)
     version = check_version()

@@ -11,16 +11,21 @@ from PIL import Image
 
 from ..drawing import below, draw_item, shown_part
 from ..errors import ArgumentError
-from ..prompting import inputs_of, read_image
+from ..media import Clip
+from ..prompting import frames_as_images, inputs_of
 from ..reduce import reduce
 from . import options
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_method
+from .sheet import frames_of, save_frames
+from .sights import moves, read_sight
 from .terminal import print_json, stdout, working
 
 
 def show(
-    image: Annotated[str, typer.Argument(help="An image file.")],
+    image: Annotated[
+        str, typer.Argument(help="An image, a video, an animated GIF or a folder of frames.")
+    ],
     question: Annotated[
         str, typer.Option("--question", help="For methods that are guided by text.")
     ] = "What is in the image?",
@@ -29,20 +34,30 @@ def show(
     method: options.MethodName = "lftr",
     keep: options.Keep = "1/16",
     option: options.Options = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Draw which tokens stayed and, with merging, which flowed where."""
+    """Draw which tokens stayed and, with merging, which flowed where.
+
+    Of a clip a sheet of its frames, or a GIF where --out ends so.
+    """
     if not out.parent.is_dir():
         raise ArgumentError.of("--out", str(out), "a file in a folder that exists")
     chosen = parse_method(method, option or [])
-    picture = read_image(image)
+    sight = read_sight(image, frames, fps)
     loaded = load_model(
-        model, parse_device(device), parse_dtype(dtype), text_tower, options.needs_tower([chosen])
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower([chosen]),
+        moves([sight]),
     )
-    inputs = inputs_of(loaded.processor, [picture], question)
+    inputs = inputs_of(loaded.processor, [sight], question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
     on = reduce(
         loaded.model,
@@ -51,13 +66,17 @@ def show(
         text=question,
         processor=loaded.processor,
         text_tower=loaded.text_tower,
+        images_as_video=frames_as_images(loaded.processor, [[sight]]),
     )
     with on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
-    part = shown_part(loaded.processor, picture)
-    save(below([draw_item(item, part) for item in items]), out)
+    if isinstance(sight, Clip):
+        save_frames(frames_of(items[0], sight, loaded.processor), sight, out)
+    else:
+        part = shown_part(loaded.processor, sight)
+        save(below([draw_item(item, part) for item in items]), out)
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,14 @@ def stderr() -> Console:
 def print_json(value: Any) -> None:
     """Write ``value`` to stdout as JSON, and nothing else."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def percent(row: Mapping[str, Any], name: str) -> str:
+    """Return a row's share with its interval, as ``97.1% (96.2-98.0)``."""
+    if row[name] is None:
+        return "-"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 @contextmanager

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..budget import parse_keep
+from ..media import Picking
 from . import options
-from .folders import folder_of
+from .folders import check_folder, folder_of
 from .left_out import end, resumable
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_methods
+from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
+from .sights import ask_of_clips
 from .terminal import Table, print_json, progress, stdout
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def tune(
     workload: Annotated[
         str,
         typer.Argument(
-            help="A folder of images with prompts.txt (or --prompt), a JSONL file with image and "
-            "question, or a suite (scenes)."
+            help="A folder of images or videos with prompts.txt (or --prompt), a JSONL file with "
+            "image or video and question, or a suite (scenes, clips)."
         ),
     ] = "scenes",
     model: options.Model = None,
@@ -53,7 +54,12 @@ def tune(
         typer.Option("--keep", help="Which budgets are tried; by default from 1/2 to 1/64."),
     ] = None,
     positions: options.Positions = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Of a suite: how many.")] = None,
+    encoder: options.Encoder = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Most questions; by default 240 of a suite.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle, and a suite.")] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
@@ -75,22 +81,23 @@ def tune(
 ) -> None:
     """Find the smallest budget whose answers agree with the full model's, and write a preset.
 
-    The same command goes on where a search was interrupted; nothing is asked twice.
+    The same command goes on where a search was interrupted; what was answered stays answered.
     Exit code 3: done, but for images that could not be read, which are named.
     """
     from ..evaluation import Subject
     from ..evaluation.tune import BUDGETS, check_size, tune_configuration
     from ..evaluation.tune import tune as search
-    from ..evaluation.tune_answers import Answers
+    from ..evaluation.tune_answers import answered
     from ..evaluation.tune_search import Goal
     from ..evaluation.tune_workload import load_workload
     from ..presets import check_writable
 
     check_writable(out)
+    check_folder("--run", run, "tune")
     methods = None if method is None else parse_methods(method, option or [])
     budgets = BUDGETS if keep is None else list(map(parse_keep, keep))
     goal = Goal(agreement, confidence)
-    asked = load_workload(workload, prompt or (), n, seed)
+    asked = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
     check_size(asked, goal)  # before the model is loaded
     loaded = load_model(
         model,
@@ -98,6 +105,7 @@ def tune(
         parse_dtype(dtype),
         text_tower,
         options.needs_tower(methods or ()),
+        ask_of_clips(asked.items, model),
     )
     subject = Subject(
         loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
@@ -106,18 +114,19 @@ def tune(
         "methods": methods,
         "budgets": budgets,
         "positions": positions,
+        "encoder": None if encoder is None else parse_merge(encoder),
         "batch": batch,
         "seed": seed,
     }
     config = tune_configuration(subject, asked, goal, **wanted)
     folder = run or folder_of("tune", config)
-    answers = Answers.open(folder, config)
-    with closing(answers), resumable(folder), progress("asking", len(asked.groups)) as bar:
+    there = answered(folder, config)
+    with resumable(folder, there), progress("asking", len(asked.groups)) as bar:
         tuned = search(
             subject,
             asked,
             goal,
-            answers=answers,
+            run=folder,
             step=lambda images: bar.advance(bar.task_ids[0], images),
             **wanted,
         )

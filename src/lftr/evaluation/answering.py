@@ -6,30 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..errors import ArgumentError, LftrError
+from ..errors import LftrError, TooLittleMemoryError
 from ..hosts.transformers.memory import encode_once
 from ..methods.encoder import EncoderMerge
 from ..prompting import batch_inputs
 from ..report import ItemReport, Report
+from .items import Asked
 from .settings import Setting
-
-
-class Asked(Protocol):
-    """What can be asked: some images and a question about them."""
-
-    @property
-    def images(self) -> Sequence[Image.Image]:
-        """The images, in the order of the prompt."""
-
-    @property
-    def question(self) -> str:
-        """The prompt's text."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +96,20 @@ def one_batch(
         device has too little memory for the batch, and an `LftrError` that names the setting if the
         model cannot do it.
     """
-    questions = [one.question for one in asked]
     inputs = inputs_for(model, processor, asked)
     first_ms: dict[EncoderMerge | None, float] = {}  # of the pass that the others remember
 
     @torch.inference_mode()
     def ask(setting: Setting) -> list[Answer]:
         try:
-            guided = setting.reduce(
-                model, text=questions, processor=processor, text_tower=text_tower
-            )
+            guided = setting.reduce(model, asked, processor=processor, text_tower=text_tower)
             start = time.perf_counter()
             with guided as reduction:
                 ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
                 new = ids[:, inputs["input_ids"].shape[1] :].cpu()
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
-            raise ArgumentError.of(
+            raise TooLittleMemoryError.of(
                 "batch", len(asked), f"fewer questions at a time on this device ({reason})"
             ) from None
         except LftrError as error:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..suites import Example
+from ..suites import Clip, Example
 from .answering import answer_all
+from .items import Question
 from .settings import Setting
 
 
@@ -49,7 +50,7 @@ class Outcome:
 def compare(
     model: Any,
     processor: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Example | Clip],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,
@@ -65,8 +66,9 @@ def compare(
         len(settings)`` in all.
     """
     drawn = list(examples)
+    questions = [Question.of(example) for example in drawn]
     outcomes = [Outcome(setting) for setting in settings]
-    answered = answer_all(model, processor, drawn, settings, text_tower=text_tower, batch=batch)
+    answered = answer_all(model, processor, questions, settings, text_tower=text_tower, batch=batch)
     for number, answers in answered:
         outcome = outcomes[number]
         asked = drawn[len(outcome.answers) :]

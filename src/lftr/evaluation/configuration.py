@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..errors import ArgumentError
-from ..methods.base import Method
-from ..methods.encoder import EncoderMerge
-from ..methods.inside import LayerMethod
+from ..methods.plain import to_plain
 from .data import Data
 from .runs import FORMAT
 from .settings import Setting, spell
@@ -30,16 +26,16 @@ def configuration(
     Raises
     ------
     ArgumentError
-        If an id is that of two questions, or two settings have one label.
+        If an id is that of two questions, two settings have one label, or an option cannot be
+        written.
     """
     _check_ids(data)
-    _check_labels(settings)
     return {
         "format": FORMAT,
         **subject.plain(),
         "data": [one.describe() for one in data],
         "metric": metric,
-        "settings": [plain_setting(setting) for setting in settings],
+        "settings": plain_settings(settings),
         "seed": seed,
     }
 
@@ -57,29 +53,28 @@ def _check_ids(data: Sequence[Data]) -> None:
             seen[item.id] = one.source
 
 
-def _check_labels(settings: Sequence[Setting]) -> None:
+def plain_settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """Return settings with every option, as plain values.
+
+    Raises
+    ------
+    ArgumentError
+        If two have one label, or an option is nothing that can be written.
+    """
     seen: set[str] = set()
     for setting in settings:
         if setting.label in seen:
             raise ArgumentError.of("setting", setting.label, "one of each; there are two")
         seen.add(setting.label)
+    return [_plain(setting) for setting in settings]
 
 
-def plain_setting(setting: Setting) -> dict[str, Any]:
-    """Return a setting with every option, as plain values."""
+def _plain(setting: Setting) -> dict[str, Any]:
     return {
         "label": setting.label,
         "method": setting.name,
-        "options": {} if setting.full else _options(setting.method),
+        "options": {} if setting.full else to_plain(setting.method)["options"],
         "keep": spell(setting.keep),
         "positions": setting.positions,
-        "encoder": setting.encoder
-        and {"method": type(setting.encoder).__name__, "options": _options(setting.encoder)},
+        "encoder": to_plain(setting.encoder),
     }
-
-
-def _options(method: Method | LayerMethod | EncoderMerge) -> Any:
-    if not is_dataclass(method):
-        return {}
-    values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
-    return json.loads(json.dumps(values, default=repr))

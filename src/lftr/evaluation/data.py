@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .. import suites
 from ..errors import ArgumentError
-from ..suites import Example
+from ..media.picking import Picking
 from .items import Item, digest
 from .jsonl import Problem, read_jsonl
 from .scoring import check_scored
@@ -45,22 +43,30 @@ class Data:
 
 
 def load_data(
-    source: str, *, split: str = "test", n: int | None = None, seed: int = 0, metric: str = "exact"
+    source: str,
+    *,
+    split: str = "test",
+    n: int | None = None,
+    seed: int = 0,
+    metric: str = "exact",
+    picking: Picking = Picking(),  # noqa: B008  (a value)
 ) -> Data:
     """Load questions.
 
     Parameters
     ----------
     source : str
-        The name of a suite, or the path of a JSONL file: one object in each line, with ``image``
-        (a path or several, relative to the file), ``question``, ``answers`` (one or several) and
-        optionally ``id``, ``category`` and ``choices``.
+        The name of a suite, or the path of a JSONL file: one object in each line, with ``image`` or
+        ``video`` (a path or several, relative to the file), ``question``, ``answers`` (one or
+        several) and optionally ``id``, ``category`` and ``choices``.
     split, seed : str, int
         Of a suite.
     n : int, optional
         How many; by default 240 of a suite, all of a file.
     metric : str
         Questions whose answers it cannot score are left out, and problems.
+    picking : Picking
+        Which frames of a file's clips are read.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def load_data(
     if source in suites.NAMES:
         examples = suites.load(source, split, 240 if n is None else n, seed)
         items = [
-            Item.of(example, source, functools.partial(_draw, examples, number))
+            Item.of(example, source, functools.partial(examples.__getitem__, number))
             for number, example in enumerate(examples)
         ]
         return _scored(source, items, metric)
@@ -78,7 +84,9 @@ def load_data(
     if not path.is_file():
         allowed = f"a JSONL file that exists, or a suite: {', '.join(suites.NAMES)}"
         raise ArgumentError.of("data", source, allowed)
-    found, problems = read_jsonl(path, check=functools.partial(check_scored, metric))
+    found, problems = read_jsonl(
+        path, check=functools.partial(check_scored, metric), picking=picking
+    )
     if not found:
         first = f"; {problems[0]}" if problems else ""
         lines = f" ({len(problems)} lines cannot be used)" if len(problems) > 1 else ""
@@ -102,7 +110,3 @@ def _scored(suite: str, items: Sequence[Item], metric: str) -> Data:
     if not kept:
         raise ArgumentError.of("metric", metric, f"one that fits {suite!r}: {told}: {reasons[0]}")
     return Data(suite, suite, kept, [Problem(suite, f"{told} of them: {reasons[0]}")])
-
-
-def _draw(examples: Sequence[Example], number: int) -> Sequence[Image.Image]:
-    return examples[number].images

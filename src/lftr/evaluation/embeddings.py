@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from ..errors import ArgumentError, LftrError
 from ..hosts.transformers.memory import encode_once
-from .answering import Asked, inputs_for
+from .answering import inputs_for
+from .items import Asked
 from .settings import Setting
 
 
@@ -136,28 +137,23 @@ def embed_batch(
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,
-) -> list[Embedded]:
-    """Embed some prompts in one batch under every setting, their images encoded once.
+) -> Iterator[Embedded]:
+    """Embed some prompts in one batch under every setting in turn, their images encoded once.
 
     Raises
     ------
     LftrError
         If the model cannot do a setting, which is named.
     """
-    questions = [one.question for one in asked]
     inputs = inputs_for(model, processor, asked)
-    found = []
     with encode_once(model):
         for setting in settings:
             try:
-                guided = setting.reduce(
-                    model, text=questions, processor=processor, text_tower=text_tower
-                )
+                guided = setting.reduce(model, asked, processor=processor, text_tower=text_tower)
                 with guided as reduction:
                     output = model(**inputs, output_hidden_states=True, logits_to_keep=1)
             except LftrError as error:
                 raise setting.named(error) from None
             states = output.hidden_states[-1][:, -1].float().cpu().contiguous()
             kept = tuple(reduction.report.kept_by(row) for row in range(len(asked)))
-            found.append(Embedded(states, kept))
-    return found
+            yield Embedded(states, kept)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 
-from ..errors import LftrError, UnsupportedModelError
+from ..errors import LftrError, TooLittleMemoryError
 from .answering import Answer, answer_batch, one_batch
+from .controls import but_controls
 from .items import Item, Question
 from .jsonl import Problem
 from .runs import Prediction, Run
@@ -41,7 +42,7 @@ def try_settings(
             try:
                 ask(setting)
             except LftrError as error:
-                if setting.name not in CONTROLS:
+                if setting.name not in CONTROLS or isinstance(error, TooLittleMemoryError):
                     raise
                 left_out[setting.name] = str(error)
     return left_out
@@ -119,12 +120,11 @@ def _held(item: Item, problems: list[Problem]) -> tuple[Item, Question] | None:
 def _answered(
     run: Run, subject: Subject, asked: Sequence[Question], settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, list[Answer]]]:
-    """Answer a batch; a control that cannot, as downsample of tiled images, is left out from here.
+    """Answer a batch; a control that cannot is left out of the run from here on."""
+    if not asked:
+        return iter(())
 
-    Whether a model cuts an image into tiles depends on the image: the first may not show it.
-    """
-    waiting = list(settings) if asked else []
-    while waiting:
+    def ask(waiting: Sequence[Setting]) -> Iterator[list[Answer]]:
         answered = answer_batch(
             subject.model,
             subject.processor,
@@ -133,18 +133,9 @@ def _answered(
             text_tower=subject.text_tower,
             max_new_tokens=subject.max_new_tokens,
         )
-        count = 0
-        try:
-            for number, answers in answered:
-                yield waiting[number], answers
-                count = number + 1
-            return
-        except UnsupportedModelError as error:
-            failed = waiting[count]
-            if failed.name not in CONTROLS:
-                raise
-            run.leave_out(failed.name, str(error))
-            waiting = [one for one in waiting[count + 1 :] if one.name != failed.name]
+        return (answers for _, answers in answered)
+
+    return but_controls(settings, ask, run.leave_out)
 
 
 def _line(item: Item, setting: Setting, answer: Answer, score: Metric) -> Prediction:

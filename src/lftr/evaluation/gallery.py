@@ -10,6 +10,8 @@ from PIL import Image
 
 from ..drawing import shown_part
 from ..errors import LftrError
+from ..media.clip import Clip
+from ..prompting import Medium
 from .items import Item
 from .journal import unwritable
 from .jsonl import Problem
@@ -35,8 +37,22 @@ def gallery(run: Run) -> list[str]:
     return worst + [id for id in differ if not differ[id]][:_AGREEING]
 
 
+def _picture(medium: Medium, processor: Any) -> Image.Image:
+    """Return a small picture; the frames of a clip stand below each other, as its grid does."""
+    if isinstance(medium, Clip):
+        frames = [_picture(frame, processor) for frame in medium.frames]
+        width, height = frames[0].size
+        strip = Image.new("RGB", (width, height * len(frames)))
+        for number, frame in enumerate(frames):
+            strip.paste(frame, (0, number * height))
+        return strip
+    picture = shown_part(processor, medium.copy())
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    return picture
+
+
 def write_thumbnails(run: Run, items: Sequence[Item], processor: Any) -> list[Problem]:
-    """Write the pictures of a run's `gallery`, at most 336 pixels wide and high.
+    """Write the pictures of a run's `gallery`, each frame at most 336 pixels wide and high.
 
     A picture shows what the processor shows the model, so that a grid of tokens lies evenly on it.
 
@@ -60,8 +76,7 @@ def write_thumbnails(run: Run, items: Sequence[Item], processor: Any) -> list[Pr
             except LftrError as error:
                 problems.append(Problem(item.id, f"no thumbnail: {error}"))
                 continue
-            picture = shown_part(processor, image.copy())
-            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+            picture = _picture(image, processor)
             try:
                 path.parent.mkdir(exist_ok=True)
                 picture.save(path, optimize=True)

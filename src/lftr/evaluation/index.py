@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,26 +11,35 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import ArgumentError, LftrError
-from .configuration import plain_setting
-from .embeddings import cosine, embed_batch, recall_agreement
-from .intervals import Bootstrap, Interval
-from .items import Item, digest
+from .configuration import plain_settings
+from .controls import but_controls
+from .embeddings import Embedded, cosine, embed_batch, recall_agreement
+from .intervals import ITSELF, Bootstrap, Interval
+from .items import Item, Question, digest
 from .journal import Journal, unwritable, write_whole
 from .jsonl import Problem
 from .settings import Setting
 from .subject import Subject
 
+FORMAT = "embeddings 1"
 BATCHES, METRICS = "batches.jsonl", "metrics.json"
 
 
 def index_configuration(
     subject: Subject, name: str, items: Sequence[Item], settings: Sequence[Setting], batch: int
 ) -> dict[str, Any]:
-    """Return all that embeddings depend on, as plain values."""
+    """Return all that embeddings depend on, as plain values.
+
+    Raises
+    ------
+    ArgumentError
+        If two settings have one label.
+    """
     return {
+        "format": FORMAT,
         **subject.plain(),
         "data": {"name": name, "prompts": len(items), "digest": digest(items)},
-        "settings": [plain_setting(setting) for setting in settings],
+        "settings": plain_settings(settings),
         "batch": batch,
     }
 
@@ -46,99 +55,128 @@ def embed_run(
 ) -> list[Problem]:
     """Embed what the run does not hold yet; a batch is on the disk before the next one begins.
 
+    A batch of which something could not be read is looked at again: it may be there by now. A
+    control that the model turns out not to be able to do is left out of the journal's run.
+
     Returns
     -------
     list of Problem
         Prompts whose images could not be read; the others were embedded.
     """
-    done = {line["batch"] for line in journal.lines}
     problems: list[Problem] = []
     for number, start in enumerate(range(0, len(items), batch)):
         members = items[start : start + batch]
-        if number not in done:
-            _embed(journal, number, subject, members, settings, problems)
+        done = _batches(journal).get(number, {"ids": []})["ids"]
+        if len(done) < len(members):
+            held = {item.id: one for item in members if (one := _read(item, problems))}
+            if len(held) > len(done):
+                _embed(journal, number, subject, held, settings)
         step(len(members))
     return problems
+
+
+def _read(item: Item, problems: list[Problem]) -> Question | None:
+    try:
+        return item.asked()
+    except LftrError as error:
+        problems.append(Problem(item.id, str(error)))
+        return None
 
 
 def _embed(
     journal: Journal,
     number: int,
     subject: Subject,
-    items: Sequence[Item],
+    held: Mapping[str, Question],
     settings: Sequence[Setting],
-    problems: list[Problem],
 ) -> None:
-    held = []
-    for item in items:
-        try:
-            held.append((item.id, item.asked()))
-        except LftrError as error:
-            problems.append(Problem(item.id, str(error)))
-    if not held:
-        return
-    asked = [question for _, question in held]
-    found = embed_batch(
-        subject.model, subject.processor, asked, settings, text_tower=subject.text_tower
-    )
-    labelled = {one.label: rows for one, rows in zip(settings, found, strict=True)}
-    name = f"{number:06}.safetensors"
+    asked = list(held.values())
+
+    def ask(waiting: Sequence[Setting]) -> Iterator[Embedded]:
+        return embed_batch(
+            subject.model, subject.processor, asked, waiting, text_tower=subject.text_tower
+        )
+
+    found = {
+        setting.label: rows
+        for setting, rows in but_controls(left(journal, settings), ask, journal.leave_out)
+    }
+    name = f"{len(journal.lines):06}.safetensors"  # never one that a line has named already
     try:
-        save_file({label: rows.states for label, rows in labelled.items()}, journal.path / name)
+        save_file({label: rows.states for label, rows in found.items()}, journal.path / name)
     except OSError as error:
         raise unwritable(journal.path, error) from None
-    kept = {label: rows.kept for label, rows in labelled.items()}
-    line = {"batch": number, "ids": [id for id, _ in held], "file": name, "kept": kept}
+    kept = {label: rows.kept for label, rows in found.items()}
+    line = {"batch": number, "ids": list(held), "file": name, "kept": kept}
     journal.add([line])  # the line makes the file count
+
+
+def left(journal: Journal, settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings that a run has not left out."""
+    return [setting for setting in settings if setting.name not in journal.left_out]
+
+
+def _batches(journal: Journal) -> dict[int, dict[str, Any]]:
+    """Return the lines by batch, in order; of two of one batch the later, which holds more."""
+    return dict(sorted((line["batch"], line) for line in journal.lines))
 
 
 def embeddings_of(journal: Journal, settings: Sequence[Setting]) -> dict[str, Tensor]:
     """Return for each setting's label all embeddings ``(N, D)``, in the order of the prompts."""
-    lines = sorted(journal.lines, key=lambda line: line["batch"])
-    files = [load_file(journal.path / line["file"]) for line in lines]
+    files = [load_file(journal.path / line["file"]) for line in _batches(journal).values()]
     if not files:
         raise ArgumentError.of("data", str(journal.path), "at least one prompt that can be read")
     return {one.label: torch.cat([file[one.label] for file in files]) for one in settings}
 
 
-def index_metrics(journal: Journal, settings: Sequence[Setting], k: int = 10) -> dict[str, Any]:
+def index_metrics(
+    journal: Journal, items: Sequence[Item], settings: Sequence[Setting], k: int = 10
+) -> dict[str, Any]:
     """Return and write how far each setting moves embeddings and what its index finds.
 
     Parameters
     ----------
+    items : sequence of Item
+        The prompts. Those about one image go wrong together, and count so.
     settings : sequence of Setting
-        The first is the full model.
+        The first is the full model; those that the run has left out are passed over.
     k : int
-        How many neighbours are looked up; of few prompts, all others.
+        How many neighbours are looked up; of few prompts, all others. There is no recall then:
+        whoever returns everything finds everything.
     """
-    found = embeddings_of(journal, settings)
-    full = found[settings[0].label]
+    rows = left(journal, settings)
+    found = embeddings_of(journal, rows)
+    full = found[rows[0].label]
     if len(full) < 2:
         raise ArgumentError.of("data", f"{len(full)} prompts", "two or more: neighbours to find")
-    k = min(k, len(full) - 1)
-    bootstrap = Bootstrap(["prompts"] * len(full))
-    rows = []
-    for setting in settings:
+    others = len(full) - 1
+    k = min(k, others)
+    lines = _batches(journal).values()
+    images = {item.id: item.image or item.id for item in items}
+    bootstrap = Bootstrap(
+        ["prompts"] * len(full), [images[id] for line in lines for id in line["ids"]]
+    )
+    told = []
+    for setting, plain in zip(rows, plain_settings(rows), strict=True):
         states = found[setting.label]
         alike = bootstrap.mean(cosine(full, states).tolist(), (-1.0, 1.0))
         recall = bootstrap.mean(recall_agreement(full, states, k).tolist())
-        kept = [value for line in journal.lines for value in line["kept"][setting.label]]
-        rows.append(
+        kept = [value for line in lines for value in line["kept"][setting.label]]
+        told.append(
             {
                 "label": setting.label,
                 "method": setting.name,
-                "keep": plain_setting(setting)["keep"],
+                "keep": plain["keep"],
                 "tokens": sum(kept) / len(kept),
-                **_ends("cosine", alike, setting.full),
-                **_ends("recall", recall, setting.full),
+                **_ends("cosine", ITSELF if setting.full else alike),
+                **_ends("recall", None if k == others else ITSELF if setting.full else recall),
             }
         )
-    chance = k / (len(full) - 1)
-    metrics = {"prompts": len(full), "k": k, "chance": chance, "settings": rows}
+    metrics = {"prompts": len(full), "k": k, "chance": k / others, "settings": told}
     write_whole(journal.path / METRICS, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def _ends(name: str, value: Interval, itself: bool) -> Mapping[str, float]:
-    ends = (1.0, 1.0, 1.0) if itself else value
+def _ends(name: str, value: Interval | None) -> Mapping[str, float | None]:
+    ends = value or (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))

@@ -22,6 +22,9 @@ class Interval(NamedTuple):
     high: float
 
 
+ITSELF = Interval(1.0, 1.0, 1.0)  # what the full model is beside itself, by definition
+
+
 class Bootstrap:
     """Draws of questions, with replacement; the same ones for every setting, so pairs stay pairs.
 

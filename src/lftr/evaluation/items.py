@@ -6,18 +6,36 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from PIL import Image
+from .. import suites
+from ..media.clip import Clip
+from ..prompting import Medium
 
-from ..suites import Example
+
+class Asked(Protocol):
+    """What can be asked: some images or clips and a question about them."""
+
+    @property
+    def images(self) -> Sequence[Medium]:
+        """The images and clips, in the order of the prompt."""
+
+    @property
+    def question(self) -> str:
+        """The prompt's text."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its images read."""
+    """A question with its images and clips read."""
 
-    images: Sequence[Image.Image]
+    images: Sequence[Medium]
     question: str
+
+    @classmethod
+    def of(cls, example: suites.Example | suites.Clip) -> Question:
+        """Take over an example of a suite; the frames of a clip become one."""
+        return cls(_media(example), example.question)
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,9 @@ class Item:
     content : str
         What tells the images' content from another, where they are files.
     read : callable
-        Returns the images.
+        Returns the images and clips.
+    moves : bool
+        Whether there is a clip among them.
     """
 
     id: str
@@ -54,11 +74,12 @@ class Item:
     choices: tuple[str, ...] = ()
     image: str | None = None
     content: str = ""
-    read: Callable[[], Sequence[Image.Image]] = field(default=tuple, repr=False, compare=False)
+    read: Callable[[], Sequence[Medium]] = field(default=tuple, repr=False, compare=False)
+    moves: bool = False
 
     @property
-    def images(self) -> Sequence[Image.Image]:
-        """The images, read anew."""
+    def images(self) -> Sequence[Medium]:
+        """The images and clips, read anew."""
         return self.read()
 
     def asked(self) -> Question:
@@ -72,8 +93,13 @@ class Item:
         return Question(self.images, self.question)
 
     @classmethod
-    def of(cls, example: Example, task: str, read: Callable[[], Sequence[Image.Image]]) -> Item:
-        """Take over an example of a suite, but for its image, which ``read`` draws again."""
+    def of(
+        cls,
+        example: suites.Example | suites.Clip,
+        task: str,
+        again: Callable[[], suites.Example | suites.Clip],
+    ) -> Item:
+        """Take over an example of a suite, but for its images, which ``again`` draws anew."""
         return cls(
             example.scene,
             task,
@@ -81,8 +107,16 @@ class Item:
             (example.answer,),
             example.category,
             example.choices,
-            read=read,
+            read=lambda: _media(again()),
+            moves=isinstance(example, suites.Clip),
         )
+
+
+def _media(example: suites.Example | suites.Clip) -> tuple[Medium, ...]:
+    """Return an example's image, or its frames as one clip, a frame a second."""
+    if isinstance(example, suites.Clip):
+        return (Clip(example.images, tuple(map(float, range(len(example.images))))),)
+    return example.images
 
 
 def digest(items: Iterable[Item]) -> str:
@@ -91,5 +125,5 @@ def digest(items: Iterable[Item]) -> str:
     for item in items:
         asked = [item.id, item.task, item.question, item.content]
         line = [*asked, list(item.answers), item.category, list(item.choices)]
-        found.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        found.update(json.dumps(line, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
     return found.hexdigest()

@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 
 from ..errors import ArgumentError
 
-CONFIG = "config.json"
+CONFIG, LEFT_OUT = "config.json", "left_out.json"
 _LOCK = ".lock"
+_OWN = {_LOCK, CONFIG, CONFIG + ".part"}  # the last of a start that was killed
 
 
 class Journal:
@@ -31,6 +32,11 @@ class Journal:
         What the file holds.
     lock : FileLock, optional
         Held while this process may write.
+
+    Attributes
+    ----------
+    left_out : dict of str to str
+        Methods that the model turned out not to be able to do, with the reason.
     """
 
     def __init__(
@@ -42,7 +48,9 @@ class Journal:
         lock: FileLock | None = None,
     ) -> None:
         self.path, self.config, self.lines = path, config, lines
+        self.left_out = read_json(path / LEFT_OUT) if (path / LEFT_OUT).exists() else {}
         self._file, self._lock = path / name, lock
+        self._whole = self._file.stat().st_size if self._file.exists() else 0  # bytes of lines
 
     @classmethod
     def open(cls, path: str | Path, name: str, config: Mapping[str, Any]) -> Journal:
@@ -63,24 +71,16 @@ class Journal:
         wanted: dict[str, Any] = json.loads(json.dumps(config))
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _check_own(folder)
             lock = FileLock(folder / _LOCK)
             lock.acquire(timeout=0)
-            own = {_LOCK, CONFIG + ".part"}  # the latter of a start that was killed
-            foreign = sorted(file.name for file in folder.iterdir() if file.name not in own)
-            if foreign and CONFIG not in foreign:
-                lock.release()
-                (folder / _LOCK).unlink(missing_ok=True)
-                raise ArgumentError.of(
-                    "out", str(folder), f"an empty folder or a run's; this one holds {foreign[0]}"
-                )
         except Timeout:
-            raise ArgumentError.of(
-                "out", str(folder), "a folder that no other process is writing to"
-            ) from None
+            allowed = "a folder that nobody else is writing to, in this process or another"
+            raise ArgumentError.of("folder", str(folder), allowed) from None
         except OSError as error:
             raise unwritable(folder, error) from None
         try:
-            if foreign:
+            if (folder / CONFIG).exists():
                 _same(folder, read_json(folder / CONFIG), wanted)
             else:
                 write_whole(folder / CONFIG, json.dumps(wanted, indent=1) + "\n")
@@ -105,13 +105,26 @@ class Journal:
         """
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self._file.open("ab") as file:
+                file.truncate(self._whole)  # a write that failed may have left a part
+                file.write(text.encode(errors="surrogatepass"))  # names of files can hold any bytes
                 file.flush()
                 os.fsync(file.fileno())
+                self._whole = file.tell()
         except OSError as error:
             raise unwritable(self.path, error) from None
         self.lines += lines
+
+    def leave_out(self, method: str, reason: str) -> None:
+        """Leave every setting of a method out from here on, and write down why.
+
+        Raises
+        ------
+        ArgumentError
+            If it cannot be written.
+        """
+        self.left_out = self.left_out | {method: " ".join(reason.split())}
+        write_whole(self.path / LEFT_OUT, json.dumps(self.left_out, indent=1) + "\n")
 
     def close(self) -> None:
         """Let others write to the folder."""
@@ -119,12 +132,20 @@ class Journal:
             self._lock.release()
 
 
+def _check_own(folder: Path) -> None:
+    """Refuse a folder of something else before anything in it is touched."""
+    foreign = sorted(file.name for file in folder.iterdir() if file.name not in _OWN)
+    if foreign and not (folder / CONFIG).exists():
+        allowed = f"an empty folder or a run's; this one holds {foreign[0]}"
+        raise ArgumentError.of("folder", str(folder), allowed)
+
+
 def _same(folder: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     different = sorted(k for k in {*there, *wanted} if there.get(k) != wanted.get(k))
     if different:
         key = different[0]
         raise ArgumentError.of(
-            "out",
+            "folder",
             str(folder),
             "a new folder, or the run's own configuration; its "
             f"{', '.join(different)} differ: {_short(there.get(key))} there, "
@@ -192,4 +213,4 @@ def write_whole(path: Path, text: str) -> None:
 
 def unwritable(folder: Path, error: OSError) -> ArgumentError:
     """Return what is said where a run's folder cannot be written."""
-    return ArgumentError.of("out", str(folder), f"a folder to write to ({error})")
+    return ArgumentError.of("folder", str(folder), f"a folder to write to ({error})")

@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ArgumentError
-from ..prompting import read_image
+from ..media import ALLOWED, Clip, Picking, is_clip, load_clip
+from ..prompting import Medium, read_image
 from .items import Item
 
 
@@ -32,6 +33,7 @@ def read_jsonl(
     path: Path,
     answered: bool = True,
     check: Callable[[Sequence[str], Sequence[str]], None] = lambda answers, choices: None,
+    picking: Picking = Picking(),  # noqa: B008  (a value)
 ) -> tuple[list[Item], list[Problem]]:
     """Read the questions of a file, and the problems of the lines that hold none.
 
@@ -43,6 +45,8 @@ def read_jsonl(
         Whether every question must have its answers; they are not read where not.
     check : callable
         Takes a line's answers and choices; raises `ValueError` where they cannot be used.
+    picking : Picking
+        Which frames of clips are read.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def read_jsonl(
         if not line.strip():
             continue
         try:
-            item = _item(line, path, number, answered)
+            item = _item(line, path, number, answered, picking)
             check(item.answers, item.choices)
             if item.id in items:
                 raise ValueError(f"id {item.id!r} is that of line {items[item.id][1]} already")
@@ -70,13 +74,18 @@ def read_jsonl(
     return [item for item, _ in items.values()], problems
 
 
-def _item(line: bytes, path: Path, number: int, answered: bool) -> Item:
+def _item(line: bytes, path: Path, number: int, answered: bool, picking: Picking) -> Item:
     value = json.loads(line)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    images = [path.parent / name for name in _texts(value, "image", "images")]
-    for image in images:
-        _check_image(image)
+    stills = _paths(value, path.parent, "image", "images")
+    clips = _paths(value, path.parent, "video", "videos")
+    if not stills and not clips:
+        raise ValueError("no 'image', 'images', 'video' or 'videos'")
+    for still in stills:
+        _check_image(still)
+    for clip in clips:
+        check_clip(clip)
     identity = value.get("id", f"{path.stem}:{number}")
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise ValueError(f"id = {identity!r}; allowed: a text or a whole number")
@@ -87,22 +96,41 @@ def _item(line: bytes, path: Path, number: int, answered: bool) -> Item:
         _texts(value, "answers", "answer") if answered else (),
         _text(value.get("category", ""), "category"),
         _texts(value, "choices") if value.get("choices") else (),
-        str(images[0]),
-        content_of(images),
-        functools.partial(_read, images),
+        str([*stills, *clips][0]),
+        content_of([*stills, *clips], picking if clips else None),
+        functools.partial(_read, stills, clips, picking),
+        bool(clips),
     )
 
 
-def content_of(images: Sequence[Path]) -> str:
-    """Return a SHA-256 over the files, so that a run is not gone on with over other pictures."""
-    found = hashlib.sha256()
-    for image in images:
-        found.update(image.read_bytes())
+def content_of(paths: Sequence[Path], picking: Picking | None = None) -> str:
+    """Return a SHA-256 over files, so that a run is not gone on with over other pictures.
+
+    Folders stand for the files in them; of clips, which frames are picked counts too.
+    """
+    found = hashlib.sha256(b"" if picking is None else repr(picking).encode())
+    for path in paths:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as content:
+                    found.update(hashlib.file_digest(content, "sha256").digest())
     return found.hexdigest()
 
 
-def _read(images: Sequence[Path]) -> tuple[Image.Image, ...]:
-    return tuple(read_image(image) for image in images)
+def _read(stills: Sequence[Path], clips: Sequence[Path], picking: Picking) -> tuple[Medium, ...]:
+    return (*map(read_image, stills), *(read_clip(clip, picking) for clip in clips))
+
+
+def read_clip(path: Path, picking: Picking) -> Clip:
+    """Read a clip's frames, as `lftr.media.load_clip` does."""
+    return load_clip(path, picking.frames, picking.fps)
+
+
+def _paths(value: Mapping[str, Any], folder: Path, *names: str) -> list[Path]:
+    """Return the paths under the first of ``names`` that is there; none where none is."""
+    if not any(name in value for name in names):
+        return []
+    return [folder / text for text in _texts(value, *names)]
 
 
 def _texts(value: Mapping[str, Any], *names: str) -> tuple[str, ...]:
@@ -121,6 +149,20 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} = {value!r}; allowed: a text")
     return value
+
+
+def check_clip(path: Path) -> None:
+    """Look at a clip without decoding it.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if not path.exists():
+        raise ValueError(f"video = {str(path)!r}; allowed: a path that exists")
+    if not is_clip(path) or (path.is_file() and not path.stat().st_size):
+        raise ValueError(f"video = {str(path)!r}; allowed: {ALLOWED}")
 
 
 def _check_image(path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..errors import ArgumentError
-from .journal import CONFIG, Journal, read_json, write_whole
+from .journal import CONFIG, Journal, write_whole
 
 FORMAT = 1
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
-LEFT_OUT, IMAGES = "left_out.json", "images"
+IMAGES = "images"
 
 
 class Prediction(TypedDict):
@@ -50,13 +50,10 @@ class Run:
     ----------
     path : Path
         The directory.
-    left_out : dict of str to str
-        Methods that the model turned out not to be able to do, with the reason.
     """
 
-    def __init__(self, journal: Journal, left_out: dict[str, str] | None = None) -> None:
+    def __init__(self, journal: Journal) -> None:
         self.path = journal.path
-        self.left_out = left_out or {}
         self._journal = journal
         self._done = {(line["id"], line["setting"]) for line in journal.lines}
 
@@ -77,12 +74,7 @@ class Run:
             If the folder cannot be written, holds something else or a run of another
             configuration, or is being written by another process.
         """
-        journal = Journal.open(path, PREDICTIONS, config)
-        try:
-            return cls(journal, _read_left_out(journal.path))
-        except BaseException:
-            journal.close()
-            raise
+        return cls(Journal.open(path, PREDICTIONS, config))
 
     @classmethod
     def read(cls, path: str | Path) -> Run:
@@ -99,7 +91,12 @@ class Run:
         journal = Journal.read(folder, PREDICTIONS)
         if journal.config.get("format") != FORMAT:
             raise ArgumentError.of("run", str(folder), "a run of answers, of this lftr's `eval`")
-        return cls(journal, _read_left_out(folder))
+        return cls(journal)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Methods that the model turned out not to be able to do, with the reason."""
+        return self._journal.left_out
 
     @property
     def config(self) -> dict[str, Any]:
@@ -146,8 +143,7 @@ class Run:
 
     def leave_out(self, method: str, reason: str) -> None:
         """Leave every setting of a method out of the run, and write down why."""
-        self.left_out = self.left_out | {method: " ".join(reason.split())}
-        write_whole(self.path / LEFT_OUT, json.dumps(self.left_out, indent=1) + "\n")
+        self._journal.leave_out(method, reason)
 
     def image(self, id: str) -> Path:
         """Return where the thumbnail of an example is, or would be: an id can hold any letters."""
@@ -168,8 +164,3 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _read_left_out(folder: Path) -> dict[str, str]:
-    path = folder / LEFT_OUT
-    return read_json(path) if path.exists() else {}

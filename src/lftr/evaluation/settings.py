@@ -14,7 +14,9 @@ from ..methods import get_method
 from ..methods.base import Method
 from ..methods.encoder import EncoderMerge
 from ..methods.inside import LayerMethod
+from ..prompting import frames_as_images
 from ..reduce import reduce
+from .items import Asked
 
 if TYPE_CHECKING:
     from ..hosts.transformers.session import Reduction
@@ -62,18 +64,24 @@ class Setting:
         return merge if isinstance(self.keep, float) and self.keep == 1.0 else f"{own} + {merge}"
 
     def reduce(
-        self, model: Any, *, text: Sequence[str], processor: Any, text_tower: Any = None
+        self,
+        model: Any,
+        asked: Sequence[Asked],
+        *,
+        processor: Any,
+        text_tower: Any = None,
     ) -> Reduction:
-        """Lay this setting on a model, for prompts with those questions; see `lftr.reduce`."""
+        """Lay this setting on a model, for some questions; see `lftr.reduce`."""
         return reduce(
             model,
             self.method,
             keep=self.keep,
             positions=self.positions,
-            text=text,
+            text=[one.question for one in asked],
             processor=processor,
             text_tower=text_tower,
             encoder=self.encoder,
+            images_as_video=frames_as_images(processor, [one.images for one in asked]),
         )
 
     def named(self, error: LftrError) -> LftrError:
@@ -139,15 +147,19 @@ def settings_grid(
     ]
 
 
-def with_merges(settings: Sequence[Setting], merges: Iterable[EncoderMerge]) -> list[Setting]:
+def with_merges(
+    settings: Sequence[Setting], merges: Iterable[EncoderMerge], methods: Iterable[Method] = ()
+) -> list[Setting]:
     """Return settings and, after each that is no control, the same with each merge in the encoder.
 
-    After the full model that is the merge alone.
+    After the full model that is the merge alone. A control that is among ``methods``, as it was
+    asked for, is treated as any method.
     """
     found, others = [], list(merges)
+    passed = set(CONTROLS) - {name_of(method) for method in methods}
     for setting in settings:
         found.append(setting)
-        if setting.name in CONTROLS:
+        if setting.name in passed:
             continue
         for merge in others:
             name, budget = spell_merge(merge), f" {spell(setting.keep)}"

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from .. import __version__
 from ..evidence.text import TextTower
+from .fingerprint import config_of, processor_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Subject:
     max_new_tokens: int = 8
 
     def plain(self) -> dict[str, Any]:
-        """Return what its answers depend on, as plain values: model, device, versions."""
+        """Return what its answers depend on, as plain values: model, device, versions.
+
+        A name is not the model: digests tell one that was trained on, or is loaded in another way.
+        """
         return {
             "lftr": __version__,
             "versions": {
@@ -39,6 +44,9 @@ class Subject:
                 "python": platform.python_version(),
             },
             "model": self.name,
+            "weights": weights_of(self.model),
+            "model_config": config_of(self.model),
+            "processor": processor_of(self.processor),
             "text_tower": self.text_tower and _tower(self.text_tower),
             "device": self.model.device.type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -46,7 +54,14 @@ class Subject:
         }
 
 
-def _tower(tower: TextTower) -> str:
-    """Return the id or path of a text tower; the name of its class where it has neither."""
+def _tower(tower: TextTower) -> dict[str, str]:
+    """Return the id or path of a text tower, or the name of its class, with digests of its weights.
+
+    A function that embeds text is known by its name alone.
+    """
     model = tower.text_model
-    return getattr(model, "name_or_path", "") or type(model).__name__
+    parts = {"text": model, "projection": tower.visual_projection, "norm": tower.post_layernorm}
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    return {"name": name} | {
+        part: weights_of(module) for part, module in parts.items() if isinstance(module, nn.Module)
+    }

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .hallucination import Hallucination
-from .intervals import Bootstrap, Interval
+from .intervals import ITSELF, Bootstrap, Interval
 from .scoring import agreement, verdict
 
 if TYPE_CHECKING:
     from .runs import Prediction
 
-_ITSELF = Interval(1.0, 1.0, 1.0)  # the full model beside itself, by definition
 _CLOCKS = ("encode", "method", "host", "total")
 
 
@@ -69,8 +68,8 @@ def _row(
         "tokens": float(np.mean([line["kept"] for line in lines])),
         "questions": len(lines),
         **_spread("score", bootstrap.mean(scores)),
-        **_spread("relative", relative and _ITSELF if lines is full else relative),
-        **_spread("agreement", _ITSELF if lines is full else bootstrap.mean(same)),
+        **_spread("relative", relative and ITSELF if lines is full else relative),
+        **_spread("agreement", ITSELF if lines is full else bootstrap.mean(same)),
         "tasks": _by(lambda line: line["task"], lines, full),
         "categories": _by(lambda line: line["category"], lines, full),
         "ms": {name: _quartiles([line["ms"][name] for line in lines]) for name in _CLOCKS},

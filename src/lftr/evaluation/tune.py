@@ -23,16 +23,18 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..budget import Budget, Keep
-from ..errors import ArgumentError, LftrError, MissingEvidenceError
+from ..errors import ArgumentError, LftrError, MissingEvidenceError, TooLittleMemoryError
 from ..methods import get_method
 from ..methods.base import Method
+from ..methods.encoder import EncoderMerge
 from ..presets import Preset
 from ..reduce import reduce
 from .answering import one_batch
-from .configuration import plain_setting
+from .configuration import plain_settings
 from .items import Question, digest
 from .jsonl import Problem
 from .settings import Setting, full_model, name_of, spell
@@ -43,6 +45,9 @@ from .tune_search import Goal, Proof, Race, Trial, grid, prove
 from .tune_sitting import Group, Seating
 from .tune_workload import Workload
 
+Levels = Sequence[Sequence[Setting]]  # of every budget, from the largest, all methods
+
+FORMAT = "tune 1"
 METHODS = ("lftr", "coverage", "divprune", "pool")
 BUDGETS = tuple(1 / n for n in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
 _RACED = (8, 128)  # a quarter of the images is raced over, but no fewer and no more than these
@@ -112,9 +117,10 @@ def tune(
     methods: Sequence[Method] | None = None,
     budgets: Sequence[Keep] = BUDGETS,
     positions: str | None = None,
+    encoder: EncoderMerge | None = None,
     batch: int = 8,
     seed: int = 0,
-    answers: Answers | None = None,
+    run: str | Path | None = None,
     step: Callable[[int], None] = lambda images: None,
 ) -> Tuned:
     """Find the smallest budget, and a method for it, that holds; see the module for what is held.
@@ -129,13 +135,15 @@ def tune(
         Which are tried; all ratios, all counts, or all totals.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder, under every method and budget that is tried.
     batch : int
         Questions at a time.
     seed : int
         Of the shuffle.
-    answers : Answers, optional
-        Where answers are written, and found again by a search that goes on:
-        ``Answers.open(folder, tune_configuration(...))``. By default they are kept nowhere.
+    run : str or Path, optional
+        Folder where answers are written, and found again by the same search, should it be
+        interrupted. By default they are kept nowhere.
     step : callable
         Called with a number of images when they are done with; the sum stays below the workload's
         where the search stops early.
@@ -143,18 +151,34 @@ def tune(
     Raises
     ------
     ArgumentError
-        If an argument is out of its range, or there are too few images, with how many are needed.
+        If an argument is out of its range, two methods have one name, there are too few images
+        (with how many are needed), or the folder is another search's.
     """
-    falling = _falling(budgets)
     check_size(workload, goal)
-    lanes = _usable(subject, positions) if methods is None else list(methods)
+    config = tune_configuration(
+        subject,
+        workload,
+        goal,
+        methods=methods,
+        budgets=budgets,
+        positions=positions,
+        encoder=encoder,
+        batch=batch,
+        seed=seed,
+    )
+    lanes = _usable(subject, positions, encoder) if methods is None else methods
+    levels = grid(lanes, _falling(budgets), positions, encoder)
+    with closing(Answers() if run is None else Answers.open(run, config)) as answers:
+        return _search(Seating(subject, batch, step, answers), workload, goal, levels, seed)
+
+
+def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, seed: int) -> Tuned:
+    """Race, prove, and tell what was found."""
+    subject = seating.subject
     groups = random.Random(seed).sample(workload.groups, len(workload.groups))
     first = _raced(len(groups))
-    seating = Seating(subject, batch, step, answers or Answers())
-
-    barred = _unmet(seating, groups, grid(lanes, falling, positions))
-    lanes = _left(lanes, falling, positions, barred)
-    race = Race(lanes, falling, positions, goal, first, barred.keys())
+    barred = _unmet(seating, groups, levels)
+    race = Race(_left(levels, barred), goal, first, barred.keys())
     with closing(seating.sittings(groups[:first])) as sittings:
         for _, sitting in sittings:
             if sitting is not None:
@@ -176,7 +200,7 @@ def tune(
         "confidence": goal.confidence,
         "workload": _plain_workload(workload),
         "seed": seed,
-        "batch": batch,
+        "batch": seating.batch,
         "max_new_tokens": subject.max_new_tokens,
         "answered": seating.answered,
         "cut_short": seating.cut_short,
@@ -186,7 +210,8 @@ def tune(
         "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
         "prefill": _saving(subject, asked, setting) if held else None,
     }
-    preset = Preset(setting.method, setting.keep, positions, subject.name, found)
+    positions = levels[0][0].positions
+    preset = Preset(setting.method, setting.keep, positions, subject.name, found, setting.encoder)
     unmet = (Problem(label, reason) for label, reason in barred.items())
     met = [*workload.problems, *unmet, *seating.problems]
     problems = dict.fromkeys(met)  # some are met twice
@@ -201,25 +226,31 @@ def tune_configuration(
     methods: Sequence[Method] | None = None,
     budgets: Sequence[Keep] = BUDGETS,
     positions: str | None = None,
+    encoder: EncoderMerge | None = None,
     batch: int = 8,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return all that a search's answers and decisions depend on, as plain values."""
+    """Return all that a search's answers and decisions depend on, as plain values.
+
+    Raises
+    ------
+    ArgumentError
+        If two methods have one name.
+    """
     lanes = [get_method(name) for name in METHODS] if methods is None else methods
-    levels = grid(lanes, _falling(budgets), positions)
+    levels = grid(lanes, _falling(budgets), positions, encoder)
     return {
+        "format": FORMAT,
         **subject.plain(),
         "goal": asdict(goal),
         "workload": _plain_workload(workload),
-        "settings": [plain_setting(setting) for level in levels for setting in level],
+        "settings": plain_settings(list(itertools.chain.from_iterable(levels))),
         "batch": batch,
         "seed": seed,
     }
 
 
-def _unmet(
-    seating: Seating, groups: Sequence[Group], settings: Sequence[Sequence[Setting]]
-) -> dict[str, str]:
+def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
     """Return the settings under which a question cannot be asked, with the reason."""
     asked = next((held[:1] for group in groups if (held := seating.read(group))), None)
     if asked is None:
@@ -228,29 +259,24 @@ def _unmet(
     with one_batch(
         subject.model, subject.processor, asked, text_tower=subject.text_tower, max_new_tokens=1
     ) as ask:
-        for setting in itertools.chain.from_iterable(settings):
+        for setting in itertools.chain.from_iterable(levels):
             try:
                 ask(setting)
+            except TooLittleMemoryError:
+                raise  # somebody else may have it: another start would decide otherwise
             except LftrError as error:
                 found[setting.label] = str(error).removeprefix(f"{setting.label}: ")
     return found
 
 
-def _left(
-    methods: Sequence[Method],
-    budgets: Sequence[Keep],
-    positions: str | None,
-    barred: Mapping[str, str],
-) -> list[Method]:
-    """Return the methods that can meet a budget at least."""
-    lanes = zip(methods, zip(*grid(methods, budgets, positions), strict=True), strict=True)
-    left = [m for m, lane in lanes if any(one.label not in barred for one in lane)]
-    if not left:
+def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
+    """Return the settings of the methods that can meet a budget at least."""
+    lanes = [lane for lane in zip(*levels, strict=True) if any(s.label not in barred for s in lane)]
+    if not lanes:
         label, reason = next(iter(barred.items()))
-        raise ArgumentError.of(
-            "keep", list(map(spell, budgets)), f"what a method can do; {label}: {reason}"
-        )
-    return left
+        budgets = [spell(level[0].keep) for level in levels]
+        raise ArgumentError.of("keep", budgets, f"what a method can do; {label}: {reason}")
+    return [list(level) for level in zip(*lanes, strict=True)]
 
 
 def _falling(budgets: Sequence[Keep]) -> list[Keep]:
@@ -290,7 +316,7 @@ def check_size(workload: Workload, goal: Goal) -> None:
         )
 
 
-def _usable(subject: Subject, positions: str | None) -> list[Method]:
+def _usable(subject: Subject, positions: str | None, encoder: EncoderMerge | None) -> list[Method]:
     """Return those of `METHODS` whose evidence the model can give."""
     found = []
     for name in METHODS:
@@ -302,6 +328,7 @@ def _usable(subject: Subject, positions: str | None) -> list[Method]:
                 positions=positions,
                 processor=subject.processor,
                 text_tower=subject.text_tower,
+                encoder=encoder,
             ).remove()
         except MissingEvidenceError:
             continue

@@ -9,6 +9,7 @@ one that would have run uninterrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Answers:
     ----------
     journal : Journal, optional
         Where every answer is written before the next one is asked for; without, they are kept
-        nowhere.
+        in memory alone.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -87,7 +88,16 @@ class Answers:
             self._known[key] = found
         return self._known[key]
 
+    def __len__(self) -> int:
+        return sum(map(len, self._known.values()))
+
     def close(self) -> None:
         """Let others write to the folder."""
         if self._journal is not None:
             self._journal.close()
+
+
+def answered(path: str | Path, config: Mapping[str, Any]) -> int:
+    """Return how many answers the search of a configuration finds in a folder."""
+    with closing(Answers.open(path, config)) as answers:
+        return len(answers)

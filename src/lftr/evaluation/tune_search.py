@@ -9,6 +9,7 @@ from typing import Literal
 from ..budget import Keep
 from ..errors import ArgumentError
 from ..methods.base import Method
+from ..methods.encoder import EncoderMerge
 from .settings import Setting, name_of, spell
 from .tune_betting import Bets
 from .tune_sitting import Sitting
@@ -87,11 +88,17 @@ class Trial:
 
 
 def grid(
-    methods: Sequence[Method], budgets: Sequence[Keep], positions: str | None
+    methods: Sequence[Method],
+    budgets: Sequence[Keep],
+    positions: str | None = None,
+    encoder: EncoderMerge | None = None,
 ) -> list[list[Setting]]:
     """Return for each budget the settings of all methods."""
     return [
-        [Setting(f"{name_of(m)} {spell(keep)}", m, keep, positions) for m in methods]
+        [
+            Setting(f"{name_of(method)} {spell(keep)}", method, keep, positions, encoder)
+            for method in methods
+        ]
         for keep in budgets
     ]
 
@@ -107,10 +114,9 @@ class Race:
 
     Parameters
     ----------
-    methods : sequence of Method
-        First to last, in which order ties are broken.
-    budgets : sequence of float, int or Budget
-        From the largest to the smallest.
+    levels : sequence of sequence of Setting
+        What `grid` returned: the budgets from the largest to the smallest, each with every method,
+        in which order ties are broken.
     images : int
         How many images will be raced over.
     barred : collection of str
@@ -120,9 +126,7 @@ class Race:
 
     def __init__(
         self,
-        methods: Sequence[Method],
-        budgets: Sequence[Keep],
-        positions: str | None,
+        levels: Sequence[Sequence[Setting]],
         goal: Goal,
         images: int,
         barred: Collection[str] = (),
@@ -130,9 +134,7 @@ class Race:
         self._goal = goal
         self._spare = (1.0 - goal.agreement) * images  # disagreement that may be met in all
         self._barred = barred
-        self.trials = [
-            [Trial(setting) for setting in level] for level in grid(methods, budgets, positions)
-        ]
+        self.trials = [[Trial(setting) for setting in level] for level in levels]
 
     def run(self, sitting: Sitting) -> None:
         """Bisect the budgets for some images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from PIL import Image
 
 from .. import suites
 from ..errors import ArgumentError
-from ..prompting import read_image
+from ..media import Picking, is_clip
+from ..media.folder import PICTURES
+from ..media.video import VIDEOS
+from ..prompting import Medium, read_image
 from .data import load_data
 from .items import Item
-from .jsonl import Problem, content_of, read_jsonl
+from .jsonl import Problem, check_clip, content_of, read_clip, read_jsonl
 
 PROMPTS = "prompts.txt"
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Workload:
     groups: Sequence[tuple[Item, ...]]
     problems: Sequence[Problem] = ()
 
+    @property
+    def items(self) -> list[Item]:
+        """All questions."""
+        return [item for group in self.groups for item in group]
+
     @classmethod
     def of(cls, name: str, items: Iterable[Item], problems: Sequence[Problem] = ()) -> Workload:
         """Group questions by their first image; those without a file stand alone."""
@@ -49,18 +56,25 @@ class Workload:
 
 
 def load_workload(
-    source: str | Path, prompts: Sequence[str] = (), n: int | None = None, seed: int = 0
+    source: str | Path,
+    prompts: Sequence[str] = (),
+    n: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    picking: Picking = Picking(),  # noqa: B008  (a value)
 ) -> Workload:
-    """Read a folder of images, or a JSONL file with ``image`` and ``question`` in every line.
+    """Read a folder of images and clips, or a JSONL file with a question in every line.
 
     Parameters
     ----------
     source : str or Path
         Folder or file; or the name of a suite, to try it.
     n : int, optional
-        Of a suite: how many scenes.
-    seed : int
+        Most questions; by default 240 of a suite, all else.
+    seed, split : int, str
         Of a suite: which scenes.
+    picking : Picking
+        Which frames of clips are read.
     prompts : sequence of str
         What every image of a folder is asked; by default the lines of its ``prompts.txt``.
 
@@ -71,20 +85,20 @@ def load_workload(
         nothing can be asked.
     """
     if source in suites.NAMES:
-        return Workload.of(str(source), load_data(str(source), n=n, seed=seed).items)
+        return Workload.of(str(source), load_data(str(source), split=split, n=n, seed=seed).items)
     path = Path(source)
     if path.is_dir():
-        workload = _folder(path, prompts or _prompts(path))
+        workload = _folder(path, prompts or _prompts(path), picking)
     elif not path.is_file():
         raise ArgumentError.of("workload", str(path), "a folder of images or a JSONL file")
     elif prompts:
         raise ArgumentError.of("prompt", prompts[0], "a folder of images; this file has questions")
     else:
-        workload = Workload.of(path.name, *read_jsonl(path, answered=False))
+        workload = Workload.of(path.name, *read_jsonl(path, answered=False, picking=picking))
     if not workload.groups:
         first = f" ({workload.problems[0]})" if workload.problems else ""
         raise ArgumentError.of("workload", str(path), f"at least one image and question{first}")
-    return workload
+    return Workload.of(workload.name, workload.items[:n], workload.problems)
 
 
 def _prompts(folder: Path) -> list[str]:
@@ -99,19 +113,17 @@ def _prompts(folder: Path) -> list[str]:
     return prompts
 
 
-def _folder(folder: Path, prompts: Sequence[str]) -> Workload:
+def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
     items: list[Item] = []
     problems: list[Problem] = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _SUFFIXES:
+        if path.is_dir() or path.suffix.lower() not in PICTURES | VIDEOS:
             continue
         try:
-            with Image.open(path):
-                pass
-        except (OSError, SyntaxError, ValueError):
-            problems.append(Problem(path.name, "not an image that can be read"))
+            read, moves = _reader(path, picking)
+        except ValueError as error:
+            problems.append(Problem(path.name, str(error)))
             continue
-        read = functools.partial(_read, path)
         items += [
             Item(
                 f"{path.name}:{n}",
@@ -119,13 +131,31 @@ def _folder(folder: Path, prompts: Sequence[str]) -> Workload:
                 prompt,
                 (),
                 image=str(path),
-                content=content_of([path]),
+                content=content_of([path], picking if moves else None),
                 read=read,
+                moves=moves,
             )
             for n, prompt in enumerate(prompts, 1)
         ]
     return Workload.of(folder.name, items, problems)
 
 
-def _read(path: Path) -> tuple[Image.Image, ...]:
+def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[Medium]], bool]:
+    """Return what reads a file, and whether it is a clip; neither is decoded yet."""
+    if is_clip(path):
+        check_clip(path)
+        return functools.partial(_clip, path, picking), True
+    try:
+        with Image.open(path):
+            pass
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError("not an image that can be read") from None
+    return functools.partial(_still, path), False
+
+
+def _still(path: Path) -> tuple[Medium, ...]:
     return (read_image(path),)
+
+
+def _clip(path: Path, picking: Picking) -> tuple[Medium, ...]:
+    return (read_clip(path, picking),)

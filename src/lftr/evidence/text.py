@@ -40,15 +40,8 @@ class TextTower:
     @classmethod
     def from_clip(cls, model: Any, tokenizer: Callable[..., Any]) -> TextTower:
         """Take the parts from a `transformers.CLIPModel`."""
-
-        def text_model(**inputs: Tensor) -> Any:
-            output = model.text_model(**inputs)
-            output.text_embeds = model.text_projection(output.pooler_output)
-            return output
-
-        return cls(
-            text_model, tokenizer, model.visual_projection, model.vision_model.post_layernorm
-        )
+        vision = model.vision_model
+        return cls(_ClipText(model), tokenizer, model.visual_projection, vision.post_layernorm)
 
     @torch.no_grad()
     def embed(self, text: str) -> Tensor:
@@ -79,6 +72,21 @@ class TextTower:
         return self.visual_projection(  # type: ignore[no-any-return]
             self.post_layernorm(encoder_features.to(weight.dtype))
         )
+
+
+class _ClipText(nn.Module):
+    """The text side of a `transformers.CLIPModel`."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.name_or_path = model.name_or_path
+        self.text_model, self.text_projection = model.text_model, model.text_projection
+
+    def forward(self, **inputs: Tensor) -> Any:
+        """Return the text model's output with ``text_embeds``."""
+        output = self.text_model(**inputs)
+        output.text_embeds = self.text_projection(output.pooler_output)
+        return output
 
 
 def prompt_embeddings(

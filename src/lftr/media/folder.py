@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ArgumentError
-from ..prompting import read_image
 from .clip import Clip
 from .picking import Picking
+from .picture import read_image
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 

@@ -30,10 +30,19 @@ class _Index:
         Of every frame, rising.
     keys : sequence of int
         Of those that can be decoded by themselves, rising.
+    exact : bool
+        Whether the file says when every frame is shown, not only when it is decoded: it does not
+        where the codec shows frames in another order than it decodes them, but the file has none.
     """
 
     stamps: Sequence[int]
     keys: Sequence[int]
+    exact: bool
+
+    def times(self, stream: Any) -> list[float]:
+        """Return the seconds of every frame from the first."""
+        unit = float(stream.time_base or 1)
+        return [(stamp - self.stamps[0]) * unit for stamp in self.stamps]
 
     def key_of(self, stamp: int) -> int:
         """Return the last key frame from which a frame can be decoded."""
@@ -43,6 +52,9 @@ class _Index:
 def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -> Clip:
     """Read frames of a video file.
 
+    Where the file's index is not exact (transport streams, some AVI), everything is decoded, twice:
+    to count the frames, and to keep those that are wanted.
+
     Raises
     ------
     ArgumentError
@@ -51,25 +63,25 @@ def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -
         If PyAV is not installed.
     """
     av = _pyav()
+    frames: list[Image.Image] = []
     try:
         with av.open(str(path)) as container:
             stream = _stream(path, container)
             index = _index(path, container, stream)
-            first, unit = index.stamps[0], float(stream.time_base or 1)
-            times = [(stamp - first) * unit for stamp in index.stamps]
+            times = index.times(stream)
             picked = picking.of(times)
-            frames: list[Image.Image] = []
-            for image in _decode(container, stream, index, [index.stamps[i] for i in picked]):
+            for image in _sought(container, stream, index, [index.stamps[i] for i in picked]):
+                frames.append(image)
+                step(len(frames), len(picked))
+        if len(frames) < len(picked):
+            times = _counted(av, path)
+            picked, frames = picking.of(times), []
+            for image in _in_order(av, path, picked):
                 frames.append(image)
                 step(len(frames), len(picked))
     except (av.error.FFmpegError, EOFError, OSError) as error:
         allowed = f"a video file that FFmpeg can read ({error})"
         raise ArgumentError.of("video", str(path), allowed) from None
-    if len(frames) < len(picked):
-        reached = f"{times[picked[len(frames)]]:.1f} of {times[-1]:.1f} s"
-        raise ArgumentError.of(
-            "video", str(path), f"a video that is whole; it breaks off at {reached}"
-        )
     return Clip(tuple(frames), tuple(times[i] for i in picked))
 
 
@@ -92,26 +104,34 @@ def _stream(path: Path, container: Any) -> Any:
 
 def _index(path: Path, container: Any, stream: Any) -> _Index:
     """Read the headers of all packets; nothing is decoded and nothing of them is kept."""
-    stamps, keys = [], []
+    stamps, keys, exact = [], [], True
     for packet in container.demux(stream):
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.is_discard:
             continue
         stamps.append(stamp)
+        exact = exact and packet.pts is not None
         if packet.is_keyframe:
             keys.append(stamp)
     if not stamps:
         raise ArgumentError.of("video", str(path), "a video with at least one frame")
     if len(stamps) < stream.frames:
-        allowed = f"a video that is whole; {len(stamps)} of its {stream.frames} frames are there"
-        raise ArgumentError.of("video", str(path), allowed)
-    return _Index(sorted(stamps), sorted(keys) or [min(stamps)])
+        there = f"{len(stamps)} of its {stream.frames} frames are there"
+        raise ArgumentError.of("video", str(path), f"a video that is whole; {there}")
+    shown = sorted(stamps)
+    exact = exact and not (stream.codec_context.has_b_frames and shown == stamps)
+    return _Index(shown, sorted(keys) or [shown[0]], exact)
 
 
-def _decode(
+def _sought(
     container: Any, stream: Any, index: _Index, wanted: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Decode the frames of those stamps, from the nearest key frame on wherever that is ahead."""
+    """Decode the frames of those stamps, from the nearest key frame on wherever that is ahead.
+
+    Ends early where a stamp is not met exactly.
+    """
+    if not index.exact:
+        return
     decoded: Iterator[Any] = iter(())
     at: int | None = None  # stamp of the last frame that was decoded
     for stamp in wanted:
@@ -119,13 +139,37 @@ def _decode(
         if at is None or key > at:
             container.seek(key, stream=stream, backward=True)
             decoded = container.decode(stream)
-        for frame in decoded:
-            at = frame.pts if frame.pts is not None else frame.dts
-            if at is not None and at >= stamp:
-                yield upright(frame)
-                break
-        else:
+        found = next((f for f in decoded if f.pts is None or f.pts >= stamp), None)
+        if found is None or found.pts != stamp:
             return
+        at = stamp
+        yield upright(found)
+
+
+def _counted(av: Any, path: Path) -> list[float]:
+    """Decode everything; returns when each frame is shown, in seconds from the first."""
+    with av.open(str(path)) as container:
+        stream = _stream(path, container)
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        stamps = [frame.time for frame in container.decode(stream)]
+        missing = stream.frames - len(stamps)
+    if not stamps or missing > 0:
+        allowed = f"a video that is whole; {len(stamps)} of its frames can be decoded"
+        raise ArgumentError.of("video", str(path), allowed)
+    if None in stamps or stamps != sorted(stamps):
+        return [number / rate for number in range(len(stamps))]
+    return [stamp - stamps[0] for stamp in stamps]
+
+
+def _in_order(av: Any, path: Path, wanted: Sequence[int]) -> Iterator[Image.Image]:
+    """Decode everything up to the last wanted frame; returns the frames of those numbers."""
+    numbers = set(wanted)
+    with av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(_stream(path, container))):
+            if number in numbers:
+                yield upright(frame)
+            if number == wanted[-1]:
+                return
 
 
 def upright(frame: Any) -> Image.Image:

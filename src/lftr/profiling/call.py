@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation.answering import Asked, inputs_for
+from ..evaluation.answering import inputs_for
+from ..evaluation.items import Asked
 from ..evaluation.settings import Setting
 from ..evidence.text import TextTower
 from ..hosts.transformers.session import Reduction
@@ -20,8 +21,8 @@ class Call:
     ----------
     inputs : mapping
         What ``model(**inputs)`` takes.
-    texts : tuple of str
-        The question of each row.
+    asked : tuple of Asked
+        The question of each row, with its images.
     label : str
         What tables call it.
     """
@@ -29,7 +30,7 @@ class Call:
     model: Any
     processor: Any
     inputs: Any
-    texts: tuple[str, ...]
+    asked: tuple[Asked, ...]
     text_tower: TextTower | None = None
     label: str = ""
 
@@ -44,13 +45,13 @@ class Call:
     ) -> Call:
         """Make a batch of questions, each about images of its own."""
         inputs = inputs_for(model, processor, asked)
-        return cls(model, processor, inputs, tuple(a.question for a in asked), text_tower, label)
+        return cls(model, processor, inputs, tuple(asked), text_tower, label)
 
     def under(self, setting: Setting) -> Reduction:
         """Lay the reduction of a setting on the model."""
         return setting.reduce(
             self.model,
-            text=list(self.texts),
+            self.asked,
             processor=self.processor,
             text_tower=self.text_tower,
         )

@@ -74,7 +74,7 @@ def _layers_of_prompts(call: Call, report: Report, columns: int) -> list[tuple[i
     """Return each row's columns in each decoder layer; None where some are read but not updated."""
     if not report.layers:
         depth = call.model.config.get_text_config().num_hidden_layers
-        return [(columns,) * depth] * len(call.texts)
+        return [(columns,) * depth] * len(call.asked)
     if any(layer.shown not in ("active", "dropped") for layer in report.layers):
         return None
     return list(zip(*(layer.columns for layer in report.layers), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..evaluation.answering import Asked
+from ..evaluation.items import Asked
 from ..evaluation.settings import Setting
 from .call import Call
 from .parts import Parts, time_prefill

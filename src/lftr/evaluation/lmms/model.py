@@ -203,8 +203,9 @@ def _merge(name: str | None, options: Mapping[str, Any]) -> EncoderMerge | None:
         if options:
             raise ArgumentError.of("encoder", None, f"tome or folder, for {', '.join(options)}")
         return None
-    given = ",".join(f"{key.removeprefix(_MERGE)}={value}" for key, value in options.items())
-    return parse_merge(f"{name}:{given}")
+    kind, _, own = name.partition(":")
+    given = [f"{key.removeprefix(_MERGE)}={value}" for key, value in options.items()]
+    return parse_merge(f"{kind}:{','.join([own, *given])}")
 
 
 def _parts(conversation: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:

@@ -1,0 +1,77 @@
+"""A clip's kept tokens, frame by frame: as a sheet, or moving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..drawing import below, beside, draw_frames, kept_of_frames, shown_part
+from ..errors import ArgumentError
+from ..media import Clip
+from ..report import ItemReport
+
+_COLUMNS = 4  # of a sheet
+_LEAST_MS = 20  # of a frame of a GIF: what is shorter is shown slower
+
+
+def frames_of(item: ItemReport, clip: Clip, processor: Any) -> list[Image.Image]:
+    """Return a picture of every frame with its kept tokens, time and count below it.
+
+    Raises
+    ------
+    ArgumentError
+        If the item has no grid of frames.
+    """
+    if len(item.grids) != 1:
+        raise ArgumentError.of("video", f"{len(item.grids)} grids", "a clip of one grid of frames")
+    pictures = draw_frames(item, [shown_part(processor, frame) for frame in clip.frames])
+    _, rows, columns = item.grids[0]
+    times = [
+        clip.times[number * len(clip.times) // len(pictures)] for number in range(len(pictures))
+    ]
+    kept = kept_of_frames(item)
+    return [
+        beside([picture], [f"{time:.1f} s: {count} of {rows * columns}"])
+        for picture, time, count in zip(pictures, times, kept, strict=True)
+    ]
+
+
+def save_frames(pictures: Sequence[Image.Image], clip: Clip, path: Path) -> None:
+    """Write a GIF that moves as the clip does, or a sheet in any other format.
+
+    Raises
+    ------
+    ArgumentError
+        If the path cannot be written, or its ending is no image format.
+    """
+    try:
+        if path.suffix.lower() == ".gif":
+            moving = [picture.quantize(128) for picture in pictures]
+            moving[0].save(
+                path,
+                save_all=True,
+                append_images=moving[1:],
+                duration=_lasting(clip, pictures),
+                loop=0,
+            )
+            return
+        sheet(pictures).save(path, optimize=True)
+    except (OSError, ValueError) as error:
+        raise ArgumentError.of("--out", str(path), f"a picture file to write ({error})") from None
+
+
+def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put frames into rows."""
+    columns = min(_COLUMNS, math.ceil(math.sqrt(len(pictures))) + 1, len(pictures))
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    return below([beside(row) for row in rows])
+
+
+def _lasting(clip: Clip, pictures: Sequence[Image.Image]) -> int:
+    """Return the milliseconds of each frame, so that the whole takes as long as the clip."""
+    span = (clip.times[-1] - clip.times[0]) * len(clip.times) / max(len(clip.times) - 1, 1)
+    return max(_LEAST_MS, round(1000 * span / len(pictures)))
