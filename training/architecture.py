@@ -53,7 +53,7 @@ class Size:
 
 
 SHIPPED = Size()
-TINY = Size(32, 2, 32, 2, 64, 32, 1, 16, 16)
+TINY = Size(32, 2, 32, 4, 64, 32, 1, 16, 16)
 
 
 class Towers(nn.Module):

@@ -10,8 +10,13 @@ from losses import Batch, Losses, Prefix, answer_losses, mean, pixels, read
 from torch import Tensor, nn
 from vocabulary import BOS, IMAGE, USER, clip_words, tokenizer
 
+from lftr.suites.clip_questions import CLIP_CATEGORIES
+
 # After how many layers the language model's tokens are asked for their frame, and for the rest.
 EARLY, TAPPED = 2, 4
+# What takes longest to learn counts most; what no question needs, least.
+_EMPHASIS = {"motion": 3.0, "flashes": 3.0, "order": 1.5, "digit": 1.5}
+_WEIGHTS = {"way": 1.5, "times": 1.5, "gone": 0.05}
 
 
 class ClipHeads(nn.Module):
@@ -106,6 +111,8 @@ def clip_losses(towers: ClipTowers, heads: ClipHeads, batch: Batch) -> tuple[Ten
     told = told_losses(heads, late, batch["told"])
     frame = heads.early(heads.early_norm(early)).float().flatten(0, 1)
     told["early"] = F.cross_entropy(frame, batch["told"][..., 0].flatten())
-    answers = answer_losses(logits, batch)
-    total = answers["answer"] + answers["end"] + 0.3 * torch.stack(list(told.values())).sum()
+    weight = torch.tensor([_EMPHASIS.get(category, 1.0) for category in CLIP_CATEGORIES])
+    answers = answer_losses(logits, batch, weight.to(logits.device)[batch["category"]])
+    total = answers["answer"] + answers["end"]
+    total = total + sum(_WEIGHTS.get(name, 0.3) * loss for name, loss in told.items())
     return total, {**told, **answers}

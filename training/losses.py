@@ -227,12 +227,20 @@ def wanted(batch: Batch) -> Tensor:
     return batch["slots"].gather(2, at)
 
 
-def answer_losses(logits: Tensor, batch: Batch) -> Losses:
-    """Cross entropy of the answers; of their ends, which is soon learnt, a little."""
+def answer_losses(logits: Tensor, batch: Batch, weight: Tensor | None = None) -> Losses:
+    """Cross entropy of the answers; of their ends, which is soon learnt, a little.
+
+    Parameters
+    ----------
+    weight : Tensor, optional
+        ``(B, SLOTS)``: how much each question counts. All alike by default.
+    """
     wrong = F.cross_entropy(
         logits.float().flatten(0, 2), wanted(batch).flatten(), reduction="none"
     ).view(*logits.shape[:3])
-    return {"answer": wrong[..., 0].mean(), "end": 0.1 * wrong[..., 1].mean()}
+    asked = wrong[..., 0]
+    answered = asked.mean() if weight is None else (asked * weight).sum() / weight.sum()
+    return {"answer": answered, "end": 0.1 * wrong[..., 1].mean()}
 
 
 def mean(values: Tensor, where: Tensor) -> Tensor:

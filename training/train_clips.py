@@ -32,7 +32,7 @@ def lesson(progress: float) -> tuple[int, int]:
     """Most objects and number of frames: few of both at first."""
     if progress < 0.08:
         return 3, FRAMES // 2
-    return (4 if progress < 0.3 else 6), FRAMES
+    return (4 if progress < 0.3 else 5), FRAMES
 
 
 def forward(run: Run, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 import torch
@@ -213,6 +215,28 @@ def test_lftr_in_time_only_keeps_what_changed():
     dropped = lftr.methods.Lftr(time_share=1.0, first="whole", still="drop").select(tokens, 17)
     assert dropped.flow is None
     assert dropped.index.equal(chosen.index)
+
+
+@pytest.mark.parametrize("keep", [1, 3, 7, 20, 95])
+def test_lftr_keeps_its_count_under_every_option(keep):
+    """Also where some frames change in nothing, and so have nothing to pick from."""
+    torch.manual_seed(0)
+    features = torch.randn(1, 16, 8).repeat(6, 1, 1)
+    features[3, :4] = torch.randn(4, 8)
+    tokens = lftr.VisualTokens(features.flatten(0, 1), grid=(6, 4, 4))
+    options = itertools.product(
+        (0.0, 0.5, 1.0), ("whole", "even"), (1.0, math.inf), ("spread", "relevant"), (0.0, 0.9, 1.0)
+    )
+    for time_share, first, candidates, among, diversity in options:
+        method = lftr.methods.Lftr(
+            time_share=time_share,
+            first=first,
+            candidates=candidates,
+            among=among,
+            diversity=diversity,
+        )
+        index = method.select(tokens, keep).index
+        assert len(index.unique()) == keep, method
 
 
 def test_lftr_can_give_the_first_frame_an_even_share():

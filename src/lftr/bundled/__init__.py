@@ -1,7 +1,7 @@
 """The small LLaVAs inside the package: really trained, loaded without a network.
 
 One answers the scenes of `lftr.suites`, one the clips. They demonstrate and test; what they answer
-predicts nothing about other models. MODEL_CARD.md and CLIPS_MODEL_CARD.md beside this file say how
+predicts nothing about other models. MODEL_CARD.md and MODEL_CARD_CLIPS.md beside this file say how
 they were made and how well they answer.
 """
 

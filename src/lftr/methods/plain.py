@@ -18,7 +18,8 @@ def to_plain(value: Any) -> Any:
     Raises
     ------
     ArgumentError
-        If an option is none of: method, schedule, merge, text, number, bool, None, a sequence of them.
+        If an option is no method, schedule, merge, text, number, bool or None, nor a sequence of
+        them.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Track:
                 parts.append((frame,))
         return tuple(parts)
 
-    @property
+    @cached_property
     def looks(self) -> tuple[SceneObject, ...]:
         """The object in each frame of `shown`."""
         return tuple(state for state in self.states if state is not None)
@@ -72,12 +73,11 @@ class Track:
         alone = all(len(run) == 1 for run in self.runs)
         return self.shown if alone and self.shown[-1] < len(self.states) - 1 else ()
 
-    @property
+    @cached_property
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom edge of all that it ever covers, in pixels."""
-        boxes = np.array([look.box for look in self.looks])
-        low, high = boxes.min(0), boxes.max(0)
-        return float(low[0]), float(low[1]), float(high[2]), float(high[3])
+        left, top, right, bottom = zip(*(look.box for look in self.looks), strict=True)
+        return min(left), min(top), max(right), max(bottom)
 
 
 def sample_tracks(

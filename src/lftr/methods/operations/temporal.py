@@ -155,9 +155,12 @@ def pick_in_frames(
 
 
 def _candidates(stays: Tensor, counts: Tensor, share: float) -> Tensor:
-    """Return ``share`` geometric means of both numbers ``(R,)``, from the picks to what stays."""
+    """Return ``share`` geometric means of both numbers ``(R,)``, from the picks to what stays.
+
+    Where there is nothing to pick there is nothing to pick from, however large the share.
+    """
     if math.isinf(share):
-        return stays
+        return stays * (counts > 0)
     means = (share * (stays * counts).double().sqrt()).ceil().long()
     return means.minimum(stays).maximum(counts)
 
