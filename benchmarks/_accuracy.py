@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 import lftr
 from lftr.evaluation import Bootstrap, Outcome, Setting, agreement, compare
+from lftr.evaluation.intervals import ITSELF, Interval
 from lftr.methods import Method, get_method
 from lftr.suites import load
 
@@ -172,6 +173,7 @@ def summary(outcomes: Sequence[Outcome], categories: Sequence[str]) -> list[dict
     for outcome in outcomes:
         best = first.setdefault(outcome.setting.keep, outcome)
         lead = [float(a) - b for a, b in zip(best.correct, outcome.correct, strict=True)]
+        behind = Interval(0, 0, 0) if outcome is best else bootstrap.mean(lead, (-1.0, 1.0))
         by_category = {
             name: float(
                 np.mean([c for c, k in zip(outcome.correct, categories, strict=True) if k == name])
@@ -185,13 +187,22 @@ def summary(outcomes: Sequence[Outcome], categories: Sequence[str]) -> list[dict
                 "keep": outcome.setting.keep,
                 "tokens": outcome.tokens,
                 "accuracy": bootstrap.mean(outcome.correct),
-                "relative": bootstrap.ratio(outcome.correct, full.correct),
-                "behind": bootstrap.mean(lead, (-1.0, 1.0)),
-                "agreement": bootstrap.mean(agreement(outcome.answers, full.answers)),
+                **beside(outcome, full, bootstrap),
+                "behind": behind,
                 "categories": by_category,
             }
         )
     return found
+
+
+def beside(outcome: Outcome, full: Outcome, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Return relative accuracy and agreement with the full model, which is itself for certain."""
+    if outcome is full:
+        return {"relative": ITSELF if any(full.correct) else None, "agreement": ITSELF}
+    return {
+        "relative": bootstrap.ratio(outcome.correct, full.correct),
+        "agreement": bootstrap.mean(agreement(outcome.answers, full.answers)),
+    }
 
 
 def percent(value: Sequence[float]) -> str:

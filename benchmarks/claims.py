@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _accuracy import percent
+from _accuracy import beside, percent
 from _measure import machine, save, table
 from _quantized import KINDS, quantized, weights_mib
 from _verdicts import (
@@ -41,7 +41,7 @@ from _verdicts import (
 import lftr
 from lftr.cli.loading import Loaded, load_model
 from lftr.errors import LftrError
-from lftr.evaluation import Bootstrap, Outcome, Setting, agreement, compare
+from lftr.evaluation import Bootstrap, Outcome, Setting, compare
 from lftr.hosts.transformers.families import family_of
 from lftr.profiling.call import Call
 from lftr.profiling.parts import time_prefill
@@ -224,8 +224,7 @@ def _figures(
             "encoder_merge": str(row.setting.encoder or ""),
             "tokens": outcomes[row.label].tokens,
             "accuracy": bootstrap.mean(outcomes[row.label].correct),
-            "relative": _relative(outcomes, row.label, bootstrap),
-            "agreement": bootstrap.mean(agreement(outcomes[row.label].answers, full.answers)),
+            **beside(outcomes[row.label], full, bootstrap),
             "encoder_ms": times[row.label].encoder.plain,
             "after_encoder_ms": times[row.label].after_encoder.plain,
             "total_ms": Spread.of(times[row.label].of("total")).plain,
@@ -233,13 +232,6 @@ def _figures(
         }
         for row in rows
     ]
-
-
-def _relative(
-    outcomes: Mapping[str, Outcome], label: str, bootstrap: Bootstrap
-) -> Sequence[float] | None:
-    """Return accuracy over the full model's; None where that was never right."""
-    return bootstrap.ratio(outcomes[label].correct, outcomes[FULL].correct)
 
 
 def _time_ratio(times: Mapping[str, Times], over: str, under: str) -> list[float]:
@@ -258,7 +250,8 @@ def _judge(
     bootstrap = Bootstrap(["scenes"] * len(outcomes[FULL].correct))
     found: list[dict[str, Any]] = []
     if "tokens" in claims:
-        relative = {r: _relative(outcomes, alone(r), bootstrap) for r in RATIOS}
+        full = outcomes[FULL]
+        relative = {r: beside(outcomes[alone(r)], full, bootstrap)["relative"] for r in RATIOS}
         found.append({"claim": "tokens", "relative": relative, "verdict": of_ratios(relative)})
     for claim, others in {"quantization": list(KINDS), "encoder": list(merges)}.items():
         if claim not in claims:

@@ -51,11 +51,11 @@ FRAMEWISE = {
 
 
 def everything() -> dict[str, Method]:
-    """Return LFTR, its two halves, every other method that the host can feed, and the controls."""
+    """Return LFTR in space and in time, every other method that the host can feed, the controls."""
     names = lftr_first()
     halves = {
         "lftr, in time only": replace(DEFAULT, time_share=1.0),
-        "lftr, in space only": replace(DEFAULT, time_share=0.0),
+        "lftr, in time and space": replace(DEFAULT, time_share=0.5),
     }
     return {"lftr": DEFAULT, **halves, **{n: get_method(n) for n in names}, **FRAMEWISE}
 

@@ -15,7 +15,7 @@ import torch
 from lftr import get_method
 from lftr.cli.loading import load_model
 from lftr.errors import LftrError
-from lftr.evaluation import Bootstrap, Setting, compare
+from lftr.evaluation import Bootstrap, Outcome, Setting, compare
 from lftr.suites import load
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -144,6 +144,15 @@ def test_what_is_measured(claims: Any, bundled: Any) -> None:
 
 
 @pytest.mark.slow
+def test_the_full_model_is_itself_for_certain(monkeypatch: pytest.MonkeyPatch, claims: Any) -> None:
+    full = Outcome(Setting("full", get_method("uniform"), 1.0), ["a", "b"], [True, True], [4, 4])
+    own = Outcome(Setting("own", get_method("uniform"), 0.5), ["a", "b"], [True, True], [2, 2])
+    told = of("_accuracy", monkeypatch).summary([full, own], ["c", "c"])
+    for name, value in (("relative", (1, 1, 1)), ("agreement", (1, 1, 1)), ("behind", (0, 0, 0))):
+        assert tuple(told[0][name]) == value
+    assert told[1]["relative"][1] < 0.5  # two questions show next to nothing of another
+
+
 def test_an_encoder_that_cannot_merge(
     claims: Any, bundled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

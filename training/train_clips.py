@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> Run:
     run = Run(chosen.out, "cpu", towers, heads, [stage], check)
     run.resume()
     run.log(torch=torch.__version__, transformers=transformers.__version__, device=run.device)
-    run.log(arguments=vars(chosen) | {"out": str(chosen.out), "start": str(chosen.start)})
+    run.log(arguments=vars(chosen) | {"out": str(chosen.out), "start": chosen.start.name})
     train(run, stage, 1000 * chosen.seed + stage.done, chosen.every, chosen.save)
     return run
 

@@ -216,7 +216,7 @@ def _preset_of(
     if given != {"method": "lftr", "keep": None, "positions": None, "encoder": None}:
         beside = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ArgumentError.of(
-            "preset", preset, f"no method, keep or positions beside it ({beside})"
+            "preset", preset, f"no method, keep, positions or encoder beside it ({beside})"
         )
     if not isinstance(preset, Preset):
         if not isinstance(preset, (str, Path)):

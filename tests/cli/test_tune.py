@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -63,8 +64,20 @@ def test_says_verdict_saving_and_what_was_left_out(lftr, album, tmp_path):
         (["--keep", 0], "keep = "),
         (["--method", "divprun"], "did you mean 'divprune'"),
         (["--out", "absent/preset.json"], "preset = 'absent/preset.json'"),
+        (["--run", f"{__file__}/run"], "--run = "),
+        (["--encoder", "tom"], "did you mean 'tome'"),
     ],
-    ids=["too few", "no workload", "agreement", "confidence", "keep", "method", "out"],
+    ids=[
+        "too few",
+        "no workload",
+        "agreement",
+        "confidence",
+        "keep",
+        "method",
+        "out",
+        "run",
+        "encoder",
+    ],
 )
 def test_bad_input_says_what_is_allowed(fails, words, said):
     assert said in fails("tune", *words)
@@ -73,3 +86,29 @@ def test_bad_input_says_what_is_allowed(fails, words, said):
 def test_a_folder_without_prompts(fails, album):
     (album / "prompts.txt").unlink()
     assert "prompts.txt" in fails("tune", album)
+
+
+def test_an_interrupted_search_goes_on_in_a_folder_of_its_own(lftr, album, tmp_path, monkeypatch):
+    """Every configuration has one in the working directory; a word says what was found there."""
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module("lftr.evaluation.tune")
+    words = ["tune", album, *EASY, "--max-new-tokens", 1, "--batch", 1]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(module, "prove", interrupted)  # the race is over
+        result = lftr(*words)
+    assert result.exit_code == 130
+    (folder,) = (tmp_path / "lftr-tune").iterdir()
+    assert f"goes on in {folder.relative_to(tmp_path)}" in result.stderr
+    result = lftr(*words, "--encoder", "tome:r=8")
+    assert result.exit_code == 0
+    assert "going on" not in result.stderr  # another configuration
+    assert len(list((tmp_path / "lftr-tune").iterdir())) == 2
+    preset = library.Preset.load("lftr-preset.json")
+    assert preset.encoder == library.EncoderToMe(r=8)
+    result = lftr(*words)
+    assert result.exit_code == 0
+    assert f"going on: 16 answers in {folder.relative_to(tmp_path)}" in result.stderr

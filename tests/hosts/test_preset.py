@@ -41,10 +41,17 @@ def test_inside_the_language_model(llava: ZooEntry, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "beside", [{"method": "divprune"}, {"keep": 0.5}, {"positions": "compact"}], ids=repr
+    "beside",
+    [
+        {"method": "divprune"},
+        {"keep": 0.5},
+        {"positions": "compact"},
+        {"encoder": lftr.EncoderToMe()},
+    ],
+    ids=repr,
 )
 def test_nothing_beside_it(llava: ZooEntry, beside: dict[str, Any]) -> None:
-    with pytest.raises(lftr.LftrError, match="no method, keep or positions beside it"):
+    with pytest.raises(lftr.LftrError, match="no method, keep, positions or encoder beside it"):
         lftr.reduce(llava.model(), preset=PRESET, **beside)
 
 

@@ -102,6 +102,14 @@ def test_the_limit_is_the_plain_model_on_a_prompt_that_is_short(call):
     assert call.model(**short, logits_to_keep=1).logits.isfinite().all()
 
 
+@torch.inference_mode()
+def test_the_limit_of_a_merged_row_is_as_short(call):
+    setting = Setting("merged", lftr.get_method("uniform"), 1.0, encoder=lftr.EncoderToMe(r=40))
+    short = short_prompt(call, setting)
+    visual = (short["input_ids"] == call.model.config.image_token_id).sum(dim=1)
+    assert visual.tolist() == [376, 376]
+
+
 def test_decoding_is_timed_without_the_prompt(call, monkeypatch):
     lengths = []
     forward = type(call.model.model.language_model).forward

@@ -29,6 +29,7 @@ ROW = Row(
     encoder_ms=1.0,
     method_ms=1.0,
     latency=Spread(10.0, 9.0, 11.0),
+    merging=False,
     hallucination={},
 )
 FULL = replace(ROW, label="full", full=True, series="full", tokens=576.0, score=1.0)

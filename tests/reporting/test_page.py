@@ -100,6 +100,25 @@ def test_times_leave_the_encoder_out(run):
         assert row.encoder_ms == 1000
 
 
+def test_times_are_with_the_encoder_where_a_setting_merges_in_it(run, tmp_path):
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"][1]["encoder"] = {"encoder": "EncoderToMe", "options": {"r": 8}}
+    path.write_text(json.dumps(config))
+    rewrite(
+        run,
+        lambda lines: [
+            {**line, "ms": {"encode": 100.0, "method": 1.0, "host": 1.0, "total": 108.0}}
+            for line in lines
+        ],
+    )
+    assert {row.latency.median for row in rows_of(Run.read(run))} == {108}
+    text = write_report(run, tmp_path / "page.html").read_text()
+    assert "none of this saves" not in text
+    assert "after the encoder" not in text
+    assert "Times: medians for each question, of everything with the encoder" in text
+
+
 def test_what_a_run_says_cannot_run(run, tmp_path):
     evil = "<script>alert(1)</script>"
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
 IMAGE, VIDEO, TEXT = 199, 198, 5
 
 grids = st.tuples(st.integers(1, 300), st.integers(1, 20)) | st.tuples(
@@ -15,6 +14,7 @@ grids = st.tuples(st.integers(1, 300), st.integers(1, 20)) | st.tuples(
 )
 
 
+@settings(deadline=None)  # the first example imports vLLM
 @given(
     st.lists(st.tuples(st.integers(1, 5), grids, st.floats(0.01, 1)), min_size=1, max_size=3),
     st.integers(1, 4),

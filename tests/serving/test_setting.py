@@ -146,6 +146,9 @@ def test_presets(tmp_path) -> None:
     Preset(lftr.get_method("lftr"), lftr.Budget(100)).save(path)
     with pytest.raises(lftr.LftrError, match="an image at a time"):
         of_server({"preset": str(path)}, CLIP)
+    Preset(lftr.get_method("divprune"), 1 / 9, encoder=lftr.EncoderToMe(r=40)).save(path)
+    with pytest.raises(lftr.LftrError, match=r"encoder = 'tome:r=40'; allowed: None"):
+        of_server({"preset": str(path)}, CLIP)
     with pytest.raises(lftr.LftrError, match="a preset, or"):
         of_server({"preset": str(path), "keep": 1}, CLIP)
 
@@ -156,7 +159,8 @@ def test_architectures() -> None:
     assert architecture_of(stock) == architecture_of(Config("LftrLlavaForConditionalGeneration"))
     assert provided(stock) == CLIP
     assert provided(Config(stock.architectures[0], "siglip_vision_model")) == SIGLIP
-    assert provided(Config("Qwen3VLForConditionalGeneration", "qwen3_vl")) == SIGLIP
+    seen = provided(Config("Qwen3VLForConditionalGeneration", "qwen3_vl"))
+    assert seen == SIGLIP | {"frame_features"}
     assert provided(stock, sharded_by_image=True) == {"features"}
     with pytest.raises(lftr.LftrError, match="pixtral"):
         provided(Config(stock.architectures[0], "pixtral"))

@@ -14,10 +14,11 @@ from PIL import Image
 from ..budget import parse_keep
 from ..errors import ArgumentError
 from ..media import Clip
+from ..merges import parse_merge
 from ..prompting import Medium
 from . import options
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
+from .parsing import parse_device, parse_dtype, parse_methods
 from .sights import moves, read_sight
 from .terminal import print_json, progress
 

@@ -14,6 +14,7 @@ from PIL import Image
 from ..drawing import below, beside, draw_frames, draw_item, shown_part
 from ..errors import ArgumentError
 from ..media import Clip
+from ..merges import parse_merge
 from ..methods import get_method, list_methods
 from ..methods.base import Method
 from ..methods.inside import LayerMethod
@@ -22,7 +23,7 @@ from ..reduce import prepare, reduce
 from ..report import ItemReport
 from . import options
 from .loading import Loaded, load_model
-from .parsing import parse_device, parse_dtype, parse_merge
+from .parsing import parse_device, parse_dtype
 from .sheet import sheet
 from .show import save
 from .terminal import Table, print_json, progress, stderr, stdout, working

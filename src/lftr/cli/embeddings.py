@@ -29,7 +29,13 @@ def embeddings(
 ) -> None:
     """Embed a workload under every setting, and print the table."""
     from ..evaluation import try_settings
-    from ..evaluation.index import BATCHES, embed_run, index_configuration, index_metrics
+    from ..evaluation.index import (
+        BATCHES,
+        embed_run,
+        embedded,
+        index_configuration,
+        index_metrics,
+    )
     from ..evaluation.journal import Journal
 
     items = workload.items
@@ -41,8 +47,10 @@ def embeddings(
     with closing(journal):
         for name, reason in refused.items():
             journal.leave_out(name, reason)
-        there = sum(len(line["ids"]) for line in journal.lines)
-        with resumable(journal.path, there, "prompts"), progress("embedding", len(items)) as bar:
+        with (
+            resumable(journal.path, embedded(journal), "prompts"),
+            progress("embedding", len(items)) as bar,
+        ):
             unread = embed_run(
                 journal,
                 subject,

@@ -12,13 +12,14 @@ import typer
 from ..budget import parse_keep
 from ..errors import ArgumentError
 from ..media import Picking
+from ..merges import parse_merge
 from ..presets import check_writable
 from . import options
 from .embeddings import embeddings as compare_embeddings
 from .folders import check_folder, folder_of
 from .left_out import end, resumable
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
+from .parsing import parse_device, parse_dtype, parse_methods
 from .scores import Scores
 from .sights import ask_of_clips
 from .terminal import Table, percent, print_json, stdout

@@ -12,13 +12,14 @@ import torch
 import typer
 
 from ..errors import ArgumentError
+from ..merges import parse_merge
 from ..methods.base import Method
 from ..presets import Preset
 from ..prompting import frames_as_images, inputs_of
 from ..reduce import reduce
 from . import options
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_merge, parse_method
+from .parsing import parse_device, parse_dtype, parse_method
 from .sights import moves, read_sights
 from .terminal import print_json, stderr, stdout, working
 

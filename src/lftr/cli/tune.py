@@ -9,11 +9,12 @@ import typer
 
 from ..budget import parse_keep
 from ..media import Picking
+from ..merges import parse_merge
 from . import options
 from .folders import check_folder, folder_of
 from .left_out import end, resumable
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_merge, parse_methods
+from .parsing import parse_device, parse_dtype, parse_methods
 from .sights import ask_of_clips
 from .terminal import Table, print_json, progress, stdout
 
@@ -96,6 +97,7 @@ def tune(
     check_folder("--run", run, "tune")
     methods = None if method is None else parse_methods(method, option or [])
     budgets = BUDGETS if keep is None else list(map(parse_keep, keep))
+    merge = None if encoder is None else parse_merge(encoder)
     goal = Goal(agreement, confidence)
     asked = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
     check_size(asked, goal)  # before the model is loaded
@@ -114,7 +116,7 @@ def tune(
         "methods": methods,
         "budgets": budgets,
         "positions": positions,
-        "encoder": None if encoder is None else parse_merge(encoder),
+        "encoder": merge,
         "batch": batch,
         "seed": seed,
     }

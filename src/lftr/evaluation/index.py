@@ -118,7 +118,12 @@ def left(journal: Journal, settings: Sequence[Setting]) -> list[Setting]:
 
 def _batches(journal: Journal) -> dict[int, dict[str, Any]]:
     """Return the lines by batch, in order; of two of one batch the later, which holds more."""
-    return dict(sorted((line["batch"], line) for line in journal.lines))
+    return dict(sorted({line["batch"]: line for line in journal.lines}.items()))
+
+
+def embedded(journal: Journal) -> int:
+    """Return how many prompts a run holds."""
+    return sum(len(line["ids"]) for line in _batches(journal).values())
 
 
 def embeddings_of(journal: Journal, settings: Sequence[Setting]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def draw_front(rows: Sequence[Row], width: float) -> Figure:
     bare(axes)
     axes.set_title("Score", loc="left", fontsize=8.5, color=LIGHT["quiet"])
     axes.grid(axis="x", color=LIGHT["rule"], linewidth=0.6)
-    axes.set_xlabel("ms for each question, after the encoder", fontsize=8.5, color=LIGHT["quiet"])
+    axes.set_xlabel(f"ms for each question, {rows[0].span}", fontsize=8.5, color=LIGHT["quiet"])
     _scales(axes, rows, room=0.25 if width > 5 else 0.6)
     front = front_of(rows)
     axes.step(

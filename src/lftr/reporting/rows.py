@@ -39,9 +39,12 @@ class Row:
     categories : dict of str to (float or None)
         Relative score of each category.
     encoder_ms, method_ms : float
-        Medians of what the vision encoder takes, the same for every setting, and the method.
+        Medians of what the vision encoder takes, and the method.
     latency : Spread
-        What a setting can save: everything after the encoder, the method included.
+        What a setting can save, the method included.
+    merging : bool
+        Whether some setting of the run merges tokens inside the vision encoder. Then the latency is
+        of all; else of everything after the encoder, which takes the same time under all settings.
     hallucination : dict of str to float
         Empty where the questions are not of that kind.
     """
@@ -59,7 +62,13 @@ class Row:
     encoder_ms: float
     method_ms: float
     latency: Spread
+    merging: bool
     hallucination: Mapping[str, float]
+
+    @property
+    def span(self) -> str:
+        """What the latency is of, in words."""
+        return "with the encoder" if self.merging else "after the encoder"
 
 
 def rows_of(run: Run) -> list[Row]:
@@ -67,12 +76,13 @@ def rows_of(run: Run) -> list[Row]:
 
     There are none before a question has been answered under every setting.
     """
+    merging = any(one.get("encoder") for one in run.config["settings"])
     times: dict[str, list[float]] = {}
     for line in run.predictions:
-        after_encoder = line["ms"]["total"] - line["ms"]["encode"]
-        times.setdefault(line["setting"], []).append(after_encoder)
+        same = 0.0 if merging else line["ms"]["encode"]
+        times.setdefault(line["setting"], []).append(line["ms"]["total"] - same)
     return [
-        _row(one, not number, Spread.of(times[one["label"]]))
+        _row(one, not number, Spread.of(times[one["label"]]), merging)
         for number, one in enumerate(run.metrics["settings"])
     ]
 
@@ -90,7 +100,7 @@ def by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {name: sorted(group, key=lambda row: row.tokens) for name, group in groups.items()}
 
 
-def _row(one: Mapping[str, Any], full: bool, latency: Spread) -> Row:
+def _row(one: Mapping[str, Any], full: bool, latency: Spread, merging: bool) -> Row:
     return Row(
         label=one["label"],
         full=full,
@@ -105,6 +115,7 @@ def _row(one: Mapping[str, Any], full: bool, latency: Spread) -> Row:
         encoder_ms=one["ms"]["encode"]["median"],
         method_ms=one["ms"]["method"]["median"],
         latency=latency,
+        merging=merging,
         hallucination=one["hallucination"] or {},
     )
 

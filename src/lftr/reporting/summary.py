@@ -62,7 +62,7 @@ def _fewest(rows: Sequence[Row], tokens: float, full: Row) -> Tile:
         subject,
         f"{row.tokens:.0f}",
         f"{row.label}: {tokens / row.tokens:.1f} times fewer, {interval(_relative(row))} of the "
-        f"full score, {times:.1f} times the speed after the encoder",
+        f"full score, {times:.1f} times the speed {row.span}",
     )
 
 

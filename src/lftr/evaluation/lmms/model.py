@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from ... import bundled
 from ...budget import parse_keep
-from ...cli.parsing import parse_merge
 from ...errors import ArgumentError, UnsupportedModelError
+from ...merges import parse_merge
 from ...methods import get_method
 from ...methods.encoder import EncoderMerge
 from ...prompting import batch_inputs, chat_inputs

@@ -22,6 +22,7 @@ from vllm.model_executor.models.llava_onevision import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from ..transformers.families.anyres import LlavaNext as Family
 from .llava import NEWER_NAMES, SquareTower
 from .processing import Shortening, WholeItems
 
@@ -44,6 +45,8 @@ class OnevisionProcessor(Shortening, LlavaOnevisionMultiModalProcessor):
 
 class Tiled(SquareTower):
     """Images as tiles, put together by the model's own rule; so is what was read of the tiles."""
+
+    family: Family
 
     def items(self, inputs: Mapping[str, Any]) -> list[int]:
         """Return the tokens of each image, newlines included."""

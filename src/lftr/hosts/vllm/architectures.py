@@ -31,11 +31,14 @@ class Architecture:
     counted_positions : bool
         Whether positions just count, so that kept tokens are renumbered (``"compact"``); with
         M-RoPE each keeps its place (``"original"``).
+    clips : bool
+        Whether the model was made for videos too, so that each image is a frame with a descriptor.
     """
 
     stock: str
     module: str
     counted_positions: bool
+    clips: bool
 
     @property
     def name(self) -> str:
@@ -46,12 +49,12 @@ class Architecture:
 ARCHITECTURES = {
     one.stock: one
     for one in (
-        Architecture("LlavaForConditionalGeneration", "llava", True),
-        Architecture("LlavaNextForConditionalGeneration", "anyres", True),
-        Architecture("LlavaOnevisionForConditionalGeneration", "anyres", True),
-        Architecture("Qwen2VLForConditionalGeneration", "qwen", False),
-        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen", False),
-        Architecture("Qwen3VLForConditionalGeneration", "qwen", False),
+        Architecture("LlavaForConditionalGeneration", "llava", True, False),
+        Architecture("LlavaNextForConditionalGeneration", "anyres", True, False),
+        Architecture("LlavaOnevisionForConditionalGeneration", "anyres", True, True),
+        Architecture("Qwen2VLForConditionalGeneration", "qwen", False, True),
+        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen", False, True),
+        Architecture("Qwen3VLForConditionalGeneration", "qwen", False, True),
     )
 }
 
@@ -90,13 +93,15 @@ def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
     UnsupportedModelError
         If the vision tower is none that is hosted.
     """
-    if not architecture_of(config).counted_positions:
-        fields = _ATTENTIVE
-    else:
+    architecture = architecture_of(config)
+    fields = _ATTENTIVE
+    if architecture.counted_positions:
         tower = str(getattr(config.vision_config, "model_type", None))
         if tower not in _TOWERS:
             raise UnsupportedModelError(
                 f"vision tower {tower!r}; those that lftr serves on vLLM: {', '.join(_TOWERS)}"
             )
         fields = _TOWERS[tower]
-    return frozenset({"features"} if sharded_by_image else fields)
+    if sharded_by_image:
+        return frozenset({"features"})
+    return frozenset(fields | {"frame_features"} if architecture.clips else fields)

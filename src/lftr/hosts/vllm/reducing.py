@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,11 @@ from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderA
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 
 from ...errors import LftrError, UnsupportedModelError
+from ...methods.base import Method
 from ...selection import Selection
 from ...tokens import VisualTokens
 from ..transformers.families import Family
+from ..transformers.shown import _frame_means
 from .architectures import architecture_of, provided
 from .metrics import Pace
 from .reading import Encoder, Reading
@@ -36,6 +38,7 @@ class Reducing(SupportsMultiModal):
     config: Any
     model_type: str
     tower: str
+    supports_tower_connector_lora = False  # its bookkeeping takes what is kept for what is encoded
     projector: str | None = None  # where the family has it, unless vLLM calls that without hooks
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -58,14 +61,18 @@ class Reducing(SupportsMultiModal):
         )
 
     def _check(self, vllm_config: VllmConfig) -> None:
-        """Refuse what would encode images past the places where they are read."""
-        compilation = vllm_config.compilation_config
+        """Refuse what would encode images past the places where they are read, or prune twice."""
         for flag in ("compile_mm_encoder", "cudagraph_mm_encoder"):
-            if getattr(compilation, flag, False):
+            if getattr(vllm_config.compilation_config, flag, False):
                 raise UnsupportedModelError(
                     f"compilation_config.{flag} = True; allowed: False, since a compiled encoder "
                     "shows nothing of what happens inside it"
                 )
+        rate = vllm_config.model_config.multimodal_config.video_pruning_rate
+        if rate:
+            raise UnsupportedModelError(
+                f"video_pruning_rate = {rate}; allowed: none beside lftr, which leaves videos whole"
+            )
 
     @property
     def base_model(self) -> Any:
@@ -85,14 +92,14 @@ class Reducing(SupportsMultiModal):
         names = list(found)
         depth = self.encoder_depth(len(names))
         deep = names[self.family.attention_layer(self, depth)]
-        attention: Any = found[deep]
+        attention: Any = tower.get_submodule(deep.rpartition(".")[0])
         return Encoder(
-            attention,
+            found[deep],
             found[names[self.family.shallow_layer(self, depth)]],
             tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
             self.family.module(self, self.projector or self.family.projector),
             self.family.cls_place(self) if "cls_attention" in self.provided else None,
-            int(tower.get_submodule(deep.rpartition(".")[0]).tp_size),
+            int(attention.tp_size),
         )
 
     # ---- what a family of models says -----------------------------------------------------------
@@ -165,28 +172,34 @@ class Reducing(SupportsMultiModal):
         self, inputs: dict[str, Any], sizes: Sequence[int], settings: Sequence[Setting]
     ) -> list[Tensor]:
         counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
-        drops = [i for i, count in enumerate(counts) if count < sizes[i]]
-        wanted = self._wanted(settings[i].method for i in drops)
-        reading = Reading(self.encoder, wanted, self.packed(inputs))
+        wanted = {
+            i: self._wanted(one.method) for i, one in enumerate(settings) if counts[i] < sizes[i]
+        }
+        reading = Reading(self.encoder, self._to_read(wanted.values()), self.packed(inputs))
         with reading.along():
             features = list(super().embed_multimodal(**inputs))
         anchors = [torch.arange(size) for size in sizes]
-        if drops:
+        if wanted:
             start = time.perf_counter()
-            tokens = self._tokens(reading, features, inputs, sizes)
-            for i, choice in _choose(tokens, settings, counts, drops).items():
+            tokens = self._tokens(reading, features, inputs, sizes, wanted)
+            for i, choice in _choose(tokens, settings, counts).items():
                 features[i], anchors[i] = choice.apply(features[i]), choice.index
             spent = time.perf_counter() - start
-            self.pace.add([(sizes[i], counts[i]) for i in drops], spent)
+            if get_tp_group().is_first_rank:
+                self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
         return [self._agreed(one) for one in self.placed(features, anchors, inputs)]
 
-    def _wanted(self, methods: Any) -> frozenset[str]:
-        """Return the fields to gather: of each need, the first that this model can provide."""
-        return frozenset(
-            next(name for name in names if name in self.provided)
-            for method in methods
-            for names in method.evidence
-        )
+    def _wanted(self, method: Method) -> frozenset[str]:
+        """Return what a method sees: of each need, the first field that this model can provide."""
+        provided = self.provided
+        return frozenset(next(n for n in names if n in provided) for names in method.evidence)
+
+    def _to_read(self, wanted: Iterable[frozenset[str]]) -> frozenset[str]:
+        """Return what to read for several methods; without a CLS token means stand for frames."""
+        fields = frozenset().union(*wanted)
+        if "frame_features" in fields and self.encoder.cls_place is None:
+            fields = fields - {"frame_features"} | {"encoder_features"}
+        return fields
 
     def _tokens(
         self,
@@ -194,28 +207,26 @@ class Reducing(SupportsMultiModal):
         features: Sequence[Tensor],
         inputs: Mapping[str, Any],
         sizes: Sequence[int],
-    ) -> list[VisualTokens]:
-        """Put together what a method sees of each image."""
+        wanted: Mapping[int, frozenset[str]],
+    ) -> dict[int, VisualTokens]:
+        """Put together what the methods of some images see of them, and nothing else."""
         layouts = self.family.layouts(self, inputs, sizes)
         maps = {name: self.to_tokens(inputs, one) for name, one in reading.patches().items()}
         if "frame_features" in reading.wanted:
             maps["frame_features"] = self.by_image(inputs, reading.frames)
-        missing = reading.wanted - {"features", *maps}
-        if missing:
-            raise LftrError(f"{', '.join(sorted(missing))} could not be read off the encoder")
-        tokens = []
-        for i, layout in enumerate(layouts):
+        found = {}
+        for i, fields in wanted.items():
             values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
             if "cls_attention" in values:
                 values["cls_attention"] = values["cls_attention"].T
             for name in ("attention_received", "attention_received_shallow"):
                 if name in values:
                     values[name] = values[name].squeeze(-1)
-            seen = self.visible(features[i])
-            tokens.append(
-                VisualTokens(seen, tiles=layout.tiles, separator=layout.separator, **values)
-            )
-        return tokens
+            if "frame_features" in fields - values.keys():
+                values["frame_features"] = _frame_means(values["encoder_features"], layouts[i])
+            seen = {name: values[name] for name in fields - {"features"}}
+            found[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
+        return found
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """Return the first device's rows on all: they decided alike, but for rounding."""
@@ -224,14 +235,11 @@ class Reducing(SupportsMultiModal):
 
 
 def _choose(
-    tokens: Sequence[VisualTokens],
-    settings: Sequence[Setting],
-    counts: Sequence[int],
-    drops: Sequence[int],
+    tokens: Mapping[int, VisualTokens], settings: Sequence[Setting], counts: Sequence[int]
 ) -> dict[int, Selection]:
     """Ask each method about the images that are its own, and check how many tokens it kept."""
     alike: dict[str, list[int]] = {}
-    for i in drops:
+    for i in tokens:
         alike.setdefault(settings[i].text, []).append(i)
     choices: dict[int, Selection] = {}
     for members in alike.values():

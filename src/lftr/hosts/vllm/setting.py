@@ -11,6 +11,7 @@ from typing import Any
 
 from ...budget import Budget, parse_keep, resolve
 from ...errors import ArgumentError
+from ...merges import spell_merge
 from ...methods import get_method, list_methods
 from ...methods.base import ImageMethod, Method
 from ...methods.plain import from_plain, to_plain
@@ -97,6 +98,9 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
     if len(preset.methods) != 1:
         names = [str(method) for method in preset.methods]
         raise ArgumentError.of("preset", names, "one method, before the language model")
+    if preset.encoder is not None:
+        merge = spell_merge(preset.encoder)
+        raise ArgumentError.of("encoder", merge, "None: vLLM's vision encoder merges no tokens")
     return Setting(_fitting(preset.methods[0], provided), _read_keep(preset.keep))
 
 
