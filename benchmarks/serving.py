@@ -1,11 +1,11 @@
 """Load on a server, with and without reduction, in one run.
 
-    python benchmarks/serving.py [--requests 8] [--dtype bfloat16] [--doc]
+    python benchmarks/serving.py [--requests 8] [--turns 3] [--doc]
     python benchmarks/serving.py --url http://127.0.0.1:8000 --keep 1/16
 
 Without ``--url``: a LLaVA of LLaVA-1.5-7B's widths with one layer in sixteen of both its parts (two
 of the language model's 32, two of CLIP-L/336's 24), with random weights, since time does not depend
-on them. First vLLM alone, then ``lftr serve --keep 1/16``; and in one process, what a prefill
+on them. vLLM alone and ``lftr serve --keep 1/16`` take turns; and in one process, what a prefill
 costs against a prompt that short from the start. With ``--url``: a server of `lftr serve` that runs
 already, asked with ``keep=1.0`` and with the given keep. No image is sent twice.
 """
@@ -159,25 +159,55 @@ async def load(url: str, keep: Any, concurrency: int, requests: int, seed: int) 
         start = time.perf_counter()
         answers = await asyncio.gather(*(one(number) for number in range(requests)))
         seconds = time.perf_counter() - start
+    return {"seconds": seconds, "answers": answers}
+
+
+def figures_of(concurrency: int, turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what one server did at one concurrency, in all turns."""
+    answers = [answer for turn in turns for answer in turn["answers"]]
+    seconds = sum(turn["seconds"] for turn in turns)
     return {
         "concurrency": concurrency,
-        "requests": requests,
-        "seconds": seconds,
-        "requests_per_second": requests / seconds,
+        "requests": len(answers),
+        "seconds": [turn["seconds"] for turn in turns],
+        "requests_per_second": len(answers) / seconds,
         "ttft_ms": [1e3 * value for value in _quartiles([a["ttft"] for a in answers])],
         "prompt_tokens": statistics.mean(a["prompt"] for a in answers),
         "new_tokens_per_second": sum(a["new"] for a in answers) / seconds,
     }
 
 
-def loads(url: str, keep: Any, requests: int, seed: int) -> list[dict[str, Any]]:
-    """Return the figures of each concurrency."""
-    found = []
+def compare(
+    sides: Sequence[tuple[str, Any]], requests: int, turns: int
+) -> list[list[dict[str, Any]]]:
+    """Load servers in turns, so that a slow moment of the machine hits all alike.
+
+    Parameters
+    ----------
+    sides : sequence of (str, keep)
+        Address of each server, and what its requests ask for.
+    requests : int
+        At least, in each turn.
+    turns : int
+        How often each takes its turn, at each concurrency.
+
+    Returns
+    -------
+    list of list of dict
+        For each side the figures of each concurrency.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in sides]
+    seed = 0
     for concurrency in CONCURRENCY:
         number = max(requests, concurrency)
-        found.append(asyncio.run(load(url, keep, concurrency, number, seed)))
-        print(json.dumps({"keep": keep, **found[-1]}), file=sys.stderr)
-        seed += 10_000
+        seen: list[list[dict[str, Any]]] = [[] for _ in sides]
+        for _ in range(turns):
+            for (url, keep), turn in zip(sides, seen, strict=True):
+                turn.append(asyncio.run(load(url, keep, concurrency, number, seed)))
+                seed += number + 1
+        for side, turn in zip(found, seen, strict=True):
+            side.append(figures_of(concurrency, turn))
+            print(json.dumps(side[-1]), file=sys.stderr, flush=True)
     return found
 
 
@@ -281,12 +311,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         folder = checkpoint(Path(name) / "model")
         log, options = Path(name) / "log", _options(arguments.dtype)
         stock = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-        with server(stock, options, log) as url:
-            plain = loads(url, None, arguments.requests, 0)
-        with server(["-m", "lftr", "serve", str(folder), "--keep", KEEP], options, log) as url:
-            reduced = loads(url, None, arguments.requests, 10**6)
+        ours = ["-m", "lftr", "serve", str(folder), "--keep", KEEP]
+        other = log.with_name("stock")
+        with server(stock, options, other) as plain, server(ours, options, log) as reduced:
+            sides = [(plain, None), (reduced, None)]
+            figures: dict[str, Any] = dict(
+                zip(
+                    ("stock", "reduced"),
+                    compare(sides, arguments.requests, arguments.turns),
+                    strict=True,
+                )
+            )
         said = [line for line in log.read_text().splitlines() if "ms per image" in line]
-        figures = {"stock": plain, "reduced": reduced, "method": said[-1].partition("lftr: ")[2]}
+        figures["method"] = said[-1].partition("lftr: ")[2]
         return {**figures, "prefill": prefill(folder, arguments.rounds, arguments.dtype)}
 
 
@@ -299,7 +336,8 @@ def report(content: dict[str, Any]) -> str:
     for plain, reduced in zip(figures["stock"], figures["reduced"], strict=True):
         for label, one in (("vLLM", plain), (f"lftr serve --keep {KEEP}", reduced)):
             middle, low, high = one["ttft_ms"]
-            gain = one["requests_per_second"] / plain["requests_per_second"]
+            pairs = zip(plain["seconds"], one["seconds"], strict=True)
+            gain = statistics.median(before / after for before, after in pairs)
             rows.append(
                 [
                     str(one["concurrency"]),
@@ -343,6 +381,7 @@ def main() -> None:
     parser.add_argument("--url", help="a server of lftr serve that runs already")
     parser.add_argument("--keep", default=KEEP, help="of the requests to that server")
     parser.add_argument("--requests", type=int, default=8, help="at least, for each concurrency")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--doc", action="store_true", help="write the last results into the page")
@@ -351,11 +390,11 @@ def main() -> None:
         write(json.loads((Path(__file__).parent / "results" / "serving.json").read_text()))
         return
     if arguments.url:
-        for keep in (1.0, arguments.keep):
-            loads(arguments.url, keep, arguments.requests, 0 if keep == 1.0 else 10**6)
+        asked = [(arguments.url, 1.0), (arguments.url, arguments.keep)]
+        compare(asked, arguments.requests, arguments.turns)
         return
     figures = measure(arguments)
-    command = f"{COMMAND} --requests {arguments.requests} --dtype {arguments.dtype}"
+    command = f"{COMMAND} --requests {arguments.requests} --turns {arguments.turns}"
     path = save("serving", command, figures | {"vllm": check_version()})
     print(report(json.loads(path.read_text())))
 

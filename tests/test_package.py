@@ -162,3 +162,12 @@ def test_the_readme_holds_its_table():
     page = (ROOT / "README.md").read_text()
     table = page.partition("<!-- demo: begin -->")[2].partition("<!-- demo: end -->")[0]
     assert "| 16x | lftr | 36 |" in table
+
+
+def test_packages_that_few_need_come_when_they_are_asked_for():
+    code = (
+        "import sys, lftr; assert 'lftr.suites' not in sys.modules; "
+        "print(lftr.suites.load('clips', n=1)[0].category, lftr.media.load_clip.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["motion", "load_clip"], done.stderr

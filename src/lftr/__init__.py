@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import bundled, methods
 from .budget import Budget
 from .errors import LftrError
@@ -17,7 +20,11 @@ from .reduce import list_families, prepare, reduce, reduce_module
 from .selection import Flow, Selection
 from .tokens import VisualTokens
 
+if TYPE_CHECKING:
+    from . import evaluation, media, suites
+
 __version__ = "0.1.0"
+_LATER = ("evaluation", "media", "suites")
 __all__ = [
     "Budget",
     "EncoderFolder",
@@ -33,13 +40,23 @@ __all__ = [
     "VisualTokens",
     "bundled",
     "calibrate_exit",
+    "evaluation",
     "fit_exit",
     "get_method",
     "list_families",
     "list_methods",
+    "media",
     "methods",
     "prepare",
     "reduce",
     "reduce_module",
     "schedules",
+    "suites",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the packages that few need when they are asked for."""
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
