@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evidence.text import TextTower
     from .hosts.transformers.families import Family
     from .hosts.transformers.module import ModuleReduction
+    from .hosts.transformers.plan import Clips
     from .hosts.transformers.session import Reduction
 
 AnyMethod = str | Method | LayerMethod
@@ -50,7 +51,7 @@ def reduce(
     text_tower: TextTower | None = None,
     preset: str | Path | Preset | None = None,
     encoder: EncoderMerge | None = None,
-    images_as_video: bool = False,
+    images_as_video: bool | Sequence[int] | Sequence[Sequence[int]] = False,
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -89,10 +90,12 @@ def reduce(
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
         LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
         image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
-    images_as_video : bool
+    images_as_video : bool, or sequence of int, or one for each row
         Images of a row that follow each other, whatever text stands between, and have the same
         single grid are the frames of one video: one item of grid (T, H, W) for the method, for
-        ``keep`` and in the report. For models that are given a clip as several images.
+        ``keep`` and in the report. For models that are given a clip as several images. Where a
+        prompt has several clips, or pictures beside them, how many images each takes, in order:
+        ``[8, 8, 1]`` for two clips and a picture.
 
     Returns
     -------
@@ -227,19 +230,37 @@ def _preset_of(
     return preset.method, preset.keep, preset.positions, preset.encoder, notes
 
 
-def _check_frames(family: Family, images_as_video: object, encoder: EncoderMerge | None) -> bool:
-    """Refuse to make frames of images where that cannot be."""
-    if not isinstance(images_as_video, bool):
-        raise ArgumentError.of("images_as_video", images_as_video, "True or False")
-    if images_as_video and encoder is not None:
+def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Clips:
+    """Return which images are frames; refuses to make frames of them where that cannot be."""
+    found = _as_clips(clips)
+    if found is None:
+        allowed = "True, False, or how many images each clip has, at least 1 (for each row)"
+        raise ArgumentError.of("images_as_video", clips, allowed)
+    if found and encoder is not None:
         raise ArgumentError.of(
-            "images_as_video", True, "False with encoder=: merged tokens fill no grid of frames"
+            "images_as_video", clips, "False with encoder=: merged tokens fill no grid of frames"
         )
-    if images_as_video and family.kind != "prefill":
+    if found and family.kind != "prefill":
         raise ArgumentError.of(
-            "images_as_video", True, "False with a Q-Former or cross-attention: no grid is left"
+            "images_as_video", clips, "False with a Q-Former or cross-attention: no grid is left"
         )
-    return images_as_video
+    return found
+
+
+def _as_clips(value: object) -> Clips | None:
+    """Return a flag as it is, and numbers as tuples; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    if all(isinstance(one, (list, tuple)) for one in value):
+        rows = [tuple(one) for one in value]
+        return tuple(rows) if all(map(_are_counts, rows)) else None
+    return (tuple(value),) if _are_counts(value) else None
+
+
+def _are_counts(values: Sequence[object]) -> bool:
+    return all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
 
 
 def _sorted_out(

@@ -83,7 +83,7 @@ def test_bad_keep(fails, picture, keep):
         (["--option", "diversity=2"], "diversity = 2.0; allowed: a number in [0.0, 1.0]"),
         (["--dtype", "int3"], "--dtype = 'int3'; allowed: auto, float32"),
         (["--device", "abacus"], "--device = 'abacus'; allowed: a device"),
-        (["--positions", "middle"], "positions = 'middle'; allowed: 'original' or 'compact'"),
+        (["--positions", "middle"], "--positions = 'middle'; allowed: original or compact"),
     ],
 )
 def test_bad_options_say_what_is_allowed(fails, picture, words, said):

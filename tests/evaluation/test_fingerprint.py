@@ -7,7 +7,6 @@ import dataclasses
 
 import pytest
 import torch
-import transformers
 
 from lftr import bundled
 from lftr.evaluation import Subject
@@ -77,7 +76,7 @@ def test_a_text_tower_is_told_by_its_weights(own):
 
 def test_versions_are_told(subject, monkeypatch):
     before = subject.plain()
-    monkeypatch.setattr(transformers, "__version__", "0")
+    monkeypatch.setattr("lftr.evaluation.subject.transformers.__version__", "0")
     assert subject.plain()["versions"] != before["versions"]
 
 

@@ -155,4 +155,4 @@ def test_budgets_fall_whatever_their_order():
 
 
 def test_methods_that_the_model_cannot_feed_are_left_out(subject):
-    assert [method.name for method in _usable(subject, None)] == list(METHODS)
+    assert [method.name for method in _usable(subject, None, None)] == list(METHODS)

@@ -142,15 +142,27 @@ def test_encoder_features_are_before_the_projector(llava: ZooEntry) -> None:
 
 
 def test_text_is_the_rows_own(entry: ZooEntry) -> None:
-    """Neither visual tokens, nor padding, nor begin, end and padding ids; each row its own."""
+    """Neither visual tokens nor what stands among them, nor padding and marks; each row its own."""
     prompt, items = seen(entry, "text_token_embeds")
     embed = prompt.model.get_input_embeddings()
     inputs = prompt.inputs()
-    special = torch.tensor([0, 1, 2])
+    config = prompt.model.config
+    names = [
+        f"{what}_{end}_token_id"
+        for what in ("vision", "image", "video")
+        for end in ("start", "end")
+    ]
+    marks = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+    special = torch.tensor([0, 1, 2, *marks])
     rows = [0] * (len(items) - sum(1 for _ in seen_in(prompt, 2))) + [2] * len(seen_in(prompt, 2))
     for tokens, row in zip(items, rows, strict=True):
         ids = inputs["input_ids"][row]
-        ids = ids[~prompt.visual(ids) & ~torch.isin(ids, special)]
+        asks = ~torch.isin(ids, special)
+        places = prompt.visual(ids).nonzero().squeeze(1).tolist()
+        for item in (one for one, of in zip(items, rows, strict=True) if of == row):
+            own, places = places[: item.count], places[item.count :]
+            asks[own[0] : own[-1] + 1] = False
+        ids = ids[asks]
         assert torch.equal(tokens.text_token_embeds, embed(ids))
 
 

@@ -87,6 +87,72 @@ def test_other_grids_are_other_items() -> None:
     assert [item.number for item in run.report.items] == [0, 1, 2]
 
 
+TWO: Row = [3, Image("small"), 2, Image("small", 1), 4, Image("small", 2), 1, Image("small", 3), 5]
+
+
+@pytest.mark.parametrize("name", ["internvl", "smolvlm", "llava"])
+@pytest.mark.parametrize("clips", [[2, 2], [1, 3], [[2, 1, 1], [1]]])
+def test_as_many_frames_as_it_is_told(name: str, clips: Any) -> None:
+    """Several clips of one prompt, and pictures beside them, each with a budget of its own."""
+    from zoo import FAMILIES
+
+    rows: list[Row] = [TWO, [2, Image("small"), 3]] if clips == [[2, 1, 1], [1]] else [TWO]
+    prompt = Prompt(FAMILIES[name], rows)
+    with reduced(prompt.model, keep=3, images_as_video=clips) as run:
+        assert_true(prompt, run, prompt.generate())
+    flat = clips if isinstance(clips[0], int) else [*clips[0], *clips[1]]
+    frames = [item.grid[0] for item in run.report.items if item.grid is not None]
+    assert frames == flat
+    assert [item.kept for item in run.report.items] == [3] * len(flat)
+
+
+@pytest.mark.parametrize("clips", [[2, 3], [5], [[2, 2], [1]], [[2, 1]]])
+def test_frames_that_do_not_add_up(llava: ZooEntry, clips: Any) -> None:
+    prompt = Prompt(llava, [TWO, [2, Image("small"), 3, Image("small", 1)]])
+    with (
+        reduced(prompt.model, keep=3, images_as_video=clips),
+        pytest.raises(ArgumentError, match=r"images_as_video = .*add up to the \d images of row"),
+    ):
+        prompt.generate(1)
+
+
+def test_frames_of_two_sizes_are_no_clip() -> None:
+    from zoo import FAMILIES
+
+    prompt = Prompt(FAMILIES["qwen2_vl"], [[Image("small"), 2, Image("wide"), 1]])
+    with (
+        reduced(prompt.model, keep=3, images_as_video=[2]),
+        pytest.raises(ArgumentError, match="frames of one size"),
+    ):
+        prompt.generate(1)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_a_note_where_nothing_was_joined(name: str) -> None:
+    from zoo import FAMILIES
+
+    prompt = Prompt(FAMILIES[name], [[3, Image("small"), 2, Image("small", 1), 1]])
+    with reduced(prompt.model, keep=3, images_as_video=True) as run:
+        prompt.generate(1)
+    noted = any("joined no images" in note for note in run.report.notes)
+    assert noted == (name == "llava_next")
+
+
+def test_what_stands_between_frames_is_no_question(llava: ZooEntry) -> None:
+    """Numbers and times of frames are the clip's, however many frames there are."""
+
+    def words(row: Row, **options: Any) -> int:
+        prompt = Prompt(llava, [row])
+        with reduced(prompt.model, Asking("text_token_embeds"), 0.5, **options) as run:
+            prompt.generate(1)
+        found = run.method.tokens[0].text_token_embeds
+        assert found is not None
+        return len(found)
+
+    assert words(CLIP, images_as_video=True) == words([3, Image("small"), 5])
+    assert words(CLIP) == words([3, Image("small"), 5]) + 3
+
+
 def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
     prompt = Prompt(llava, ROWS)
     with reduced(prompt.model, keep=7, images_as_video=True) as run:
@@ -100,7 +166,9 @@ def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"images_as_video": 1}, "True or False"),
+        ({"images_as_video": 1}, "True, False"),
+        ({"images_as_video": [2, 0]}, "at least 1"),
+        ({"images_as_video": [[2], 1]}, "for each row"),
         ({"images_as_video": True, "encoder": lftr.EncoderToMe(r=2)}, "merged tokens"),
     ],
 )

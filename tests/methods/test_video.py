@@ -19,6 +19,7 @@ from lftr.methods.base import ImageMethod
 from lftr.methods.video.base import ClipMethod
 
 VIDEO = [n for n in lftr.list_methods("before") if isinstance(lftr.get_method(n), ClipMethod)]
+IN_TIME = lftr.methods.Lftr(time_share=0.5)
 TESTED = [*VIDEO, "lftr", "PerFrame(divprune)", "Adaptive(lftr)", "Merge(evs)", "pool", "uniform"]
 
 each = pytest.mark.parametrize("name", TESTED)
@@ -131,7 +132,7 @@ def test_the_last_frame_is_not_lost(name, frames):
     ("name", "frames"),
     [
         *(("dycoke", frames) for frames in (6, 8, 12)),  # the last frame is compared, not thinned
-        *((name, n) for name in ("evs", "lftr", "vidcom2", "fastvid", "holitom") for n in (5, 8)),
+        *((name, n) for name in ("evs", IN_TIME, "vidcom2", "fastvid", "holitom") for n in (5, 8)),
     ],
 )
 def test_a_late_event_in_a_static_clip_is_kept(name, frames):
@@ -139,8 +140,8 @@ def test_a_late_event_in_a_static_clip_is_kept(name, frames):
     score = torch.ones(tokens.count)
     score[-1] = 2.0  # an encoder sees it too
     tokens = dataclasses.replace(tokens, attention_received=score, cls_attention=score[None])
-    chosen = build(name).select(tokens, 16 + 4 * frames)
-    assert chosen.index[-1] == tokens.count - 1
+    method = build(name) if isinstance(name, str) else name
+    assert method.select(tokens, 16 + 4 * frames).index[-1] == tokens.count - 1
 
 
 def test_frame_sample_keeps_whole_frames():

@@ -12,6 +12,7 @@ import zoo
 import lftr
 from lftr import bundled, suites
 from lftr.evaluation import settings_grid
+from lftr.evaluation.items import Question
 from lftr.evaluation.settings import Setting, full_model
 from lftr.profiling import (
     Call,
@@ -132,7 +133,7 @@ def test_any_model_can_be_measured(family):
     model = entry.model()
     inputs = entry.inputs(model, entry.rows(TEXT_AFTER))
     inputs.pop("labels", None)
-    call = Call(model, None, inputs, ("",))
+    call = Call(model, None, inputs, (Question([], ""),))
     full, half = (count_sizes(call, setting) for setting in (full_model(), HALF))
     assert half.kept < full.kept == full.tokens
     assert half.kv_bytes < full.kv_bytes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ...budget import Keep, resolve_all
-from ...errors import LftrError
+from ...errors import ArgumentError, LftrError
 from ...evidence.text import TextTower
 from ...methods.base import Method, check_choice
 from ...methods.encoder import EncoderMerge
@@ -21,6 +21,9 @@ from ...selection import Selection
 from ...tokens import VisualTokens
 from .families import Layout, Medium
 from .prompt import CachedPrompt
+
+# whether images are frames, or how many of them each video has, in all rows or in each
+Clips = bool | tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Plan:
         Warnings that belong into every report.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
-    images_as_video : bool
-        Whether images of a row that follow each other are the frames of one video.
+    images_as_video : bool or tuple of tuple of int
+        Whether images of a row that follow each other are the frames of one video, or how many of
+        them each video has: one tuple for all rows, or one for each.
     """
 
     method: Method
@@ -64,7 +68,7 @@ class Plan:
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None
-    images_as_video: bool = False
+    images_as_video: Clips = False
 
     @property
     def label(self) -> str:
@@ -183,22 +187,49 @@ def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
     return [item for item in items if item.medium == medium.name]
 
 
-def as_video(items: Sequence[Item]) -> list[Item]:
-    """Join images of one grid each, and the same, that follow each other in a row: frames."""
+def as_video(items: Sequence[Item], clips: Clips) -> list[Item]:
+    """Join images of one grid each, and the same, that follow each other in a row: frames.
+
+    With ``clips`` as numbers, so many images to each video.
+    """
     joined: list[Item] = []
-    for item in items:
-        before = joined[-1] if joined else None
-        if before is None or not _goes_on(before, item):
-            joined.append(item)
-            continue
-        joined[-1] = replace(
-            before,
-            size=before.size + item.size,
-            layout=before.layout.followed_by(item.layout),
-            views=before.views + item.views,
-            entries=before.entries + item.entries,
-        )
+    for row, members in groupby(items, key=lambda item: item.row):
+        own = list(members)
+        begins = _begins(clips, row, sum(item.medium == "image" for item in own))
+        image = 0
+        for place, item in enumerate(own):
+            new = place == 0 or not _goes_on(joined[-1], item)
+            if begins is not None and item.medium == "image":
+                if new and image not in begins:
+                    raise ArgumentError.of(
+                        "images_as_video", clips, "frames of one size that follow each other"
+                    )
+                new = image in begins
+            image += item.medium == "image"
+            if new:
+                joined.append(item)
+                continue
+            before = joined[-1]
+            joined[-1] = replace(
+                before,
+                size=before.size + item.size,
+                layout=before.layout.followed_by(item.layout),
+                views=before.views + item.views,
+                entries=before.entries + item.entries,
+            )
     return in_order(joined)
+
+
+def _begins(clips: Clips, row: int, images: int) -> set[int] | None:
+    """Return which of a row's images begin a video; None where that is for the grids to tell."""
+    if isinstance(clips, bool):
+        return None
+    counts = clips[0] if len(clips) == 1 else (*clips, *[()] * (row + 1))[row]
+    if sum(counts) != images:
+        raise ArgumentError.of(
+            "images_as_video", clips, f"numbers that add up to the {images} images of row {row}"
+        )
+    return {0, *accumulate(counts)}
 
 
 def _goes_on(clip: Item, frame: Item) -> bool:
@@ -293,6 +324,12 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             )
         for note in item.notes:
             report.note(note)
+    alone = all(item.entries == 1 for item in items)
+    if plan.images_as_video and alone and len({item.row for item in items}) < len(items):
+        report.note(
+            "images_as_video joined no images: frames follow each other and have one grid each, "
+            "the same; images that are cut into tiles have several"
+        )
     bare = sorted(set(range(rows)) - {item.row for item in items})
     if items and bare:
         report.note(f"rows without an image: {', '.join(map(str, bare))}")

@@ -62,7 +62,7 @@ class Prefill:
             model,
             plan.method.evidence,
             has_tower=plan.tower is not None,
-            has_frames=plan.images_as_video,
+            has_frames=bool(plan.images_as_video),
         )
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
@@ -105,7 +105,9 @@ class Prefill:
                 part.encode(self.plan, self.evidence)
             clock.lap("encode")
             items = in_order([item for part in asked for item in part.items(segment)])
-            items = as_video(items) if self.plan.images_as_video else items
+            items = (
+                as_video(items, self.plan.images_as_video) if self.plan.images_as_video else items
+            )
             own = {part.medium.name: of_medium(items, part.medium) for part in asked}
             tokens = []
             chooses = drops(self.plan.keep, items)
@@ -142,7 +144,7 @@ class Prefill:
         self, asked: Sequence[Shown], items: Sequence[Item], segment: Segment, visual: Tensor
     ) -> list[VisualTokens]:
         """Put together what the method sees of each new item, in the prompt's order."""
-        words = segment.mask.bool() & ~visual
+        words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
         texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
         found: dict[str, Iterator[VisualTokens]] = {}
         for part in asked:
@@ -189,6 +191,19 @@ class Prefill:
         out["position_ids"] = positions[..., positions.shape[-1] - out["input_ids"].shape[1] :]
         lag = None if self.plan.positions == "compact" else _lag(full, positions, segment.mask)
         return out, segment.cached_as(columns, positions, following), lag
+
+
+def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
+    """Tell, bool like ``visual``, which columns lie between the first and last token of an item.
+
+    What stands there, timestamps and numbers of frames, belongs to the item and asks nothing.
+    """
+    inside = torch.zeros_like(visual)
+    columns = [row.nonzero().squeeze(1).tolist() for row in visual]
+    for item in items:
+        own, columns[item.row] = columns[item.row][: item.size], columns[item.row][item.size :]
+        inside[item.row, own[0] : own[-1] + 1] = True
+    return inside
 
 
 def _lag(full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:

@@ -11,6 +11,11 @@ from ...errors import ArgumentError
 from ...evidence.text import prompt_embeddings
 from .plan import Plan
 
+_MARKS = [
+    f"{what}_{end}_token_id" for what in ("vision", "image", "video") for end in ("start", "end")
+]
+_SPECIAL = ["bos_token_id", "eos_token_id", "pad_token_id", *_MARKS]
+
 
 def row_texts(
     model: Any, plan: Plan, evidence: frozenset[str], input_ids: Tensor, words: Tensor
@@ -80,14 +85,14 @@ def _ids(plan: Plan, text: str) -> Tensor:
 
 
 def _special_ids(model: Any) -> list[int]:
-    """Return ids of begin, end and padding, from wherever the model states them."""
+    """Return ids of begin, end, padding and of marks around pictures, wherever a model has them."""
     found: set[int] = set()
     for source in (
         model.config,
         getattr(model.config, "text_config", None),
         model.generation_config,
     ):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for name in _SPECIAL:
             value = getattr(source, name, None)
             found.update(
                 value if isinstance(value, (list, tuple)) else [] if value is None else [value]
