@@ -57,8 +57,11 @@ def parse_keep(keep: object) -> Keep:
         raise ArgumentError.of("keep", keep, allowed)
     if isinstance(keep, str):
         try:
-            return parse_keep(int(keep) if keep.strip().isdecimal() else float(Fraction(keep)))
-        except (ValueError, ZeroDivisionError):
+            if keep.strip().isdecimal():
+                return parse_keep(int(keep))
+            # not as a fraction where there is none: 1e999999999 would be written out
+            return parse_keep(float(Fraction(keep)) if "/" in keep else float(keep))
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise ArgumentError.of("keep", keep, _ALLOWED) from None
     if isinstance(keep, bool) or not isinstance(keep, Real):
         raise ArgumentError.of("keep", keep, _ALLOWED)

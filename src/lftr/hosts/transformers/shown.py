@@ -141,7 +141,7 @@ class Shown:
             if frames is not None:
                 values["frame_features"] = frames[i].detach()
             elif "frame_features" in evidence:
-                values["frame_features"] = _frame_means(values["encoder_features"], layout)
+                values["frame_features"] = frame_means(values["encoder_features"], layout)
             if "visual_projected" in evidence and plan.tower is not None:
                 values["visual_projected"] = plan.tower.project(values["encoder_features"])
             for name in maps.keys() - evidence:  # what others were made of
@@ -225,7 +225,7 @@ def _contained(rows: Tensor, like: Any) -> Any:
     return rows.unsqueeze(1) if isinstance(like, Tensor) else [rows]
 
 
-def _frame_means(rows: Tensor, layout: Layout) -> Tensor:
+def frame_means(rows: Tensor, layout: Layout) -> Tensor:
     """Return the mean of the encoder's features of each frame or tile, ``(T, D)``."""
     patches = rows if layout.separator is None else rows[~layout.separator.to(rows.device)]
     grids = layout.tiles or ((1, 1, len(patches)),)

@@ -19,7 +19,7 @@ from ...methods.base import Method
 from ...selection import Selection
 from ...tokens import VisualTokens
 from ..transformers.families import Family
-from ..transformers.shown import _frame_means
+from ..transformers.shown import frame_means
 from .architectures import architecture_of, provided
 from .metrics import Pace
 from .reading import Encoder, Reading
@@ -223,7 +223,7 @@ class Reducing(SupportsMultiModal):
                 if name in values:
                     values[name] = values[name].squeeze(-1)
             if "frame_features" in fields - values.keys():
-                values["frame_features"] = _frame_means(values["encoder_features"], layouts[i])
+                values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
             seen = {name: values[name] for name in fields - {"features"}}
             found[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
         return found
