@@ -85,15 +85,11 @@ def _table(metrics: Mapping[str, Any], name: str, left_out: Mapping[str, str]) -
         title=f"{metrics['prompts']} prompts of {name}",
         caption="\n".join(notes),
     )
-    rows = metrics["settings"]
-    for number, row in enumerate(rows):
-        if number and row["keep"] != rows[number - 1]["keep"]:
-            table.rule()
-        table.add(
-            row["keep"],
-            row["method"],
-            f"{row['tokens']:.4g}",
+    table.add_settings(
+        metrics["settings"],
+        lambda row: (
             f"{row['cosine']:.4f} ({row['cosine_low']:.4f}-{row['cosine_high']:.4f})",
             percent(row, "recall"),
-        )
+        ),
+    )
     return table

@@ -209,19 +209,15 @@ def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
         title=f"{metrics['questions']} questions of {names}",
         caption="\n".join(notes),
     )
-    rows = metrics["settings"]
-    for number, row in enumerate(rows):
-        if number and row["keep"] != rows[number - 1]["keep"]:
-            table.rule()
-        table.add(
-            row["keep"],
-            row["method"],
-            f"{row['tokens']:.4g}",
+    table.add_settings(
+        metrics["settings"],
+        lambda row: (
             percent(row, "score"),
             percent(row, "relative"),
             percent(row, "agreement"),
             f"{row['ms']['total']['median']:.1f}",
-        )
+        ),
+    )
     return table
 
 

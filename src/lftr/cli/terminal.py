@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +125,15 @@ class Table:
     def rule(self) -> None:
         """Draw a line below the last row."""
         self.ruled_after.add(len(self.rows) - 1)
+
+    def add_settings(
+        self, rows: Sequence[Mapping[str, Any]], cells: Callable[[Mapping[str, Any]], Sequence[str]]
+    ) -> None:
+        """Add a row for each setting, a line below those of one ``keep``; ``cells`` go last."""
+        for number, row in enumerate(rows):
+            if number and row["keep"] != rows[number - 1]["keep"]:
+                self.rule()
+            self.add(row["keep"], row["method"], f"{row['tokens']:.4g}", *cells(row))
 
     def print(self) -> None:
         """Print to stdout."""
