@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 NEW = 8
 
 
+Size = tuple[int, int] | tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Question:
-    """A prompt with images, and what it asks of the server."""
+    """A prompt with images ``(width, height)`` and clips ``(frames, width, height)``."""
 
-    sizes: Sequence[tuple[int, int]] = ((40, 36),)
+    sizes: Sequence[Size] = ((40, 36),)
     seed: int = 0
     keep: Any = None
     method: Any = None
@@ -35,16 +38,28 @@ class Question:
 
     @property
     def images(self) -> list[Image.Image]:
-        return [tiny.image(*size, seed=self.seed + i) for i, size in enumerate(self.sizes)]
+        sizes = [(i, size) for i, size in enumerate(self.sizes) if len(size) == 2]
+        return [tiny.image(*size, seed=self.seed + i) for i, size in sizes]
 
-    def prompt(self, sign: str) -> str:
-        parts = [tiny.words(self.seed + i) + " " + sign for i in range(len(self.sizes))]
+    @property
+    def clips(self) -> list[tiny.Clip]:
+        sizes = [(i, size) for i, size in enumerate(self.sizes) if len(size) == 3]
+        return [tiny.clip(*size, seed=self.seed + i) for i, size in sizes]
+
+    def prompt(self, sign: str, film: str) -> str:
+        signs = [sign if len(size) == 2 else film for size in self.sizes]
+        parts = [tiny.words(self.seed + i) + " " + one for i, one in enumerate(signs)]
         return "<s>" + "".join(parts) + tiny.words(self.seed + 99)
 
-    def request(self, sign: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"prompt": self.prompt(sign)}
-        if self.sizes:
-            found["multi_modal_data"] = {"image": self.images}
+    def inputs(self, checkpoint: tiny.Tiny) -> dict[str, Any]:
+        """The same for transformers."""
+        prompt = self.prompt(checkpoint.sign, checkpoint.film)
+        return checkpoint.inputs(prompt, self.images, self.clips)
+
+    def request(self, checkpoint: tiny.Tiny) -> dict[str, Any]:
+        found: dict[str, Any] = {"prompt": self.prompt(checkpoint.sign, checkpoint.film)}
+        media = {"image": self.images, "video": self.clips}
+        found["multi_modal_data"] = {name: items for name, items in media.items() if items}
         asked = {"keep": self.keep, "method": self.method, "options": self.options}
         asked = {name: value for name, value in asked.items() if value is not None}
         if asked:
@@ -88,12 +103,12 @@ def engine(
         gc.collect()
 
 
-def ask(llm: LLM, sign: str, *questions: Question) -> list[Answer]:
+def ask(llm: LLM, checkpoint: tiny.Tiny, *questions: Question) -> list[Answer]:
     """Ask an engine, all at once."""
     from vllm import SamplingParams
 
     how = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True, detokenize=False)
-    outputs = llm.generate([q.request(sign) for q in questions], how, use_tqdm=False)
+    outputs = llm.generate([q.request(checkpoint) for q in questions], how, use_tqdm=False)
     return [
         Answer(len(o.prompt_token_ids), list(o.outputs[0].token_ids), o.num_cached_tokens or 0)
         for o in outputs
@@ -133,12 +148,19 @@ class Served:
     llm: LLM
     stock: dict[Question, Answer]
 
+    TEXT: ClassVar[Question] = Question((), 4)
     PLAIN: ClassVar[Sequence[Question]] = (
         Question(),
         Question(((24, 24),), 1),
         Question(((20, 64),), 2),
         Question(((90, 20),), 3),
-        Question((), 4),
+        TEXT,
+    )
+    FILMED: ClassVar[Sequence[Question]] = (
+        Question(((5, 32, 24),), 50),
+        Question(((40, 36), (4, 32, 24)), 51),
+        Question(((4, 24, 60), (40, 36)), 52),
+        Question(((4, 32, 24), (4, 24, 32)), 53),
     )
     SETTING: ClassVar[dict[str, str]] = {"method": "lftr", "keep": "1/4"}
 
@@ -148,13 +170,14 @@ class Served:
         """Ask the stock engine first, then leave the reduced one open."""
         checkpoint = tiny.make(name, folder)
         with engine(checkpoint, checkpoint.stock) as llm:
-            answers = dict(zip(cls.PLAIN, ask(llm, checkpoint.sign, *cls.PLAIN), strict=True))
+            asked = (*cls.PLAIN, *(cls.FILMED if checkpoint.takes_clips else ()))
+            answers = {one: ask(llm, checkpoint, one)[0] for one in asked}
             assert type(model_of(llm)).__name__ == checkpoint.stock
         with engine(checkpoint, f"Lftr{checkpoint.stock}", cls.SETTING) as llm:
             yield cls(checkpoint, llm, answers)
 
     def ask(self, *questions: Question) -> list[Answer]:
-        return ask(self.llm, self.tiny.sign, *questions)
+        return ask(self.llm, self.tiny, *questions)
 
     @property
     def positions(self) -> str:
@@ -163,7 +186,7 @@ class Served:
 
     def on_transformers(self, question: Question) -> tuple[Answer, list[lftr.Selection]]:
         """The same reduction on transformers, and its decisions."""
-        inputs = self.tiny.inputs(question.prompt(self.tiny.sign), question.images)
+        inputs = question.inputs(self.tiny)
         full = inputs["input_ids"].shape[1]
         method = Recording(lftr.get_method(question.method, **question.options or {}))
         how = {"keep": question.keep, "positions": self.positions}
@@ -175,7 +198,10 @@ class Served:
         answer = Answer(full - report.tokens + report.kept, out[0, full:].tolist())
         return answer, method.selections
 
-    def tokens(self, size: tuple[int, int]) -> int:
-        """How many tokens an image has without reduction, by transformers' own processor."""
-        inputs = self.tiny.inputs(self.tiny.sign, [tiny.image(*size)])
-        return int((inputs["input_ids"] == self.tiny.model.config.image_token_id).sum())
+    def tokens(self, size: Size) -> int:
+        """How many tokens an item has without reduction, by transformers' own processor."""
+        ids = Question((size,)).inputs(self.tiny)["input_ids"]
+        config = self.tiny.model.config
+        name = "image" if len(size) == 2 else "video"
+        token = getattr(config, f"{name}_token_id", None) or getattr(config, f"{name}_token_index")
+        return int((ids == token).sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from . import tiny
@@ -18,6 +17,15 @@ QUESTIONS = (
     Question(((90, 40),), 4, 0.6, "fastervlm"),
     Question((), 5),
 )
+CLIPS = (
+    Question(((8, 32, 24), (40, 36)), 6, 0.7, "lftr"),
+    Question(((64, 80), (5, 24, 48)), 7, 0.5, "evs"),
+    Question(((6, 40, 32),), 8, 1.0),
+)
+
+
+def questions(checkpoint: tiny.Tiny) -> tuple[Question, ...]:
+    return (*QUESTIONS, *CLIPS) if checkpoint.takes_clips else QUESTIONS
 
 
 def reduced(checkpoint: tiny.Tiny, **options: Any) -> Any:
@@ -30,13 +38,13 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Tiny:
 
 
 @pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
-def test_chunks_that_cut_an_image(checkpoint: tiny.Tiny) -> None:
-    """Steps of 16 tokens, so that every image here comes in several."""
+def test_chunks_that_cut_an_item(checkpoint: tiny.Tiny) -> None:
+    """Steps of 16 tokens, so that every image and clip here comes in several."""
     with reduced(checkpoint) as llm:
-        whole = ask(llm, checkpoint.sign, *QUESTIONS)
+        whole = ask(llm, checkpoint, *questions(checkpoint))
     with reduced(checkpoint, max_num_batched_tokens=16, max_num_seqs=4) as llm:
         assert llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill
-        assert ask(llm, checkpoint.sign, *QUESTIONS) == whole
+        assert ask(llm, checkpoint, *questions(checkpoint)) == whole
         # each image was encoded by itself, since one has more tokens than a step
         assert model_of(llm).most == 16
 
@@ -46,10 +54,10 @@ def test_chunks_that_cut_an_image(checkpoint: tiny.Tiny) -> None:
 def test_two_devices(checkpoint: tiny.Tiny) -> None:
     """The encoder's heads are divided among two processes, each with its own engine core."""
     with reduced(checkpoint) as llm:
-        alone = ask(llm, checkpoint.sign, *QUESTIONS)
+        alone = ask(llm, checkpoint, *questions(checkpoint))
     how = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
     with reduced(checkpoint, **how) as llm:
-        assert ask(llm, checkpoint.sign, *QUESTIONS) == alone
+        assert ask(llm, checkpoint, *questions(checkpoint)) == alone
 
 
 @pytest.mark.parametrize("checkpoint", ["llava_siglip"], indirect=True)
@@ -92,48 +100,3 @@ def test_m_rope_over_pipeline_stages_is_refused(checkpoint: tiny.Tiny) -> None:
         positions.check(Given(2, None))
     with pytest.raises(LftrError, match="eagle"):
         positions.check(Given(1, "eagle"))
-
-
-def clip(frames: int, width: int, height: int) -> Any:
-    """A video as vLLM takes it, sampled already."""
-    shots = np.stack([np.asarray(tiny.image(width, height, seed=i)) for i in range(frames)])
-    told = {
-        "fps": 2.0,
-        "duration": frames / 2,
-        "total_num_frames": frames,
-        "frames_indices": list(range(frames)),
-        "video_backend": "opencv",
-        "do_sample_frames": False,
-    }
-    return shots, told
-
-
-@pytest.mark.parametrize("checkpoint", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"], indirect=True)
-def test_videos_stay_whole(checkpoint: tiny.Tiny) -> None:
-    """Beside images in either order: as stock at keep=1.0, and only images shorter below."""
-    from vllm import SamplingParams
-
-    gridded = checkpoint.name in tiny.GRIDDED
-    film = "<|vision_start|><|video_pad|><|vision_end|>" if gridded else "<video>"
-    how = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, detokenize=False)
-
-    def answers(llm: Any, keep: float | None) -> list[tuple[int, list[int]]]:
-        found = []
-        for first, second in ((checkpoint.sign, film), (film, checkpoint.sign)):
-            prompt = f"<s>{tiny.words(1)} {first}{tiny.words(2)} {second}{tiny.words(3)}"
-            media = {"image": tiny.image(40, 36), "video": [clip(4, 32, 24)]}
-            request = {"prompt": prompt, "multi_modal_data": media}
-            if keep is not None:
-                request["mm_processor_kwargs"] = {"lftr": {"keep": keep}}
-            (out,) = llm.generate([request], how, use_tqdm=False)
-            found.append((len(out.prompt_token_ids), list(out.outputs[0].token_ids)))
-        return found
-
-    with engine(checkpoint, checkpoint.stock) as llm:
-        stock = answers(llm, None)
-    with reduced(checkpoint) as llm:
-        assert answers(llm, 1.0) == stock
-        fewer = answers(llm, 1)
-    image = len(checkpoint.inputs(checkpoint.sign, [tiny.image(40, 36)])["input_ids"][0])
-    around = 2 if gridded else 0
-    assert [n for n, _ in fewer] == [n - (image - around) + 1 for n, _ in stock]

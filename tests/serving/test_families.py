@@ -7,13 +7,22 @@ import pytest
 
 import lftr
 
-from . import tiny
 from .engines import Question, Served, model_of, recorded
 
 # one for each kind of evidence: encoder features, CLS attention or attention received (deep and in
 # the middle layer), keys and a merge, features alone, frame features, none
 METHODS = ["lftr", "fastervlm", "hiprune", "visionzip", "divprune", "uniform"]
+# in time and space, between frames, by frames, by segments, pooled, whole frames
+CLIP_METHODS = ["lftr", "evs", "vidcom2", "fastvid", "visionzip", "frame-sample"]
 PICTURE = Question(((40, 36),), 11)
+
+
+@pytest.fixture
+def filmed(served: Served) -> Served:
+    """A family that takes clips."""
+    if not served.tiny.takes_clips:
+        pytest.skip("takes no videos")
+    return served
 
 
 def test_the_reduced_architecture_runs(served: Served) -> None:
@@ -22,7 +31,7 @@ def test_the_reduced_architecture_runs(served: Served) -> None:
 
 
 def test_keeping_all_is_stock(served: Served) -> None:
-    asked = [Question(q.sizes, q.seed, keep=1.0) for q in Served.PLAIN]
+    asked = [Question(q.sizes, q.seed, keep=1.0) for q in served.stock]
     assert served.ask(*asked) == list(served.stock.values())
 
 
@@ -34,6 +43,19 @@ def test_as_on_transformers(served: Served, method: str) -> None:
             (answer,) = served.ask(question)
         wanted, decisions = served.on_transformers(question)
         assert [one.index.tolist() for one in chosen] == [one.index.tolist() for one in decisions]
+        assert answer == wanted
+
+
+@pytest.mark.parametrize("method", CLIP_METHODS)
+def test_clips_as_on_transformers(filmed: Served, method: str) -> None:
+    """Alone, beside an image in either order, and two of them."""
+    for given, keep in zip(Served.FILMED, (0.3, 0.25, 0.5, 9), strict=True):
+        question = Question(given.sizes, given.seed, keep, method)
+        with recorded() as chosen:
+            (answer,) = filmed.ask(question)
+        wanted, decisions = filmed.on_transformers(question)
+        found = sorted(one.index.tolist() for one in chosen)  # images are encoded before clips
+        assert found == sorted(one.index.tolist() for one in decisions)
         assert answer == wanted
 
 
@@ -62,15 +84,15 @@ def test_placeholders_are_tokens(served: Served) -> None:
     generator = np.random.default_rng(0)
     questions, counts = [], []
     for seed in range(24):
-        width, height = (int(n) for n in generator.integers(9, 120, 2))
+        size = tuple(int(n) for n in generator.integers(9, 120, 2))
+        if served.tiny.takes_clips and seed % 3 == 0:
+            size = (int(generator.integers(2, 9)), *size)
         keep = [float(generator.uniform(0.001, 1)), int(generator.integers(1, 80))][seed % 2]
         method = METHODS[seed % len(METHODS)]
-        questions.append(Question(((width, height),), seed, keep, method))
-        counts.append(lftr.budget.resolve(keep, served.tokens((width, height))))
-    bare = [len(served.tiny.inputs(q.prompt(""), [])["input_ids"][0]) for q in questions]
-    around = 2 if served.tiny.name in tiny.GRIDDED else 0  # the signs around an image
-    prompts = [answer.prompt for answer in served.ask(*questions)]
-    assert prompts == [n + around + k for n, k in zip(bare, counts, strict=True)]
+        questions.append(Question((size,), seed, keep, method))
+        full, total = questions[-1].inputs(served.tiny)["input_ids"].shape[1], served.tokens(size)
+        counts.append(full - total + lftr.budget.resolve(keep, total))
+    assert [answer.prompt for answer in served.ask(*questions)] == counts
 
 
 def test_together_as_alone(served: Served) -> None:
@@ -81,6 +103,9 @@ def test_together_as_alone(served: Served) -> None:
         for i, (size, keep) in enumerate(zip(sizes, (0.25, 0.25, 1.0, 3, 0.5, 0.1), strict=True))
     ]
     asked.append(Question((), 30))
+    if served.tiny.takes_clips:
+        asked += [Question(((6, 32, 24),), 31 + i, 0.3, m) for i, m in enumerate(CLIP_METHODS[:3])]
+        asked.append(Question(((40, 36), (3, 32, 24)), 35, 0.2, "lftr"))
     together = served.ask(*asked)
     served.llm.reset_prefix_cache()
     served.llm.llm_engine.reset_mm_cache()
@@ -98,8 +123,7 @@ def test_what_was_cached(served: Served) -> None:
 
 
 def test_text_alone(served: Served) -> None:
-    text = Served.PLAIN[-1]
-    assert served.ask(text) == [served.stock[text]]
+    assert served.ask(Served.TEXT) == [served.stock[Served.TEXT]]
 
 
 BAD = [
@@ -121,7 +145,7 @@ BAD = [
 def test_bad_requests_are_refused(served: Served) -> None:
     before = served.ask(PICTURE)
     for given, message in BAD:
-        request = PICTURE.request(served.tiny.sign) | {"mm_processor_kwargs": {"lftr": given}}
+        request = PICTURE.request(served.tiny) | {"mm_processor_kwargs": {"lftr": given}}
         with pytest.raises(ValueError, match=message):
             served.llm.generate([request], use_tqdm=False)
     assert served.ask(PICTURE) == before

@@ -9,41 +9,48 @@ from hypothesis import strategies as st
 
 IMAGE, VIDEO, TEXT = 199, 198, 5
 
-grids = st.tuples(st.integers(1, 300), st.integers(1, 20)) | st.tuples(
-    st.integers(1, 20), st.integers(1, 300)
+grids = st.one_of(
+    st.tuples(st.just(1), st.integers(1, 300), st.integers(1, 20)),
+    st.tuples(st.just(1), st.integers(1, 20), st.integers(1, 300)),
+    st.tuples(st.integers(1, 300), st.integers(1, 4), st.integers(1, 4)),
 )
 
 
 @settings(deadline=None)  # the first example imports vLLM
 @given(
-    st.lists(st.tuples(st.integers(1, 5), grids, st.floats(0.01, 1)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 5), grids, st.sampled_from([1.0, 0.3, 4.0]), st.floats(0.01, 1)),
+        min_size=1,
+        max_size=3,
+    ),
     st.integers(1, 4),
     st.sampled_from([torch.float32, torch.bfloat16]),
     st.integers(0, 2**31),
     st.integers(1, 40),
 )
-def test_the_kept_stand_where_they_stood(images, tail, dtype, seed, step):
+def test_the_kept_stand_where_they_stood(items, tail, dtype, seed, step):
     """At every chunking, in every dtype; and writing twice changes nothing."""
     from lftr.hosts.vllm import positions
 
     generator = np.random.default_rng(seed)
     ids, kept, media, rows, full_media, full = [], [], [], [], [], 0
-    for text, (height, width), ratio in images:
+    for text, grid, interval, ratio in items:
         ids += [TEXT] * text
         kept += range(full, full + text)
         full += text
-        total = height * width
+        total = int(np.prod(grid))
         count = max(1, int(total * ratio))
         index = np.sort(generator.choice(total, count, replace=False))
-        offsets = np.indices((1, height, width)).reshape(3, -1)
+        offsets = np.indices(grid).reshape(3, -1)
+        offsets[0] = (offsets[0] * interval).astype(np.int64)
         media.append((len(ids), count, offsets))
         full_media.append((full, total, offsets))
-        ids += [IMAGE] * count
+        ids += [VIDEO if grid[0] > 1 else IMAGE] * count
         kept += (full + index).tolist()
         full += total
-        index = torch.from_numpy(index)
         features = torch.zeros(count, 2, dtype=dtype)
-        rows.append(positions.with_offsets(features, index // width, index % width))
+        places = torch.from_numpy(offsets[:, index])
+        rows.append(positions.with_offsets(features, places))
     ids += [TEXT] * tail
     kept += range(full, full + tail)
     wanted, ahead = positions.initial(full + tail, full_media)
@@ -65,7 +72,7 @@ def test_the_kept_stand_where_they_stood(images, tail, dtype, seed, step):
     assert torch.equal(found, wanted[:, kept])
 
 
-def test_videos_keep_their_positions():
+def test_whole_items_keep_their_positions():
     from lftr.hosts.vllm import positions
 
     ids = torch.tensor([TEXT, VIDEO, VIDEO, TEXT])

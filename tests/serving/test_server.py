@@ -197,7 +197,7 @@ def test_answers_and_usage(server: Server) -> None:
         assert found == on_transformers(server, picture, method, keep)
     spent = server.counters() - before
     assert spent['lftr:requests_total{method="lftr"}'] == 3
-    assert spent['lftr:image_tokens_total{method="lftr"}'] == 3 * 36
+    assert spent['lftr:visual_tokens_total{method="lftr"}'] == 3 * 36
     assert spent['lftr:kept_tokens_total{method="lftr"}'] == 9 + 3 + 36
     assert spent['lftr:kept_tokens_total{method="divprune"}'] == 5
     assert spent["lftr:refused_total"] == 0
@@ -209,7 +209,7 @@ def test_what_the_log_says(server: Server) -> None:
     assert "LlavaForConditionalGeneration as LftrLlavaForConditionalGeneration" in log
     assert "images: lftr keep=0.25" in log
     assert re.search(r"INFO.*lftr: Llava\w+ is served as LftrLlava\w+, lftr keep=0.25", log)
-    assert re.search(r"INFO.*lftr: \d+ images, \d+ of their \d+ tokens kept", log)
+    assert re.search(r"INFO.*lftr: \d+ items, \d+ of their \d+ tokens kept", log)
     assert re.search(r"the method took \d+\.\d\d ms per image", log)
 
 

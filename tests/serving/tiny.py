@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
 from zoo.base import BOS, EOS, PAD, VOCAB
 from zoo.llava import IMAGE, siglip
@@ -45,6 +47,7 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
 
 
 GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FILMED = ("llava_onevision", *GRIDDED)
 ENTRIES: dict[str, ZooEntry] = {
     "llava": widened(FAMILIES["llava"]),
     "llava_siglip": widened(
@@ -91,14 +94,31 @@ class Tiny:
         return "<|vision_start|><|image_pad|><|vision_end|>" if self.name in GRIDDED else "<image>"
 
     @property
+    def film(self) -> str:
+        """What stands for a clip."""
+        return "<|vision_start|><|video_pad|><|vision_end|>" if self.name in GRIDDED else "<video>"
+
+    @property
+    def takes_clips(self) -> bool:
+        return self.name in FILMED
+
+    @property
     def stock(self) -> str:
         """The architecture's name."""
         return type(self.model).__name__
 
-    def inputs(self, prompt: str, images: list[Image.Image]) -> dict[str, Any]:
+    def inputs(
+        self, prompt: str, images: Sequence[Image.Image] = (), clips: Sequence[Clip] = ()
+    ) -> dict[str, Any]:
         """What transformers' model is given."""
-        found = self.processor(images=images or None, text=[prompt], return_tensors="pt")
-        return dict(found)
+        given: dict[str, Any] = {"images": list(images) or None}
+        if clips:
+            given["videos"] = [shots for shots, _ in clips]
+            given["videos_kwargs"] = {"do_sample_frames": False}
+            if self.name in GRIDDED:
+                told = [{k: v for k, v in about.items() if k != SAMPLING} for _, about in clips]
+                given["videos_kwargs"]["video_metadata"] = [VideoMetadata(**one) for one in told]
+        return dict(self.processor(text=[prompt], return_tensors="pt", **given))
 
 
 def words(seed: int, count: int = 6) -> str:
@@ -112,6 +132,27 @@ def image(width: int, height: int, seed: int = 0) -> Image.Image:
     generator = np.random.default_rng([seed, width, height])
     coarse = generator.integers(0, 256, (max(2, height // 4), max(2, width // 4), 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+SAMPLING = "do_sample_frames"
+Clip = tuple[np.ndarray, dict[str, Any]]
+"""Frames, sampled already, and what vLLM wants to be told of them."""
+
+
+def clip(frames: int, width: int, height: int, seed: int = 0) -> Clip:
+    """Return a clip of coarse noise, of which each second frame is nearly the one before."""
+    shots = [np.asarray(image(width, height, seed=seed + i // 2)) for i in range(frames)]
+    # at this rate a clip takes fewer positions in time than in columns: with more, text follows the
+    # last frame on vLLM, and the last column on transformers
+    told = {
+        "fps": 8.0,
+        "duration": frames / 8,
+        "total_num_frames": frames,
+        "frames_indices": list(range(frames)),
+        "video_backend": "opencv",
+        SAMPLING: False,
+    }
+    return np.stack(shots) // 2 + 8 * np.arange(frames, dtype=np.uint8)[:, None, None, None], told
 
 
 def make(name: str, folder: Path) -> Tiny:
@@ -167,6 +208,8 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
     if name in GRIDDED:
         size = {"shortest_edge": 8 * 8 * 4, "longest_edge": 8 * 8 * 64}
         how = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "size": size}
+        # vLLM normalises clips as images, whatever their own processor says; hubs have one for both
+        how |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         kinds = {
             "qwen2_vl": (t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor),
             "qwen2_5_vl": (t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor),

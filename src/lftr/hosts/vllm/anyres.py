@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from vllm.model_executor.models.llava_onevision import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ..transformers.families.anyres import LlavaNext as Family
+from ..transformers.families.clips import OnevisionClips
+from .given import Given
 from .llava import NEWER_NAMES, SquareTower
 from .processing import Shortening, WholeItems
 
@@ -43,36 +46,62 @@ class OnevisionProcessor(Shortening, LlavaOnevisionMultiModalProcessor):
     """LLaVA-OneVision's requests."""
 
 
-class Tiled(SquareTower):
+class Tiles(Given):
     """Images as tiles, put together by the model's own rule; so is what was read of the tiles."""
 
-    family: Family
+    medium: Family
 
-    def items(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Return the tokens of each image, newlines included."""
-        vision = self.config.vision_config
+    @property
+    def sizes(self) -> list[int]:
+        """Newlines included."""
+        vision = self.model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        views = [torch.ones(len(tiles), patches, 1) for tiles in inputs["pixel_values"]]
-        return [len(tokens) for tokens in self.family.pack(self, inputs, views)]
+        views = [torch.ones(len(tiles), patches, 1) for tiles in self.inputs["pixel_values"]]
+        return [len(tokens) for tokens in self.medium.pack(self.model, self.inputs, views)]
 
-    def to_tokens(self, inputs: Mapping[str, Any], patches: Tensor) -> list[Tensor]:
+    def to_tokens(self, patches: Tensor) -> list[Tensor]:
         """Put maps of tiles together as the model does features."""
-        return self.family.pack(self, inputs, self.by_image(inputs, patches))
+        return self.medium.pack(self.model, self.inputs, self.by_item(patches))
 
-    def by_image(self, inputs: Mapping[str, Any], tiles: Tensor) -> list[Tensor]:
+    def by_item(self, views: Tensor) -> list[Tensor]:
         """Cut what there is of each tile into images, without tiles that only pad a batch."""
-        given = tiles.split([len(one) for one in inputs["pixel_values"]])
-        real = self.family.tiles_of(self, inputs)
+        given = views.split([len(tiles) for tiles in self.inputs["pixel_values"]])
+        real = self.medium.tiles_of(self.model, self.inputs)
         return [one[:count] for one, count in zip(given, real, strict=True)]
+
+
+class Clips(Given):
+    """Videos, each frame a square that is shrunk, with a newline at the end."""
+
+    medium: OnevisionClips
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of all frames, and the newline."""
+        vision = self.model.config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        frame = self.medium.pool(self.model, torch.ones(1, patches, 1)).shape[1]
+        closing = self.medium.closing
+        return [len(clip) * frame + closing for clip in self.inputs["pixel_values_videos"]]
+
+    def portions(self, most: int) -> Iterator[Self]:
+        """Give one at a time: they may differ in length."""
+        return (self.part(i, i + 1) for i in range(len(self.sizes)))
+
+    def part(self, start: int, stop: int) -> Self:
+        """Return the one clip from ``start`` to ``stop``."""
+        (clip,) = self.inputs["pixel_values_videos"][start:stop]
+        return replace(self, inputs={"pixel_values_videos": clip[None]})
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     NextProcessor, info=NextInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
-class LftrLlavaNextForConditionalGeneration(Tiled, LlavaNextForConditionalGeneration):
+class LftrLlavaNextForConditionalGeneration(SquareTower, LlavaNextForConditionalGeneration):
     """LLaVA-NeXT, reduced."""
 
     model_type = "llava_next"
+    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Tiles}
     hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES
 
     def pack_image_features(
@@ -88,10 +117,13 @@ class LftrLlavaNextForConditionalGeneration(Tiled, LlavaNextForConditionalGenera
 @MULTIMODAL_REGISTRY.register_processor(
     OnevisionProcessor, info=OnevisionInfo, dummy_inputs=LlavaOnevisionDummyInputsBuilder
 )
-class LftrLlavaOnevisionForConditionalGeneration(Tiled, LlavaOnevisionForConditionalGeneration):
-    """LLaVA-OneVision, images reduced; videos stay whole."""
+class LftrLlavaOnevisionForConditionalGeneration(
+    SquareTower, LlavaOnevisionForConditionalGeneration
+):
+    """LLaVA-OneVision, reduced."""
 
     model_type = "llava_onevision"
+    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Tiles, "video": Clips}
     hf_to_vllm_mapper = LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES
 
     def pack_image_features(

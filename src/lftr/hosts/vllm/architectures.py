@@ -54,7 +54,7 @@ ARCHITECTURES = {
         Architecture("LlavaOnevisionForConditionalGeneration", "anyres", True, True),
         Architecture("Qwen2VLForConditionalGeneration", "qwen", False, True),
         Architecture("Qwen2_5_VLForConditionalGeneration", "qwen", False, True),
-        Architecture("Qwen3VLForConditionalGeneration", "qwen", False, True),
+        Architecture("Qwen3VLForConditionalGeneration", "qwen3", False, True),
     )
 }
 

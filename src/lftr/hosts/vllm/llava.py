@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 from vllm.model_executor.models.llava import (
     LlavaDummyInputsBuilder,
@@ -14,6 +14,7 @@ from vllm.model_executor.models.llava import (
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from .given import Given
 from .processing import Shortening, WholeItems
 from .reducing import Reducing
 
@@ -34,20 +35,26 @@ class Processor(Shortening, LlavaMultiModalProcessor):
     """LLaVA's requests."""
 
 
+class Squares(Given):
+    """Images of which the encoder makes one square of patches each."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """A token for each patch."""
+        vision = self.model.config.vision_config
+        return [(vision.image_size // vision.patch_size) ** 2] * len(self.inputs["pixel_values"])
+
+
 class SquareTower(Reducing):
     """A tower that is loaded up to the layer whose output is used, and shows equal squares."""
 
     model_type = "llava"
     tower = "vision_tower"
+    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Squares}
 
     def encoder_depth(self, layers: int) -> int:
         """Return the depth of the whole tower."""
         return int(self.config.vision_config.num_hidden_layers)
-
-    def items(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Return one square of patches for each image."""
-        vision = self.config.vision_config
-        return [(vision.image_size // vision.patch_size) ** 2] * len(inputs["pixel_values"])
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)

@@ -16,22 +16,23 @@ class Counters:
     """Counters of the process that takes requests, which is the one that ``/metrics`` reads.
 
     With several API servers vLLM itself adds up what each has counted. ``lftr:requests_total``,
-    ``lftr:images_total``, ``lftr:image_tokens_total`` (as a server without lftr would have had) and
-    ``lftr:kept_tokens_total`` are by method; ``lftr:refused_total`` counts answers of status 400.
+    ``lftr:items_total`` (images and videos), ``lftr:visual_tokens_total`` (as a server without lftr
+    would have had) and ``lftr:kept_tokens_total`` are by method; ``lftr:refused_total`` counts
+    answers of status 400.
     """
 
     def __init__(self) -> None:
         by = ["method"]
-        self.requests = Counter("lftr:requests", "Requests with images.", by)
-        self.images = Counter("lftr:images", "Images of requests.", by)
-        self.tokens = Counter("lftr:image_tokens", "Image tokens before reduction.", by)
-        self.kept = Counter("lftr:kept_tokens", "Image tokens after reduction.", by)
+        self.requests = Counter("lftr:requests", "Requests with images or videos.", by)
+        self.items = Counter("lftr:items", "Images and videos of requests.", by)
+        self.tokens = Counter("lftr:visual_tokens", "Visual tokens before reduction.", by)
+        self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
         self.refused = Counter("lftr:refused", "Requests refused for their lftr setting.")
 
     def count(self, method: str, sizes: Sequence[tuple[int, int]]) -> None:
-        """Count a request's images, each of so many tokens of which so many stay."""
+        """Count a request's items, each of so many tokens of which so many stay."""
         self.requests.labels(method).inc()
-        self.images.labels(method).inc(len(sizes))
+        self.items.labels(method).inc(len(sizes))
         self.tokens.labels(method).inc(sum(total for total, _ in sizes))
         self.kept.labels(method).inc(sum(kept for _, kept in sizes))
 
@@ -54,12 +55,12 @@ class Pace:
     def __init__(self, seconds: float = 10.0) -> None:
         self.seconds = seconds
         self.said = -float("inf")
-        self.images = self.tokens = self.kept = 0
+        self.items = self.tokens = self.kept = 0
         self.spent = 0.0
 
     def add(self, sizes: Sequence[tuple[int, int]], spent: float) -> None:
-        """Take note of images whose tokens were chosen in ``spent`` seconds."""
-        self.images += len(sizes)
+        """Take note of items whose tokens were chosen in ``spent`` seconds."""
+        self.items += len(sizes)
         self.tokens += sum(total for total, _ in sizes)
         self.kept += sum(kept for _, kept in sizes)
         self.spent += spent
@@ -67,10 +68,10 @@ class Pace:
         if now - self.said < self.seconds:
             return
         logger.info(
-            "lftr: %d images, %d of their %d tokens kept, the method took %.2f ms per image",
-            self.images,
+            "lftr: %d items, %d of their %d tokens kept, the method took %.2f ms per item",
+            self.items,
             self.kept,
             self.tokens,
-            1e3 * self.spent / self.images,
+            1e3 * self.spent / self.items,
         )
-        self.said, self.images, self.tokens, self.kept, self.spent = now, 0, 0, 0, 0.0
+        self.said, self.items, self.tokens, self.kept, self.spent = now, 0, 0, 0, 0.0

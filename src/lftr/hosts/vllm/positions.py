@@ -2,8 +2,8 @@
 
 vLLM has a way back for that, made for video pruning: a model returns position channels beside its
 features, and is asked to write the positions anew from them (`recompute_mrope_positions`). An
-image's grid, and with it where all text stands, is known before; only rows and columns of its
-chosen tokens are left to be written.
+image's or a video's grid, and with it where all text stands, is known before; only which of its
+places the chosen tokens have is left to be written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ...errors import UnsupportedModelError
 
-CHANNELS = 5
 _BASE = 256  # bfloat16, which features may travel in, has whole numbers up to 256
+CHANNELS = 7
 
 
-def with_offsets(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Put each token's row and column beside its features, two digits each, and a mark."""
-    digits = (rows // _BASE, rows % _BASE, columns // _BASE, columns % _BASE)
-    channels = torch.stack([*digits, torch.ones_like(rows)], dim=1)
+def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
+    """Put beside each token how far it is from where its item begins, and a mark.
+
+    Parameters
+    ----------
+    features : Tensor, shape (K, C)
+        The tokens.
+    offsets : Tensor of int64, shape (3, K)
+        In time, rows and columns; two digits are written of each.
+    """
+    digits = torch.stack([offsets // _BASE, offsets % _BASE], dim=1).flatten(0, 1)
+    channels = torch.cat([digits, torch.ones_like(digits[:1])]).T
     return torch.cat([features, channels.to(features)], dim=1)
 
 
@@ -47,7 +55,8 @@ def initial(
         Tokens of the prompt.
     media : iterable of (int, int, array of shape (3, N))
         Of each item: its first token, how many it has here, and the offsets of all that it would
-        have. Where it has fewer, all stand at its beginning until `rewritten`.
+        have. Where it has fewer, they are at ``~first`` until `rewritten`, with ``first`` the
+        position at which the item begins: a negative one, which no token ever has.
     """
     parts: list[np.ndarray[Any, Any]] = []
     done = following = 0
@@ -59,8 +68,8 @@ def initial(
 
     for first, count, offsets in media:
         text(first)
-        places = offsets if count == offsets.shape[1] else np.zeros((3, count), dtype=np.int64)
-        parts.append(places + following)
+        whole = count == offsets.shape[1]
+        parts.append(offsets + following if whole else np.full((3, count), ~following))
         following += int(offsets.max()) + 1
         done = first + count
     text(length)
@@ -72,8 +81,7 @@ def rewritten(
 ) -> tuple[list[Tensor], Tensor, int]:
     """Return features without their channels, and the positions that those tell.
 
-    All tokens of an image share the temporal position at which it begins, whatever was rewritten
-    already; rows and columns count from there.
+    Writing what is written already changes nothing: a preempted request comes here again.
 
     Parameters
     ----------
@@ -95,12 +103,12 @@ def rewritten(
             channels = channels.to(positions.device).long()
             slots = torch.isin(ids, torch.tensor(tokens, device=ids.device)).nonzero().squeeze(1)
             slots = slots[slots >= computed][: len(channels)].to(positions.device)
-            marked = channels[:, 4] == 1
-            slots, channels = slots[marked], channels[marked]
+            marked = channels[:, -1] == 1
+            slots, channels = slots[marked], channels[marked, :-1]
+        offsets = (channels[:, ::2] * _BASE + channels[:, 1::2]).T
         positions = positions.clone()
-        begins = positions[0, slots]
-        positions[1, slots] = begins + channels[:, 0] * _BASE + channels[:, 1]
-        positions[2, slots] = begins + channels[:, 2] * _BASE + channels[:, 3]
+        stand = positions[0, slots]
+        positions[:, slots] = torch.where(stand < 0, ~stand, stand - offsets[0]) + offsets
     ahead = int(positions[:, -1].max()) + 1 - len(ids)
     return bare, positions, ahead
 

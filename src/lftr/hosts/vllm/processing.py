@@ -1,18 +1,19 @@
-"""Before anything is encoded: what a request asks for, and how many placeholders an image gets.
+"""Before anything is encoded: what a request asks for, and how many placeholders an item gets.
 
-vLLM plans memory and steps from the prompt's placeholders alone. Each image's count is therefore
-computed here, from its size, and the setting travels with the image to where its tokens are chosen.
+vLLM plans memory and steps from the prompt's placeholders alone. Each item's count is therefore
+computed here, from its size, and the setting travels with the item to where its tokens are chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.parse import ImageEmbeddingItems
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
     BaseProcessingInfo,
@@ -23,19 +24,22 @@ from vllm.multimodal.processing import (
 from ...errors import ArgumentError
 from .architectures import architecture_of, provided
 from .metrics import Counters
-from .setting import KEY, Setting, of_server, read, setting_of
+from .setting import KEY, Setting, field_of, of_server, read, setting_of
+
+MEDIA = ("image", "video")
 
 
 @dataclass
 class Shortened(PromptUpdateDetails):
-    """An image's placeholders, of which there would be ``total``, and the method that chooses."""
+    """An item's placeholders, for ``kept`` of ``total`` tokens that the method chooses."""
 
     total: int = 0
+    kept: int = 0
     method: str = ""
 
 
 class WholeItems(BaseProcessingInfo):
-    """Plans for images of which a request keeps every token."""
+    """Plans for items of which a request keeps every token."""
 
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
@@ -55,7 +59,7 @@ class WholeItems(BaseProcessingInfo):
 
 
 class Shortening(BaseMultiModalProcessor):
-    """Reads what requests ask for, and shortens the placeholders of their images."""
+    """Reads what requests ask for, and shortens the placeholders of their items."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -100,76 +104,77 @@ class Shortening(BaseMultiModalProcessor):
         if self.only and others:
             shown = ", ".join(others)
             raise ArgumentError.of("mm_processor_kwargs", shown, f"{KEY!r} alone on this server")
-        images = inputs.mm_data_items.get("image")
-        if isinstance(images, ImageEmbeddingItems):
-            raise ArgumentError(
-                "image_embeds were given; allowed: images (of what was encoded elsewhere, a method "
-                "cannot see enough)"
-            )
+        for medium, items in inputs.mm_data_items.items():
+            if isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
+                raise ArgumentError(
+                    f"{medium}_embeds were given; allowed: {medium}s (of what was encoded "
+                    "elsewhere, a method cannot see enough)"
+                )
         return read(given[KEY], self.server, self.provided) if KEY in given else self.server
 
     def _check_places(self, found: Any) -> None:
-        """Refuse prompts with M-RoPE whose placeholders do not stand for images, or end them."""
+        """Refuse prompts with M-RoPE whose placeholders do not stand for items, or end them."""
         if self.counted_positions:
             return
-        ids, token = found["prompt_token_ids"], self.info.get_hf_config().image_token_id
-        placed = sum(one.length for one in found["mm_placeholders"].get("image", ()))
-        if ids.count(token) != placed:
-            raise ArgumentError(
-                f"the prompt has {ids.count(token) - placed} image placeholders without an image; "
-                "allowed: one for each image"
-            )
-        if placed and ids[-1] == token:
-            raise ArgumentError("the prompt ends in an image; allowed: text after the last image")
+        ids, config = found["prompt_token_ids"], self.info.get_hf_config()
+        for medium in MEDIA:
+            token = getattr(config, f"{medium}_token_id")
+            items = found["mm_placeholders"].get(medium, ())
+            more = ids.count(token) - sum(one.get_num_embeds() for one in items)
+            if more:
+                raise ArgumentError(
+                    f"the prompt has {more} {medium} placeholders without {medium}s; allowed: one "
+                    f"for each {medium}"
+                )
+            if ids[-1] == token:
+                raise ArgumentError(f"the prompt ends in {medium} tokens; allowed: text after them")
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)
         found = super()._apply_hf_processor_main(mm_items, plain)
-        images = mm_items.get_all_counts().get("image", 0)
-        if images:
-            setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-            found[KEY] = setting.repeat(images, 1)
+        setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        for medium, count in mm_items.get_all_counts().items():
+            if count:
+                found[field_of(medium)] = setting.repeat(count, 1)
         return found
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         plain, _ = _split(hf_processor_mm_kwargs)
-        fields = super()._get_mm_fields_config(hf_inputs, plain)
-        return {**fields, KEY: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+        fields = dict(super()._get_mm_fields_config(hf_inputs, plain))
+        for medium in MEDIA:
+            fields[field_of(medium)] = MultiModalFieldConfig.batched(medium, keep_on_cpu=True)
+        return fields
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
         plain, text = _split(hf_processor_mm_kwargs)
         setting = setting_of(text)
+
+        def replacement(content: Any, item: int) -> Shortened:
+            return self.shortened(content(item) if callable(content) else content, setting)
+
         return [
-            PromptReplacement(one.modality, one.target, _shortened(one.content, setting))
-            if one.modality == "image"
-            else one
+            PromptReplacement(one.modality, one.target, partial(replacement, one.content))
             for one in super()._get_prompt_updates(mm_items, plain, out_mm_kwargs)
         ]
 
+    def shortened(self, content: Any, setting: Setting) -> Shortened:
+        """Return what stands for an item instead of its placeholders ``content``."""
+        kept = setting.count(len(content))
+        return Shortened(content[:kept], None, len(content), kept, setting.method.name)
+
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
-        images = [updates[0].content for updates in mm_res.prompt_updates.get("image", ())]
-        if images and not self._profiling:
-            sizes = [(image.total, len(image.full)) for image in images]
-            Counters.get().count(images[0].method, sizes)
+        items = [updates[0].content for item in mm_res.prompt_updates.values() for updates in item]
+        if items and not self._profiling:
+            sizes = [(item.total, item.kept) for item in items]
+            Counters.get().count(items[0].method, sizes)
         return found
 
 
 def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the arguments of the model's own processor, and the setting."""
     return {key: value for key, value in kwargs.items() if key != KEY}, kwargs[KEY]
-
-
-def _shortened(content: Any, setting: Setting) -> Callable[[int], Shortened]:
-    """Return what replaces an image's placeholder: the setting's number of its tokens."""
-
-    def replacement(item: int) -> Shortened:
-        tokens = content(item) if callable(content) else content
-        count = setting.count(len(tokens))
-        return Shortened(tokens[:count], total=len(tokens), method=setting.method.name)
-
-    return replacement

@@ -1,9 +1,12 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images at their own size, positions in three dimensions."""
+"""Qwen2-VL and Qwen2.5-VL: items at their own size, positions in three dimensions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,23 +24,62 @@ from vllm.model_executor.models.qwen2_vl import (
     Qwen2VLMultiModalProcessor,
     Qwen2VLProcessingInfo,
 )
-from vllm.model_executor.models.qwen3_vl import (
-    Qwen3VLDummyInputsBuilder,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMultiModalProcessor,
-    Qwen3VLProcessingInfo,
-)
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from ...tokens import Grid
+from ..transformers.families.layout import grids_of
 from . import positions
+from .given import Given
 from .processing import Shortening
 from .reducing import Reducing
+
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Patches(Given):
+    """Images or videos as grids of patches, all in one sequence; a frame attends to itself."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """As many as the grids have places."""
+        return [math.prod(grid) for grid in self.grids]
+
+    @property
+    def packed(self) -> list[int]:
+        """The patches of each frame."""
+        side = self.model.visual.spatial_merge_size
+        return [h * w * side**2 for t, h, w in self.grids for _ in range(t)]
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The tokens of each item, in time, rows and columns."""
+        side = self.model.visual.spatial_merge_size
+        found = grids_of(self.inputs, self.medium.grids)
+        return [(t, h // side, w // side) for t, h, w in found]
+
+    def part(self, start: int, stop: int) -> Self:
+        """Return items ``start`` to ``stop`` and their rows of patches."""
+        area = self.model.visual.spatial_merge_size**2
+        ends = [area * size for size in accumulate(self.sizes, initial=0)]
+        pixels = next(name for name in self.medium.pixels if name in self.inputs)
+        each = {name: rows[start:stop] for name, rows in self.inputs.items() if name != pixels}
+        return replace(self, inputs={**each, pixels: self.inputs[pixels][ends[start] : ends[stop]]})
+
+    def offsets(self) -> list[Offsets]:
+        """Return how far each token of each item is from where the item begins."""
+        seconds = self.inputs.get("second_per_grid_ts")
+        steps = [1.0] * len(self.grids) if seconds is None else seconds.flatten().tolist()
+        rate = getattr(self.model.config.vision_config, "tokens_per_second", 1.0)
+        return [
+            offsets_of(*grid, step * rate) for grid, step in zip(self.grids, steps, strict=True)
+        ]
 
 
 class Gridded(Reducing):
     """What the Qwen-VL models share: packed patches with their grids, and M-RoPE."""
 
     tower = "visual"
+    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Patches, "video": Patches}
     supports_multimodal_pruning = True  # vLLM's word for coming back with positions
     rewrites_positions = True
 
@@ -46,57 +88,33 @@ class Gridded(Reducing):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         positions.ask_for_rewriting(vllm_config)
 
-    def items(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Return the tokens of each image's grid."""
-        area = self.visual.spatial_merge_size**2
-        return [count // area for count in self.packed(inputs)]
-
-    def packed(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Return the patches of each image."""
-        return [int(count) for count in inputs["image_grid_thw"].prod(-1).tolist()]
-
-    def part(self, inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
-        """Return the arguments of images ``start`` to ``stop``."""
-        ends = np.cumsum([0, *self.packed(inputs)])
-        return {
-            "pixel_values": inputs["pixel_values"][ends[start] : ends[stop]],
-            "image_grid_thw": inputs["image_grid_thw"][start:stop],
-        }
-
     def placed(
-        self, features: Sequence[Tensor], anchors: Sequence[Tensor], inputs: Mapping[str, Any]
+        self, features: Sequence[Tensor], anchors: Sequence[Tensor], given: Any
     ) -> list[Tensor]:
-        """Put beside each token its row and column."""
-        side = self.visual.spatial_merge_size
-        found = []
-        grids = inputs["image_grid_thw"].tolist()
-        for tokens, index, (_, _, width) in zip(features, anchors, grids, strict=True):
-            columns = width // side
-            index = index.to(tokens.device)
-            found.append(positions.with_offsets(tokens, index // columns, index % columns))
-        return found
+        """Put each chosen token's place beside it; items that stay whole stand where they are."""
+        items = zip(features, anchors, given.sizes, range(len(features)), strict=True)
+        return [
+            positions.without_offsets(tokens)
+            if len(index) == size
+            else self.shortened(tokens, index.to(tokens.device), given, i)
+            for tokens, index, size, i in items
+        ]
 
-    def _unreduced(self, features: Any) -> Any:
-        return [positions.without_offsets(one) for one in features or ()]
+    def shortened(self, tokens: Tensor, index: Tensor, given: Patches, item: int) -> Tensor:
+        """Return what stands for an item of which some tokens were chosen, places beside it."""
+        offsets = torch.from_numpy(given.offsets()[item]).to(tokens.device)
+        return positions.with_offsets(tokens, offsets[:, index])
 
-    def media(
-        self, ids: Sequence[int], features: Sequence[Any]
-    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    def media(self, ids: Sequence[int], features: Sequence[Any]) -> Iterator[tuple[int, Offsets]]:
         """Return the first token of each item (or frame), and the offsets of its whole grid."""
         for first, frames, rows, columns, step in self.iter_mm_grid_thw(features):
-            offsets = np.indices((frames, rows, columns))
-            offsets[0] = (offsets[0] * step).astype(np.int64)
-            yield first, offsets.reshape(3, -1)
+            yield first, offsets_of(frames, rows, columns, step)
 
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
         """Return positions as of the full prompt, for as many tokens as there are."""
-        lengths = {
-            one.mm_position.offset: one.mm_position.length
-            for one in mm_features
-            if one.modality == "image"
-        }
+        lengths = {one.mm_position.offset: one.mm_position.length for one in mm_features}
         media = (
             (first, lengths.get(first, offsets.shape[1]), offsets)
             for first, offsets in self.media(input_tokens, mm_features)
@@ -110,7 +128,7 @@ class Gridded(Reducing):
         mrope_positions: Tensor,
         num_computed_tokens: int,
     ) -> tuple[list[Tensor], Tensor, int]:
-        """Write the positions of the images' tokens that come with this step."""
+        """Write the positions of the items' tokens that come with this step."""
         placeholders = (self.config.image_token_id, self.config.video_token_id)
         return positions.rewritten(
             torch.as_tensor(input_ids),
@@ -121,16 +139,19 @@ class Gridded(Reducing):
         )
 
 
+def offsets_of(frames: int, rows: int, columns: int, step: float) -> Offsets:
+    """Return the places of a grid's tokens ``(3, N)``; ``step`` positions lie between frames."""
+    offsets = np.indices((frames, rows, columns)).reshape(3, -1)
+    offsets[0] = (offsets[0] * step).astype(np.int64)
+    return offsets
+
+
 class Qwen2Processor(Shortening, Qwen2VLMultiModalProcessor):
     """Qwen2-VL's requests."""
 
 
 class Qwen25Processor(Shortening, Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL's requests."""
-
-
-class Qwen3Processor(Shortening, Qwen3VLMultiModalProcessor):
-    """Qwen3-VL's requests."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -150,32 +171,3 @@ class LftrQwen2_5_VLForConditionalGeneration(Gridded, Qwen2_5_VLForConditionalGe
 
     model_type = "qwen2_5_vl"
     projector = "visual.merger.ln_q"
-
-
-@MULTIMODAL_REGISTRY.register_processor(
-    Qwen3Processor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
-)
-class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGeneration):
-    """Qwen3-VL, reduced: a token's DeepStack planes go where it goes."""
-
-    model_type = "qwen3_vl"
-
-    def visible(self, features: Tensor) -> Tensor:
-        """Return the first plane, which is what takes a token's place in the prompt."""
-        return features[:, : self.visual_dim]
-
-    def media(
-        self, ids: Sequence[int], features: Sequence[Any]
-    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """Return the first token of each image and frame, and the offsets of its grid."""
-        config = self.config
-        found = self._iter_mm_grid_hw(
-            ids,
-            features,
-            video_token_id=config.video_token_id,
-            vision_start_token_id=config.vision_start_token_id,
-            vision_end_token_id=config.vision_end_token_id,
-            spatial_merge_size=config.vision_config.spatial_merge_size,
-        )
-        for first, rows, columns, _ in found:
-            yield first, np.indices((1, rows, columns)).reshape(3, -1)

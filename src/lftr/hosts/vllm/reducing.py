@@ -1,10 +1,11 @@
-"""After the encoder: an image's tokens are chosen, and the chosen ones go to the language model."""
+"""After the encoder: an item's tokens are chosen, and the chosen ones go to the language model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,23 +22,25 @@ from ...tokens import VisualTokens
 from ..transformers.families import Family
 from ..transformers.shown import frame_means
 from .architectures import architecture_of, provided
+from .given import Given
 from .metrics import Pace
 from .reading import Encoder, Reading
-from .setting import KEY, Setting, of_server, setting_of
+from .setting import KEY, Setting, field_of, of_server, setting_of
 
 logger = init_logger("vllm.lftr")
 
 
 class Reducing(SupportsMultiModal):
-    """Added to a model of vLLM: chooses among the tokens that its encoder makes of each image.
+    """Added to a model of vLLM: chooses among the tokens that its encoder makes of each item.
 
-    What an encoder's patches have to do with tokens, and where its evidence is, is the same on
-    transformers; the family of that host is asked, and finds in this model the names that it knows.
+    Where an encoder's evidence is is the same on transformers; the family of that host is asked,
+    and finds in this model the names that it knows.
     """
 
     config: Any
     model_type: str
     tower: str
+    gives: ClassVar[Mapping[str, type[Given]]]  # how each medium that is served comes
     supports_tower_connector_lora = False  # its bookkeeping takes what is kept for what is encoded
     projector: str | None = None  # where the family has it, unless vLLM calls that without hooks
 
@@ -71,7 +74,7 @@ class Reducing(SupportsMultiModal):
         rate = vllm_config.model_config.multimodal_config.video_pruning_rate
         if rate:
             raise UnsupportedModelError(
-                f"video_pruning_rate = {rate}; allowed: none beside lftr, which leaves videos whole"
+                f"video_pruning_rate = {rate}; allowed: none, since lftr prunes videos itself"
             )
 
     @property
@@ -108,86 +111,62 @@ class Reducing(SupportsMultiModal):
         """Return how many layers the encoder has, those that are not loaded included."""
         return layers
 
-    def items(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Return how many tokens each image of a call has."""
-        raise TypeError(f"{type(self).__name__} must define items(inputs)")
-
-    def part(self, inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
-        """Return the arguments of images ``start`` to ``stop``."""
-        return {name: values[start:stop] for name, values in inputs.items()}
-
-    def packed(self, inputs: Mapping[str, Any]) -> list[int] | None:
-        """Return the lengths of the images' parts, if the encoder packs all into one sequence."""
-        return None
-
-    def to_tokens(self, inputs: Mapping[str, Any], patches: Tensor) -> list[Tensor]:
-        """Carry maps over the encoder's patches to each image's tokens, see `Family.to_tokens`."""
-        return list(self.family.to_tokens(self, inputs, patches).split(self.items(inputs)))
-
-    def by_image(self, inputs: Mapping[str, Any], tiles: Tensor) -> list[Tensor]:
-        """Cut what there is of each tile into images."""
-        return list(tiles.split(1))
-
     def visible(self, features: Tensor) -> Tensor:
-        """Return the columns of an image's tokens that the language model's first layer sees."""
+        """Return the columns of an item's tokens that the language model's first layer sees."""
         return features
 
     def placed(
-        self, features: Sequence[Tensor], anchors: Sequence[Tensor], inputs: Mapping[str, Any]
+        self, features: Sequence[Tensor], anchors: Sequence[Tensor], given: Given
     ) -> list[Tensor]:
-        """Return each image's chosen tokens, with what else the model has to know of them.
+        """Return each item's chosen tokens, with what else the model has to know of them.
 
         Parameters
         ----------
         features : sequence of Tensor, shape (K, C)
             What goes to the language model.
         anchors : sequence of Tensor of int64, shape (K,)
-            Where in the image those are.
-        inputs : mapping
-            The arguments of the call.
+            Where in the item those are; all of its places where it stays whole.
+        given : Given
+            The items.
         """
         return list(features)
 
     # ---- what is done ---------------------------------------------------------------------------
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Encode images and return of each as many tokens as it has placeholders."""
-        texts = kwargs.pop(KEY, None)
-        if texts is None:  # nothing, or videos, which stay whole
-            return self._unreduced(super().embed_multimodal(**kwargs))
-        settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
-        sizes = self.items(kwargs)
-        found: list[Tensor] = []
-        start = 0
-        for stop in _portions(sizes, self.most):
-            part = self.part(kwargs, start, stop)
-            found += self._reduced(part, sizes[start:stop], settings[start:stop])
-            start = stop
-        return tuple(found)
+        """Encode items of one medium and return of each as many tokens as it has placeholders."""
+        for medium in self.family.media:
+            texts = kwargs.pop(field_of(medium.name), None)
+            if texts is not None:
+                settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
+                given = self.gives[medium.name](self, medium, kwargs)
+                left = iter(settings)
+                return tuple(
+                    tokens
+                    for part in given.portions(self.most)
+                    for tokens in self._reduced(part, list(islice(left, len(part.sizes))))
+                )
+        return super().embed_multimodal(**kwargs)
 
-    def _unreduced(self, features: Any) -> Any:
-        return features
-
-    def _reduced(
-        self, inputs: dict[str, Any], sizes: Sequence[int], settings: Sequence[Setting]
-    ) -> list[Tensor]:
+    def _reduced(self, given: Given, settings: Sequence[Setting]) -> list[Tensor]:
+        sizes = given.sizes
         counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
         wanted = {
             i: self._wanted(one.method) for i, one in enumerate(settings) if counts[i] < sizes[i]
         }
-        reading = Reading(self.encoder, self._to_read(wanted.values()), self.packed(inputs))
+        reading = Reading(self.encoder, self._to_read(wanted.values()), given.packed)
         with reading.along():
-            features = list(super().embed_multimodal(**inputs))
+            features = list(super().embed_multimodal(**given.inputs))
         anchors = [torch.arange(size) for size in sizes]
         if wanted:
             start = time.perf_counter()
-            tokens = self._tokens(reading, features, inputs, sizes, wanted)
+            tokens = self._tokens(reading, features, given, wanted)
             for i, choice in _choose(tokens, settings, counts).items():
                 features[i], anchors[i] = choice.apply(features[i]), choice.index
             spent = time.perf_counter() - start
             if get_tp_group().is_first_rank:
                 self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
-        return [self._agreed(one) for one in self.placed(features, anchors, inputs)]
+        return [self._agreed(one) for one in self.placed(features, anchors, given)]
 
     def _wanted(self, method: Method) -> frozenset[str]:
         """Return what a method sees: of each need, the first field that this model can provide."""
@@ -205,15 +184,14 @@ class Reducing(SupportsMultiModal):
         self,
         reading: Reading,
         features: Sequence[Tensor],
-        inputs: Mapping[str, Any],
-        sizes: Sequence[int],
+        given: Given,
         wanted: Mapping[int, frozenset[str]],
     ) -> dict[int, VisualTokens]:
-        """Put together what the methods of some images see of them, and nothing else."""
-        layouts = self.family.layouts(self, inputs, sizes)
-        maps = {name: self.to_tokens(inputs, one) for name, one in reading.patches().items()}
+        """Put together what the methods of some items see of them, and nothing else."""
+        layouts = given.layouts()
+        maps = {name: given.to_tokens(one) for name, one in reading.patches().items()}
         if "frame_features" in reading.wanted:
-            maps["frame_features"] = self.by_image(inputs, reading.frames)
+            maps["frame_features"] = given.by_item(reading.frames)
         found = {}
         for i, fields in wanted.items():
             values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
@@ -237,7 +215,7 @@ class Reducing(SupportsMultiModal):
 def _choose(
     tokens: Mapping[int, VisualTokens], settings: Sequence[Setting], counts: Sequence[int]
 ) -> dict[int, Selection]:
-    """Ask each method about the images that are its own, and check how many tokens it kept."""
+    """Ask each method about the items that are its own, and check how many tokens it kept."""
     alike: dict[str, list[int]] = {}
     for i in tokens:
         alike.setdefault(settings[i].text, []).append(i)
@@ -251,18 +229,3 @@ def _choose(
                 raise LftrError(f"{method} kept {one.count} tokens where {count} were asked")
             choices[i] = one
     return choices
-
-
-def _portions(sizes: Sequence[int], most: int) -> list[int]:
-    """Return where to cut, so that no portion but of one image has more than ``most`` tokens.
-
-    vLLM bounds how many tokens come *out* of the encoder in a step; reduced, those can be of many
-    more images than its memory was measured with.
-    """
-    cuts, total = [], 0
-    for i, size in enumerate(sizes):
-        if total and total + size > most:
-            cuts.append(i)
-            total = 0
-        total += size
-    return [*cuts, len(sizes)]

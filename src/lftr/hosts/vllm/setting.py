@@ -1,4 +1,4 @@
-"""What to do with an image: a method and a number, of the server or of one request."""
+"""What to do with an image or a video: a method and a number, of a server or of one request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_VALUES, _MOST_TEXT, _MOST_DEPTH = 64, 2000, 8
 
 @dataclass(frozen=True)
 class Setting:
-    """A method and how many tokens it keeps of each image.
+    """A method and how many tokens it keeps of each image and of each video.
 
     Parameters
     ----------
@@ -54,6 +54,11 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{self.method} keep={self.keep:.6g}"
+
+
+def field_of(medium: str) -> str:
+    """Return under which name the items of a medium carry their setting."""
+    return f"{KEY}_{medium}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -155,7 +160,7 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
         return "it encodes the image a second time, at another size"
     for names in method.evidence:
         if not provided.intersection(names):
-            return f"it needs {' or '.join(names)}, and an image is encoded once for all prompts"
+            return f"it needs {' or '.join(names)}, and an item is encoded once for all prompts"
     return None
 
 
@@ -171,7 +176,7 @@ def _read_keep(keep: object) -> float | int:
     except ArgumentError:
         raise ArgumentError.of("keep", keep, KEEP) from None
     if isinstance(found, Budget):
-        raise ArgumentError.of("keep", keep, f"{KEEP}: an image at a time")
+        raise ArgumentError.of("keep", keep, f"{KEEP}: an item at a time")
     return found
 
 
