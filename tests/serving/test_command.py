@@ -55,11 +55,12 @@ def test_the_stock_server_is_started(serve: Any) -> None:
     assert code == 0
     assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     assert command[command.index("--model") + 1] == str(bundled.path())
-    assert command[-3:] == ["--trust-request-mm-kwargs", "--port", "8001"]
+    guard = ["--trust-request-mm-kwargs", "--middleware", "lftr.hosts.vllm.guard.Guard"]
+    assert command[-5:] == [*guard, "--port", "8001"]
     written = overrides(command)
     assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]
-    asked = {key: written["lftr"][key] for key in ("method", "keep", "only")}
-    assert asked == {"method": "divprune", "keep": pytest.approx(1 / 9), "only": True}
+    assert written["lftr"]["method"] == "divprune"
+    assert written["lftr"]["keep"] == pytest.approx(1 / 9)
     assert "divprune keep=0.111111" in said
     assert "a request can ask for: aim, " in said
 
@@ -74,7 +75,7 @@ def test_options_meet_those_of_vllm(serve: Any) -> None:
         assert written["text_config"] == {"rope_theta": 5e5}
         assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]
         assert command.count("--trust-request-mm-kwargs") == 1
-        assert written["lftr"]["only"] is False
+        assert "--middleware" not in command  # the operator trusts clients with everything
 
 
 def test_a_preset(serve: Any, tmp_path: Path) -> None:
@@ -101,16 +102,12 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--keep", "auto"], "keep = 'auto'"),
         (["--keep", "0"], "keep = '0'"),
         (["no/such/model"], "MODEL = 'no/such/model'"),
-        (["--mm-encoder-tp-mode", "data"], "needs encoder_features"),
+        (["--mm-encoder-tp-mode", "data", "--method", "fastervlm"], "needs cls_attention"),
     ],
     ids=str,
 )
 def test_what_cannot_be_served(serve: Any, words: list[str], message: str) -> None:
     code, command, said = serve(*words)
-    if "data" in words:  # features alone, which is what LFTR can do with
-        assert code == 0
-        assert "divprune" in said
-        return
     assert (code, command) == (1, [])
     assert message in said
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import lftr
 
 from . import tiny
 from .engines import Question, Served, ask, engine, model_of
@@ -47,6 +50,24 @@ def test_chunks_that_cut_an_item(checkpoint: tiny.Tiny) -> None:
         assert ask(llm, checkpoint, *questions(checkpoint)) == whole
         # each image was encoded by itself, since one has more tokens than a step
         assert model_of(llm).most == 16
+
+
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_a_method_that_fails(
+    checkpoint: tiny.Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that raises is gone, with everyone's requests; it says so and goes on instead."""
+    with reduced(checkpoint) as llm:
+        (even,) = ask(llm, checkpoint, Question(keep=0.4, method="uniform"))
+
+        def fail(*_: Any) -> Any:
+            raise ZeroDivisionError("a method's own mistake")
+
+        monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", fail)
+        monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+        assert ask(llm, checkpoint, Question(keep=0.4, method="divprune")) == [even]
+    assert "lftr: divprune failed; evenly spaced tokens are kept instead" in caplog.text
+    assert "a method's own mistake" in caplog.text
 
 
 @pytest.mark.slow

@@ -210,13 +210,14 @@ def test_what_the_log_says(server: Server) -> None:
     assert "images: lftr keep=0.25" in log
     assert re.search(r"INFO.*lftr: Llava\w+ is served as LftrLlava\w+, lftr keep=0.25", log)
     assert re.search(r"INFO.*lftr: \d+ items, \d+ of their \d+ tokens kept", log)
-    assert re.search(r"the method took \d+\.\d\d ms per image", log)
+    assert re.search(r"the method took \d+\.\d\d ms per item", log)
 
 
 def wrong(seed: int) -> tuple[bytes, int, str]:
     """A request, the status that it deserves, and a word of the message."""
     deep = b"[" * 3000 + b"]" * 3000
     plain = body(asked={"keep": "X"})
+    greedy = body(mm_processor_kwargs={"size": {"shortest_edge": 90_000}})
     choices: list[tuple[bytes, int, str]] = [
         (body(asked={"keep": "1e999999999"}), 400, "keep"),
         (body(asked={"keep": "9" * 20_000}), 400, "holds more than"),
@@ -232,8 +233,13 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
         (body(asked={"method": "no such"}), 400, "unknown method"),
         (body(asked={"method": "mix", "options": {"methods": ["lftr"] * 90}}), 400, ""),
         (body(asked={"method": "lftr", "options": {"diversity": 7}}), 400, "diversity"),
-        (body(mm_processor_kwargs={"size": {"shortest_edge": 90_000}}), 400, "'lftr' alone"),
-        (body(media_io_kwargs={"video": {"num_frames": 10**6}}), 400, "'lftr' alone"),
+        (body(asked={"method": "random", "options": {"seed": 2**64}}), 400, "numbers from"),
+        (body(asked={"method": "scope", "options": {"alpha": 1e10}}), 400, "numbers from"),
+        (body(asked={"method": "visual-grouping", "options": {"rounds": 10**6}}), 400, "rounds"),
+        (greedy, 400, "mm_processor_kwargs.size: not on this server"),
+        (greedy.replace(b"mm_processor", b"\\u006dm_processor"), 400, "not on this server"),
+        (greedy.decode().encode("utf-16"), 400, "not on this server"),
+        (body(media_io_kwargs={"video": {"num_frames": 10**6}}), 400, "media_io_kwargs: not"),
         (body()[:-40], 400, ""),
         (body().replace(b"base64,", b"base64,!!"), 400, ""),
     ]
@@ -242,7 +248,7 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
 
 def test_wrong_requests_are_answered(server: Server) -> None:
     """Each with status 400 and a message of one line, one after the other."""
-    for seed in range(18):
+    for seed in range(23):
         sent, status, word = wrong(seed)
         code, answer = server.post(sent)
         assert (code, word in json.dumps(answer)) == (status, True), (sent[-300:], answer)

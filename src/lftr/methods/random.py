@@ -23,7 +23,7 @@ class Random(Method, name="random"):
     Parameters
     ----------
     seed : int
-        Seed of the draw.
+        Seed of the draw, below ``2**63``.
     """
 
     sees_features: ClassVar[bool] = False
@@ -31,7 +31,7 @@ class Random(Method, name="random"):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0, 2**63 - 1)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         generator = torch.Generator().manual_seed(self.seed)

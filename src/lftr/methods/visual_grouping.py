@@ -28,7 +28,7 @@ class VisualGrouping(Method, name="visual-grouping"):
         ``"farthest"``: tokens far apart; ``"saliency"``: the most attended; ``"density"``: centres
         of dense regions (DPC-kNN).
     rounds : int
-        Further rounds of k-means, each around the groups' means.
+        Further rounds of k-means, each around the groups' means, at most 100.
 
     Notes
     -----
@@ -43,7 +43,7 @@ class VisualGrouping(Method, name="visual-grouping"):
 
     def __post_init__(self) -> None:
         one_of("seeds", self.seeds, ("farthest", "saliency", "density"))
-        whole("rounds", self.rounds, 0)
+        whole("rounds", self.rounds, 0, 100)
 
     @property
     def evidence(self) -> Evidence:

@@ -4,10 +4,11 @@
 own, ``Lftr...``; a model is served reduced where its configuration asks for one of those, and every
 other model is served as if lftr were not installed. ``lftr serve`` writes that configuration.
 
-The plugin's parts: `setting` (method and keep, from a configuration or a request), `processing`
-(how many placeholders an item gets, before anything is encoded), `reducing` (choosing among an
-item's tokens after the encoder), `reading` (the evidence, read off the encoder), `positions`
-(M-RoPE), and a file for each group of architectures.
+The plugin's parts: `setting` (method and keep, from a configuration or a request), `guard` (what
+else a request may ask for: nothing), `processing` (how many placeholders an item gets, before
+anything is encoded), `reducing` (choosing among an item's tokens after the encoder), `given` (what
+the encoder was given), `reading` (the evidence, read off the encoder), `positions` (M-RoPE), and a
+file for each group of architectures.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def rewritten(
     Parameters
     ----------
     ids : Tensor, shape (length,)
-        The prompt.
+        The prompt; not looked at without features.
     features : sequence of Tensor, shape (n, C + CHANNELS)
         What the step at hand takes of each item, in the prompt's order.
     positions : Tensor, shape (3, length)
@@ -109,7 +109,7 @@ def rewritten(
         positions = positions.clone()
         stand = positions[0, slots]
         positions[:, slots] = torch.where(stand < 0, ~stand, stand - offsets[0]) + offsets
-    ahead = int(positions[:, -1].max()) + 1 - len(ids)
+    ahead = int(positions[:, -1].max()) + 1 - positions.shape[1]
     return bare, positions, ahead
 
 

@@ -64,11 +64,9 @@ class Shortening(BaseMultiModalProcessor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.info.get_hf_config()
-        given = dict(getattr(config, KEY, None) or {})
         mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
-        self.only = bool(given.pop("only", False))
         self.provided = provided(config, mode == "data")
-        self.server = of_server(given, self.provided)
+        self.server = of_server(getattr(config, KEY, None), self.provided)
         self.counted_positions = architecture_of(config).counted_positions
         self._profiling = False
 
@@ -99,17 +97,13 @@ class Shortening(BaseMultiModalProcessor):
         return found
 
     def _setting(self, inputs: Any) -> Setting:
-        given = inputs.hf_processor_mm_kwargs
-        others = [str(key) for key in (*given, *inputs.media_io_kwargs) if key != KEY]
-        if self.only and others:
-            shown = ", ".join(others)
-            raise ArgumentError.of("mm_processor_kwargs", shown, f"{KEY!r} alone on this server")
         for medium, items in inputs.mm_data_items.items():
             if isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
                 raise ArgumentError(
                     f"{medium}_embeds were given; allowed: {medium}s (of what was encoded "
                     "elsewhere, a method cannot see enough)"
                 )
+        given = inputs.hf_processor_mm_kwargs
         return read(given[KEY], self.server, self.provided) if KEY in given else self.server
 
     def _check_places(self, found: Any) -> None:

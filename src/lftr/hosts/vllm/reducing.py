@@ -16,6 +16,7 @@ from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderA
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 
 from ...errors import LftrError, UnsupportedModelError
+from ...methods import get_method
 from ...methods.base import Method
 from ...selection import Selection
 from ...tokens import VisualTokens
@@ -53,14 +54,12 @@ class Reducing(SupportsMultiModal):
         self.most = int(vllm_config.scheduler_config.max_num_batched_tokens)
         self.pace = Pace()
         self._encoder: Encoder | None = None
-        given = dict(getattr(self.config, KEY, None) or {})
-        given.pop("only", None)
         served = architecture_of(self.config)
         logger.info(
             "lftr: %s is served as %s, %s unless a request asks for another method or keep",
             served.stock,
             type(self).__name__,
-            of_server(given, self.provided),
+            of_server(getattr(self.config, KEY, None), self.provided),
         )
 
     def _check(self, vllm_config: VllmConfig) -> None:
@@ -215,17 +214,26 @@ class Reducing(SupportsMultiModal):
 def _choose(
     tokens: Mapping[int, VisualTokens], settings: Sequence[Setting], counts: Sequence[int]
 ) -> dict[int, Selection]:
-    """Ask each method about the items that are its own, and check how many tokens it kept."""
+    """Ask each method about the items that are its own."""
     alike: dict[str, list[int]] = {}
     for i in tokens:
         alike.setdefault(settings[i].text, []).append(i)
     choices: dict[int, Selection] = {}
     for members in alike.values():
         method = settings[members[0]].method
-        wanted = [counts[i] for i in members]
-        found = method.select_all([tokens[i] for i in members], wanted)
-        for i, one, count in zip(members, found, wanted, strict=True):
-            if one.count != count:
-                raise LftrError(f"{method} kept {one.count} tokens where {count} were asked")
-            choices[i] = one
+        found = _asked(method, [tokens[i] for i in members], [counts[i] for i in members])
+        choices |= zip(members, found, strict=True)
     return choices
+
+
+def _asked(method: Method, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
+    """Ask a method; where it fails, space tokens evenly: an engine has no other way to go on."""
+    try:
+        found = method.select_all(items, counts)
+        kept = [one.count for one in found]
+        if kept != list(counts):
+            raise LftrError(f"it kept {kept} tokens where {list(counts)} were asked")
+    except Exception:
+        logger.exception("lftr: %s failed; evenly spaced tokens are kept instead", method)
+        found = get_method("uniform").select_all(items, counts)
+    return list(found)

