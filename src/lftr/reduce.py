@@ -12,7 +12,7 @@ from .methods import get_method
 from .methods.base import Method
 from .methods.encoder import EncoderMerge
 from .methods.inside import LayerMethod
-from .methods.inside.schedules import check_keep
+from .methods.inside.options import check_keep
 from .presets import Preset, name_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .evidence.text import TextTower
     from .hosts.transformers.families import Family
     from .hosts.transformers.module import ModuleReduction
-    from .hosts.transformers.plan import Clips
+    from .hosts.transformers.plan import Framing
     from .hosts.transformers.session import Reduction
 
 AnyMethod = str | Method | LayerMethod
@@ -230,9 +230,9 @@ def _preset_of(
     return preset.method, preset.keep, preset.positions, preset.encoder, notes
 
 
-def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Clips:
+def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Framing:
     """Return which images are frames; refuses to make frames of them where that cannot be."""
-    found = _as_clips(clips)
+    found = _as_framing(clips)
     if found is None:
         allowed = "True, False, or how many images each clip has, at least 1 (for each row)"
         raise ArgumentError.of("images_as_video", clips, allowed)
@@ -247,7 +247,7 @@ def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -
     return found
 
 
-def _as_clips(value: object) -> Clips | None:
+def _as_framing(value: object) -> Framing | None:
     """Return a flag as it is, and numbers as tuples; None for anything else."""
     if isinstance(value, bool):
         return value

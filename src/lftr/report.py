@@ -36,6 +36,8 @@ class ItemReport:
         Tokens that lie in no grid (newline tokens).
     encoded : int, optional
         Tokens that were left after the encoder, where some merged inside it.
+    medium : {"image", "video"}
+        What it is; frames that were given as images and taken for one item are a video.
     """
 
     row: int
@@ -48,6 +50,7 @@ class ItemReport:
     selection: Selection | None = field(default=None, repr=False, compare=False)
     separators: tuple[int, ...] = field(default=(), repr=False)
     encoded: int | None = None
+    medium: str = "image"
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class ItemReport:
         choice: Selection,
         separator: Tensor | None = None,
         encoded: int | None = None,
+        medium: str = "image",
     ) -> ItemReport:
         """Describe what ``choice`` did to an item of ``size`` tokens."""
         apart = () if separator is None else separator.nonzero().squeeze(1).tolist()
@@ -73,6 +77,7 @@ class ItemReport:
             choice,
             tuple(apart),
             encoded,
+            medium,
         )
 
     @property
@@ -301,7 +306,8 @@ class Report:
             shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
             left = "" if item.encoded is None else f" -> {item.encoded} after the encoder"
             lines.append(
-                f"  row {item.row} item {item.number}: {item.tokens} ({shape}){left} -> {item.kept}"
+                f"  row {item.row} item {item.number}: {item.medium} of {item.tokens} ({shape})"
+                f"{left} -> {item.kept}"
             )
         if self.layers:
             lines.append(f"  inside: {_stages(self.layers)}, {self.average:.1f} a layer on average")

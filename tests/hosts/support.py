@@ -57,6 +57,20 @@ class Recording(lftr.Method):
         return self.selections
 
 
+class Asking(lftr.Method):
+    """Needs fields, and takes the first tokens."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    @property
+    def evidence(self) -> Any:
+        return tuple((name,) for name in self.names)
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
+        return lftr.Selection(torch.arange(keep).expand(len(tokens.features), keep))
+
+
 @dataclass
 class Run:
     """A reduction that is on, and what it decided."""
@@ -126,6 +140,13 @@ class Prompt:
         return self.model(**self.inputs(side) | options)
 
 
+def seen(prompt: Prompt, *names: str, keep: object = 0.4, **options: Any) -> list[Any]:
+    """What a method that needs these fields is shown of every item."""
+    with reduced(prompt.model, Asking(*names), keep, **options) as run:
+        prompt.generate(1)
+    return run.method.tokens
+
+
 def conversation(
     entry: ZooEntry, model: Any, ids: Sequence[int], images: Sequence[Image]
 ) -> dict[str, Any]:
@@ -182,6 +203,7 @@ __all__ = [
     "SQUARE",
     "VIDEOS",
     "WIDE",
+    "Asking",
     "Choice",
     "Image",
     "Prompt",
@@ -198,4 +220,5 @@ __all__ = [
     "images_of",
     "last_columns",
     "reduced",
+    "seen",
 ]

@@ -13,8 +13,18 @@ import transformers
 import lftr
 from lftr.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
 
-from .support import FAMILIES, HOSTED, SQUARE, VIDEOS, WIDE, Prompt, ZooEntry, fresh, reduced
-from .test_evidence import Asking
+from .support import (
+    FAMILIES,
+    HOSTED,
+    SQUARE,
+    VIDEOS,
+    WIDE,
+    Asking,
+    Prompt,
+    ZooEntry,
+    fresh,
+    reduced,
+)
 from .test_lifetime import traces, warmed
 
 

@@ -15,7 +15,7 @@ from lftr.evidence.text import TextTower
 from lftr.hosts.transformers.encode import choose_evidence
 from lftr.hosts.transformers.families import family_of
 
-from .support import HOSTED, VIDEOS, Prompt, ZooEntry, distance, reduced
+from .support import HOSTED, VIDEOS, Asking, Prompt, ZooEntry, distance, reduced, seen
 
 FIELDS = (
     "encoder_features",
@@ -37,27 +37,6 @@ def entry(request: pytest.FixtureRequest) -> ZooEntry:
     return value
 
 
-class Asking(lftr.Method):
-    """Needs one field, and takes the first tokens."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    @property
-    def evidence(self) -> Any:
-        return tuple((name,) for name in self.names)
-
-    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
-        return lftr.Selection(torch.arange(keep).expand(len(tokens.features), keep))
-
-
-def seen(entry: ZooEntry, *names: str, **options: Any) -> tuple[Prompt, list[lftr.VisualTokens]]:
-    prompt = Prompt(entry)
-    with reduced(prompt.model, Asking(*names), 0.4, **options) as run:
-        prompt.generate(1)
-    return prompt, run.method.tokens
-
-
 def can(entry: ZooEntry, name: str) -> bool:
     model = entry.model()
     try:
@@ -70,9 +49,9 @@ def can(entry: ZooEntry, name: str) -> bool:
 def test_shape_or_error(entry: ZooEntry, name: str) -> None:
     if not can(entry, name):
         with pytest.raises(MissingEvidenceError, match=name):
-            seen(entry, name)
+            seen(Prompt(entry), name)
         return
-    _, items = seen(entry, name)
+    items = seen(Prompt(entry), name)
     for tokens in items:
         value: Tensor = getattr(tokens, name)
         assert torch.isfinite(value).all()
@@ -102,7 +81,7 @@ def test_attention_is_shared_out(entry: ZooEntry) -> None:
         return
     model = entry.model()
     family = family_of(model)
-    _, items = seen(entry, "cls_attention")
+    items = seen(Prompt(entry), "cls_attention")
     side = model.config.vision_config.image_size
     side = side if isinstance(side, int) else side[0]
     patches = (side // 4) ** 2
@@ -121,21 +100,16 @@ def test_frame_features_are_the_items_own(entry: ZooEntry) -> None:
     """One descriptor a view: the class tokens of an item's own tiles, not of its neighbour's."""
     if not entry.traits.has_cls:
         return
-    prompt, items = seen(entry, "frame_features")
-    alone = [tokens for row in (0, 2) for tokens in _frames(prompt.alone(row))]
+    prompt = Prompt(entry)
+    items = seen(prompt, "frame_features")
+    alone = [tokens for row in (0, 2) for tokens in seen(prompt.alone(row), "frame_features")]
     for left, right in zip(items, alone, strict=True):
         assert distance(left.frame_features, right.frame_features) < 1e-5
     assert not torch.equal(items[0].frame_features[0], items[-1].frame_features[0])
 
 
-def _frames(prompt: Prompt) -> list[lftr.VisualTokens]:
-    with reduced(prompt.model, Asking("frame_features"), 0.4) as run:
-        prompt.generate(1)
-    return run.method.tokens
-
-
 def test_encoder_features_are_before_the_projector(llava: ZooEntry) -> None:
-    _, items = seen(llava, "encoder_features")
+    items = seen(Prompt(llava), "encoder_features")
     project = llava.model().model.multi_modal_projector
     for tokens in items:
         assert distance(project(tokens.encoder_features), tokens.features) < 1e-5
@@ -143,7 +117,8 @@ def test_encoder_features_are_before_the_projector(llava: ZooEntry) -> None:
 
 def test_text_is_the_rows_own(entry: ZooEntry) -> None:
     """Neither visual tokens nor what stands among them, nor padding and marks; each row its own."""
-    prompt, items = seen(entry, "text_token_embeds")
+    prompt = Prompt(entry)
+    items = seen(prompt, "text_token_embeds")
     embed = prompt.model.get_input_embeddings()
     inputs = prompt.inputs()
     config = prompt.model.config
@@ -154,7 +129,8 @@ def test_text_is_the_rows_own(entry: ZooEntry) -> None:
     ]
     marks = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
     special = torch.tensor([0, 1, 2, *marks])
-    rows = [0] * (len(items) - sum(1 for _ in seen_in(prompt, 2))) + [2] * len(seen_in(prompt, 2))
+    last = len(seen(prompt.alone(2), "text_token_embeds"))
+    rows = [0] * (len(items) - last) + [2] * last
     for tokens, row in zip(items, rows, strict=True):
         ids = inputs["input_ids"][row]
         asks = ~torch.isin(ids, special)
@@ -164,16 +140,6 @@ def test_text_is_the_rows_own(entry: ZooEntry) -> None:
             asks[own[0] : own[-1] + 1] = False
         ids = ids[asks]
         assert torch.equal(tokens.text_token_embeds, embed(ids))
-
-
-def seen_in(prompt: Prompt, row: int) -> list[lftr.VisualTokens]:
-    return _asked(prompt.alone(row), "text_token_embeds")
-
-
-def _asked(prompt: Prompt, name: str) -> list[lftr.VisualTokens]:
-    with reduced(prompt.model, Asking(name), 0.4) as run:
-        prompt.generate(1)
-    return run.method.tokens
 
 
 def test_every_family_has_attention(entry: ZooEntry) -> None:
@@ -240,9 +206,8 @@ def test_text_tower_guides(llava: ZooEntry, clip: Any) -> None:
     prompt = Prompt(llava)
     questions = ["where is the dog", "nothing", "how many red squares are there in this image"]
     names = ("encoder_features", "visual_projected", "text_embeds")
-    with reduced(prompt.model, Asking(*names), 0.4, text_tower=tower, text=questions) as run:
-        prompt.generate(1)
-    for tokens, row in zip(run.method.tokens, (0, 0, 2), strict=True):
+    items = seen(prompt, *names, text_tower=tower, text=questions)
+    for tokens, row in zip(items, (0, 0, 2), strict=True):
         assert distance(tokens.text_embeds, tower.embed(questions[row])) < 1e-6
         assert distance(tokens.visual_projected, tower.project(tokens.encoder_features)) < 1e-6
     with reduced(prompt.model, "trim", 5, text_tower=tower, text=questions[0]) as run:
@@ -275,9 +240,8 @@ def test_text_guides_by_the_models_own_embeddings(llava: ZooEntry) -> None:
     prompt = Prompt(llava)
     texts, embed = ["a dog", "none", "how many cats"], prompt.model.get_input_embeddings()
     options: dict[str, Any] = {"processor": Letters(), "text": texts}
-    with reduced(prompt.model, Asking("text_token_embeds"), 0.4, **options) as run:
-        prompt.generate(1)
-    for tokens, row in zip(run.method.tokens, (0, 0, 2), strict=True):
+    items = seen(prompt, "text_token_embeds", **options)
+    for tokens, row in zip(items, (0, 0, 2), strict=True):
         ids = torch.tensor(Letters()(texts[row], add_special_tokens=False)["input_ids"])
         assert torch.equal(tokens.text_token_embeds, embed(ids))
 
@@ -310,8 +274,7 @@ def test_processor_tells_the_text(llava: ZooEntry, clip: Any) -> None:
     prompt = Prompt(llava, [[3, *Prompt(llava).rows[2][1:]]])
     options = {"text_tower": tower, "processor": Decoder()}
     names = ("encoder_features", "visual_projected", "text_embeds")
-    with reduced(prompt.model, Asking(*names), 0.4, **options) as run:
-        prompt.generate(1)
+    items = seen(prompt, *names, **options)
     ids = prompt.inputs()["input_ids"][0]
     expected = tower.embed(Decoder().decode(ids[~prompt.visual(ids)]))
-    assert distance(run.method.tokens[0].text_embeds, expected) < 1e-6
+    assert distance(items[0].text_embeds, expected) < 1e-6

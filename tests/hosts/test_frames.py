@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 import lftr
 from lftr.errors import ArgumentError
 
-from .support import IMAGES, Image, Prompt, Row, ZooEntry, assert_true, distance, reduced
+from .support import (
+    IMAGES,
+    MIXED,
+    Image,
+    Prompt,
+    Row,
+    ZooEntry,
+    assert_true,
+    conversation,
+    distance,
+    reduced,
+    seen,
+)
+from .test_turns import Chat
 
 CLIP: Row = [3, Image("small"), 2, Image("small", 1), 1, Image("small", 2), 5]
 ROWS: list[Row] = [CLIP, [6], [2, Image("small", 3), 3]]
@@ -46,33 +58,48 @@ def test_one_item_that_is_true(frames: Prompt) -> None:
 def test_frame_features(frames: Prompt) -> None:
     """A descriptor for each frame: the one that the frame has alone."""
 
-    def seen(rows: list[Row]) -> lftr.VisualTokens:
-        prompt = Prompt(frames.entry, rows)
-        with reduced(prompt.model, Asking("frame_features"), 0.3, images_as_video=True) as run:
-            prompt.generate(1)
-        return run.method.tokens[0]
+    def described(row: Row) -> lftr.VisualTokens:
+        prompt = Prompt(frames.entry, [row])
+        found: lftr.VisualTokens = seen(prompt, "frame_features", images_as_video=True)[0]
+        return found
 
-    clip = seen([CLIP])
+    clip = described(CLIP)
     assert clip.frame_features is not None
     assert clip.encoder_features is None
     if clip.grid is None or clip.grid[0] != 3 or frames.entry.name == "llava_onevision":
         return
-    last = seen([[3, Image("small", 2), 5]])
+    last = described([3, Image("small", 2), 5])
     assert distance(clip.frame_features[2:], last.frame_features) < 1e-5
 
 
-class Asking(lftr.Method):
-    """Needs fields, and takes the first tokens."""
+@pytest.mark.parametrize("pixels", ["new", "all"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_a_second_turn(name: str, pixels: str) -> None:
+    """What a cache holds goes on in no new clip, and a clip's frames are placed one by one."""
+    from zoo import FAMILIES
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    entry = FAMILIES[name]
+    with reduced(entry.model(), images_as_video=True) as run:
+        chat = Chat(entry, run, old=Image("small"))
+        for seeds in ((1, 2), (3, 4)):
+            new = [Image("small", seed) for seed in seeds]
+            chat.say(20, new[0], 21, new[1], 22)
+            images = chat.images if pixels == "all" else new
+            inputs = conversation(entry, chat.model, chat.ids, images)
+            chat.answer(inputs, chat.cache)
+            assert [item.grid[0] for item in run.report.items if item.grid is not None] == [2]
 
-    @property
-    def evidence(self) -> Any:
-        return tuple((name,) for name in self.names)
 
-    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
-        return lftr.Selection(torch.arange(keep).expand(len(tokens.features), keep))
+@pytest.mark.parametrize("clips_of_images", [True, [2]], ids=str)
+def test_a_video_is_no_frame(clips_of_images: Any) -> None:
+    """Videos of the same grid stay apart, from each other and from images among them."""
+    clips, stills = [Image("small", 1), Image("small", 3)], [Image("small", 2), Image("small", 4)]
+    prompt = Prompt(MIXED["qwen2_vl"], [[*clips, 2, *stills, 1, clips[0], 3]])
+    with reduced(prompt.model, images_as_video=clips_of_images) as run:
+        assert_true(prompt, run, prompt.generate())
+    items = run.report.items
+    assert [item.grid for item in items] == [(1, 2, 3), (1, 2, 3), (2, 2, 3), (1, 2, 3)]
+    assert [item.medium for item in items] == ["video"] * 4
 
 
 def test_other_grids_are_other_items() -> None:
@@ -85,6 +112,8 @@ def test_other_grids_are_other_items() -> None:
     grids = [item.grids for item in run.report.items]
     assert grids == [((2, 2, 3),), ((1, 4, 8),), ((1, 2, 3),)]
     assert [item.number for item in run.report.items] == [0, 1, 2]
+    assert [item.medium for item in run.report.items] == ["video", "image", "image"]
+    assert run.report.notes == []
 
 
 TWO: Row = [3, Image("small"), 2, Image("small", 1), 4, Image("small", 2), 1, Image("small", 3), 5]
@@ -116,38 +145,46 @@ def test_frames_that_do_not_add_up(llava: ZooEntry, clips: Any) -> None:
         prompt.generate(1)
 
 
-def test_frames_of_two_sizes_are_no_clip() -> None:
+@pytest.mark.parametrize(
+    ("name", "second"), [("qwen2_vl", Image("wide")), ("llava_next", Image("small", 1))]
+)
+def test_frames_of_two_grids_are_no_clip(name: str, second: Image) -> None:
     from zoo import FAMILIES
 
-    prompt = Prompt(FAMILIES["qwen2_vl"], [[Image("small"), 2, Image("wide"), 1]])
+    prompt = Prompt(FAMILIES[name], [[Image("small"), 2, second, 1]])
     with (
         reduced(prompt.model, keep=3, images_as_video=[2]),
-        pytest.raises(ArgumentError, match="frames of one size"),
+        pytest.raises(ArgumentError, match="one grid each, the same"),
     ):
         prompt.generate(1)
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next"])
-def test_a_note_where_nothing_was_joined(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "clips", "noted"),
+    [("llava", True, False), ("llava", [1, 1], False), ("llava_next", True, True)],
+)
+def test_a_note_where_nothing_was_joined(name: str, clips: Any, noted: bool) -> None:
     from zoo import FAMILIES
 
     prompt = Prompt(FAMILIES[name], [[3, Image("small"), 2, Image("small", 1), 1]])
-    with reduced(prompt.model, keep=3, images_as_video=True) as run:
+    with reduced(prompt.model, keep=3, images_as_video=clips) as run:
         prompt.generate(1)
-    noted = any("joined no images" in note for note in run.report.notes)
-    assert noted == (name == "llava_next")
+    assert any("joined no images" in note for note in run.report.notes) == noted
+
+
+def test_no_note_where_one_image_stands_beside_a_video() -> None:
+    prompt = Prompt(MIXED["qwen2_vl"], [[3, Image("small"), 2, Image("small", 1), 1]])
+    with reduced(prompt.model, keep=0.5, images_as_video=True) as run:
+        prompt.generate(1)
+    assert [item.medium for item in run.report.items] == ["image", "video"]
+    assert run.report.notes == []
 
 
 def test_what_stands_between_frames_is_no_question(llava: ZooEntry) -> None:
     """Numbers and times of frames are the clip's, however many frames there are."""
 
     def words(row: Row, **options: Any) -> int:
-        prompt = Prompt(llava, [row])
-        with reduced(prompt.model, Asking("text_token_embeds"), 0.5, **options) as run:
-            prompt.generate(1)
-        found = run.method.tokens[0].text_token_embeds
-        assert found is not None
-        return len(found)
+        return len(seen(Prompt(llava, [row]), "text_token_embeds", **options)[0].text_token_embeds)
 
     assert words(CLIP, images_as_video=True) == words([3, Image("small"), 5])
     assert words(CLIP) == words([3, Image("small"), 5]) + 3
@@ -158,6 +195,11 @@ def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
     with reduced(prompt.model, keep=7, images_as_video=True) as run:
         prompt.generate(1)
     assert [item.kept for item in run.report.items] == [7, 7]
+    with reduced(prompt.model, keep=200, images_as_video=True) as run:
+        prompt.generate(1)
+    noted = [note for note in run.report.notes if note.startswith("keep = 200 is more than")]
+    assert ["a video of 108" in noted[0], "an image of 36" in noted[1]] == [True, True]
+    assert run.report.items[0].to_dict()["medium"] == "video"
     with reduced(prompt.model, "downsample", 9, images_as_video=True) as run:
         prompt.generate(1)
     assert [len(frame) for frame in run.report.items[0].kept_by_frame] == [3, 3, 3]

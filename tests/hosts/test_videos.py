@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import lftr
-from lftr.errors import UnsupportedModelError
+from lftr.errors import ArgumentError, UnsupportedModelError
 from lftr.methods import Adaptive
 
+from .oracle import true_logits
 from .support import (
     MIXED,
     VIDEOS,
@@ -18,11 +19,14 @@ from .support import (
     Prompt,
     Row,
     Videos,
+    assert_close,
     assert_true,
+    conversation,
     distance,
+    images_of,
     reduced,
+    seen,
 )
-from .test_evidence import Asking
 from .test_turns import Chat
 
 CLIP, NEXT = Image("wide", 1), Image("square", 3)
@@ -70,6 +74,10 @@ def test_images_and_videos(mixed: Videos, rows: list[Row], side: Any) -> None:
     assert [item.number for item in run.report.items] == [
         i for row in sizes for i in range(len(row))
     ]
+    shown = [
+        "video" if mixed.is_clip(image) else "image" for row in rows for image in images_of(row)
+    ]
+    assert [item.medium for item in run.report.items] == shown
     assert set(short["mm_encoder_outputs"]) == {"image", "video"}
     with reduced(prompt.model, keep=0.3) as run:
         prompt.alone(0).generate(1)
@@ -126,7 +134,8 @@ def test_grids(clips: Videos) -> None:
     assert tokens.grid[0] == 3
     assert item.grids == (tokens.grid,)
     assert item.grid == tokens.grid
-    assert "x".join(map(str, tokens.grid)) in str(run.report)
+    shape = "x".join(map(str, tokens.grid))
+    assert f"row 0 item 0: video of {item.tokens} ({shape}) -> {item.kept}" in str(run.report)
     apart = 0 if tokens.separator is None else int(tokens.separator.sum())
     assert apart == {"video_llava": 3, "llava_onevision": 1}.get(clips.name, 0)
     assert sum(map(len, item.kept_by_frame)) == item.kept  # separators go first
@@ -136,9 +145,7 @@ def test_frame_features(clips: Videos) -> None:
     """CLS outputs where there are any, else means of what the encoder made of the frame."""
     prompt = Prompt(clips, [[2, CLIP, 3]])
     needs = ("frame_features", "encoder_features", "attention_received")
-    with reduced(prompt.model, Asking(*needs), 0.4) as run:
-        prompt.generate(1)
-    tokens = run.method.tokens[0].without_separators()
+    tokens = seen(prompt, *needs)[0].without_separators()
     frames, encoder = tokens.frame_features, tokens.encoder_features
     assert frames is not None
     assert encoder is not None
@@ -152,9 +159,7 @@ def test_a_class_token_is_no_patch() -> None:
     """Video-LLaVA shows the class token of each frame to the language model."""
     clips = VIDEOS["video_llava"]
     prompt = Prompt(clips, [[2, CLIP, 3]])
-    with reduced(prompt.model, Asking("cls_attention", "encoder_features"), 0.9) as run:
-        prompt.generate(1)
-    tokens = run.method.tokens[0]
+    tokens = seen(prompt, "cls_attention", "encoder_features", keep=0.9)[0]
     assert tokens.separator is not None
     assert tokens.separator.nonzero().squeeze(1).tolist() == [0, 17, 34]
     assert tokens.cls_attention is not None
@@ -177,6 +182,106 @@ def test_a_second_turn(mixed: Videos, first: Image, second: Image) -> None:
         chat.answer(inputs | mixed.visual_inputs(chat.model, [[second]]), chat.cache)
         chat.say(23)
         chat.answer(chat.given(), chat.cache)  # all pixels again: none is encoded
+
+
+def test_a_second_turn_in_the_prompts_order() -> None:
+    """Old clips are not given again, images were none: both are ordered by the whole prompt."""
+    mixed = MIXED["qwen2_vl"]
+    with reduced(mixed.model()) as run:
+        chat = Chat(mixed, run, old=CLIP)
+        chat.say(20, OTHER, 21, NEXT, 22)
+        inputs = chat.given() | mixed.visual_inputs(chat.model, [[OTHER, NEXT]])
+        chat.answer(inputs, chat.cache)
+        assert [item.medium for item in run.report.items] == ["image", "video"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(STILL, NEXT), (CLIP, OTHER)], ids=str)
+def test_turn_by_turn_they_can_be_told_apart(glm4v: Videos, first: Image, second: Image) -> None:
+    """GLM-4V's cache holds the one medium, the new columns the other, whatever pixels are given."""
+    both = Videos(glm4v.family, mixed=True)
+    model = both.model()
+    found = []
+    for shown in ([first, second], [second]):
+        with reduced(model, First(), 4) as run:
+            output = model.generate(**Prompt(both, [[2, first, 1]]).inputs(), **ONE)
+            ids = [*output.sequences[0].tolist(), 20, *both.image_ids(model, second), 21]
+            given = both.batch(model, [ids], [[first, second]])
+            given = {k: v for k, v in given.items() if "pixel" not in k and "grid" not in k}
+            given |= both.visual_inputs(model, [shown])
+            cache = output.past_key_values
+            found.append(model.generate(**given, past_key_values=cache, **ONE).logits[0])
+        assert [item.medium for item in run.report.items] == [
+            "video" if both.is_clip(second) else "image"
+        ]
+    assert torch.equal(*found)
+
+
+ONE: dict[str, Any] = {
+    "max_new_tokens": 1,
+    "do_sample": False,
+    "return_dict_in_generate": True,
+    "output_logits": True,
+}
+
+
+@pytest.mark.parametrize("pixels", ["all", "new"])
+@pytest.mark.parametrize("times", ["all", "new", "few"])
+def test_a_second_turn_in_time(pixels: str, times: str) -> None:
+    """The new clip is placed by its own seconds, which are the last of those of all turns."""
+    entry, old = VIDEOS["qwen2_5_vl"], Image("small", 1)
+    with reduced(entry.model()) as run:
+        chat = Chat(entry, run, old=old)
+        chat.say(20, NEXT, 21)
+        inputs, alone = chat.given(), entry.visual_inputs(chat.model, [[NEXT]])
+        seconds = {"all": inputs["second_per_grid_ts"], "new": alone["second_per_grid_ts"]}
+        seconds["few"] = seconds["all"][:0]
+        inputs |= alone if pixels == "new" else {}
+        inputs |= {"second_per_grid_ts": seconds[times]}
+        if times == "few" or (pixels, times) == ("all", "new"):
+            with pytest.raises(ArgumentError, match=r"second_per_grid_ts = .*allowed: \d, one for"):
+                chat.answer(inputs, chat.cache)
+        else:
+            chat.answer(inputs, chat.cache)
+
+
+# a grid's seconds: of the old and the new clip of each row, of the new ones, of too few
+TIMES = {"all": [0.5, 1.0, 2.0, 3.0], "new": [1.0, 3.0], "few": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "times"), [("all", "all"), ("new", "new"), ("new", "all"), ("new", "few")]
+)
+def test_a_second_turn_of_two_rows(pixels: str, times: str) -> None:
+    """Each row's new clip is placed by its own seconds, or it is said that nothing tells whose."""
+    entry = VIDEOS["qwen2_5_vl"]
+    prompt = Prompt(entry, [[2, Image("small", 1), 1], [4, Image("square", 3), 2]])
+    model, rows = prompt.model, prompt.rows
+    shown = [[rows[0][1], Image("wide", 5)], [rows[1][1], Image("wide", 7)]]
+    with reduced(model) as run:
+        inputs = prompt.inputs() | {"second_per_grid_ts": torch.tensor([0.5, 2.0])}
+        output = model.generate(**inputs, **ONE)
+        choices = [run.choices(row) for row in (0, 1)]
+        more = torch.tensor([[20, *entry.image_ids(model, Image("wide", 5)), 21]] * 2)
+        ids = torch.cat([output.sequences, more], dim=1)
+        added = ids.shape[1] - inputs["input_ids"].shape[1]
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
+        given = shown if pixels == "all" else [row[1:] for row in shown]
+        call = {"input_ids": ids, "attention_mask": mask, **entry.token_inputs(model, ids, mask)}
+        call |= entry.visual_inputs(model, given)
+        call |= {"second_per_grid_ts": torch.tensor(TIMES[times])}
+        call |= {"past_key_values": output.past_key_values, **ONE}
+        if pixels == "new" and times != "new":
+            with pytest.raises(ArgumentError, match=r"second_per_grid_ts = .*allowed: 2, one for"):
+                model.generate(**call)
+            return
+        logits = model.generate(**call).logits[0]
+        choices = [choices[row] + run.choices(row) for row in (0, 1)]
+    for row in (0, 1):
+        words = ids[row, mask[row].bool()]
+        whole = conversation(entry, model, words.tolist(), shown[row])
+        whole["second_per_grid_ts"] = torch.tensor(TIMES["all"][2 * row : 2 * row + 2])
+        truth = true_logits(model, whole, prompt.visual(words), choices[row])
+        assert_close(entry, logits[row], truth[0], slack=5)
 
 
 def test_budget_of_a_prompt(mixed: Videos) -> None:

@@ -213,7 +213,7 @@ def test_a_prompt_that_ends_in_its_image(llava: ZooEntry, method: Any) -> None:
     prompt = Prompt(llava, [[3, Image("square", 2)]])
     with (
         lftr.reduce(prompt.model, method),
-        pytest.raises(lftr.LftrError, match="ends in its image"),
+        pytest.raises(lftr.LftrError, match="ends in visual tokens"),
     ):
         prompt.generate()
 

@@ -31,9 +31,8 @@ class Along:
         self.past = past
         self.held = held
         self.depth = depth
-        self._known: dict[
-            tuple[object, ...], Any
-        ] = {}  # with what made it, so that ids stay theirs
+        # with what made it, so that ids stay theirs
+        self._known: dict[tuple[object, ...], Any] = {}
 
     def columns(self, rows: Tensor) -> Tensor:
         """Return the columns of the conversation that rows of the call stand in, -1 for padding."""

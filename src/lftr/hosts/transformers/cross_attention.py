@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from ...errors import UnsupportedModelError
 from ...report import Report
 from ...selection import Selection
-from ...tokens import VisualTokens
 from .clock import Clock
 from .families import Family, Layout
-from .module import check_evidence
-from .plan import Item, Plan, Reduced, choose, drops, write_report
+from .module import FEATURES, choose_rows, evidence_of
+from .plan import Item, Plan, Reduced, drops, write_report
 from .texts import row_texts
 
-CAN = {"features", "encoder_features", "text_token_embeds"}
+CAN = FEATURES | {"text_token_embeds"}
 _STATIC = ("static", "offloaded_static")
 
 
@@ -32,16 +31,15 @@ class CrossAttentionHost:
     """
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
-        check_evidence(plan.method, CAN, type(model).__name__)
+        self.evidence = evidence_of(plan.method, CAN, type(model).__name__)
         self.model = model
         self.family = family
         self.plan = plan
-        self.evidence = frozenset(n for names in plan.method.evidence for n in names) & CAN
         self._call = threading.local()
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether a call has images."""
-        return kwargs.get("pixel_values") is not None
+        return self.family.given(kwargs)
 
     def hooks(self) -> list[Any]:
         """Attach to the language model, at every step."""
@@ -60,9 +58,7 @@ class CrossAttentionHost:
         mask = torch.ones_like(ids) if mask is None else mask
         words = mask.bool() & ~self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan, self.evidence, ids, words)
-        tiles = (
-            kwargs["aspect_ratio_mask"].sum(dim=-1).tolist()
-        )  # (B, images): those with a picture
+        tiles = kwargs["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images): those shown
         ratios = kwargs["aspect_ratio_ids"].tolist()
         self._call.state = (report, texts, ids.shape[1], tiles, ratios)
         return Reduced(dict(kwargs))
@@ -101,23 +97,12 @@ class CrossAttentionHost:
                 grid = Layout.square(each - 1).tiles or ((1, 1, each - 1),)
                 items.append(Item(row, number, len(body), Layout(grid * count)))
                 bodies.append(body)
-        tokens: list[VisualTokens] = []
-        if drops(self.plan.keep, items):
-            tokens = [
-                VisualTokens(
-                    body.detach(),
-                    **item.layout.fields,
-                    encoder_features=body.detach(),
-                    **{name: rows[item.row] for name, rows in texts.items()},
-                )
-                for item, body in zip(items, bodies, strict=True)
-            ]
-        choose(self.plan, items, tokens)
+        choose_rows(self.plan, items, bodies, bodies, texts)
         clock.lap("method")
         write_report(self.plan, items, len(tiles), prompt, report)
         report.note("the class token of each tile stays beside the kept ones")
         report.clock = clock.readings()
-        if not tokens:
+        if not drops(self.plan.keep, items):
             return None, None, states
         return self._gather(per_image, items, tiles, expand)
 

@@ -15,6 +15,7 @@ from .along import Along
 from .heads import Capture, muted, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
 from .layer_masks import layer_mask, local_mask, rows_of
+from .rows import Rows
 from .verdicts import Decisions, Prompt
 
 if TYPE_CHECKING:
@@ -52,31 +53,23 @@ class Descent:
     ) -> None:
         self.host = host
         self.known = known
-        self.valid = valid = known[:, past:]
-        self.visual = visual = visual & valid
+        valid = known[:, past:]
+        self.rows = Rows(visual & valid, valid)
         self.past = past
         self.held = held
-        self.length = visual.shape[1]
-        self.end = self.length if end is None or end <= 0 else min(end, self.length)
+        self.end = visual.shape[1] if end is None or end <= 0 else min(end, visual.shape[1])
         self.decisions = {} if decisions is None else decisions
         self.again = bool(decisions)
-        self.everything = torch.arange(self.length, device=visual.device).expand(visual.shape)
-        self.along = Along(self.everything, past, held, host.depth)
-        self.alive = self.everything  # columns that have not been dropped, (B, R), -1 is padding
-        self.rows = self.everything  # those that `states` are of
-        self.texts: tuple[Tensor, Tensor, Tensor] | None = None
-        self.bank: Tensor | None = None
+        self.along = Along(self.rows.everything, past, held, host.depth)
         self.cache: Any = None
         self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
         self.captures: dict[int, Capture] = {}
         self.prompts = [
-            Prompt(row, host.methods, int(count), host.depth, host.first)
-            for row, count in enumerate(visual.sum(dim=1).tolist())
+            Prompt(row, host.methods, count, host.depth, host.first)
+            for row, count in enumerate(self.rows.counts)
             if count
         ]
-        self.left = sum(prompt.tokens for prompt in self.prompts)
-        self.counts: list[int] = []
-        self.survivors = {p.row: visual[p.row].nonzero().squeeze(1) for p in self.prompts}
+        self.counts: list[int] = []  # visual tokens left in each layer so far
 
     def read_in_passing(self) -> list[int]:
         """Return the layers whose queries and keys are to be read while they run."""
@@ -90,21 +83,21 @@ class Descent:
         rest = args[1:]
         kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         self.cache = kwargs.get("past_key_values")
-        states = self._decide(number, layer, self._move(states, self.alive), rest, kwargs)
-        self.counts.append(self.left)
-        state = self.host.states[number] if self.left else "active"
-        states = self._move(states, self.alive)
-        new = self.alive
+        states = self._decide(number, layer, self.rows.move(states, self.rows.alive), rest, kwargs)
+        self.counts.append(self.rows.left)
+        state = self.host.states[number] if self.rows.left else "active"
+        states = self.rows.move(states, self.rows.alive)
+        new = self.rows.alive
         if state != "active":
-            text, _, both = self._apart()
+            text, _, both = self.rows.apart()
             new = both if state == "frozen" else text
         keys = self._keys(number, new)  # counted before the cache grows
         if state == "frozen":
-            states = self._move(states, self._apart()[1])
+            states = self.rows.move(states, self.rows.apart()[1])
             kwargs = self._freeze(number, layer, states, rest, kwargs)
         if state != "active":
-            states = self._move(states, self._apart()[0])
-        if new is not self.everything:
+            states = self.rows.move(states, self.rows.apart()[0])
+        if new is not self.rows.everything:
             self.columns[number] = self.along.columns(new)
         out = {name: self._narrowed(value) for name, value in kwargs.items()}
         if number in self.captures:
@@ -114,7 +107,7 @@ class Descent:
 
     def leave(self, states: Tensor, report: Report) -> Tensor:
         """Return the last layer's output with all rows in their places, and keep the record."""
-        whole = self._move(states, self.everything)
+        whole = self.rows.move(states, self.rows.everything)
         if self.cache is not None and (self.held is not None or self._shorter()):
             hold(self.cache, self._record())
         if self.prompts and not self.again:
@@ -123,21 +116,6 @@ class Descent:
 
     def _shorter(self) -> bool:
         return any(columns is not None for columns in self.columns)
-
-    # ---- which rows --------------------------------------------------------------------------
-
-    def _move(self, states: Tensor, target: Tensor) -> Tensor:
-        """Return the states of other rows; those that leave are put by as they are."""
-        if target is self.rows:
-            return states
-        if self.bank is None:
-            self.bank = torch.cat([states, torch.zeros_like(states[:, :1])], dim=1)
-        else:
-            place = torch.where(self.rows >= 0, self.rows, self.length)[..., None]
-            place = place.to(states.device).expand_as(states)
-            self.bank = self.bank.to(states.device).scatter(1, place, states)
-        self.rows = target
-        return self.bank[:, :-1] if target is self.everything else rows_of(self.bank, target)
 
     def _decide(
         self,
@@ -160,7 +138,7 @@ class Descent:
         for prompt in asked:
             row = prompt.row
             places = self._real(row).nonzero().squeeze(1)
-            columns = self.alive[row, places]
+            columns = self.rows.alive[row, places]
             heads = {} if row not in own else {"own": own[row]}
             if passed is not None:
                 heads["previous"] = self._heads(passed, row)
@@ -168,7 +146,7 @@ class Descent:
             verdict = prompt.decide(
                 number,
                 states[row, places.to(device)],
-                self.visual[row, columns].to(device),
+                self.rows.visual[row, columns].to(device),
                 {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
                 self._rotary(row, columns, kwargs.get("position_embeddings")),
@@ -184,7 +162,7 @@ class Descent:
             for row, places, changed in merged:
                 states[row, places.to(states.device)] = changed.to(states.dtype)
         if lost:
-            self._drop(lost)
+            self.rows.drop(lost)
         return states
 
     def _rotary(self, row: int, columns: Tensor, given: Any) -> tuple[Tensor, Tensor] | None:
@@ -196,48 +174,23 @@ class Descent:
 
     def _real(self, row: int) -> Tensor:
         """Return which of a row's living columns are tokens of the prompt, bool ``(R,)``."""
-        columns = self.alive[row]
-        return (columns >= 0) & (columns < self.end) & self.valid[row, columns.clamp(min=0)]
-
-    def _drop(self, lost: dict[int, Tensor]) -> None:
-        keep = self._living()
-        for row, columns in lost.items():
-            keep[row, columns] = False
-        for row, before in self.survivors.items():
-            after = before[keep[row, before]]
-            self.survivors[row] = after if len(after) else before
-        self.alive = _columns(keep, self.valid)
-        self.left = int((keep & self.visual).sum())
-        self.texts = None
-
-    def _living(self) -> Tensor:
-        """Return which columns have not been dropped and are no padding, bool ``(B, L)``."""
-        place = torch.where(self.alive >= 0, self.alive, self.length)
-        marks = torch.zeros(len(place), self.length + 1, dtype=torch.bool, device=place.device)
-        return marks.scatter(1, place, True)[:, :-1] & self.valid
-
-    def _apart(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the living columns of text, of images, and both one after the other."""
-        if self.texts is None:
-            alive = self._living()
-            text = _columns(alive & ~self.visual, self.valid)
-            image = _columns(alive & self.visual, self.valid)
-            self.texts = text, image, torch.cat([image, text], dim=1)
-        return self.texts
+        columns = self.rows.alive[row]
+        return (columns >= 0) & (columns < self.end) & self.rows.valid[row, columns.clamp(min=0)]
 
     def _narrowed(self, value: Any) -> Any:
         """Return an argument of a layer at the rows that it is to work on."""
-        return self.along.at(value, self.rows)
+        return self.along.at(value, self.rows.current)
 
     def _keys(self, number: int, new: Tensor) -> Tensor:
         return self.along.keys(number, new, self.cache if self.host.attends[number] else None)
 
     def _mask(self, number: int, full: Any, keys: Tensor, new: Tensor) -> Any:
         if not self.host.attends[number]:
-            return full if self.rows is self.everything else local_mask(full, self.rows)
-        if new is self.everything and self.held is None:
+            whole = self.rows.current is self.rows.everything
+            return full if whole else local_mask(full, self.rows.current)
+        if new is self.rows.everything and self.held is None:
             return full
-        return self.along.mask(full, self.rows, keys, self.host.flat)
+        return self.along.mask(full, self.rows.current, keys, self.host.flat)
 
     # ---- reading, freezing -------------------------------------------------------------------
 
@@ -252,7 +205,8 @@ class Descent:
         """Read the last tokens' queries and all keys of a layer that has not run yet, by row."""
         given = {**kwargs, "past_key_values": None, "use_cache": False, "attention_mask": None}
         real = {prompt.row: self._real(prompt.row) for prompt in self.prompts}
-        place = torch.zeros(len(self.alive), 1, dtype=torch.long, device=self.alive.device)
+        alive = self.rows.alive
+        place = torch.zeros(len(alive), 1, dtype=torch.long, device=alive.device)
         for row, mine in real.items():
             place[row] = mine.nonzero()[-1]
 
@@ -260,13 +214,13 @@ class Descent:
             here = {name: self.along.at(value, rows) for name, value in given.items()}
             return start_layer(layer, states, tuple(self.along.at(one, rows) for one in rest), here)
 
-        last = self.alive.gather(1, place)
+        last = alive.gather(1, place)
         asking = run(rows_of(states, place), last)
         with muted(layer, ("q_proj", "v_proj")):
-            told = run(states, self.alive)
+            told = run(states, alive)
         assert asking.query is not None
         assert told.key is not None
-        columns = self._keys(number, self.alive)
+        columns = self._keys(number, alive)
         key = told.key
         if self.past and self.cache is not None and number < len(self.cache.layers):
             key = torch.cat([self._cached_keys(number, key).to(key.device), key], dim=2)
@@ -319,7 +273,7 @@ class Descent:
         rest: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> dict[str, Any]:
-        """Cache the image's keys and values as they are; only text goes through the layer."""
+        """Cache the keys and values of visual tokens as they are; text alone goes on."""
         if not self.host.attends[number]:
             raise UnsupportedModelError(
                 f"layer {number} has no attention that could read frozen tokens; freeze others"
@@ -339,10 +293,10 @@ class Descent:
 
     def _record(self) -> Held:
         held = self.held or Held.everything(self.host.depth, self.past)
-        total = self.past + self.length
+        total = self.past + self.rows.length
         if not self._shorter():
             return Held(held.begun, held.prefix, total)
-        everything = self.along.columns(self.everything)
+        everything = self.along.columns(self.rows.everything)
         begun = [
             None
             if held.begun[number] is None and columns is None
@@ -357,28 +311,16 @@ class Descent:
             for number, (count, state) in enumerate(zip(self.counts, self.host.states, strict=True))
         ]
         report.survivors = {
-            row: tuple((self.visual[row].cumsum(0)[columns] - 1).tolist())
-            for row, columns in self.survivors.items()
+            row: tuple((self.rows.visual[row].cumsum(0)[columns] - 1).tolist())
+            for row, columns in self.rows.survivors.items()
         }
         report.decoder = self.host.model.config.get_text_config()
-        total = self.past + self.length
+        total = self.past + self.rows.length
         report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]
         if columns is None:
-            return tuple(self.valid[:, : self.end].sum(dim=1).tolist())
+            return tuple(self.rows.valid[:, : self.end].sum(dim=1).tolist())
         real = (columns >= 0) & (columns < self.past + self.end)
         return tuple(real.sum(dim=1).tolist())
-
-
-def _columns(keep: Tensor, valid: Tensor) -> Tensor:
-    """Return the columns where ``keep`` ``(B, L)``, padded with -1 on the side of the padding."""
-    longest = int(keep.sum(dim=1).max())
-    order = keep.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :longest]
-    found = torch.where(keep.gather(1, order), order, -1)
-    if not bool(valid[:, -1].all()):
-        return found
-    missing = (found < 0).sum(dim=1, keepdim=True)
-    place = (torch.arange(longest, device=keep.device) - missing) % max(longest, 1)
-    return found.gather(1, place.expand(len(found), longest))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...errors import MissingEvidenceError
 from ...evidence.attention import Tap, attention_modules, tapped
@@ -20,13 +21,12 @@ from ...methods.encoder import EncoderMerge
 from ...selection import Selection
 from ...tokens import PROVIDERS
 from .encoder_merge import Merged, Merging, TapOf
-from .families import Family, Medium
+from .families import Clips, Family, Medium
 from .memory import memory_of
 
 _ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
 _ATTENTION_OR_FRAMES = _ATTENTION | {"frame_features"}
 _PATCHES = {"encoder_features", "visual_projected"}
-_KINDS = ("image", "video")
 _TOWER = {"visual_projected", "text_embeds"}
 
 
@@ -100,7 +100,8 @@ def encoder_arguments(medium: Medium, model: Any, kwargs: Mapping[str, Any]) -> 
 
 def encoder_names(model: Any) -> set[str]:
     """Return the names that generate hands to encoders and to no one else."""
-    functions = [getattr(model.base_model, f"get_{kind}_features", None) for kind in _KINDS]
+    media = (Medium.name, Clips.name)
+    functions = [getattr(model.base_model, f"get_{name}_features", None) for name in media]
     names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
     return names - {"kwargs"}
 
@@ -227,7 +228,7 @@ class _Reading:
         if "keys" in self.wanted:
             keys = _packed(deep.seen_keys)
             keys = keys if onward is None else onward.apply(keys)
-            patches["keys"] = _without(keys, self.place, 1)
+            patches["keys"] = _without(keys, self.place)
         for name, values in patches.items():
             found[name] = self.medium.to_tokens(self.model, arguments, values)
         return found
@@ -235,7 +236,7 @@ class _Reading:
     def _at_anchors(self, values: Tensor, onward: Selection | None) -> Tensor:
         """Return ``(B, N, c)`` of the tokens that hold a slot, without the CLS token."""
         values = values if onward is None else take(values, onward.index, 1)
-        return _without(values, self.place, 1)
+        return _without(values, self.place)
 
 
 def _received(tap: Tap) -> Tensor:
@@ -257,7 +258,7 @@ def _at_hand(module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def _first_input(module: nn.Module, seen: list[Tensor]) -> Any:
+def _first_input(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
     thread = threading.get_ident()  # another may be encoding too, through the same module
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -266,29 +267,17 @@ def _first_input(module: nn.Module, seen: list[Tensor]) -> Any:
         values = [*args, *kwargs.values()]
         seen.append(next(v for v in values if isinstance(v, Tensor) and v.is_floating_point()))
 
-    return _Detaching(module.register_forward_pre_hook(note, with_kwargs=True))
+    return module.register_forward_pre_hook(note, with_kwargs=True)
 
 
-def _output(module: nn.Module, seen: list[Tensor]) -> Any:
+def _output(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
     thread = threading.get_ident()
 
     def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() == thread:
             seen.append(output[0] if isinstance(output, tuple) else output)
 
-    return _Detaching(module.register_forward_hook(note))
-
-
-class _Detaching:
-    """A hook handle as a context."""
-
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
+    return module.register_forward_hook(note)
 
 
 def _parent(tower: nn.Module, module: nn.Module) -> nn.Module:
@@ -307,10 +296,10 @@ def _packed(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _without(values: Tensor, place: int | None, dim: int) -> Tensor:
-    """Leave the CLS token out."""
+def _without(values: Tensor, place: int | None) -> Tensor:
+    """Leave the CLS token of ``(B, N, c)`` out."""
     if place is None:
         return values
-    size = values.shape[dim]
+    size = values.shape[1]
     keep = [i for i in range(size) if i != place % size]
-    return values.index_select(dim, torch.tensor(keep, device=values.device))
+    return values.index_select(1, torch.tensor(keep, device=values.device))

@@ -23,7 +23,7 @@ from ...methods.encoder import EncoderMerge, MergingLayer
 from ...methods.operations.composing import after, identity
 from ...selection import Flow, Selection
 from ...tokens import VisualTokens
-from .families import Family
+from .families import Family, Medium
 
 TapOf = Callable[[nn.Module], Tap]
 
@@ -58,7 +58,13 @@ def check_merge(model: Any, family: Family, merge: object, method: Method) -> En
         raise ArgumentError.of(
             "encoder", merge, "a lftr.EncoderMerge, such as lftr.EncoderToMe(r=16)"
         )
-    family.merging_layers(model)
+    if not family.merging_layers(model):
+        able = [name for name, one in Family.registry.items() if _merges(one)]
+        raise UnsupportedModelError(
+            f"the images of {model.config.model_type} cannot lose tokens inside the encoder: their "
+            "shape is needed after it (tiles, rotary positions, pooling or a fixed number of "
+            f"tokens); encoder= is for {', '.join(sorted(able))} with a CLIP or SigLIP tower"
+        )
     if isinstance(method, ImageMethod):
         raise ArgumentError.of(
             "method", str(method), "one that reduces tokens; this one encodes a smaller image"
@@ -71,6 +77,11 @@ def check_merge(model: Any, family: Family, merge: object, method: Method) -> En
             "load the vision tower with attn_implementation='sdpa'"
         )
     return merge
+
+
+def _merges(family: Family) -> bool:
+    """Whether models of a family may merge inside the encoder, if it is CLIP's or SigLIP's."""
+    return type(family).merging_layers is not Medium.merging_layers
 
 
 class Merging:

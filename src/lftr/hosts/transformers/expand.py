@@ -15,7 +15,7 @@ def expand_encoder_outputs(
 ) -> dict[str, Any]:
     """Repeat each row's visual tokens ``size`` times, as ``input_ids`` are about to be.
 
-    transformers' own version splits by cumulative lengths of the images, which fails for ragged
+    transformers' own version splits by cumulative lengths of the items, which fails for ragged
     tensors, mixes the rows of some families (GLM-4V), and misses features that are not pooled
     (Llama 4). Rows are known here, so they are what is repeated.
     """

@@ -84,7 +84,7 @@ class LayerHost:
                     str(method),
                     f"tokens change from layer {early[0]} on",
                     f"layers from {self.first} on: before them this "
-                    f"{type(self.model).__name__} adds features of the image to its tokens",
+                    f"{type(self.model).__name__} adds visual features to its tokens",
                 )
             looks = sorted({*early, *method.watches(self.depth)})
             source = {"nothing": [], "previous": [i - 1 for i in looks], "own": looks}[method.reads]

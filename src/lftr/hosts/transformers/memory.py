@@ -1,4 +1,4 @@
-"""Encoding the same images once, where several reductions of them are compared."""
+"""Encoding the same images and videos once, where several reductions of them are compared."""
 
 from __future__ import annotations
 

@@ -16,6 +16,9 @@ from .clock import Clock
 from .families import Layout
 from .plan import Item, Plan, choose, drops, write_report
 
+# what any tokens on their way through a module are evidence of
+FEATURES = frozenset({"features", "encoder_features"})
+
 
 class ModuleReduction:
     """A reduction of what one module returns; use it in a ``with`` block or call `remove`.
@@ -31,7 +34,7 @@ class ModuleReduction:
     def __init__(self, module: nn.Module, plan: Plan, grid: Sequence[Any] | None) -> None:
         if not isinstance(module, nn.Module):
             raise ArgumentError.of("module", type(module).__name__, "a torch.nn.Module")
-        check_evidence(plan.method, {"features", "encoder_features"}, type(module).__name__)
+        evidence_of(plan.method, FEATURES, type(module).__name__)
         self.report = Report()
         self._plan = plan
         self._layout = _layout(grid)
@@ -63,24 +66,31 @@ class ModuleReduction:
         self.remove()
 
 
-def check_evidence(method: Method, can: set[str], where: str) -> None:
-    """Refuse a method whose needs are beyond ``can``."""
+def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[str]:
+    """Return what of ``can`` a method may ask for.
+
+    Raises
+    ------
+    MissingEvidenceError
+        If it needs more.
+    """
     for names in method.evidence:
         if not can & set(names):
             known = "; ".join(f"{name}: {PROVIDERS.get(name, 'the caller')}" for name in names)
             raise MissingEvidenceError(
                 f"this method needs {' or '.join(names)}, which cannot be had at {where} ({known})"
             )
+    return can & {name for names in method.evidence for name in names}
 
 
 def choose_rows(
     plan: Plan,
     items: Sequence[Item],
-    features: Tensor,
-    encoder_features: Tensor,
+    features: Sequence[Tensor] | Tensor,
+    encoder_features: Sequence[Tensor] | Tensor,
     texts: dict[str, Any],
 ) -> None:
-    """Let the method choose among the rows of ``(B, N, C)``, an item each."""
+    """Let the method choose among the tokens ``(N, C)`` of each item."""
     tokens = []
     if drops(plan.keep, items):
         tokens = [

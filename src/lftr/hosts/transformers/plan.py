@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ...budget import Keep, resolve_all
-from ...errors import ArgumentError, LftrError
+from ...errors import LftrError
 from ...evidence.text import TextTower
 from ...methods.base import Method, check_choice
 from ...methods.encoder import EncoderMerge
@@ -23,7 +23,8 @@ from .families import Layout, Medium
 from .prompt import CachedPrompt
 
 # whether images are frames, or how many of them each video has, in all rows or in each
-Clips = bool | tuple[tuple[int, ...], ...]
+Framing = bool | tuple[tuple[int, ...], ...]
+_A = {"image": "an image", "video": "a video"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Plan:
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None
-    images_as_video: Clips = False
+    images_as_video: Framing = False
 
     @property
     def label(self) -> str:
@@ -93,7 +94,7 @@ class Reduced:
         What a cache filled by this call will hold, for hosts that shorten the prompt.
     lag : Tensor, optional
         How far the last column's position, ``(..., B, 1)``, is behind that of the full prompt,
-        where the prompt ends in an image whose last token went; decoding goes on from there.
+        where the prompt ends in an item whose last token went; decoding goes on from there.
     starts : bool
         Whether there is something new to report: not where a reduced prompt only goes on.
     """
@@ -135,11 +136,11 @@ class Item:
     selection : Selection, optional
         The decision about those that the encoder gave.
     medium : {"image", "video"}
-        What it is to the model.
+        What it is to the encoder; see `kind`.
     column : int
         Where it begins in its row.
     entries : int
-        Of how many of the encoder's images it is made.
+        Of how many of the encoder's images or videos it is made.
     """
 
     row: int
@@ -153,6 +154,12 @@ class Item:
     medium: str = "image"
     column: int = 0
     entries: int = 1
+
+    @property
+    def kind(self) -> str:
+        """What it is to the method: "video" also where its frames were given as images."""
+        grid = self.layout.grid
+        return "video" if grid is not None and grid[0] > 1 else self.medium
 
     @property
     def given(self) -> int:
@@ -185,62 +192,6 @@ def in_order(items: Sequence[Item]) -> list[Item]:
 def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
     """Return the items of one medium, as its encoder has them."""
     return [item for item in items if item.medium == medium.name]
-
-
-def as_video(items: Sequence[Item], clips: Clips) -> list[Item]:
-    """Join images of one grid each, and the same, that follow each other in a row: frames.
-
-    With ``clips`` as numbers, so many images to each video.
-    """
-    joined: list[Item] = []
-    for row, members in groupby(items, key=lambda item: item.row):
-        own = list(members)
-        begins = _begins(clips, row, sum(item.medium == "image" for item in own))
-        image = 0
-        for place, item in enumerate(own):
-            new = place == 0 or not _goes_on(joined[-1], item)
-            if begins is not None and item.medium == "image":
-                if new and image not in begins:
-                    raise ArgumentError.of(
-                        "images_as_video", clips, "frames of one size that follow each other"
-                    )
-                new = image in begins
-            image += item.medium == "image"
-            if new:
-                joined.append(item)
-                continue
-            before = joined[-1]
-            joined[-1] = replace(
-                before,
-                size=before.size + item.size,
-                layout=before.layout.followed_by(item.layout),
-                views=before.views + item.views,
-                entries=before.entries + item.entries,
-            )
-    return in_order(joined)
-
-
-def _begins(clips: Clips, row: int, images: int) -> set[int] | None:
-    """Return which of a row's images begin a video; None where that is for the grids to tell."""
-    if isinstance(clips, bool):
-        return None
-    counts = clips[0] if len(clips) == 1 else (*clips, *[()] * (row + 1))[row]
-    if sum(counts) != images:
-        raise ArgumentError.of(
-            "images_as_video", clips, f"numbers that add up to the {images} images of row {row}"
-        )
-    return {0, *accumulate(counts)}
-
-
-def _goes_on(clip: Item, frame: Item) -> bool:
-    """Whether ``frame`` is one more of the frames that ``clip`` is made of."""
-    before, new = clip.layout, frame.layout
-    if clip.medium != "image" or frame.medium != "image":
-        return False
-    if before.grid is None or new.grid is None or before.grid[1:] != new.grid[1:]:
-        return False
-    marked = (before.separator is None) == (new.separator is None)
-    return marked and (clip.row, clip.seen) == (frame.row, frame.seen)
 
 
 def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
@@ -313,6 +264,7 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             whole,
             item.layout.separator,
             None if item.merged is None else item.given,
+            item.kind,
         )
         for item in items
         if (whole := item.whole) is not None
@@ -320,16 +272,23 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
     for item in report.items:
         if isinstance(plan.keep, int) and plan.keep > item.tokens:
             report.note(
-                f"keep = {plan.keep} is more than an item of {item.tokens} tokens has: all stay"
+                f"keep = {plan.keep} is more than {_A[item.medium]} of {item.tokens} tokens has: "
+                "all stay"
             )
         for note in item.notes:
             report.note(note)
-    alone = all(item.entries == 1 for item in items)
-    if plan.images_as_video and alone and len({item.row for item in items}) < len(items):
+    if plan.images_as_video is True and _joined_none(items):
         report.note(
             "images_as_video joined no images: frames follow each other and have one grid each, "
             "the same; images that are cut into tiles have several"
         )
     bare = sorted(set(range(rows)) - {item.row for item in items})
     if items and bare:
-        report.note(f"rows without an image: {', '.join(map(str, bare))}")
+        report.note(f"rows without visual tokens: {', '.join(map(str, bare))}")
+
+
+def _joined_none(items: Sequence[Item]) -> bool:
+    """Whether rows have several images, and every image is an item of its own."""
+    images = [item for item in items if item.medium == "image"]
+    several = len({item.row for item in images}) < len(images)
+    return several and all(item.entries == 1 for item in images)

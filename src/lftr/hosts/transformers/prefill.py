@@ -19,13 +19,13 @@ from ...report import Report
 from ...tokens import VisualTokens
 from .clock import Clock
 from .encode import choose_evidence, encoder_names
-from .families import Family, Medium, list_families
+from .families import Clips, Family, Medium, list_families
 from .flash import hide_positions
+from .frames import as_video
 from .plan import (
     Item,
     Plan,
     Reduced,
-    as_video,
     choose,
     drops,
     fresh_of,
@@ -47,8 +47,6 @@ from .segment import Segment
 from .shown import Shown
 from .texts import row_texts
 
-VIDEOS = ("pixel_values_videos", "video_grid_thw")
-
 
 class Prefill:
     """Reduces the arguments of ``forward`` and ``generate`` for one model."""
@@ -67,11 +65,12 @@ class Prefill:
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether a call has images or videos, begins a cache, or goes on with one filled here."""
-        if self.family.video is None and any(kwargs.get(name) is not None for name in VIDEOS):
+        names = (*Clips.pixels, Clips.grids)
+        if self.family.video is None and any(kwargs.get(name) is not None for name in names):
             raise UnsupportedModelError(
                 f"videos of {self.model.config.model_type} are not reduced, only those of "
-                f"{', '.join(list_families(video=True))}; frames that are given as images are, "
-                "with lftr.reduce(images_as_video=True)"
+                f"{', '.join(list_families(video=True))}; frames that are given as images, of one "
+                "grid each, are, with lftr.reduce(images_as_video=True)"
             )
         shown = any(medium.given(kwargs) for medium in self.family.media)
         cache = kwargs.get("past_key_values")
@@ -89,11 +88,12 @@ class Prefill:
         segment = Segment.of(kwargs, recall(kwargs.get("past_key_values")))
         shown = [Shown.of(medium, self.model, kwargs, segment) for medium in self.family.media]
         visual = torch.stack([part.visual for part in shown]).any(dim=0)
-        if bool((visual & (segment.mask == 0)).any()):
-            raise ArgumentError(
-                "attention_mask hides image placeholders; allowed: a mask of padding alone "
-                "(leave an image out of the prompt to hide it)"
-            )
+        for part in shown:
+            if bool((part.visual & (segment.mask == 0)).any()):
+                raise ArgumentError(
+                    f"attention_mask hides {part.medium.name} placeholders; allowed: a mask of "
+                    f"padding alone (leave the {part.medium.name} out of the prompt to hide it)"
+                )
         asked = [part for part in shown if part.asked(segment)]
         self.family.check_together(self.model, [part.medium for part in asked])
         clock.lap("host")
@@ -128,7 +128,7 @@ class Prefill:
                 else:
                     outputs[part.medium.name] = part.kept(members)
         aligned, prompt, lag = self._shrink(kwargs, segment, shown, items)
-        # positions are given where the prompt shrinks, so nothing is left that reads image sizes
+        # positions are given where the prompt shrinks, so nothing is left that reads sizes
         pixels = {name for part in shown for name in part.medium.pixels}
         leave = encoder_names(self.model) if shorter else pixels
         out = {k: v for k, v in kwargs.items() if k not in leave}
@@ -176,11 +176,10 @@ class Prefill:
         out["input_ids"] = segment.splice(segment.full_ids, columns, fill)
         real = segment.real(columns)
         out["attention_mask"] = real.to(segment.mask.dtype)
-        new = dict(kwargs)
-        if segment.prefix is not None:
-            for part in shown:
-                new |= _new_grids(part.medium, kwargs, of_medium(items, part.medium))
-        full = segment.positions(self.model, new)
+        placing: dict[str, Any] = {}
+        for part in shown:
+            placing |= _placing(part.medium, kwargs, segment, of_medium(items, part.medium))
+        full = segment.positions(self.model, kwargs, placing)
         positions = segment.all_positions(columns.take(full, 0))
         following = segment.following(full)
         if self.plan.positions == "compact":
@@ -237,13 +236,26 @@ def _marks(items: Sequence[Item]) -> Tensor:
     return marks
 
 
-def _new_grids(medium: Medium, kwargs: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
-    """Return what a later turn's new images or clips are placed by, without the earlier ones'."""
+def _placing(
+    medium: Medium, kwargs: Mapping[str, Any], segment: Segment, items: Sequence[Item]
+) -> dict[str, Any]:
+    """Return what M-RoPE places a medium's entries by; in a later turn, that of the new ones."""
+    given = {name: kwargs[name] for name in medium.placing if kwargs.get(name) is not None}
+    if segment.prefix is None:
+        return given
     entries = [item.seen for item in items for _ in range(item.entries)]
     new = [i for i, seen in enumerate(entries) if not seen]
+    if not new:
+        return {}
     found: dict[str, Any] = {}
-    for name in (medium.grids, *medium.timing):
-        if kwargs.get(name) is not None:
-            rows = torch.as_tensor(kwargs[name])  # of all turns, or of the new ones alone
-            found[name] = rows[len(rows) - len(entries) :][new] if new else None
+    for name, value in given.items():
+        rows = torch.as_tensor(value)
+        more = len(rows) - len(entries)  # of all turns, where the pixels are the new ones' alone
+        if more < 0 or (more and len(segment.full_ids) > 1):
+            raise ArgumentError.of(
+                name,
+                f"{len(rows)} values",
+                f"{len(entries)}, one for each of the {medium.name}s given beside it",
+            )
+        found[name] = rows[more:][new]
     return found

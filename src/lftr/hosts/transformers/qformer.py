@@ -18,12 +18,12 @@ from ...errors import ArgumentError, UnsupportedModelError
 from ...report import Report
 from .clock import Clock
 from .families import Family, Layout
-from .module import apply_rows, check_evidence, choose_rows
+from .module import FEATURES, apply_rows, choose_rows, evidence_of
 from .plan import Item, Plan, Reduced, counts_of, write_report
 from .prompt import Columns, aligned_with_prompt, pad_id, pads_left
 from .texts import row_texts
 
-CAN = {"features", "encoder_features", "text_token_embeds"}
+CAN = FEATURES | {"text_token_embeds"}
 
 
 class QFormerHost:
@@ -40,16 +40,15 @@ class QFormerHost:
                 f"positions = {plan.positions!r}; the queries of {type(model).__name__} have no "
                 "place in the image and its language model counts positions itself: use 'compact'"
             )
-        check_evidence(plan.method, CAN, type(model).__name__)
+        self.evidence = evidence_of(plan.method, CAN, type(model).__name__)
         self.model = model
         self.family = family
         self.plan = plan
-        self.evidence = frozenset(n for names in plan.method.evidence for n in names) & CAN
         self._call = threading.local()
 
     def concerns(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether a call has images."""
-        return kwargs.get("pixel_values") is not None
+        return self.family.given(kwargs)
 
     def hooks(self) -> list[Any]:
         """Attach to the modules that tokens flow through."""

@@ -12,9 +12,6 @@ from torch import Tensor
 from ...errors import ArgumentError
 from .prompt import TOKEN_TYPES, CachedPrompt, Columns, check_rows, next_positions
 
-# what M-RoPE places images and clips by, beside the token types
-GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-
 
 @dataclass(frozen=True)
 class Segment:
@@ -108,8 +105,11 @@ class Segment:
         cached = self.prefix.columns.index.shape[1] + self.between
         return torch.nn.functional.pad(part, (cached, 0), value=fill)
 
-    def positions(self, model: Any, kwargs: Mapping[str, Any]) -> Tensor:
-        """Return the positions that the plain model gives the new columns, ``(..., B, S)``."""
+    def positions(self, model: Any, kwargs: Mapping[str, Any], placing: dict[str, Any]) -> Tensor:
+        """Return the positions that the plain model gives the new columns, ``(..., B, S)``.
+
+        ``placing`` is what M-RoPE places their images and videos by, beside the token types.
+        """
         given = kwargs.get("position_ids")
         if isinstance(given, Tensor) and given.shape[-1] >= self.input_ids.shape[1]:
             return self._rows(self.cut(given))
@@ -118,10 +118,9 @@ class Segment:
             for name in TOKEN_TYPES
             if isinstance(kwargs.get(name), Tensor)
         }
-        grids = {name: kwargs[name] for name in GRIDS if kwargs.get(name) is not None}
         prepared = model._prepare_position_ids_for_generation(
             self.input_ids,
-            {"input_ids": self.input_ids, "attention_mask": self.mask, **own, **grids},
+            {"input_ids": self.input_ids, "attention_mask": self.mask, **own, **placing},
         )
         prepared = self._rows(prepared)
         if self.prefix is None:

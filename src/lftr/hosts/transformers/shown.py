@@ -50,7 +50,7 @@ class Shown:
     def asked(self, segment: Segment) -> bool:
         """Whether there is something to encode.
 
-        A chat gives every image at every turn; without new placeholders there is none to encode.
+        A chat gives every item at every turn; without new placeholders there is none to encode.
         """
         return bool(self.arguments) and (segment.prefix is None or bool(self.visual.any()))
 
@@ -80,7 +80,7 @@ class Shown:
         visual = medium.placeholders(self.model, segment.full_ids)
         seen = visual[:, : segment.start].sum(dim=1).tolist()
         first = 0
-        if sum(sizes) != int(visual.sum()):  # the caller gave the new images alone
+        if sum(sizes) != int(visual.sum()):  # the caller gave the new ones alone
             visual, seen, first = visual[:, segment.start :], [0] * len(visual), segment.start
         rows = visual.sum(dim=1).tolist()
         if sum(sizes) != sum(rows):
@@ -105,11 +105,19 @@ class Shown:
                     f"whole {medium.name}s in a row; the next one has {size} tokens, {used} are "
                     "taken",
                 )
-            item = Item(row, 0, size, layout, tiles, used < seen[row])
-            item.medium, item.column = medium.name, first + columns[total]
-            if merged is not None:
-                item.merged = merged.selection.item(len(items))
-            items.append(item)
+            items.append(
+                Item(
+                    row,
+                    0,
+                    size,
+                    layout,
+                    tiles,
+                    used < seen[row],
+                    None if merged is None else merged.selection.item(len(items)),
+                    medium=medium.name,
+                    column=first + columns[total],
+                )
+            )
             used, total = used + size, total + size
         return items
 
@@ -168,8 +176,8 @@ class Shown:
         """Encode everything at the grid that the method asks for, and return what goes on."""
         if any(len(item.layout.tiles or ()) > 1 for item in items):
             raise UnsupportedModelError(
-                f"images of {self.model.config.model_type} are cut into tiles of one size; "
-                "use 'pool' instead of 'downsample'"
+                f"{self.medium.name}s of {self.model.config.model_type} are cut into tiles of one "
+                "size; use 'pool' instead of 'downsample'"
             )
         grids = [item.layout.grid or (1, 1, item.size) for item in items]
         counts = [item.selection.count if item.selection else 1 for item in items]
@@ -238,7 +246,7 @@ def _join_runs(
 ) -> tuple[list[int], list[Layout]]:
     """Join the tiles that stand in one run of placeholders into one item."""
     before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
-    starts = (visual & ~before)[visual].nonzero().squeeze(1).tolist()  # first token of each run
+    starts = set((visual & ~before)[visual].nonzero().squeeze(1).tolist())  # of each run
     joined: list[int] = []
     tiles: list[list[Grid]] = []
     offset = 0

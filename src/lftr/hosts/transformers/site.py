@@ -38,7 +38,7 @@ class Site:
         self.owner = threading.get_ident()
         self.stack: list[Reduction] = []
         self.own: list[Any] = []  # hooks of the topmost reduction's host
-        self.generating = threading.local()
+        self._call = _Call()
         self.handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
@@ -112,12 +112,13 @@ class Site:
 
     @contextmanager
     def _inside_generate(self, reduced: Reduced | None = None) -> Iterator[None]:
-        before = getattr(self.generating, "on", False), getattr(self.generating, "now", None)
-        self.generating.on, self.generating.now = True, reduced
+        call = self._call
+        before = call.generates, call.reduced
+        call.generates, call.reduced = True, reduced
         try:
             yield
         finally:
-            self.generating.on, self.generating.now = before
+            call.generates, call.reduced = before
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = _arguments(original, args, kwargs)
@@ -198,16 +199,16 @@ class Site:
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self.generating.__dict__.pop("prompt", None)  # of a call that did not come to its end
+        self._call.prompt = None  # of a call that did not come to its end
         top = self.top
         if top is None:
             return None
         call = _arguments(self.model.forward, args, kwargs)
-        if getattr(self.generating, "on", False):
-            call = _with_mask(_caught_up(call, self.generating.now))
+        if self._call.generates:
+            call = _with_mask(_caught_up(call, self._call.reduced))
         elif top.host.concerns(call):
             reduced = top.reduce(call)
-            self.generating.prompt = reduced.prompt
+            self._call.prompt = reduced.prompt
             call = _with_mask(reduced.kwargs)
         if top.inside is not None:
             top.inside.announce(call)
@@ -217,7 +218,7 @@ class Site:
     def _after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        prompt = self.generating.__dict__.pop("prompt", None)
+        prompt, self._call.prompt = self._call.prompt, None
         _mark(prompt, kwargs.get("past_key_values"), output)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -227,6 +228,25 @@ class Site:
         top = self.top
         if top is not None and given is not None and top.report.received < top.awaited:
             top.report.received += given.shape[1]  # in several pieces where prefill is chunked
+
+
+class _Call(threading.local):
+    """What is known of the call that a thread is in.
+
+    Attributes
+    ----------
+    generates : bool
+        Whether forwards are those of a ``generate``, whose prompt is reduced already.
+    reduced : Reduced, optional
+        What that is called with.
+    prompt : CachedPrompt, optional
+        What a forward of its own fills its cache with, once it is through.
+    """
+
+    def __init__(self) -> None:
+        self.generates = False
+        self.reduced: Reduced | None = None
+        self.prompt: CachedPrompt | None = None
 
 
 def site_of(model: Any) -> Site | None:
@@ -261,7 +281,7 @@ def _arguments(
 
 
 def _caught_up(kwargs: dict[str, Any], reduced: Reduced | None) -> dict[str, Any]:
-    """Let generated tokens go on from the end of the full prompt, where that is an image's end."""
+    """Let generated tokens go on from the end of the full prompt, where visual tokens end it."""
     positions = kwargs.get("position_ids")
     if reduced is None or reduced.lag is None or reduced.prompt is None or positions is None:
         return kwargs

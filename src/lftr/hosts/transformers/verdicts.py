@@ -59,7 +59,7 @@ class Prompt:
         self.plans = [method.schedule.counts(tokens, depth) for method in methods]
         self.memories: list[dict[str, Any]] = [{} for _ in methods]
         self._gone = False
-        self._before: int | None = None  # text in front of the image
+        self._before: int | None = None  # text in front of the visual tokens
 
     def _looks(self, number: int, method: int) -> bool:
         plan = self.plans[method]
@@ -111,7 +111,7 @@ class Prompt:
         Verdict, optional
             Nothing where everything stays.
         """
-        if self._before is None:  # the first tokens of the image may go later on
+        if self._before is None:  # the first visual tokens may go later on
             self._before = int(visual.int().argmax())
         live = torch.arange(len(states), device=states.device)
         merged = False
@@ -148,8 +148,8 @@ class Prompt:
             live = live[stays]
         if len(visual) - 1 not in live[-1:].tolist():
             raise LftrError(
-                "the prompt ends in its image, and what would be predicted from its last token was "
-                "dropped: methods inside the language model need text after the image"
+                "the prompt ends in visual tokens, and what would be predicted from the last of "
+                "them was dropped: methods inside the language model need text after them"
             )
         if len(live) == len(visual):
             return Verdict(live[:0], states) if merged else None

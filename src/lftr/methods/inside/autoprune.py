@@ -12,7 +12,8 @@ from ...selection import Selection
 from ..operations.recycling import recycled
 from ..options import between
 from .base import LayerMethod, LayerView, Reads
-from .schedules import Layer, Logistic, Schedule, check_layer, scale
+from .options import Layer, check_layer
+from .schedules import Logistic, Schedule, scale
 
 
 @dataclass(frozen=True)

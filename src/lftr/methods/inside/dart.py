@@ -11,7 +11,8 @@ from ..operations.pivots import largest, least_alike
 from ..options import whole
 from .base import LayerView, Reads
 from .one_cut import OneCut
-from .schedules import Layer, Schedule, Step
+from .options import Layer
+from .schedules import Schedule, Step
 
 
 @dataclass(frozen=True)

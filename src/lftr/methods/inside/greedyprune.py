@@ -11,7 +11,7 @@ from ..operations.scaling import mean_cosine
 from ..options import between
 from .base import LayerView
 from .one_cut import OneCut
-from .schedules import Layer
+from .options import Layer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import InitVar, dataclass
 from ...budget import Keep
 from ...errors import ArgumentError
 from .base import LayerMethod
-from .schedules import Layer, Schedule, Step
+from .options import Layer
+from .schedules import Schedule, Step
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
-from ...budget import Budget, Keep, parse_keep, resolve
+from ...budget import Keep, resolve
 from ...errors import ArgumentError
 from ..options import between, whole
+from .options import Layer, check_keep, check_layer, layer_at, several
 
-Layer = int | float
 _MANY = 1_000_000  # tokens, to see where a schedule drops some
 State = Literal["active", "frozen", "bypassed"]
 
@@ -107,10 +107,10 @@ class Stages(Schedule):
     keep: Sequence[Keep] = (0.5, 0.25, 0.125)
 
     def __post_init__(self) -> None:
-        layers = _several("layers", self.layers)
+        layers = several("layers", self.layers)
         for layer in layers:
             check_layer("layers", layer)
-        keeps = tuple(check_keep("keep", one) for one in _several("keep", self.keep))
+        keeps = tuple(check_keep("keep", one) for one in several("keep", self.keep))
         if not layers or len(layers) != len(keeps):
             allowed = f"one for each of the {len(layers)} layers, at least one"
             raise ArgumentError.of("keep", self.keep, allowed)
@@ -267,7 +267,7 @@ class Skip(Schedule):
             whole("every", self.every, 1)
         if (self.every is None) == (not self.layers):
             raise ArgumentError.of("layers", self.layers, "layers, or every=..., and not both")
-        for layer in _several("layers", self.layers):
+        for layer in several("layers", self.layers):
             check_layer("layers", layer)
         object.__setattr__(self, "layers", tuple(self.layers))
 
@@ -361,47 +361,3 @@ def scale(base: Sequence[int], total: int, most: int) -> list[int]:
         middle = (low + high) / 2
         low, high = (middle, high) if sum(at(middle)) <= total else (low, middle)
     return at(low)
-
-
-def _several(name: str, values: object) -> tuple[Any, ...]:
-    """Require a sequence."""
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ArgumentError.of(name, values, "a sequence of them")
-    return tuple(values)
-
-
-def check_layer(name: str, layer: object, beyond: bool = False) -> None:
-    """Require a layer's number from 1 on, or a share of the depth in (0, 1)."""
-    if isinstance(layer, float):
-        if 0.0 < layer < 1.0 or (beyond and layer == 1.0):
-            return
-    elif isinstance(layer, int) and not isinstance(layer, bool) and layer >= 1:
-        return
-    raise ArgumentError.of(
-        name,
-        layer,
-        "a layer's number from 1 on (before the first layer, use a lftr.Method) or a share of the "
-        "depth in (0, 1)",
-    )
-
-
-def layer_at(name: str, layer: Layer, depth: int, beyond: bool = False) -> int:
-    """Return the number of a layer in a model of ``depth`` layers."""
-    last = depth if beyond else depth - 1
-    if isinstance(layer, float):
-        return min(max(1, round(layer * depth)), last)
-    if layer > last:
-        raise ArgumentError.of(name, layer, f"a decoder layer of this model, 1 to {last}")
-    return layer
-
-
-def check_keep(name: str, keep: object) -> Keep:
-    """Require a ratio or a count; a prompt's tokens are one block here, so there is no budget."""
-    allowed = "a ratio in (0, 1] or a whole number >= 1"
-    try:
-        parsed = parse_keep(keep)
-    except ArgumentError:
-        raise ArgumentError.of(name, keep, allowed) from None
-    if isinstance(parsed, Budget):
-        raise ArgumentError.of(name, keep, allowed)
-    return parsed

@@ -11,8 +11,9 @@ from torch import Tensor
 from ...budget import Keep, resolve
 from ...selection import Selection
 from .base import LayerMethod, LayerView, Reads
+from .options import check_keep
 from .raters import raters
-from .schedules import Schedule, Stages, check_keep
+from .schedules import Schedule, Stages
 from .sparsevlm import LAYERS
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from ....errors import UnsupportedModelError
 from .base import Family
 from .layout import Layout
-from .medium import Medium
+from .medium import Clips, Medium
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Family", "Layout", "Medium", "family_of", "list_families"]
+__all__ = ["Clips", "Family", "Layout", "Medium", "family_of", "list_families"]
 
 
 def list_families(*, video: bool = False) -> list[str]:

@@ -24,7 +24,7 @@ class Medium:
     name: ClassVar[str] = "image"
     pixels: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_images")
     grids: ClassVar[str] = "image_grid_thw"
-    # other arguments with a row for each entry that positions are computed from
+    # what else has a row for each entry and says where its tokens are placed
     timing: ClassVar[tuple[str, ...]] = ()
     features_key: ClassVar[str] = "pooler_output"
     tower: ClassVar[str] = "vision_tower"
@@ -33,6 +33,11 @@ class Medium:
     projector_sees_tokens: ClassVar[bool] = False
     # whether all entries of one run of placeholders are tiles of one image
     run_is_item: ClassVar[bool] = False
+
+    @property
+    def placing(self) -> tuple[str, ...]:
+        """The arguments that M-RoPE places tokens by, a row for each entry."""
+        return (self.grids, *self.timing)
 
     def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Return where this medium's tokens go, bool like ``input_ids``."""
@@ -113,29 +118,13 @@ class Medium:
         return max(0, round(layers * 9 / 24) - 1)
 
     def merging_layers(self, model: nn.Module) -> Sequence[nn.Module]:
-        """Return the encoder's layers between which tokens may merge.
+        """Return the encoder's layers between which tokens may merge; none where they may not.
 
-        They end with the one whose output the model uses. One sequence is one image, positions are
-        added once at the embedding, and nothing after the encoder asks for the image's shape.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If that is not so.
+        They may where one sequence is one image, positions are added once at the embedding, and
+        nothing after the encoder asks for the image's shape. The layers end with the one whose
+        output the model uses.
         """
-        from .base import Family
-
-        config: Any = model.config
-        able = [
-            name
-            for name, family in Family.registry.items()
-            if type(family).merging_layers is not Medium.merging_layers
-        ]
-        raise UnsupportedModelError(
-            f"the images of {config.model_type} cannot lose tokens inside the encoder: their shape "
-            "is needed after it (tiles, rotary positions, pooling or a fixed number of tokens); "
-            f"encoder= is for {', '.join(sorted(able))} with a CLIP or SigLIP tower"
-        )
+        return ()
 
     def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
@@ -147,8 +136,8 @@ class Medium:
         """
         config: Any = model.config
         raise UnsupportedModelError(
-            f"the images of {config.model_type} cannot be encoded at another size, which this "
-            "method needs; 'pool' and 'interpolate' come closest"
+            f"the {self.name}s of {config.model_type} cannot be encoded at another size, which "
+            "this method needs; 'pool' and 'interpolate' come closest"
         )
 
 

@@ -179,11 +179,11 @@ class Kimi(Family):
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         high, wide = self._kernel(model)
-        grids = grids_of(inputs, "image_grid_thw")
+        grids = grids_of(inputs, self.grids)
         return [Layout(((1, h // high, w // wide),)) for _, h, w in grids]
 
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
-        grids: list[Grid] = grids_of(inputs, "image_grid_thw")
+        grids: list[Grid] = grids_of(inputs, self.grids)
         size = self._kernel(model)[0]
         return torch.cat(
             [
