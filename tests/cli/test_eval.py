@@ -67,6 +67,7 @@ def test_the_same_command_finds_its_run_again_and_another_has_its_own(
     result = lftr(*words)
     assert result.exit_code == 0
     assert "1 questions of mine.jsonl" in result.stdout
+    assert "Few images: were every answer right" in result.stdout
     assert first["run"] in result.stdout
     assert all(name in result.stdout for name in ["full", "lftr", *CONTROLS])
 

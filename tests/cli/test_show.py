@@ -55,6 +55,24 @@ def test_the_default_method_draws(reads, picture, tmp_path):
     assert told["question"] == "What colour is the square?"
 
 
+def test_shows_what_the_encoder_merged_too(reads, fails, picture, tmp_path):
+    out = tmp_path / "merged.png"
+    words = ("show", picture, "--out", out, "--method", "uniform", "--keep", 8)
+    (item,) = reads(*words, "--encoder", "folder:keep=1/3")["report"]["items"]
+    assert (item["tokens"], item["encoded"], item["kept"]) == (576, 192, 8)
+    drawn = Image.open(out)
+    slots = {corner(drawn, GRID, token) for token in item["positions"]}
+    assert len(slots) == 8  # each a colour of its own: `uniform` alone merges nothing
+    assert "did you mean 'tome'" in fails(*words, "--encoder", "tom")
+
+
+def test_a_method_inside_the_model_keeps_what_its_schedule_says(lftr, picture, tmp_path):
+    out = tmp_path / "inside.png"
+    assert lftr("show", picture, "--method", "fastv", "--out", out).exit_code == 0
+    drawn = Image.open(out)
+    assert sum(corner(drawn, GRID, token) == ACCENT for token in range(576)) == 288
+
+
 def test_a_folder_that_is_not_there_and_an_ending_that_is_no_picture(fails, picture, tmp_path):
     assert "--out = " in fails("show", picture, "--out", tmp_path / "no" / "x.png")
     assert "--out = " in fails("show", picture, "--out", tmp_path / "x.nonsense")

@@ -10,6 +10,8 @@ from PIL import Image
 
 import lftr as library
 from lftr.cli.left_out import LEFT_OUT
+from lftr.cli.options import needs_tower
+from lftr.evaluation.tune_plan import Plan
 
 EASY = ("--agreement", 0.5, "--confidence", 0.5, "--method", "uniform", "--keep", 0.999)
 
@@ -81,6 +83,13 @@ def test_says_verdict_saving_and_what_was_left_out(lftr, album, tmp_path):
 )
 def test_bad_input_says_what_is_allowed(fails, words, said):
     assert said in fails("tune", *words)
+
+
+def test_default_methods_are_raced_with_the_text_that_run_gives_them():
+    """A preset promises what was shown with the bundled model's text tower, or not at all."""
+    guided = [method for method in Plan().candidates if needs_tower([method])]
+    assert [method.name for method in guided] == ["coverage"]
+    assert needs_tower(Plan().candidates)
 
 
 def test_a_folder_without_prompts(fails, album):

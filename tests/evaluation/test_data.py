@@ -53,11 +53,14 @@ def test_a_file(jsonl, folder):
         (RED | {"answers": []}, "answers = []; allowed: one text or more"),
         (RED | {"answers": [3]}, "answers = 3; allowed: a text"),
         (RED | {"question": None}, "question = None; allowed: a text"),
+        (RED | {"question": ["a", "b"]}, "question = ['a', 'b']; allowed: a text"),
         (RED | {"category": 3}, "category = 3; allowed: a text"),
         (RED | {"id": [1]}, "id = [1]; allowed: a text or a whole number"),
         (RED | {"image": "absent.png"}, "absent.png'; allowed: a file that exists"),
         (RED | {"image": "text.png"}, "text.png'; allowed: an image file"),
         (RED | {"image": "."}, "allowed: an image file"),
+        (RED | {"answer": "red"}, "'answers' and 'answer'; allowed: one of them"),
+        (RED | {"images": ["red.png"]}, "'image' and 'images'; allowed: one of them"),
         (RED | {"id": "questions:1"}, "id 'questions:1' is that of line 1 already"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "line",
@@ -68,6 +71,56 @@ def test_a_bad_line_is_named_and_the_rest_goes_on(jsonl, line, said):
     (problem,) = data.problems
     assert str(problem).startswith("questions.jsonl line 2: ")
     assert said in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("quesiton", "question"),
+        ("Question", "question"),
+        ("question ", "question"),
+        ("questions", "question"),
+        ("iamge", "image"),
+        ("imag", "image"),
+        ("Images", "images"),
+        ("anwsers", "answers"),
+        ("Answer", "answer"),
+        ("choice", "choices"),
+        ("chioces", "choices"),
+        ("catagory", "category"),
+        ("vidoe", "video"),
+        ("ID", "id"),
+    ],
+)
+def test_a_field_that_was_meant_to_be_another_is_told(jsonl, typo, meant):
+    """Also where the line could be asked without it."""
+    right = "answers" if meant == "answer" else meant.replace("images", "image")
+    line = {name: value for name, value in RED.items() if name != right} | {typo: "red"}
+    (problem,) = load_data(str(jsonl(RED, line))).problems
+    assert str(problem) == (
+        f"questions.jsonl line 2: unknown field {typo!r}; did you mean {meant!r}?"
+    )
+
+
+def test_fields_of_one_s_own_are_welcome(jsonl):
+    """Those of public data sets, and whatever is near a field that the line has."""
+    own = (
+        "meta", "idx", "uid", "qid", "index", "question_id", "question_type", "image_id",
+        "image_path", "video_id", "answer_type", "multiple_choice_answer", "options", "label",
+        "ocr_tokens", "caption", "conversations", "prompt", "categories", "split", "topic",
+        "questions", "image2", "answer_",
+    )  # fmt: skip
+    data = load_data(str(jsonl(RED | dict.fromkeys(own, 0))))
+    assert not data.problems
+    assert data.items[0].answers == ("red",)
+
+
+def test_one_or_several_under_either_name(jsonl):
+    one = {"images": "red.png", "question": "What colour?", "answer": "red"}
+    several = {"image": ["red.png"], "question": "What colour?", "answers": ["red"]}
+    found = load_data(str(jsonl(one, several))).items
+    assert found[0].answers == found[1].answers == ("red",)
+    assert found[0].image == found[1].image
 
 
 def test_bytes_that_are_no_text(folder):

@@ -44,6 +44,13 @@ def test_a_ratio_is_paired():
     assert unpaired.high - unpaired.low > found.high - found.low
 
 
+def test_two_questions_say_little():
+    """A relative score has no upper bound: of two images, one may hide most of either score."""
+    found = Bootstrap(["one"] * 2).ratio([1.0, 1.0], [1.0, 1.0])
+    assert found == pytest.approx((1, 0.025**0.5, 0.025**-0.5))
+    assert [f"{100 * end:.0f}" for end in found] == ["100", "16", "632"]
+
+
 @pytest.mark.parametrize("n", [1, 10, 300])
 def test_what_is_perfect_is_not_certain(n):
     """Clopper and Pearson's ends where all are alike; a bootstrap draws nothing else."""

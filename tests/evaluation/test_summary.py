@@ -50,6 +50,22 @@ def test_every_figure():
     assert own["hallucination"]["questions"] == 6
 
 
+@pytest.mark.parametrize(("count", "share"), [(2, 0.158), (35, 0.9), (36, 0.9)])
+def test_how_much_so_many_images_can_show(count, share):
+    """Clopper and Pearson's lower end, were all answers right; images count, not questions."""
+    config = CONFIG | {"data": [{"name": "t", "questions": 2 * count}]}
+    labels = [setting["label"] for setting in CONFIG["settings"]]
+    found = [
+        line(f"{n} {ask}", label, image=f"{n}.png")
+        for label in labels
+        for n in range(count)
+        for ask in range(2)
+    ]
+    told = summarise(config, found)["can_show"]
+    assert told == pytest.approx(share, abs=0.003)
+    assert (told < 0.9) == (count < 36)
+
+
 def test_the_order_of_the_answers_does_not_matter():
     assert summarise(CONFIG, lines()[::-1]) == summarise(CONFIG, lines())
 

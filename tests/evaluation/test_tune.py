@@ -9,11 +9,12 @@ from scipy.stats import binom
 
 import lftr
 from lftr import suites
-from lftr.errors import ArgumentError
+from lftr.errors import ArgumentError, MissingEvidenceError
 from lftr.evaluation.answering import answer_all
 from lftr.evaluation.scoring import agreement
 from lftr.evaluation.settings import Setting, full_model
-from lftr.evaluation.tune import METHODS, _digest, _falling, _usable, tune
+from lftr.evaluation.tune import tune
+from lftr.evaluation.tune_plan import METHODS, Plan, plain_workload
 from lftr.evaluation.tune_search import Goal
 from lftr.evaluation.tune_workload import load_workload
 
@@ -39,8 +40,7 @@ def test_the_budget_found_on_one_seed_holds_on_another(subject):
         subject,
         load_workload("scenes", n=56, seed=1),
         Goal(AGREEMENT, CONFIDENCE),
-        methods=LFTR,
-        budgets=[1 / 4, 1 / 16, 1 / 200],
+        Plan(LFTR, [1 / 4, 1 / 16, 1 / 200]),
         step=steps.append,
     )
     preset = tuned.preset
@@ -81,8 +81,7 @@ def test_nothing_that_holds_keeps_all(subject):
         subject,
         load_workload("scenes", n=14, seed=1),
         Goal(0.75, 0.5),
-        methods=[lftr.get_method("uniform")],
-        budgets=[1],
+        Plan([lftr.get_method("uniform")], [1]),
     )
     assert tuned.preset.keep == 1.0
     assert tuned.preset.found["kept"] == tuned.preset.found["tokens"] == 576
@@ -104,9 +103,7 @@ def test_an_image_counts_once_and_a_broken_one_not_at_all(subject, folder):
         subject,
         workload,
         Goal(0.5, 0.5),
-        methods=[lftr.get_method("uniform")],
-        budgets=[575],  # all but one token
-        batch=3,
+        Plan([lftr.get_method("uniform")], [575], batch=3),  # all but one token
     )
     (tested,) = tuned.preset.found["tested"]
     assert tested["images"] <= 6
@@ -122,8 +119,7 @@ def test_budgets_that_a_method_cannot_meet_and_answers_cut_short_are_told(subjec
         dataclasses.replace(subject, max_new_tokens=1),
         load_workload("scenes", n=12, seed=1),
         Goal(0.5, 0.5),
-        methods=[lftr.get_method("fastv"), lftr.get_method("uniform")],
-        budgets=[0.9, 0.1],
+        Plan([lftr.get_method("fastv"), lftr.get_method("uniform")], [0.9, 0.1]),
     )
     assert [problem.where for problem in tuned.problems] == ["fastv 1/10"]
     assert "at least 0.286 of the tokens" in tuned.problems[0].reason
@@ -135,24 +131,50 @@ def test_budgets_that_a_method_cannot_meet_and_answers_cut_short_are_told(subjec
             subject,
             load_workload("scenes", n=12),
             Goal(0.5, 0.5),
-            methods=[lftr.get_method("fastv")],
-            budgets=[0.1],
+            Plan([lftr.get_method("fastv")], [0.1]),
         )
 
 
-def test_a_workload_has_one_digest_however_it_is_shuffled(subject):
-    groups = load_workload("scenes", n=4).groups
-    assert _digest(groups) == _digest(groups[::-1])
-    assert _digest(groups) != _digest(groups[:3])
+def test_a_workload_has_one_digest_however_it_is_shuffled():
+    whole = load_workload("scenes", n=4)
+    shuffled = dataclasses.replace(whole, groups=whole.groups[::-1])
+    fewer = dataclasses.replace(whole, groups=whole.groups[:3])
+    assert plain_workload(shuffled) == plain_workload(whole)
+    assert plain_workload(fewer)["digest"] != plain_workload(whole)["digest"]
 
 
-def test_budgets_fall_whatever_their_order():
-    assert _falling([1 / 8, 0.5, 1 / 8]) == [0.5, 1 / 8]
-    assert _falling([3, 40]) == [40, 3]
-    for budgets in ([], [0.5, 3]):
-        with pytest.raises(ArgumentError, match="ratios alone, or counts alone"):
-            _falling(budgets)
+@pytest.mark.parametrize(
+    ("budgets", "falling"), [([1 / 8, 0.5, 1 / 8], [0.5, 1 / 8]), ([3, 40], [40, 3])], ids=str
+)
+def test_budgets_fall_whatever_their_order(budgets, falling):
+    levels = Plan(budgets=budgets).levels(LFTR)
+    assert [[setting.keep for setting in level] for level in levels] == [[k] for k in falling]
 
 
-def test_methods_that_the_model_cannot_feed_are_left_out(subject):
-    assert [method.name for method in _usable(subject, None, None)] == list(METHODS)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"budgets": []}, "ratios alone, or counts alone"),
+        ({"budgets": [0.5, 3]}, "ratios alone, or counts alone"),
+        ({"methods": []}, r"methods = \[\]; allowed: at least one"),
+        ({"batch": 0}, "batch = 0; allowed: a whole number >= 1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_planned(options, said):
+    with pytest.raises(ArgumentError, match=said):
+        Plan(**options)
+
+
+def test_default_methods_that_the_model_cannot_feed_are_left_out(subject, monkeypatch):
+    assert [method.name for method in Plan().methods_for(subject)] == list(METHODS)
+    assert Plan(LFTR).methods_for(subject) == LFTR
+
+    def feeding(model, method, **options):
+        if method.name == "coverage":
+            raise MissingEvidenceError("no text")
+        return lftr.reduce(model, method, **options)
+
+    monkeypatch.setattr("lftr.evaluation.tune_plan.reduce", feeding)
+    left = [name for name in METHODS if name != "coverage"]
+    assert [method.name for method in Plan().methods_for(subject)] == left

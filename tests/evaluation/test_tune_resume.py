@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -13,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -22,13 +22,14 @@ from lftr.evaluation import tune as tuning
 from lftr.evaluation import tune_sitting as sitting
 from lftr.evaluation.answering import Answer, Timing
 from lftr.evaluation.tune_answers import ANSWERS
+from lftr.evaluation.tune_plan import Plan, plain_workload
 from lftr.evaluation.tune_search import Goal
 from lftr.evaluation.tune_workload import load_workload
 from lftr.report import ItemReport
 
 GOAL = Goal(0.7, 0.8)
 METHODS = [lftr.get_method("lftr"), lftr.get_method("uniform")]
-OPTIONS = {"methods": METHODS, "budgets": [1 / 2, 1 / 8, 1 / 32], "batch": 3, "seed": 5}
+PLAN = Plan(METHODS, [1 / 2, 1 / 8, 1 / 32], batch=3, seed=5)
 
 
 class Killed(BaseException):
@@ -81,7 +82,7 @@ def _search(workload, monkeypatch, subject, folder=None, patience: int = 10**9):
     monkeypatch.setattr(tuning, "_unmet", lambda *_: {})
     monkeypatch.setattr(tuning, "_saving", lambda *_: {"questions": 0})
     try:
-        return tuning.tune(subject, workload, GOAL, run=folder, **OPTIONS), oracle
+        return tuning.tune(subject, workload, GOAL, PLAN, run=folder), oracle
     except Killed:
         return None, oracle
 
@@ -142,23 +143,23 @@ def test_another_search_in_the_same_folder_is_refused(search, subject, workload,
         (GOAL, {"positions": "compact"}, "settings"),
     ):
         with pytest.raises(ArgumentError, match=f"its {name} differ"):
-            tuning.tune(subject, workload, goal, run=tmp_path, **OPTIONS | changes)
+            tuning.tune(subject, workload, goal, replace(PLAN, **changes), run=tmp_path)
     with pytest.raises(ArgumentError, match="its workload differ"):
-        tuning.tune(subject, load_workload("scenes", n=61), GOAL, run=tmp_path, **OPTIONS)
+        tuning.tune(subject, load_workload("scenes", n=61), GOAL, PLAN, run=tmp_path)
 
 
 def test_another_subject_in_the_same_folder_is_refused(search, subject, workload, tmp_path):
     search(tmp_path, patience=3)
     for changes, name in (({"name": "mine"}, "model"), ({"max_new_tokens": 9}, "max_new_tokens")):
-        other = dataclasses.replace(subject, **changes)
+        other = replace(subject, **changes)
         with pytest.raises(ArgumentError, match=f"its {name} differ"):
-            tuning.tune(other, workload, GOAL, run=tmp_path, **OPTIONS)
+            tuning.tune(other, workload, GOAL, PLAN, run=tmp_path)
 
 
 def test_methods_of_one_name_are_refused(subject, workload):
     twice = [METHODS[0], lftr.get_method("lftr", diversity=0.0)]
     with pytest.raises(ArgumentError, match=r"setting = 'lftr 1/2'; allowed: one of each"):
-        tuning.tune(subject, workload, GOAL, **OPTIONS | {"methods": twice})
+        tuning.tune(subject, workload, GOAL, replace(PLAN, methods=twice))
 
 
 def test_too_little_memory_bars_no_setting(subject, workload, monkeypatch):
@@ -173,14 +174,14 @@ def test_too_little_memory_bars_no_setting(subject, workload, monkeypatch):
 
     monkeypatch.setattr(tuning, "one_batch", small)
     with pytest.raises(TooLittleMemoryError, match="no room"):
-        tuning.tune(subject, workload, GOAL, **OPTIONS)
+        tuning.tune(subject, workload, GOAL, PLAN)
 
 
 def test_a_picture_that_was_changed_is_another_workload(folder):
     (folder / "prompts.txt").write_text("What?\n")
     one = load_workload(folder)
     (folder / "red.png").write_bytes((folder / "noise.png").read_bytes())
-    assert tuning._digest(load_workload(folder).groups) != tuning._digest(one.groups)
+    assert plain_workload(load_workload(folder)) != plain_workload(one)
 
 
 @pytest.mark.slow

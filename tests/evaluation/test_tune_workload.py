@@ -41,6 +41,15 @@ def test_a_file_needs_no_answers_and_its_images_are_grouped(jsonl):
     ]
 
 
+def test_what_is_not_read_is_not_looked_at(jsonl):
+    """Answers, which a search does not need; but a choice of words is the question's."""
+    line = {"image": "red.png", "question": "What colour?"}
+    workload = load_workload(jsonl(line | {"anwser": 3}, line | {"answer": "", "answers": ""}))
+    assert not workload.problems
+    (problem,) = load_workload(jsonl(line, line | {"chioces": ["red"]})).problems
+    assert "did you mean 'choices'" in problem.reason
+
+
 def test_a_suite_may_be_tried():
     assert len(load_workload("scenes", n=5, seed=3).groups) == 5
 
@@ -50,9 +59,10 @@ def test_what_cannot_be_asked(folder, jsonl, tmp_path_factory):
     cases = [
         (folder, (), "prompts.txt"),
         (empty, ["What?"], "at least one image and question"),
-        (empty / "absent", (), "a folder of images or a JSONL file"),
+        (empty / "absent", (), "a folder of images or clips, a JSONL file, or a suite: scenes"),
         (jsonl("{}", name="empty.jsonl"), (), "empty.jsonl line 1"),
         (jsonl({"image": "red.png", "question": "?"}), ["What?"], "this file has questions"),
+        ("scenes", ["What?"], "a suite has questions"),
     ]
     for source, prompts, said in cases:
         with pytest.raises(ArgumentError, match=said):

@@ -1,4 +1,4 @@
-"""The command line: ``lftr run | show | demo | eval | tune | bench | report | methods``.
+"""The command line: ``lftr run | show | demo | eval | tune | bench | report | serve | methods``.
 
 Nothing of it is imported by the library. Typer and rich come with the extra ``cli``.
 """

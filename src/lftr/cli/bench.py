@@ -25,14 +25,8 @@ from .terminal import print_json, progress
 
 def bench(
     model: options.Model = None,
-    method: Annotated[
-        list[str],
-        typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
-    ] = ["lftr"],  # noqa: B006  (typer reads it, nobody writes to it)
-    keep: Annotated[
-        list[str],
-        typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
-    ] = ["1/4", "1/16"],  # noqa: B006
+    method: options.Methods = ["lftr"],  # noqa: B006  (typer reads it, nobody writes to it)
+    keep: options.Keeps = ["1/4", "1/16"],  # noqa: B006
     option: options.Options = None,
     encoder: options.Encoders = None,
     positions: options.Positions = None,
@@ -57,9 +51,10 @@ def bench(
     ] = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
-    question: Annotated[str, typer.Option("--question", help="What is asked.")] = (
-        "What is in the picture?"
-    ),
+    question: Annotated[
+        str | None,
+        typer.Option("--question", help="What is asked; by default what is in the picture."),
+    ] = None,
     batch: Annotated[
         list[int],
         typer.Option("--batch", min=1, help="Questions at a time; as many numbers as wanted."),
@@ -90,8 +85,8 @@ def bench(
     rows = settings_grid(methods, map(parse_keep, keep), (), positions)
     settings = with_merges(rows, map(parse_merge, encoder or []), methods)
     settings = settings if against else settings[1:]
-    sights, question = _sights(image, suite, frames, fps, question)
-    sights = _resized(sights, resolution or [])
+    sight, asked = _sight(image, suite, frames, fps, question)
+    sights = _resized(sight, resolution or [])
     loaded = load_model(
         model,
         parse_device(device),
@@ -104,7 +99,7 @@ def bench(
         Call.of(
             loaded.model,
             loaded.processor,
-            [Question((sight,), question)] * count,
+            [Question((sight,), asked)] * count,
             loaded.text_tower,
             f"{_told(sight)}, batch {count}",
         )
@@ -118,7 +113,7 @@ def bench(
             rounds=rounds,
             decode=decode,
             limit=against is not None,
-            step=lambda n: bar.advance(bar.task_ids[0], n),
+            step=bar.step,
         )
     if as_json:
         print_json(plain(measured, loaded.name, rounds))
@@ -127,25 +122,31 @@ def bench(
         table.print()
 
 
-def _sights(
-    path: Path | None, suite: str | None, frames: int | None, fps: float | None, question: str
-) -> tuple[list[Medium], str]:
+def _sight(
+    path: Path | None,
+    suite: str | None,
+    frames: int | None,
+    fps: float | None,
+    question: str | None,
+) -> tuple[Medium, str]:
     """Return what is asked about, and what is asked."""
+    given = {"--frames": frames, "--fps": fps}
     if suite is not None:
-        if path is not None or frames is not None or fps is not None:
-            allowed = "none of --image, --video, --frames and --fps beside it"
-            raise ArgumentError.of("--suite", suite, allowed)
+        options.refuse(given | {"--image": path, "--question": question}, "beside --suite")
         from .. import suites
         from ..evaluation.items import Question
 
         first = Question.of(suites.load(suite, split="test", n=1)[0])
-        return list(first.images), first.question
-    return [_soft_colours() if path is None else read_sight(path, frames, fps)], question
+        return first.images[0], first.question
+    question = "What is in the picture?" if question is None else question
+    if path is None:
+        options.refuse(given, "without --video")
+        return _soft_colours(), question
+    return read_sight(path, frames, fps), question
 
 
-def _resized(sights: Sequence[Medium], resolutions: Sequence[str]) -> list[Medium]:
+def _resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
     """Return a picture or a clip at every resolution that is asked for."""
-    (whole,) = sights
     sizes = [_size(text) for text in resolutions] or [whole.size]
     return [_at(whole, size) for size in sizes]
 

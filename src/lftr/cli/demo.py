@@ -26,7 +26,7 @@ from .loading import Loaded, load_model
 from .parsing import parse_device, parse_dtype
 from .sheet import sheet
 from .show import save
-from .terminal import Table, print_json, progress, stderr, stdout, working
+from .terminal import Table, print_json, progress, remark, say, working
 
 if TYPE_CHECKING:
     from ..evaluation import Outcome
@@ -47,14 +47,18 @@ _TIMED = 7  # most questions that are timed one by one
 
 def demo(
     questions: Annotated[
-        int, typer.Option(min=1, help="How many questions of the test split are asked.")
-    ] = 240,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("lftr-demo"),
-    method: options.MethodName = "lftr",
+        int | None,
+        typer.Option(min=1, help="How many questions of the test split are asked; by default 240."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the picture; by default lftr-demo.")
+    ] = None,
+    method: options.MethodName = None,
     encoder: options.Encoders = None,
     suite: Annotated[
-        str, typer.Option("--suite", help="scenes, or clips with the bundled model of clips.")
-    ] = "scenes",
+        str | None,
+        typer.Option("--suite", help="scenes, or clips with the bundled model of clips."),
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table alone.")] = False,
@@ -63,8 +67,9 @@ def demo(
         bool, typer.Option("--web", help="Serve a page to try it out, instead of the table.")
     ] = False,
     host: Annotated[
-        str, typer.Option("--host", help="With --web: 127.0.0.1 is this machine alone.")
-    ] = "127.0.0.1",
+        str | None,
+        typer.Option("--host", help="With --web: by default 127.0.0.1, this machine alone."),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option("--port", min=1, max=65535, help="With --web; by default 7860 or above."),
@@ -75,15 +80,20 @@ def demo(
     A method that cannot keep so few is shown at what it can, and that is said. Uses a small model
     inside the package and scenes, or clips, that it was not trained on.
     """
+    method = method or "lftr"
     if web:
-        if as_json or markdown or encoder or suite != "scenes":
-            allowed = "none of --json, --markdown, --encoder and --suite clips beside it"
-            raise ArgumentError.of("--web", True, allowed)
+        unheard: dict[str, object] = {"--json": as_json, "--markdown": markdown}
+        unheard |= {"--encoder": encoder, "--suite": suite, "--questions": questions, "--out": out}
+        options.refuse(unheard, "beside --web")
         if method not in list_methods("before"):
             allowed = "with --web, one that `lftr methods` lists as acting before the model"
             raise ArgumentError.of("--method", method, allowed)
-        _serve(get_method(method).name, device, dtype, host, port)
+        _serve(get_method(method).name, device, dtype, host or "127.0.0.1", port)
         return
+    options.refuse({"--host": host, "--port": port}, "without --web")
+    if as_json:
+        options.refuse({"--markdown": markdown}, "beside --json")
+    suite, out = suite or "scenes", out or Path("lftr-demo")
     from .. import suites
     from ..evaluation import compare, settings_of, with_merges
     from ..evaluation.items import Question
@@ -91,7 +101,7 @@ def demo(
 
     own = get_method(method)
     merges = list(map(parse_merge, encoder or []))
-    examples = list(suites.load(suite, split="test", n=questions, seed=0))
+    examples = list(suites.load(suite, split="test", n=questions or 240, seed=0))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,18 +116,18 @@ def demo(
     model, processor, tower = loaded.model, loaded.processor, loaded.text_tower
     ratios, note = _met(loaded, own)
     if note is not None:
-        stderr().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        remark(f"note: {note}")
     settings = with_merges(settings_of(ratios, own), merges, [own])
-    with progress("asking", len(settings) * questions) as bar:
+    with progress("asking", len(settings) * len(examples)) as bar:
         outcomes = compare(
             model,
             processor,
             examples,
             settings,
             text_tower=tower,
-            step=lambda n: bar.advance(bar.task_ids[0], n),
+            step=bar.step,
         )
-    timed = [Question.of(one) for one in examples[: max(1, min(_TIMED, questions // 8))]]
+    timed = [Question.of(one) for one in examples[: max(1, min(_TIMED, len(examples) // 8))]]
     with progress("timing", len(settings) * (len(timed) + 1)) as bar:
         times = time_settings(
             model,
@@ -125,7 +135,7 @@ def demo(
             timed,
             settings,
             text_tower=tower,
-            step=lambda n: bar.advance(bar.task_ids[0], n),
+            step=bar.step,
         )
     path = out / "lftr-demo.png"
     save(_picture(loaded, examples[:_DRAWN], outcomes, method), path)
@@ -137,7 +147,7 @@ def demo(
     else:
         _answers(examples[:_SHOWN], outcomes, method).print()
         table.print()
-        stdout().print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"picture: {path}")
 
 
 def _serve(method: str, device: str | None, dtype: str, host: str, port: int | None) -> None:
@@ -152,8 +162,8 @@ def _serve(method: str, device: str | None, dtype: str, host: str, port: int | N
     scenes = list(suites.load("scenes", split="test", n=_SCENES, seed=0))
     with working("warming up"):
         ask(scenes[0].image, scenes[0].question, method, "1/16")
-    tell = partial(stdout().print, "serving, until Ctrl+C:", highlight=False, soft_wrap=True)
-    serve(build(ask, scenes, method), host, port, tell)
+    page = build(ask, scenes, method)
+    serve(page, host, port, lambda url: say(f"serving, until Ctrl+C: {url}"))
 
 
 def _met(loaded: Loaded, method: Method | LayerMethod) -> tuple[Sequence[float], str | None]:

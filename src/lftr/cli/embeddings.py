@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from .folders import folder_of
 from .left_out import end, resumable
-from .terminal import Table, percent, print_json, progress, stdout
+from .terminal import Table, percent, print_json, progress, say
 
 if TYPE_CHECKING:
     from ..evaluation import Setting, Subject
@@ -57,7 +57,7 @@ def embeddings(
                 items,
                 settings,
                 batch=batch,
-                step=lambda prompts: bar.advance(bar.task_ids[0], prompts),
+                step=bar.step,
             )
         metrics = index_metrics(journal, items, settings, k)
     left_out = journal.left_out
@@ -67,7 +67,7 @@ def embeddings(
         print_json(told | metrics | {"problems": list(map(str, problems))})
     else:
         _table(metrics, workload.name, left_out).print()
-        stdout().print(f"run: {journal.path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"run: {journal.path}")
     end(problems)
 
 

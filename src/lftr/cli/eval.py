@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,14 +15,12 @@ from ..media import Picking
 from ..merges import parse_merge
 from ..presets import check_writable
 from . import options
+from .answers import answers as compare_answers
 from .embeddings import embeddings as compare_embeddings
-from .folders import check_folder, folder_of
-from .left_out import end, resumable
+from .folders import check_folder
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_methods
-from .scores import Scores
-from .sights import ask_of_clips
-from .terminal import Table, percent, print_json, stdout
+from .sights import ask_of_clips, check_picking
 
 if TYPE_CHECKING:
     from ..evaluation.tune_workload import Workload
@@ -39,14 +37,8 @@ def evaluate(
             "may be given several times.",
         ),
     ] = ["scenes"],  # noqa: B006  (typer reads it, nobody writes to it)
-    method: Annotated[
-        list[str],
-        typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
-    ] = ["lftr"],  # noqa: B006
-    keep: Annotated[
-        list[str],
-        typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
-    ] = ["1/4", "1/16"],  # noqa: B006
+    method: options.Methods = ["lftr"],  # noqa: B006
+    keep: options.Keeps = ["1/4", "1/16"],  # noqa: B006
     option: options.Options = None,
     metric: Annotated[
         str | None,
@@ -70,8 +62,9 @@ def evaluate(
         typer.Option("--prompt", help="Of --embeddings: what every image of a folder is asked."),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", help="Of a suite: train, validation or test.")
-    ] = "test",
+        str | None,
+        typer.Option("--split", help="Of a suite: train, validation or, by default, test."),
+    ] = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
     n: Annotated[
@@ -80,8 +73,10 @@ def evaluate(
             "--n", min=1, help="Most questions of each data set; by default 240 of a suite."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of a suite's scenes.")] = 0,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of a suite's scenes; by default 0.")
+    ] = None,
+    batch: options.Batch = 8,
     encoder: options.Encoders = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
@@ -108,15 +103,21 @@ def evaluate(
     Every table holds the full model and the controls random, uniform, pool and downsample. Exit
     code 3: done, but for questions that could not be asked, which are named.
     """
-    from .. import evaluation
+    from .. import evaluation, suites
 
+    if embeddings:
+        answers = {"--metric": metric, "--max-new-tokens": max_new_tokens, "--report": report}
+        options.refuse(answers, "beside --embeddings")
+    else:
+        options.refuse({"--prompt": prompt, "--k": k}, "without --embeddings")
+    if not set(data) & set(suites.NAMES):
+        options.refuse({"--split": split, "--seed": seed}, "without a suite in --data")
+    split, seed = split or "test", seed or 0
     if report is not None:  # a missing extra shows before hours of answering
         importlib.import_module("..reporting", __package__)
         if report.parent != out:  # the run's own folder is made first
             check_writable(report, "report")
     check_folder("--out", out, "eval")
-    answers = {"--metric": metric, "--max-new-tokens": max_new_tokens, "--report": report}
-    _refuse(answers if embeddings else {"--prompt": prompt, "--k": k}, embeddings)
     metric = metric or "exact"
     methods = parse_methods(method, option or [])
     evaluation.get_metric(metric)
@@ -130,6 +131,7 @@ def evaluate(
     ]
     items = [item for source in sources for item in source.items]
     asked = items if workload is None else workload.items
+    check_picking(asked, frames, fps)
     loaded = load_model(
         model,
         parse_device(device),
@@ -146,30 +148,17 @@ def evaluate(
             subject, workload, settings, k=k or 10, batch=batch, out=out, as_json=as_json
         )
         return
-    left_out = evaluation.try_settings(subject, items, settings)
-    config = evaluation.configuration(subject, sources, settings, metric=metric, seed=seed)
-    with evaluation.Run.open(out or folder_of("eval", config), config) as run:
-        for name, reason in left_out.items():
-            run.leave_out(name, reason)
-        scores = Scores(settings, len(items), run.predictions)
-        with resumable(run.path, len(run.done())), scores:
-            unread = evaluation.evaluate(
-                run, subject, items, settings, metric=metric, batch=batch, step=scores.add
-            )
-        metrics = run.write_metrics()
-        unread += evaluation.write_thumbnails(run, items, loaded.processor)
-    if report is not None:
-        from ..reporting import write_report
-
-        write_report(run.path, report)
-    problems = [*(p for source in sources for p in source.problems), *unread]
-    if as_json:
-        told = {"run": str(run.path), "config": run.config, "problems": list(map(str, problems))}
-        print_json(told | metrics)
-    else:
-        _table(metrics, run.config).print()
-        _say_where(run.path, report)
-    end(problems)
+    compare_answers(
+        subject,
+        sources,
+        settings,
+        metric=metric,
+        seed=seed,
+        batch=batch,
+        out=out,
+        report=report,
+        as_json=as_json,
+    )
 
 
 def _workload(
@@ -186,43 +175,3 @@ def _workload(
     if len(data) > 1:
         raise ArgumentError.of("--data", list(data), "one, with --embeddings: one index")
     return load_workload(data[0], prompts, n, seed, split, picking)
-
-
-def _refuse(options: Mapping[str, Any], embeddings: bool) -> None:
-    """Refuse what was given that would go unheard, as answers and embeddings have options apart."""
-    name = next((name for name, value in options.items() if value is not None), None)
-    if name is not None:
-        beside = "beside" if embeddings else "without"
-        raise ArgumentError.of(name, str(options[name]), f"no such option {beside} --embeddings")
-
-
-def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
-    names = ", ".join(one["name"] for one in config["data"])
-    notes = [
-        f"Score: {config['metric']}. Of full: its share of the full model's score, task by task, "
-        "then the mean. Brackets: 95 % intervals, paired bootstrap over questions. ms: a question "
-        "with the encoder, an equal share of its batch's time, median."
-    ]
-    notes += [f"{name} left out: {reason}" for name, reason in config["left_out"].items()]
-    table = Table(
-        ["keep", "method", "visual tokens>", "score>", "of full>", "agrees with full>", "ms>"],
-        title=f"{metrics['questions']} questions of {names}",
-        caption="\n".join(notes),
-    )
-    table.add_settings(
-        metrics["settings"],
-        lambda row: (
-            percent(row, "score"),
-            percent(row, "relative"),
-            percent(row, "agreement"),
-            f"{row['ms']['total']['median']:.1f}",
-        ),
-    )
-    return table
-
-
-def _say_where(run: Path, report: Path | None) -> None:
-    console = stdout()
-    console.print(f"run: {run}", markup=False, highlight=False, soft_wrap=True)
-    if report is not None:
-        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)

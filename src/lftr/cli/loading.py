@@ -10,6 +10,7 @@ import torch
 
 from ..errors import ArgumentError
 from ..evidence.text import TextTower
+from .options import refuse
 from .terminal import working
 
 
@@ -41,8 +42,14 @@ def load_model(
     Raises
     ------
     ArgumentError
-        If it cannot be loaded, with the first line of the reason.
+        If it cannot be loaded, with the first line of the reason; or a text tower is named that
+        nothing would ask.
     """
+    given = {"--text-tower": text_tower}
+    if name is None:
+        refuse(given, "without --model: the bundled model brings its own")
+    elif not needs_tower:
+        refuse(given, "with methods that ask for no text in CLIP's space")
     _quieten()
     with working(f"loading {name or 'the bundled model'}"):
         if name is None:

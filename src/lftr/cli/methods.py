@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ..methods import KINDS, get_method, list_methods
 from ..methods.inside.base import LayerMethod
+from .options import Json
 from .terminal import Table, print_json
 
 _READS = {
@@ -19,9 +18,7 @@ _READS = {
 }
 
 
-def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def methods(as_json: Json = False) -> None:
     """List every method: what it does, its options with their defaults, what it looks at."""
     described = [describe(get_method(name)) for name in list_methods()]
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +25,25 @@ Model = Annotated[
     str | None,
     typer.Option("--model", help="Hugging Face id or folder; by default the bundled model."),
 ]
-MethodName = Annotated[str, typer.Option("--method", help="A name that `lftr methods` lists.")]
+MethodName = Annotated[
+    str | None,
+    typer.Option("--method", help="A name that `lftr methods` lists; by default lftr."),
+]
 Keep = Annotated[
-    str, typer.Option("--keep", help="A ratio (1/16, 0.25) or a count for each image (64).")
+    str | None,
+    typer.Option(
+        "--keep",
+        help="A ratio (1/16, 0.25) or a count for each image (64); by default 1/16, or what the "
+        "schedule of a method inside the model says.",
+    ),
+]
+Methods = Annotated[
+    list[str],
+    typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
+]
+Keeps = Annotated[
+    list[str],
+    typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
 ]
 Options = Annotated[
     list[str] | None,
@@ -69,6 +85,7 @@ Fps = Annotated[
     float | None,
     typer.Option("--fps", help="Frames of each second of a clip; with --frames, at most so many."),
 ]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda...; by default a GPU if there is one.")
 ]
@@ -87,3 +104,24 @@ def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
     """Whether any of some methods asks for text in CLIP's space."""
     before = [method for method in methods if isinstance(method, Method)]
     return any("text_embeds" in names for method in before for names in method.evidence)
+
+
+def refuse(given: Mapping[str, object], where: str) -> None:
+    """Refuse an option that was given and would go unheard.
+
+    Parameters
+    ----------
+    given : mapping
+        The values of options by name; None, False and nothing in a list are not given.
+    where : str
+        As in "no such option beside --preset".
+
+    Raises
+    ------
+    ArgumentError
+        Naming the first of them.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False and value != []:  # 0 was given
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            raise ArgumentError.of(name, shown, f"no such option {where}")

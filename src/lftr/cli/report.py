@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import stdout, working
+from .terminal import say, working
 
 
 def report(
@@ -22,7 +22,6 @@ def report(
 
     with working("drawing"):
         page = write_report(run, out, plots)
-    console = stdout()
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    say(f"report: {page}")
     if plots is not None:
-        console.print(f"plots: {plots}", markup=False, highlight=False, soft_wrap=True)
+        say(f"plots: {plots}")

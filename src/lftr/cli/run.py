@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os.path
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from ..errors import ArgumentError
-from ..merges import parse_merge
-from ..methods.base import Method
 from ..presets import Preset
 from ..prompting import frames_as_images, inputs_of
 from ..reduce import reduce
 from . import options
+from .choosing import choose
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_method
+from .parsing import parse_device, parse_dtype
 from .sights import moves, read_sights
-from .terminal import print_json, stderr, stdout, working
+from .terminal import print_json, remark, say, working
 
 
 def run(
@@ -37,13 +35,8 @@ def run(
         Path | None,
         typer.Option("--preset", help="What `lftr tune` found: method, options, keep, positions."),
     ] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", help="A name that `lftr methods` lists; or lftr.")
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option("--keep", help="A ratio (1/16, 0.25) or a count for each image; or 1/16."),
-    ] = None,
+    method: options.MethodName = None,
+    keep: options.Keep = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
     frames: options.Frames = None,
@@ -64,14 +57,13 @@ def run(
     if not paths or os.path.exists(question):
         allowed = 'image files, videos or folders of frames, then a "question"'
         raise ArgumentError.of("IMAGE", question, allowed)
-    by_hand = {
-        "--method": method,
-        "--keep": keep,
-        "--option": option,
-        "--positions": positions,
-        "--encoder": encoder,
-    }
-    chosen = _by_hand(by_hand) if preset is None else _load(preset, by_hand)
+    if preset is None:
+        chosen = choose(method, keep, option, positions, encoder)
+    else:
+        by_hand = {"--method": method, "--keep": keep, "--option": option}
+        by_hand |= {"--positions": positions, "--encoder": encoder}
+        options.refuse(by_hand, "beside --preset")
+        chosen = Preset.load(preset)
     media = read_sights(paths, frames, fps)
     loaded = load_model(
         model,
@@ -111,28 +103,7 @@ def run(
             }
         )
         return
-    console = stdout()
-    console.print(answer, markup=False, highlight=False, soft_wrap=True)
-    console.print(str(reduction.report), markup=False, style="dim", soft_wrap=True)
+    say(answer)
+    say(str(reduction.report), style="dim")
     if note is not None:
-        stderr().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _by_hand(given: Mapping[str, Any]) -> Preset:
-    """Return what the options say; without them LFTR, at a sixteenth."""
-    method = parse_method(given["--method"] or "lftr", given["--option"] or [])
-    keep = given["--keep"]
-    if keep is None and isinstance(method, Method):  # inside the model, schedules say how many
-        keep = "1/16"
-    merge = given["--encoder"]
-    return Preset(
-        method, keep, given["--positions"], encoder=None if merge is None else parse_merge(merge)
-    )
-
-
-def _load(path: Path, given: Mapping[str, Any]) -> Preset:
-    """Return a preset, which leaves nothing to be given by hand."""
-    other = next((name for name, value in given.items() if value), None)
-    if other is not None:
-        raise ArgumentError.of(other, given[other], "no such option beside --preset")
-    return Preset.load(path)
+        remark(f"note: {note}")

@@ -15,11 +15,12 @@ from ..media import Clip
 from ..prompting import frames_as_images, inputs_of
 from ..reduce import reduce
 from . import options
+from .choosing import choose
 from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_method
+from .parsing import parse_device, parse_dtype
 from .sheet import frames_of, save_frames
 from .sights import moves, read_sight
-from .terminal import print_json, stdout, working
+from .terminal import print_json, say, working
 
 
 def show(
@@ -31,9 +32,10 @@ def show(
     ] = "What is in the image?",
     out: options.Picture = Path("lftr-show.png"),
     model: options.Model = None,
-    method: options.MethodName = "lftr",
-    keep: options.Keep = "1/16",
+    method: options.MethodName = None,
+    keep: options.Keep = None,
     option: options.Options = None,
+    encoder: options.Encoder = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
     text_tower: options.Tower = None,
@@ -41,28 +43,27 @@ def show(
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Draw which tokens stayed and, with merging, which flowed where.
+    """Draw which tokens stayed and, with merging in the encoder or after it, which flowed where.
 
     Of a clip a sheet of its frames, or a GIF where --out ends so.
     """
     if not out.parent.is_dir():
         raise ArgumentError.of("--out", str(out), "a file in a folder that exists")
-    chosen = parse_method(method, option or [])
+    chosen = choose(method, keep, option, encoder=encoder)
     sight = read_sight(image, frames, fps)
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
-        options.needs_tower([chosen]),
+        options.needs_tower(chosen.methods),
         moves([sight]),
     )
     inputs = inputs_of(loaded.processor, [sight], question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
     on = reduce(
         loaded.model,
-        chosen,
-        keep=keep,
+        **chosen.arguments(),
         text=question,
         processor=loaded.processor,
         text_tower=loaded.text_tower,
@@ -80,9 +81,8 @@ def show(
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})
         return
-    console = stdout()
-    console.print(str(report), markup=False, style="dim", soft_wrap=True)
-    console.print(f"picture: {out}", markup=False, highlight=False, soft_wrap=True)
+    say(str(report), style="dim")
+    say(f"picture: {out}")
 
 
 def save(picture: Image.Image, path: Path) -> None:

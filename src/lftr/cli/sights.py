@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import ArgumentError
 from ..media import Clip, is_clip, load_clip
 from ..prompting import Medium, read_image
+from .options import refuse
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ def ask_of_clips(items: Sequence[Item], model: str | None) -> bool:
         allowed = "a model of your own for pictures and clips together; the bundled ones know one"
         raise ArgumentError.of("--model", None, allowed)
     return True in kinds
+
+
+def check_picking(items: Sequence[Item], frames: int | None, fps: float | None) -> None:
+    """Refuse to pick frames where no question is about a clip in a file.
+
+    Raises
+    ------
+    ArgumentError
+        Naming the option.
+    """
+    if not any(item.moves and item.image is not None for item in items):
+        refuse({"--frames": frames, "--fps": fps}, "without questions about clips in files")
 
 
 def moves(media: Sequence[Medium]) -> bool:

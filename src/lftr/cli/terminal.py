@@ -36,6 +36,18 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def say(*lines: str, style: str | None = None) -> None:
+    """Write lines to stdout as they stand."""
+    for line in lines:
+        stdout().print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def remark(*lines: str) -> None:
+    """Write lines that are no result to stderr as they stand."""
+    for line in lines:
+        stderr().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Write ``value`` to stdout as JSON, and nothing else."""
     print(json.dumps(value, indent=2, allow_nan=False))
@@ -79,6 +91,10 @@ class Bars(Progress):
         super().advance(*given, **options)
         self._write()
 
+    def step(self, count: float) -> None:
+        """Go on by some steps of the first bar."""
+        self.advance(self.task_ids[0], count)
+
     def _write(self) -> None:
         now = time.monotonic()
         if self.console.is_terminal or now - self._written < _SECONDS_BETWEEN_LINES:
@@ -89,8 +105,8 @@ class Bars(Progress):
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Progress]:
-    """Show a bar of ``total`` steps; ``advance(0)`` for each of them."""
+def progress(what: str, total: int) -> Iterator[Bars]:
+    """Show a single bar of ``total`` steps."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

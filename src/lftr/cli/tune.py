@@ -15,8 +15,8 @@ from .folders import check_folder, folder_of
 from .left_out import end, resumable
 from .loading import load_model
 from .parsing import parse_device, parse_dtype, parse_methods
-from .sights import ask_of_clips
-from .terminal import Table, print_json, progress, stdout
+from .sights import ask_of_clips, check_picking
+from .terminal import Table, print_json, progress, say
 
 if TYPE_CHECKING:
     from ..evaluation.tune import Tuned
@@ -62,7 +62,7 @@ def tune(
         int | None, typer.Option("--n", min=1, help="Most questions; by default 240 of a suite.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle, and a suite.")] = 0,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")] = 8,
+    batch: options.Batch = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the preset is written.")] = Path(
         "lftr-preset.json"
@@ -86,41 +86,42 @@ def tune(
     Exit code 3: done, but for images that could not be read, which are named.
     """
     from ..evaluation import Subject
-    from ..evaluation.tune import BUDGETS, check_size, tune_configuration
+    from ..evaluation.tune import check_size
     from ..evaluation.tune import tune as search
     from ..evaluation.tune_answers import answered
+    from ..evaluation.tune_plan import BUDGETS, Plan, tune_configuration
     from ..evaluation.tune_search import Goal
     from ..evaluation.tune_workload import load_workload
     from ..presets import check_writable
 
+    if method is None:
+        options.refuse({"--option": option}, "without --method")
     check_writable(out)
     check_folder("--run", run, "tune")
-    methods = None if method is None else parse_methods(method, option or [])
-    budgets = BUDGETS if keep is None else list(map(parse_keep, keep))
-    merge = None if encoder is None else parse_merge(encoder)
+    plan = Plan(
+        None if method is None else parse_methods(method, option or []),
+        BUDGETS if keep is None else list(map(parse_keep, keep)),
+        positions,
+        None if encoder is None else parse_merge(encoder),
+        batch,
+        seed,
+    )
     goal = Goal(agreement, confidence)
     asked = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
+    check_picking(asked.items, frames, fps)
     check_size(asked, goal)  # before the model is loaded
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
-        options.needs_tower(methods or ()),
+        options.needs_tower(plan.candidates),
         ask_of_clips(asked.items, model),
     )
     subject = Subject(
         loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
     )
-    wanted: dict[str, Any] = {
-        "methods": methods,
-        "budgets": budgets,
-        "positions": positions,
-        "encoder": merge,
-        "batch": batch,
-        "seed": seed,
-    }
-    config = tune_configuration(subject, asked, goal, **wanted)
+    config = tune_configuration(subject, asked, goal, plan)
     folder = run or folder_of("tune", config)
     there = answered(folder, config)
     with resumable(folder, there), progress("asking", len(asked.groups)) as bar:
@@ -128,9 +129,9 @@ def tune(
             subject,
             asked,
             goal,
+            plan,
             run=folder,
-            step=lambda images: bar.advance(bar.task_ids[0], images),
-            **wanted,
+            step=bar.step,
         )
     tuned.preset.save(out)
     if as_json:
@@ -138,7 +139,7 @@ def tune(
         print_json(told | tuned.preset.to_plain() | {"problems": list(map(str, tuned.problems))})
     else:
         _table(tuned).print()
-        _say(tuned, out)
+        say(tuned.verdict, *_saving(tuned), f"preset: {out}")
     end(tuned.problems)
 
 
@@ -160,12 +161,6 @@ def _table(tuned: Tuned) -> Table:
         kept = f"{one['kept']:g}" if one["images"] else "-"
         table.add(one["setting"], kept, str(one["images"]), agrees, one["verdict"])
     return table
-
-
-def _say(tuned: Tuned, out: Path) -> None:
-    lines = [tuned.verdict, *_saving(tuned), f"preset: {out}"]
-    for line in lines:
-        stdout().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _saving(tuned: Tuned) -> list[str]:

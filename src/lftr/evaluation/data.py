@@ -12,7 +12,8 @@ from .. import suites
 from ..errors import ArgumentError
 from ..media.picking import Picking
 from .items import Item, digest
-from .jsonl import Problem, read_jsonl
+from .jsonl import read_jsonl
+from .problems import Problem
 from .scoring import check_scored
 
 
@@ -58,7 +59,9 @@ def load_data(
     source : str
         The name of a suite, or the path of a JSONL file: one object in each line, with ``image`` or
         ``video`` (a path or several, relative to the file), ``question``, ``answers`` (one or
-        several) and optionally ``id``, ``category`` and ``choices``.
+        several) and optionally ``id``, ``category`` and ``choices``; ``images``, ``videos`` and
+        ``answer`` are other spellings. Other fields are not read, but for one that is nearly the
+        name of a field which the line does not have: such a line is a problem.
     split, seed : str, int
         Of a suite.
     n : int, optional

@@ -9,7 +9,7 @@ from ..errors import LftrError, TooLittleMemoryError
 from .answering import Answer, answer_batch, one_batch
 from .controls import but_controls
 from .items import Item, Question
-from .jsonl import Problem
+from .problems import Problem, readable
 from .runs import Prediction, Run
 from .scoring import Metric, get_metric
 from .settings import CONTROLS, Setting
@@ -31,7 +31,7 @@ def try_settings(
     LftrError
         If a setting fails whose method is no control.
     """
-    held = next((one for item in items if (one := _held(item, []))), None)
+    held = next(readable(items, []), None)
     if held is None:
         return {}
     left_out: dict[str, str] = {}
@@ -83,8 +83,8 @@ def evaluate(
     for start in range(0, len(items), batch):
         members = items[start : start + batch]
         going = [setting for setting in settings if setting.name not in run.left_out]
-        unread = bool(_missing(going, members, done))
-        held = [one for item in members if unread and (one := _held(item, problems))]
+        left = _missing(going, members, done)
+        held = list(readable(members, problems)) if left else []
         missing = _missing(going, [item for item, _ in held], done)
         asked = [question for _, question in held]
         for setting, answers in _answered(run, subject, asked, missing):
@@ -107,14 +107,6 @@ def _missing(
         for setting in settings
         if any((item.id, setting.label) not in done for item in items)
     ]
-
-
-def _held(item: Item, problems: list[Problem]) -> tuple[Item, Question] | None:
-    try:
-        return item, item.asked()
-    except LftrError as error:
-        problems.append(Problem(item.id, str(error)))
-        return None
 
 
 def _answered(

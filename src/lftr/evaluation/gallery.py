@@ -14,7 +14,7 @@ from ..media.clip import Clip
 from ..prompting import Medium
 from .items import Item
 from .journal import unwritable
-from .jsonl import Problem
+from .problems import Problem
 from .runs import Run
 
 _DISAGREEING, _AGREEING = 16, 8

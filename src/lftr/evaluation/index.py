@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import ArgumentError, LftrError
+from ..errors import ArgumentError
 from .configuration import plain_settings
 from .controls import but_controls
 from .embeddings import Embedded, cosine, embed_batch, recall_agreement
-from .intervals import ITSELF, Bootstrap, Interval
+from .intervals import ITSELF, Bootstrap, spread
 from .items import Item, Question, digest
 from .journal import Journal, unwritable, write_whole
-from .jsonl import Problem
+from .problems import Problem, readable
 from .settings import Setting
 from .subject import Subject
 
@@ -68,19 +68,11 @@ def embed_run(
         members = items[start : start + batch]
         done = _batches(journal).get(number, {"ids": []})["ids"]
         if len(done) < len(members):
-            held = {item.id: one for item in members if (one := _read(item, problems))}
+            held = {item.id: question for item, question in readable(members, problems)}
             if len(held) > len(done):
                 _embed(journal, number, subject, held, settings)
         step(len(members))
     return problems
-
-
-def _read(item: Item, problems: list[Problem]) -> Question | None:
-    try:
-        return item.asked()
-    except LftrError as error:
-        problems.append(Problem(item.id, str(error)))
-        return None
 
 
 def _embed(
@@ -173,15 +165,10 @@ def index_metrics(
                 "method": setting.name,
                 "keep": plain["keep"],
                 "tokens": sum(kept) / len(kept),
-                **_ends("cosine", ITSELF if setting.full else alike),
-                **_ends("recall", None if k == others else ITSELF if setting.full else recall),
+                **spread("cosine", ITSELF if setting.full else alike),
+                **spread("recall", None if k == others else ITSELF if setting.full else recall),
             }
         )
     metrics = {"prompts": len(full), "k": k, "chance": k / others, "settings": told}
     write_whole(journal.path / METRICS, json.dumps(metrics, indent=1) + "\n")
     return metrics
-
-
-def _ends(name: str, value: Interval | None) -> Mapping[str, float | None]:
-    ends = value or (None, None, None)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))

@@ -25,6 +25,12 @@ class Interval(NamedTuple):
 ITSELF = Interval(1.0, 1.0, 1.0)  # what the full model is beside itself, by definition
 
 
+def spread(name: str, value: Interval | None) -> dict[str, float | None]:
+    """Return a value as ``name`` and its ends as ``name_low`` and ``name_high``."""
+    ends = value or (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+
+
 class Bootstrap:
     """Draws of questions, with replacement; the same ones for every setting, so pairs stay pairs.
 
@@ -89,7 +95,8 @@ class Bootstrap:
     def ratio(self, values: Sequence[float], full: Sequence[float]) -> Interval | None:
         """Return the mean of ``values`` over that of ``full``, both in [0, 1].
 
-        A task whose ``full`` is 0 throughout has no ratio and is left out; None if all are.
+        A task whose ``full`` is 0 throughout has no ratio and is left out; None if all are. There
+        is no upper bound: ``values`` may well be better, and of a few groups none may show where.
         """
         parts = []
         for task in self._tasks:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import ArgumentError
 from ..media import ALLOWED, Clip, Picking, is_clip, load_clip
 from ..prompting import Medium, read_image
+from .fields import ANSWERS, CLIPS, STILLS, check_fields
 from .items import Item
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that could not be asked, and why."""
-
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+from .problems import Problem
 
 
 def read_jsonl(
@@ -78,8 +68,9 @@ def _item(line: bytes, path: Path, number: int, answered: bool, picking: Picking
     value = json.loads(line)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    stills = _paths(value, path.parent, "image", "images")
-    clips = _paths(value, path.parent, "video", "videos")
+    check_fields(value, answered)
+    stills = _paths(value, path.parent, STILLS)
+    clips = _paths(value, path.parent, CLIPS)
     if not stills and not clips:
         raise ValueError("no 'image', 'images', 'video' or 'videos'")
     for still in stills:
@@ -92,8 +83,8 @@ def _item(line: bytes, path: Path, number: int, answered: bool, picking: Picking
     return Item(
         str(identity),
         path.name,
-        _texts(value, "question")[0],
-        _texts(value, "answers", "answer") if answered else (),
+        _question(value),
+        _texts(value, *ANSWERS) if answered else (),
         _text(value.get("category", ""), "category"),
         _texts(value, "choices") if value.get("choices") else (),
         str([*stills, *clips][0]),
@@ -126,15 +117,21 @@ def read_clip(path: Path, picking: Picking) -> Clip:
     return load_clip(path, picking.frames, picking.fps)
 
 
-def _paths(value: Mapping[str, Any], folder: Path, *names: str) -> list[Path]:
-    """Return the paths under the first of ``names`` that is there; none where none is."""
+def _paths(value: Mapping[str, Any], folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the paths under the one of ``names`` that is there; none where none is."""
     if not any(name in value for name in names):
         return []
     return [folder / text for text in _texts(value, *names)]
 
 
+def _question(value: Mapping[str, Any]) -> str:
+    if "question" not in value:
+        raise ValueError("no 'question'")
+    return _text(value["question"], "question")
+
+
 def _texts(value: Mapping[str, Any], *names: str) -> tuple[str, ...]:
-    """Return one text or several under the first of ``names`` that is there."""
+    """Return one text or several under the one of ``names`` that is there."""
     name = next((name for name in names if name in value), None)
     if name is None:
         raise ValueError(f"no {' or '.join(map(repr, names))}")

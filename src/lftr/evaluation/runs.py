@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from ..errors import ArgumentError
 from .journal import CONFIG, Journal, write_whole
+from .summary import summarise
 
 FORMAT = 1
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
@@ -118,8 +119,6 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds: made of `config` and `predictions` alone."""
-        from .summary import summarise
-
         return summarise(self.config, self.predictions)
 
     def done(self) -> set[tuple[str, str]]:

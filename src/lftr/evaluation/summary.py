@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .hallucination import Hallucination
-from .intervals import ITSELF, Bootstrap, Interval
+from .intervals import ITSELF, Bootstrap, spread
 from .scoring import agreement, verdict
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def summarise(config: Mapping[str, Any], predictions: Sequence[Prediction]) -> d
     """Return what ``metrics.json`` holds.
 
     Only questions that every setting has answered count, so that all are compared on the same.
+    ``can_show`` is where an interval begins if everything is right: no more can be shown by so few
+    images.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def summarise(config: Mapping[str, Any], predictions: Sequence[Prediction]) -> d
     ids = sorted(shared)  # not in the order of answering, which an interruption changes
     wanted = sum(data["questions"] for data in config["data"])
     if not ids:
-        return {"questions": 0, "complete": False, "settings": []}
+        return {"questions": 0, "complete": False, "can_show": 0.0, "settings": []}
     rows = {label: [answered[id] for id in ids] for label, answered in lines.items()}
     full = rows[config["settings"][0]["label"]]
     bootstrap = Bootstrap(
@@ -46,6 +48,7 @@ def summarise(config: Mapping[str, Any], predictions: Sequence[Prediction]) -> d
     return {
         "questions": len(ids),
         "complete": len(ids) == wanted,
+        "can_show": bootstrap.mean([1.0] * len(ids)).low,
         "settings": [
             _row(setting, rows[setting["label"]], full, bootstrap) for setting in config["settings"]
         ],
@@ -67,9 +70,9 @@ def _row(
         "keep": setting["keep"],
         "tokens": float(np.mean([line["kept"] for line in lines])),
         "questions": len(lines),
-        **_spread("score", bootstrap.mean(scores)),
-        **_spread("relative", relative and ITSELF if lines is full else relative),
-        **_spread("agreement", ITSELF if lines is full else bootstrap.mean(same)),
+        **spread("score", bootstrap.mean(scores)),
+        **spread("relative", relative and ITSELF if lines is full else relative),
+        **spread("agreement", ITSELF if lines is full else bootstrap.mean(same)),
         "tasks": _by(lambda line: line["task"], lines, full),
         "categories": _by(lambda line: line["category"], lines, full),
         "ms": {name: _quartiles([line["ms"][name] for line in lines]) for name in _CLOCKS},
@@ -79,11 +82,6 @@ def _row(
 
 def _scores(lines: Sequence[Prediction]) -> list[float]:
     return [line["score"] for line in lines]
-
-
-def _spread(name: str, value: Interval | None) -> dict[str, float | None]:
-    ends = value or (None, None, None)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def _by(

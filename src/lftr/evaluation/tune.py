@@ -22,34 +22,26 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..budget import Budget, Keep
-from ..errors import ArgumentError, LftrError, MissingEvidenceError, TooLittleMemoryError
-from ..methods import get_method
-from ..methods.base import Method
-from ..methods.encoder import EncoderMerge
+from ..errors import ArgumentError, LftrError, TooLittleMemoryError
 from ..presets import Preset
-from ..reduce import reduce
 from .answering import one_batch
-from .configuration import plain_settings
-from .items import Question, digest
-from .jsonl import Problem
+from .items import Question
+from .problems import Problem
 from .settings import Setting, full_model, name_of, spell
 from .subject import Subject
 from .tune_answers import Answers
 from .tune_betting import least_values
-from .tune_search import Goal, Proof, Race, Trial, grid, prove
+from .tune_plan import Plan, plain_workload, tune_configuration
+from .tune_search import Goal, Proof, Race, Trial, prove
 from .tune_sitting import Group, Seating
 from .tune_workload import Workload
 
 Levels = Sequence[Sequence[Setting]]  # of every budget, from the largest, all methods
 
-FORMAT = "tune 1"
-METHODS = ("lftr", "coverage", "divprune", "pool")
-BUDGETS = tuple(1 / n for n in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
 _RACED = (8, 128)  # a quarter of the images is raced over, but no fewer and no more than these
 _TIMED = 5  # questions whose prefill is timed
 
@@ -113,13 +105,8 @@ def tune(
     subject: Subject,
     workload: Workload,
     goal: Goal,
+    plan: Plan = Plan(),  # noqa: B008  (a value)
     *,
-    methods: Sequence[Method] | None = None,
-    budgets: Sequence[Keep] = BUDGETS,
-    positions: str | None = None,
-    encoder: EncoderMerge | None = None,
-    batch: int = 8,
-    seed: int = 0,
     run: str | Path | None = None,
     step: Callable[[int], None] = lambda images: None,
 ) -> Tuned:
@@ -129,18 +116,8 @@ def tune(
     ----------
     goal : Goal
         How often answers are to equal the full model's, and how sure to be.
-    methods : sequence of Method, optional
-        Which are raced; by default those of `METHODS` that this model can feed.
-    budgets : sequence of float, int or Budget
-        Which are tried; all ratios, all counts, or all totals.
-    positions : {"original", "compact"}, optional
-        As `lftr.reduce` takes it.
-    encoder : EncoderMerge, optional
-        What merges tokens inside the vision encoder, under every method and budget that is tried.
-    batch : int
-        Questions at a time.
-    seed : int
-        Of the shuffle.
+    plan : Plan
+        Which methods and budgets are tried, and how.
     run : str or Path, optional
         Folder where answers are written, and found again by the same search, should it be
         interrupted. By default they are kept nowhere.
@@ -151,31 +128,20 @@ def tune(
     Raises
     ------
     ArgumentError
-        If an argument is out of its range, two methods have one name, there are too few images
-        (with how many are needed), or the folder is another search's.
+        If two methods have one name, there are too few images (with how many are needed), or the
+        folder is another search's.
     """
     check_size(workload, goal)
-    config = tune_configuration(
-        subject,
-        workload,
-        goal,
-        methods=methods,
-        budgets=budgets,
-        positions=positions,
-        encoder=encoder,
-        batch=batch,
-        seed=seed,
-    )
-    lanes = _usable(subject, positions, encoder) if methods is None else methods
-    levels = grid(lanes, _falling(budgets), positions, encoder)
+    config = tune_configuration(subject, workload, goal, plan)
+    levels = plan.levels(plan.methods_for(subject))
     with closing(Answers() if run is None else Answers.open(run, config)) as answers:
-        return _search(Seating(subject, batch, step, answers), workload, goal, levels, seed)
+        return _search(Seating(subject, plan.batch, step, answers), workload, goal, levels, plan)
 
 
-def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, seed: int) -> Tuned:
+def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, plan: Plan) -> Tuned:
     """Race, prove, and tell what was found."""
     subject = seating.subject
-    groups = random.Random(seed).sample(workload.groups, len(workload.groups))
+    groups = random.Random(plan.seed).sample(workload.groups, len(workload.groups))
     first = _raced(len(groups))
     barred = _unmet(seating, groups, levels)
     race = Race(_left(levels, barred), goal, first, barred.keys())
@@ -198,9 +164,9 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, se
     found = {
         "agreement": goal.agreement,
         "confidence": goal.confidence,
-        "workload": _plain_workload(workload),
-        "seed": seed,
-        "batch": seating.batch,
+        "workload": plain_workload(workload),
+        "seed": plan.seed,
+        "batch": plan.batch,
         "max_new_tokens": subject.max_new_tokens,
         "answered": seating.answered,
         "cut_short": seating.cut_short,
@@ -210,44 +176,13 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, se
         "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
         "prefill": _saving(subject, asked, setting) if held else None,
     }
-    positions = levels[0][0].positions
-    preset = Preset(setting.method, setting.keep, positions, subject.name, found, setting.encoder)
+    preset = Preset(
+        setting.method, setting.keep, plan.positions, subject.name, found, setting.encoder
+    )
     unmet = (Problem(label, reason) for label, reason in barred.items())
     met = [*workload.problems, *unmet, *seating.problems]
     problems = dict.fromkeys(met)  # some are met twice
     return Tuned(preset, goal, proofs, list(problems))
-
-
-def tune_configuration(
-    subject: Subject,
-    workload: Workload,
-    goal: Goal,
-    *,
-    methods: Sequence[Method] | None = None,
-    budgets: Sequence[Keep] = BUDGETS,
-    positions: str | None = None,
-    encoder: EncoderMerge | None = None,
-    batch: int = 8,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return all that a search's answers and decisions depend on, as plain values.
-
-    Raises
-    ------
-    ArgumentError
-        If two methods have one name.
-    """
-    lanes = [get_method(name) for name in METHODS] if methods is None else methods
-    levels = grid(lanes, _falling(budgets), positions, encoder)
-    return {
-        "format": FORMAT,
-        **subject.plain(),
-        "goal": asdict(goal),
-        "workload": _plain_workload(workload),
-        "settings": plain_settings(list(itertools.chain.from_iterable(levels))),
-        "batch": batch,
-        "seed": seed,
-    }
 
 
 def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
@@ -279,17 +214,6 @@ def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
     return [list(level) for level in zip(*lanes, strict=True)]
 
 
-def _falling(budgets: Sequence[Keep]) -> list[Keep]:
-    """Return budgets from the largest to the smallest."""
-    if len({type(keep) for keep in budgets}) != 1:
-        raise ArgumentError.of("keep", list(budgets), "ratios alone, or counts alone, at least one")
-    return sorted(
-        {spell(keep): keep for keep in budgets}.values(),
-        key=lambda keep: keep.total if isinstance(keep, Budget) else keep,
-        reverse=True,
-    )
-
-
 def _raced(images: int) -> int:
     """Return how many of the images choose."""
     least, most = _RACED
@@ -316,26 +240,6 @@ def check_size(workload: Workload, goal: Goal) -> None:
         )
 
 
-def _usable(subject: Subject, positions: str | None, encoder: EncoderMerge | None) -> list[Method]:
-    """Return those of `METHODS` whose evidence the model can give."""
-    found = []
-    for name in METHODS:
-        try:
-            reduce(
-                subject.model,
-                name,
-                keep=1,
-                positions=positions,
-                processor=subject.processor,
-                text_tower=subject.text_tower,
-                encoder=encoder,
-            ).remove()
-        except MissingEvidenceError:
-            continue
-        found.append(get_method(name))
-    return found
-
-
 def _saving(subject: Subject, asked: Sequence[Question], setting: Setting) -> dict[str, Any]:
     """Time the prefill of a few questions, in full and as found."""
     from ..profiling import Spread, time_settings
@@ -354,11 +258,6 @@ def _saving(subject: Subject, asked: Sequence[Question], setting: Setting) -> di
     }
 
 
-def _plain_workload(workload: Workload) -> dict[str, Any]:
-    groups = workload.groups
-    return {"name": workload.name, "images": len(groups), "digest": _digest(groups)}
-
-
 def _plain(trial: Trial) -> dict[str, Any]:
     return {
         "setting": trial.setting.label,
@@ -366,8 +265,3 @@ def _plain(trial: Trial) -> dict[str, Any]:
         "images": len(trial.shares),
         "agreement": trial.mean,
     }
-
-
-def _digest(groups: Sequence[Group]) -> str:
-    """Return the same for the same questions, however they are shuffled."""
-    return digest(sorted((item for group in groups for item in group), key=lambda item: item.id))

@@ -57,14 +57,16 @@ class Trial:
     ----------
     shares : list of float
         Of each image, the share of answers that equal the full model's.
-    tokens, kept : int
+    tokens, kept : int, float
         Visual tokens of all its questions, before and after.
+    questions : int
+        How many these are.
     """
 
     setting: Setting
     shares: list[float] = field(default_factory=list)
     tokens: int = 0
-    kept: float = 0
+    kept: float = 0.0
     questions: int = 0
 
     def sit(self, sitting: Sitting) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..errors import LftrError
 from .answering import Answer, one_batch
 from .items import Item, Question
-from .jsonl import Problem
+from .problems import Problem
 from .scoring import agreement
 from .settings import Setting, full_model
 from .subject import Subject

@@ -17,7 +17,8 @@ from ..media.video import VIDEOS
 from ..prompting import Medium, read_image
 from .data import load_data
 from .items import Item
-from .jsonl import Problem, check_clip, content_of, read_clip, read_jsonl
+from .jsonl import check_clip, content_of, read_clip, read_jsonl
+from .problems import Problem
 
 PROMPTS = "prompts.txt"
 
@@ -81,16 +82,23 @@ def load_workload(
     Raises
     ------
     ArgumentError
-        If there is neither, a folder has no prompts, a file comes with prompts of its own, or
-        nothing can be asked.
+        If there is neither, a folder has no prompts, prompts come with a file or a suite, which
+        have questions, or nothing can be asked.
     """
     if source in suites.NAMES:
+        if prompts:
+            raise ArgumentError.of(
+                "prompt", prompts[0], "a folder of images; a suite has questions"
+            )
         return Workload.of(str(source), load_data(str(source), split=split, n=n, seed=seed).items)
     path = Path(source)
     if path.is_dir():
         workload = _folder(path, prompts or _prompts(path), picking)
     elif not path.is_file():
-        raise ArgumentError.of("workload", str(path), "a folder of images or a JSONL file")
+        allowed = (
+            f"a folder of images or clips, a JSONL file, or a suite: {', '.join(suites.NAMES)}"
+        )
+        raise ArgumentError.of("workload", str(path), allowed)
     elif prompts:
         raise ArgumentError.of("prompt", prompts[0], "a folder of images; this file has questions")
     else:

@@ -42,37 +42,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Clip(Answered):
-    """One item of the suite of clips.
+class Clip(Answered[Track]):
+    """One item of the suite of clips, with the attributes of `Answered` and one more.
 
     Attributes
     ----------
-    images : tuple of PIL.Image.Image
-        The frames in the order of time: RGB, all of one size.
-    question, answer : str
-        The answer is one lower-case word or number.
-    category : str
-        One of the suite's categories.
-    choices : tuple of str
-        Every answer that this kind of question can have, the right one among them.
-    scene : str
-        Identifies the clip: ``"split/seed/index"``.
-    objects : tuple of Track
-        Everything that was drawn over the background, frame by frame.
-    referents : tuple of int
-        Positions in `objects` of those that the answer depends on.
     frames : tuple of int
         The frames that show what the answer depends on.
     """
 
-    images: tuple[Image.Image, ...]
-    question: str
-    answer: str
-    category: str
-    choices: tuple[str, ...]
-    scene: str
-    objects: tuple[Track, ...]
-    referents: tuple[int, ...]
     frames: tuple[int, ...]
 
 

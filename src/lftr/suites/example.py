@@ -1,10 +1,13 @@
-"""What a suite is made of: one image, one question, its answer and what the image holds."""
+"""What suites are made of: pictures, one question, its answer and what the pictures hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from PIL import Image
+
+_Object = TypeVar("_Object")
 
 
 @dataclass(frozen=True)
@@ -65,24 +68,14 @@ class Question:
     frames: tuple[int, ...] = ()
 
 
-class Answered:
-    """What has one right answer."""
-
-    answer: str
-
-    def is_correct(self, answer: str) -> bool:
-        """Whether a model's answer says the same, whatever its case, spacing and full stop."""
-        return normalise(answer) == normalise(self.answer)
-
-
 @dataclass(frozen=True)
-class Example(Answered):
-    """One item of a suite.
+class Answered(Generic[_Object]):
+    """One item of a suite, whatever is drawn in it.
 
     Attributes
     ----------
-    image : PIL.Image.Image
-        RGB.
+    images : tuple of PIL.Image.Image
+        RGB, all of one size; the frames of a clip in the order of time.
     question, answer : str
         The answer is one lower-case word or number.
     category : str
@@ -90,26 +83,34 @@ class Example(Answered):
     choices : tuple of str
         Every answer that this kind of question can have, the right one among them.
     scene : str
-        Identifies the image: ``"split/seed/index"``.
-    objects : tuple of SceneObject
+        Identifies what is drawn: ``"split/seed/index"``.
+    objects : tuple of SceneObject or Track
         Everything that was drawn over the background.
     referents : tuple of int
         Positions in `objects` of those that the answer depends on.
     """
 
-    image: Image.Image
+    images: tuple[Image.Image, ...]
     question: str
     answer: str
     category: str
     choices: tuple[str, ...]
     scene: str
-    objects: tuple[SceneObject, ...]
+    objects: tuple[_Object, ...]
     referents: tuple[int, ...]
 
+    def is_correct(self, answer: str) -> bool:
+        """Whether a model's answer says the same, whatever its case, spacing and full stop."""
+        return normalise(answer) == normalise(self.answer)
+
+
+class Example(Answered[SceneObject]):
+    """One item of the suite of scenes: a single image, with the attributes of `Answered`."""
+
     @property
-    def images(self) -> tuple[Image.Image, ...]:
-        """The one image, for what takes several."""
-        return (self.image,)
+    def image(self) -> Image.Image:
+        """The one image, RGB."""
+        return self.images[0]
 
 
 def normalise(answer: str) -> str:

@@ -37,7 +37,7 @@ class Scenes(Drawn[Example]):
         rng = np.random.default_rng([SPLITS.index(self.split), self.seed, index])
         objects, question = draw(rng, self.split, CATEGORIES[index % len(CATEGORIES)])
         return Example(
-            Image.fromarray(render(objects, rng)),
+            (Image.fromarray(render(objects, rng)),),
             question.text,
             question.answer,
             question.category,

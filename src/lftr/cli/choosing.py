@@ -1,0 +1,25 @@
+"""What the options of one setting say, as the arguments of `lftr.reduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..merges import parse_merge
+from ..methods.base import Method
+from ..presets import Preset
+from .parsing import parse_method
+
+
+def choose(
+    method: str | None,
+    keep: str | None,
+    option: Sequence[str] | None,
+    positions: str | None = None,
+    encoder: str | None = None,
+) -> Preset:
+    """Return what was chosen by hand; without a word LFTR, at a sixteenth."""
+    chosen = parse_method(method or "lftr", option or [])
+    if keep is None and isinstance(chosen, Method):  # inside the model, schedules say how many
+        keep = "1/16"
+    merge = None if encoder is None else parse_merge(encoder)
+    return Preset(chosen, keep, positions, encoder=merge)
