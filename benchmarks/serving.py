@@ -3,11 +3,11 @@
     python benchmarks/serving.py [--requests 8] [--turns 3] [--doc]
     python benchmarks/serving.py --url http://127.0.0.1:8000 --keep 1/16
 
-Without ``--url``: a LLaVA of LLaVA-1.5-7B's widths with one layer in sixteen of both its parts (two
-of the language model's 32, two of CLIP-L/336's 24), with random weights, since time does not depend
-on them. vLLM alone and ``lftr serve --keep 1/16`` take turns; and in one process, what a prefill
-costs against a prompt that short from the start. With ``--url``: a server of `lftr serve` that runs
-already, asked with ``keep=1.0`` and with the given keep. No image is sent twice.
+Without ``--url``: a LLaVA of LLaVA-1.5-7B's widths with two of the language model's 32 layers and
+two of CLIP-L/336's 24, with random weights, since time does not depend on them. vLLM alone and
+``lftr serve --keep 1/16`` take turns; and in one process, what a prefill costs against a prompt
+that short from the start. With ``--url``: a server of `lftr serve` that runs already, asked with
+``keep=1.0`` and with the given keep. No image is sent twice.
 """
 
 from __future__ import annotations

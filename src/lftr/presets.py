@@ -162,12 +162,17 @@ def check_writable(path: str | Path, name: str = "preset") -> None:
 
 def name_of(model: Any) -> str:
     """Return the name by which presets know a loaded model: its id, its path, ``"bundled"``..."""
+    name = str(getattr(model, "name_or_path", "") or getattr(model.config, "name_or_path", ""))
+    return known_as(name) or type(model).__name__
+
+
+def known_as(name: str) -> str:
+    """Return the name by which presets know a model's id or path."""
     from . import bundled
 
-    name = str(getattr(model, "name_or_path", "") or getattr(model.config, "name_or_path", ""))
     own = {str(bundled.path(one)): f"bundled-{one}" for one in bundled.NAMES}
     own[str(bundled.path())] = "bundled"
-    return own.get(name, name or type(model).__name__)
+    return own.get(name, name)
 
 
 def _last(model: str) -> str:

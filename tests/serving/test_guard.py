@@ -16,7 +16,7 @@ FRAMES = {"media_io_kwargs": {"video": {"num_frames": 9}}}
 
 def spelled(request: Any) -> list[bytes]:
     plain = json.dumps(request)
-    escaped = plain.replace("kwargs", "\\u006b\\u0077args")
+    escaped = plain.replace("kwargs", "\\u006b\\u0077args").replace("lftr", "l\\u0066tr")
     return [plain.encode(), escaped.encode(), plain.encode("utf-16"), plain.encode("utf-32-le")]
 
 
@@ -30,6 +30,8 @@ def spelled(request: Any) -> list[bytes]:
         (SIZE, ["mm_processor_kwargs.size"]),
         (FRAMES, ["media_io_kwargs"]),
         (FRAMES | SIZE, ["media_io_kwargs", "mm_processor_kwargs.size"]),
+        ({"lftr": {"keep": 0.5}}, ["lftr"]),
+        ({"extra_body": SETTING}, ["extra_body"]),  # Python's spelling, sent as it is
         ([SIZE], []),  # no request of any route
     ],
 )

@@ -17,7 +17,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     port: int
+    at_start: Counter[str] = field(default_factory=Counter)
 
     def post(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """Send a chat request as it is; return status and answer."""
@@ -102,6 +103,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found = Server(checkpoint, process, log, port)
     try:
         _until_healthy(found)
+        found.at_start = found.counters()
         yield found
     finally:
         process.send_signal(signal.SIGTERM)
@@ -180,6 +182,13 @@ def on_transformers(
     return text, full - reduction.report.tokens + reduction.report.kept
 
 
+def test_counters_before_any_request(server: Server) -> None:
+    """They are there, at nothing: what memory was measured with is no request."""
+    names = ("requests", "items", "visual_tokens", "kept_tokens")
+    wanted = {f'lftr:{name}_total{{method="lftr"}}': 0 for name in names}
+    assert server.at_start == wanted | {"lftr:refused_total": 0}
+
+
 def test_answers_and_usage(server: Server) -> None:
     """As on transformers, by the server's setting and by requests' own; usage shows the saving."""
     before = server.counters()
@@ -195,12 +204,28 @@ def test_answers_and_usage(server: Server) -> None:
         picture = tiny.image(40, 36, seed)
         found = told(server, chat(picture, "t20 t30", asked))
         assert found == on_transformers(server, picture, method, keep)
+    two = chat(tiny.image(40, 36, 7), "t20", {"keep": 4})
+    two["messages"][0]["content"] *= 2
+    server.post(json.dumps(two).encode())
     spent = server.counters() - before
-    assert spent['lftr:requests_total{method="lftr"}'] == 3
-    assert spent['lftr:visual_tokens_total{method="lftr"}'] == 3 * 36
-    assert spent['lftr:kept_tokens_total{method="lftr"}'] == 9 + 3 + 36
+    assert spent['lftr:requests_total{method="lftr"}'] == 4
+    assert spent['lftr:items_total{method="lftr"}'] == 5
+    assert spent['lftr:visual_tokens_total{method="lftr"}'] == 5 * 36
+    assert spent['lftr:kept_tokens_total{method="lftr"}'] == 9 + 3 + 36 + 4 + 4
     assert spent['lftr:kept_tokens_total{method="divprune"}'] == 5
     assert spent["lftr:refused_total"] == 0
+
+
+def test_the_client_of_the_examples(server: Server, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    tiny.image(40, 36, 3).save(picture)
+    script = Path(__file__).parents[2] / "examples/serving/client.py"
+    words = [str(picture), "t20 t30", f"http://127.0.0.1:{server.port}"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [int(n) for n in re.findall(r": (\d+) tokens", done.stdout)] == [11, 11, 38]
 
 
 def test_what_the_log_says(server: Server) -> None:
@@ -231,7 +256,7 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
         (body(asked=[["keep", 1]]), 400, "object"),
         (body(asked={"method": "cdpruner"}), 400, "those that can"),
         (body(asked={"method": "no such"}), 400, "unknown method"),
-        (body(asked={"method": "mix", "options": {"methods": ["lftr"] * 90}}), 400, ""),
+        (body(asked={"method": "mix", "options": {"methods": ["lftr"] * 90}}), 400, "holds more"),
         (body(asked={"method": "lftr", "options": {"diversity": 7}}), 400, "diversity"),
         (body(asked={"method": "random", "options": {"seed": 2**64}}), 400, "numbers from"),
         (body(asked={"method": "scope", "options": {"alpha": 1e10}}), 400, "numbers from"),
@@ -248,11 +273,14 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
 
 def test_wrong_requests_are_answered(server: Server) -> None:
     """Each with status 400 and a message of one line, one after the other."""
+    before, ours = server.counters(), 0
     for seed in range(23):
         sent, status, word = wrong(seed)
+        ours += bool(word)
         code, answer = server.post(sent)
         assert (code, word in json.dumps(answer)) == (status, True), (sent[-300:], answer)
         assert len(json.dumps(answer)) < 2500
+    assert (server.counters() - before)["lftr:refused_total"] == ours
 
 
 def test_a_mixed_load(server: Server) -> None:

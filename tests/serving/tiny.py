@@ -63,8 +63,17 @@ SIGNS = {196: "<|vision_start|>", 197: "<|vision_end|>", 198: "<|video_pad|>", 1
 TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}{% if part['type'] == 'text' %}"
-    "{{ part['text'] }} {% else %}SIGN {% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{{ part['text'] }} {% elif part['type'] == 'video' %}FILM {% else %}SIGN {% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}"
 )
+
+
+def sign_of(name: str) -> str:
+    return "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
+
+
+def film_of(name: str) -> str:
+    return "<|vision_start|><|video_pad|><|vision_end|>" if name in GRIDDED else "<video>"
 
 
 @dataclass(frozen=True)
@@ -91,12 +100,12 @@ class Tiny:
     @property
     def sign(self) -> str:
         """What stands for an image in a prompt."""
-        return "<|vision_start|><|image_pad|><|vision_end|>" if self.name in GRIDDED else "<image>"
+        return sign_of(self.name)
 
     @property
     def film(self) -> str:
         """What stands for a clip."""
-        return "<|vision_start|><|video_pad|><|vision_end|>" if self.name in GRIDDED else "<video>"
+        return film_of(self.name)
 
     @property
     def takes_clips(self) -> bool:
@@ -196,8 +205,7 @@ def _tokenizer(name: str) -> Any:
         additional_special_tokens=[sign for n, sign in signs.items() if n > EOS],
         model_max_length=LENGTH,
     )
-    sign = "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
-    found.chat_template = TEMPLATE.replace("SIGN", sign)
+    found.chat_template = TEMPLATE.replace("SIGN", sign_of(name)).replace("FILM", film_of(name))
     return found
 
 

@@ -16,7 +16,7 @@ from ..methods.plain import to_plain
 from ..presets import Preset
 from . import options
 from .parsing import parse_method
-from .terminal import stderr
+from .terminal import remark
 
 
 def serve(
@@ -28,13 +28,8 @@ def serve(
     preset: Annotated[
         Path | None, typer.Option("--preset", help="What `lftr tune` found: method and keep.")
     ] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", help="Of requests that name none; or lftr.")
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option("--keep", help="A ratio (1/16) or a count for each image; or 1/16."),
-    ] = None,
+    method: options.MethodName = None,
+    keep: options.Keep = None,
     option: options.Options = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print the command that would start the server.")
@@ -42,7 +37,8 @@ def serve(
 ) -> None:
     """Serve a model with vLLM; every other option goes on to vLLM's server.
 
-    A request can ask for another number or method, with the stock OpenAI client:
+    Method and keep are those of requests that ask for none. A request can ask for others, with the
+    stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
     given = {"--method": method, "--keep": keep, "--option": option}
@@ -67,9 +63,7 @@ def _setting(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preset(path: Path, given: dict[str, Any]) -> Preset:
-    other = next((name for name, value in given.items() if value), None)
-    if other is not None:
-        raise ArgumentError.of(other, given[other], "no such option beside --preset")
+    options.refuse(given, "beside --preset")
     return Preset.load(path)
 
 
@@ -93,11 +87,10 @@ def _config(name: str) -> Any:
 def _say(planned: Plan, version: str) -> None:
     served = planned.architecture
     positions = "renumbered" if served.counted_positions else "as in the full prompt"
-    console = stderr()
-    for line in (
+    seen = "images and videos" if served.videos else "images"
+    remark(
         f"vLLM {version}: {planned.model}, {served.stock} as {served.name}",
-        f"images: {planned.setting}; positions {positions}; videos stay whole",
+        f"{seen}: {planned.setting}; positions {positions}",
         f"a request can ask for: {', '.join(planned.fitting)}",
         *([f"note: {planned.note}"] if planned.note else []),
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    )

@@ -31,14 +31,14 @@ class Architecture:
     counted_positions : bool
         Whether positions just count, so that kept tokens are renumbered (``"compact"``); with
         M-RoPE each keeps its place (``"original"``).
-    clips : bool
-        Whether the model was made for videos too, so that each image is a frame with a descriptor.
+    videos : bool
+        Whether it takes videos; then an image, too, is a frame with a descriptor.
     """
 
     stock: str
     module: str
     counted_positions: bool
-    clips: bool
+    videos: bool
 
     @property
     def name(self) -> str:
@@ -104,4 +104,4 @@ def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
         fields = _TOWERS[tower]
     if sharded_by_image:
         return frozenset({"features"})
-    return frozenset(fields | {"frame_features"} if architecture.clips else fields)
+    return frozenset(fields | {"frame_features"} if architecture.videos else fields)

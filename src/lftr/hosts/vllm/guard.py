@@ -19,12 +19,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-# a body without these has no argument to refuse: their plain name, an escape or wide characters
-_SIGNS = (b"_kwargs", b"\\u", b"\x00")
+_MEANT = ("lftr", "extra_body")  # where a setting is looked for in vain
+# a body without these has nothing to refuse: plain names, an escape, or wide characters
+_SIGNS = (b"_kwargs", *(b'"%s"' % name.encode() for name in _MEANT), b"\\u", b"\x00")
 
 
 class Guard:
     """ASGI middleware that answers 400 to arguments of preprocessing other than ``lftr``.
+
+    Also to a setting in the wrong place, which would otherwise be ignored without a word.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ class Guard:
 
 
 def foreign(body: bytes) -> list[str]:
-    """Return the names of a request's arguments that are not lftr's; none if it is no JSON."""
+    """Return what a request may not say, or says in vain, by name; nothing if it is no JSON."""
     if not any(sign in body for sign in _SIGNS):
         return []
     try:
@@ -69,7 +72,8 @@ def foreign(body: bytes) -> list[str]:
         return []
     if not isinstance(request, dict):
         return []
-    names = ["media_io_kwargs"] if request.get("media_io_kwargs") else []
+    names = [name for name in _MEANT if name in request]
+    names += ["media_io_kwargs"] if request.get("media_io_kwargs") else []
     given = request.get("mm_processor_kwargs")
     keys = given if isinstance(given, dict) else {}
     return names + [f"mm_processor_kwargs.{key}" for key in keys if key != KEY]

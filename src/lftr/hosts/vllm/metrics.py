@@ -29,9 +29,13 @@ class Counters:
         self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
         self.refused = Counter("lftr:refused", "Requests refused for their lftr setting.")
 
-    def count(self, method: str, sizes: Sequence[tuple[int, int]]) -> None:
+    def begin(self, method: str) -> None:
+        """Show a method's counters from the start, since rates miss a first count otherwise."""
+        self.count(method, [], requests=0)
+
+    def count(self, method: str, sizes: Sequence[tuple[int, int]], requests: int = 1) -> None:
         """Count a request's items, each of so many tokens of which so many stay."""
-        self.requests.labels(method).inc()
+        self.requests.labels(method).inc(requests)
         self.items.labels(method).inc(len(sizes))
         self.tokens.labels(method).inc(sum(total for total, _ in sizes))
         self.kept.labels(method).inc(sum(kept for _, kept in sizes))

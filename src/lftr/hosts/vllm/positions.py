@@ -77,7 +77,11 @@ def initial(
 
 
 def rewritten(
-    ids: Tensor, features: Sequence[Tensor], positions: Tensor, computed: int, tokens: Sequence[int]
+    ids: Sequence[int] | Tensor | None,
+    features: Sequence[Tensor],
+    positions: Tensor,
+    computed: int,
+    tokens: Sequence[int],
 ) -> tuple[list[Tensor], Tensor, int]:
     """Return features without their channels, and the positions that those tell.
 
@@ -85,8 +89,8 @@ def rewritten(
 
     Parameters
     ----------
-    ids : Tensor, shape (length,)
-        The prompt; not looked at without features.
+    ids : Tensor of int, shape (length,), or sequence of int, optional
+        The prompt; not looked at without features, as at every step of decoding.
     features : sequence of Tensor, shape (n, C + CHANNELS)
         What the step at hand takes of each item, in the prompt's order.
     positions : Tensor, shape (3, length)
@@ -101,7 +105,9 @@ def rewritten(
         with gpu_sync_allowed():
             channels = torch.cat([one[:, -CHANNELS:] for one in features])
             channels = channels.to(positions.device).long()
-            slots = torch.isin(ids, torch.tensor(tokens, device=ids.device)).nonzero().squeeze(1)
+            prompt = torch.as_tensor(ids)
+            marks = torch.isin(prompt, torch.tensor(tokens, device=prompt.device))
+            slots = marks.nonzero().squeeze(1)
             slots = slots[slots >= computed][: len(channels)].to(positions.device)
             marked = channels[:, -1] == 1
             slots, channels = slots[marked], channels[marked, :-1]

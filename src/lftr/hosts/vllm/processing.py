@@ -69,6 +69,7 @@ class Shortening(BaseMultiModalProcessor):
         self.server = of_server(getattr(config, KEY, None), self.provided)
         self.counted_positions = architecture_of(config).counted_positions
         self._profiling = False
+        Counters.get().begin(self.server.method.name)
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Make what memory is measured with; it does not count as a request."""

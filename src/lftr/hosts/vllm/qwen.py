@@ -123,7 +123,7 @@ class Gridded(Reducing):
 
     def recompute_mrope_positions(
         self,
-        input_ids: list[int] | Tensor | None,
+        input_ids: list[int] | Tensor | None,  # None: a prompt of embeddings
         multimodal_embeddings: Sequence[Tensor],
         mrope_positions: Tensor,
         num_computed_tokens: int,
@@ -131,7 +131,7 @@ class Gridded(Reducing):
         """Write the positions of the items' tokens that come with this step."""
         placeholders = (self.config.image_token_id, self.config.video_token_id)
         return positions.rewritten(
-            torch.as_tensor([] if input_ids is None else input_ids),  # none: prompt embeddings
+            input_ids,
             multimodal_embeddings,
             mrope_positions,
             num_computed_tokens,

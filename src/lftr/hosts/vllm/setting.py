@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,7 @@ from ...presets import Preset
 KEY = "lftr"
 KEEP = "a ratio in (0, 1], as a number or as '1/16', or a whole number of tokens from 1 to 10**6"
 _FIELDS = ("method", "options", "keep")
-_SPELLING = re.compile(r"\d{1,9}(\.\d{1,9})?(/\d{1,9})?")
-_MOST_VALUES, _MOST_TEXT, _MOST_DEPTH, _MOST = 64, 2000, 8, 10**6
+_MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
 
 @dataclass(frozen=True)
@@ -165,10 +163,6 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
 
 
 def _read_keep(keep: object) -> float | int:
-    if isinstance(keep, str):
-        keep = keep.strip()
-        if not _SPELLING.fullmatch(keep):  # Fraction("1e999999999") would take all memory
-            raise ArgumentError.of("keep", keep, KEEP)
     if isinstance(keep, int) and keep > 10**6:  # some are too long to be printed
         raise ArgumentError.of("keep", f"a number of {keep.bit_length()} bits", KEEP)
     try:
@@ -199,10 +193,10 @@ def _check_small(values: Mapping[Any, Any]) -> None:
             text += len(value)
         elif isinstance(value, int):
             text += value.bit_length() // 4
-        if seen > _MOST_VALUES or text > _MOST_TEXT or depth > _MOST_DEPTH:
+        if seen > _MOST_VALUES or text > _MOST_TEXT:
             raise ArgumentError(
                 f"{KEY} holds more than a method and its options; allowed: {_MOST_VALUES} values, "
-                f"{_MOST_TEXT} characters, {_MOST_DEPTH} levels"
+                f"{_MOST_TEXT} characters"
             )
         if depth > 1 and isinstance(value, (int, float)) and not abs(value) <= _MOST:
             raise ArgumentError.of("option", value, f"numbers from -{_MOST} to {_MOST}")
