@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from _measure import median, paired, ratio, table, timed
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from _real_width import real_width_config
+from transformers import LlavaForConditionalGeneration
 
 import lftr
 from lftr.hosts.transformers.memory import encode_once
@@ -25,29 +26,7 @@ COMMAND = "python benchmarks/prefill.py"
 
 def real_width(layers: int = 2) -> Any:
     """LLaVA-1.5-7B's widths, CLIP-L/336 whole, ``layers`` decoder layers, random weights."""
-    config = LlavaConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
-        text_config={
-            "model_type": "llama",
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 32,
-            "vocab_size": 1000,
-        },
-        image_token_id=999,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
+    config = real_width_config(layers, 24, 1000, 999)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     model = model.to_empty(device="cpu").eval()

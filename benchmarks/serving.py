@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from _measure import median, paired, ratio, save, table
+from _real_width import SIDE, real_width_config
 from PIL import Image
 
 from lftr.hosts.vllm.server import check_version
@@ -43,12 +44,11 @@ DOC = Path(__file__).parent.parent / "docs" / "serving.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NEW, WORDS = 16, 24
 KEEP = "1/16"
-SIDE = 336
 
 
 def checkpoint(folder: Path, layers: int = 2, tower_layers: int = 2) -> Path:
     """Write a model without weights: vLLM draws them itself (``--load-format dummy``)."""
-    from transformers import AutoTokenizer, CLIPImageProcessor, LlavaConfig, LlavaProcessor
+    from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
 
     from lftr import bundled
 
@@ -64,31 +64,9 @@ def checkpoint(folder: Path, layers: int = 2, tower_layers: int = 2) -> Path:
         num_additional_image_tokens=1,
         chat_template=template,
     )
-    config = LlavaConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": tower_layers + 1,  # the last is not used
-            "num_attention_heads": 16,
-            "image_size": SIDE,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
-        text_config={
-            "model_type": "llama",
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 32,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 4096,
-        },
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        architectures=["LlavaForConditionalGeneration"],
-    )
+    token = tokenizer.convert_tokens_to_ids("<image>")
+    # the tower's last layer is not used
+    config = real_width_config(layers, tower_layers + 1, len(tokenizer), token)
     processor.save_pretrained(folder)
     config.save_pretrained(folder)
     return folder
