@@ -65,14 +65,12 @@ class Patches(Given):
         each = {name: rows[start:stop] for name, rows in self.inputs.items() if name != pixels}
         return replace(self, inputs={**each, pixels: self.inputs[pixels][ends[start] : ends[stop]]})
 
-    def offsets(self) -> list[Offsets]:
-        """Return how far each token of each item is from where the item begins."""
+    def offsets(self, item: int) -> Offsets:
+        """Return how far each token of an item is from where the item begins."""
         seconds = self.inputs.get("second_per_grid_ts")
-        steps = [1.0] * len(self.grids) if seconds is None else seconds.flatten().tolist()
+        step = 1.0 if seconds is None else float(seconds.flatten()[item])
         rate = getattr(self.model.config.vision_config, "tokens_per_second", 1.0)
-        return [
-            offsets_of(*grid, step * rate) for grid, step in zip(self.grids, steps, strict=True)
-        ]
+        return offsets_of(*self.grids[item], step * rate)
 
 
 class Gridded(Reducing):
@@ -102,7 +100,7 @@ class Gridded(Reducing):
 
     def shortened(self, tokens: Tensor, index: Tensor, given: Patches, item: int) -> Tensor:
         """Return what stands for an item of which some tokens were chosen, places beside it."""
-        offsets = torch.from_numpy(given.offsets()[item]).to(tokens.device)
+        offsets = torch.from_numpy(given.offsets(item)).to(tokens.device)
         return positions.with_offsets(tokens, offsets[:, index])
 
     def media(self, ids: Sequence[int], features: Sequence[Any]) -> Iterator[tuple[int, Offsets]]:
