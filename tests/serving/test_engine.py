@@ -128,11 +128,24 @@ def test_places_without_items_are_refused(checkpoint: tiny.Tiny) -> None:
             request["prompt"] += place
             with pytest.raises(ValueError, match=message):
                 llm.generate([request], use_tqdm=False)
-        request = question.request(checkpoint)
-        request["prompt"] = "<s> t9 <|image_pad|>"
-        with pytest.raises(ValueError, match="ends in image tokens"):
-            llm.generate([request], use_tqdm=False)
+        for prompt, images, message in (
+            ("<s> t9 <|image_pad|>", 1, "ends in image tokens"),
+            ("<s> t9 <|image_pad|><|image_pad|> t9", 2, "two items follow each other"),
+        ):
+            media = {"image": question.images * images}
+            request = {"prompt": prompt, "multi_modal_data": media}
+            with pytest.raises(ValueError, match=message):
+                llm.generate([request], use_tqdm=False)
         assert ask(llm, checkpoint, question) == answer
+
+
+@pytest.mark.parametrize("checkpoint", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+def test_positions_of_what_is_gone_have_room(checkpoint: tiny.Tiny) -> None:
+    """A short prompt of many reduced items has positions beyond the model's length."""
+    with reduced(checkpoint) as llm:
+        modules = list(model_of(llm).language_model.modules())
+    (rotary,) = {id(m): m for m in modules if hasattr(m, "mrope_section")}.values()
+    assert len(rotary.cos_sin_cache) >= 4 * tiny.LENGTH
 
 
 @pytest.mark.parametrize(

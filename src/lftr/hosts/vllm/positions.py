@@ -20,8 +20,8 @@ from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ...errors import UnsupportedModelError
 
-_BASE = 256  # bfloat16, which features may travel in, has whole numbers up to 256
-CHANNELS = 7
+_PLACES = (256**2, 256, 1)  # bfloat16, which features may travel in, is exact up to 256
+CHANNELS = 3 * len(_PLACES) + 1
 
 
 def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
     features : Tensor, shape (K, C)
         The tokens.
     offsets : Tensor of int64, shape (3, K)
-        In time, rows and columns; two digits are written of each.
+        In time, rows and columns; each is written as digits.
     """
-    digits = torch.stack([offsets // _BASE, offsets % _BASE], dim=1).flatten(0, 1)
+    digits = torch.stack([offsets // place % 256 for place in _PLACES], dim=1).flatten(0, 1)
     channels = torch.cat([digits, torch.ones_like(digits[:1])]).T
     return torch.cat([features, channels.to(features)], dim=1)
 
@@ -55,8 +55,7 @@ def initial(
         Tokens of the prompt.
     media : iterable of (int, int, array of shape (3, N))
         Of each item: its first token, how many it has here, and the offsets of all that it would
-        have. Where it has fewer, they are at ``~first`` until `rewritten`, with ``first`` the
-        position at which the item begins: a negative one, which no token ever has.
+        have. Where it has fewer, all stand at its beginning until `rewritten`.
     """
     parts: list[np.ndarray[Any, Any]] = []
     done = following = 0
@@ -69,7 +68,7 @@ def initial(
     for first, count, offsets in media:
         text(first)
         whole = count == offsets.shape[1]
-        parts.append(offsets + following if whole else np.full((3, count), ~following))
+        parts.append(offsets + following if whole else np.full((3, count), following))
         following += int(offsets.max()) + 1
         done = first + count
     text(length)
@@ -85,7 +84,9 @@ def rewritten(
 ) -> tuple[list[Tensor], Tensor, int]:
     """Return features without their channels, and the positions that those tell.
 
-    Writing what is written already changes nothing: a preempted request comes here again.
+    An item begins after the text before it, whatever was written of the item already: a preempted
+    request comes here again, and its items are encoded again among others, where a method that is
+    nearly undecided may choose otherwise.
 
     Parameters
     ----------
@@ -107,14 +108,18 @@ def rewritten(
             channels = channels.to(positions.device).long()
             prompt = torch.as_tensor(ids)
             marks = torch.isin(prompt, torch.tensor(tokens, device=prompt.device))
+            places = torch.arange(len(marks), device=marks.device)
+            text = places.masked_fill(marks, -1).cummax(0).values  # the last one, from each place
             slots = marks.nonzero().squeeze(1)
             slots = slots[slots >= computed][: len(channels)].to(positions.device)
             marked = channels[:, -1] == 1
             slots, channels = slots[marked], channels[marked, :-1]
-        offsets = (channels[:, ::2] * _BASE + channels[:, 1::2]).T
+        weights = torch.tensor(_PLACES, device=channels.device)
+        offsets = (channels.unflatten(1, (3, -1)) * weights).sum(-1).T
+        before = text.to(positions.device)[slots]
+        begins = torch.where(before < 0, 0, positions[0, before.clamp(min=0)] + 1)
         positions = positions.clone()
-        stand = positions[0, slots]
-        positions[:, slots] = torch.where(stand < 0, ~stand, stand - offsets[0]) + offsets
+        positions[:, slots] = begins + offsets
     ahead = int(positions[:, -1].max()) + 1 - positions.shape[1]
     return bare, positions, ahead
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -108,7 +109,10 @@ class Shortening(BaseMultiModalProcessor):
         return read(given[KEY], self.server, self.provided) if KEY in given else self.server
 
     def _check_places(self, found: Any) -> None:
-        """Refuse prompts with M-RoPE whose placeholders do not stand for items, or end them."""
+        """Refuse prompts with M-RoPE whose placeholders do not stand for items with text between.
+
+        The text before an item tells where its tokens are, and decoding goes on from the last.
+        """
         if self.counted_positions:
             return
         ids, config = found["prompt_token_ids"], self.info.get_hf_config()
@@ -123,6 +127,10 @@ class Shortening(BaseMultiModalProcessor):
                 )
             if ids[-1] == token:
                 raise ArgumentError(f"the prompt ends in {medium} tokens; allowed: text after them")
+        spans = [(one.offset, one.length) for of in found["mm_placeholders"].values() for one in of]
+        spans.sort()
+        if any(first + length == after for (first, length), (after, _) in pairwise(spans)):
+            raise ArgumentError("two items follow each other; allowed: text between them")
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)

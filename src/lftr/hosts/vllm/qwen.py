@@ -83,8 +83,10 @@ class Gridded(Reducing):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         positions.check(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        # before: layers make room for positions of tokens that are gone
         positions.ask_for_rewriting(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.is_multimodal_pruning_enabled = False  # vLLM's own
 
     def placed(
         self, features: Sequence[Tensor], anchors: Sequence[Tensor], given: Any
