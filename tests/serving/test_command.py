@@ -67,7 +67,11 @@ def test_the_stock_server_is_started(serve: Any) -> None:
 
 def test_options_meet_those_of_vllm(serve: Any) -> None:
     given = '{"text_config": {"rope_theta": 5e5}, "architectures": ["Other"]}'
-    for words in (["--hf-overrides", given], [f"--hf-overrides={given}"]):
+    for words in (
+        ["--hf-overrides", given],
+        [f"--hf-overrides={given}"],
+        ["--hf_overrides", given],
+    ):
         code, command, _ = serve(str(bundled.path()), *words, "--trust-request-mm-kwargs")
         assert code == 0
         assert sum("--hf-overrides" in word for word in command) == 1
@@ -107,6 +111,10 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--api-server-count", "2"], "--api-server-count = '2'; allowed: one server a process"),
         (["--api-server-count=2"], "--api-server-count = '2'"),
         (["--headless"], "--headless = ''"),
+        (["--api_server_count", "2"], "--api-server-count = '2'"),
+        (["--hf-over", "{}"], "option = '--hf-over'; allowed: --hf-overrides in full"),
+        (["--hf-overrides.architectures", "[]"], "--hf-overrides in full, and whole"),
+        (["--video_pruning", "0.5"], "--video-pruning-rate in full"),
         (["--video-pruning-rate", "0.5"], "--video-pruning-rate = '0.5'; allowed: none"),
         (["--model", "other"], "--model = 'other'; allowed: the model as lftr serve's argument"),
         (["--mm-encoder-tp-mode", "data", "--method", "fastervlm"], "needs cls_attention"),

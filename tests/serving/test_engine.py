@@ -141,11 +141,21 @@ def test_places_without_items_are_refused(checkpoint: tiny.Tiny) -> None:
 
 @pytest.mark.parametrize("checkpoint", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
 def test_positions_of_what_is_gone_have_room(checkpoint: tiny.Tiny) -> None:
-    """A short prompt of many reduced items has positions beyond the model's length."""
-    with reduced(checkpoint) as llm:
-        modules = list(model_of(llm).language_model.modules())
-    (rotary,) = {id(m): m for m in modules if hasattr(m, "mrope_section")}.values()
-    assert len(rotary.cos_sin_cache) >= 4 * tiny.LENGTH
+    """A short prompt of many reduced items has positions beyond the model's length, with an end.
+
+    Each of these takes 63 positions and one token.
+    """
+    longest = checkpoint.model.config.text_config.max_position_embeddings
+    with reduced(checkpoint, limit_mm_per_prompt={"image": 200}) as llm:
+        many = Question(((504, 8),) * (3 * longest // 80), keep=1, method="uniform")
+        (answer,) = ask(llm, checkpoint, many)
+        assert answer.prompt < tiny.LENGTH
+        wanted, _ = Served(checkpoint, llm, {}).on_transformers(many)
+        assert answer == wanted
+        more = Question(((504, 8),) * (3 * longest // 60), keep=1, method="uniform")
+        with pytest.raises(ValueError, match=r"reaches to position \d+; allowed: "):
+            ask(llm, checkpoint, more)
+        assert ask(llm, checkpoint, many) == [answer]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +180,7 @@ def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
 def test_two_devices(checkpoint: tiny.Tiny) -> None:
     """The encoder's heads are divided among two processes, each with its own engine core."""
     with reduced(checkpoint) as llm:

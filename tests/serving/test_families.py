@@ -102,7 +102,7 @@ def test_two_images(served: Served) -> None:
     """Each has its own count; a second prompt's images change nothing."""
     if served.tiny.name == "llava_onevision":
         pytest.skip("transformers encodes images that share a prompt without tiles, vLLM with them")
-    question = Question(((40, 36), (24, 44)), 7, 0.3, "divprune")
+    question = Question(((40, 36), (24, 44), (90, 20)), 7, 0.3, "divprune")
     wanted, _ = served.on_transformers(question)
     other = Question(((60, 30), (24, 24), (30, 90)), 8, 0.2, "lftr")
     assert served.ask(question, other)[0] == wanted

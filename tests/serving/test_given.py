@@ -40,3 +40,38 @@ def test_clips_of_different_lengths(batched: bool) -> None:
     found = [given.part(i, i + 1).inputs["pixel_values_videos"] for i in range(2)]
     assert [tuple(one.shape) for one in found] == [(1, n, 3, 4, 4) for n in lengths]
     assert [float(one.mean()) for one in found] == [float(n) for n in lengths]
+
+
+def test_packed_clips() -> None:
+    """Patches of all in one sequence, and what else there is of each, however it is held."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from lftr.hosts.transformers.families.qwen import PackedClips
+    from lftr.hosts.vllm.qwen import Patches
+
+    grids = [(2, 4, 6), (3, 2, 2), (1, 4, 4)]
+    sizes = [t * h * w for t, h, w in grids]
+    model = SimpleNamespace(
+        visual=SimpleNamespace(spatial_merge_size=2),
+        config=SimpleNamespace(vision_config=SimpleNamespace(tokens_per_second=4)),
+    )
+    whole = Patches(
+        model,
+        PackedClips(),
+        {
+            "pixel_values_videos": torch.arange(sum(sizes))[:, None],
+            "video_grid_thw": torch.tensor(grids),
+            "second_per_grid_ts": torch.tensor([0.5, 1.0, 2.0]),
+            "timestamps": [[0.0, 1.0], [0.0, 2.0, 4.0], [9.0]],
+        },
+    )
+    assert whole.sizes == [12, 3, 4]
+    assert whole.packed == [24, 24, 4, 4, 4, 16]
+    part = whole.part(1, 3)
+    assert part.inputs["pixel_values_videos"].flatten().tolist() == list(range(48, 76))
+    assert part.inputs["timestamps"] == [[0.0, 2.0, 4.0], [9.0]]
+    assert part.grids == [(3, 1, 1), (1, 2, 2)]
+    assert part.offsets(0).tolist() == [[0, 4, 8], [0, 0, 0], [0, 0, 0]]
+    assert part.offsets(1).tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]

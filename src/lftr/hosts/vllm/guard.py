@@ -11,6 +11,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from fastapi import HTTPException
+
 from .metrics import Counters
 from .setting import KEY
 
@@ -39,27 +41,29 @@ class Guard:
         self.app = app
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        message = await receive()
-        parts = [message.get("body", b"")]
-        while message.get("more_body", False):
+        """Pass a request on, and refuse it once the server has read it to its end."""
+        parts: list[bytes] = []
+
+        async def checked() -> Message:
             message = await receive()
-            parts.append(message.get("body", b""))
-        body = b"".join(parts)
-        found = foreign(body)
-        if found:
-            Counters.get().refused.inc()
-            await _refuse(send, found)
-            return
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+            if message["type"] == "http.request":
+                parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    _check(b"".join(parts))
+            return message
 
-        async def replay() -> Message:
-            return waiting.pop() if waiting else await receive()
+        post = scope["type"] == "http" and scope["method"] == "POST"
+        await self.app(scope, checked if post else receive, send)
 
-        await self.app(scope, replay, send)
+
+def _check(body: bytes) -> None:
+    names = foreign(body)
+    if names:
+        Counters.get().refused.inc()
+        shown = ", ".join(names)[:200]
+        allowed = f"mm_processor_kwargs.{KEY} alone, beside messages"
+        # in the server's own reading, so that it answers in its own way, and strangers first
+        raise HTTPException(400, f"{shown}: not on this server; allowed: {allowed}")
 
 
 def foreign(body: bytes) -> list[str]:
@@ -77,18 +81,3 @@ def foreign(body: bytes) -> list[str]:
     given = request.get("mm_processor_kwargs")
     keys = given if isinstance(given, dict) else {}
     return names + [f"mm_processor_kwargs.{key}" for key in keys if key != KEY]
-
-
-async def _refuse(send: Send, names: list[str]) -> None:
-    shown = ", ".join(names)[:200]
-    error = {
-        "message": f"{shown}: not on this server; allowed: mm_processor_kwargs.{KEY} alone (its "
-        "operator can give --trust-request-mm-kwargs)",
-        "type": "BadRequestError",
-        "param": names[0],
-        "code": 400,
-    }
-    body = json.dumps({"error": error}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from vllm.multimodal.processing import (
 )
 
 from ...errors import ArgumentError
-from .architectures import architecture_of, provided
+from .architectures import provided
 from .metrics import Counters
 from .setting import KEY, Setting, field_of, of_server, read, setting_of
 
@@ -32,11 +31,15 @@ MEDIA = ("image", "video")
 
 @dataclass
 class Shortened(PromptUpdateDetails):
-    """An item's placeholders, for ``kept`` of ``total`` tokens that the method chooses."""
+    """An item's placeholders, for ``kept`` of ``total`` tokens that the method chooses.
+
+    With M-RoPE the whole item takes ``reach`` positions.
+    """
 
     total: int = 0
     kept: int = 0
     method: str = ""
+    reach: int = 0
 
 
 class WholeItems(BaseProcessingInfo):
@@ -68,7 +71,6 @@ class Shortening(BaseMultiModalProcessor):
         mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
         self.provided = provided(config, mode == "data")
         self.server = of_server(getattr(config, KEY, None), self.provided)
-        self.counted_positions = architecture_of(config).counted_positions
         self._profiling = False
         Counters.get().begin(self.server.method.name)
 
@@ -92,7 +94,7 @@ class Shortening(BaseMultiModalProcessor):
             setting = self._setting(inputs)
             kwargs = {**inputs.hf_processor_mm_kwargs, KEY: setting.text}
             found = super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)
-            self._check_places(found)
+            self.check(found)
         except ArgumentError:
             Counters.get().refused.inc()
             raise
@@ -108,29 +110,8 @@ class Shortening(BaseMultiModalProcessor):
         given = inputs.hf_processor_mm_kwargs
         return read(given[KEY], self.server, self.provided) if KEY in given else self.server
 
-    def _check_places(self, found: Any) -> None:
-        """Refuse prompts with M-RoPE whose placeholders do not stand for items with text between.
-
-        The text before an item tells where its tokens are, and decoding goes on from the last.
-        """
-        if self.counted_positions:
-            return
-        ids, config = found["prompt_token_ids"], self.info.get_hf_config()
-        for medium in MEDIA:
-            token = getattr(config, f"{medium}_token_id")
-            items = found["mm_placeholders"].get(medium, ())
-            more = ids.count(token) - sum(one.get_num_embeds() for one in items)
-            if more:
-                raise ArgumentError(
-                    f"the prompt has {more} {medium} placeholders without {medium}s; allowed: one "
-                    f"for each {medium}"
-                )
-            if ids[-1] == token:
-                raise ArgumentError(f"the prompt ends in {medium} tokens; allowed: text after them")
-        spans = [(one.offset, one.length) for of in found["mm_placeholders"].values() for one in of]
-        spans.sort()
-        if any(first + length == after for (first, length), (after, _) in pairwise(spans)):
-            raise ArgumentError("two items follow each other; allowed: text between them")
+    def check(self, found: Any) -> None:
+        """Refuse prompts that the model could not be given."""
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)
@@ -156,16 +137,33 @@ class Shortening(BaseMultiModalProcessor):
         plain, text = _split(hf_processor_mm_kwargs)
         setting = setting_of(text)
 
-        def replacement(content: Any, item: int) -> Shortened:
-            return self.shortened(content(item) if callable(content) else content, setting)
+        def replacement(content: Any, medium: str, item: int) -> Shortened:
+            whole = content(item) if callable(content) else content
+            return self.shortened(whole, setting, medium, out_mm_kwargs[medium][item])
 
         return [
-            PromptReplacement(one.modality, one.target, partial(replacement, one.content))
+            PromptReplacement(
+                one.modality, one.target, partial(replacement, one.content, one.modality)
+            )
             for one in super()._get_prompt_updates(mm_items, plain, out_mm_kwargs)
         ]
 
-    def shortened(self, content: Any, setting: Setting) -> Shortened:
-        """Return what stands for an item instead of its placeholders ``content``."""
+    def shortened(
+        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+    ) -> Shortened:
+        """Return what stands for an item instead of its placeholders.
+
+        Parameters
+        ----------
+        content : list of int
+            The placeholders of all its tokens.
+        setting : Setting
+            What is asked for.
+        medium : {"image", "video"}
+            What it is.
+        given : mapping
+            What its own processor made of it.
+        """
         kept = setting.count(len(content))
         return Shortened(content[:kept], None, len(content), kept, setting.method.name)
 

@@ -30,7 +30,7 @@ from ...tokens import Grid
 from ..transformers.families.layout import grids_of
 from . import positions
 from .given import Given
-from .processing import Shortening
+from .placing import Placing
 from .reducing import Reducing
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
@@ -146,11 +146,11 @@ def offsets_of(frames: int, rows: int, columns: int, step: float) -> Offsets:
     return offsets
 
 
-class Qwen2Processor(Shortening, Qwen2VLMultiModalProcessor):
+class Qwen2Processor(Placing, Qwen2VLMultiModalProcessor):
     """Qwen2-VL's requests."""
 
 
-class Qwen25Processor(Shortening, Qwen2_5_VLMultiModalProcessor):
+class Qwen25Processor(Placing, Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL's requests."""
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.config import VllmConfig
 from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLDummyInputsBuilder,
     Qwen3VLForConditionalGeneration,
@@ -17,12 +20,13 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import PromptUpdateDetails
 
 from . import positions
-from .processing import Shortened, Shortening
+from .placing import Placing
+from .processing import Shortened
 from .qwen import Gridded, Offsets, Patches, offsets_of
 from .setting import Setting
 
 
-class Qwen3Processor(Shortening, Qwen3VLMultiModalProcessor):
+class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
     """Qwen3-VL's requests.
 
     How many tokens a video keeps is known before it is encoded, but not of which frames, and so
@@ -30,18 +34,26 @@ class Qwen3Processor(Shortening, Qwen3VLMultiModalProcessor):
     timestamps included, for which the model gives the embeddings of all.
     """
 
-    def shortened(self, content: Any, setting: Setting) -> Shortened:
+    def shortened(
+        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+    ) -> Shortened:
         """Return one run of placeholders for a shortened video, timestamps included."""
         if not isinstance(content, PromptUpdateDetails):
-            return super().shortened(content, setting)
+            return super().shortened(content, setting, medium, given)
         token = self.info.get_hf_config().video_token_id
         total = content.full.count(token)
         kept = setting.count(total)
-        name = setting.method.name
-        if kept == total:
-            return Shortened(content.full, content.is_embed, total, kept, name)
-        run = [token] * (len(content.full) - total + kept)
-        return Shortened(run, None, total, kept, name)
+        run, marks = content.full, content.is_embed
+        if kept < total:
+            run, marks = [token] * (len(run) - total + kept), None
+        found = Shortened(run, marks, total, kept, setting.method.name)
+        return replace(found, reach=self.reach(found, medium, given))
+
+    def reach(self, found: Shortened, medium: str, given: Mapping[str, Any]) -> int:
+        """Return how many positions an image, or all frames of a video with their stamps, take."""
+        side = int(self.info.get_hf_config().vision_config.spatial_merge_size)
+        t, h, w = map(int, given[f"{medium}_grid_thw"].data)
+        return t * max(h, w) // side + len(found.full) - found.kept
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -52,6 +64,10 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
 
     model_type = "qwen3_vl"
 
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self._spelled = lru_cache(maxsize=64)(self._spell)  # of a long video it takes a while
+
     def visible(self, features: Tensor) -> Tensor:
         """Return the first plane, which is what takes a token's place in the prompt."""
         return features[:, : self.visual_dim]
@@ -61,7 +77,7 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
         stamps = given.inputs.get("timestamps")
         if stamps is None:
             return super().shortened(tokens, index, given, item)
-        spelled, offsets = self._spelled(stamps[item], given.grids[item])
+        spelled, offsets = self._spelled(tuple(stamps[item]), given.grids[item])
         ids, places = spelled.to(tokens.device), torch.from_numpy(offsets).to(tokens.device)
         visual = ids == self.config.video_token_id
         stays = ~visual
@@ -79,7 +95,8 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
             if one.modality == "video" and one.mm_position.is_embed is None:
                 t, h, w = one.data["video_grid_thw"].data.tolist()
                 grid = (t, h // side, w // side)
-                yield one.mm_position.offset, self._spelled(one.data["timestamps"].data, grid)[1]
+                stamps = tuple(one.data["timestamps"].data)
+                yield one.mm_position.offset, self._spelled(stamps, grid)[1]
                 continue
             found = self._iter_mm_grid_hw(
                 ids,
@@ -92,8 +109,8 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
             for first, rows, columns, _ in found:
                 yield first, offsets_of(1, rows, columns, 1)
 
-    def _spelled(
-        self, timestamps: Sequence[float], grid: tuple[int, int, int]
+    def _spell(
+        self, timestamps: tuple[float, ...], grid: tuple[int, int, int]
     ) -> tuple[Tensor, Offsets]:
         """Return a whole video as a prompt has it: ids, and positions from its beginning."""
         frames, rows, columns = grid

@@ -162,11 +162,12 @@ class Reducing(SupportsMultiModal):
             start = time.perf_counter()
             tokens = self._tokens(reading, features, given, wanted)
             for i, choice in _choose(tokens, settings, counts).items():
-                features[i], anchors[i] = choice.apply(features[i]), choice.index
+                features[i] = self._agreed(choice.apply(features[i]))
+                anchors[i] = self._agreed(choice.index.to(features[i].device))
             spent = reading.spent + time.perf_counter() - start
             if get_tp_group().is_first_rank:
                 self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
-        return [self._agreed(one) for one in self.placed(features, anchors, given)]
+        return self.placed(features, anchors, given)
 
     def _wanted(self, method: Method) -> frozenset[str]:
         """Return what a method sees: of each need, the first field that this model can provide."""

@@ -22,6 +22,7 @@ _SERVERS = "one server a process; start several behind a router (docs/serving.md
 _REFUSED = {
     "--model": "the model as lftr serve's argument",
     "--video-pruning-rate": "none, since lftr prunes videos itself",
+    "--no-trust-request-mm-kwargs": "no such option: requests bring their settings that way",
     # what the module that is started does not read: ``vllm serve`` alone does
     "--api-server-count": _SERVERS,
     "--headless": _SERVERS,
@@ -101,6 +102,11 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
     ArgumentError, UnsupportedModelError
         If the model is not served, or the method does not fit; the message names those that do.
     """
+    options = [_spelled(option) for option in options]
+    for name, allowed in _REFUSED.items():
+        rest, value = _taken(options, name)
+        if name in options or rest != options:
+            raise ArgumentError.of(name, value or "", allowed)
     architecture = architecture_of(config)
     fields = provided(config, _taken(options, _SHARDING)[1] == "data")
     note = None
@@ -108,10 +114,6 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
         chosen, note = of_preset(setting, fields), _note(setting, model, architecture)
     else:
         chosen = of_server(setting, fields)
-    for name, allowed in _REFUSED.items():
-        rest, value = _taken(options, name)
-        if name in options or rest != list(options):
-            raise ArgumentError.of(name, value or "", allowed)
     return Plan(model, architecture, chosen, fitting(fields), note, list(options))
 
 
@@ -149,6 +151,26 @@ def _note(preset: Preset, model: str, architecture: Architecture) -> str | None:
             f"the preset was found with {preset.positions} positions; vLLM has {served} ones here"
         )
     return "; ".join(note for note in notes if note) or None
+
+
+def _spelled(option: str) -> str:
+    """Return an option in the one spelling that is looked for; vLLM takes others, too.
+
+    Raises
+    ------
+    ArgumentError
+        If it is shortened, or a part of one that is looked for.
+    """
+    name, equals, value = option.partition("=")
+    if not name.startswith("--"):
+        return option
+    head, dot, rest = name.partition(".")
+    name = head.replace("_", "-") + dot + rest
+    for known in (*_REFUSED, _OVERRIDES, _TRUST, _SHARDING):
+        shortened = len(name) > 4 and known.startswith(name) and name != known
+        if shortened or name.startswith(f"{known}."):
+            raise ArgumentError.of("option", option, f"{known} in full, and whole")
+    return name + equals + value
 
 
 def _taken(options: Sequence[str], name: str) -> tuple[list[str], str | None]:
