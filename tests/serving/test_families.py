@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lftr
 
@@ -122,6 +124,50 @@ def test_placeholders_are_tokens(served: Served) -> None:
         full, total = questions[-1].inputs(served.tiny)["input_ids"].shape[1], served.tokens(size)
         counts.append(full - total + lftr.budget.resolve(keep, total))
     assert [answer.prompt for answer in served.ask(*questions)] == counts
+
+
+def test_whole_items_are_planned_for(served: Served) -> None:
+    """A request may keep all, whatever the server's own setting makes of an example."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    config = served.llm.llm_engine.vllm_config.model_config
+    info = MULTIMODAL_REGISTRY.create_processor(config).info
+    sizes = {"image": (40, 36)}
+    if served.tiny.takes_clips:
+        sizes["video"] = (8, 40, 36)
+    most = info.get_mm_max_tokens_per_item(tiny.LENGTH, dict.fromkeys(sizes, 1))
+    for medium, size in sizes.items():
+        assert most[medium] >= served.tokens(size)
+
+
+def test_devices_agree(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the first one's choice, before a choice is put into its places."""
+    from lftr.hosts.vllm import reducing
+
+    even: list[torch.Tensor] = []
+
+    class Two:
+        world_size, is_first_rank = 2, True
+
+        def broadcast(self, rows: torch.Tensor, src: int) -> torch.Tensor:
+            """Return what a first device sent that chose evenly: tokens, then their places."""
+            assert src == 0
+            even.append(rows)
+            return torch.zeros_like(rows) if rows.dim() == 2 else torch.arange(len(rows))
+
+    model = model_of(served.llm)
+    placed: list[list[int]] = []
+
+    def note(features: Any, anchors: Any, given: Any) -> Any:
+        placed.extend(index.tolist() for index in anchors)
+        assert not any(rows.any() for rows in features)
+        return type(model).placed(model, features, anchors, given)
+
+    monkeypatch.setattr(reducing, "get_tp_group", Two)
+    monkeypatch.setattr(model, "placed", note, raising=False)
+    served.ask(Question(((40, 36),), 77, 5, "divprune"))
+    assert placed == [list(range(5))]
+    assert [rows.dim() for rows in even] == [2, 1]
 
 
 def test_together_as_alone(served: Served) -> None:

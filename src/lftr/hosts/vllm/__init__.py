@@ -6,7 +6,7 @@ other model is served as if lftr were not installed. ``lftr serve`` writes that 
 
 The plugin's parts: `setting` (method and keep, from a configuration or a request), `guard` (what
 else a request may ask for: nothing), `processing` (how many placeholders an item gets, before
-anything is encoded), `reducing` (choosing among an item's tokens after the encoder), `given` (what
+anything is encoded; `placing` with M-RoPE), `reducing` (choosing among an item's tokens after the encoder), `given` (what
 the encoder was given), `reading` (the evidence, read off the encoder), `positions` (M-RoPE), and a
 file for each group of architectures.
 """
