@@ -1,4 +1,4 @@
-"""The vLLM plugin: image tokens are reduced before the language model, by the same methods.
+"""The vLLM plugin: visual tokens are reduced before the language model, by the same methods.
 
 `register` is what ``vllm.general_plugins`` points at. It adds architectures under names of their
 own, ``Lftr...``; a model is served reduced where its configuration asks for one of those, and every
@@ -6,9 +6,9 @@ other model is served as if lftr were not installed. ``lftr serve`` writes that 
 
 The plugin's parts: `setting` (method and keep, from a configuration or a request), `guard` (what
 else a request may ask for: nothing), `processing` (how many placeholders an item gets, before
-anything is encoded; `placing` with M-RoPE), `reducing` (choosing among an item's tokens after the encoder), `given` (what
-the encoder was given), `reading` (the evidence, read off the encoder), `positions` (M-RoPE), and a
-file for each group of architectures.
+anything is encoded; `placing` with M-RoPE), `reducing` (choosing among an item's tokens after the
+encoder), `given` (what the encoder was given), `reading` (the evidence, read off the encoder),
+`positions` (M-RoPE), and a file for each group of architectures.
 """
 
 from __future__ import annotations
