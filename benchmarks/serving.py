@@ -300,7 +300,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     strict=True,
                 )
             )
-        said = [line for line in log.read_text().splitlines() if "ms per image" in line]
+        said = [line for line in log.read_text().splitlines() if "ms per item" in line]
         figures["method"] = said[-1].partition("lftr: ")[2]
         return {**figures, "prefill": prefill(folder, arguments.rounds, arguments.dtype)}
 
