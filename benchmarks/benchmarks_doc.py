@@ -33,6 +33,12 @@ def made(content: dict[str, Any]) -> str:
     )
 
 
+def against_first(content: dict[str, Any]) -> list[str]:
+    """Return a table, and by how much its first row leads each other."""
+    figures = content["figures"]
+    return [made(content), "", _accuracy.report(figures), "", _accuracy.leads(figures), ""]
+
+
 def main() -> None:
     """Write the page."""
     times, defaults, search = read("prefill"), read("lftr_defaults"), read("coverage_search")
@@ -105,12 +111,7 @@ def main() -> None:
         "Once on the test split, and by how many points of accuracy the first row leads each other "
         "(paired over the questions):",
         "",
-        made(final),
-        "",
-        _accuracy.report(final["figures"]),
-        "",
-        _accuracy.leads(final["figures"]),
-        "",
+        *against_first(final),
         "## LFTR on clips",
         "",
         "Time and space on the validation split of the clips, with the bundled clip model, which "
@@ -129,12 +130,7 @@ def main() -> None:
         "features alone, with tokens in every frame, answer best; whole frames, or what has "
         "changed alone, answer worst.",
         "",
-        made(compared),
-        "",
-        _accuracy.report(compared["figures"]),
-        "",
-        _accuracy.leads(compared["figures"]),
-        "",
+        *against_first(compared),
     ]
     TARGET.write_text("\n".join(page))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
@@ -51,7 +52,7 @@ class Tiles(Given):
 
     medium: Family
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Newlines included."""
         vision = self.model.config.vision_config
@@ -75,7 +76,7 @@ class Clips(Given):
 
     medium: OnevisionClips
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Of all frames, and the newline."""
         vision = self.model.config.vision_config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Self
 
@@ -39,7 +40,7 @@ Offsets = np.ndarray[Any, np.dtype[np.int64]]
 class Patches(Given):
     """Images or videos as grids of patches, all in one sequence; a frame attends to itself."""
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """As many as the grids have places."""
         return [math.prod(grid) for grid in self.grids]
@@ -50,7 +51,7 @@ class Patches(Given):
         side = self.model.visual.spatial_merge_size
         return [h * w * side**2 for t, h, w in self.grids for _ in range(t)]
 
-    @property
+    @cached_property
     def grids(self) -> list[Grid]:
         """The tokens of each item, in time, rows and columns."""
         side = self.model.visual.spatial_merge_size
