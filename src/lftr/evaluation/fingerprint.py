@@ -28,10 +28,12 @@ def weights_of(module: nn.Module) -> str:
 
 def config_of(model: Any) -> str:
     """Return a digest of how a model runs: its configuration, how it generates and attends."""
+    from ..hosts.transformers.api import attention_of
+
     config = model.config.to_dict()
     config.pop("_name_or_path", None)
     kernels = {
-        f"{type(module).__name__}: {module.config._attn_implementation}"
+        f"{type(module).__name__}: {attention_of(module.config)}"
         for module in model.modules()
         if hasattr(module, "config")
     }

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import UnsupportedModelError
 from ..evaluation.settings import Setting
+from ..hosts.transformers.api import returned_cache
 from ..report import Report
 from .call import Call
 from .flops import counted, prefill_flops
@@ -100,7 +101,5 @@ def cache_bytes(cache: Any) -> int:
 
 def _cache_of(output: Any) -> Any:
     """Return the cache that a forward filled, also where the decoder's output is nested in it."""
-    cache = getattr(output, "past_key_values", None)
-    return cache or getattr(
-        getattr(output, "language_model_outputs", None), "past_key_values", None
-    )
+    cache = returned_cache(output)
+    return cache or returned_cache(getattr(output, "language_model_outputs", None))

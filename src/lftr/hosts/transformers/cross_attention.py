@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import UnsupportedModelError
 from ...report import Report
 from ...selection import Selection
+from .api import Call
 from .clock import Clock
 from .families import Family, Layout
 from .module import FEATURES, choose_rows, evidence_of
@@ -37,47 +38,46 @@ class CrossAttentionHost:
         self.plan = plan
         self._call = threading.local()
 
-    def concerns(self, kwargs: Mapping[str, Any]) -> bool:
+    def concerns(self, call: Call) -> bool:
         """Whether a call has images."""
-        return self.family.given(kwargs)
+        return self.family.given(call)
 
     def hooks(self) -> list[Any]:
         """Attach to the language model, at every step."""
         language = self.family.language_model(self.model)
         return [language.register_forward_pre_hook(self._before, with_kwargs=True)]
 
-    def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
+    def reduce(self, call: Call, report: Report) -> Reduced:
         """Note what the hook needs to know; the prompt stays as it is."""
-        if kwargs.get("cache_implementation") in _STATIC:
+        if call.get("cache_implementation") in _STATIC:
             raise UnsupportedModelError(
                 "cache_implementation='static' sizes mllama's cross-attention cache for all vision "
                 "tokens; use the default cache with a reduction"
             )
-        ids: Tensor = kwargs["input_ids"]
-        mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask
+        ids: Tensor = call.ids
+        mask = torch.ones_like(ids) if call.mask is None else call.mask
         words = mask.bool() & ~self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan, self.evidence, ids, words)
-        tiles = kwargs["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images): those shown
-        ratios = kwargs["aspect_ratio_ids"].tolist()
+        tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images): those shown
+        ratios = call["aspect_ratio_ids"].tolist()
         self._call.state = (report, texts, ids.shape[1], tiles, ratios)
-        return Reduced(dict(kwargs))
+        return Reduced(call)
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        states = kwargs.get("cross_attention_states")
-        cache = kwargs.get("past_key_values")
+        call = Call(kwargs)
+        states, cache = call.vision_states, call.cache
         if states is not None and getattr(self._call, "state", None) is not None:
             index, real, states = self._reduce(states)
-            kwargs = {**kwargs, "cross_attention_states": states}
+            call = call.but(vision_states=states)
             if cache is not None:
                 cache._lftr_vision = (index, real)
         else:
             index, real = getattr(cache, "_lftr_vision", (None, None))
         if index is None or real is None:
-            return args, kwargs
-        return args, {**kwargs, "cross_attention_mask": _columns(kwargs, index, real)}
+            return args, call
+        return args, call.but(vision_mask=_columns(call, index, real))
 
     def _reduce(self, states: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Return kept columns ``(B, V)``, which are real, and their states ``(B, V, C)``."""
@@ -153,16 +153,18 @@ def _with_class_tokens(
     return [columns[i] for i in order], states[order]
 
 
-def _columns(kwargs: Mapping[str, Any], index: Tensor, real: Tensor) -> Tensor:
+def _columns(call: Call, index: Tensor, real: Tensor) -> Tensor:
     """Return the mask over the kept vision states, ``(B, 1, L, V)``."""
-    mask = kwargs.get("cross_attention_mask")
+    mask = call.vision_mask
     hidden = torch.finfo(torch.float32 if mask is None else mask.dtype).min
     if mask is None:
-        embeds = kwargs.get("inputs_embeds")
-        length = (embeds if embeds is not None else kwargs["input_ids"]).shape[1]
+        embeds = call.embeds
+        length = (embeds if embeds is not None else call.ids).shape[1]
         dtype = torch.float32 if embeds is None else embeds.dtype
         hidden = torch.finfo(dtype).min
         shape = (len(index), 1, length, int(index.max()) + 1)
         mask = torch.zeros(shape, dtype=dtype, device=index.device)
-    taken = mask.gather(-1, index[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+    taken: Tensor = mask.gather(
+        -1, index[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1)
+    )
     return taken.masked_fill(~real[:, None, None, :], hidden)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ...errors import UnsupportedModelError
+from ...errors import LftrError, UnsupportedModelError
 from ...methods.inside.base import Heads
 from ...report import LayerReport, Report
 from .along import Along
+from .api import Call, versions
 from .heads import Capture, muted, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
 from .layer_masks import layer_mask, local_mask, rows_of
@@ -70,6 +71,7 @@ class Descent:
             if count
         ]
         self.counts: list[int] = []  # visual tokens left in each layer so far
+        self.left = False  # whether the last layer is through
 
     def read_in_passing(self) -> list[int]:
         """Return the layers whose queries and keys are to be read while they run."""
@@ -79,11 +81,12 @@ class Descent:
         self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what layer ``number`` is called with."""
-        states = args[0] if args else kwargs["hidden_states"]
+        call = Call(kwargs)
+        states = args[0] if args else call.states
         rest = args[1:]
-        kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        self.cache = kwargs.get("past_key_values")
-        states = self._decide(number, layer, self.rows.move(states, self.rows.alive), rest, kwargs)
+        call = call.without(Call.name("states"))
+        self.cache = call.cache
+        states = self._decide(number, layer, self.rows.move(states, self.rows.alive), rest, call)
         self.counts.append(self.rows.left)
         state = self.host.states[number] if self.rows.left else "active"
         states = self.rows.move(states, self.rows.alive)
@@ -94,19 +97,35 @@ class Descent:
         keys = self._keys(number, new)  # counted before the cache grows
         if state == "frozen":
             states = self.rows.move(states, self.rows.apart()[1])
-            kwargs = self._freeze(number, layer, states, rest, kwargs)
+            call = self._freeze(number, layer, states, rest, call)
         if state != "active":
             states = self.rows.move(states, self.rows.apart()[0])
         if new is not self.rows.everything:
             self.columns[number] = self.along.columns(new)
-        out = {name: self._narrowed(value) for name, value in kwargs.items()}
+        out = self._narrowed_call(call)
         if number in self.captures:
             self.captures[number].columns = keys
-        out["attention_mask"] = self._mask(number, kwargs.get("attention_mask"), keys, new)
+        out = out.but(mask=self._mask(number, call.mask, keys, new))
         return (states, *(self._narrowed(value) for value in rest)), out
+
+    def check_end(self) -> None:
+        """Check that every layer was entered and the rows were put back.
+
+        Raises
+        ------
+        LftrError
+            If not, as where a compiled graph calls layers without their hooks.
+        """
+        if not self.left or len(self.counts) != self.host.depth:
+            raise LftrError(
+                f"the language model ran {len(self.counts)} of {self.host.depth} layers under the "
+                "methods inside it, so their tokens were not dropped; if the model was compiled "
+                f"(torch.compile), lay the reduction on before the first call; {versions()}"
+            )
 
     def leave(self, states: Tensor, report: Report) -> Tensor:
         """Return the last layer's output with all rows in their places, and keep the record."""
+        self.left = True
         whole = self.rows.move(states, self.rows.everything)
         if self.cache is not None and (self.held is not None or self._shorter()):
             hold(self.cache, self._record())
@@ -123,7 +142,7 @@ class Descent:
         layer: nn.Module,
         states: Tensor,
         rest: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        call: Call,
     ) -> Tensor:
         """Ask the methods; return the states with what they merged, and renew ``alive``."""
         asked = [prompt for prompt in self.prompts if prompt.asked(number)]
@@ -132,7 +151,7 @@ class Descent:
         passed = self.captures.pop(number - 1, None)
         own: dict[int, Heads] = {}
         if any("own" in prompt.reads(number) for prompt in asked):
-            own = self._start(number, layer, states, rest, kwargs)
+            own = self._start(number, layer, states, rest, call)
         lost: dict[int, Tensor] = {}
         merged: list[tuple[int, Tensor, Tensor]] = []
         for prompt in asked:
@@ -149,7 +168,7 @@ class Descent:
                 self.rows.visual[row, columns].to(device),
                 {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
-                self._rotary(row, columns, kwargs.get("position_embeddings")),
+                self._rotary(row, columns, call.rotary),
                 self.decisions,
             )
             if verdict is None:
@@ -177,6 +196,9 @@ class Descent:
         columns = self.rows.alive[row]
         return (columns >= 0) & (columns < self.end) & self.rows.valid[row, columns.clamp(min=0)]
 
+    def _narrowed_call(self, call: Call) -> Call:
+        return Call({name: self._narrowed(value) for name, value in call.items()})
+
     def _narrowed(self, value: Any) -> Any:
         """Return an argument of a layer at the rows that it is to work on."""
         return self.along.at(value, self.rows.current)
@@ -200,10 +222,10 @@ class Descent:
         layer: nn.Module,
         states: Tensor,
         rest: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        call: Call,
     ) -> dict[int, Heads]:
         """Read the last tokens' queries and all keys of a layer that has not run yet, by row."""
-        given = {**kwargs, "past_key_values": None, "use_cache": False, "attention_mask": None}
+        given = call.but(cache=None, caching=False, mask=None)
         real = {prompt.row: self._real(prompt.row) for prompt in self.prompts}
         alive = self.rows.alive
         place = torch.zeros(len(alive), 1, dtype=torch.long, device=alive.device)
@@ -224,7 +246,7 @@ class Descent:
         key = told.key
         if self.past and self.cache is not None and number < len(self.cache.layers):
             key = torch.cat([self._cached_keys(number, key).to(key.device), key], dim=2)
-        full = kwargs.get("attention_mask")
+        full = call.mask
         mask = None
         if isinstance(full, Tensor) and full.ndim == 4:
             mask = layer_mask(full, self.along.columns(last), columns, self.past, flat=False)
@@ -247,7 +269,7 @@ class Descent:
         own = layer.keys.ndim == 4 and layer.keys.shape[1::2] == new.shape[1::2]  # not compressed
         if not own or (layer.is_sliding and layer.is_compileable):
             raise UnsupportedModelError(
-                f"the keys in past_key_values' {type(layer).__name__} cannot be read before the "
+                f"the keys in the cache's {type(layer).__name__} cannot be read before the "
                 "layer runs; use a dynamic cache, or a method that reads the previous layer"
             )
         held = self.held or Held.everything(self.host.depth, self.past)
@@ -271,8 +293,8 @@ class Descent:
         layer: nn.Module,
         states: Tensor,
         rest: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
+        call: Call,
+    ) -> Call:
         """Cache the keys and values of visual tokens as they are; text alone goes on."""
         if not self.host.attends[number]:
             raise UnsupportedModelError(
@@ -284,10 +306,9 @@ class Descent:
                 f"layer {number} attends in a sliding window, out of which frozen tokens would "
                 "fall; freeze others"
             )
-        given = {name: self._narrowed(value) for name, value in kwargs.items()}
-        given |= {"past_key_values": cache, "use_cache": True, "attention_mask": None}
+        given = self._narrowed_call(call).but(cache=cache, caching=True, mask=None)
         start_layer(layer, states, tuple(map(self._narrowed, rest)), given)
-        return {**kwargs, "past_key_values": cache, "use_cache": True}
+        return call.but(cache=cache, caching=True)
 
     # ---- the record --------------------------------------------------------------------------
 

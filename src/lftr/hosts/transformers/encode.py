@@ -20,6 +20,7 @@ from ...methods.base import Evidence
 from ...methods.encoder import EncoderMerge
 from ...selection import Selection
 from ...tokens import PROVIDERS
+from .api import Call, encoder_of, extra_outputs
 from .encoder_merge import Merged, Merging, TapOf
 from .families import Clips, Family, Medium
 from .memory import memory_of
@@ -92,16 +93,16 @@ def choose_evidence(
     return frozenset(chosen)
 
 
-def encoder_arguments(medium: Medium, model: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def encoder_arguments(medium: Medium, model: Any, call: Call) -> dict[str, Any]:
     """Return those of a call's arguments that the encoder of a medium takes."""
     names = inspect.signature(medium.encoder(model)).parameters
-    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+    own = {name: call[name] for name in names if call.get(name) is not None}
+    return own | extra_outputs(call)
 
 
 def encoder_names(model: Any) -> set[str]:
     """Return the names that generate hands to encoders and to no one else."""
-    media = (Medium.name, Clips.name)
-    functions = [getattr(model.base_model, f"get_{name}_features", None) for name in media]
+    functions = [encoder_of(model, name) for name in (Medium.name, Clips.name)]
     names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
     return names - {"kwargs"}
 

@@ -23,6 +23,7 @@ from ...methods.encoder import EncoderMerge, MergingLayer
 from ...methods.operations.composing import after, identity
 from ...selection import Flow, Selection
 from ...tokens import VisualTokens
+from .api import Call, attention_of
 from .families import Family, Medium
 
 TapOf = Callable[[nn.Module], Tap]
@@ -70,7 +71,7 @@ def check_merge(model: Any, family: Family, merge: object, method: Method) -> En
             "method", str(method), "one that reduces tokens; this one encodes a smaller image"
         )
     tower: Any = family.module(model, family.tower)
-    kernel = tower.config._attn_implementation
+    kernel = attention_of(tower.config)
     if merge.weighs_attention and kernel not in ("eager", "sdpa"):
         raise UnsupportedModelError(
             f"encoder = {merge}; attention of {kernel!r} takes no bias: leave proportional out, or "
@@ -203,16 +204,17 @@ class Merging:
         dtype = next(module.parameters()).dtype
         bias = self._size.log().to(dtype)[:, None, None, :]
         bias = bias.expand(-1, -1, bias.shape[-1], -1)
-        return args, {**kwargs, "attention_mask": bias}
+        return args, Call(kwargs).but(mask=bias)
 
     def _even_out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Merge the states of earlier layers as the later layers did, for models that read both."""
-        states = getattr(output, "hidden_states", None)
+        name = Call.name("states")
+        states = getattr(output, name, None)
         if threading.get_ident() == self._thread and states is not None:
-            output.hidden_states = tuple(
-                state if state is None else self._carried(state, layer)
-                for layer, state in enumerate(states)
-            )
+            carried = [
+                None if one is None else self._carried(one, i) for i, one in enumerate(states)
+            ]
+            setattr(output, name, tuple(carried))
 
     def _carried(self, states: Tensor, layer: int) -> Tensor:
         onward = self.onward(layer)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .api import Call, attention_of
 from .families import Family
 
 
 def hide_positions(model: Any, family: Family) -> list[Any]:
     """Attach to the decoder's layers where that is needed; returns the hooks' handles."""
-    if "flash" not in str(model.config.get_text_config()._attn_implementation):
+    if "flash" not in attention_of(model.config.get_text_config()):
         return []
     decoder: Any = family.decoder(model)
     return [
@@ -30,4 +31,4 @@ def hide_positions(model: Any, family: Family) -> list[Any]:
 def _without_positions(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "position_ids": None}
+    return args, Call(kwargs).but(positions=None)

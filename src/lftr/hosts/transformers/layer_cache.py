@@ -7,9 +7,8 @@ for all of it, and each layer takes from them what it has.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ class Held:
                 continue
             if bool((begun[:, -cut:] < self.length).any()) or begun.shape[1] < cut:
                 raise UnsupportedModelError(
-                    f"past_key_values was cropped by {missing} columns, into visual tokens that "
+                    f"the cache was cropped by {missing} columns, into visual tokens that "
                     f"layer {layer} had dropped; start again without the cache"
                 )
             self.begun[layer] = begun[:, :-cut]
@@ -80,30 +79,30 @@ class Held:
                 continue
             if rows % len(begun):
                 raise UnsupportedModelError(
-                    f"past_key_values was cached with {len(begun)} rows; now there are {rows}"
+                    f"the cache was filled with {len(begun)} rows; now there are {rows}"
                 )
             self.begun[layer] = begun.repeat_interleave(rows // len(begun), dim=0)
 
 
 def held_by(cache: Any) -> Held | None:
     """Return what a cache's layers hold, or None if each has all there is."""
-    held: Held | None = getattr(cache, _NAME, None)
-    if held is None:
+    if not isinstance(cache, _PartlyFilled):
         return None
     lengths = [int(one.get_seq_length()) for one in cache.layers if hasattr(one, "get_mask_sizes")]
     if not any(lengths):  # it was reset
-        for name in (_NAME, *_ANSWERS):
-            delattr(cache, name)
+        cache.__class__ = cache.plain_class
+        delattr(cache, _NAME)
         return None
+    held: Held = getattr(cache, _NAME)
     _catch_up(cache, held)
     return held
 
 
 def hold(cache: Any, held: Held) -> None:
     """Let a cache carry the record, through copies too, and speak of its full length."""
+    if not isinstance(cache, _PartlyFilled):
+        cache.__class__ = _partly_filled(cache.__class__)
     setattr(cache, _NAME, held)
-    for name, answer in _ANSWERS.items():
-        setattr(cache, name, functools.partial(answer, cache))
 
 
 def layer_sizes(cache: Any, layer: int, queries: int) -> tuple[int, int]:
@@ -112,6 +111,20 @@ def layer_sizes(cache: Any, layer: int, queries: int) -> tuple[int, int]:
         return queries, 0
     length, offset = cache.layers[layer].get_mask_sizes(queries)
     return int(length), int(offset)
+
+
+def whole_layers(cache: Any) -> list[tuple[int, int]]:
+    """Return number and length of the layers that hold every column they are given.
+
+    Static layers and sliding windows have lengths of their own; linear attention has none.
+    """
+    return [
+        (number, int(layer.get_seq_length()))
+        for number, layer in enumerate(getattr(cache, "layers", ()))
+        if hasattr(layer, "get_mask_sizes")
+        and layer.is_initialized
+        and not (layer.is_sliding or layer.is_compileable)
+    ]
 
 
 def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
@@ -143,20 +156,40 @@ def _catch_up(cache: Any, held: Held) -> None:
             return
 
 
-def _length(cache: Any, layer_idx: int = 0) -> int:
-    held = held_by(cache)
-    return 0 if held is None else held.length
+class _PartlyFilled:
+    """What answers for a cache whose layers hold different columns: the whole prompt's length.
+
+    It stands in front of the cache's own class (`_partly_filled`), so that the cache needs no
+    reference to itself and lives as long as its owner keeps it.
+    """
+
+    layers: list[Any]
+    plain_class: ClassVar[type]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the columns of the whole conversation, whichever layer is asked."""
+        held = held_by(self)
+        return 0 if held is None else held.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the column of the next token."""
+        return self.get_seq_length()
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return the sizes of the model's own mask, which is made for the whole prompt."""
+        return self.get_seq_length() + query_length, 0
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        return _restored, (self.plain_class,), self.__dict__
 
 
-def _mask_sizes(cache: Any, query_length: int, layer_idx: int) -> tuple[int, int]:
-    if held_by(cache) is None:  # it was reset, and speaks for itself again
-        sizes: tuple[int, int] = cache.get_mask_sizes(query_length, layer_idx)
-        return sizes
-    return _length(cache) + query_length, 0
+@functools.cache
+def _partly_filled(plain: type) -> type:
+    """Return a class of caches like ``plain`` that `_PartlyFilled` answers for."""
+    return type(plain.__name__, (_PartlyFilled, plain), {"plain_class": plain})
 
 
-_ANSWERS: dict[str, Callable[..., Any]] = {
-    "get_seq_length": _length,
-    "get_query_offset": _length,
-    "get_mask_sizes": _mask_sizes,
-}
+def _restored(plain: type) -> Any:
+    """Return a copied or unpickled cache, still without its contents."""
+    kind: Any = _partly_filled(plain)
+    return kind.__new__(kind)

@@ -10,7 +10,7 @@ they were then, so that logits and labels have the shape that they always have.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +22,7 @@ from ...evidence.attention import attention_modules, tapped
 from ...methods.inside import LayerMethod
 from ...methods.inside.schedules import State
 from ...report import Report
+from .api import Call, attention_of
 from .descent import Descent
 from .families import Family
 from .heads import Capture
@@ -58,7 +59,7 @@ class LayerHost:
         self.attends = [bool(attention_modules(layer)) for layer in self.layers]
         self.norm = family.final_norm(model)
         self.first = family.first_layer_to_reduce(model)
-        implementation = str(model.config.get_text_config()._attn_implementation)
+        implementation = attention_of(model.config.get_text_config())
         if implementation == "flex_attention":
             raise UnsupportedModelError(
                 "attn_implementation = 'flex_attention'; tokens can be dropped inside the language "
@@ -110,17 +111,15 @@ class LayerHost:
                 "alone; load the model with attn_implementation='sdpa'"
             )
 
-    def hooks(self) -> list[Any]:
-        """Attach to the language model and to each of its layers."""
+    def hooks(self) -> Iterator[Any]:
+        """Attach to the language model and to each of its layers; yields each handle."""
         language_model = self.family.language_model(self.model)
-        found = [
-            language_model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            language_model.register_forward_hook(self._end, always_call=True),
-        ]
+        yield language_model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        yield language_model.register_forward_hook(self._end, always_call=True)
         for number, layer in enumerate(self.layers):
-            found.append(layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True))
-        found.append(self.layers[-1].register_forward_hook(self._after_last))
-        return [*found, self]
+            yield layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True)
+        yield self.layers[-1].register_forward_hook(self._after_last)
+        yield self
 
     def remove(self) -> None:
         """Let go of a call that was interrupted: removed like the hooks, and with them."""
@@ -133,24 +132,21 @@ class LayerHost:
         self._call.decisions = None if prompt is None else {}
         self._call.visual = None
 
-    def announce(self, kwargs: Mapping[str, Any]) -> None:
+    def announce(self, call: Call) -> None:
         """Take note of which columns of the next forward are visual tokens, and which padding."""
-        ids = kwargs.get("input_ids")
-        if isinstance(ids, Tensor):
-            visual = self.family.visual(self.model, ids)
-            self._call.visual = visual, _known(kwargs.get("attention_mask"), ids)
+        if isinstance(call.ids, Tensor):
+            visual = self.family.visual(self.model, call.ids)
+            self._call.visual = visual, _known(call.mask, call.ids)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("inputs_embeds")
-        given = kwargs.get("input_ids") if given is None else given
-        call = self._call
+        inner, call = Call.of(module.forward, args, kwargs), self._call
         announced, call.visual = call.visual, None
-        cache = kwargs.get("past_key_values")
-        held = None if cache is None else held_by(cache)
-        shape = given.shape[:2]  # type: ignore[union-attr]
+        held = None if inner.cache is None else held_by(inner.cache)
+        shape = inner.columns
+        assert shape is not None
         if announced is None or announced[0].shape[1] != shape[1]:
-            none = torch.zeros(shape, dtype=torch.bool, device=given.device)  # type: ignore[union-attr]
+            none = torch.zeros(shape, dtype=torch.bool, device=self.model.device)
             announced = none, ~none
         call.taps.close()  # of a call that was interrupted
         repeats = shape[0] // len(announced[0])  # beams
@@ -158,11 +154,11 @@ class LayerHost:
         call.now = None
         if held is None and not bool(visual.any()):
             return
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = inner.past
         if held is not None:
             held.for_rows(shape[0])
         known = torch.nn.functional.pad(known, (past + shape[1] - known.shape[1], 0), value=True)
-        decisions = call.decisions if cache is None else None
+        decisions = call.decisions if inner.cache is None else None
         end = None if call.prompt is None else call.prompt - past
         call.now = Descent(self, visual, known, past, held, end, decisions)
         for number in call.now.read_in_passing():
@@ -173,7 +169,9 @@ class LayerHost:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._call.taps.close()
-        self._call.now = None
+        now, self._call.now = self._call.now, None
+        if now is not None and output is not None:  # None: the language model raised
+            now.check_end()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before(

@@ -19,6 +19,7 @@ from ...methods.operations.composing import after, stacked
 from ...report import ItemReport, Report
 from ...selection import Selection
 from ...tokens import VisualTokens
+from .api import Call
 from .families import Layout, Medium
 from .prompt import CachedPrompt
 
@@ -84,11 +85,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A call's arguments with a shorter prompt.
+    """A call with a shorter prompt.
 
     Attributes
     ----------
-    kwargs : dict
+    call : Call
         Arguments to go on with.
     prompt : CachedPrompt, optional
         What a cache filled by this call will hold, for hosts that shorten the prompt.
@@ -99,7 +100,7 @@ class Reduced:
         Whether there is something new to report: not where a reduced prompt only goes on.
     """
 
-    kwargs: dict[str, Any]
+    call: Call
     prompt: CachedPrompt | None = None
     lag: Tensor | None = None
     starts: bool = True
@@ -112,7 +113,7 @@ class Reduced:
     @property
     def length(self) -> int:
         """Columns of the shorter prompt."""
-        return int(self.kwargs["input_ids"].shape[1])
+        return int(self.call.ids.shape[1])
 
 
 @dataclass

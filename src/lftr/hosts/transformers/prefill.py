@@ -7,7 +7,7 @@ that transformers has for them. Caches, beams, streaming and decoding then see a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...report import Report
 from ...tokens import VisualTokens
+from .api import TOKEN_TYPES, Call
 from .clock import Clock
 from .encode import choose_evidence, encoder_names
 from .families import Clips, Family, Medium, list_families
@@ -34,7 +35,6 @@ from .plan import (
     write_report,
 )
 from .prompt import (
-    TOKEN_TYPES,
     CachedPrompt,
     Columns,
     aligned_with_prompt,
@@ -63,30 +63,28 @@ class Prefill:
             has_frames=bool(plan.images_as_video),
         )
 
-    def concerns(self, kwargs: Mapping[str, Any]) -> bool:
+    def concerns(self, call: Call) -> bool:
         """Whether a call has images or videos, begins a cache, or goes on with one filled here."""
         names = (*Clips.pixels, Clips.grids)
-        if self.family.video is None and any(kwargs.get(name) is not None for name in names):
+        if self.family.video is None and any(call.get(name) is not None for name in names):
             raise UnsupportedModelError(
                 f"videos of {self.model.config.model_type} are not reduced, only those of "
                 f"{', '.join(list_families(video=True))}; frames that are given as images, of one "
                 "grid each, are, with lftr.reduce(images_as_video=True)"
             )
-        shown = any(medium.given(kwargs) for medium in self.family.media)
-        cache = kwargs.get("past_key_values")
-        prepared = kwargs.get("mm_encoder_outputs") is not None
-        begins = _empty(cache) and isinstance(kwargs.get("input_ids"), Tensor) and not prepared
-        return shown or begins or recall(cache) is not None
+        shown = any(medium.given(call) for medium in self.family.media)
+        begins = not call.past and isinstance(call.ids, Tensor) and call.encoded is None
+        return shown or begins or recall(call.cache) is not None
 
     def hooks(self) -> list[Any]:
         """Attach nothing but what keeps gaps in positions harmless."""
         return hide_positions(self.model, self.family)
 
-    def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
-        """Return ``kwargs`` with the visual tokens reduced; fills ``report``."""
+    def reduce(self, call: Call, report: Report) -> Reduced:
+        """Return a call with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
-        segment = Segment.of(kwargs, recall(kwargs.get("past_key_values")))
-        shown = [Shown.of(medium, self.model, kwargs, segment) for medium in self.family.media]
+        segment = Segment.of(call, recall(call.cache))
+        shown = [Shown.of(medium, self.model, call, segment) for medium in self.family.media]
         visual = torch.stack([part.visual for part in shown]).any(dim=0)
         for part in shown:
             if bool((part.visual & (segment.mask == 0)).any()):
@@ -113,7 +111,7 @@ class Prefill:
             chooses = drops(self.plan.keep, items)
             if chooses or any(item.merged is not None for item in fresh_of(items)):
                 shorter = True
-                _check_cache(kwargs.get("past_key_values"))
+                _check_cache(call)
             if chooses:
                 tokens = self._tokens(asked, items, segment, visual)
             clock.lap("host")
@@ -127,12 +125,12 @@ class Prefill:
                     clock.lap("encode")
                 else:
                     outputs[part.medium.name] = part.kept(members)
-        aligned, prompt, lag = self._shrink(kwargs, segment, shown, items)
+        aligned, prompt, lag = self._shrink(call, segment, shown, items)
         # positions are given where the prompt shrinks, so nothing is left that reads sizes
         pixels = {name for part in shown for name in part.medium.pixels}
         leave = encoder_names(self.model) if shorter else pixels
-        out = {k: v for k, v in kwargs.items() if k not in leave}
-        out |= {"mm_encoder_outputs": outputs} if outputs else {}
+        out = call.without(*leave)
+        out = out.but(encoded=outputs) if outputs else out
         clock.lap("host")
         starts = bool(items) or segment.prefix is None
         if starts:
@@ -154,11 +152,11 @@ class Prefill:
 
     def _shrink(
         self,
-        kwargs: Mapping[str, Any],
+        call: Call,
         segment: Segment,
         shown: Sequence[Shown],
         items: Sequence[Item],
-    ) -> tuple[dict[str, Any], CachedPrompt, Tensor | None]:
+    ) -> tuple[Call, CachedPrompt, Tensor | None]:
         """Return what is aligned with the prompt, at the columns that stay; see `Reduced`."""
         keep = segment.mask.bool()
         visual = torch.zeros_like(keep)
@@ -171,15 +169,14 @@ class Prefill:
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
         out = {
             name: segment.splice(value, columns, padding, name in TOKEN_TYPES)
-            for name, (value, padding) in aligned_with_prompt(kwargs).items()
+            for name, (value, padding) in aligned_with_prompt(call).items()
         }
-        out["input_ids"] = segment.splice(segment.full_ids, columns, fill)
+        ids = segment.splice(segment.full_ids, columns, fill)
         real = segment.real(columns)
-        out["attention_mask"] = real.to(segment.mask.dtype)
         placing: dict[str, Any] = {}
         for part in shown:
-            placing |= _placing(part.medium, kwargs, segment, of_medium(items, part.medium))
-        full = segment.positions(self.model, kwargs, placing)
+            placing |= _placing(part.medium, call, segment, of_medium(items, part.medium))
+        full = segment.positions(self.model, call, placing)
         positions = segment.all_positions(columns.take(full, 0))
         following = segment.following(full)
         if self.plan.positions == "compact":
@@ -187,9 +184,13 @@ class Prefill:
             following = real.sum(dim=1)
         elif positions.ndim == 3 and len(positions) == 4:  # the text axis orders, it does not place
             positions = torch.cat([compact(real, positions[:1]), positions[1:]])
-        out["position_ids"] = positions[..., positions.shape[-1] - out["input_ids"].shape[1] :]
+        shorter = Call(out).but(
+            ids=ids,
+            mask=real.to(segment.mask.dtype),
+            positions=positions[..., positions.shape[-1] - ids.shape[1] :],
+        )
         lag = None if self.plan.positions == "compact" else _lag(full, positions, segment.mask)
-        return out, segment.cached_as(columns, positions, following), lag
+        return shorter, segment.cached_as(columns, positions, following), lag
 
 
 def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
@@ -213,15 +214,11 @@ def _lag(full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
     return lag if pads_left(mask) and bool(lag.any()) else None
 
 
-def _empty(cache: Any) -> bool:
-    return cache is None or cache.get_seq_length() == 0
-
-
-def _check_cache(cache: Any) -> None:
-    """Refuse to add to what was cached by nobody knows whom."""
-    if recall(cache) is None and not _empty(cache):
+def _check_cache(call: Call) -> None:
+    """Refuse to add to a cache that was not filled under a reduction."""
+    if call.past and recall(call.cache) is None:
         raise UnsupportedModelError(
-            f"past_key_values holds {cache.get_seq_length()} columns that were not cached under a "
+            f"the cache holds {call.past} columns that were not cached under a "
             "reduction; start the conversation inside lftr.reduce, or without the cache"
         )
 
@@ -236,11 +233,9 @@ def _marks(items: Sequence[Item]) -> Tensor:
     return marks
 
 
-def _placing(
-    medium: Medium, kwargs: Mapping[str, Any], segment: Segment, items: Sequence[Item]
-) -> dict[str, Any]:
+def _placing(medium: Medium, call: Call, segment: Segment, items: Sequence[Item]) -> dict[str, Any]:
     """Return what M-RoPE places a medium's entries by; in a later turn, that of the new ones."""
-    given = {name: kwargs[name] for name in medium.placing if kwargs.get(name) is not None}
+    given = {name: call[name] for name in medium.placing if call.get(name) is not None}
     if segment.prefix is None:
         return given
     entries = [item.seen for item in items for _ in range(item.entries)]

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
-
-TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-# What is aligned with the prompt's columns, and what stands in a padded column.
-ALIGNED = {**dict.fromkeys(TOKEN_TYPES, 0), "labels": -100}
+from .api import ALIGNED
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def check_rows(prefix: CachedPrompt, rows: int) -> None:
     cached = len(prefix.columns.index)
     if cached != rows:
         raise UnsupportedModelError(
-            f"past_key_values holds {cached} rows of a reduced prompt, input_ids has {rows}; "
+            f"the cache holds {cached} rows of a reduced prompt, the prompt has {rows}; "
             "go on with the same rows, or start without the cache"
         )
 

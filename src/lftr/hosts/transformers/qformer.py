@@ -8,7 +8,6 @@ the projector's output (stage "llm") or what the Q-Former reads (stage "encoder"
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, UnsupportedModelError
 from ...report import Report
+from .api import Call
 from .clock import Clock
 from .families import Family, Layout
 from .module import FEATURES, apply_rows, choose_rows, evidence_of
@@ -46,9 +46,9 @@ class QFormerHost:
         self.plan = plan
         self._call = threading.local()
 
-    def concerns(self, kwargs: Mapping[str, Any]) -> bool:
+    def concerns(self, call: Call) -> bool:
         """Whether a call has images."""
-        return self.family.given(kwargs)
+        return self.family.given(call)
 
     def hooks(self) -> list[Any]:
         """Attach to the modules that tokens flow through."""
@@ -58,55 +58,55 @@ class QFormerHost:
             ]
         return [self.model.language_projection.register_forward_hook(self._after_projection)]
 
-    def reduce(self, kwargs: Mapping[str, Any], report: Report) -> Reduced:
-        """Return ``kwargs`` with as many placeholders as tokens will come."""
-        kwargs = self._with_prompt(kwargs)
-        ids: Tensor = kwargs["input_ids"]
-        mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask
+    def reduce(self, call: Call, report: Report) -> Reduced:
+        """Return a call with as many placeholders as tokens will come."""
+        call = self._with_prompt(call)
+        ids: Tensor = call.ids
+        mask = torch.ones_like(ids) if call.mask is None else call.mask
         visual = self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan, self.evidence, ids, mask.bool() & ~visual)
         self._call.state = (report, texts, ids.shape[1])
         if self.plan.stage == "encoder":
-            return Reduced(dict(kwargs))
+            return Reduced(call)
         per_row = visual.sum(dim=1)
         if len(set(per_row.tolist())) != 1 or int(per_row[0]) != self._queries():
             raise ArgumentError.of(
-                "input_ids",
+                Call.name("ids"),
                 f"{per_row.tolist()} image placeholders",
                 f"{self._queries()} in every row, one image each",
             )
         assert self.plan.keep != "auto"
         kept = counts_of(self.plan.keep, [Item(0, 0, self._queries(), Layout())])[0]
         if kept == self._queries():
-            return Reduced(dict(kwargs))
+            return Reduced(call)
         keep = mask.bool() & (~visual | (visual.cumsum(dim=1) <= kept))
         columns = Columns.of(keep, pads_left(mask))
         fill = pad_id(self.model.config, ids, mask, visual)
-        out = dict(kwargs)
-        for name, (value, padding) in aligned_with_prompt(kwargs).items():
-            out[name] = columns.take(value, padding)
-        out["input_ids"] = columns.take(ids, fill)
-        out["attention_mask"] = columns.real.to(mask.dtype)
-        return Reduced(out)
+        aligned = {
+            name: columns.take(value, padding)
+            for name, (value, padding) in aligned_with_prompt(call).items()
+        }
+        shorter = call.but(ids=columns.take(ids, fill), mask=columns.real.to(mask.dtype))
+        return Reduced(shorter | aligned)
 
     def _queries(self) -> int:
         return int(self.model.config.num_query_tokens)
 
-    def _with_prompt(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_prompt(self, call: Call) -> Call:
         """Write out the prompt that the model makes up when it is given none."""
-        out = dict(kwargs)
-        if out.get("input_ids") is None:
-            if out.get("inputs_embeds") is not None:
-                raise ArgumentError.of(
-                    "inputs_embeds", "given", "input_ids; a prompt of embeddings cannot be reduced"
-                )
-            config = self.model.config
-            start = [config.image_token_id] * self._queries() + [config.text_config.bos_token_id]
-            pixels: Tensor = out["pixel_values"]
-            out["input_ids"] = torch.tensor([start] * len(pixels), device=pixels.device)
-            out["attention_mask"] = torch.ones_like(out["input_ids"])
-        return out
+        if call.ids is not None:
+            return call
+        if call.embeds is not None:
+            raise ArgumentError.of(
+                Call.name("embeds"),
+                "given",
+                f"{Call.name('ids')}; a prompt of embeddings cannot be reduced",
+            )
+        config = self.model.config
+        start = [config.image_token_id] * self._queries() + [config.text_config.bos_token_id]
+        pixels = self.family.pixels_of(call)
+        ids = torch.tensor([start] * len(pixels), device=pixels.device)
+        return call.but(ids=ids, mask=torch.ones_like(ids))
 
     def _choose(self, features: Tensor, encoder: Tensor, layout: Layout, fixed: int) -> Tensor:
         """Reduce ``(B, N, C)`` after ``fixed`` leading tokens that always stay; fill the report."""
@@ -129,14 +129,10 @@ class QFormerHost:
     def _before_qformer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        states = kwargs["encoder_hidden_states"]
+        call = Call(kwargs)
+        states = call.queried_states
         layout = Layout.square(states.shape[1] - 1)
         reduced = self._choose(states, states, layout, 1)
-        mask = kwargs.get("encoder_attention_mask")
-        if mask is not None:
-            mask = mask[:, : reduced.shape[1]]
-        return args, {
-            **kwargs,
-            "encoder_hidden_states": reduced,
-            "encoder_attention_mask": mask,
-        }
+        mask = call.queried_mask
+        mask = None if mask is None else mask[:, : reduced.shape[1]]
+        return args, call.but(queried_states=reduced, queried_mask=mask)

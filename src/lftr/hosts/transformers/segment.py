@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from .prompt import TOKEN_TYPES, CachedPrompt, Columns, check_rows, next_positions
+from .api import TOKEN_TYPES, Call, prompt_positions
+from .prompt import CachedPrompt, Columns, check_rows, next_positions
 
 
 @dataclass(frozen=True)
@@ -39,31 +40,33 @@ class Segment:
     between: int = 0
 
     @classmethod
-    def of(cls, kwargs: Mapping[str, Any], prefix: CachedPrompt | None) -> Segment:
+    def of(cls, call: Call, prefix: CachedPrompt | None) -> Segment:
         """Read the call's prompt; ``prefix`` is what its cache was filled with."""
-        ids = kwargs.get("input_ids")
-        if kwargs.get("inputs_embeds") is not None:
-            raise ArgumentError("a prompt of inputs_embeds cannot be reduced; allowed: input_ids")
+        ids = call.ids
+        if call.embeds is not None:
+            raise ArgumentError(
+                f"a prompt of {Call.name('embeds')} cannot be reduced; allowed: {Call.name('ids')}"
+            )
         if not isinstance(ids, Tensor) or ids.ndim != 2:
             raise ArgumentError.of(
-                "input_ids",
+                Call.name("ids"),
                 ids if ids is None else tuple(ids.shape),
-                "the prompt's ids (B, L); a prompt given as inputs_embeds cannot be reduced",
+                "the prompt's ids (B, L); a prompt given as embeddings cannot be reduced",
             )
         start, between = 0, 0
         if prefix is not None:
             check_rows(prefix, len(ids))
-            cached = prefix.cached_columns(int(kwargs["past_key_values"].get_seq_length()))
+            cached = prefix.cached_columns(call.past)
             if ids.shape[1] > cached and prefix.begins(ids):
                 start = prefix.full
             else:
                 between = cached - prefix.full
-        mask = kwargs.get("attention_mask")
+        mask = call.mask
         if mask is None:
             mask = torch.ones_like(ids)
         if mask.ndim != 2 or mask.shape[1] < ids.shape[1]:
             raise ArgumentError.of(
-                "attention_mask", tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
+                Call.name("mask"), tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
             )
         mask = mask[:, mask.shape[1] - (ids.shape[1] - start) :]
         return cls(ids, mask, start, prefix, between)
@@ -105,24 +108,19 @@ class Segment:
         cached = self.prefix.columns.index.shape[1] + self.between
         return torch.nn.functional.pad(part, (cached, 0), value=fill)
 
-    def positions(self, model: Any, kwargs: Mapping[str, Any], placing: dict[str, Any]) -> Tensor:
+    def positions(self, model: Any, call: Call, placing: Mapping[str, Any]) -> Tensor:
         """Return the positions that the plain model gives the new columns, ``(..., B, S)``.
 
         ``placing`` is what M-RoPE places their images and videos by, beside the token types.
         """
-        given = kwargs.get("position_ids")
+        given = call.positions
         if isinstance(given, Tensor) and given.shape[-1] >= self.input_ids.shape[1]:
             return self._rows(self.cut(given))
         own = {
-            name: self.cut(kwargs[name])
-            for name in TOKEN_TYPES
-            if isinstance(kwargs.get(name), Tensor)
+            name: self.cut(call[name]) for name in TOKEN_TYPES if isinstance(call.get(name), Tensor)
         }
-        prepared = model._prepare_position_ids_for_generation(
-            self.input_ids,
-            {"input_ids": self.input_ids, "attention_mask": self.mask, **own, **placing},
-        )
-        prepared = self._rows(prepared)
+        alone = Call().but(ids=self.input_ids, mask=self.mask) | own | placing
+        prepared = self._rows(prompt_positions(model, alone))
         if self.prefix is None:
             return prepared
         offset = self.prefix.following.to(prepared.device) + self.between

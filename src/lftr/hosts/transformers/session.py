@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ...errors import UnsupportedModelError
 from ...report import Report
+from .api import Call
 from .cross_attention import CrossAttentionHost
 from .families import Family
 from .layer_cache import held_by
@@ -44,15 +45,14 @@ class Reduction:
     def prepare(self, **inputs: Any) -> dict[str, Any]:
         """Return the reduced arguments for a call of the model, for loops of one's own."""
         with torch.no_grad():
-            return self.reduce(inputs).kwargs
+            return self.reduce(Call(inputs)).call
 
-    def reduce(self, call: Mapping[str, Any]) -> Reduced:
-        """Return a call's arguments with the visual tokens reduced, and start a new report."""
-        cache = call.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
+    def reduce(self, call: Call) -> Reduced:
+        """Return a call with the visual tokens reduced, and start a new report."""
+        cache, past = call.cache, call.past
         if cache is not None and self.inside is None and held_by(cache) is not None:
             raise UnsupportedModelError(
-                "past_key_values was filled by methods inside the language model, and its layers "
+                "the cache was filled by methods inside the language model, and its layers "
                 "hold different tokens; go on with the same methods, or without the cache"
             )
         reduced: Reduced = self.host.reduce(call, self.report)
@@ -61,9 +61,11 @@ class Reduction:
             self.awaited = reduced.columns - past
         return reduced
 
-    def hooks(self) -> list[Any]:
-        """Attach what this reduction needs beside the site's own hooks."""
-        return [*self.host.hooks(), *(self.inside.hooks() if self.inside else ())]
+    def hooks(self) -> Iterator[Any]:
+        """Attach what this reduction needs beside the site's own hooks; yields each handle."""
+        yield from self.host.hooks()
+        if self.inside is not None:
+            yield from self.inside.hooks()
 
     def remove(self) -> None:
         """Take the reduction off; a second time does nothing."""

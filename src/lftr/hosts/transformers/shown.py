@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...tokens import Grid, VisualTokens
+from .api import Call
 from .encode import Encoded, encode, encoder_arguments
 from .families import Layout, Medium
 from .plan import Item, Plan
@@ -42,9 +43,9 @@ class Shown:
     _encoded: Encoded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, medium: Medium, model: Any, kwargs: Mapping[str, Any], segment: Segment) -> Shown:
+    def of(cls, medium: Medium, model: Any, call: Call, segment: Segment) -> Shown:
         """Read a call."""
-        arguments = encoder_arguments(medium, model, kwargs) if medium.given(kwargs) else {}
+        arguments = encoder_arguments(medium, model, call) if medium.given(call) else {}
         return cls(medium, model, medium.placeholders(model, segment.input_ids), arguments)
 
     def asked(self, segment: Segment) -> bool:
@@ -85,7 +86,7 @@ class Shown:
         rows = visual.sum(dim=1).tolist()
         if sum(sizes) != sum(rows):
             raise ArgumentError.of(
-                "input_ids",
+                Call.name("ids"),
                 f"{sum(rows)} {medium.name} placeholders",
                 f"as many as the {medium.name}s have tokens, {sum(sizes)}",
             )
@@ -100,7 +101,7 @@ class Shown:
                 row, used = row + 1, 0
             if used + size > rows[row]:
                 raise ArgumentError.of(
-                    "input_ids",
+                    Call.name("ids"),
                     f"{rows[row]} {medium.name} placeholders in row {row}",
                     f"whole {medium.name}s in a row; the next one has {size} tokens, {used} are "
                     "taken",
@@ -204,7 +205,8 @@ class Shown:
     def _output(self, make: Any) -> Any:
         """Return an output like the encoder's, its features and planes from ``make``."""
         output = self.encoded.output
-        fields = {self.medium.features_key: make(self.medium.features_key, None)}
+        key = self.medium.features_key
+        fields: dict[str, Any] = {**output, key: make(key, None)}
         planes = getattr(output, "deepstack_features", None)
         if planes is not None:
             fields["deepstack_features"] = [

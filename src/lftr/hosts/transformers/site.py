@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
 
 from ...errors import LftrError, UnsupportedModelError
+from .api import EXPAND, Call, Expansion, check_private, returned_cache
+from .checks import Forward, check_received
 from .expand import expand_encoder_outputs
 from .families import Family
 from .plan import Reduced
@@ -35,35 +35,43 @@ class Site:
     def __init__(self, model: Any, family: Family) -> None:
         self.model = model
         self.family = family
-        self.owner = threading.get_ident()
+        self.owner = threading.current_thread()
         self.stack: list[Reduction] = []
         self.own: list[Any] = []  # hooks of the topmost reduction's host
-        self._call = _Call()
+        self._call = _Thread()
+        if family.kind == "prefill":
+            check_private(model)
         self.handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            model.register_forward_hook(self._after_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
             family.language_model(model).register_forward_pre_hook(self._count, with_kwargs=True),
         ]
         self.overridden: dict[str, Any] = {}
         self._override("generate", self._generate)
         if family.kind == "prefill":
-            self._override("_expand_multimodal_outputs", self._expand)
+            self._override(EXPAND, self._expand)
 
     @classmethod
     def push(cls, model: Any, family: Family, reduction: Reduction) -> Site:
         """Lay a reduction on a model, above those that are there."""
         with _lock:
-            site: Site | None = model.__dict__.get(_NAME)
+            site = site_of(model)
+            thread = threading.current_thread()
             if site is None:
                 site = model.__dict__[_NAME] = cls(model, family)
-            elif site.owner != threading.get_ident() and site.owner in _living():
+            elif site.owner is not thread and site.owner.is_alive():
                 raise LftrError(
                     f"this {type(model).__name__} is being reduced from another thread; "
                     "end that reduction first, or reduce a second model"
                 )
+            site.owner = thread
             site.cover()
             site.stack.append(reduction)
-            site.uncover()
+            try:
+                site.uncover()
+            except BaseException:
+                site._take_off(reduction)
+                raise
             return site
 
     def __reduce_ex__(self, protocol: object) -> Any:
@@ -75,19 +83,22 @@ class Site:
     def pull(self, reduction: Reduction) -> None:
         """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
         with _lock:
-            self.cover()
-            self.stack.remove(reduction)
-            self.uncover()
-            if self.stack:
-                return
-            for handle in self.handles:
-                handle.remove()
-            for name, previous in self.overridden.items():
-                if previous is None:
-                    del self.model.__dict__[name]
-                else:
-                    self.model.__dict__[name] = previous
-            del self.model.__dict__[_NAME]
+            self._take_off(reduction)
+
+    def _take_off(self, reduction: Reduction) -> None:
+        self.cover()
+        self.stack.remove(reduction)
+        self.uncover()
+        if self.stack:
+            return
+        for handle in self.handles:
+            handle.remove()
+        for name, previous in self.overridden.items():
+            if previous is None:
+                del self.model.__dict__[name]
+            else:
+                self.model.__dict__[name] = previous
+        del self.model.__dict__[_NAME]
 
     def cover(self) -> None:
         """Detach the hooks of the topmost reduction: another one is to be there."""
@@ -97,7 +108,8 @@ class Site:
 
     def uncover(self) -> None:
         """Attach the hooks of the topmost reduction."""
-        self.own = self.stack[-1].hooks() if self.stack else []
+        for handle in self.stack[-1].hooks() if self.stack else ():
+            self.own.append(handle)  # one by one: those before a hook that raises come off again
 
     def _override(self, name: str, function: Callable[..., Any]) -> None:
         """Put a function in front of a method of this model alone; found again on leaving."""
@@ -121,31 +133,35 @@ class Site:
             call.generates, call.reduced = before
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = _arguments(original, args, kwargs)
+        call = Call.of(original, args, kwargs)
         if call.get("inputs") is not None:
-            call["input_ids"] = call.pop("inputs")
+            call = call.but(ids=call.pop("inputs"))
         top = self.top
         if top is not None and top.inside is not None:
             self._refuse_chunks(call)
         if top is None or not top.host.concerns(call):
             with self._inside_generate():
                 return original(*args, **kwargs)
-        if call.get("attention_mask") is None and isinstance(call.get("input_ids"), Tensor):
-            call["attention_mask"] = self._infer_mask(call)
+        if call.mask is None and isinstance(call.ids, Tensor):
+            call = call.but(mask=self._infer_mask(call))
         with torch.no_grad():
             reduced = top.reduce(call)
-        ids = call.get("input_ids")
+        ids = call.ids
         changes = self._lengths(call, reduced)
         if ids is not None:
             view = PromptView(ids, reduced.length)
             changes |= view.callbacks(call)
         with self._inside_generate(reduced), _announced(top.inside, reduced):
-            output = original(**{**reduced.kwargs, **changes})
+            output = original(**(reduced.call | changes))
+        if reduced.starts:
+            check_received(top.report.received, top.awaited)
         # the caller's own cache is filled whether or not the output hands it back
-        _mark(reduced.prompt, call.get("past_key_values"), output)
+        filled = call.cache if call.cache is not None else returned_cache(output)
+        if reduced.prompt is not None and filled is not None:
+            remember(filled, reduced.prompt)
         return output if ids is None else _restore_prompt(output, view)
 
-    def _refuse_chunks(self, call: Mapping[str, Any]) -> None:
+    def _refuse_chunks(self, call: Call) -> None:
         """Refuse to prefill in pieces: the choice of tokens needs the prompt's end."""
         config = call.get("generation_config") or self.model.generation_config
         size = call.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
@@ -155,19 +171,19 @@ class Site:
                 "prompt at once: leave it out, or choose a method that decides before"
             )
 
-    def _infer_mask(self, call: Mapping[str, Any]) -> Tensor:
+    def _infer_mask(self, call: Call) -> Tensor:
         """Return the mask that generate infers from padding when it is given none."""
         config = call.get("generation_config") or self.model.generation_config
         pad = call.get("pad_token_id", config.pad_token_id)
         eos = call.get("eos_token_id", config.eos_token_id)
-        ids: Tensor = call["input_ids"]
+        ids: Tensor = call.ids
         ends = eos if isinstance(eos, (list, tuple)) else [eos]
         mask = torch.ones_like(ids)
         return mask if pad is None or pad in ends else mask.masked_fill(ids == pad, 0)
 
-    def _lengths(self, call: Mapping[str, Any], reduced: Reduced) -> dict[str, Any]:
+    def _lengths(self, call: Call, reduced: Reduced) -> dict[str, Any]:
         """Shorten limits that count the prompt by as much as the prompt was."""
-        ids = call.get("input_ids")
+        ids = call.ids
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
         given = call.get("generation_config")
         config = given or self.model.generation_config
@@ -186,51 +202,54 @@ class Site:
         return {"generation_config": config, **{limit: None for limit in found if limit in call}}
 
     def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = inspect.signature(original).bind(*args, **kwargs).arguments
         return expand_encoder_outputs(
-            self.model,
-            self.family,
-            call["input_ids"],
-            call["mm_encoder_output"],
-            call.get("expand_size", 1),
+            self.model, self.family, *Expansion.of(original, args, kwargs)
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._call.prompt = None  # of a call that did not come to its end
+        self._call.prompt = self._call.forward = None  # of a call that did not come to its end
         top = self.top
         if top is None:
             return None
-        call = _arguments(self.model.forward, args, kwargs)
+        call = Call.of(self.model.forward, args, kwargs)
         if self._call.generates:
             call = _with_mask(_caught_up(call, self._call.reduced))
         elif top.host.concerns(call):
             reduced = top.reduce(call)
             self._call.prompt = reduced.prompt
-            call = _with_mask(reduced.kwargs)
+            call = _with_mask(reduced.call)
         if top.inside is not None:
             top.inside.announce(call)
+        self._call.forward = Forward.of(call)
         return (), call
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        prompt, self._call.prompt = self._call.prompt, None
-        _mark(prompt, kwargs.get("past_key_values"), output)
+        call = self._call
+        prompt, call.prompt = call.prompt, None
+        forward, call.forward = call.forward, None
+        if forward is None or output is None:  # None: the forward raised
+            return
+        filled = forward.cache if forward.cache is not None else returned_cache(output)
+        forward.check_end(None if self.family.kind == "cross_attention" else filled)
+        if prompt is not None and filled is not None:
+            remember(filled, prompt)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("inputs_embeds")
-        given = kwargs.get("input_ids") if given is None else given
-        top = self.top
-        if top is not None and given is not None and top.report.received < top.awaited:
-            top.report.received += given.shape[1]  # in several pieces where prefill is chunked
+        call, top = Call.of(module.forward, args, kwargs), self.top
+        if self._call.forward is not None:
+            self._call.forward.check_inner(call)
+        if top is not None and call.columns is not None and top.report.received < top.awaited:
+            top.report.received += call.columns[1]  # in several pieces where prefill is chunked
 
 
-class _Call(threading.local):
+class _Thread(threading.local):
     """What is known of the call that a thread is in.
 
     Attributes
@@ -241,12 +260,15 @@ class _Call(threading.local):
         What that is called with.
     prompt : CachedPrompt, optional
         What a forward of its own fills its cache with, once it is through.
+    forward : Forward, optional
+        What the forward that is under way was called with.
     """
 
     def __init__(self) -> None:
         self.generates = False
         self.reduced: Reduced | None = None
         self.prompt: CachedPrompt | None = None
+        self.forward: Forward | None = None
 
 
 def site_of(model: Any) -> Site | None:
@@ -261,72 +283,39 @@ def _announced(inside: LayerHost | None, reduced: Reduced) -> Iterator[None]:
         yield
         return
     inside.start(reduced.columns)
-    inside.announce(reduced.kwargs)
+    inside.announce(reduced.call)
     try:
         yield
     finally:
         inside.start(None)
 
 
-def _arguments(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a call's arguments by name, those of ``**kwargs`` among them."""
-    signature = inspect.signature(function)
-    found = dict(signature.bind_partial(*args, **kwargs).arguments)
-    for parameter in signature.parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            found |= found.pop(parameter.name, {})
-    return found
-
-
-def _caught_up(kwargs: dict[str, Any], reduced: Reduced | None) -> dict[str, Any]:
+def _caught_up(call: Call, reduced: Reduced | None) -> Call:
     """Let generated tokens go on from the end of the full prompt, where visual tokens end it."""
-    positions = kwargs.get("position_ids")
+    positions = call.positions
     if reduced is None or reduced.lag is None or reduced.prompt is None or positions is None:
-        return kwargs
-    cache = kwargs.get("past_key_values")
-    past = cache.get_seq_length() if cache is not None else 0
+        return call
     columns = reduced.prompt.columns.index.shape[1]
-    new = min(positions.shape[-1], past + positions.shape[-1] - columns)
+    new = min(positions.shape[-1], call.past + positions.shape[-1] - columns)
     if new <= 0:
-        return kwargs
+        return call
     lag = reduced.lag.repeat_interleave(positions.shape[-2] // reduced.lag.shape[-2], dim=-2)
     late = positions[..., -new:] + lag.to(positions.device)
-    return {**kwargs, "position_ids": torch.cat([positions[..., :-new], late], dim=-1)}
+    return call.but(positions=torch.cat([positions[..., :-new], late], dim=-1))
 
 
-def _with_mask(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _with_mask(call: Call) -> Call:
     """Give a prompt with gaps in its positions a mask of ones.
 
     Without one, transformers takes the gaps for borders between packed sequences and cuts the
     prompt apart.
     """
-    ids = kwargs.get("input_ids")
-    shape = ids.shape if ids is not None else getattr(kwargs.get("inputs_embeds"), "shape", (0, 1))
-    positions = kwargs.get("position_ids")
-    if kwargs.get("attention_mask") is not None or positions is None or shape[1] == 1:
-        return kwargs
-    cache = kwargs.get("past_key_values")
-    past = cache.get_seq_length() if cache is not None else 0
-    mask = torch.ones(shape[0], past + shape[1], dtype=torch.long, device=positions.device)
-    return {**kwargs, "attention_mask": mask}
-
-
-def _living() -> set[int | None]:
-    """Return the threads that are running."""
-    return {thread.ident for thread in threading.enumerate()}
-
-
-def _mark(prompt: CachedPrompt | None, given: Any, output: Any) -> None:
-    """Let the cache that was given, or is handed back, carry what it was filled with."""
-    if prompt is None:
-        return
-    caches = [given, getattr(output, "past_key_values", None)]
-    caches += output if isinstance(output, tuple) else []
-    for cache in caches:
-        if isinstance(cache, Cache):
-            remember(cache, prompt)
+    rows, columns = call.columns or (0, 1)
+    if call.mask is not None or call.positions is None or columns == 1:
+        return call
+    return call.but(
+        mask=torch.ones(rows, call.past + columns, dtype=torch.long, device=call.positions.device)
+    )
 
 
 def _restore_prompt(output: Any, view: PromptView) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ...evidence.text import prompt_embeddings
+from .api import Call
 from .plan import Plan
 
 _MARKS = [
@@ -48,7 +49,7 @@ def row_texts(
             rows = [_ids(plan, _text(plan, row, ids)) for row, ids in enumerate(input_ids)]
             own = [embed(row.to(input_ids.device)) for row in rows]
         if not all(len(row) for row in own):
-            name = "input_ids" if text is None else "text"
+            name = Call.name("ids") if text is None else "text"
             raise ArgumentError.of(name, "a row without text", "text to be guided by")
         found["text_token_embeds"] = [row.detach() for row in own]
     if "text_embeds" in evidence and plan.tower is not None:
@@ -80,7 +81,7 @@ def _ids(plan: Plan, text: str) -> Tensor:
             "a text with text_tower=... (CLIP's text side) or processor=... (to embed it by this "
             "model); without text=, the prompt itself guides",
         )
-    ids = plan.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = plan.tokenizer(text, add_special_tokens=False)[Call.name("ids")]
     return torch.tensor(ids, dtype=torch.long)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
 from ....tokens import Grid
+from ..api import encoder_of
 from .layout import Inputs, Layout
 
 
@@ -58,7 +59,7 @@ class Medium:
 
     def encoder(self, model: Any) -> Any:
         """Return the model's own function that encodes this medium."""
-        return getattr(model.base_model, f"get_{self.name}_features")
+        return encoder_of(model, self.name)
 
     def module(self, model: nn.Module, path: str) -> nn.Module:
         """Return a part of the model by its path below the base model."""
