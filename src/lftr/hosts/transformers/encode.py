@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -71,14 +72,16 @@ def choose_evidence(
     MissingEvidenceError
         If a need cannot be met.
     """
-    can = {"features", "encoder_features", "text_token_embeds"}
-    if attention_modules(family.module(model, family.tower)):
+    can = {"features", "text_token_embeds"}
+    if family.maps_patches:
+        can |= {"encoder_features"}
+    if family.maps_patches and attention_modules(family.module(model, family.tower)):
         can |= {"attention_received", "attention_received_shallow", "keys"}
         if family.cls_place(model) is not None:
             can |= {"cls_attention", "frame_features"}
-    if has_frames or family.video is not None:
+    if family.maps_patches and (has_frames or family.video is not None):
         can |= {"frame_features"}
-    if has_tower:
+    if has_tower and family.maps_patches:
         can |= _TOWER
     chosen = set()
     for names in needs:
@@ -97,7 +100,7 @@ def encoder_arguments(medium: Medium, model: Any, call: Call) -> dict[str, Any]:
     """Return those of a call's arguments that the encoder of a medium takes."""
     names = inspect.signature(medium.encoder(model)).parameters
     own = {name: call[name] for name in names if call.get(name) is not None}
-    return own | extra_outputs(call)
+    return own | extra_outputs(call) if medium.shows_encoder_states else own
 
 
 def encoder_names(model: Any) -> set[str]:
@@ -213,7 +216,7 @@ class _Reading:
         found: dict[str, Tensor] = {}
         if self.projected and self.medium.projector_sees_tokens:
             rows = getattr(output, self.medium.features_key)
-            total = sum(self.medium.entries(self.model, arguments, rows))
+            total = sum(math.prod(entry.shape[:-1]) for entry in rows)
             found["encoder_features"] = self.projected[0].reshape(total, -1)
         elif self.projected:
             patches["encoder_features"] = _tiled(self.projected[0])

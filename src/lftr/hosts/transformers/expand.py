@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .families import Family, Medium
+from .shown import contained
 
 
 def expand_encoder_outputs(
@@ -38,7 +39,7 @@ def _expanded(medium: Medium, output: Any, visual: Tensor, size: int) -> Any:
         parts = [values] if isinstance(values, Tensor) else list(values)
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         rows = torch.cat([row for row in flat.split(counts) for _ in range(size)])
-        return rows.unsqueeze(1) if isinstance(values, Tensor) else [rows]
+        return contained(rows, values)
 
     fields = {medium.features_key: repeat(getattr(output, medium.features_key))}
     planes = getattr(output, "deepstack_features", None)

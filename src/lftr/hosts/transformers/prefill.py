@@ -8,6 +8,7 @@ that transformers has for them. Caches, beams, streaming and decoding then see a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Prefill:
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
         self.model = model
         self.family = family
-        self.plan = plan
+        self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
         self.evidence = choose_evidence(
             family,
             model,

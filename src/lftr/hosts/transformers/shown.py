@@ -73,12 +73,14 @@ class Shown:
     def items(self, segment: Segment) -> list[Item]:
         """Cut the encoder's output into items and find where each one stands."""
         medium, merged = self.medium, self.encoded.merged
+        visual = medium.placeholders(self.model, segment.full_ids)
         sizes = medium.entries(self.model, self.arguments, self.features)
+        if sizes is None:
+            sizes = _last_runs(visual, len(flat(self.features)))
         if merged is not None:
             sizes = [merged.total] * len(sizes)
         layouts = medium.layouts(self.model, self.arguments, sizes)
         views = medium.views(self.model, self.arguments, sizes)
-        visual = medium.placeholders(self.model, segment.full_ids)
         seen = visual[:, : segment.start].sum(dim=1).tolist()
         first = 0
         if sum(sizes) != int(visual.sum()):  # the caller gave the new ones alone
@@ -169,7 +171,7 @@ class Shown:
         def reduce(values: Any) -> Any:
             parts = zip(flat(values).split(sizes), choices, strict=True)
             rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
-            return _contained(rows, values)
+            return contained(rows, values)
 
         return self._output(lambda name, plane: reduce(_plane(self.encoded.output, name, plane)))
 
@@ -198,7 +200,7 @@ class Shown:
                 if item.selection is not None:
                     whole = torch.cat([flat(_plane(part, name, plane)) for part in parts])
                     rows.append(whole[method.cells(grid, count).to(self.model.device)])
-            return _contained(torch.cat(rows), _plane(self.encoded.output, name, plane))
+            return contained(torch.cat(rows), _plane(self.encoded.output, name, plane))
 
         return self._output(pick)
 
@@ -215,6 +217,21 @@ class Shown:
         return type(output)(**fields)
 
 
+def _last_runs(visual: Tensor, total: int) -> list[int]:
+    """Return the lengths of the runs of placeholders that ``total`` tokens fill, from the end on.
+
+    Those before them belong to earlier turns.
+    """
+    before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
+    starts = (visual & ~before)[visual].nonzero().squeeze(1).tolist()
+    ends = [*starts[1:], int(visual.sum())]
+    runs = [end - start for start, end in zip(starts, ends, strict=True)]
+    first = len(runs)
+    while first and sum(runs[first:]) < total:
+        first -= 1
+    return runs[first:]
+
+
 def _plane(output: Any, name: str, plane: int | None) -> Any:
     values = getattr(output, name)
     return values if plane is None else values[plane]
@@ -227,12 +244,14 @@ def flat(values: Any) -> Tensor:
     return torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
 
 
-def _contained(rows: Tensor, like: Any) -> Any:
+def contained(rows: Tensor, like: Any) -> Any:
     """Return ``(total, C)`` in a container that the model takes where it had ``like``.
 
     Entries of one token each are what SmolVLM before transformers 5.20 takes in any number.
     """
-    return rows.unsqueeze(1) if isinstance(like, Tensor) else [rows]
+    if not isinstance(like, Tensor):
+        return [rows]
+    return rows if like.ndim == 2 else rows.unsqueeze(1)
 
 
 def frame_means(rows: Tensor, layout: Layout) -> Tensor:

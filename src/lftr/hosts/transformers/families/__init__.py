@@ -8,8 +8,10 @@ from typing import Any
 
 from ....errors import UnsupportedModelError
 from .base import Family
+from .general import General, is_general
 from .layout import Layout
 from .medium import Clips, Medium
+from .refused import REFUSED
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -30,22 +32,28 @@ def family_of(model: Any) -> Family:
     Raises
     ------
     UnsupportedModelError
-        If it has no visual tokens, or is of a family that is not hosted.
+        If it has no visual tokens, or cannot be hosted.
     """
     config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None)
-    family = Family.registry.get(str(model_type))
+    model_type = str(getattr(config, "model_type", None))
+    family = Family.registry.get(model_type)
     if family is not None:
-        return family
-    way_out = (
+        return family.fitted(model)
+    if model_type not in REFUSED and config is not None and is_general(model):
+        return General().fitted(model)
+    raise UnsupportedModelError(
+        f"model = {type(model).__name__} (model_type {model_type!r}) {_reason(model, model_type)}; "
         f"supported: {', '.join(list_families())}; for any other code, reduce what a module "
         "returns: lftr.reduce_module(module, method, keep, grid=...)"
     )
-    modalities = getattr(model, "input_modalities", ())
-    if config is not None and not {"image", "video"} & set(modalities):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no visual tokens to reduce; {way_out}"
-        )
-    raise UnsupportedModelError(
-        f"model = {type(model).__name__} (model_type {model_type!r}) is not supported; {way_out}"
+
+
+def _reason(model: Any, model_type: str) -> str:
+    if model_type in REFUSED:
+        return f"is not hosted: {REFUSED[model_type]}"
+    if not {"image", "video"} & set(getattr(model, "input_modalities", ())):
+        return "has no visual tokens to reduce"
+    return (
+        "is not hosted: its forward takes no encoder outputs (mm_encoder_outputs), or its prompt "
+        "has no placeholders for visual tokens"
     )

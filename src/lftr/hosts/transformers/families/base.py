@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,20 @@ class Family(Medium):
     # which host: "prefill", "qformer" or "cross_attention"
     kind: ClassVar[str] = "prefill"
     default_positions: ClassVar[str] = "original"
-    video: ClassVar[Medium | None] = None
+    video: Medium | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for model_type in cls.model_types:
             Family.registry[model_type] = cls()
+
+    def fitted(self, model: Any) -> Self:
+        """Return the family as it is for one model."""
+        return self
+
+    def notes(self, model: Any) -> tuple[str, ...]:
+        """Return what every report on this model should say."""
+        return ()
 
     @property
     def media(self) -> tuple[Medium, ...]:

@@ -23,13 +23,17 @@ class Medium:
 
     # the name in `get_image_features`, in `mm_encoder_outputs` and in the configuration
     name: ClassVar[str] = "image"
-    pixels: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_images")
+    pixels: tuple[str, ...] = ("pixel_values", "pixel_values_images")
     grids: ClassVar[str] = "image_grid_thw"
     # what else has a row for each entry and says where its tokens are placed
     timing: ClassVar[tuple[str, ...]] = ()
     features_key: ClassVar[str] = "pooler_output"
-    tower: ClassVar[str] = "vision_tower"
-    projector: ClassVar[str] = "multi_modal_projector"
+    tower: str = "vision_tower"
+    projector: str = "multi_modal_projector"
+    # whether it is known which of the encoder's patches each token is made of
+    maps_patches: ClassVar[bool] = True
+    # whether a forward hands `output_hidden_states` on to the encoder (transformers 5.24 on)
+    shows_encoder_states: ClassVar[bool] = True
     # whether the projector's input has a row for each token, rather than for each patch
     projector_sees_tokens: ClassVar[bool] = False
     # whether all entries of one run of placeholders are tiles of one image
@@ -66,8 +70,11 @@ class Medium:
         base: Any = model.base_model
         return functools.reduce(getattr, path.split("."), base)  # type: ignore[no-any-return]
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
-        """Return how many tokens each image or tile has, from the encoder's output."""
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int] | None:
+        """Return how many tokens each image or tile has, from the encoder's output.
+
+        None where that does not tell: then each run of placeholders is an item.
+        """
         return [entry.shape[0] for entry in features]
 
     def as_received(self, model: nn.Module, features: Tensor) -> Tensor:
@@ -146,6 +153,6 @@ class Clips:
     """The names of videos: what stands in front of a `Medium` to make it one of clips."""
 
     name: ClassVar[str] = "video"
-    pixels: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    pixels: tuple[str, ...] = ("pixel_values_videos",)
     grids: ClassVar[str] = "video_grid_thw"
     timing: ClassVar[tuple[str, ...]] = ("second_per_grid_ts",)

@@ -71,7 +71,7 @@ class QwenVL(Packed, Family):
         "qwen3_5",
         "qwen3_5_moe",
     )
-    video: ClassVar[Medium | None] = PackedClips()
+    video: Medium | None = PackedClips()
 
     def first_layer_to_reduce(self, model: Any) -> int:
         """Return the layer after those that DeepStack adds features to."""
@@ -121,7 +121,7 @@ class Glm4V(Convolved, QwenVL):
     """GLM-4V and GLM-4.6V."""
 
     model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe", "glm46v")
-    video: ClassVar[Medium | None] = ConvolvedClips()
+    video: Medium | None = ConvolvedClips()
 
     def check_together(self, model: Any, media: Sequence[Medium]) -> None:
         if len(media) > 1:
@@ -167,7 +167,7 @@ class Qwen25VL(Windowed, QwenVL):
     """Qwen2.5-VL."""
 
     model_types: ClassVar[Sequence[str]] = ("qwen2_5_vl",)
-    video: ClassVar[Medium | None] = WindowedClips()
+    video: Medium | None = WindowedClips()
 
 
 class Kimi(Family):
