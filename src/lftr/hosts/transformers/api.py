@@ -6,7 +6,10 @@ alone. ``tests/hosts/test_api.py`` looks for such names elsewhere.
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -42,7 +45,7 @@ _ROLES = {
 # What is aligned with the prompt's columns beside its ids and masks, and what pads it.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 ALIGNED: dict[str, int] = {**dict.fromkeys(TOKEN_TYPES, 0), _ROLES["labels"]: -100}
-# What asks the encoder for more than its features; a forward passes it on to the encoder.
+# What asks a model for more than its result; some forwards hand it on to the encoder.
 _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
 EXPAND = "_expand_multimodal_outputs"
@@ -214,9 +217,32 @@ def returned_cache(output: Any) -> Any:
     return next((part for part in parts if isinstance(part, transformers.Cache)), None)
 
 
-def extra_outputs(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that ask the encoder, too, for hidden states and attentions."""
-    return {name: call[name] for name in _EXTRA_OUTPUTS if call.get(name)}
+def extra_outputs(model: Any, medium: str, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that ask the encoder, too, for hidden states and attentions.
+
+    From transformers 5.24 on a model's output carries the encoder's. Only some forwards hand the
+    arguments on to the encoder, so that is read off their source.
+    """
+    asked = {name: call[name] for name in _EXTRA_OUTPUTS if call.get(name)}
+    forward = inspect.unwrap(type(model.base_model).forward)
+    return asked if asked and _hands_on(forward, f"get_{medium}_features") else {}
+
+
+@functools.cache
+def _hands_on(forward: Callable[..., Any], encoder: str) -> bool:
+    """Whether a forward calls ``encoder`` with all its further arguments (``**kwargs``)."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+    except OSError:  # no source at hand
+        return False
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == encoder
+    ]
+    return any(keyword.arg is None for call in calls for keyword in call.keywords)
 
 
 def attention_of(config: Any) -> str:

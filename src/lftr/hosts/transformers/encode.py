@@ -100,7 +100,7 @@ def encoder_arguments(medium: Medium, model: Any, call: Call) -> dict[str, Any]:
     """Return those of a call's arguments that the encoder of a medium takes."""
     names = inspect.signature(medium.encoder(model)).parameters
     own = {name: call[name] for name in names if call.get(name) is not None}
-    return own | extra_outputs(call) if medium.shows_encoder_states else own
+    return own | extra_outputs(model, medium.name, call)
 
 
 def encoder_names(model: Any) -> set[str]:

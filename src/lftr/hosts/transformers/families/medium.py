@@ -32,8 +32,6 @@ class Medium:
     projector: str = "multi_modal_projector"
     # whether it is known which of the encoder's patches each token is made of
     maps_patches: ClassVar[bool] = True
-    # whether a forward hands `output_hidden_states` on to the encoder (transformers 5.24 on)
-    shows_encoder_states: ClassVar[bool] = True
     # whether the projector's input has a row for each token, rather than for each patch
     projector_sees_tokens: ClassVar[bool] = False
     # whether all entries of one run of placeholders are tiles of one image
