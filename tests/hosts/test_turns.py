@@ -218,7 +218,7 @@ def test_other_rows_are_refused(llava: ZooEntry) -> None:
     with reduced(prompt.model):
         output = prompt.generate(1)
         two = Prompt(llava, [[3, OLD, 2], [4, OLD, 2]]).inputs()
-        with pytest.raises(lftr.LftrError, match="past_key_values holds 1 rows"):
+        with pytest.raises(lftr.LftrError, match="the cache holds 1 rows"):
             prompt.model.generate(**two, past_key_values=output.past_key_values)
 
 

@@ -59,7 +59,7 @@ class Forward:
             raise _mismatch("the language model", f"{inner.columns} (rows, columns)", self.columns)
         positions, mask = inner.positions, inner.mask
         if isinstance(positions, Tensor) and positions.shape[-1] != columns:
-            raise _mismatch("position_ids", f"{positions.shape[-1]} columns", columns)
+            raise _mismatch(Call.name("positions"), f"{positions.shape[-1]} columns", columns)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] < self.past + columns:
             raise _mismatch("the mask", f"{mask.shape[1]} columns", self.past + columns)
         if self.cache is not None and inner.cache is not self.cache:
