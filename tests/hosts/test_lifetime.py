@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
+from lftr.hosts.transformers.layers import LayerHost
 
 from .support import Prompt, Recording, ZooEntry, fresh, reduced
 
@@ -155,3 +158,57 @@ def test_a_model_is_not_kept_alive(llava: ZooEntry) -> None:
     del model
     gc.collect()
     assert seen() is None
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_hooks_that_raise_leave_the_model_as_it_was(
+    llava: ZooEntry, below: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those hooks that were attached before the one that raises."""
+    prompt = Prompt(llava, model=fresh(llava))
+    outer = lftr.reduce(prompt.model, "random", keep=0.4) if below else None
+    before, expected = traces(prompt.model), prompt.generate().sequences
+    attach = LayerHost.hooks
+
+    def some(host: LayerHost) -> Iterator[Any]:
+        for number, handle in enumerate(attach(host)):
+            if number == 3:
+                raise RuntimeError("boom")
+            yield handle
+
+    monkeypatch.setattr(LayerHost, "hooks", some)
+    with pytest.raises(RuntimeError, match="boom"):
+        lftr.reduce(prompt.model, "fastv")
+    assert traces(prompt.model) == before
+    assert torch.equal(prompt.generate().sequences, expected)
+    if outer is not None:
+        outer.remove()
+    monkeypatch.undo()
+    with lftr.reduce(prompt.model, "fastv") as reduction:
+        prompt.generate()
+    assert reduction.report.layers
+
+
+def test_a_reduction_whose_thread_has_ended_belongs_to_the_next(llava: ZooEntry) -> None:
+    """And from then on to it alone: a third thread is refused while the second one lives."""
+    model = fresh(llava)
+    first = threading.Thread(target=lambda: lftr.reduce(model, "random", keep=0.4))
+    first.start()
+    first.join()
+    taken, done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with lftr.reduce(model, "random", keep=0.4):
+            taken.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    try:
+        assert taken.wait(30)
+        with pytest.raises(lftr.LftrError, match="another thread"):
+            lftr.reduce(model, "random", keep=0.4)
+    finally:
+        done.set()
+        thread.join()
+    lftr.reduce(model, "random", keep=0.4).remove()
