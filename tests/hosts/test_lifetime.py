@@ -172,9 +172,9 @@ def test_hooks_that_raise_leave_the_model_as_it_was(
 
     def some(host: LayerHost) -> Iterator[Any]:
         for number, handle in enumerate(attach(host)):
-            if number == 3:
-                raise RuntimeError("boom")
             yield handle
+            if number == 2:
+                raise RuntimeError("boom")
 
     monkeypatch.setattr(LayerHost, "hooks", some)
     with pytest.raises(RuntimeError, match="boom"):
