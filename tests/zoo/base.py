@@ -83,6 +83,7 @@ ABILITIES: dict[str, str] = {
     "chunked_prefill": "prefill_chunk_size gives the same tokens",
     "no_cache": "use_cache=False gives the same tokens",
     "second_turn": "all ids, the pixels of the new image and the cache equal one long prompt",
+    "mrope_second_turn": "the same with the features of the new image and the grids of all images",
 }
 
 
@@ -249,6 +250,8 @@ class VideoEntry(ZooEntry):
     """What is so of its clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
+    mixes: bool = True
+    """A call takes images and clips, not only the one or the other."""
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """Which ids are placeholders of a clip."""

@@ -259,6 +259,21 @@ def second_turn(entry: ZooEntry) -> bool:
     return close(entry, first_logits(entry, second, past_key_values=cache), expected)
 
 
+def mrope_second_turn(entry: ZooEntry) -> bool:
+    """The way around what `second_turn` cannot do for M-RoPE families."""
+    model, old, new = entry.model(), Image("small", 1), Image("tall", 2)
+    first = entry.batch(model, [entry.row_ids(model, [3, old, 2])], [[old]])
+    output = model.generate(**first, max_new_tokens=3, return_dict_in_generate=True)
+    ids = [*output.sequences[0].tolist(), 20, *entry.image_ids(model, new), 21, 22]
+    second = entry.batch(model, [ids], [[old, new]])
+    expected = first_logits(entry, dict(second))
+    del second[entry.pixels]
+    features = entry.features(model, entry.visual_inputs(model, [[new]]))
+    second |= {"mm_encoder_outputs": {entry.medium: features}}
+    cache = output.past_key_values
+    return close(entry, first_logits(entry, second, past_key_values=cache), expected)
+
+
 CHECKS: dict[str, Callable[[ZooEntry], bool]] = {
     "batch": lambda entry: alone(entry, first_logits, "left"),
     "batch_forward": lambda entry: alone(entry, last_logits, "left"),
@@ -270,12 +285,15 @@ CHECKS: dict[str, Callable[[ZooEntry], bool]] = {
     "chunked_prefill": option(prefill_chunk_size=7),
     "no_cache": option(use_cache=False),
     "second_turn": second_turn,
+    "mrope_second_turn": mrope_second_turn,
 }
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("ability", ABILITIES)
 def test_abilities(entry: ZooEntry, ability: str) -> None:
+    if ability.startswith("mrope") and not entry.traits.mrope:
+        pytest.skip("positions need no grids")
     check, reason = CHECKS[ability], entry.traits.upstream.get(ability)
     if reason is None:
         assert check(entry), ABILITIES[ability]
@@ -285,23 +303,6 @@ def test_abilities(entry: ZooEntry, ability: str) -> None:
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, StopIteration):
         works = False
     assert not works, f"upstream can do it now: {reason}"
-
-
-def test_mrope_second_turn_with_encoder_outputs(entry: ZooEntry) -> None:
-    """The way around what `second_turn` cannot do for M-RoPE families."""
-    if not entry.traits.mrope:
-        return
-    model, old, new = entry.model(), Image("small", 1), Image("tall", 2)
-    first = entry.batch(model, [entry.row_ids(model, [3, old, 2])], [[old]])
-    output = model.generate(**first, max_new_tokens=3, return_dict_in_generate=True)
-    ids = [*output.sequences[0].tolist(), 20, *entry.image_ids(model, new), 21, 22]
-    second = entry.batch(model, [ids], [[old, new]])
-    expected = first_logits(entry, dict(second))
-    del second[entry.pixels]
-    features = entry.features(model, entry.visual_inputs(model, [[new]]))
-    second |= {"mm_encoder_outputs": {entry.medium: features}}
-    cache = output.past_key_values
-    assert close(entry, first_logits(entry, second, past_key_values=cache), expected)
 
 
 def test_mllama_rows_of_equal_image_count_are_independent() -> None:
