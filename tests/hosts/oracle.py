@@ -92,12 +92,13 @@ def gathered(
         embeds[0, seen] = merged(embeds[0, seen])
     call = {
         "inputs_embeds": embeds[:, index],
-        "position_ids": text_axis(places[..., index]),
+        "position_ids": text_axis(model, places[..., index]),
         "attention_mask": torch.ones(1, len(index), dtype=torch.long),
         "use_cache": False,
     }
-    if given.get("per_layer_inputs") is not None:
-        call["per_layer_inputs"] = given["per_layer_inputs"][:, index]
+    for name in ("per_layer_inputs", "ple_input_ids", "moe_mm_token_type_ids"):
+        if given.get(name) is not None:
+            call[name] = given[name][:, index]
     marks = given.get("visual_pos_masks")
     if marks is not None:
         call["visual_pos_masks"] = marks[:, index]
@@ -151,7 +152,11 @@ def lengthened(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The inputs with `new` at their end, and the token types among them."""
     ids = torch.cat([inputs["input_ids"], torch.tensor([list(new)], dtype=torch.long)], dim=1)
-    fills = {"token_type_ids": SUFFIX.get(model.config.model_type, 0), "mm_token_type_ids": 0}
+    fills = {
+        "token_type_ids": SUFFIX.get(model.config.model_type, 0),
+        "mm_token_type_ids": 0,
+        "moe_mm_token_type_ids": 0,
+    }
     types = {
         name: torch.cat([inputs[name], inputs[name].new_full((1, len(new)), fill)], dim=1)
         for name, fill in fills.items()
@@ -169,9 +174,12 @@ def full_positions(model: Any, inputs: dict[str, Any], new: int) -> Tensor:
     return torch.cat([places, places[..., -1:] + torch.arange(1, new + 1)], dim=-1)
 
 
-def text_axis(places: Tensor) -> Tensor:
-    """M-RoPE's text axis says how many tokens came before, whatever was dropped."""
-    if places.ndim != 3 or len(places) != 4:
+def text_axis(model: Any, places: Tensor) -> Tensor:
+    """M-RoPE's text axis says how many tokens came before, whatever was dropped.
+
+    HunYuan-VL has none: its first axis is one of four that turn queries and keys.
+    """
+    if places.ndim != 3 or len(places) != 4 or model.config.model_type == "hunyuan_vl":
         return places
     return torch.cat([torch.arange(places.shape[-1])[None, None], places[1:]])
 

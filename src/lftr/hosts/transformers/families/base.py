@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
+from ..prompt import next_positions
 from .medium import Medium
 
 
@@ -25,6 +26,8 @@ class Family(Medium):
     kind: ClassVar[str] = "prefill"
     default_positions: ClassVar[str] = "original"
     video: Medium | None = None
+    # what else the model places its prompt by, beside ids, masks, token types, grids and seconds
+    placed_by: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -51,6 +54,35 @@ class Family(Medium):
 
     def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
         """Refuse media that the plain model cannot take in one call."""
+
+    def orders(self, positions: Tensor) -> bool:
+        """Whether the first axis of ``positions`` only tells columns apart.
+
+        So it is with M-RoPE in ``generate``: the columns are counted on it, and the tokens placed
+        on the three that follow.
+        """
+        return positions.ndim == 3 and len(positions) == 4
+
+    def following(self, positions: Tensor, real: Tensor) -> Tensor:
+        """Return the position of the text that would follow each row, ``(B,)``.
+
+        ``real`` ``(B, L)`` tells tokens from padding.
+        """
+        return next_positions(positions, real)
+
+    def continued(
+        self, model: nn.Module, positions: Tensor, following: Tensor, earlier: Tensor
+    ) -> Tensor:
+        """Return ``positions``, which count from 0, as those of a later turn.
+
+        Parameters
+        ----------
+        following : Tensor, shape (B, 1)
+            The position of text that comes next.
+        earlier : Tensor of int64, shape (B, full)
+            The ids of the earlier turns, -1 where they are not known.
+        """
+        return positions + following
 
     def language_model(self, model: nn.Module) -> nn.Module:
         """Return the text decoder, whose ``inputs_embeds`` are what the model is shown."""
