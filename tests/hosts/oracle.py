@@ -7,7 +7,7 @@ and the plain language model runs again on those. Nothing of lftr's host takes p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ def true_logits(
     choices: Sequence[Choice],
     new: Sequence[int] = (),
     positions: str = "original",
+    placed: Callable[[Tensor], Tensor] = torch.Tensor.clone,
 ) -> Tensor:
     """Logits of the last column and of each of `new` after it, `(1 + len(new), V)`.
 
@@ -56,8 +57,10 @@ def true_logits(
         For each item of the row, in order.
     new : sequence of int
         Tokens that were generated.
+    placed : callable
+        Makes the positions of the row alone those that it has in its batch.
     """
-    keep, logits = gathered(model, inputs, visual, choices, new, positions)
+    keep, logits = gathered(model, inputs, visual, choices, new, positions, placed)
     return logits[int(keep.sum()) - 1 :]
 
 
@@ -68,6 +71,7 @@ def gathered(
     choices: Sequence[Choice],
     new: Sequence[int] = (),
     positions: str = "original",
+    placed: Callable[[Tensor], Tensor] = torch.Tensor.clone,
 ) -> tuple[Tensor, Tensor]:
     """Which columns of the prompt stay `(L,)`, and the logits of all of them and of `new`."""
     keep = ~visual
@@ -75,7 +79,7 @@ def gathered(
         keep[visual] = torch.cat([choice.anchors for choice in choices])
     whole = torch.cat([keep, torch.ones(len(new), dtype=torch.bool)])
     longer, types = lengthened(model, inputs, new)
-    places = full_positions(model, inputs, len(new))
+    places = placed(full_positions(model, inputs, len(new)))
     if positions == "compact":
         places = (whole.cumsum(0) - 1).expand_as(places)
     given = handed_over(model, longer | types | {"position_ids": places, "use_cache": False})

@@ -60,6 +60,10 @@ class Traits:
     """Number of additional feature planes, added in the first decoder layers."""
     encoder_side: bool = False
     """Visual tokens reach the language model through a Q-Former or cross-attention."""
+    positions: bool = True
+    """Where a token stands matters beyond the order; else `position_ids` are not read at all."""
+    indexed: bool = False
+    """Decoder layers pick the keys that they attend to, by their place in the cache."""
     stateful: bool = False
     """Linear-attention layers keep a recurrent state: no cache cropping."""
     one_image: bool = False
@@ -186,6 +190,10 @@ class ZooEntry(ABC):
                 drawn = torch.randint(TEXT.start, TEXT.stop, (segment,), generator=generator)
                 ids += drawn.tolist()
         return ids
+
+    def placed(self, places: Tensor, earlier: int) -> Tensor:
+        """Positions `(..., 1, L)` of a row as they are after so many images in rows before it."""
+        return places
 
     @abstractmethod
     def visual_inputs(

@@ -34,6 +34,8 @@ class Glm5Next(Glm4v):
     traits = Traits(
         container="tuple",
         ragged=True,
+        positions=False,
+        indexed=True,
         stateful=True,
         upstream={
             **ROLLBACK,
@@ -77,6 +79,7 @@ class Qwen4Exp(StampedEntry):
         container="tuple",
         ragged=True,
         mrope=True,
+        indexed=True,
         stateful=True,
         tolerance=5e-5,
         upstream=MROPE | ROLLBACK,

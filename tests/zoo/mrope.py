@@ -287,6 +287,11 @@ class HunYuanVL(GridEntry):
         _, high, wide = GRIDS[image.kind]
         return high // 2 * (wide // 2 + 1) + 2
 
+    def placed(self, places: Tensor, earlier: int) -> Tensor:
+        """The last axis counts the images of the whole batch, where it differs from the first."""
+        numbered = places[-1:] + earlier * (places != places[:1]).any(dim=0)
+        return torch.cat([places[:-1], numbered])
+
 
 AUDIO_START, AUDIO_END, AUDIO = range(VOCAB - 7, VOCAB - 4)
 

@@ -183,7 +183,7 @@ class Prefill:
         if self.plan.positions == "compact":
             positions = compact(real, positions)
             following = real.sum(dim=1)
-        elif self.family.orders(positions):
+        elif self.family.counts_columns(self.model, positions):
             positions = torch.cat([compact(real, positions[:1]), positions[1:]])
         shorter = Call(out).but(
             ids=ids,
@@ -196,7 +196,7 @@ class Prefill:
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """Return how far the last position fell behind, or nothing where it did not."""
         lag = full[..., -1:] - positions[..., -1:]
-        if self.family.orders(lag):  # the axis that counts columns counts those that are left
+        if self.family.counts_columns(self.model, lag):  # it counts those that are left
             lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
         return lag if pads_left(mask) and bool(lag.any()) else None
 

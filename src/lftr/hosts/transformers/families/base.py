@@ -55,13 +55,13 @@ class Family(Medium):
     def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
         """Refuse media that the plain model cannot take in one call."""
 
-    def orders(self, positions: Tensor) -> bool:
-        """Whether the first axis of ``positions`` only tells columns apart.
+    def counts_columns(self, model: nn.Module, positions: Tensor) -> bool:
+        """Whether the first axis of ``positions`` counts columns and places no token.
 
-        So it is with M-RoPE in ``generate``: the columns are counted on it, and the tokens placed
-        on the three that follow.
+        So it is in ``generate`` with M-RoPE, where it stands before the axes of RoPE.
         """
-        return positions.ndim == 3 and len(positions) == 4
+        config: Any = model.config
+        return positions.ndim == 3 and len(positions) == 1 + _rope_axes(config.get_text_config())
 
     def following(self, positions: Tensor, real: Tensor) -> Tensor:
         """Return the position of the text that would follow each row, ``(B,)``.
@@ -125,4 +125,19 @@ class Family(Medium):
                 "(num_kv_shared_layers), so they cannot hold fewer tokens: choose a method that "
                 "decides before the language model"
             )
+        parts = self.decoder(model).named_modules()
+        if any(name.rpartition(".")[2] == "indexer" for name, _ in parts):
+            raise UnsupportedModelError(
+                f"layers of this {type(model).__name__} pick the keys that they attend to with an "
+                "indexer, which counts them by their columns in the cache, so they cannot hold "
+                "fewer tokens: choose a method that decides before the language model"
+            )
         return 1
+
+
+def _rope_axes(config: Any) -> int:
+    """Return how many axes M-RoPE places tokens on: three, unless the configuration has more."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]  # by type of layer
+    sections = [one["mrope_section"] for one in kinds if one.get("mrope_section")]
+    return len(sections[0]) if sections else 3
