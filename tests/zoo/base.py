@@ -48,6 +48,8 @@ class Traits:
     """What one entry of the container stands for, counted over the batch."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
+    raster: bool = False
+    """Packed patches stand in raster order, not grouped by the token that they make."""
     tiles: bool = False
     """An image may reach the vision tower as several crops."""
     mrope: bool = False
@@ -75,6 +77,11 @@ class Traits:
     upstream: Mapping[str, str] = field(default_factory=dict)
     """What plain transformers cannot do: ability -> reason. The abilities are in `ABILITIES`."""
 
+    def cannot(self, ability: str) -> str | None:
+        """Why plain transformers lacks an ability, or nothing where it has it."""
+        general = {"assistant_model": "assisted"}.get(ability, ability)
+        return self.upstream.get(ability, self.upstream.get(general))
+
 
 ABILITIES: dict[str, str] = {
     "batch": "generate: a left-padded row gives the logits of the row alone",
@@ -83,6 +90,7 @@ ABILITIES: dict[str, str] = {
     "encoder_outputs": "generate(mm_encoder_outputs=...) equals generate(pixel_values=...)",
     "expansion": "num_return_sequences (and beams) with several images in a row",
     "assisted": "prompt_lookup_num_tokens gives the greedy tokens",
+    "assistant_model": "assistant_model gives the greedy tokens",
     "static_cache": "cache_implementation='static' gives the same tokens",
     "chunked_prefill": "prefill_chunk_size gives the same tokens",
     "no_cache": "use_cache=False gives the same tokens",

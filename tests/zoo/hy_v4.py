@@ -18,7 +18,9 @@ class HYV4VL(ClipEntry):
     """Patches in raster order, a newline after each row of tokens; latent keys, two streams."""
 
     name = "hy_v4_vl"
-    traits = Traits(container="tuple", ragged=True, mrope=True, indexed=True, upstream=MROPE)
+    traits = Traits(
+        container="tuple", ragged=True, raster=True, mrope=True, indexed=True, upstream=MROPE
+    )
     model_class = HYV4VLForConditionalGeneration
     patch_values = 3 * 4 * 4
 

@@ -131,7 +131,11 @@ class Ernie4_5VLMoe(ClipEntry):
         container="tuple",
         ragged=True,
         mrope=True,
-        upstream=MROPE | {"no_cache": "does not lengthen moe_mm_token_type_ids by the new tokens"},
+        upstream=MROPE
+        | dict.fromkeys(
+            ("no_cache", "assistant_model"),
+            "does not lengthen moe_mm_token_type_ids by the new tokens",
+        ),
     )
     model_class = Ernie4_5_VLMoeForConditionalGeneration
     patch_values = 3 * 4 * 4
@@ -191,7 +195,7 @@ class PaddleOCRVL(GridEntry):
     """Patches in raster order, which the projector groups."""
 
     name = "paddleocr_vl"
-    traits = Traits(container="tuple", ragged=True, mrope=True, upstream=MROPE)
+    traits = Traits(container="tuple", ragged=True, raster=True, mrope=True, upstream=MROPE)
     model_class = PaddleOCRVLForConditionalGeneration
 
     def config(self) -> PreTrainedConfig:
@@ -245,6 +249,7 @@ class HunYuanVL(GridEntry):
     traits = Traits(
         container="tuple",
         ragged=True,
+        raster=True,
         mrope=True,
         upstream={
             **MROPE,

@@ -228,7 +228,8 @@ def expansion(entry: ZooEntry) -> bool:
 
 def option(**options: Any) -> Callable[[ZooEntry], bool]:
     def same(entry: ZooEntry) -> bool:
-        rows = ROWS[:1] if "prompt_lookup_num_tokens" in options else ROWS
+        alone = {"prompt_lookup_num_tokens", "assistant_model"}
+        rows = ROWS[:1] if alone & set(options) else ROWS
         changed = generated(entry, inputs(entry, rows), **options)
         return torch.equal(changed, generated(entry, inputs(entry, rows)))
 
@@ -281,6 +282,7 @@ CHECKS: dict[str, Callable[[ZooEntry], bool]] = {
     "encoder_outputs": encoder_outputs,
     "expansion": expansion,
     "assisted": option(prompt_lookup_num_tokens=2),
+    "assistant_model": lambda entry: option(assistant_model=entry.build(seed=1))(entry),
     "static_cache": option(cache_implementation="static", disable_compile=True),
     "chunked_prefill": option(prefill_chunk_size=7),
     "no_cache": option(use_cache=False),
@@ -294,7 +296,7 @@ CHECKS: dict[str, Callable[[ZooEntry], bool]] = {
 def test_abilities(entry: ZooEntry, ability: str) -> None:
     if ability.startswith("mrope") and not entry.traits.mrope:
         pytest.skip("positions need no grids")
-    check, reason = CHECKS[ability], entry.traits.upstream.get(ability)
+    check, reason = CHECKS[ability], entry.traits.cannot(ability)
     if reason is None:
         assert check(entry), ABILITIES[ability]
         return
