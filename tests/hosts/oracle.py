@@ -7,7 +7,7 @@ and the plain language model runs again on those. Nothing of lftr's host takes p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ def true_logits(
     choices: Sequence[Choice],
     new: Sequence[int] = (),
     positions: str = "original",
+    placed: Callable[[Tensor], Tensor] = torch.Tensor.clone,
 ) -> Tensor:
     """Logits of the last column and of each of `new` after it, `(1 + len(new), V)`.
 
@@ -56,8 +57,10 @@ def true_logits(
         For each item of the row, in order.
     new : sequence of int
         Tokens that were generated.
+    placed : callable
+        Makes the positions of the row alone those that it has in its batch.
     """
-    keep, logits = gathered(model, inputs, visual, choices, new, positions)
+    keep, logits = gathered(model, inputs, visual, choices, new, positions, placed)
     return logits[int(keep.sum()) - 1 :]
 
 
@@ -68,6 +71,7 @@ def gathered(
     choices: Sequence[Choice],
     new: Sequence[int] = (),
     positions: str = "original",
+    placed: Callable[[Tensor], Tensor] = torch.Tensor.clone,
 ) -> tuple[Tensor, Tensor]:
     """Which columns of the prompt stay `(L,)`, and the logits of all of them and of `new`."""
     keep = ~visual
@@ -75,7 +79,7 @@ def gathered(
         keep[visual] = torch.cat([choice.anchors for choice in choices])
     whole = torch.cat([keep, torch.ones(len(new), dtype=torch.bool)])
     longer, types = lengthened(model, inputs, new)
-    places = full_positions(model, inputs, len(new))
+    places = placed(full_positions(model, inputs, len(new)))
     if positions == "compact":
         places = (whole.cumsum(0) - 1).expand_as(places)
     given = handed_over(model, longer | types | {"position_ids": places, "use_cache": False})
@@ -92,12 +96,13 @@ def gathered(
         embeds[0, seen] = merged(embeds[0, seen])
     call = {
         "inputs_embeds": embeds[:, index],
-        "position_ids": text_axis(places[..., index]),
+        "position_ids": text_axis(model, places[..., index]),
         "attention_mask": torch.ones(1, len(index), dtype=torch.long),
         "use_cache": False,
     }
-    if given.get("per_layer_inputs") is not None:
-        call["per_layer_inputs"] = given["per_layer_inputs"][:, index]
+    for name in ("per_layer_inputs", "ple_input_ids", "moe_mm_token_type_ids"):
+        if given.get(name) is not None:
+            call[name] = given[name][:, index]
     marks = given.get("visual_pos_masks")
     if marks is not None:
         call["visual_pos_masks"] = marks[:, index]
@@ -151,7 +156,11 @@ def lengthened(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The inputs with `new` at their end, and the token types among them."""
     ids = torch.cat([inputs["input_ids"], torch.tensor([list(new)], dtype=torch.long)], dim=1)
-    fills = {"token_type_ids": SUFFIX.get(model.config.model_type, 0), "mm_token_type_ids": 0}
+    fills = {
+        "token_type_ids": SUFFIX.get(model.config.model_type, 0),
+        "mm_token_type_ids": 0,
+        "moe_mm_token_type_ids": 0,
+    }
     types = {
         name: torch.cat([inputs[name], inputs[name].new_full((1, len(new)), fill)], dim=1)
         for name, fill in fills.items()
@@ -169,9 +178,12 @@ def full_positions(model: Any, inputs: dict[str, Any], new: int) -> Tensor:
     return torch.cat([places, places[..., -1:] + torch.arange(1, new + 1)], dim=-1)
 
 
-def text_axis(places: Tensor) -> Tensor:
-    """M-RoPE's text axis says how many tokens came before, whatever was dropped."""
-    if places.ndim != 3 or len(places) != 4:
+def text_axis(model: Any, places: Tensor) -> Tensor:
+    """M-RoPE's text axis says how many tokens came before, whatever was dropped.
+
+    HunYuan-VL has none: its first axis is one of four that turn queries and keys.
+    """
+    if places.ndim != 3 or len(places) != 4 or model.config.model_type == "hunyuan_vl":
         return places
     return torch.cat([torch.arange(places.shape[-1])[None, None], places[1:]])
 

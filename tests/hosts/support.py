@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,7 +130,13 @@ class Prompt:
         """Logits `(1 + len(new), V)` after a row and after each of `new`."""
         inputs = self.alone(row).inputs()
         visual = self.visual(inputs["input_ids"][0])
-        return true_logits(self.model, inputs, visual, choices, new, positions)
+        placed = self.placed(row)
+        return true_logits(self.model, inputs, visual, choices, new, positions, placed)
+
+    def placed(self, row: int) -> Callable[[Tensor], Tensor]:
+        """What makes the positions of a row alone those that it has in the batch."""
+        earlier = sum(len(images_of(one)) for one in self.rows[:row])
+        return functools.partial(self.entry.placed, earlier=earlier)
 
     def generate(self, new: int = NEW, side: Side = "left", **options: Any) -> Any:
         """A greedy `generate` with the raw logits of every step."""

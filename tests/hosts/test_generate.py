@@ -43,8 +43,8 @@ def test_same_tokens(entry: ZooEntry, name: str) -> None:
 
 
 def test_assistant_model(entry: ZooEntry) -> None:
-    if "assisted" in entry.traits.upstream:
-        pytest.skip(entry.traits.upstream["assisted"])
+    if (reason := entry.traits.cannot("assistant_model")) is not None:
+        pytest.skip(reason)
     prompt = Prompt(entry, [WIDE])
     assert tokens(prompt, assistant_model=entry.build(seed=1)) == tokens(prompt)
 

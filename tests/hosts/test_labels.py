@@ -28,7 +28,7 @@ def true_loss(prompt: Prompt, choices: list[Any]) -> Tensor:
     for row, chosen in enumerate(choices):
         inputs = labelled(prompt.alone(row), "left")
         visual = prompt.visual(inputs["input_ids"][0])
-        keep, found = gathered(prompt.model, inputs, visual, chosen)
+        keep, found = gathered(prompt.model, inputs, visual, chosen, placed=prompt.placed(row))
         logits.append(found[:-1])
         labels.append(inputs["labels"][0, keep][1:])
     return cross_entropy(torch.cat(logits), torch.cat(labels), ignore_index=-100)

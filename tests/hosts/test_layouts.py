@@ -129,20 +129,25 @@ def test_to_tokens_is_a_mean(bench: Bench) -> None:
 
 
 def test_separators_are_the_newlines(bench: Bench) -> None:
-    newline = getattr(bench.model.base_model, "image_newline", None)
+    parts = bench.model.base_model.named_parameters()
+    learned = ("image_newline", "image_begin", "image_end")
+    newlines = [part for name, part in parts if name.rpartition(".")[2] in learned]
     if bench.medium.tower == "video_tower":
         pytest.skip("its separators are class tokens")
     layouts = bench.medium.layouts(bench.model, bench.arguments, bench.sizes())
-    if newline is None or all(layout.separator is None for layout in layouts):
-        assert newline is None or bench.model.config.model_type == "llava_next_video"
+    if not newlines or all(layout.separator is None for layout in layouts):
+        assert not newlines or bench.model.config.model_type == "llava_next_video"
         assert all(layout.separator is None for layout in layouts)
         return
     plain = bench.tokens()
-    newline.data += 1.0
+    before = [newline.data.clone() for newline in newlines]
+    for newline in newlines:
+        newline.data += torch.arange(len(newline))
     try:
         changed = (bench.tokens() - plain).abs().amax(dim=1) > 0
     finally:
-        newline.data -= 1.0
+        for newline, value in zip(newlines, before, strict=True):
+            newline.data = value
     told = torch.cat([layout.separator for layout in layouts if layout.separator is not None])
     assert torch.equal(changed, told)
     assert changed.any()
@@ -165,7 +170,7 @@ def with_corner(bench: Bench, entry: ZooEntry, corner: Corner) -> dict[str, Any]
     if grids is not None:
         frames, high, wide = grids[0].tolist()
         raster = torch.arange(high * wide).reshape(high, wide)
-        if entry.name != "kimi_k25":  # in groups of the two by two that make a token
+        if not entry.traits.raster:  # in groups of the two by two that make a token
             groups = torch.arange(high * wide).reshape(high // 2, wide // 2, 2, 2)
             raster = groups.transpose(1, 2).reshape(high, wide)
         values[frame % frames * high * wide + raster[down, right]] += 3.0

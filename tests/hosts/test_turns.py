@@ -87,7 +87,8 @@ class Chat:
 def new_alone(chat: Chat, image: Image | None) -> dict[str, Any]:
     """Inputs of the whole conversation, with the pixels of the newest image alone, or none."""
     inputs = chat.given()
-    arguments = set(chat.entry.feature_arguments) | {"batch_num_images", "second_per_grid_ts"}
+    seconds = {"second_per_grid_ts", "video_second_per_grid"}
+    arguments = {*chat.entry.feature_arguments, *seconds, "batch_num_images"}
     inputs = {name: value for name, value in inputs.items() if name not in arguments}
     if image is None:
         return inputs
@@ -148,7 +149,7 @@ def test_new_image_by_new_ids(entry: ZooEntry) -> None:
         before = len(chat.ids) - 1
         chat.say(20, NEW_IMAGE, 21, 22)
         inputs = new_alone(chat, NEW_IMAGE)
-        rows = {"input_ids", "token_type_ids", "mm_token_type_ids"}
+        rows = {"input_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
         given = {k: v[:, before:] if k in rows else v for k, v in inputs.items()}
         chat.answer(given, chat.cache)
 
@@ -191,7 +192,8 @@ def test_batch(entry: ZooEntry) -> None:
         if "token_type_ids" in whole:
             fill = SUFFIX.get(prompt.model.config.model_type, 0)
             whole["token_type_ids"][:, -ANSWER - 2 :] = fill
-        truth = true_logits(prompt.model, whole, prompt.visual(torch.tensor(words)), choices[row])
+        visual = prompt.visual(torch.tensor(words))
+        truth = true_logits(prompt.model, whole, visual, choices[row], placed=prompt.placed(row))
         assert_close(entry, second.logits[0][row], truth[0])
 
 

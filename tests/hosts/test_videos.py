@@ -137,7 +137,7 @@ def test_grids(clips: Videos) -> None:
     shape = "x".join(map(str, tokens.grid))
     assert f"row 0 item 0: video of {item.tokens} ({shape}) -> {item.kept}" in str(run.report)
     apart = 0 if tokens.separator is None else int(tokens.separator.sum())
-    assert apart == {"video_llava": 3, "llava_onevision": 1}.get(clips.name, 0)
+    assert apart == {"video_llava": 3, "llava_onevision": 1, "hy_v4_vl": 6}.get(clips.name, 0)
     assert sum(map(len, item.kept_by_frame)) == item.kept  # separators go first
 
 

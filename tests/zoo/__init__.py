@@ -55,6 +55,39 @@ FAMILIES: dict[str, ZooEntry] = {
     )
 }
 
+# Families that older releases of transformers may not have.
+try:
+    from . import mrope
+except ImportError:
+    pass
+else:
+    FAMILIES |= {
+        entry.name: entry
+        for entry in (
+            mrope.CohereCompass(),
+            mrope.Cosmos3Edge(),
+            mrope.Cosmos3Omni(),
+            mrope.Ernie4_5VLMoe(),
+            mrope.PaddleOCRVL(),
+            mrope.GlmOcr(),
+            mrope.HunYuanVL(),
+            mrope.Qwen2_5OmniThinker(),
+            mrope.Qwen3OmniThinker(),
+        )
+    }
+try:
+    from . import indexed
+except ImportError:
+    pass
+else:
+    FAMILIES |= {entry.name: entry for entry in (indexed.Glm5Next(), indexed.Qwen4Exp())}
+try:
+    from .hy_v4 import HYV4VL
+except ImportError:
+    pass
+else:
+    FAMILIES |= {entry.name: entry for entry in (HYV4VL(),)}
+
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 UNUSABLE: dict[tuple[str, tuple[int, int]], str] = {
     ("llama4", (5, 24)): "Llama4ForConditionalGeneration.forward reads image_outputs of an output "
@@ -71,7 +104,7 @@ VIDEOS = {str(e): Videos(e) for e in FAMILIES.values() if isinstance(e, VideoEnt
 MIXED = {
     str(e): Videos(e, mixed=True)
     for e in FAMILIES.values()
-    if isinstance(e, VideoEntry) and not e.name.startswith("glm4")  # takes the one or the other
+    if isinstance(e, VideoEntry) and e.mixes
 }
 """The same, shown images and clips."""
 

@@ -48,6 +48,8 @@ class Traits:
     """What one entry of the container stands for, counted over the batch."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
+    raster: bool = False
+    """Packed patches stand in raster order, not grouped by the token that they make."""
     tiles: bool = False
     """An image may reach the vision tower as several crops."""
     mrope: bool = False
@@ -60,6 +62,10 @@ class Traits:
     """Number of additional feature planes, added in the first decoder layers."""
     encoder_side: bool = False
     """Visual tokens reach the language model through a Q-Former or cross-attention."""
+    positions: bool = True
+    """Where a token stands matters beyond the order; else `position_ids` are not read at all."""
+    indexed: bool = False
+    """Decoder layers pick the keys that they attend to, by their place in the cache."""
     stateful: bool = False
     """Linear-attention layers keep a recurrent state: no cache cropping."""
     one_image: bool = False
@@ -71,6 +77,11 @@ class Traits:
     upstream: Mapping[str, str] = field(default_factory=dict)
     """What plain transformers cannot do: ability -> reason. The abilities are in `ABILITIES`."""
 
+    def cannot(self, ability: str) -> str | None:
+        """Why plain transformers lacks an ability, or nothing where it has it."""
+        general = {"assistant_model": "assisted"}.get(ability, ability)
+        return self.upstream.get(ability, self.upstream.get(general))
+
 
 ABILITIES: dict[str, str] = {
     "batch": "generate: a left-padded row gives the logits of the row alone",
@@ -79,10 +90,12 @@ ABILITIES: dict[str, str] = {
     "encoder_outputs": "generate(mm_encoder_outputs=...) equals generate(pixel_values=...)",
     "expansion": "num_return_sequences (and beams) with several images in a row",
     "assisted": "prompt_lookup_num_tokens gives the greedy tokens",
+    "assistant_model": "assistant_model gives the greedy tokens",
     "static_cache": "cache_implementation='static' gives the same tokens",
     "chunked_prefill": "prefill_chunk_size gives the same tokens",
     "no_cache": "use_cache=False gives the same tokens",
     "second_turn": "all ids, the pixels of the new image and the cache equal one long prompt",
+    "mrope_second_turn": "the same with the features of the new image and the grids of all images",
 }
 
 
@@ -186,6 +199,10 @@ class ZooEntry(ABC):
                 ids += drawn.tolist()
         return ids
 
+    def placed(self, places: Tensor, earlier: int) -> Tensor:
+        """Positions `(..., 1, L)` of a row as they are after so many images in rows before it."""
+        return places
+
     @abstractmethod
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
@@ -249,6 +266,8 @@ class VideoEntry(ZooEntry):
     """What is so of its clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
+    mixes: bool = True
+    """A call takes images and clips, not only the one or the other."""
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """Which ids are placeholders of a clip."""

@@ -52,6 +52,7 @@ OWN_GENERATE = {
     "encoder_outputs": "generate requires pixel_values and encodes them itself",
     "chunked_prefill": "generate runs the language model on inputs_embeds",
     "second_turn": "generate requires pixel_values, for every placeholder of the ids",
+    "assistant_model": "generate of the assistant requires pixel_values and is given none",
 }
 PREFIX = (
     "a token before the first image attends evenly to all vision slots of the batch, padding too"
@@ -180,6 +181,7 @@ class Mllama(ZooEntry):
             "encoder_outputs": "no get_image_features; mm_encoder_outputs is ignored, silently",
             "chunked_prefill": "raw pixel inputs cannot be split into chunks",
             "second_turn": PREFIX,
+            "assistant_model": "the cross-attention mask is one token short",
         },
     )
     model_class = MllamaForConditionalGeneration

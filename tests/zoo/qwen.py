@@ -279,6 +279,7 @@ class Glm4v(ClipEntry):
         upstream=MROPE | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
     )
     model_class = Glm4vForConditionalGeneration
+    mixes = False
 
     def config(self) -> PreTrainedConfig:
         vision = {

@@ -228,7 +228,8 @@ def expansion(entry: ZooEntry) -> bool:
 
 def option(**options: Any) -> Callable[[ZooEntry], bool]:
     def same(entry: ZooEntry) -> bool:
-        rows = ROWS[:1] if "prompt_lookup_num_tokens" in options else ROWS
+        alone = {"prompt_lookup_num_tokens", "assistant_model"}
+        rows = ROWS[:1] if alone & set(options) else ROWS
         changed = generated(entry, inputs(entry, rows), **options)
         return torch.equal(changed, generated(entry, inputs(entry, rows)))
 
@@ -259,38 +260,8 @@ def second_turn(entry: ZooEntry) -> bool:
     return close(entry, first_logits(entry, second, past_key_values=cache), expected)
 
 
-CHECKS: dict[str, Callable[[ZooEntry], bool]] = {
-    "batch": lambda entry: alone(entry, first_logits, "left"),
-    "batch_forward": lambda entry: alone(entry, last_logits, "left"),
-    "right_padding": lambda entry: alone(entry, last_logits, "right"),
-    "encoder_outputs": encoder_outputs,
-    "expansion": expansion,
-    "assisted": option(prompt_lookup_num_tokens=2),
-    "static_cache": option(cache_implementation="static", disable_compile=True),
-    "chunked_prefill": option(prefill_chunk_size=7),
-    "no_cache": option(use_cache=False),
-    "second_turn": second_turn,
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("ability", ABILITIES)
-def test_abilities(entry: ZooEntry, ability: str) -> None:
-    check, reason = CHECKS[ability], entry.traits.upstream.get(ability)
-    if reason is None:
-        assert check(entry), ABILITIES[ability]
-        return
-    try:
-        works = check(entry)
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, StopIteration):
-        works = False
-    assert not works, f"upstream can do it now: {reason}"
-
-
-def test_mrope_second_turn_with_encoder_outputs(entry: ZooEntry) -> None:
+def mrope_second_turn(entry: ZooEntry) -> bool:
     """The way around what `second_turn` cannot do for M-RoPE families."""
-    if not entry.traits.mrope:
-        return
     model, old, new = entry.model(), Image("small", 1), Image("tall", 2)
     first = entry.batch(model, [entry.row_ids(model, [3, old, 2])], [[old]])
     output = model.generate(**first, max_new_tokens=3, return_dict_in_generate=True)
@@ -301,7 +272,39 @@ def test_mrope_second_turn_with_encoder_outputs(entry: ZooEntry) -> None:
     features = entry.features(model, entry.visual_inputs(model, [[new]]))
     second |= {"mm_encoder_outputs": {entry.medium: features}}
     cache = output.past_key_values
-    assert close(entry, first_logits(entry, second, past_key_values=cache), expected)
+    return close(entry, first_logits(entry, second, past_key_values=cache), expected)
+
+
+CHECKS: dict[str, Callable[[ZooEntry], bool]] = {
+    "batch": lambda entry: alone(entry, first_logits, "left"),
+    "batch_forward": lambda entry: alone(entry, last_logits, "left"),
+    "right_padding": lambda entry: alone(entry, last_logits, "right"),
+    "encoder_outputs": encoder_outputs,
+    "expansion": expansion,
+    "assisted": option(prompt_lookup_num_tokens=2),
+    "assistant_model": lambda entry: option(assistant_model=entry.build(seed=1))(entry),
+    "static_cache": option(cache_implementation="static", disable_compile=True),
+    "chunked_prefill": option(prefill_chunk_size=7),
+    "no_cache": option(use_cache=False),
+    "second_turn": second_turn,
+    "mrope_second_turn": mrope_second_turn,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ability", ABILITIES)
+def test_abilities(entry: ZooEntry, ability: str) -> None:
+    if ability.startswith("mrope") and not entry.traits.mrope:
+        pytest.skip("positions need no grids")
+    check, reason = CHECKS[ability], entry.traits.cannot(ability)
+    if reason is None:
+        assert check(entry), ABILITIES[ability]
+        return
+    try:
+        works = check(entry)
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, StopIteration):
+        works = False
+    assert not works, f"upstream can do it now: {reason}"
 
 
 def test_mllama_rows_of_equal_image_count_are_independent() -> None:

@@ -14,8 +14,13 @@ from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Exit, Schedule, Skip, Stages, Step
 from lftr.selection import Flow
 
-from ..support import NEW, Prompt, ZooEntry, assert_close
+from ..support import HOSTED, NEW, Prompt, ZooEntry, assert_close
 from .oracle import Recorder, Truth, Turn
+
+# families whose layers can hold fewer tokens: they share no keys, and no indexer counts them
+INSIDE = [e for e in HOSTED if e.name != "gemma4_shared" and not e.traits.indexed]
+# linear-attention layers have no keys that a mask could hide
+MASKED = [e for e in INSIDE if not e.traits.stateful]
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def logits_of(output: Any, row: int) -> Tensor:
 
 
 __all__ = [
+    "INSIDE",
+    "MASKED",
     "NEW",
     "Merging",
     "Own",

@@ -12,7 +12,6 @@ from lftr.methods.inside.schedules import Exit, Step
 
 from ..support import (
     FAMILIES,
-    HOSTED,
     SQUARE,
     WIDE,
     Image,
@@ -22,9 +21,7 @@ from ..support import (
     assert_close,
 )
 from .oracle import Recorder, Truth, Turn
-from .support import NEW, Own, Planned, Previous, first_layer, methods_for, truth_of
-
-MASKED = [e for e in HOSTED if e.name != "gemma4_shared" and not e.traits.stateful]
+from .support import MASKED, NEW, Own, Planned, Previous, first_layer, methods_for, truth_of
 
 
 @pytest.fixture(params=MASKED, ids=str, scope="session")

@@ -12,7 +12,6 @@ import lftr
 from lftr.methods.inside.schedules import Exit, Step
 
 from ..support import (
-    HOSTED,
     PLAIN,
     SQUARE,
     WIDE,
@@ -23,9 +22,7 @@ from ..support import (
     conversation,
 )
 from .oracle import Recorder, Truth, Turn
-from .support import Planned, first_layer, methods_for
-
-INSIDE = [e for e in HOSTED if e.name != "gemma4_shared"]
+from .support import INSIDE, Planned, first_layer, methods_for
 
 
 @pytest.fixture(params=INSIDE, ids=str, scope="session")

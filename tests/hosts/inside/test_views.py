@@ -10,9 +10,8 @@ import lftr
 from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Exit
 
-from ..support import HOSTED, PLAIN, SQUARE, WIDE, Prompt, ZooEntry
-
-MASKED = [e for e in HOSTED if not e.traits.stateful and e.name != "gemma4_shared"]
+from ..support import PLAIN, SQUARE, WIDE, Prompt, ZooEntry
+from .support import MASKED
 
 
 class Looking(lftr.LayerMethod):

@@ -219,7 +219,7 @@ class _Reading:
             total = sum(math.prod(entry.shape[:-1]) for entry in rows)
             found["encoder_features"] = self.projected[0].reshape(total, -1)
         elif self.projected:
-            patches["encoder_features"] = _tiled(self.projected[0])
+            patches["encoder_features"] = _packed([_tiled(one) for one in self.projected])
         deep, shallow = self.taps
         onward = None if merging is None else merging.onward(self.deep)
         if "cls_attention" in self.wanted:

@@ -177,21 +177,28 @@ class Prefill:
         placing: dict[str, Any] = {}
         for part in shown:
             placing |= _placing(part.medium, call, segment, of_medium(items, part.medium))
-        full = segment.positions(self.model, call, placing)
+        full = segment.positions(self.family, self.model, call, placing)
         positions = segment.all_positions(columns.take(full, 0))
-        following = segment.following(full)
+        following = self.family.following(full, segment.mask.bool())
         if self.plan.positions == "compact":
             positions = compact(real, positions)
             following = real.sum(dim=1)
-        elif positions.ndim == 3 and len(positions) == 4:  # the text axis orders, it does not place
+        elif self.family.counts_columns(self.model, positions):
             positions = torch.cat([compact(real, positions[:1]), positions[1:]])
         shorter = Call(out).but(
             ids=ids,
             mask=real.to(segment.mask.dtype),
             positions=positions[..., positions.shape[-1] - ids.shape[1] :],
         )
-        lag = None if self.plan.positions == "compact" else _lag(full, positions, segment.mask)
+        lag = None if self.plan.positions == "compact" else self._lag(full, positions, segment.mask)
         return shorter, segment.cached_as(columns, positions, following), lag
+
+    def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+        """Return how far the last position fell behind, or nothing where it did not."""
+        lag = full[..., -1:] - positions[..., -1:]
+        if self.family.counts_columns(self.model, lag):  # it counts those that are left
+            lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
+        return lag if pads_left(mask) and bool(lag.any()) else None
 
 
 def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
@@ -205,14 +212,6 @@ def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
         own, columns[item.row] = columns[item.row][: item.size], columns[item.row][item.size :]
         inside[item.row, own[0] : own[-1] + 1] = True
     return inside
-
-
-def _lag(full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
-    """Return how far the last position fell behind, or nothing where it did not."""
-    lag = full[..., -1:] - positions[..., -1:]
-    if lag.ndim == 3 and len(lag) == 4:  # the text axis counts what there is
-        lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
-    return lag if pads_left(mask) and bool(lag.any()) else None
 
 
 def _check_cache(call: Call) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError
+from ...errors import ArgumentError, UnsupportedModelError
 from .api import TOKEN_TYPES, Call, prompt_positions
-from .prompt import CachedPrompt, Columns, check_rows, next_positions
+from .families import Family
+from .prompt import CachedPrompt, Columns, check_rows
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ class Segment:
         cached = self.prefix.columns.index.shape[1] + self.between
         return torch.nn.functional.pad(part, (cached, 0), value=fill)
 
-    def positions(self, model: Any, call: Call, placing: Mapping[str, Any]) -> Tensor:
+    def positions(
+        self, family: Family, model: Any, call: Call, placing: Mapping[str, Any]
+    ) -> Tensor:
         """Return the positions that the plain model gives the new columns, ``(..., B, S)``.
 
         ``placing`` is what M-RoPE places their images and videos by, beside the token types.
@@ -119,12 +122,18 @@ class Segment:
         own = {
             name: self.cut(call[name]) for name in TOKEN_TYPES if isinstance(call.get(name), Tensor)
         }
+        own |= {name: call[name] for name in family.placed_by if call.get(name) is not None}
         alone = Call().but(ids=self.input_ids, mask=self.mask) | own | placing
         prepared = self._rows(prompt_positions(model, alone))
         if self.prefix is None:
             return prepared
-        offset = self.prefix.following.to(prepared.device) + self.between
-        return prepared + offset.unsqueeze(1)
+        if told := sorted(set(own) & set(family.placed_by)):
+            raise UnsupportedModelError(
+                f"{told[0]} in a later turn on a cache that was filled under a reduction: what was "
+                "heard in which turn is not known; give the whole conversation without the cache"
+            )
+        following = (self.prefix.following.to(prepared.device) + self.between).unsqueeze(1)
+        return family.continued(model, prepared, following, self.prefix.ids)
 
     def _rows(self, positions: Tensor) -> Tensor:
         return positions.expand(*positions.shape[:-2], *self.input_ids.shape)
@@ -163,7 +172,3 @@ class Segment:
             return self.full_ids
         between = self.full_ids.new_full((len(self.full_ids), self.between), -1)
         return torch.cat([self.prefix.ids.to(self.full_ids.device), between, self.full_ids], dim=1)
-
-    def following(self, positions: Tensor) -> Tensor:
-        """Return the position after the last column of the full prompt, ``(B,)``."""
-        return next_positions(positions, self.mask.bool())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
+from ..prompt import next_positions
 from .medium import Medium
 
 
@@ -25,6 +26,8 @@ class Family(Medium):
     kind: ClassVar[str] = "prefill"
     default_positions: ClassVar[str] = "original"
     video: Medium | None = None
+    # what else the model places its prompt by, beside ids, masks, token types, grids and seconds
+    placed_by: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -51,6 +54,35 @@ class Family(Medium):
 
     def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
         """Refuse media that the plain model cannot take in one call."""
+
+    def counts_columns(self, model: nn.Module, positions: Tensor) -> bool:
+        """Whether the first axis of ``positions`` counts columns and places no token.
+
+        So it is in ``generate`` with M-RoPE, where it stands before the axes of RoPE.
+        """
+        config: Any = model.config
+        return positions.ndim == 3 and len(positions) == 1 + _rope_axes(config.get_text_config())
+
+    def following(self, positions: Tensor, real: Tensor) -> Tensor:
+        """Return the position of the text that would follow each row, ``(B,)``.
+
+        ``real`` ``(B, L)`` tells tokens from padding.
+        """
+        return next_positions(positions, real)
+
+    def continued(
+        self, model: nn.Module, positions: Tensor, following: Tensor, earlier: Tensor
+    ) -> Tensor:
+        """Return ``positions``, which count from 0, as those of a later turn.
+
+        Parameters
+        ----------
+        following : Tensor, shape (B, 1)
+            The position of text that comes next.
+        earlier : Tensor of int64, shape (B, full)
+            The ids of the earlier turns, -1 where they are not known.
+        """
+        return positions + following
 
     def language_model(self, model: nn.Module) -> nn.Module:
         """Return the text decoder, whose ``inputs_embeds`` are what the model is shown."""
@@ -93,4 +125,19 @@ class Family(Medium):
                 "(num_kv_shared_layers), so they cannot hold fewer tokens: choose a method that "
                 "decides before the language model"
             )
+        parts = self.decoder(model).named_modules()
+        if any(name.rpartition(".")[2] == "indexer" for name, _ in parts):
+            raise UnsupportedModelError(
+                f"layers of this {type(model).__name__} pick the keys that they attend to with an "
+                "indexer, which counts them by their columns in the cache, so they cannot hold "
+                "fewer tokens: choose a method that decides before the language model"
+            )
         return 1
+
+
+def _rope_axes(config: Any) -> int:
+    """Return how many axes M-RoPE places tokens on: three, unless the configuration has more."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]  # by type of layer
+    sections = [one["mrope_section"] for one in kinds if one.get("mrope_section")]
+    return len(sections[0]) if sections else 3

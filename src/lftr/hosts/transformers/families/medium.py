@@ -153,4 +153,4 @@ class Clips:
     name: ClassVar[str] = "video"
     pixels: tuple[str, ...] = ("pixel_values_videos",)
     grids: ClassVar[str] = "video_grid_thw"
-    timing: ClassVar[tuple[str, ...]] = ("second_per_grid_ts",)
+    timing: ClassVar[tuple[str, ...]] = ("second_per_grid_ts", "video_second_per_grid")

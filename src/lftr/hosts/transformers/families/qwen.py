@@ -23,6 +23,8 @@ class Packed(Medium):
 
     tower = "visual"
     projector = "visual.merger"
+    # whether patches stand in raster order rather than grouped
+    raster: ClassVar[bool] = False
 
     def merge(self, model: Any) -> int:
         """Patches along the side of a token."""
@@ -34,27 +36,59 @@ class Packed(Medium):
         return [Layout(((t, h // side, w // side),)) for t, h, w in grids]
 
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
-        flat = patches.flatten(0, 1)
-        return flat.reshape(-1, self.merge(model) ** 2, flat.shape[-1]).mean(dim=1)
+        side = self.merge(model)
+        if not self.raster:
+            flat = patches.flatten(0, 1)
+            return flat.reshape(-1, side**2, flat.shape[-1]).mean(dim=1)
+        grids = grids_of(inputs, self.grids)
+        parts = zip(grid_split(patches, grids), grids, strict=True)
+        frames = [(part[0].unflatten(0, (t, h * w)), h, w) for part, (t, h, w) in parts]
+        return torch.cat([block_mean(one, h, w, side).flatten(0, 1) for one, h, w in frames])
 
     def resized(self, model: Any, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         side = self.merge(model)
         given = grids_of(inputs, self.grids)
         rows = self.pixels_of(inputs).split([t * h * w for t, h, w in given])
-        config = model.config.vision_config
+        size = model.config.vision_config.patch_size
         found: list[Inputs] = []
-        for patches, (t, h, w), (_, high, wide) in zip(rows, given, grids, strict=True):
-            image = _images(patches, (t, h, w), side, config)
-            size = (high * side * config.patch_size, wide * side * config.patch_size)
-            small = (t, high * side, wide * side)
+        for patches, grid, (_, high, wide) in zip(rows, given, grids, strict=True):
+            small = (grid[0], high * side, wide * side)
+            images = resize_pixels(
+                self.images(model, patches, grid), (small[1] * size, small[2] * size)
+            )
             found.append(
                 {
                     **inputs,
-                    self.pixels[0]: _patches(resize_pixels(image, size), small, side, config),
+                    self.pixels[0]: self.patches(model, images, small),
                     self.grids: torch.tensor([small]),
                 }
             )
         return found
+
+    def images(self, model: Any, patches: Tensor, grid: Grid) -> Tensor:
+        """Put flattened patches back into images ``(frames, c, h, w)``."""
+        t, h, w = grid
+        side, (size, depth) = self._group(model), _patch(model)
+        split = (t, h // side, w // side, side, side, -1, depth, size, size)
+        x = patches.reshape(split).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+        return x.reshape(t * depth, -1, h * size, w * size)
+
+    def patches(self, model: Any, images: Tensor, grid: Grid) -> Tensor:
+        """Cut images into flattened patches: the inverse of `images`."""
+        t, h, w = grid
+        side, (size, depth) = self._group(model), _patch(model)
+        split = (t, depth, -1, h // side, side, size, w // side, side, size)
+        x = images.reshape(split).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        return x.reshape(t * h * w, -1)
+
+    def _group(self, model: Any) -> int:
+        return 1 if self.raster else self.merge(model)
+
+
+def _patch(model: Any) -> tuple[int, int]:
+    """Return how many pixels and frames a patch spans."""
+    config = model.config.vision_config
+    return int(config.patch_size), int(getattr(config, "temporal_patch_size", 1))
 
 
 class PackedClips(Clips, Packed):
@@ -62,7 +96,7 @@ class PackedClips(Clips, Packed):
 
 
 class QwenVL(Packed, Family):
-    """Qwen2-VL, Qwen3-VL and Qwen3.5; from 3 on a run of placeholders for each pair of frames."""
+    """Qwen-VL and its kin; from Qwen3-VL on a run of placeholders for each pair of frames."""
 
     model_types: ClassVar[Sequence[str]] = (
         "qwen2_vl",
@@ -70,6 +104,9 @@ class QwenVL(Packed, Family):
         "qwen3_vl_moe",
         "qwen3_5",
         "qwen3_5_moe",
+        "qwen4_exp",
+        "cohere_compass",
+        "cosmos3_omni",
     )
     video: Medium | None = PackedClips()
 
@@ -77,24 +114,6 @@ class QwenVL(Packed, Family):
         """Return the layer after those that DeepStack adds features to."""
         planes = getattr(model.base_model.visual, "deepstack_visual_indexes", None) or ()
         return max(super().first_layer_to_reduce(model), len(planes))
-
-
-def _images(patches: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
-    """Put flattened patches, grouped by token, back into images ``(t * T, c, h, w)``."""
-    t, h, w = grid
-    size, depth = config.patch_size, config.temporal_patch_size
-    split = (t, h // side, w // side, side, side, -1, depth, size, size)
-    x = patches.reshape(split).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
-    return x.reshape(t * depth, -1, h * size, w * size)
-
-
-def _patches(images: Tensor, grid: Grid, side: int, config: Any) -> Tensor:
-    """Cut images into flattened patches, grouped by token: the inverse of `_images`."""
-    t, h, w = grid
-    size, depth = config.patch_size, config.temporal_patch_size
-    split = (t, depth, -1, h // side, side, size, w // side, side, size)
-    x = images.reshape(split).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return x.reshape(t * h * w, -1)
 
 
 class Convolved(Packed):
@@ -118,9 +137,9 @@ class ConvolvedClips(Clips, Convolved):
 
 
 class Glm4V(Convolved, QwenVL):
-    """GLM-4V and GLM-4.6V."""
+    """GLM-4V and GLM-4.6V, GLM-OCR and GLM-GA."""
 
-    model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe", "glm46v")
+    model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
     video: Medium | None = ConvolvedClips()
 
     def check_together(self, model: Any, media: Sequence[Medium]) -> None:
@@ -129,6 +148,15 @@ class Glm4V(Convolved, QwenVL):
                 f"{model.config.model_type} takes images or videos in one call, not both: they "
                 "share a placeholder, and the model counts it for each"
             )
+
+
+class Glm5Next(Glm4V):
+    """GLM-5 Next, which tells the placeholders of images and clips apart in one call."""
+
+    model_types: ClassVar[Sequence[str]] = ("glm5_next",)
+
+    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
+        """Any media go together."""
 
 
 class Windowed(Packed):
@@ -196,3 +224,17 @@ class Kimi(Family):
         tower: Any = self.module(model, self.tower)
         high, wide = tower.merge_kernel_size
         return int(high), int(wide)
+
+
+class Qwen25OmniThinker(Qwen25VL):
+    """The thinker of Qwen2.5-Omni, which hears too."""
+
+    model_types: ClassVar[Sequence[str]] = ("qwen2_5_omni_thinker",)
+    placed_by = ("feature_attention_mask", "audio_feature_lengths", "use_audio_in_video")
+
+
+class Qwen3OmniThinker(QwenVL):
+    """The thinker of Qwen3-Omni."""
+
+    model_types: ClassVar[Sequence[str]] = ("qwen3_omni_moe_thinker",)
+    placed_by = Qwen25OmniThinker.placed_by

@@ -1,0 +1,178 @@
+"""Packed patches of one frame each: Cosmos 3 Edge, ERNIE 4.5 VL, PaddleOCR-VL, HunYuan-VL, Hy4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import UnsupportedModelError
+from ....tokens import Grid
+from .base import Family
+from .layout import Inputs, Layout, grids_of
+from .medium import Clips, Medium
+from .qwen import Packed
+
+
+class Single(Packed):
+    """The common part: the encoder's configuration says how many patches make a token."""
+
+    def merge(self, model: Any) -> int:
+        return int(model.config.vision_config.spatial_merge_size)
+
+
+class ChannelsLast(Single):
+    """Cosmos 3 Edge: the values of a patch are its pixels, one after the other."""
+
+    projector = "projector"
+
+    def images(self, model: Any, patches: Tensor, grid: Grid) -> Tensor:
+        channels = int(model.config.vision_config.num_channels)
+        pixels = patches.reshape(len(patches), -1, channels)
+        return super().images(model, pixels.mT.flatten(1), grid)
+
+    def patches(self, model: Any, images: Tensor, grid: Grid) -> Tensor:
+        planes = super().patches(model, images, grid)
+        return planes.reshape(len(planes), images.shape[1], -1).mT.flatten(1)
+
+
+class ChannelsLastClips(Clips, ChannelsLast):
+    """Its clips: a run of placeholders for each frame."""
+
+
+class Cosmos3Edge(ChannelsLast, Family):
+    """Cosmos 3 Edge."""
+
+    model_types: ClassVar[Sequence[str]] = ("cosmos3_edge",)
+    video: Medium | None = ChannelsLastClips()
+
+
+class Resampled(Single):
+    """ERNIE 4.5 VL: a resampler makes tokens of patches."""
+
+    tower = "vision_tower"
+    projector = "resampler_model"
+
+
+class ResampledClips(Clips, Resampled):
+    """Its clips: a token is made of the same patches of two frames."""
+
+    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        found = super().layouts(model, inputs, sizes)
+        pair = self._pair(model)
+        return [Layout(tuple((t // pair, h, w) for t, h, w in one.tiles or ())) for one in found]
+
+    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+        tokens = super().to_tokens(model, inputs, patches)
+        side, pair = self.merge(model), self._pair(model)
+        grids = [(t, h // side, w // side) for t, h, w in grids_of(inputs, self.grids)]
+        clips = tokens.split([t * h * w for t, h, w in grids])
+        pairs = [
+            one.reshape(-1, pair, h * w, one.shape[-1])
+            for one, (_, h, w) in zip(clips, grids, strict=True)
+        ]
+        return torch.cat([one.mean(dim=1).flatten(0, 1) for one in pairs])
+
+    def _pair(self, model: Any) -> int:
+        return int(model.config.vision_config.temporal_merge_size)
+
+
+class Ernie45VLMoe(Resampled, Family):
+    """ERNIE 4.5 VL."""
+
+    model_types: ClassVar[Sequence[str]] = ("ernie4_5_vl_moe",)
+    video: Medium | None = ResampledClips()
+
+
+class PaddleOCRVL(Single, Family):
+    """PaddleOCR-VL: patches are small images, in raster order; the projector groups them."""
+
+    model_types: ClassVar[Sequence[str]] = ("paddleocr_vl",)
+    projector = "projector"
+    raster = True
+
+    def patches(self, model: Any, images: Tensor, grid: Grid) -> Tensor:
+        size = int(model.config.vision_config.patch_size)
+        return super().patches(model, images, grid).reshape(-1, images.shape[1], size, size)
+
+
+class Lined(Single):
+    """Hy4-VL: patches in raster order; a newline token follows every row of tokens."""
+
+    tower = "vision_tower"
+    projector = "vision_tower.patch_merger"
+    raster = True
+    # tokens before the first row and after the last one
+    ends: ClassVar[tuple[int, int]] = (0, 0)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        found = super().layouts(model, inputs, sizes)
+        grids = [one.grid for one in found]
+        return [
+            Layout((grid,), self._lined(torch.zeros(grid), 1.0).bool()) for grid in grids if grid
+        ]
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        tokens = super().to_tokens(model, inputs, patches)
+        grids = [one.grid for one in super().layouts(model, inputs, ()) if one.grid]
+        items = tokens.split([t * h * w for t, h, w in grids])
+        return torch.cat(
+            [self._lined(one.unflatten(0, grid)) for one, grid in zip(items, grids, strict=True)]
+        )
+
+    def _lined(self, cells: Tensor, fill: float = 0.0) -> Tensor:
+        """Return ``(t, h, w, ...)`` flattened to the tokens, with ``fill`` for separators."""
+        maps = cells.reshape(*cells.shape[:3], -1)
+        lines = nn.functional.pad(maps, (0, 0, 0, 1), value=fill).flatten(0, 2)
+        tokens = nn.functional.pad(lines, (0, 0, *self.ends), value=fill)
+        return tokens.reshape(-1, *cells.shape[3:])
+
+    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+        return Medium.resized(self, model, inputs, grids)  # cells are not counted in newlines
+
+
+class LinedClips(Clips, Lined):
+    """Its clips: the rows of all frames one after the other."""
+
+
+class HyV4VL(Lined, Family):
+    """Hy4-VL."""
+
+    model_types: ClassVar[Sequence[str]] = ("hy_v4_vl",)
+    video: Medium | None = LinedClips()
+
+
+class HunYuanVL(Lined, Family):
+    """HunYuan-VL: the encoder puts a begin and an end around the rows of an image.
+
+    Four axes of RoPE: the column of the prompt, and for what lies between begin and end the column
+    and row within the image and the image's number, which the plain model counts over the batch.
+    Other tokens have the column of the prompt on all axes.
+    """
+
+    model_types: ClassVar[Sequence[str]] = ("hunyuan_vl",)
+    ends = (1, 1)
+    shows_encoder_states = False
+
+    def following(self, positions: Tensor, real: Tensor) -> Tensor:
+        return super().following(positions[0], real)
+
+    def continued(
+        self, model: nn.Module, positions: Tensor, following: Tensor, earlier: Tensor
+    ) -> Tensor:
+        shown = (positions != positions[:1]).any(dim=0)
+        if not bool(shown.any()):
+            return positions + following
+        if len(earlier) > 1:
+            raise UnsupportedModelError(
+                "HunYuan-VL numbers the images of a batch row by row, so an image of a later turn "
+                "would renumber those of earlier turns in the rows after it; continue each row "
+                "in a call of its own"
+            )
+        placeholders = self.placeholders(model, earlier)
+        before = nn.functional.pad(placeholders, (1, 0))[:, :-1]
+        images = int((placeholders & ~before).sum())
+        moved = torch.cat([positions[:1] + following, positions[1:-1], positions[-1:] + images])
+        return torch.where(shown, moved, positions + following)
