@@ -44,8 +44,9 @@ class Traits:
     container: Literal["list", "tuple", "tensor", "last_hidden_state", "none"]
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
     `last_hidden_state` (one tensor, not yet projected), or no such method."""
-    unit: Literal["image", "tile", "row", "frame"] = "image"
-    """What one entry of the container stands for, counted over the batch."""
+    unit: Literal["image", "tile", "row", "frame", "part"] = "image"
+    """What one entry of the container stands for, counted over the batch. Tiles and frames are
+    of one size, parts of an image or a clip are not."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
     tiles: bool = False
@@ -234,9 +235,9 @@ class ZooEntry(ABC):
     """Keys of `inputs` that `get_image_features` takes."""
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
-        """`model.get_image_features` on a batch of `inputs`."""
+        """The encoder's output for a batch of `inputs`, from where `generate` takes it."""
         arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}
-        return model.get_image_features(**arguments, return_dict=True)
+        return model.base_model.get_image_features(**arguments, return_dict=True)
 
     def __repr__(self) -> str:
         return self.name
@@ -247,6 +248,8 @@ class VideoEntry(ZooEntry):
 
     video_traits: Traits
     """What is so of its clips."""
+    mixes: bool = True
+    """Whether one call takes images and clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
 

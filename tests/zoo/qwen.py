@@ -272,6 +272,7 @@ class Glm4v(ClipEntry):
     """The merger is a 2x2 convolution before an MLP; the text rotates half of every head."""
 
     name = "glm4v"
+    mixes = False
     traits = Traits(
         container="tuple",
         ragged=True,
