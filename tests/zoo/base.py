@@ -67,6 +67,8 @@ class Traits:
     """A row holds exactly one image, in front."""
     gap_tokens: bool = False
     """Tokens that are no visual tokens (separators) stand between those of one image."""
+    thinned: bool = False
+    """The model leaves out some of the encoder's tokens itself, which have no placeholders."""
     tolerance: float = 1e-5
     """How far two float32 computations of the same logits may lie apart, by reordering alone."""
     upstream: Mapping[str, str] = field(default_factory=dict)

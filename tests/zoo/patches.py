@@ -244,8 +244,11 @@ class VideoLlama3(Untyped):
 
     @property
     def video_traits(self) -> Traits:  # type: ignore[override]
-        expansion = "beams count a clip's placeholders, which are fewer than its features"
-        return replace(self.traits, gap_tokens=True, upstream={"expansion": expansion})
+        upstream = {
+            "expansion": "counts a clip's placeholders, which are fewer than its features",
+            "chunked_prefill": "the mask of what stays speaks of a whole clip",
+        }
+        return replace(self.traits, gap_tokens=True, thinned=True, upstream=upstream)
 
     def config(self) -> PreTrainedConfig:
         vision = {

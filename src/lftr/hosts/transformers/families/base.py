@@ -23,7 +23,10 @@ class Family(Medium):
     model_types: ClassVar[Sequence[str]] = ()
     # which host: "prefill", "qformer" or "cross_attention"
     kind: ClassVar[str] = "prefill"
-    default_positions: ClassVar[str] = "original"
+    default_positions: str = "original"
+    # whether the language model takes positions for columns, so that a prompt must have neither
+    # gaps in its positions nor padding on its left
+    positions_are_columns: bool = False
     video: Medium | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
