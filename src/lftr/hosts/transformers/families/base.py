@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
+from .layout import Inputs
 from .medium import Medium
 
 
@@ -51,6 +52,10 @@ class Family(Medium):
         """Return where tokens of any medium go, bool like ``input_ids``."""
         marks = [medium.placeholders(model, input_ids) for medium in self.media]
         return functools.reduce(torch.logical_or, marks)
+
+    def frames(self, inputs: Inputs) -> int:
+        """Return how many pictures of each row pass a Q-Former, one by one."""
+        return 1
 
     def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
         """Refuse media that the plain model cannot take in one call."""
