@@ -193,5 +193,7 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     if hidden.shape[-1] == text.vocab_size:  # Llama 4's language model has the head
         return hidden
     logits = model.get_output_embeddings()(hidden) * getattr(model, "logit_scale", 1.0)
+    if model.config.model_type == "hyperclovax_vision_v2":
+        logits = logits * text.logits_scaling
     cap = getattr(text, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -140,7 +140,7 @@ def test_the_bounds_are_those_of_the_package() -> None:
 
 
 def test_says_when_a_release_is_out_that_is_not_allowed_yet() -> None:
-    """Warns, and never fails: raising the bound is a change of its own, after a run of all tests."""
+    """Warns and never fails: raising the bound is a change of its own, after all tests ran."""
     index = [sys.executable, "-m", "pip", "index", "versions", "transformers"]
     try:
         found = subprocess.run(index, capture_output=True, text=True, timeout=60, check=True)

@@ -16,7 +16,8 @@ from .oracle import handed_over, language_model
 
 ROWS = [[4, Image("wide"), 3, Image("small", 1), 5], [6, Image("square", 3)], [Image("tall", 2), 3]]
 CASES = [("blip_2", "llm"), ("blip_2", "encoder"), ("instructblip", "llm"),
-         ("instructblip", "encoder"), ("mllama", "llm")]  # fmt: skip
+         ("instructblip", "encoder"), ("instructblipvideo", "llm"),
+         ("instructblipvideo", "encoder"), ("mllama", "llm")]  # fmt: skip
 cases = pytest.mark.parametrize(("name", "stage"), CASES)
 
 
@@ -31,17 +32,17 @@ def kept_of(reduction: Any, row: int) -> list[Any]:
 
 def truth(name: str, stage: str, model: Any, inputs: dict[str, Any], items: list[Any]) -> Any:
     """Logits of the plain model's language model, fed with what was gathered by hand."""
-    index = torch.tensor(items[0].positions)
+    index = torch.tensor([item.positions for item in items]) if name != "mllama" else None
     if stage == "encoder":  # the Q-Former itself is fed by hand, everything else is the plain model
         seen: list[Any] = []
 
         def feed(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             states = kwargs["encoder_hidden_states"]
-            columns = torch.cat([torch.tensor([0]), index + 1])
+            columns = torch.nn.functional.pad(index + 1, (1, 0))  # of each frame
             seen.append(states.shape)
-            mask = kwargs["encoder_attention_mask"][:, columns]
+            mask = kwargs["encoder_attention_mask"].gather(1, columns)
             return args, kwargs | {
-                "encoder_hidden_states": states[:, columns],
+                "encoder_hidden_states": states.take_along_dim(columns[..., None], 1),
                 "encoder_attention_mask": mask,
             }
 
@@ -67,9 +68,11 @@ def truth(name: str, stage: str, model: Any, inputs: dict[str, Any], items: list
             "cross_attention_mask": given["cross_attention_mask"][..., columns],
         }
         return model.lm_head(language_model(model)(**call)[0])
-    visual = (inputs["input_ids"] == model.config.image_token_id)[0]
+    entry = zoo.FAMILIES[name]
+    visual = entry.is_visual(model, inputs["input_ids"])[0]
     keep = ~visual
-    keep[visual.nonzero().squeeze(1)[index]] = True
+    frames = visual.nonzero().view(len(items), -1)
+    keep[frames.gather(1, index)] = True
     embeds = given["inputs_embeds"][:, keep]
     mask = torch.ones(embeds.shape[:2], dtype=torch.long)
     return model.language_model(inputs_embeds=embeds, attention_mask=mask).logits

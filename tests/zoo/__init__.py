@@ -13,10 +13,20 @@ from __future__ import annotations
 import transformers
 
 from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
-from .encoders import Blip2, InstructBlip, Mllama
+from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
 from .grids import KimiK25, Mistral3
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
+from .minicpm import MiniCPMV46, MiniCPMV47
+from .patches import (
+    Exaone45,
+    HyperClovaXVision2,
+    MiniMaxM3VL,
+    MiniMaxM3VLSparse,
+    MuseGlimmer,
+    NemotronHOmni,
+    VideoLlama3,
+)
 from .qwen import Glm4v, Glm46V, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
 from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
 from .video import Videos
@@ -51,9 +61,33 @@ FAMILIES: dict[str, ZooEntry] = {
         Llama4(),
         Blip2(),
         InstructBlip(),
+        InstructBlipVideo(),
         Mllama(),
+        Exaone45(),
+        HyperClovaXVision2(),
+        MiniMaxM3VL(),
+        MuseGlimmer(),
+        NemotronHOmni(),
+        VideoLlama3(),
+        MiniCPMV46(),
+        MiniCPMV47(),
     )
 }
+try:
+    from .omni import Dots3Note, MuseSpark
+except ImportError:  # before transformers 5.23
+    pass
+else:
+    FAMILIES |= {entry.name: entry for entry in (Dots3Note(), MuseSpark())}
+try:
+    from .crops import MiniCPMOcr, Molmo2
+except ImportError:  # before transformers 5.21
+    pass
+else:
+    FAMILIES |= {entry.name: entry for entry in (MiniCPMOcr(), Molmo2())}
+
+SPARSE = MiniMaxM3VLSparse()
+"""Wrong in plain transformers where a row is padded on its left, so no family of the matrix."""
 
 # Families that older releases of transformers may not have.
 try:
@@ -115,6 +149,7 @@ __all__ = [
     "KINDS",
     "MIXED",
     "RELEASE",
+    "SPARSE",
     "TEXT",
     "UNUSABLE",
     "VIDEOS",

@@ -44,8 +44,9 @@ class Traits:
     container: Literal["list", "tuple", "tensor", "last_hidden_state", "none"]
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
     `last_hidden_state` (one tensor, not yet projected), or no such method."""
-    unit: Literal["image", "tile", "row", "frame"] = "image"
-    """What one entry of the container stands for, counted over the batch."""
+    unit: Literal["image", "tile", "row", "frame", "part"] = "image"
+    """What one entry of the container stands for, counted over the batch. Tiles and frames are
+    of one size, parts of an image or a clip are not."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
     raster: bool = False
@@ -72,6 +73,8 @@ class Traits:
     """A row holds exactly one image, in front."""
     gap_tokens: bool = False
     """Tokens that are no visual tokens (separators) stand between those of one image."""
+    thinned: bool = False
+    """The model leaves out some of the encoder's tokens itself, which have no placeholders."""
     tolerance: float = 1e-5
     """How far two float32 computations of the same logits may lie apart, by reordering alone."""
     upstream: Mapping[str, str] = field(default_factory=dict)
@@ -251,9 +254,9 @@ class ZooEntry(ABC):
     """Keys of `inputs` that `get_image_features` takes."""
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
-        """`model.get_image_features` on a batch of `inputs`."""
+        """The encoder's output for a batch of `inputs`, from where `generate` takes it."""
         arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}
-        return model.get_image_features(**arguments, return_dict=True)
+        return model.base_model.get_image_features(**arguments, return_dict=True)
 
     def __repr__(self) -> str:
         return self.name
@@ -264,9 +267,10 @@ class VideoEntry(ZooEntry):
 
     video_traits: Traits
     """What is so of its clips."""
+    mixes: bool = True
+    """Whether one call takes images and clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
-    mixes: bool = True
     """A call takes images and clips, not only the one or the other."""
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:

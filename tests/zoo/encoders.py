@@ -14,6 +14,8 @@ from transformers import (
     Blip2ForConditionalGeneration,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
+    InstructBlipVideoConfig,
+    InstructBlipVideoForConditionalGeneration,
     MllamaConfig,
     MllamaForConditionalGeneration,
     OPTConfig,
@@ -158,6 +160,39 @@ class InstructBlip(Blip2):
             qformer_ids[index, : len(question)] = TEXT.stop - question
             qformer_mask[index, : len(question)] = 1
         return {"qformer_input_ids": qformer_ids, "qformer_attention_mask": qformer_mask}
+
+
+class InstructBlipVideo(InstructBlip):
+    """The same for a clip of four frames in front: four queries look at each frame."""
+
+    name = "instructblipvideo"
+    model_class = InstructBlipVideoForConditionalGeneration
+    medium = "video"
+
+    def config(self) -> PreTrainedConfig:
+        return InstructBlipVideoConfig(
+            vision_config=VISION,
+            qformer_config=QFORMER,
+            text_config=llama(),
+            num_query_tokens=4,
+            video_token_index=IMAGE,
+            tie_word_embeddings=False,
+        )
+
+    def image_token_id(self, model: PreTrainedModel) -> int:
+        return IMAGE
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return 4 * 4
+
+    def visual_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        return {"pixel_values": torch.stack([pixels(image, 4, 3, 24, 24) for image in flat(rows)])}
+
+    def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+        arguments = {key: inputs[key] for key in self.feature_arguments}
+        return model.get_video_features(**arguments, return_dict=True)
 
 
 class Mllama(ZooEntry):

@@ -272,6 +272,7 @@ class Glm4v(ClipEntry):
     """The merger is a 2x2 convolution before an MLP; the text rotates half of every head."""
 
     name = "glm4v"
+    mixes = False
     traits = Traits(
         container="tuple",
         ragged=True,
@@ -279,7 +280,6 @@ class Glm4v(ClipEntry):
         upstream=MROPE | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
     )
     model_class = Glm4vForConditionalGeneration
-    mixes = False
 
     def config(self) -> PreTrainedConfig:
         vision = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from . import (
     FAMILIES,
     KINDS,
     RELEASE,
+    SPARSE,
     TEXT,
     UNUSABLE,
     VIDEOS,
@@ -137,13 +139,15 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
     kind = {"list": list, "tuple": tuple}.get(traits.container, torch.Tensor)
     assert type(features) is kind
     sizes = [len(feature) for feature in features]
-    assert sum(sizes) == sum(map(sum, counts))
-    if traits.unit == "row":
+    assert (sum(sizes) == sum(map(sum, counts))) != traits.thinned
+    if traits.thinned:
+        assert all(len(f) >= n for f, n in zip(features, chain.from_iterable(counts), strict=True))
+    elif traits.unit == "row":
         assert sizes == [sum(row) for row in counts]
     elif traits.unit == "image":
         assert sizes == [count for row in counts for count in row]
     else:
-        assert len(set(sizes)) == 1
+        assert len(set(sizes)) == 1 or traits.unit == "part"
         assert len(sizes) > sum(map(len, counts))
     width = features[0].shape[-1]
     embedded = model.get_input_embeddings().weight.shape[1]
@@ -212,7 +216,8 @@ def encoder_outputs(entry: ZooEntry) -> bool:
     batch = inputs(entry)
     expected = generated(entry, dict(batch))
     features = entry.features(entry.model(), batch)
-    for name in set(entry.feature_arguments) - {"image_grid_thw", "video_grid_thw"}:
+    grids = {"image_grid_thw", "video_grid_thw", "target_sizes", "target_sizes_videos"}
+    for name in set(entry.feature_arguments) - grids:  # positions are made of these
         del batch[name]
     outputs = {entry.medium: features}
     return torch.equal(generated(entry, batch, mm_encoder_outputs=outputs), expected)
@@ -324,3 +329,16 @@ def test_mm_encoder_outputs_are_changed_in_place() -> None:
     del batch["pixel_values"]
     generated(entry, batch, new=1, num_beams=2, mm_encoder_outputs={"image": features})
     assert len(features.pooler_output) == 6
+
+
+def test_sparse_blocks_are_wrong_after_padding_on_the_left() -> None:
+    """Why a host must not pad a prompt for MiniMax M3, and must leave no gaps in its positions."""
+    rows: list[Row] = [[3, Image("wide"), 4], [2, Image("square"), 3]]
+    single = torch.stack([last_logits(SPARSE, inputs(SPARSE, [row]))[0] for row in rows])
+    right = last_logits(SPARSE, inputs(SPARSE, rows, side="right"))
+    assert close(SPARSE, right, single)
+    assert not close(SPARSE, first_logits(SPARSE, inputs(SPARSE, rows)), single)
+    batch = inputs(SPARSE, rows[:1])
+    gaps = 2 * torch.arange(batch["input_ids"].shape[1])[None]
+    with pytest.raises((RuntimeError, IndexError)):
+        SPARSE.model()(**batch, position_ids=gaps)

@@ -55,6 +55,11 @@ class Prefill:
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
         self.model = model
         self.family = family
+        if family.positions_are_columns and plan.positions != "compact":
+            raise UnsupportedModelError(
+                f"positions = {plan.positions!r}; this {type(model).__name__} takes positions for "
+                "columns of its cache, which a prompt with gaps breaks: use 'compact'"
+            )
         self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
         self.evidence = choose_evidence(
             family,
@@ -125,11 +130,15 @@ class Prefill:
                     outputs[part.medium.name] = part.smaller(method, members)
                     clock.lap("encode")
                 else:
-                    outputs[part.medium.name] = part.kept(members)
+                    outputs[part.medium.name] = part.kept(members, shorter)
         aligned, prompt, lag = self._shrink(call, segment, shown, items)
+        if shorter and self.family.positions_are_columns:
+            _check_padding(self.model, aligned.mask)
         # positions are given where the prompt shrinks, so nothing is left that reads sizes
-        pixels = {name for part in shown for name in part.medium.pixels}
-        leave = encoder_names(self.model) if shorter else pixels
+        leave = {name for part in shown for name in part.medium.pixels}
+        if shorter:
+            leave |= encoder_names(self.model)
+            leave |= {part.medium.sent for part in shown if part.medium.sent is not None}
         out = call.without(*leave)
         out = out.but(encoded=outputs) if outputs else out
         clock.lap("host")
@@ -177,6 +186,7 @@ class Prefill:
         placing: dict[str, Any] = {}
         for part in shown:
             placing |= _placing(part.medium, call, segment, of_medium(items, part.medium))
+            placing |= {n: call[n] for n in part.medium.settings if call.get(n) is not None}
         full = segment.positions(self.family, self.model, call, placing)
         positions = segment.all_positions(columns.take(full, 0))
         following = self.family.following(full, segment.mask.bool())
@@ -220,6 +230,16 @@ def _check_cache(call: Call) -> None:
         raise UnsupportedModelError(
             f"the cache holds {call.past} columns that were not cached under a "
             "reduction; start the conversation inside lftr.reduce, or without the cache"
+        )
+
+
+def _check_padding(model: Any, mask: Tensor) -> None:
+    """Refuse a reduced prompt with padding on its left, for a model that counts columns."""
+    if not bool(mask[:, 0].all()):
+        raise UnsupportedModelError(
+            f"the reduced rows have {mask.sum(dim=1).tolist()} tokens, and this "
+            f"{type(model).__name__} is wrong where a row is padded on its left: reduce one prompt "
+            "at a time"
         )
 
 

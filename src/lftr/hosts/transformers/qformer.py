@@ -1,8 +1,9 @@
-"""BLIP-2 and InstructBLIP (the MiniGPT-4 architecture): tokens after or before the Q-Former.
+"""BLIP-2, InstructBLIP and its clips (the MiniGPT-4 architecture): tokens around the Q-Former.
 
 Their ``generate`` encodes the image itself and hands embeddings to the language model, so the
 prompt's placeholders shrink beforehand, from sizes alone, and hooks on the way reduce what flows:
-the projector's output (stage "llm") or what the Q-Former reads (stage "encoder").
+the projector's output (stage "llm") or what the Q-Former reads (stage "encoder"). Each frame of a
+clip passes alone, and is an item.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class QFormerHost:
         self._call = threading.local()
 
     def concerns(self, call: Call) -> bool:
-        """Whether a call has images."""
+        """Whether a call has images, or clips."""
         return self.family.given(call)
 
     def hooks(self) -> list[Any]:
@@ -65,21 +66,24 @@ class QFormerHost:
         mask = torch.ones_like(ids) if call.mask is None else call.mask
         visual = self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan, self.evidence, ids, mask.bool() & ~visual)
-        self._call.state = (report, texts, ids.shape[1])
+        frames = self.family.frames(call)
+        self._call.state = (report, texts, ids.shape[1], frames)
         if self.plan.stage == "encoder":
             return Reduced(call)
+        name, queries = self.family.name, self._queries()
         per_row = visual.sum(dim=1)
-        if len(set(per_row.tolist())) != 1 or int(per_row[0]) != self._queries():
+        if set(per_row.tolist()) != {queries * frames}:
             raise ArgumentError.of(
                 Call.name("ids"),
-                f"{per_row.tolist()} image placeholders",
-                f"{self._queries()} in every row, one image each",
+                f"{per_row.tolist()} {name} placeholders",
+                f"{queries * frames} in every row, one {name} each",
             )
         assert self.plan.keep != "auto"
-        kept = counts_of(self.plan.keep, [Item(0, 0, self._queries(), Layout())])[0]
-        if kept == self._queries():
+        kept = counts_of(self.plan.keep, [Item(0, 0, queries, Layout())])[0]
+        if kept == queries:
             return Reduced(call)
-        keep = mask.bool() & (~visual | (visual.cumsum(dim=1) <= kept))
+        self._check_width(frames, kept)
+        keep = mask.bool() & (~visual | ((visual.cumsum(dim=1) - 1) % queries < kept))
         columns = Columns.of(keep, pads_left(mask))
         fill = pad_id(self.model.config, ids, mask, visual)
         aligned = {
@@ -92,6 +96,20 @@ class QFormerHost:
     def _queries(self) -> int:
         return int(self.model.config.num_query_tokens)
 
+    def _check_width(self, frames: int, kept: int) -> None:
+        """Refuse counts for which the model cannot lay frames side by side.
+
+        It gives all of a clip's tokens the shape (queries * frames, ...) before it hands them to
+        the placeholders one value after the other.
+        """
+        width = self.model.get_input_embeddings().weight.shape[1]
+        if frames > 1 and kept * width % self._queries():
+            raise UnsupportedModelError(
+                f"keep = {self.plan.keep} keeps {kept} of {self._queries()} tokens of a frame; "
+                f"{type(self.model).__name__} takes counts of which {width} times is a multiple of "
+                f"{self._queries()}"
+            )
+
     def _with_prompt(self, call: Call) -> Call:
         """Write out the prompt that the model makes up when it is given none."""
         if call.ids is not None:
@@ -103,7 +121,9 @@ class QFormerHost:
                 f"{Call.name('ids')}; a prompt of embeddings cannot be reduced",
             )
         config = self.model.config
-        start = [config.image_token_id] * self._queries() + [config.text_config.bos_token_id]
+        token = getattr(config, f"{self.family.name}_token_id")
+        queries = [token] * (self._queries() * self.family.frames(call))
+        start = [*queries, config.text_config.bos_token_id]
         pixels = self.family.pixels_of(call)
         ids = torch.tensor([start] * len(pixels), device=pixels.device)
         return call.but(ids=ids, mask=torch.ones_like(ids))
@@ -111,13 +131,16 @@ class QFormerHost:
     def _choose(self, features: Tensor, encoder: Tensor, layout: Layout, fixed: int) -> Tensor:
         """Reduce ``(B, N, C)`` after ``fixed`` leading tokens that always stay; fill the report."""
         state = getattr(self._call, "state", None)
-        report, texts, prompt = state if state is not None else (Report(), {}, 0)
+        report, texts, prompt, frames = state if state is not None else (Report(), {}, 0, 1)
         clock = Clock(features.device)
         body = features[:, fixed:]
-        items = [Item(row, 0, body.shape[1], layout) for row in range(len(features))]
+        items = [
+            Item(i // frames, i % frames, body.shape[1], layout, medium=self.family.name)
+            for i in range(len(features))
+        ]
         choose_rows(self.plan, items, body, encoder[:, fixed:], texts)
         clock.lap("method")
-        write_report(self.plan, items, len(items), prompt, report)
+        write_report(self.plan, items, len(items) // frames, prompt, report)
         if fixed:
             report.note(f"the encoder's {fixed} class token stays beside the kept ones")
         report.clock = clock.readings()

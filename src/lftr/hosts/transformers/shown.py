@@ -34,19 +34,27 @@ class Shown:
         Its placeholders among the new columns.
     arguments : dict
         What its encoder is given.
+    sent : Tensor of bool, optional
+        Which of the encoder's tokens have a place in the prompt, ``(N,)``; all without it.
     """
 
     medium: Medium
     model: Any
     visual: Tensor
     arguments: dict[str, Any]
+    sent: Tensor | None = None
     _encoded: Encoded | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, medium: Medium, model: Any, call: Call, segment: Segment) -> Shown:
         """Read a call."""
-        arguments = encoder_arguments(medium, model, call) if medium.given(call) else {}
-        return cls(medium, model, medium.placeholders(model, segment.input_ids), arguments)
+        given = medium.given(call)
+        arguments = encoder_arguments(medium, model, call) if given else {}
+        visual = medium.placeholders(model, segment.input_ids)
+        if medium.shares_placeholder and not given:
+            visual = torch.zeros_like(visual)
+        sent = None if medium.sent is None else call.get(medium.sent)
+        return cls(medium, model, visual, arguments, sent)
 
     def asked(self, segment: Segment) -> bool:
         """Whether there is something to encode.
@@ -63,8 +71,8 @@ class Shown:
 
     @property
     def features(self) -> Any:
-        """The visual tokens, in the encoder's own container."""
-        return getattr(self.encoded.output, self.medium.features_key)
+        """The visual tokens, in the encoder's own container: those that are sent on."""
+        return self._of_output(self.encoded.output, self.medium.features_key, None)
 
     def encode(self, plan: Plan, evidence: frozenset[str]) -> None:
         """Run the encoder."""
@@ -135,7 +143,9 @@ class Shown:
         sizes = [item.given for item in items]
         rows = flat(self.features)
         features = self.medium.as_received(self.model, rows).detach().split(sizes)
-        maps = {name: rows.detach().split(sizes) for name, rows in self.encoded.maps.items()}
+        maps = {
+            name: self._sent(rows).detach().split(sizes) for name, rows in self.encoded.maps.items()
+        }
         frames = self.encoded.frames
         frames = None if frames is None else frames.split([item.views for item in items])
         found = []
@@ -161,10 +171,14 @@ class Shown:
             found.append(VisualTokens(features[i], **layout.fields, **values))
         return found
 
-    def kept(self, items: Sequence[Item]) -> Any:
-        """Return the encoder's output with the chosen features alone, in its own container."""
+    def kept(self, items: Sequence[Item], shorter: bool) -> Any:
+        """Return the encoder's output with the chosen features alone, in its own container.
+
+        ``shorter`` says whether the prompt has lost anything; `sent` is no argument then.
+        """
         choices = [item.selection for item in items]
-        if all(c is not None and c.count == i.given for c, i in zip(choices, items, strict=True)):
+        whole = all(c and c.count == i.given for c, i in zip(choices, items, strict=True))
+        if whole and not (shorter and self.sent is not None):
             return self.encoded.output
         sizes = [item.given for item in items]
 
@@ -173,7 +187,20 @@ class Shown:
             rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
             return contained(rows, values)
 
-        return self._output(lambda name, plane: reduce(_plane(self.encoded.output, name, plane)))
+        return self._output(
+            lambda name, plane: reduce(self._of_output(self.encoded.output, name, plane))
+        )
+
+    def _of_output(self, output: Any, name: str, plane: int | None) -> Any:
+        """Return a field of an output of the encoder's, of the tokens that are sent on."""
+        values = _plane(output, name, plane)
+        if self.sent is None:
+            return values
+        marks = self.sent.split([len(value) for value in values])
+        return [value[mark.to(value.device)] for value, mark in zip(values, marks, strict=True)]
+
+    def _sent(self, rows: Tensor) -> Tensor:
+        return rows if self.sent is None else rows[self.sent.to(rows.device)]
 
     def smaller(self, method: ImageMethod, items: Sequence[Item]) -> Any:
         """Encode everything at the grid that the method asks for, and return what goes on."""

@@ -293,7 +293,9 @@ def _announced(inside: LayerHost | None, reduced: Reduced) -> Iterator[None]:
 def _caught_up(call: Call, reduced: Reduced | None) -> Call:
     """Let generated tokens go on from the end of the full prompt, where visual tokens end it."""
     positions = call.positions
-    if reduced is None or reduced.lag is None or reduced.prompt is None or positions is None:
+    if positions is None:
+        return _placed(call, reduced)
+    if reduced is None or reduced.lag is None or reduced.prompt is None:
         return call
     columns = reduced.prompt.columns.index.shape[1]
     new = min(positions.shape[-1], call.past + positions.shape[-1] - columns)
@@ -302,6 +304,19 @@ def _caught_up(call: Call, reduced: Reduced | None) -> Call:
     lag = reduced.lag.repeat_interleave(positions.shape[-2] // reduced.lag.shape[-2], dim=-2)
     late = positions[..., -new:] + lag.to(positions.device)
     return call.but(positions=torch.cat([positions[..., :-new], late], dim=-1))
+
+
+def _placed(call: Call, reduced: Reduced | None) -> Call:
+    """Place the columns of a model whose ``generate`` drops the positions that it was given."""
+    known = None if reduced is None else reduced.prompt
+    if known is None or reduced is None or reduced.call.positions is None or call.columns is None:
+        return call
+    rows, columns = call.columns
+    end = call.past + columns
+    new = max(end - known.position_ids.shape[-1], 0)
+    after = known.following.unsqueeze(1) + torch.arange(new, device=known.following.device)
+    places = torch.cat([known.position_ids, after], dim=-1)[..., call.past : end]
+    return call.but(positions=places.repeat_interleave(rows // places.shape[-2], dim=-2))
 
 
 def _with_mask(call: Call) -> Call:

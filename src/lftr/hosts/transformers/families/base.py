@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
 from ..prompt import next_positions
+from .layout import Inputs
 from .medium import Medium
 
 
@@ -24,7 +25,10 @@ class Family(Medium):
     model_types: ClassVar[Sequence[str]] = ()
     # which host: "prefill", "qformer" or "cross_attention"
     kind: ClassVar[str] = "prefill"
-    default_positions: ClassVar[str] = "original"
+    default_positions: str = "original"
+    # whether the language model takes positions for columns, so that a prompt must have neither
+    # gaps in its positions nor padding on its left
+    positions_are_columns: bool = False
     video: Medium | None = None
     # what else the model places its prompt by, beside ids, masks, token types, grids and seconds
     placed_by: ClassVar[tuple[str, ...]] = ()
@@ -51,6 +55,10 @@ class Family(Medium):
         """Return where tokens of any medium go, bool like ``input_ids``."""
         marks = [medium.placeholders(model, input_ids) for medium in self.media]
         return functools.reduce(torch.logical_or, marks)
+
+    def frames(self, inputs: Inputs) -> int:
+        """Return how many pictures of each row pass a Q-Former, one by one."""
+        return 1
 
     def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
         """Refuse media that the plain model cannot take in one call."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import Family
+from .layout import Inputs
 
 
 class Blip(Family):
@@ -16,6 +17,16 @@ class Blip(Family):
     tower = "vision_model"
     projector = "language_projection"
     default_positions = "compact"
+
+
+class BlipClips(Blip):
+    """InstructBLIP for clips: the queries look at each frame by itself."""
+
+    model_types: ClassVar[Sequence[str]] = ("instructblipvideo",)
+    name = "video"
+
+    def frames(self, inputs: Inputs) -> int:
+        return int(self.pixels_of(inputs).shape[1])
 
 
 class Mllama(Family):

@@ -27,6 +27,13 @@ class Medium:
     grids: ClassVar[str] = "image_grid_thw"
     # what else has a row for each entry and says where its tokens are placed
     timing: ClassVar[tuple[str, ...]] = ()
+    # what says how tokens are placed, and is one for the whole call
+    settings: ClassVar[tuple[str, ...]] = ()
+    # the argument that says which of the encoder's tokens have a place in the prompt, bool (N,);
+    # None where all have
+    sent: ClassVar[str | None] = None
+    # whether images and clips have one placeholder, and only the arguments tell which they are
+    shares_placeholder: ClassVar[bool] = False
     features_key: ClassVar[str] = "pooler_output"
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"

@@ -28,7 +28,8 @@ class Packed(Medium):
 
     def merge(self, model: Any) -> int:
         """Patches along the side of a token."""
-        return int(model.base_model.visual.spatial_merge_size)
+        tower: Any = self.module(model, self.tower)
+        return int(tower.spatial_merge_size)
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self.merge(model)
@@ -164,17 +165,21 @@ class Windowed(Packed):
 
     def attention_layer(self, model: Any, layers: int) -> int:
         """Return the last layer with full attention; others see their own window alone."""
-        return int(max(model.base_model.visual.fullatt_block_indexes))
+        return int(max(self._full(model)))
 
     def shallow_layer(self, model: Any, layers: int) -> int:
         """Return the last layer of the first half with full attention: 16 of 32, from one."""
-        full = model.base_model.visual.fullatt_block_indexes
+        full = self._full(model)
         return int(max((i for i in full if i < layers // 2), default=min(full)))
+
+    def _full(self, model: nn.Module) -> Sequence[int]:
+        tower: Any = self.module(model, self.tower)
+        return tower.fullatt_block_indexes  # type: ignore[no-any-return]
 
     def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
         from transformers.vision_utils import get_vision_window_index
 
-        visual = model.base_model.visual
+        visual: Any = self.module(model, self.tower)
         window, _ = get_vision_window_index(
             torch.as_tensor(inputs[self.grids]),
             spatial_merge_size=visual.spatial_merge_size,

@@ -1,0 +1,71 @@
+"""MiniCPM-V: an overview of every image and its slices, packed; each crop is an item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .base import Family
+from .layout import Inputs, Layout, block_mean
+from .medium import Clips, Medium
+
+
+class Cropped(Medium):
+    """Crops of any size; windows of two by two patches may merge inside the tower."""
+
+    projector = "merger"
+    grids = "target_sizes"
+    settings = ("downsample_mode",)
+
+    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        grids = self._grids(inputs)
+        found = []
+        for (high, wide), size in zip(grids, sizes, strict=True):
+            side = _side(high * wide, size)
+            found.append(Layout(((1, high // side, wide // side),)))
+        return found
+
+    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+        mode = inputs.get("downsample_mode") or model.config.downsample_mode
+        side = 2 if mode == "4x" else 4
+        grids = self._grids(inputs)
+        # behind the merge in the tower there is a row for each window
+        merged = _side(sum(high * wide for high, wide in grids), patches.shape[1])
+        small = [(high // merged, wide // merged) for high, wide in grids]
+        parts = patches.split([high * wide for high, wide in small], dim=1)
+        block = side // merged
+        return torch.cat(
+            [block_mean(x, h, w, block)[0] for x, (h, w) in zip(parts, small, strict=True)]
+        )
+
+    def attention_layer(self, model: nn.Module, layers: int) -> int:
+        """Return the tower's last layer; the module after it is the merge inside."""
+        return layers - 2
+
+    def shallow_layer(self, model: nn.Module, layers: int) -> int:
+        return super().shallow_layer(model, layers - 1)
+
+    def _grids(self, inputs: Inputs) -> list[tuple[int, int]]:
+        return [(int(h), int(w)) for h, w in torch.as_tensor(inputs[self.grids]).tolist()]
+
+
+def _side(patches: int, tokens: int) -> int:
+    """Patches along the side of a token."""
+    return math.isqrt(patches // tokens)
+
+
+class CroppedClips(Clips, Cropped):
+    """Their clips: every frame is cut like an image, and is an item."""
+
+    grids = "target_sizes_videos"
+
+
+class MiniCPM(Cropped, Family):
+    """MiniCPM-V 4.6 and 4.7, MiniCPM-OCR."""
+
+    model_types: ClassVar[Sequence[str]] = ("minicpmv4_6", "minicpmv4_7", "minicpm_ocr")
+    video: Medium | None = CroppedClips()

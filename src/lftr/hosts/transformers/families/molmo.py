@@ -1,0 +1,79 @@
+"""Molmo 2: overlapping crops put together, blocks of patches pooled by attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import UnsupportedModelError
+from .base import Family
+from .layout import Inputs, Layout
+from .medium import Clips, Medium
+
+
+class Pooled(Medium):
+    """A low-resolution view and one of the crops; the arguments say what each token is pooled of.
+
+    Images and clips have the same placeholder; a clip's stand between marks of frames.
+    """
+
+    grids = "image_grids"
+    pools: ClassVar[str] = "image_token_pooling"
+
+    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        config: Any = model.config
+        begun = input_ids.eq(config.frame_start_token_id).cumsum(dim=1)
+        ended = input_ids.eq(config.frame_end_token_id).cumsum(dim=1)
+        in_frame = begun > ended
+        return input_ids.eq(config.image_token_id) & (in_frame == (self.name == "video"))
+
+    def as_received(self, model: Any, features: Tensor) -> Tensor:
+        """Return the tokens added to the embedding of their placeholder, as the model does."""
+        token = torch.tensor(model.config.image_token_id, device=features.device)
+        embedded: Tensor = model.get_input_embeddings()(token)
+        return features + embedded.to(features)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        rows = torch.as_tensor(inputs[self.grids]).tolist()
+        return [Layout(((1, low, wide), (1, high, across))) for low, wide, high, across in rows]
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        index = torch.as_tensor(inputs[self.pools]).to(patches.device).long()
+        inside = (index >= 0).unsqueeze(-1)
+        rows = patches.flatten(0, 1)[index.clamp(min=0)] * inside
+        return rows.sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+
+    def attention_layer(self, model: Any, layers: int) -> int:
+        read = model.config.adapter_config.vision_feature_layer
+        return max(int(layer) % layers for layer in read)
+
+
+class PooledClips(Clips, Pooled):
+    """Its clips: frames of one view."""
+
+    grids = "video_grids"
+    pools = "video_token_pooling"
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        rows = torch.as_tensor(inputs[self.grids]).tolist()
+        return [Layout(((frames, high, wide),)) for frames, high, wide in rows]
+
+    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+        return [int(row[0]) for row in torch.as_tensor(inputs[self.grids]).tolist()]
+
+
+class Molmo2(Pooled, Family):
+    """Molmo 2 as a family."""
+
+    model_types: ClassVar[Sequence[str]] = ("molmo2",)
+    video: Medium | None = PooledClips()
+
+    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
+        if len(media) > 1:
+            raise UnsupportedModelError(
+                f"{model.config.model_type} takes images or videos in one call, not both: they "
+                "share a placeholder, and the model counts it for each"
+            )
