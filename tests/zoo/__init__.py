@@ -15,11 +15,15 @@ import transformers
 from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
 from .encoders import Blip2, InstructBlip, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
+from .gemma_kin import Gemma3n, Gemma4Unified
 from .grids import KimiK25, Mistral3
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
 from .qwen import Glm4v, Glm46V, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
+from .recent import RECENT
+from .runs import Inkling, LightOnOcr
 from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
 from .video import Videos
+from .views import Granite4Vision, Lfm2Vl, QianfanOcr, Step3p7
 
 FAMILIES: dict[str, ZooEntry] = {
     entry.name: entry
@@ -52,6 +56,15 @@ FAMILIES: dict[str, ZooEntry] = {
         Blip2(),
         InstructBlip(),
         Mllama(),
+        Gemma3n(),
+        Gemma4Unified(),
+        LightOnOcr(),
+        Inkling(),
+        QianfanOcr(),
+        Step3p7(),
+        Granite4Vision(),
+        Lfm2Vl(),
+        *RECENT,
     )
 }
 

@@ -41,11 +41,13 @@ Row = Sequence[Segment]
 class Traits:
     """What a test must know about a family."""
 
-    container: Literal["list", "tuple", "tensor", "last_hidden_state", "none"]
+    container: Literal["list", "tuple", "tensor", "last_hidden_state", "planes", "none"]
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
-    `last_hidden_state` (one tensor, not yet projected), or no such method."""
-    unit: Literal["image", "tile", "row", "frame"] = "image"
-    """What one entry of the container stands for, counted over the batch."""
+    `last_hidden_state` (one tensor, not yet projected), or `planes` (only `deepstack_features`,
+    each with the number of its layer), or no such method."""
+    unit: Literal["image", "tile", "view", "row", "frame", "token"] = "image"
+    """What one entry of the container stands for, counted over the batch. Tiles have one size,
+    views of one image different ones."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
     tiles: bool = False
