@@ -79,12 +79,13 @@ BROKEN: dict[str, ZooEntry] = {
 }
 """Those families under the release at hand; `test_zoo` notices when they work again."""
 
-VIDEOS = {str(e): Videos(e) for e in FAMILIES.values() if isinstance(e, VideoEntry)}
+CLIPS = [e for e in FAMILIES.values() if isinstance(e, VideoEntry) and e.takes_clips]
+VIDEOS = {str(e): Videos(e) for e in CLIPS}
 """The families that take clips, shown clips alone."""
 MIXED = {
     str(e): Videos(e, mixed=True)
-    for e in FAMILIES.values()
-    if isinstance(e, VideoEntry) and not e.name.startswith("glm4")  # takes the one or the other
+    for e in CLIPS
+    if not e.name.startswith("glm4")  # takes the one or the other
 }
 """The same, shown images and clips."""
 

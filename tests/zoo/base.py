@@ -251,6 +251,8 @@ class VideoEntry(ZooEntry):
     """What is so of its clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
+    takes_clips: bool = True
+    """Whether this transformers takes clips as `clip_inputs` makes them."""
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """Which ids are placeholders of a clip."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -126,6 +127,8 @@ class Gemma4Unified(VideoEntry, Gemma4):
     name = "gemma4_unified"
     model_class = Gemma4UnifiedForConditionalGeneration
     clip_arguments = ("pixel_values_videos", "video_position_ids", "num_frames_per_video")
+    takes_clips = "num_frames_per_video" in inspect.signature(model_class.forward).parameters
+    """Clips of different lengths came with transformers 5.19."""
     max_patches = 36
 
     @property

@@ -173,6 +173,9 @@ class Granite4Vision(LlavaNext):
             vision_config=vision,
             text_config=text,
             qformer_config={
+                "hidden_size": 64,
+                "encoder_hidden_size": 64,
+                "num_attention_heads": 1,
                 "num_hidden_layers": 1,
                 "intermediate_size": 48,
                 "cross_attention_frequency": 1,
