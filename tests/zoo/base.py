@@ -60,6 +60,10 @@ class Traits:
     """Visual tokens of one image see each other in both directions."""
     deepstack: int = 0
     """Number of additional feature planes, added in the first decoder layers."""
+    passes: int = 1
+    """How often the tower runs to encode what a call is given."""
+    unplaced: bool = False
+    """Positions are not asked for: tokens are placed by their order."""
     encoder_side: bool = False
     """Visual tokens reach the language model through a Q-Former or cross-attention."""
     stateful: bool = False

@@ -90,6 +90,7 @@ class UnlimitedOcr(Recent, LocalViews):
         container="list",
         ragged=True,
         tiles=True,
+        passes=2,
         upstream={"second_turn": "text sees the first prompt and a window of what follows it"},
     )
     feature_arguments = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
@@ -236,7 +237,7 @@ class Inkling2(Recent):
 
     name = "inkling2"
     architecture = "Inkling2"
-    traits = Traits(container="tuple", ragged=True, stateful=True, upstream=STATIC)
+    traits = Traits(container="tuple", ragged=True, stateful=True, unplaced=True, upstream=STATIC)
     feature_arguments = ("pixel_values", "image_grid_thw")
     text: dict[str, Any] = INKLING_TEXT | {
         "unpadded_vocab_size": VOCAB,

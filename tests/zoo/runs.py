@@ -86,7 +86,14 @@ class Inkling(ZooEntry):
     an image has."""
 
     name = "inkling"
-    traits = Traits(container="tensor", unit="token", ragged=True, stateful=True, upstream=STATIC)
+    traits = Traits(
+        container="tensor",
+        unit="token",
+        ragged=True,
+        stateful=True,
+        unplaced=True,
+        upstream=STATIC,
+    )
     model_class = InklingForConditionalGeneration
     wrap = ((VOCAB - 2,), ())
 

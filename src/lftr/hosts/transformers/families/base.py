@@ -24,6 +24,8 @@ class Family(Medium):
     # which host: "prefill", "qformer" or "cross_attention"
     kind: ClassVar[str] = "prefill"
     default_positions: ClassVar[str] = "original"
+    # why tokens cannot stay where they were, of models that do not ask where they are
+    unplaced: ClassVar[str] = ""
     video: Medium | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:

@@ -26,7 +26,8 @@ class Packed(Medium):
 
     def merge(self, model: Any) -> int:
         """Patches along the side of a token."""
-        return int(model.base_model.visual.spatial_merge_size)
+        tower: Any = self.module(model, self.tower)
+        return int(tower.spatial_merge_size)
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self.merge(model)
@@ -168,6 +169,24 @@ class Qwen25VL(Windowed, QwenVL):
 
     model_types: ClassVar[Sequence[str]] = ("qwen2_5_vl",)
     video: Medium | None = WindowedClips()
+
+
+class Convoluted(Packed):
+    """LFM3-VL: every other layer of the tower is a convolution; the projector merges patches."""
+
+    tower = "vision_tower"
+    projector = "multi_modal_projector"
+
+
+class ConvolutedClips(Clips, Convoluted):
+    """Its clips."""
+
+
+class Lfm3VL(Convoluted, Family):
+    """LFM3-VL."""
+
+    model_types: ClassVar[Sequence[str]] = ("lfm3_vl",)
+    video: Medium | None = ConvolutedClips()
 
 
 class Kimi(Family):
