@@ -25,6 +25,7 @@ from .support import (
     distance,
     last_columns,
     reduced,
+    skip_unasked,
 )
 
 PROMPTS: dict[str, list[Row]] = {
@@ -48,8 +49,7 @@ def entry(request: pytest.FixtureRequest) -> ZooEntry:
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("rows", PROMPTS.values(), ids=PROMPTS)
 def test_generate(entry: ZooEntry, rows: list[Row], positions: str) -> None:
-    if entry.traits.unplaced and positions == "original":
-        pytest.skip("refused, as test_positions_that_a_model_does_not_ask_for shows")
+    skip_unasked(entry, positions)
     prompt = Prompt(entry, rows)
     with reduced(prompt.model, positions=positions) as run:
         assert_true(prompt, run, prompt.generate(), positions)

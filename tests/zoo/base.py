@@ -62,6 +62,8 @@ class Traits:
     """Number of additional feature planes, added in the first decoder layers."""
     passes: int = 1
     """How often the tower runs to encode what a call is given."""
+    sealed: str = ""
+    """Why no token can leave between decoder layers, in words of the refusal; empty: it can."""
     unplaced: bool = False
     """Positions are not asked for: tokens are placed by their order."""
     encoder_side: bool = False

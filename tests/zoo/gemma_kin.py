@@ -62,7 +62,7 @@ class Gemma3n(ZooEntry):
     """Four streams of hidden states a layer; per-layer embeddings; the last layers share keys."""
 
     name = "gemma3n"
-    traits = Traits(container="tensor")
+    traits = Traits(container="tensor", sealed="streams of states")
     model_class = Gemma3nForConditionalGeneration
     wrap = ((NEWLINE, BEGIN), (VOCAB - 15, NEWLINE))
     embedding_std = 0.15

@@ -53,6 +53,7 @@ class MistralLarge4(Recent, Mistral3):
     architecture = "MistralLarge4"
     traits = replace(
         Mistral3.traits,
+        sealed="an indexer in each layer",
         upstream={"batch_forward": "attention is scaled by positions, which count the padding"},
     )
 
@@ -81,7 +82,8 @@ class MistralLarge4(Recent, Mistral3):
 class UnlimitedOcr(Recent, LocalViews):
     """Crops as one grid, then the image, a newline after every row of tokens; a separator last.
 
-    SAM's tower feeds CLIP's; text sees the whole prompt and a window of what was generated.
+    SAM's tower feeds CLIP's. Text sees the first prompt whole and a window of what follows it,
+    which conversations here do not fill: beyond it they would differ from one long prompt.
     """
 
     name = "unlimited_ocr"
@@ -91,7 +93,7 @@ class UnlimitedOcr(Recent, LocalViews):
         ragged=True,
         tiles=True,
         passes=2,
-        upstream={"second_turn": "text sees the first prompt and a window of what follows it"},
+        sealed="by the prompt's length",
     )
     feature_arguments = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
@@ -122,7 +124,7 @@ class UnlimitedOcr(Recent, LocalViews):
             "n_shared_experts": 1,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 32,
-            "sliding_window": 8,
+            "sliding_window": 128,
         }
         return self.made(
             vision_config={"sam_config": sam, "encoder_config": encoder},
@@ -237,7 +239,14 @@ class Inkling2(Recent):
 
     name = "inkling2"
     architecture = "Inkling2"
-    traits = Traits(container="tuple", ragged=True, stateful=True, unplaced=True, upstream=STATIC)
+    traits = Traits(
+        container="tuple",
+        ragged=True,
+        stateful=True,
+        sealed="neighbouring columns",
+        unplaced=True,
+        upstream=STATIC,
+    )
     feature_arguments = ("pixel_values", "image_grid_thw")
     text: dict[str, Any] = INKLING_TEXT | {
         "unpadded_vocab_size": VOCAB,

@@ -91,6 +91,7 @@ class Inkling(ZooEntry):
         unit="token",
         ragged=True,
         stateful=True,
+        sealed="neighbouring columns",
         unplaced=True,
         upstream=STATIC,
     )

@@ -24,7 +24,7 @@ from ..support import (
 from .oracle import Recorder, Truth, Turn
 from .support import NEW, Own, Planned, Previous, first_layer, methods_for, truth_of
 
-MASKED = [e for e in HOSTED if e.name != "gemma4_shared" and not e.traits.stateful]
+MASKED = [e for e in HOSTED if not e.traits.stateful and not e.traits.sealed]
 
 
 @pytest.fixture(params=MASKED, ids=str, scope="session")

@@ -11,8 +11,8 @@ from ..support import HOSTED, WIDE, Prompt, ZooEntry, distance
 from .oracle import Recorder
 from .support import assert_true, first_layer, methods_for, skips_for, truth_of
 
-# linear-attention layers have no keys that a mask could hide; shared keys are refused
-MASKED = [e for e in HOSTED if not e.traits.stateful and e.name != "gemma4_shared"]
+# linear-attention layers have no keys that a mask could hide; some families are refused
+MASKED = [e for e in HOSTED if not e.traits.stateful and not e.traits.sealed]
 kinds = pytest.mark.parametrize("kind", list(methods_for(HOSTED[0])))
 
 

@@ -12,7 +12,7 @@ from lftr.methods.inside.schedules import Exit
 
 from ..support import HOSTED, PLAIN, SQUARE, WIDE, Prompt, ZooEntry
 
-MASKED = [e for e in HOSTED if not e.traits.stateful and e.name != "gemma4_shared"]
+MASKED = [e for e in HOSTED if not e.traits.stateful and not e.traits.sealed]
 
 
 class Looking(lftr.LayerMethod):

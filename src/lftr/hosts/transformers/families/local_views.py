@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....errors import UnsupportedModelError
 from ....tokens import Grid
 from .base import Family
 from .layout import Inputs, Layout
@@ -67,6 +68,13 @@ class UnlimitedOcr(LocalViews):
     """Unlimited-OCR: crops joined to one grid, a newline after each row of tokens; last a mark."""
 
     model_types: ClassVar[Sequence[str]] = ("unlimited_ocr",)
+
+    def first_layer_to_reduce(self, model: Any) -> int:
+        raise UnsupportedModelError(
+            f"the cache of {type(model).__name__} tells the prompt, which it keeps, from what "
+            "follows it, which it forgets, by the prompt's length, so its layers cannot hold fewer "
+            "tokens: choose a method that decides before the language model"
+        )
 
     def side(self, model: Any, pixels: Tensor) -> int:
         patches = pixels.shape[-1] // int(model.config.vision_config.sam_config.patch_size)

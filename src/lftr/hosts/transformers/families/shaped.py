@@ -51,9 +51,9 @@ class MistralLarge4(Mistral3):
 
     def first_layer_to_reduce(self, model: Any) -> int:
         raise UnsupportedModelError(
-            f"layers of {type(model).__name__} choose keys by their place in the cache "
-            "(index_topk), and hand keys and choices on to later layers, so they cannot hold "
-            "different tokens: choose a method that decides before the language model"
+            f"an indexer in each layer of {type(model).__name__} chooses among its keys, or later "
+            "layers go by what it chose, so tokens cannot leave between them: choose a method that "
+            "decides before the language model"
         )
 
 
