@@ -73,7 +73,8 @@ def reduce(
         average.
     positions : {"original", "compact"}, optional
         Whether kept tokens stay where they were, or are renumbered without gaps. By default where
-        they were, but for Q-Former queries, which have no place in the image.
+        they were, but for Q-Former queries, which have no place in the image, and for models that
+        are told no positions (Inkling).
     stage : {"llm", "encoder"}
         Which visual tokens: the language model's, or (BLIP-2, InstructBLIP) those of the encoder
         that the Q-Former reads.
@@ -126,6 +127,9 @@ def reduce(
         raise ArgumentError.of("text", text, "a string, or one for each row")
     model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
     family = family_of(model)
+    if family.unplaced and positions == "original":
+        allowed = f"'compact' for {type(model).__name__}: {family.unplaced}"
+        raise ArgumentError.of("positions", positions, allowed)
     if not hasattr(model, "generate"):
         raise UnsupportedModelError(
             f"model = {type(model).__name__}; allowed: the model with its head, as "

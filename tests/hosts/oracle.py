@@ -108,6 +108,12 @@ def gathered(
         call["visual_pos_masks"] = marks[:, index]
         planes = [merged(plane) for plane in given["deepstack_visual_embeds"]]
         call["deepstack_visual_embeds"] = [plane[whole[marks[0]]] for plane in planes]
+    by_layer = given.get("deepstack_features")
+    if by_layer is not None:  # Granite 4 Vision has no embeddings of an image beside its planes
+        call["vision_mask"] = given["vision_mask"][:, index]
+        call["deepstack_features"] = {
+            layer: merged(plane)[whole[seen]] for layer, plane in by_layer.items()
+        }
     # a model that makes its decoder's masks itself (images see both ways) is run one level higher
     mask = given.get("attention_mask")
     own_masks = isinstance(mask, dict) or getattr(mask, "ndim", 0) == 4

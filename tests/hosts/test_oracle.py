@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+import lftr
+from lftr.errors import ArgumentError
+
 from .support import (
     ALL,
+    FAMILIES,
     NEW,
     PLAIN,
     ROWS,
@@ -21,6 +25,7 @@ from .support import (
     distance,
     last_columns,
     reduced,
+    skip_unasked,
 )
 
 PROMPTS: dict[str, list[Row]] = {
@@ -44,6 +49,7 @@ def entry(request: pytest.FixtureRequest) -> ZooEntry:
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("rows", PROMPTS.values(), ids=PROMPTS)
 def test_generate(entry: ZooEntry, rows: list[Row], positions: str) -> None:
+    skip_unasked(entry, positions)
     prompt = Prompt(entry, rows)
     with reduced(prompt.model, positions=positions) as run:
         assert_true(prompt, run, prompt.generate(), positions)
@@ -89,5 +95,16 @@ def test_controls(entry: ZooEntry) -> None:
     wrong = prompt.truth(0, choices, positions="compact")[0]
     for control in (other, full):
         assert distance(control, truth) > 5e-3
+    placed = entry.traits.positions and not entry.traits.unplaced
     for moved in (compact, wrong):
-        assert (distance(moved, truth) > 5e-3) == entry.traits.positions
+        assert (distance(moved, truth) > 5e-3) == placed
+
+
+@pytest.mark.parametrize("name", sorted(e.name for e in ALL if e.traits.unplaced))
+def test_positions_that_a_model_does_not_ask_for(name: str) -> None:
+    """Tokens cannot stay where they were in a model that sees their order alone."""
+    model = FAMILIES[name].model()
+    with pytest.raises(ArgumentError, match=r"allowed: 'compact' for .*no positions"):
+        lftr.reduce(model, "random", keep=0.4, positions="original")
+    with lftr.reduce(model, "random", keep=0.4) as reduction:
+        assert reduction.host.plan.positions == "compact"

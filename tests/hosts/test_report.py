@@ -6,6 +6,8 @@ import json
 import pickle
 from typing import Any
 
+import pytest
+
 import lftr
 
 from .oracle import language_model
@@ -105,6 +107,8 @@ def test_decoding_does_not_change_the_report(entry: ZooEntry) -> None:
     with reduced(prompt.model) as run:
         output = prompt.forward(use_cache=True)
         before = run.report.to_dict()
+        if output.past_key_values is None:
+            pytest.skip("a forward of this model makes no cache of its own")
         token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         prompt.model(input_ids=token, past_key_values=output.past_key_values)
     after = run.report.to_dict()

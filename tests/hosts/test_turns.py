@@ -21,6 +21,7 @@ from .support import (
     conversation,
     distance,
     reduced,
+    skip_unasked,
 )
 
 OLD, NEW_IMAGE, LARGE = Image("small", 1), Image("tall", 2), Image("square", 3)
@@ -100,6 +101,7 @@ def new_alone(chat: Chat, image: Image | None) -> dict[str, Any]:
 @pytest.mark.parametrize("positions", ["original", "compact"])
 def test_all_ids(entry: ZooEntry, positions: str, pixels: str) -> None:
     """Text alone is added; a chat template gives the old image again, and it is not encoded."""
+    skip_unasked(entry, positions)
     with reduced(entry.model(), positions=positions) as run:
         chat = Chat(entry, run, positions)
         chat.say(20, 21)
@@ -136,6 +138,7 @@ def test_new_ids(entry: ZooEntry, mask: str) -> None:
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("pixels", ["new", "all"])
 def test_new_image(entry: ZooEntry, pixels: str, positions: str) -> None:
+    skip_unasked(entry, positions)
     with reduced(entry.model(), positions=positions) as run:
         chat = Chat(entry, run, positions)
         chat.say(20, NEW_IMAGE, 21, 22)

@@ -144,7 +144,8 @@ def test_grids(clips: Videos) -> None:
 def test_frame_features(clips: Videos) -> None:
     """CLS outputs where there are any, else means of what the encoder made of the frame."""
     prompt = Prompt(clips, [[2, CLIP, 3]])
-    needs = ("frame_features", "encoder_features", "attention_received")
+    attends = clips.name != "gemma4_unified"  # which has no tower
+    needs = ("frame_features", "encoder_features", *["attention_received"] * attends)
     tokens = seen(prompt, *needs)[0].without_separators()
     frames, encoder = tokens.frame_features, tokens.encoder_features
     assert frames is not None

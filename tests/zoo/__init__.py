@@ -15,6 +15,7 @@ import transformers
 from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
 from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
+from .gemma_kin import Gemma3n, Gemma4Unified
 from .grids import KimiK25, Mistral3
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
 from .minicpm import MiniCPMV46, MiniCPMV47
@@ -28,8 +29,11 @@ from .patches import (
     VideoLlama3,
 )
 from .qwen import Glm4v, Glm46V, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
+from .recent import RECENT
+from .runs import Inkling, LightOnOcr
 from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
 from .video import Videos
+from .views import Granite4Vision, Lfm2Vl, QianfanOcr, Step3p7
 
 FAMILIES: dict[str, ZooEntry] = {
     entry.name: entry
@@ -71,6 +75,15 @@ FAMILIES: dict[str, ZooEntry] = {
         VideoLlama3(),
         MiniCPMV46(),
         MiniCPMV47(),
+        Gemma3n(),
+        Gemma4Unified(),
+        LightOnOcr(),
+        Inkling(),
+        QianfanOcr(),
+        Step3p7(),
+        Granite4Vision(),
+        Lfm2Vl(),
+        *RECENT,
     )
 }
 try:
@@ -133,13 +146,10 @@ BROKEN: dict[str, ZooEntry] = {
 }
 """Those families under the release at hand; `test_zoo` notices when they work again."""
 
-VIDEOS = {str(e): Videos(e) for e in FAMILIES.values() if isinstance(e, VideoEntry)}
+CLIPS = [e for e in FAMILIES.values() if isinstance(e, VideoEntry) and e.takes_clips]
+VIDEOS = {str(e): Videos(e) for e in CLIPS}
 """The families that take clips, shown clips alone."""
-MIXED = {
-    str(e): Videos(e, mixed=True)
-    for e in FAMILIES.values()
-    if isinstance(e, VideoEntry) and e.mixes
-}
+MIXED = {str(e): Videos(e, mixed=True) for e in CLIPS if e.mixes}
 """The same, shown images and clips."""
 
 __all__ = [

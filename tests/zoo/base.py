@@ -41,10 +41,11 @@ Row = Sequence[Segment]
 class Traits:
     """What a test must know about a family."""
 
-    container: Literal["list", "tuple", "tensor", "last_hidden_state", "none"]
+    container: Literal["list", "tuple", "tensor", "last_hidden_state", "planes", "none"]
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
-    `last_hidden_state` (one tensor, not yet projected), or no such method."""
-    unit: Literal["image", "tile", "row", "frame", "part"] = "image"
+    `last_hidden_state` (one tensor, not yet projected), or `planes` (only `deepstack_features`,
+    each with the number of its layer), or no such method."""
+    unit: Literal["image", "tile", "part", "row", "frame", "token"] = "image"
     """What one entry of the container stands for, counted over the batch. Tiles and frames are
     of one size, parts of an image or a clip are not."""
     ragged: bool = False
@@ -61,12 +62,16 @@ class Traits:
     """Visual tokens of one image see each other in both directions."""
     deepstack: int = 0
     """Number of additional feature planes, added in the first decoder layers."""
+    passes: int = 1
+    """How often the tower runs to encode what a call is given."""
+    sealed: str = ""
+    """Why no token can leave between decoder layers, in words of the refusal; empty: it can."""
+    unplaced: bool = False
+    """Positions are not asked for: tokens are placed by their order."""
     encoder_side: bool = False
     """Visual tokens reach the language model through a Q-Former or cross-attention."""
     positions: bool = True
     """Where a token stands matters beyond the order; else `position_ids` are not read at all."""
-    indexed: bool = False
-    """Decoder layers pick the keys that they attend to, by their place in the cache."""
     stateful: bool = False
     """Linear-attention layers keep a recurrent state: no cache cropping."""
     one_image: bool = False
@@ -271,7 +276,8 @@ class VideoEntry(ZooEntry):
     """Whether one call takes images and clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
-    """A call takes images and clips, not only the one or the other."""
+    takes_clips: bool = True
+    """Whether this transformers takes clips as `clip_inputs` makes them."""
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """Which ids are placeholders of a clip."""

@@ -168,7 +168,7 @@ class Gemma4Shared(Gemma4):
     """As the small Gemma 4 models: causal everywhere, the last layers reuse earlier keys."""
 
     name = "gemma4_shared"
-    traits = Traits(container="tuple", ragged=True, tolerance=2e-5)
+    traits = Traits(container="tuple", ragged=True, tolerance=2e-5, sealed="num_kv_shared_layers")
     bidirectional_attention = None
     shared_layers = 2
     layer_types = ("sliding_attention", "full_attention") * 2

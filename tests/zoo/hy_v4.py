@@ -19,7 +19,7 @@ class HYV4VL(ClipEntry):
 
     name = "hy_v4_vl"
     traits = Traits(
-        container="tuple", ragged=True, raster=True, mrope=True, indexed=True, upstream=MROPE
+        container="tuple", ragged=True, raster=True, mrope=True, sealed="indexer", upstream=MROPE
     )
     model_class = HYV4VLForConditionalGeneration
     patch_values = 3 * 4 * 4

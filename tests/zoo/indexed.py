@@ -35,7 +35,7 @@ class Glm5Next(Glm4v):
         container="tuple",
         ragged=True,
         positions=False,
-        indexed=True,
+        sealed="indexer",
         stateful=True,
         upstream={
             **ROLLBACK,
@@ -79,7 +79,7 @@ class Qwen4Exp(StampedEntry):
         container="tuple",
         ragged=True,
         mrope=True,
-        indexed=True,
+        sealed="indexer",
         stateful=True,
         tolerance=5e-5,
         upstream=MROPE | ROLLBACK,

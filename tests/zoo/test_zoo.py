@@ -136,7 +136,12 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
     if traits.container == "last_hidden_state":
         assert features is None
         features = output.last_hidden_state
-    kind = {"list": list, "tuple": tuple}.get(traits.container, torch.Tensor)
+    planes = output.get("deepstack_features")
+    if traits.container == "planes":
+        assert features is None
+        planes = [plane for _, plane in planes]
+        features = planes[0]
+    kind = {"list": list, "tuple": tuple, "planes": list}.get(traits.container, torch.Tensor)
     assert type(features) is kind
     sizes = [len(feature) for feature in features]
     assert (sum(sizes) == sum(map(sum, counts))) != traits.thinned
@@ -153,8 +158,7 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
     embedded = model.get_input_embeddings().weight.shape[1]
     assert (width == embedded) == (traits.container != "last_hidden_state")
     if traits.deepstack:
-        planes = [[len(feature) for feature in plane] for plane in output.deepstack_features]
-        assert planes == [sizes] * traits.deepstack
+        assert [list(map(len, plane)) for plane in planes] == [sizes] * traits.deepstack
 
 
 def test_feature_arguments_are_the_signature(entry: ZooEntry) -> None:

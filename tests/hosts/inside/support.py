@@ -18,7 +18,7 @@ from ..support import HOSTED, NEW, Prompt, ZooEntry, assert_close
 from .oracle import Recorder, Truth, Turn
 
 # families whose layers can hold fewer tokens: they share no keys, and no indexer counts them
-INSIDE = [e for e in HOSTED if e.name != "gemma4_shared" and not e.traits.indexed]
+INSIDE = [e for e in HOSTED if not e.traits.sealed]
 # linear-attention layers have no keys that a mask could hide
 MASKED = [e for e in INSIDE if not e.traits.stateful]
 

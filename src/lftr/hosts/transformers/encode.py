@@ -156,7 +156,7 @@ def _encode(
         output = medium.encoder(model)(**arguments, return_dict=True)
     merged = None
     if merging is not None:
-        merged = merging.merged(getattr(output, medium.features_key)[0].shape[0])
+        merged = merging.merged(medium.features(output)[0].shape[0])
     return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
 
 
@@ -215,7 +215,7 @@ class _Reading:
         patches: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         if self.projected and self.medium.projector_sees_tokens:
-            rows = getattr(output, self.medium.features_key)
+            rows = self.medium.features(output)
             total = sum(math.prod(entry.shape[:-1]) for entry in rows)
             found["encoder_features"] = self.projected[0].reshape(total, -1)
         elif self.projected:

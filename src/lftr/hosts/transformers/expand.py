@@ -41,8 +41,4 @@ def _expanded(medium: Medium, output: Any, visual: Tensor, size: int) -> Any:
         rows = torch.cat([row for row in flat.split(counts) for _ in range(size)])
         return contained(rows, values)
 
-    fields = {medium.features_key: repeat(getattr(output, medium.features_key))}
-    planes = getattr(output, "deepstack_features", None)
-    if planes is not None:
-        fields["deepstack_features"] = [repeat(plane) for plane in planes]
-    return type(output)(**fields)
+    return medium.with_planes(output, [repeat(values) for values in medium.planes(output)])

@@ -72,7 +72,7 @@ class Shown:
     @property
     def features(self) -> Any:
         """The visual tokens, in the encoder's own container: those that are sent on."""
-        return self._of_output(self.encoded.output, self.medium.features_key, None)
+        return self._sent_on(self.medium.features(self.encoded.output))
 
     def encode(self, plan: Plan, evidence: frozenset[str]) -> None:
         """Run the encoder."""
@@ -187,13 +187,12 @@ class Shown:
             rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
             return contained(rows, values)
 
-        return self._output(
-            lambda name, plane: reduce(self._of_output(self.encoded.output, name, plane))
-        )
+        output = self.encoded.output
+        planes = [reduce(self._sent_on(values)) for values in self.medium.planes(output)]
+        return self.medium.with_planes(output, planes)
 
-    def _of_output(self, output: Any, name: str, plane: int | None) -> Any:
-        """Return a field of an output of the encoder's, of the tokens that are sent on."""
-        values = _plane(output, name, plane)
+    def _sent_on(self, values: Any) -> Any:
+        """Return the tokens that have a place in the prompt, in the encoder's container."""
         if self.sent is None:
             return values
         marks = self.sent.split([len(value) for value in values])
@@ -221,27 +220,17 @@ class Shown:
         )
         encodings = [list(islice(outputs, item.entries)) for item in items]
 
-        def pick(name: str, plane: int | None) -> Any:
+        def pick(values: Any, plane: int) -> Any:
             rows = []
             for item, parts, grid, count in zip(items, encodings, grids, counts, strict=True):
                 if item.selection is not None:
-                    whole = torch.cat([flat(_plane(part, name, plane)) for part in parts])
+                    whole = torch.cat([flat(self.medium.planes(part)[plane]) for part in parts])
                     rows.append(whole[method.cells(grid, count).to(self.model.device)])
-            return contained(torch.cat(rows), _plane(self.encoded.output, name, plane))
+            return contained(torch.cat(rows), values)
 
-        return self._output(pick)
-
-    def _output(self, make: Any) -> Any:
-        """Return an output like the encoder's, its features and planes from ``make``."""
         output = self.encoded.output
-        key = self.medium.features_key
-        fields: dict[str, Any] = {**output, key: make(key, None)}
-        planes = getattr(output, "deepstack_features", None)
-        if planes is not None:
-            fields["deepstack_features"] = [
-                make("deepstack_features", i) for i in range(len(planes))
-            ]
-        return type(output)(**fields)
+        planes = [pick(values, i) for i, values in enumerate(self.medium.planes(output))]
+        return self.medium.with_planes(output, planes)
 
 
 def _last_runs(visual: Tensor, total: int) -> list[int]:
@@ -257,11 +246,6 @@ def _last_runs(visual: Tensor, total: int) -> list[int]:
     while first and sum(runs[first:]) < total:
         first -= 1
     return runs[first:]
-
-
-def _plane(output: Any, name: str, plane: int | None) -> Any:
-    values = getattr(output, name)
-    return values if plane is None else values[plane]
 
 
 def flat(values: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT and LLaVA-OneVision: a base view, tiles cut back to the image, newline tokens.
+"""LLaVA-NeXT and its kin: a base view, tiles cut back to the image, newline tokens.
 
 The layout is not computed a second time: the model's own ``pack_image_features`` is run on maps of
 coordinates and of evidence instead of features, so that padding, tiles, newlines and OneVision's
@@ -8,6 +8,7 @@ bilinear shrinking are exactly the model's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from ....tokens import Grid
 from .base import Family
 from .clips import NextClips, OnevisionClips
-from .layout import Inputs, Layout
+from .layout import Inputs, Layout, square_side
 
 
 class LlavaNext(Family):
@@ -54,9 +55,13 @@ class LlavaNext(Family):
         counts = self.tiles_of(model, inputs)
         return torch.cat(self.pack(model, inputs, patches[: sum(counts)].split(counts)))
 
+    def side(self, model: Any) -> int:
+        """Tokens along the side of a view, before it is packed."""
+        config = model.config.vision_config
+        return int(config.image_size // config.patch_size)
+
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
-        config: Any = model.config
-        side = config.vision_config.image_size // config.vision_config.patch_size
+        side = self.side(model)
         counts = self.tiles_of(model, inputs)
         ones = [torch.ones(count, side * side, 1) for count in counts]
         marks = self.pack(model, inputs, ones)
@@ -93,6 +98,57 @@ class LlavaOnevision(LlavaNext):
             vision_aspect_ratio=ratio,
         )
         return list(packed)
+
+
+class Granite4Vision(LlavaNext):
+    """Granite 4 Vision: no embeddings of an image, but planes that decoder layers add.
+
+    Q-Formers shrink the patches of each view before it is packed. Methods see the plane that the
+    language model gets first.
+    """
+
+    model_types: ClassVar[Sequence[str]] = ("granite4_vision",)
+    projector = "layerwise_projectors.0"
+
+    def features(self, output: Any) -> Any:
+        return min(output.deepstack_features, key=lambda plane: plane[0])[1]
+
+    def planes(self, output: Any) -> list[Any]:
+        return [features for _, features in output.deepstack_features]
+
+    def with_planes(self, output: Any, planes: Sequence[Any]) -> Any:
+        layers = [layer for layer, _ in output.deepstack_features]
+        return type(output)(
+            **{**output, "deepstack_features": list(zip(layers, planes, strict=True))}
+        )
+
+    def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
+        strategy = inputs.get("vision_feature_select_strategy")
+        return model.base_model.pack_image_features(  # type: ignore[no-any-return]
+            list(views),
+            inputs["image_sizes"],
+            strategy or model.config.vision_feature_select_strategy,
+            image_newline=views[0].new_zeros(views[0].shape[-1]),
+        )
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        side = square_side(patches)
+        maps = patches.mT.unflatten(2, (side, side))
+        pooled = nn.functional.adaptive_avg_pool2d(maps, self.side(model)).flatten(2).mT
+        return super().to_tokens(model, inputs, pooled)
+
+    def side(self, model: Any) -> int:
+        return int(super().side(model) * Fraction(model.config.downsample_rate))
+
+    def attention_layer(self, model: Any, layers: int) -> int:
+        read, _ = min(model.config.deepstack_layer_map, key=lambda pair: pair[1])
+        return int(max(0, layers + read if read < 0 else read - 1))
+
+    def first_layer_to_reduce(self, model: Any) -> int:
+        """Return the last layer that is given features: they are added in front of it."""
+        config = model.config
+        given = [*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers]
+        return max(super().first_layer_to_reduce(model), *map(int, given))
 
 
 def _layout(mark: Tensor, side: int) -> Layout:

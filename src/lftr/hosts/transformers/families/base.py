@@ -29,6 +29,8 @@ class Family(Medium):
     # whether the language model takes positions for columns, so that a prompt must have neither
     # gaps in its positions nor padding on its left
     positions_are_columns: bool = False
+    # why tokens cannot stay where they were, of models that do not ask where they are
+    unplaced: ClassVar[str] = ""
     video: Medium | None = None
     # what else the model places its prompt by, beside ids, masks, token types, grids and seconds
     placed_by: ClassVar[tuple[str, ...]] = ()

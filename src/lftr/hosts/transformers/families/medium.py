@@ -82,6 +82,21 @@ class Medium:
         """
         return [entry.shape[0] for entry in features]
 
+    def features(self, output: Any) -> Any:
+        """Return the visual tokens of the encoder's output, in its own container."""
+        return getattr(output, self.features_key)
+
+    def planes(self, output: Any) -> list[Any]:
+        """Return all that the encoder's output has of the tokens: the features and DeepStack's."""
+        return [self.features(output), *(getattr(output, "deepstack_features", None) or ())]
+
+    def with_planes(self, output: Any, planes: Sequence[Any]) -> Any:
+        """Return an output like the encoder's with other `planes`."""
+        fields: dict[str, Any] = {**output, self.features_key: planes[0]}
+        if getattr(output, "deepstack_features", None) is not None:
+            fields["deepstack_features"] = list(planes[1:])
+        return type(output)(**fields)
+
     def as_received(self, model: nn.Module, features: Tensor) -> Tensor:
         """Return the encoder's tokens ``(N, C)`` as the language model receives them."""
         return features

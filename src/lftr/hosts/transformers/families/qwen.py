@@ -203,6 +203,24 @@ class Qwen25VL(Windowed, QwenVL):
     video: Medium | None = WindowedClips()
 
 
+class Convoluted(Packed):
+    """LFM3-VL: every other layer of the tower is a convolution; the projector merges patches."""
+
+    tower = "vision_tower"
+    projector = "multi_modal_projector"
+
+
+class ConvolutedClips(Clips, Convoluted):
+    """Its clips."""
+
+
+class Lfm3VL(Convoluted, Family):
+    """LFM3-VL."""
+
+    model_types: ClassVar[Sequence[str]] = ("lfm3_vl",)
+    video: Medium | None = ConvolutedClips()
+
+
 class Kimi(Family):
     """Kimi-K2.5: frames averaged, then patches merged; the projector sees a row for each token."""
 

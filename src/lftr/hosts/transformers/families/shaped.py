@@ -1,4 +1,4 @@
-"""Families whose images keep their aspect ratio: Mistral 3 (Pixtral) and Gemma 4."""
+"""Families whose images keep their aspect ratio: Pixtral's tower, Gemma 4, LFM2-VL."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....errors import UnsupportedModelError
 from ....tokens import Grid
 from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split
+from .medium import Clips, Medium
 
 
 class Mistral3(Family):
@@ -18,10 +20,10 @@ class Mistral3(Family):
 
     model_types: ClassVar[Sequence[str]] = ("mistral3",)
 
-    def _grids(self, model: Any, inputs: Inputs) -> list[Grid]:
-        patch = model.base_model.vision_tower.patch_size
+    def _grids(self, model: nn.Module, inputs: Inputs) -> list[Grid]:
+        tower: Any = self.module(model, self.tower)
         sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
-        return [(1, int(h) // patch, int(w) // patch) for h, w in sizes]
+        return [(1, int(h) // tower.patch_size, int(w) // tower.patch_size) for h, w in sizes]
 
     def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = model.config.spatial_merge_size
@@ -34,18 +36,41 @@ class Mistral3(Family):
         return torch.cat([block_mean(part, h, w, side)[0] for part, (_, h, w) in parts])
 
 
-class Gemma4(Family):
-    """Gemma 4: patches padded to one length, pooled by their positions."""
+class LightOnOcr(Mistral3):
+    """LightOnOCR: the same tower under another name."""
 
-    model_types: ClassVar[Sequence[str]] = ("gemma4",)
-    projector = "embed_vision"
-    projector_sees_tokens = True
+    model_types: ClassVar[Sequence[str]] = ("lighton_ocr",)
+    tower = "vision_encoder"
+    projector = "vision_projection"
 
-    def _places(self, model: Any, inputs: Inputs) -> list[tuple[Tensor, Tensor, Grid]]:
-        """Return for each image: its real patches, the token each is pooled into, its grid."""
-        size = int(model.config.vision_config.pooling_kernel_size)
+
+class MistralLarge4(Mistral3):
+    """Mistral Large 4: an indexer chooses keys, for its own layer or for later ones too."""
+
+    model_types: ClassVar[Sequence[str]] = ("mistral_large4",)
+
+    def first_layer_to_reduce(self, model: Any) -> int:
+        raise UnsupportedModelError(
+            f"an indexer in each layer of {type(model).__name__} chooses among its keys, or later "
+            "layers go by what it chose, so tokens cannot leave between them: choose a method that "
+            "decides before the language model"
+        )
+
+
+class Placed(Medium):
+    """Patches padded to one length, their places (x, y) beside them; pooled by these."""
+
+    places: ClassVar[str] = "image_position_ids"
+
+    def pooled(self, model: Any) -> int:
+        """Patches along the side of a token."""
+        return int(model.config.vision_config.pooling_kernel_size)
+
+    def _views(self, model: nn.Module, inputs: Inputs) -> list[tuple[Tensor, Tensor, Grid]]:
+        """Return for each image or frame: its real patches, the token of each, its grid."""
+        size = self.pooled(model)
         found = []
-        for positions in inputs["image_position_ids"]:
+        for positions in inputs[self.places].flatten(0, -3):
             real = (positions != -1).all(dim=-1).nonzero().squeeze(1)
             columns, rows = (positions[real] // size).unbind(-1)
             wide, high = int(columns.max()) + 1, int(rows.max()) + 1
@@ -53,14 +78,81 @@ class Gemma4(Family):
         return found
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
-        return [Layout((grid,)) for _, _, grid in self._places(model, inputs)]
+        grids = iter([grid for _, _, grid in self._views(model, inputs)])
+        found = []
+        for frames in self.views(model, inputs, sizes):
+            own = [next(grids) for _ in range(frames)]
+            _, high, wide = own[0]
+            found.append(Layout(((frames, high, wide),)))
+        return found
 
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
         parts = []
         for rows, (real, token, (_, high, wide)) in zip(
-            patches, self._places(model, inputs), strict=True
+            patches, self._views(model, inputs), strict=True
         ):
             total = rows.new_zeros(high * wide, rows.shape[-1])
             total.index_add_(0, token.to(rows.device), rows[real.to(rows.device)])
             parts.append(total * (high * wide / len(real)))
         return torch.cat(parts)
+
+
+class PlacedClips(Clips, Placed):
+    """Clips, whose frames are images: of different numbers, or (before 5.19) of one."""
+
+    places: ClassVar[str] = "video_position_ids"
+
+    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+        frames = inputs.get("num_frames_per_video")
+        if frames is None:
+            clips, frames = inputs[self.places].shape[:2]
+            return [int(frames)] * int(clips)
+        return [int(number) for number in frames]
+
+
+class Gemma4(Placed, Family):
+    """Gemma 4."""
+
+    model_types: ClassVar[Sequence[str]] = ("gemma4",)
+    projector = "embed_vision"
+    projector_sees_tokens = True
+
+
+class Unpooled(Placed):
+    """Gemma 4 without a tower: a token is a patch of pixels, embedded and placed."""
+
+    tower = "embed_vision"
+    projector = "embed_vision.multimodal_embedder"
+
+    def pooled(self, model: Any) -> int:
+        return 1
+
+
+class UnpooledClips(PlacedClips, Unpooled):
+    """Its clips."""
+
+
+class Gemma4Unified(Unpooled, Family):
+    """Gemma 4 Unified."""
+
+    model_types: ClassVar[Sequence[str]] = ("gemma4_unified",)
+    video: Medium | None = UnpooledClips()
+
+
+class Lfm2VL(Family):
+    """LFM2-VL: tiles and the whole image, each on a grid of its own and an item of its own."""
+
+    model_types: ClassVar[Sequence[str]] = ("lfm2_vl",)
+    projector = "vision_tower.post_layernorm"  # the projector itself is shown rearranged patches
+
+    def _grids(self, inputs: Inputs) -> list[tuple[int, int]]:
+        return [(int(h), int(w)) for h, w in torch.as_tensor(inputs["spatial_shapes"]).tolist()]
+
+    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        side = model.config.downsample_factor
+        return [Layout(((1, h // side, w // side),)) for h, w in self._grids(inputs)]
+
+    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+        side = model.config.downsample_factor
+        parts = zip(patches.split(1), self._grids(inputs), strict=True)
+        return torch.cat([block_mean(part[:, : h * w], h, w, side)[0] for part, (h, w) in parts])

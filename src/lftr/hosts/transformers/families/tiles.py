@@ -34,10 +34,16 @@ class InternVL(Shuffled):
         return round(1 / float(model.config.downsample_ratio))
 
 
+class QianfanOcr(InternVL):
+    """Qianfan-OCR: InternVL's tiles."""
+
+    model_types: ClassVar[Sequence[str]] = ("qianfan_ocr",)
+
+
 class Gemma3(Shuffled):
     """Gemma 3: SigLIP patches averaged to a fixed square; crops (pan and scan) are items."""
 
-    model_types: ClassVar[Sequence[str]] = ("gemma3",)
+    model_types: ClassVar[Sequence[str]] = ("gemma3", "shieldgemma2")
 
     def block(self, model: Any, side: int) -> int:
         return int(side // int(model.config.mm_tokens_per_image**0.5))
@@ -69,6 +75,32 @@ class Idefics(Shuffled):
         side = inputs["pixel_values"].shape[-1] // model.config.vision_config.patch_size
         tile = (side // model.config.scale_factor) ** 2
         return [tile] * (sum(len(sample) for sample in features) // tile)
+
+
+class GraniteDocling(Idefics):
+    """Granite Docling: a page's tiles take the connector's coarse path, or its fine one."""
+
+    model_types: ClassVar[Sequence[str]] = ("granite_docling",)
+    projector = "vision_model.connector"
+
+    def entries(self, model: Any, inputs: Inputs, features: Any) -> list[int]:
+        config = model.config.vision_config
+        side = config.image_size // config.patch_size // self._shrinks(model, inputs)
+        return [side * side] * (sum(len(sample) for sample in features) // side**2)
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        side = square_side(patches)
+        return block_mean(patches, side, side, self._shrinks(model, inputs)).flatten(0, 1)
+
+    def first_layer_to_reduce(self, model: Any) -> int:
+        """Return the layer after those that DeepStack adds features to."""
+        planes = model.config.vision_config.deepstack_visual_indexes
+        return max(super().first_layer_to_reduce(model), len(planes))
+
+    def _shrinks(self, model: Any, inputs: Inputs) -> int:
+        """Patches along the side of a token."""
+        coarse = int(model.config.vision_config.scale_factor)
+        return coarse if inputs.get("tile_fine_mask") is None else coarse // 2
 
 
 class Llama4(Shuffled):

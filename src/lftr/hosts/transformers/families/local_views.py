@@ -1,0 +1,102 @@
+"""Families that encode crops of an image apart from the image: Step 3.7, Unlimited-OCR.
+
+The tower runs twice, over views of different sizes. Evidence is therefore not read off it; the
+layout of the tokens is told by sizes and numbers among the encoder's arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import UnsupportedModelError
+from ....tokens import Grid
+from .base import Family
+from .layout import Inputs, Layout
+
+
+class LocalViews(Family):
+    """The common part: crops first, the image after them, one entry for both."""
+
+    maps_patches: ClassVar[bool] = False
+
+    def notes(self, model: Any) -> tuple[str, ...]:
+        shown = f"methods see no more of a {model.config.model_type} than its features"
+        return (f"{shown} and the prompt's text",)
+
+    def side(self, model: Any, pixels: Tensor) -> int:
+        """Tokens along the side of a view: of its patches, two convolutions leave a quarter."""
+        raise TypeError(f"{type(self).__name__} must define side(model, pixels)")
+
+    def crops(self, inputs: Inputs, entries: int) -> list[int]:
+        """Return how many crops each image has."""
+        numbers = inputs.get("num_local_patches")
+        if numbers is None:
+            return [0] * entries
+        return [int(number) for number in torch.as_tensor(numbers).tolist()]
+
+    def sides(self, model: Any, inputs: Inputs) -> tuple[int, int]:
+        """Return the tokens along the side of a crop, 0 where there is none, and of an image."""
+        local = inputs.get("pixel_values_local")
+        crop = 0 if local is None else self.side(model, local)
+        return crop, self.side(model, inputs["pixel_values"])
+
+
+class Step3p7(LocalViews):
+    """Step 3.7: a square for each crop, another for the image."""
+
+    model_types: ClassVar[Sequence[str]] = ("step3p7",)
+    tower = "vision_model"
+
+    def side(self, model: Any, pixels: Tensor) -> int:
+        patches = pixels.shape[-1] // int(model.config.vision_config.patch_size)
+        return _quartered(patches)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        crop, whole = self.sides(model, inputs)
+        return [
+            Layout((*[(1, crop, crop)] * number, (1, whole, whole)))
+            for number in self.crops(inputs, len(sizes))
+        ]
+
+
+class UnlimitedOcr(LocalViews):
+    """Unlimited-OCR: crops joined to one grid, a newline after each row of tokens; last a mark."""
+
+    model_types: ClassVar[Sequence[str]] = ("unlimited_ocr",)
+
+    def first_layer_to_reduce(self, model: Any) -> int:
+        raise UnsupportedModelError(
+            f"the cache of {type(model).__name__} tells the prompt, which it keeps, from what "
+            "follows it, which it forgets, by the prompt's length, so its layers cannot hold fewer "
+            "tokens: choose a method that decides before the language model"
+        )
+
+    def side(self, model: Any, pixels: Tensor) -> int:
+        patches = pixels.shape[-1] // int(model.config.vision_config.sam_config.patch_size)
+        return _quartered(patches)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        crop, whole = self.sides(model, inputs)
+        shapes: Sequence[Any] = inputs.get("patches_grid") or [(0, 0)] * len(sizes)
+        found = []
+        for number, (columns, rows) in zip(self.crops(inputs, len(sizes)), shapes, strict=True):
+            grids: list[Grid] = [(1, int(rows) * crop, int(columns) * crop)] if number else []
+            grids.append((1, whole, whole))
+            found.append(Layout(tuple(grids), _ended(grids)))
+        return found
+
+
+def _quartered(patches: int) -> int:
+    """Return what two convolutions of stride 2 leave of a side."""
+    return math.ceil(math.ceil(patches / 2) / 2)
+
+
+def _ended(grids: Sequence[Grid]) -> Tensor:
+    """Mark the newline after each row of the grids, and the token after the last."""
+    marks = [torch.tensor([*[False] * wide, True]).repeat(high) for _, high, wide in grids]
+    return torch.cat([*marks, torch.tensor([True])])
