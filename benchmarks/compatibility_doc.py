@@ -101,9 +101,7 @@ def rows(releases: dict[str, list[str]]) -> list[str]:
     for entry in FAMILIES.values():
         models.setdefault(entry.model().config.model_type, entry)
     broken = {entry.model().config.model_type for entry in BROKEN.values()}
-    by_class = {
-        type(entry.model()).__name__: model_type for model_type, entry in models.items()
-    }
+    by_class = {type(entry.model()).__name__: model_type for model_type, entry in models.items()}
     found = []
     for model_type in types():
         if model_type in REFUSED:
@@ -144,9 +142,7 @@ def main() -> None:
     lines = rows(releases)
     hosted = [line for line in lines if "| not tested |" not in line]
     newest = transformers.__version__
-    refused = [
-        f"| `{name}` | {REFUSED[name]} |" for name in types() if name in REFUSED
-    ]
+    refused = [f"| `{name}` | {REFUSED[name]} |" for name in types() if name in REFUSED]
     text = [
         HEAD,
         f"Of the {len(types())} model types that `AutoModelForImageTextToText` of transformers "

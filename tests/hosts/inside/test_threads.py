@@ -17,10 +17,8 @@ from lftr.evidence.attention import attention_modules
 from lftr.hosts.transformers.families import family_of
 from lftr.methods.inside.schedules import Exit, Schedule
 
-from ..support import HOSTED, SQUARE, WIDE, Prompt, ZooEntry, interleaved
-from .support import first_layer, methods_for, skips_for
-
-HIDDEN = [e for e in HOSTED if e.name != "gemma4_shared"]  # shared keys are refused
+from ..support import SQUARE, WIDE, Prompt, ZooEntry, interleaved
+from .support import INSIDE, first_layer, methods_for, skips_for
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ def on(model: Any, method: lftr.LayerMethod) -> Iterator[Any]:
         yield reduction
 
 
-@pytest.mark.parametrize("kind", list(methods(HOSTED[0])))
-@pytest.mark.parametrize("entry", HIDDEN, ids=str)
+@pytest.mark.parametrize("kind", list(methods(INSIDE[0])))
+@pytest.mark.parametrize("entry", INSIDE, ids=str)
 def test_a_call_within_a_call(entry: ZooEntry, kind: str) -> None:
     """While one thread is inside a layer's attention, another thread's whole call goes through."""
     prompt, other = Prompt(entry, [WIDE]), Prompt(entry, [SQUARE])
