@@ -147,7 +147,7 @@ class Selection:
             Shape ``(..., K)``.
         """
         if position_ids is None:
-            return self.index
+            return self.index.clone()
         index = self.index.to(position_ids.device)
         if not self.batched:
             return position_ids.index_select(-1, index)

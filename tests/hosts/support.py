@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from zoo import FAMILIES, MIXED, VIDEOS, Image, Row, Side, Videos, ZooEntry
 from zoo.base import images_of
 
@@ -148,6 +149,34 @@ class Prompt:
         return self.model(**self.inputs(side) | options)
 
 
+@contextmanager
+def interleaved(module: nn.Module, work: Callable[[], Any], times: int = 2) -> Iterator[list[Any]]:
+    """Let another thread do all of ``work`` each time this thread calls ``module``.
+
+    Yields what ``work`` returned, or raised; after ``times`` calls the module is called as usual.
+    """
+    thread, results = threading.get_ident(), []  # type: ignore[var-annotated]
+
+    def run() -> None:
+        try:
+            with torch.no_grad():
+                results.append(work())
+        except Exception as error:
+            results.append(error)
+
+    def wait(*_: Any) -> None:
+        if threading.get_ident() == thread and len(results) < times:
+            other = threading.Thread(target=run)
+            other.start()
+            other.join()
+
+    handle = module.register_forward_pre_hook(wait)
+    try:
+        yield results
+    finally:
+        handle.remove()
+
+
 def seen(prompt: Prompt, *names: str, keep: object = 0.4, **options: Any) -> list[Any]:
     """What a method that needs these fields is shown of every item."""
     with reduced(prompt.model, Asking(*names), keep, **options) as run:
@@ -232,6 +261,7 @@ __all__ = [
     "distance",
     "fresh",
     "images_of",
+    "interleaved",
     "last_columns",
     "reduced",
     "seen",

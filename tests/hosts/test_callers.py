@@ -171,7 +171,7 @@ def test_a_reduced_model_is_not_copied_and_not_kept_alive() -> None:
             attempt(model)
     gone = weakref.ref(model)
     del model, reduction
-    gc.collect()
+    gc.collect()  # what lies on a model knows the model: a cycle, as long as the reduction is on
     assert gone() is None
 
 

@@ -12,6 +12,7 @@ import lftr
 
 from .support import (
     FAMILIES,
+    HOSTED,
     Image,
     Prompt,
     ZooEntry,
@@ -115,10 +116,9 @@ def test_device_map(name: str, way: str, tmp_path: Path) -> None:
 # ---- what a family has of its own --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("entry", [e for e in HOSTED if e.traits.deepstack], ids=str)
 def test_deepstack_planes_are_reduced(entry: ZooEntry) -> None:
     """The planes that are added in the first layers hold the same tokens as the features."""
-    if not entry.traits.deepstack:
-        return
     prompt = Prompt(entry)
     with reduced(prompt.model, "tome") as run:
         short = run.reduction.prepare(**prompt.inputs())
@@ -135,10 +135,10 @@ def test_deepstack_planes_are_reduced(entry: ZooEntry) -> None:
     assert_close(entry, full, prompt.truth(0, choices)[0], slack=2)
 
 
-def test_kept_tokens_still_see_each_other(entry: ZooEntry) -> None:
+@pytest.mark.parametrize("name", ["gemma3", "gemma4", "paligemma"])
+def test_kept_tokens_still_see_each_other(name: str) -> None:
     """Bidirectional blocks are there after reduction: an image's first token sees its last."""
-    if entry.name not in ("gemma3", "gemma4", "paligemma"):
-        return
+    entry = FAMILIES[name]
     prompt = Prompt(entry, [[3, Image("square"), 2]])
     with reduced(prompt.model, "uniform") as run:
         short = run.reduction.prepare(**prompt.inputs())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from zoo import Image
 
 import lftr
 from lftr import LftrError
+from lftr.hosts.transformers import cross_attention, qformer
+from lftr.hosts.transformers.texts import row_texts
 
 from .oracle import handed_over, language_model
+from .support import Asking
 
 ROWS = [[4, Image("wide"), 3, Image("small", 1), 5], [6, Image("square", 3)], [Image("tall", 2), 3]]
 CASES = [("blip_2", "llm"), ("blip_2", "encoder"), ("instructblip", "llm"),
@@ -167,3 +171,64 @@ def test_what_cannot_be_right_is_refused() -> None:
         mllama.generate(
             **entry.inputs(mllama, rows), max_new_tokens=2, cache_implementation="static"
         )
+
+
+@cases
+@pytest.mark.parametrize("way", ["forward", "generate", "fails", "prepare"])
+def test_what_is_known_of_a_call_ends_with_it(
+    name: str, stage: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its texts are free, and modules that are called by themselves give what they always gave."""
+    entry, model, rows = prepared(name)
+    inputs = entry.inputs(model, rows)
+    part = _reduced_part(name, stage, model)
+    given: list[Any] = []
+    handle = part.register_forward_pre_hook(
+        lambda _, args, kwargs: given.append((args, dict(kwargs))), with_kwargs=True
+    )
+    model(**inputs)
+    handle.remove()
+    args, kwargs = given[0]
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "use_cache")}
+    plain = _first(part(*args, **kwargs))
+    texts: list[weakref.ref[torch.Tensor]] = []
+    module = cross_attention if name == "mllama" else qformer
+
+    def noting(*args: Any) -> dict[str, Any]:
+        found = row_texts(*args)
+        texts.extend(weakref.ref(one) for rows in found.values() for one in rows)
+        return found
+
+    monkeypatch.setattr(module, "row_texts", noting)
+    method = Asking("text_token_embeds" if stage == "llm" else "features")
+    with lftr.reduce(model, method, keep=4, stage=stage) as reduction:
+        if way == "forward":
+            model(**inputs)
+        elif way == "generate":
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        elif way == "prepare":
+            reduction.prepare(**inputs)
+        else:
+            with pytest.raises(ValueError, match="max_new_tokens"):
+                model.generate(**inputs, max_new_tokens=-1)
+        assert bool(texts) == (stage == "llm")
+        assert not any(text() is not None for text in texts)
+        assert torch.equal(_first(part(*args, **kwargs)), plain)
+
+
+@pytest.mark.parametrize("name", ["blip_2", "instructblip"])
+def test_text_that_fits_no_encoder_state_is_refused_at_once(name: str) -> None:
+    model = zoo.FAMILIES[name].model()
+    with pytest.raises(LftrError, match="text_token_embeds"):
+        lftr.reduce(model, Asking("text_token_embeds"), keep=4, stage="encoder")
+
+
+def _reduced_part(name: str, stage: str, model: Any) -> Any:
+    """The module whose input or output is reduced."""
+    if name == "mllama":
+        return language_model(model)
+    return model.language_projection if stage == "llm" else model.qformer
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output[0]

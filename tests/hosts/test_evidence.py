@@ -30,7 +30,11 @@ FIELDS = (
 )
 
 
-@pytest.fixture(params=[*HOSTED, VIDEOS["llava_next_video"], VIDEOS["video_llava"]], ids=str)
+ENTRIES = [*HOSTED, VIDEOS["llava_next_video"], VIDEOS["video_llava"]]
+WITH_CLS = [entry for entry in ENTRIES if entry.traits.has_cls]
+
+
+@pytest.fixture(params=ENTRIES, ids=str)
 def entry(request: pytest.FixtureRequest) -> ZooEntry:
     """A family of the zoo; clips of those that have class tokens too."""
     value: ZooEntry = request.param
@@ -75,10 +79,9 @@ def test_what_every_family_can(entry: ZooEntry) -> None:
     assert not {"visual_projected", "text_embeds", "attention"} & able
 
 
+@pytest.mark.parametrize("entry", WITH_CLS, ids=str)
 def test_attention_is_shared_out(entry: ZooEntry) -> None:
     """CLS attention of a token is the mean of its patches'; separators get none."""
-    if not entry.traits.has_cls:
-        return
     model = entry.model()
     family = family_of(model)
     items = seen(Prompt(entry), "cls_attention")
@@ -96,10 +99,9 @@ def test_attention_is_shared_out(entry: ZooEntry) -> None:
     assert family.cls_place(model) is not None
 
 
+@pytest.mark.parametrize("entry", WITH_CLS, ids=str)
 def test_frame_features_are_the_items_own(entry: ZooEntry) -> None:
     """One descriptor a view: the class tokens of an item's own tiles, not of its neighbour's."""
-    if not entry.traits.has_cls:
-        return
     prompt = Prompt(entry)
     items = seen(prompt, "frame_features")
     alone = [tokens for row in (0, 2) for tokens in seen(prompt.alone(row), "frame_features")]

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+import lftr
 from lftr.evidence import attention
 from lftr.evidence.attention import Tap, attention_modules, tapped
+from lftr.hosts.transformers import encode
 from lftr.hosts.transformers.families import family_of
 
-from .support import Prompt, ZooEntry, assert_close, distance, reduced
+from .inside.support import methods_for, skips_for
+from .support import Asking, Prompt, ZooEntry, assert_close, distance, fresh, reduced
 
 
 def towers(entry: ZooEntry, kind: str = "sdpa") -> tuple[Any, list[Any]]:
@@ -132,6 +136,109 @@ def test_the_table_is_restored() -> None:
     assert dict(ALL_ATTENTION_FUNCTIONS) == entries
 
 
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models look their kernels up where no tap is, as another release might."""
+    table = AttentionInterface()
+    for file in [one for name, one in sys.modules.items() if ".models." in name]:
+        if vars(file).get("ALL_ATTENTION_FUNCTIONS") is ALL_ATTENTION_FUNCTIONS:
+            monkeypatch.setattr(file, "ALL_ATTENTION_FUNCTIONS", table)
+
+
+@pytest.mark.parametrize("field", ["attention_received", "keys", "cls_attention"])
+def test_evidence_that_could_not_be_read_is_told(
+    entry: ZooEntry, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    if field == "cls_attention" and not entry.traits.has_cls:
+        pytest.skip(f"the encoder of {entry} has no class token")
+    prompt = Prompt(entry)
+    elsewhere(monkeypatch)
+    with (
+        reduced(prompt.model, Asking(field)),
+        pytest.raises(lftr.LftrError, match=transformers.__version__),
+    ):
+        prompt.generate(1)
+
+
+@pytest.mark.parametrize("reads", ["previous", "own", "frozen"])
+def test_layers_that_could_not_be_read_are_told(
+    llava: ZooEntry, monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    method = {**methods_for(llava), **skips_for(llava)}[reads]
+    prompt = Prompt(llava)
+    elsewhere(monkeypatch)
+    with (
+        lftr.reduce(prompt.model, method),
+        pytest.raises(lftr.LftrError, match="could not be read"),
+    ):
+        prompt.generate(1)
+
+
+def test_parts_of_the_encoder_that_were_not_called_are_told(
+    llava: ZooEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, other = Prompt(llava), torch.nn.Linear(1, 1)
+    for hook, field in (("_first_input", "encoder_features"), ("_output", "frame_features")):
+        attach = getattr(encode, hook)
+        with monkeypatch.context() as patch, reduced(prompt.model, Asking(field)):
+            patch.setattr(encode, hook, lambda _, seen, attach=attach: attach(other, seen))
+            with pytest.raises(lftr.LftrError, match=field):
+                prompt.generate(1)
+
+
+def test_a_table_without_a_lookup_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(AttentionInterface, "get_interface")
+    with (
+        pytest.raises(lftr.LftrError, match="get_interface"),
+        tapped(torch.nn.Linear(1, 1), Tap()),
+    ):
+        pass
+    assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS)
+
+
+def test_what_others_put_into_the_table_stays() -> None:
+    def theirs(name: str, default: Any) -> Any:
+        return default
+
+    table = vars(ALL_ATTENTION_FUNCTIONS)
+    with tapped(torch.nn.Linear(1, 1), Tap()):
+        table["get_interface"] = theirs
+    assert table.pop("get_interface") is theirs
+    table["get_interface"] = theirs
+    with tapped(torch.nn.Linear(1, 1), Tap()):
+        assert table["get_interface"] is not theirs
+    assert table.pop("get_interface") is theirs
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_is_read(llava: ZooEntry) -> None:
+    """What was compiled without a tap is not gone on with while one is open."""
+    model, layers = towers(llava)
+    with tapped(layers[0], Tap(row=0)) as expected:
+        images(llava, model)
+    compiled = fresh(llava)
+    family = family_of(compiled)
+    tower = family.module(compiled, family.tower)
+    torch.compiler.reset()
+    tower.compile(backend="eager")
+    plain = images(llava, compiled)
+    with tapped(attention_modules(tower)[0], Tap(row=0)) as tap:
+        seen = images(llava, compiled)
+    assert_close(llava, torch.cat(tap.rows), torch.cat(expected.rows))
+    images(llava, compiled)
+    assert tap.calls == expected.calls
+    for left, right in zip(plain[family.features_key], seen[family.features_key], strict=True):
+        assert_close(llava, left, right)
+
+
+def test_a_range_that_products_are_squeezed_to() -> None:
+    query, key = 3 * torch.randn(1, 2, 5, 4), 3 * torch.randn(1, 2, 5, 4)
+    tap = Tap(row=2, received=True)
+    tap.read(query, key, None, None, softcap=1.5)
+    full = (1.5 * torch.tanh(query @ key.mT / 2 / 1.5)).softmax(dim=-1)
+    assert distance(tap.rows[0], full[:, :, 2]) < 1e-6
+    assert distance(tap.receipts[0], full.mean(dim=(1, 2))) < 1e-6
+
+
 def test_output_is_untouched(entry: ZooEntry) -> None:
     model, layers = towers(entry)
     plain = images(entry, model)
@@ -185,7 +292,7 @@ def test_queries_that_share_keys() -> None:
 def test_a_tapped_reduction_is_the_truth(entry: ZooEntry, method: str) -> None:
     """Reading attention while encoding changes no logit."""
     if method == "fastervlm" and not entry.traits.has_cls:
-        return
+        pytest.skip(f"the encoder of {entry} has no class token")
     prompt = Prompt(entry)
     with reduced(prompt.model, method) as run:
         logits = prompt.generate(1).logits[0]

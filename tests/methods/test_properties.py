@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from every import build, every, item, tensors
+from every import FIELDS, build, every, item, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -303,3 +303,29 @@ def test_auto_counts():
     stack = lftr.VisualTokens.stack([tensors(loud, torch.zeros_like), loud])
     with pytest.raises(lftr.LftrError, match="one item at a time"):
         build("trim").select(stack, "auto")
+
+
+@each
+@pytest.mark.parametrize("grid", [(1, 6, 6), (3, 4, 5)], ids=str)
+def test_a_selection_that_was_changed_in_place_spoils_nothing(name, grid):
+    """Neither later selections, whatever is kept for them, nor the item that it was made of."""
+    method, tokens = build(name), item(3, grid)
+    for keep in (2, 7, 16):
+        before = {f: x.clone() for f in FIELDS if (x := getattr(tokens, f)) is not None}
+        first, again = method.select(tokens, keep), method.select(tokens, keep)
+        wanted = [x.clone() for x in parts_of(again)]
+        for part in [*parts_of(first), first.positions()]:
+            if part.numel() > 1 and 0 in part.stride():  # an expanded tensor refuses by itself
+                continue
+            part.add_(1)
+        for chosen in (again, method.select(tokens, keep)):
+            for part, expected in zip(parts_of(chosen), wanted, strict=True):
+                assert part.equal(expected)
+        for field, value in before.items():
+            assert getattr(tokens, field).equal(value)
+
+
+def parts_of(chosen):
+    """Every tensor of a selection."""
+    flow = chosen.flow
+    return [chosen.index] + ([flow.source, flow.slot, flow.weight] if flow is not None else [])

@@ -4,6 +4,20 @@ Every attention layer of transformers looks its kernel up by ``ALL_ATTENTION_FUN
 ``get_interface``. While a tap is open, what the tapping thread is given there passes everything
 through and, for tapped modules, reads the exact queries and keys (after rotary embeddings and
 normalisation, whatever the kernel). When the last tap closes the table is as it was.
+
+Why the lookup is replaced, and not a kernel registered (``AttentionInterface.register``) and
+chosen by ``config._attn_implementation``, which is transformers' own way to add one:
+
+- Eager attention has no entry that could be stood in for. Each modeling file hands its own function
+  to the lookup as the default, and a registered function is not told which; Llama 4 has two.
+- The name is not the kernel's alone. Masks are made by it, and models take other paths by it
+  (FlashAttention's packing; Gemma 4, MiniMax M3 VL and others compare it with "sdpa" or "eager").
+  Under another name a model would not compute what it computes without the tap.
+- A configuration is shared by all layers and threads, and by copies of the model. The tap is for
+  one module in one thread.
+
+What is replaced is private to transformers, so it is checked: a tap cannot be opened where the
+lookup is missing, and whoever opens one raises `unread` if the module ran and showed it nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +30,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..errors import UnsupportedModelError
 
 _CHUNK = 128  # queries scored at once when the attention received is summed up
 
@@ -51,6 +68,8 @@ class Tap:
 
     Attributes
     ----------
+    calls : int
+        How often the module's attention was shown.
     rows : list of Tensor, shape (B, heads, N)
         Attention of the query ``row``, float32.
     receipts : list of Tensor, shape (B, N)
@@ -62,6 +81,7 @@ class Tap:
     row: int | None = None
     received: bool = False
     keys: bool = False
+    calls: int = 0
     rows: list[Tensor] = field(default_factory=list)
     receipts: list[Tensor] = field(default_factory=list)
     seen_keys: list[Tensor] = field(default_factory=list)
@@ -75,22 +95,31 @@ class Tap:
         softcap: float | None = None,
     ) -> None:
         """Take what was asked for from post-rotary ``query`` and ``key`` ``(B, heads, N, d)``."""
+        self.calls += 1
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         if self.row is not None:
             at = self.row % query.shape[2]
-            self.rows.append(_attend(query, key, mask, scale, at, at + 1).squeeze(2))
+            self.rows.append(_attend(query, key, mask, scale, softcap, at, at + 1).squeeze(2))
         if self.received:
-            self.receipts.append(_receive(query, key, mask, scale))
+            self.receipts.append(_receive(query, key, mask, scale, softcap))
         if self.keys:
             self.seen_keys.append(key.float().mean(dim=1))
 
 
 def _attend(
-    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, start: int, stop: int
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    start: int,
+    stop: int,
 ) -> Tensor:
     """Softmax-ed attention of queries ``start:stop``, float32 ``(B, heads, stop - start, N)``."""
     scores = (query[:, :, start:stop].float() @ key.float().transpose(2, 3)) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         part = mask[..., start:stop, : key.shape[2]]
         if part.dtype == torch.bool:
@@ -100,7 +129,9 @@ def _attend(
     return scores.softmax(dim=-1)
 
 
-def _receive(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _receive(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
     """Mean over heads and queries of the attention to each key; padded queries do not count."""
     count = query.shape[2]
     valid = torch.ones(query.shape[0], count, device=query.device)
@@ -111,7 +142,7 @@ def _receive(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> T
     total = torch.zeros(query.shape[0], key.shape[2], device=query.device)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
-        part = _attend(query, key, mask, scale, start, stop).mean(dim=1)
+        part = _attend(query, key, mask, scale, softcap, start, stop).mean(dim=1)
         total += (part * valid[:, start:stop, None]).sum(dim=1)
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -120,12 +151,19 @@ AnyReader = TypeVar("AnyReader", bound=Reader)
 _open: ContextVar[dict[int, Reader] | None] = ContextVar("lftr_taps", default=None)
 _lock = threading.Lock()
 _users = 0
-_before: list[Any] = []
+_NAME = "get_interface"
+_replaced: list[Any] = []  # while a tap is open: what stood in the table before, and our own
 
 
 @contextmanager
 def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
-    """Show ``module``'s attention to ``tap`` while the body runs, in this thread."""
+    """Show ``module``'s attention to ``tap`` while the body runs, in this thread.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If this release of transformers does not look kernels up as expected.
+    """
     _install()
     token = _open.set({**(_open.get() or {}), id(module): tap})
     try:
@@ -135,30 +173,50 @@ def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
         _uninstall()
 
 
+def unread(module: nn.Module) -> UnsupportedModelError:
+    """Return the error for a module that ran and whose attention showed its tap nothing."""
+    return UnsupportedModelError(
+        f"the attention of {type(module).__name__} ran, but its queries and keys could not be "
+        f"read: it does not look its kernel up as transformers {transformers.__version__} is "
+        "expected to. Choose a method that reads no attention"
+    )
+
+
 def _install() -> None:
     global _users
     with _lock:
-        _users += 1
-        if _users == 1:
+        if _users == 0:
+            look_up = getattr(ALL_ATTENTION_FUNCTIONS, _NAME, None)
+            if not callable(look_up):
+                raise UnsupportedModelError(
+                    f"attention cannot be read under transformers {transformers.__version__}: "
+                    f"its attention interface has no {_NAME}. Choose a method that reads none"
+                )
             table = vars(ALL_ATTENTION_FUNCTIONS)
-            _before.append(table.get("get_interface"))
-            table["get_interface"] = _wrapping(ALL_ATTENTION_FUNCTIONS.get_interface)
+            own = _wrapping(look_up)
+            _replaced[:] = table.get(_NAME), own
+            table[_NAME] = own
+        _users += 1
 
 
 def _uninstall() -> None:
     global _users
     with _lock:
         _users -= 1
-        if _users == 0:
-            table, before = vars(ALL_ATTENTION_FUNCTIONS), _before.pop()
-            del table["get_interface"]
-            if before is not None:
-                table["get_interface"] = before
+        if _users:
+            return
+        table, (before, own) = vars(ALL_ATTENTION_FUNCTIONS), _replaced
+        _replaced.clear()
+        if table.get(_NAME) is not own:  # replaced again meanwhile, by somebody else: theirs stays
+            return
+        del table[_NAME]
+        if before is not None:
+            table[_NAME] = before
 
 
 def _wrapping(get_interface: Callable[..., Any]) -> Callable[..., Any]:
-    def look_up(name: str, default: Callable[..., Any]) -> Callable[..., Any]:
-        function = get_interface(name, default)
+    def look_up(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        function: Callable[..., Any] = get_interface(*args, **kwargs)
         return _passing_on(function) if _open.get() else function
 
     return look_up
@@ -176,15 +234,16 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         tap = (_open.get() or {}).get(id(module))
         if tap is not None:
-            scaling = kwargs.get("scaling")
+            scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
             bounds = kwargs.get("cu_seq_lens_q")
             if bounds is None:
                 mask = attention_mask
                 seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-                tap.read(query, key, seen, scaling, kwargs.get("softcap"))
+                tap.read(query, key, seen, scaling, softcap)
             else:  # flash attention packs all images into one call
                 for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                    tap.read(query[:, :, start:stop], key[:, :, start:stop], None, scaling)
+                    own = query[:, :, start:stop], key[:, :, start:stop]
+                    tap.read(*own, None, scaling, softcap)
         return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attend

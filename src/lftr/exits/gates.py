@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -63,6 +64,11 @@ class Gates(nn.Module):
             )
             for _ in range(1, made_for.depth)
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the gates are."""
+        return next(self.parameters()).device
 
     def forward(self, layer: int, features: Tensor) -> Tensor:
         """Return the logits ``(..., 2)`` of going on and of exiting before ``layer``, from 1 on.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from ..selection import Flow, Selection
 from ..tokens import Grid, VisualTokens
 from .base import Method
 from .operations.cells import bands, centres
+from .operations.remembered import remembered
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Interpolate(Method, name="interpolate"):
         return Selection(index, Flow(*flow))
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@remembered
 def _points(blocks: tuple[Grid, ...], count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return anchors, and the sources, slots and weights of four tokens a point, on the CPU."""
     frames = [(h, w) for t, h, w in blocks for _ in range(t)]

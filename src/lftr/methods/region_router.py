@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from ..tokens import Grid, VisualTokens
 from .base import Method
 from .operations.cells import frame_cells
 from .operations.flows import led, mean_flow
+from .operations.remembered import remembered
 from .operations.scaling import unit
 from .options import whole
 from .pool import Pool
@@ -72,8 +72,7 @@ def _number(blocks: tuple[Grid, ...], side: int) -> int:
     return sum(t * -(-rows // side) * -(-columns // side) for t, rows, columns in blocks)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@remembered
 def _regions(blocks: tuple[Grid, ...], side: int) -> list[tuple[tuple[int, int], Tensor]]:
     """Return the regions' tokens ``(R, rows * columns)`` by shape; those at the border are cut."""
     groups: dict[tuple[int, int], list[Tensor]] = {}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import lftr
+from lftr.evidence.attention import attention_modules
+from lftr.hosts.transformers.families import family_of
 from lftr.methods.inside.base import LayerView
-from lftr.methods.inside.schedules import Exit
+from lftr.methods.inside.schedules import Exit, Step
 
 from ..support import PLAIN, SQUARE, WIDE, Prompt, ZooEntry
-from .support import MASKED
+from .support import MASKED, Own, first_layer
 
 
 class Looking(lftr.LayerMethod):
@@ -60,3 +64,29 @@ def test_attention_of_the_last_token(entry: ZooEntry, reads: str, side: str) -> 
             assert torch.allclose(received, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
             assert length == len(visual)
             assert text == int((~visual & (visual.cumsum(0) > 0)).nonzero()[0])
+
+
+@pytest.mark.parametrize("entry", MASKED, ids=str)
+def test_reading_ahead_projects_one_query_a_row(entry: ZooEntry) -> None:
+    """Queries and values of all rows are computed once, by the layer itself, where it can."""
+    prompt = Prompt(entry, [WIDE, SQUARE])
+    layer: Any = family_of(prompt.model).decoder(prompt.model).layers[first_layer(entry)]
+    attention = attention_modules(layer)[0]
+    names = [name for name in ("q_proj", "k_proj", "v_proj") if getattr(attention, name, None)]
+    if "q_proj" not in names:
+        pytest.skip(f"{type(attention).__name__} has no projection of queries alone")
+    widths: dict[str, list[int]] = {name: [] for name in names}
+    handles = [
+        getattr(attention, name).register_forward_pre_hook(
+            lambda _, args, name=name: widths[name].append(args[0].shape[1])
+        )
+        for name in names
+    ]
+    with lftr.reduce(prompt.model, Own(Step(first_layer(entry), 1))):
+        prompt.forward()
+    for handle in handles:
+        handle.remove()
+    before, after = prompt.inputs()["input_ids"].shape[1], widths["q_proj"][-1]
+    assert after < before
+    assert widths.pop("k_proj", [before, after]) == [before, after]
+    assert all(found == [1, after] for found in widths.values())

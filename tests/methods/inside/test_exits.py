@@ -327,3 +327,20 @@ def test_layers_before_which_an_image_can_go(bundle):
     with pytest.raises(lftr.LftrError, match="schedule = "):
         StaticExit(Step())
     assert build("dyvte").watches(8) == frozenset(range(1, 8))
+
+
+def test_a_users_gates_are_left_as_they_are(gates, monkeypatch):
+    """They are neither moved to the states' device nor taken out of training."""
+
+    def refuse(module, *args, **kwargs):
+        raise AssertionError("a user's module was moved")
+
+    before = {name: (x.device, x.data_ptr()) for name, x in gates.named_parameters()}
+    monkeypatch.setattr(torch.nn.Module, "to", refuse)
+    gates.train()
+    depth, size = gates.made_for.depth, gates.made_for.hidden_size
+    seen = dataclasses.replace(view(layer=1, depth=depth), states=torch.randn(28, size))
+    assert DyVTE(gates).count(seen, 20) in (0, 20)
+    assert gates.training
+    assert {name: (x.device, x.data_ptr()) for name, x in gates.named_parameters()} == before
+    gates.eval()

@@ -9,17 +9,23 @@ import torch
 
 
 class Clock:
-    """Attributes the time between laps to names."""
+    """Attributes the time between laps to names.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the work that is timed is queued; it need not be the current device.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._laps: list[tuple[str, object]] = [("", self._now())]
 
     def _now(self) -> object:
-        if not self._cuda:
+        if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def lap(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,37 @@ CAN = FEATURES | {"text_token_embeds"}
 _STATIC = ("static", "offloaded_static")
 
 
+@dataclass(frozen=True)
+class _Images:
+    """What the hook needs to know of the call whose images it reduces.
+
+    Attributes
+    ----------
+    report : Report
+        To be filled.
+    texts : dict of str to list of Tensor
+        Evidence of each row's text.
+    columns : int
+        Columns of its prompt.
+    tiles : list of list of int, (B, images)
+        Tiles of each image that are shown.
+    ratios : list of list of int, (B, images)
+        Number of each image's aspect ratio; 0 where a row has no such image.
+    """
+
+    report: Report
+    texts: dict[str, Any]
+    columns: int
+    tiles: list[list[int]]
+    ratios: list[list[int]]
+
+
+class _Call(threading.local):
+    """The call that a thread is in, while it is in one that is reduced."""
+
+    images: _Images | None = None
+
+
 class CrossAttentionHost:
     """Reduces the vision states that one model's cross-attention layers read.
 
@@ -36,7 +68,7 @@ class CrossAttentionHost:
         self.model = model
         self.family = family
         self.plan = plan
-        self._call = threading.local()
+        self._call = _Call()
 
     def concerns(self, call: Call) -> bool:
         """Whether a call has images."""
@@ -60,16 +92,20 @@ class CrossAttentionHost:
         texts = row_texts(self.model, self.plan, self.evidence, ids, words)
         tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images): those shown
         ratios = call["aspect_ratio_ids"].tolist()
-        self._call.state = (report, texts, ids.shape[1], tiles, ratios)
+        self._call.images = _Images(report, texts, ids.shape[1], tiles, ratios)
         return Reduced(call)
+
+    def end(self) -> None:
+        """Forget the call that this thread was in."""
+        self._call.images = None
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         call = Call(kwargs)
-        states, cache = call.vision_states, call.cache
-        if states is not None and getattr(self._call, "state", None) is not None:
-            index, real, states = self._reduce(states)
+        states, cache, images = call.vision_states, call.cache, self._call.images
+        if states is not None and images is not None:
+            index, real, states = self._reduce(images, states)
             call = call.but(vision_states=states)
             if cache is not None:
                 cache._lftr_vision = (index, real)
@@ -79,27 +115,31 @@ class CrossAttentionHost:
             return args, call
         return args, call.but(vision_mask=_columns(call, index, real))
 
-    def _reduce(self, states: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    def _reduce(
+        self, images: _Images, states: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Return kept columns ``(B, V)``, which are real, and their states ``(B, V, C)``."""
-        report, texts, prompt, tiles, ratios = self._call.state
+        report, tiles = images.report, images.tiles
         clock = Clock(states.device)
         most = self.model.config.vision_config.max_num_tiles
         each = states.shape[-2]
         per_image = states.reshape(-1, most, each, states.shape[-1])
         expand = len(per_image) // sum(map(len, tiles))  # beams repeat whole rows
         items, bodies = [], []
-        for row, images in enumerate(tiles):
-            for number, count in enumerate(images):
-                if ratios[row][number] == 0:  # a place for an image that this row does not have
+        for row, counts in enumerate(tiles):
+            for number, count in enumerate(counts):
+                if (
+                    images.ratios[row][number] == 0
+                ):  # a place for an image that this row does not have
                     continue
-                image = per_image[(row * len(images)) * expand + number]
+                image = per_image[(row * len(counts)) * expand + number]
                 body = image[:count, 1:].flatten(0, 1)
                 grid = Layout.square(each - 1).tiles or ((1, 1, each - 1),)
                 items.append(Item(row, number, len(body), Layout(grid * count)))
                 bodies.append(body)
-        choose_rows(self.plan, items, bodies, bodies, texts)
+        choose_rows(self.plan, items, bodies, bodies, images.texts)
         clock.lap("method")
-        write_report(self.plan, items, len(tiles), prompt, report)
+        write_report(self.plan, items, len(tiles), images.columns, report)
         report.note("the class token of each tile stays beside the kept ones")
         report.clock = clock.readings()
         if not drops(self.plan.keep, items):

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ...errors import LftrError, UnsupportedModelError
+from ...evidence.attention import attention_modules, unread
 from ...methods.inside.base import Heads
 from ...report import LayerReport, Report
 from .along import Along
 from .api import Call, versions
-from .heads import Capture, muted, start_layer
+from .heads import Capture, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
-from .layer_masks import layer_mask, local_mask, rows_of
+from .layer_masks import layer_mask, local_mask
 from .rows import Rows
 from .verdicts import Decisions, Prompt
 
@@ -160,7 +161,7 @@ class Descent:
             columns = self.rows.alive[row, places]
             heads = {} if row not in own else {"own": own[row]}
             if passed is not None:
-                heads["previous"] = self._heads(passed, row)
+                heads["previous"] = self._heads(number - 1, passed, row)
             device = states.device
             verdict = prompt.decide(
                 number,
@@ -232,15 +233,9 @@ class Descent:
         for row, mine in real.items():
             place[row] = mine.nonzero()[-1]
 
-        def run(states: Tensor, rows: Tensor) -> Capture:
-            here = {name: self.along.at(value, rows) for name, value in given.items()}
-            return start_layer(layer, states, tuple(self.along.at(one, rows) for one in rest), here)
-
-        last = alive.gather(1, place)
-        asking = run(rows_of(states, place), last)
-        with muted(layer, ("q_proj", "v_proj")):
-            told = run(states, alive)
-        assert asking.query is not None
+        here = {name: self._narrowed(value) for name, value in given.items()}
+        told = start_layer(layer, states, tuple(map(self._narrowed, rest)), here, place)
+        assert told.query is not None
         assert told.key is not None
         columns = self._keys(number, alive)
         key = told.key
@@ -249,16 +244,17 @@ class Descent:
         full = call.mask
         mask = None
         if isinstance(full, Tensor) and full.ndim == 4:
-            mask = layer_mask(full, self.along.columns(last), columns, self.past, flat=False)
+            last = self.along.columns(alive.gather(1, place))
+            mask = layer_mask(full, last, columns, self.past, flat=False)
         found = {}
         for row, mine in real.items():
             seen = self._seen(row, columns[row]).nonzero().squeeze(1)
             found[row] = Heads(
-                asking.query[row],
+                told.query[row].index_select(1, place[row].to(key.device)),
                 key[row].index_select(1, seen),
-                asking.scale,
+                told.scale,
                 None if mask is None else mask[row, 0][:, seen],
-                asking.softcap,
+                told.softcap,
                 int(mine.sum()) - 1,
             )
         return found
@@ -278,7 +274,10 @@ class Descent:
         keys: Tensor = layer.keys[:, :, :entries]
         return keys[:, :, keys.shape[2] - (entries - offset) :]
 
-    def _heads(self, capture: Capture, row: int) -> Heads:
+    def _heads(self, number: int, capture: Capture, row: int) -> Heads:
+        """Return what layer ``number`` worked with in a row."""
+        if capture.query is None:
+            raise unread(attention_modules(self.host.layers[number])[0])
         assert capture.columns is not None
         return capture.of_row(row, self._real(row), self._seen(row, capture.columns[row]))
 

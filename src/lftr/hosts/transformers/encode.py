@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...errors import MissingEvidenceError
-from ...evidence.attention import Tap, attention_modules, tapped
+from ...errors import MissingEvidenceError, UnsupportedModelError
+from ...evidence.attention import Tap, attention_modules, tapped, unread
 from ...indexing import take
 from ...methods.base import Evidence
 from ...methods.encoder import EncoderMerge
@@ -154,6 +154,7 @@ def _encode(
         reading.attach(stack, tap_of)
         stack.enter_context(_at_hand(model.base_model))
         output = medium.encoder(model)(**arguments, return_dict=True)
+    reading.check(taps)
     merged = None
     if merging is not None:
         merged = merging.merged(medium.features(output)[0].shape[0])
@@ -200,6 +201,29 @@ class _Reading:
         self.taps = tap, shallow
         if "frame_features" in wanted:
             stack.enter_context(_output(_parent(tower, layers[self.deep]), self.states))
+
+    def check(self, taps: Mapping[nn.Module, Tap]) -> None:
+        """Refuse to go on without evidence that was to be read and did not pass by.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the encoder ran without calling a part that was read.
+        """
+        for module, tap in taps.items():
+            if not tap.calls:
+                raise unread(module)
+        silent = []
+        if self.patches and not self.projected:
+            silent.append(self.medium.projector)
+        if "frame_features" in self.wanted and not self.states:
+            silent.append("the layer whose output is read")
+        if silent:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} encoded without calling {' and '.join(silent)}, so "
+                f"that {', '.join(sorted(self.wanted))} could not be read; choose a method that "
+                "needs the tokens' features alone"
+            )
 
     @property
     def frames(self) -> Tensor | None:
@@ -265,8 +289,9 @@ def _at_hand(module: nn.Module) -> Iterator[None]:
 def _first_input(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
     thread = threading.get_ident()  # another may be encoding too, through the same module
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != thread:
+    # without kwargs: another thread is about to call the hook when this one takes it off
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        if kwargs is None or threading.get_ident() != thread:
             return
         values = [*args, *kwargs.values()]
         seen.append(next(v for v in values if isinstance(v, Tensor) and v.is_floating_point()))

@@ -196,9 +196,10 @@ class Merging:
             )
 
     def _weigh(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if threading.get_ident() != self._thread or not self.decisions:
+        # without kwargs: another thread is about to call the hook when this one takes it off
+        if kwargs is None or threading.get_ident() != self._thread or not self.decisions:
             return None
         assert self._size is not None
         dtype = next(module.parameters()).dtype

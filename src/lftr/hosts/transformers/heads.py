@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModelError
-from ...evidence.attention import attention_modules, tapped
+from ...evidence.attention import attention_modules, tapped, unread
 from ...methods.inside.base import Heads
+from .layer_masks import rows_of
 
 
 @dataclass
@@ -67,50 +67,78 @@ class _Read(Exception):
 
 
 def start_layer(
-    layer: nn.Module, states: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]
+    layer: nn.Module,
+    states: Tensor,
+    rest: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    asking: Tensor | None = None,
 ) -> Capture:
     """Run a layer up to its attention, which caches keys and values where a cache is given.
+
+    Parameters
+    ----------
+    asking : Tensor of int64, shape (B, R), optional
+        The only rows whose queries and values are needed. Where the layer has separate projections
+        for them, those of other rows are zeros and cost nothing.
 
     Raises
     ------
     UnsupportedModelError
-        If the layer has no attention to read.
+        If the layer has no attention to read, or one that does not show what it works with.
     """
+    attention = next(iter(attention_modules(layer)), None)
+    if attention is None:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no attention over its tokens that could be read; choose a "
+            "layer that has"
+        )
     capture = Capture(stop=True)
-    for attention in attention_modules(layer)[:1]:
-        try:
-            with tapped(attention, capture):
-                layer.forward(states, *rest, **kwargs)
-        except _Read:
-            return capture
-    raise UnsupportedModelError(
-        f"{type(layer).__name__} has no attention over its tokens that could be read; choose a "
-        "layer that has"
-    )
-
-
-@contextmanager
-def muted(layer: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Let projections of a layer's attention, where it has them by name, give zeros for nothing."""
-    with ExitStack() as stack:
-        for attention in attention_modules(layer)[:1]:
-            for name in names:
-                module = getattr(attention, name, None)
-                if isinstance(module, nn.Module) and hasattr(module, "out_features"):
-                    stack.enter_context(_silenced(module))
-        yield
-
-
-@contextmanager
-def _silenced(module: Any) -> Iterator[None]:
-    before = module.__dict__.get("forward")
-    module.forward = lambda x: x.new_zeros(*x.shape[:-1], module.out_features)
+    copied = layer, attention
+    if asking is not None:
+        copied = _computing(layer, attention, asking)
     try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
+        # a forward of the instance's own (accelerate's, a compiled one) runs the layer itself
+        with tapped(attention, capture), tapped(copied[1], capture):
+            copied[0].forward(states, *rest, **kwargs)
+    except _Read:
+        return capture
+    raise unread(attention)
+
+
+def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn.Module, nn.Module]:
+    """Copy a layer and its attention with query and value projections that compute ``rows`` alone.
+
+    The copies share every parameter, buffer and hook. Other threads may run the layer itself
+    meanwhile: nothing of it is changed.
+    """
+    own = {name: attention._modules.get(name) for name in ("q_proj", "v_proj")}
+    changed = {name: _Rows(one, rows) for name, one in own.items() if one is not None}
+    path = next(name for name, part in layer.named_modules() if part is attention).split(".")
+    copied = part = _copy(attention, changed)
+    for depth in reversed(range(len(path))):
+        part = _copy(layer.get_submodule(".".join(path[:depth])), {path[depth]: part})
+    return part, copied
+
+
+def _copy(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """Return a module that shares all with another one but some of its submodules."""
+    copied: nn.Module = object.__new__(type(module))
+    copied.__dict__ = {**module.__dict__, "_modules": {**module._modules, **parts}}
+    return copied
+
+
+class _Rows(nn.Module):
+    """A projection of the rows ``(B, R)`` of its input; the output of all others is zero."""
+
+    def __init__(self, projection: nn.Module, rows: Tensor) -> None:
+        super().__init__()
+        self.projection = projection
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        some: Tensor = self.projection(rows_of(x, self.rows))
+        place = self.rows.to(some.device).unsqueeze(-1).expand_as(some)
+        return some.new_zeros(*x.shape[:-1], some.shape[-1]).scatter(1, place, some)
 
 
 def _at(x: Tensor, index: Tensor) -> Tensor:

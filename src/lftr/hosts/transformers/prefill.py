@@ -86,6 +86,9 @@ class Prefill:
         """Attach nothing but what keeps gaps in positions harmless."""
         return hide_positions(self.model, self.family)
 
+    def end(self) -> None:
+        """End a call: nothing of it is kept here."""
+
     def reduce(self, call: Call, report: Report) -> Reduced:
         """Return a call with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)

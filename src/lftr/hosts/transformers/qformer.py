@@ -9,6 +9,7 @@ clip passes alone, and is an item.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,34 @@ from .texts import row_texts
 CAN = FEATURES | {"text_token_embeds"}
 
 
+@dataclass(frozen=True)
+class _Image:
+    """What the hooks need to know of the call whose images pass through them.
+
+    Attributes
+    ----------
+    report : Report
+        To be filled.
+    texts : dict of str to list of Tensor
+        Evidence of each row's text.
+    columns : int
+        Columns of its prompt.
+    frames : int
+        Images of each row: the frames of its clip, or 1.
+    """
+
+    report: Report
+    texts: dict[str, Any]
+    columns: int
+    frames: int
+
+
+class _Call(threading.local):
+    """The call that a thread is in, while it is in one that is reduced."""
+
+    image: _Image | None = None
+
+
 class QFormerHost:
     """Reduces one model whose visual tokens pass through a Q-Former."""
 
@@ -41,11 +70,12 @@ class QFormerHost:
                 f"positions = {plan.positions!r}; the queries of {type(model).__name__} have no "
                 "place in the image and its language model counts positions itself: use 'compact'"
             )
-        self.evidence = evidence_of(plan.method, CAN, type(model).__name__)
+        can = CAN if plan.stage == "llm" else FEATURES  # an encoder's states are as wide as no text
+        self.evidence = evidence_of(plan.method, can, type(model).__name__)
         self.model = model
         self.family = family
         self.plan = plan
-        self._call = threading.local()
+        self._call = _Call()
 
     def concerns(self, call: Call) -> bool:
         """Whether a call has images, or clips."""
@@ -67,7 +97,7 @@ class QFormerHost:
         visual = self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan, self.evidence, ids, mask.bool() & ~visual)
         frames = self.family.frames(call)
-        self._call.state = (report, texts, ids.shape[1], frames)
+        self._call.image = _Image(report, texts, ids.shape[1], frames)
         if self.plan.stage == "encoder":
             return Reduced(call)
         name, queries = self.family.name, self._queries()
@@ -92,6 +122,10 @@ class QFormerHost:
         }
         shorter = call.but(ids=columns.take(ids, fill), mask=columns.real.to(mask.dtype))
         return Reduced(shorter | aligned)
+
+    def end(self) -> None:
+        """Forget the call that this thread was in."""
+        self._call.image = None
 
     def _queries(self) -> int:
         return int(self.model.config.num_query_tokens)
@@ -128,34 +162,41 @@ class QFormerHost:
         ids = torch.tensor([start] * len(pixels), device=pixels.device)
         return call.but(ids=ids, mask=torch.ones_like(ids))
 
-    def _choose(self, features: Tensor, encoder: Tensor, layout: Layout, fixed: int) -> Tensor:
+    def _choose(
+        self, image: _Image, features: Tensor, encoder: Tensor, layout: Layout, fixed: int
+    ) -> Tensor:
         """Reduce ``(B, N, C)`` after ``fixed`` leading tokens that always stay; fill the report."""
-        state = getattr(self._call, "state", None)
-        report, texts, prompt, frames = state if state is not None else (Report(), {}, 0, 1)
+        report, frames = image.report, image.frames
         clock = Clock(features.device)
         body = features[:, fixed:]
         items = [
             Item(i // frames, i % frames, body.shape[1], layout, medium=self.family.name)
             for i in range(len(features))
         ]
-        choose_rows(self.plan, items, body, encoder[:, fixed:], texts)
+        choose_rows(self.plan, items, body, encoder[:, fixed:], image.texts)
         clock.lap("method")
-        write_report(self.plan, items, len(items) // frames, prompt, report)
+        write_report(self.plan, items, len(items) // frames, image.columns, report)
         if fixed:
             report.note(f"the encoder's {fixed} class token stays beside the kept ones")
         report.clock = clock.readings()
         return torch.cat([features[:, :fixed], apply_rows(items, body)], dim=1)
 
-    def _after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return self._choose(output, args[0], Layout(), 0)
+    def _after_projection(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor | None:
+        image = self._call.image
+        return None if image is None else self._choose(image, output, args[0], Layout(), 0)
 
     def _before_qformer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        image = self._call.image
+        if image is None:
+            return None
         call = Call(kwargs)
         states = call.queried_states
         layout = Layout.square(states.shape[1] - 1)
-        reduced = self._choose(states, states, layout, 1)
+        reduced = self._choose(image, states, states, layout, 1)
         mask = call.queried_mask
         mask = None if mask is None else mask[:, : reduced.shape[1]]
         return args, call.but(queried_states=reduced, queried_mask=mask)

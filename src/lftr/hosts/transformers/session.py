@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,13 @@ HOSTS: dict[str, Any] = {
 }
 
 
+class _Columns(threading.local):
+    """Columns of a thread's last reduced prompt: sent, and received by the language model."""
+
+    sent = 0
+    received = 0
+
+
 class Reduction:
     """A reduction that is on; use it in a ``with`` block or call `remove`.
 
@@ -37,15 +45,18 @@ class Reduction:
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
         self.report = Report()
-        self.awaited = 0  # columns that the language model is still to receive, and count
+        self.columns = _Columns()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         self.host = HOSTS[family.kind](model, family, plan)
         self._site: Site | None = Site.push(model, family, self)
 
     def prepare(self, **inputs: Any) -> dict[str, Any]:
         """Return the reduced arguments for a call of the model, for loops of one's own."""
-        with torch.no_grad():
-            return self.reduce(Call(inputs)).call
+        try:
+            with torch.no_grad():
+                return self.reduce(Call(inputs)).call
+        finally:
+            self.host.end()
 
     def reduce(self, call: Call) -> Reduced:
         """Return a call with the visual tokens reduced, and start a new report."""
@@ -57,9 +68,15 @@ class Reduction:
             )
         reduced: Reduced = self.host.reduce(call, self.report)
         if reduced.starts:
-            self.report.received = 0
-            self.awaited = reduced.columns - past
+            self.report.received = self.columns.received = 0
+            self.columns.sent = reduced.columns - past
         return reduced
+
+    def count(self, columns: int) -> None:
+        """Take note of columns that the language model receives, until those sent are there."""
+        if self.columns.received < self.columns.sent:
+            self.columns.received += columns  # in several pieces where prefill is chunked
+            self.report.received = self.columns.received
 
     def hooks(self) -> Iterator[Any]:
         """Attach what this reduction needs beside the site's own hooks; yields each handle."""

@@ -144,17 +144,20 @@ class Site:
                 return original(*args, **kwargs)
         if call.mask is None and isinstance(call.ids, Tensor):
             call = call.but(mask=self._infer_mask(call))
-        with torch.no_grad():
-            reduced = top.reduce(call)
-        ids = call.ids
-        changes = self._lengths(call, reduced)
-        if ids is not None:
-            view = PromptView(ids, reduced.length)
-            changes |= view.callbacks(call)
-        with self._inside_generate(reduced), _announced(top.inside, reduced):
-            output = original(**(reduced.call | changes))
+        try:
+            with torch.no_grad():
+                reduced = top.reduce(call)
+            ids = call.ids
+            changes = self._lengths(call, reduced)
+            if ids is not None:
+                view = PromptView(ids, reduced.length)
+                changes |= view.callbacks(call)
+            with self._inside_generate(reduced), _announced(top.inside, reduced):
+                output = original(**(reduced.call | changes))
+        finally:
+            top.host.end()
         if reduced.starts:
-            check_received(top.report.received, top.awaited)
+            check_received(top.columns.received, top.columns.sent)
         # the caller's own cache is filled whether or not the output hands it back
         filled = call.cache if call.cache is not None else returned_cache(output)
         if reduced.prompt is not None and filled is not None:
@@ -231,6 +234,8 @@ class Site:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         call = self._call
+        if self.top is not None and not call.generates:
+            self.top.host.end()
         prompt, call.prompt = call.prompt, None
         forward, call.forward = call.forward, None
         if forward is None or output is None:  # None: the forward raised
@@ -245,8 +250,8 @@ class Site:
         call, top = Call.of(module.forward, args, kwargs), self.top
         if self._call.forward is not None:
             self._call.forward.check_inner(call)
-        if top is not None and call.columns is not None and top.report.received < top.awaited:
-            top.report.received += call.columns[1]  # in several pieces where prefill is chunked
+        if top is not None and call.columns is not None:
+            top.count(call.columns[1])
 
 
 class _Thread(threading.local):

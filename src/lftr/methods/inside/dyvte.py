@@ -22,7 +22,7 @@ class DyVTE(LayerMethod, name="dyvte"):
     ----------
     gates : Gates or path
         What `lftr.fit_exit` returned, or a file that ``Gates.save`` wrote. Needed before a model is
-        reduced.
+        reduced. They stay where they are: the two rows of states that they read come to them.
     schedule : Exit
         The layer before which the image is dropped at the latest; by default never.
 
@@ -41,7 +41,7 @@ class DyVTE(LayerMethod, name="dyvte"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gates is not None:
-            self._trained.eval()  # raises if they are none
+            _ = self._trained  # raises if they are none
 
     def check(self, config: Any) -> None:
         self._trained.check(config)
@@ -50,8 +50,8 @@ class DyVTE(LayerMethod, name="dyvte"):
         return frozenset(range(1, self._trained.made_for.depth))
 
     def count(self, view: LayerView, planned: int) -> int:
-        gates = self._trained.to(view.states.device)
-        stay, leave = gates(view.layer, features_of(view.states, view.asking))
+        features = features_of(view.states, view.asking).to(self._trained.device)
+        stay, leave = self._trained(view.layer, features)
         return 0 if bool(leave > stay) else planned
 
     @cached_property

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ...budget import share
 from ...tokens import Grid, VisualTokens
+from .remembered import remembered
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@remembered
 def cells(blocks: tuple[Grid, ...], count: int, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
     """Divide all tokens of ``blocks`` into exactly ``count`` rectangular cells.
 
@@ -41,7 +40,7 @@ def cells(blocks: tuple[Grid, ...], count: int, aspect: float = 1.0) -> tuple[Te
     first = sizes.cumsum(0) - sizes
     if count < len(frames):
         middle = centres(len(frames), count)
-        inner = [frame_cells(*frames[i], 1)[1] for i in middle.tolist()]
+        inner = [frame_cells(*frame, 1)[1] for frame in map(frames.__getitem__, middle.tolist())]
         return parts(len(frames), count).repeat_interleave(sizes), torch.cat(inner) + first[middle]
     cell, anchor, slot = [], [], 0
     for i, given in enumerate(share(count, sizes.tolist(), sizes.tolist())):
@@ -52,8 +51,7 @@ def cells(blocks: tuple[Grid, ...], count: int, aspect: float = 1.0) -> tuple[Te
     return torch.cat(cell), torch.cat(anchor)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@remembered
 def frame_cells(rows: int, columns: int, count: int, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
     """Divide one frame into ``count`` cells; see `cells`."""
     in_band = bands(rows, columns, count, aspect)
