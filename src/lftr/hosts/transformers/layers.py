@@ -23,6 +23,7 @@ from ...methods.inside import LayerMethod
 from ...methods.inside.schedules import State
 from ...report import Report
 from .api import Call, attention_of
+from .checks import check_unpacked
 from .descent import Descent
 from .families import Family
 from .heads import Capture
@@ -137,6 +138,13 @@ class LayerHost:
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
             self._call.visual = visual, _known(call.mask, call.ids)
+            if bool(visual.any()) and self._changes(int(visual.sum(dim=1).max())):
+                check_unpacked(call)
+
+    def _changes(self, tokens: int) -> bool:
+        """Whether any layer has fewer of a prompt's tokens than came in, or has them at rest."""
+        plans = [method.schedule.counts(tokens, self.depth) for method in self.methods]
+        return any(min(plan) < tokens for plan in plans) or set(self.states) != {"active"}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

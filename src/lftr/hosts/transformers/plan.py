@@ -111,6 +111,11 @@ class Reduced:
         return self.length if self.prompt is None else self.prompt.columns.index.shape[1]
 
     @property
+    def shorter(self) -> bool:
+        """Whether columns of the caller's conversation were left out."""
+        return self.prompt is not None and self.columns < self.prompt.full
+
+    @property
     def length(self) -> int:
         """Columns of the shorter prompt."""
         return int(self.call.ids.shape[1])
