@@ -136,7 +136,9 @@ def test_fsdp(gloo: None, name: str, method: str, version: int) -> None:
 
         for several in layers:
             for number, layer in enumerate(several):
-                several[number] = Sharded(layer, device_id=torch.device("cpu"), use_orig_params=True)
+                several[number] = Sharded(
+                    layer, device_id=torch.device("cpu"), use_orig_params=True
+                )
         model = Sharded(model, device_id=torch.device("cpu"), use_orig_params=True)
     else:
         from torch.distributed.fsdp import fully_shard

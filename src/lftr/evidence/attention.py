@@ -9,7 +9,7 @@ normalisation, whatever the kernel). When the last tap closes the table is as it
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..exact import exactly
 
 _CHUNK = 128  # queries scored at once when the attention received is summed up
 
@@ -176,18 +178,22 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         tap = (_open.get() or {}).get(id(module))
         if tap is not None:
-            scaling = kwargs.get("scaling")
-            bounds = kwargs.get("cu_seq_lens_q")
-            if bounds is None:
-                mask = attention_mask
-                seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-                tap.read(query, key, seen, scaling, kwargs.get("softcap"))
-            else:  # flash attention packs all images into one call
-                for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                    tap.read(query[:, :, start:stop], key[:, :, start:stop], None, scaling)
+            _show(tap, query, key, attention_mask, kwargs)
         return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attend
+
+
+def _show(tap: Reader, query: Tensor, key: Tensor, mask: Any, kwargs: Mapping[str, Any]) -> None:
+    """Let a reader see what a kernel is given, without gradients and in full precision."""
+    scaling, bounds = kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
+    with exactly(query):
+        if bounds is None:
+            seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+            tap.read(query, key, seen, scaling, kwargs.get("softcap"))
+        else:  # flash attention packs all images into one call
+            for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+                tap.read(query[:, :, start:stop], key[:, :, start:stop], None, scaling)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:

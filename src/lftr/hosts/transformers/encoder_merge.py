@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, LftrError, UnsupportedModelError
 from ...evidence.attention import Tap
+from ...exact import exactly
 from ...methods.base import ImageMethod, Method
 from ...methods.encoder import EncoderMerge, MergingLayer
 from ...methods.operations.composing import after, identity
@@ -170,7 +171,7 @@ class Merging:
         elif tap.received:
             attention["attention_received"] = tap.receipts[-1]
         tokens = VisualTokens(states.detach(), keys=tap.seen_keys[-1].detach(), **attention)
-        with torch.no_grad():
+        with torch.no_grad(), exactly(states):
             layer = MergingLayer(tokens, self._size, self.class_token)
             chosen = self.merge.merge(layer, width - left)
         self._check(chosen, (batch, left))

@@ -20,6 +20,7 @@ from .families import Family
 from .plan import Reduced
 from .prompt import CachedPrompt, remember
 from .prompt_views import PromptView
+from .wrapped import precision_of
 
 if TYPE_CHECKING:
     from .layers import LayerHost
@@ -218,7 +219,8 @@ class Site:
         if self._call.generates:
             call = _with_mask(_caught_up(call, self._call.reduced), self._call.reduced)
         elif top.host.concerns(call):
-            reduced = top.reduce(call)
+            with precision_of(self.model):
+                reduced = top.reduce(call)
             self._call.prompt = reduced.prompt
             call = reduced.call
         if top.inside is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -65,6 +66,21 @@ def _inside(model: Any) -> Any:
         for name, part in model.named_modules():
             if isinstance(part, PreTrainedModel) and hasattr(part, "generate"):
                 raise ArgumentError.of(
-                    "model", type(model).__name__, f"the model in it, {type(part).__name__}: .{name}"
+                    "model",
+                    type(model).__name__,
+                    f"the model in it, {type(part).__name__}: .{name}",
                 )
     return None
+
+
+def precision_of(model: Any) -> AbstractContextManager[Any]:
+    """Return the autocast that accelerate has put into this model's forward, or none.
+
+    What runs in front of the forward is to compute in the same precision.
+    """
+    if not hasattr(model, "_original_forward"):
+        return nullcontext()
+    from accelerate.utils import get_mixed_precision_context_manager
+
+    found: AbstractContextManager[Any] = get_mixed_precision_context_manager(native_amp=True)
+    return found
