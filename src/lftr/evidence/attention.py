@@ -185,9 +185,13 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _show(tap: Reader, query: Tensor, key: Tensor, mask: Any, kwargs: Mapping[str, Any]) -> None:
-    """Let a reader see what a kernel is given, without gradients and in full precision."""
+    """Let a reader see what a kernel is given.
+
+    Nothing that it computes is saved for a backward pass: where layers are checkpointed, they run
+    again without a reader, and would save less.
+    """
     scaling, bounds = kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
-    with exactly(query):
+    with torch.no_grad(), exactly(query):
         if bounds is None:
             seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
             tap.read(query, key, seen, scaling, kwargs.get("softcap"))

@@ -50,6 +50,8 @@ _BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "s
 # What asks a model for more than its result; some forwards hand it on to the encoder.
 _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
+# What a layer has that says whether its backward pass runs it again.
+CHECKPOINTED = "gradient_checkpointing"
 EXPAND = "_expand_multimodal_outputs"
 _PLACE = "_prepare_position_ids_for_generation"
 

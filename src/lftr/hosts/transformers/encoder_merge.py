@@ -25,6 +25,7 @@ from ...methods.operations.composing import after, identity
 from ...selection import Flow, Selection
 from ...tokens import VisualTokens
 from .api import Call, attention_of
+from .checkpointing import run_once
 from .families import Family, Medium
 
 TapOf = Callable[[nn.Module], Tap]
@@ -112,6 +113,8 @@ class Merging:
     def attach(self, tower: nn.Module, stack: ExitStack, tap_of: TapOf) -> None:
         """Attach to the tower until ``stack`` is left; attention is read through ``tap_of``."""
         places = self.merge.places(len(self.layers))
+        if places:
+            stack.enter_context(run_once(self.layers[places.start :]))
         for place in places:
             self._attach(place, tap_of(self.layers[place].self_attn), stack)
         if places and self.merge.weighs_attention:

@@ -23,6 +23,7 @@ from ...methods.inside import LayerMethod
 from ...methods.inside.schedules import State
 from ...report import Report
 from .api import Call, attention_of
+from .checkpointing import run_once
 from .checks import check_unpacked
 from .descent import Descent
 from .families import Family
@@ -169,6 +170,8 @@ class LayerHost:
         decisions = call.decisions if inner.cache is None else None
         end = None if call.prompt is None else call.prompt - past
         call.now = Descent(self, visual, known, past, held, end, decisions)
+        frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
+        call.taps.enter_context(run_once(self.layers[number] for number in frozen))
         for number in call.now.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
                 capture = call.now.captures[number] = Capture()

@@ -65,11 +65,8 @@ def _inside(model: Any) -> Any:
     if isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
         for name, part in model.named_modules():
             if isinstance(part, PreTrainedModel) and hasattr(part, "generate"):
-                raise ArgumentError.of(
-                    "model",
-                    type(model).__name__,
-                    f"the model in it, {type(part).__name__}: .{name}",
-                )
+                held = f"the model in it, {type(part).__name__}: .{name}"
+                raise ArgumentError.of("model", type(model).__name__, held)
     return None
 
 
