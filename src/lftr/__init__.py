@@ -16,7 +16,7 @@ from .methods.base import Method
 from .methods.encoder import EncoderFolder, EncoderMerge, EncoderToMe
 from .methods.inside import LayerMethod, schedules
 from .presets import Preset
-from .reduce import list_families, prepare, reduce, reduce_module
+from .reduce import list_families, prepare, reduce, reduce_module, reductions, restore
 from .selection import Flow, Selection
 from .tokens import VisualTokens
 
@@ -50,6 +50,8 @@ __all__ = [
     "prepare",
     "reduce",
     "reduce_module",
+    "reductions",
+    "restore",
     "schedules",
     "suites",
 ]

@@ -116,6 +116,7 @@ def reduce(
     from .hosts.transformers.families import family_of
     from .hosts.transformers.plan import Plan
     from .hosts.transformers.session import Reduction
+    from .hosts.transformers.wrapped import unwrapped
 
     notes: tuple[str, ...] = ()
     if preset is not None:
@@ -125,7 +126,7 @@ def reduce(
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
     if text is not None and not isinstance(text, str) and not all(isinstance(t, str) for t in text):
         raise ArgumentError.of("text", text, "a string, or one for each row")
-    model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+    model = unwrapped(model)
     family = family_of(model)
     if family.unplaced and positions == "original":
         allowed = f"'compact' for {type(model).__name__}: {family.unplaced}"
@@ -161,8 +162,41 @@ def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
     For loops of one's own: ids, mask, positions and encoded images, ready for ``model(**inputs)``.
     """
     from .hosts.transformers.session import current
+    from .hosts.transformers.wrapped import unwrapped
 
-    return current(getattr(model, "_orig_mod", model)).prepare(**inputs)
+    return current(unwrapped(model)).prepare(**inputs)
+
+
+def reductions(model: nn.Module) -> list[Reduction | ModuleReduction]:
+    """Return every reduction that is on, whoever holds it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, bare or wrapped, or a module that `reduce_module` was given.
+
+    Returns
+    -------
+    list of Reduction or ModuleReduction
+        In the order of the model's parts; of several on one part, the one that acts comes last.
+
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no module.
+    """
+    from .hosts.transformers.session import attached_to
+
+    return attached_to(model)
+
+
+def restore(model: nn.Module) -> None:
+    """Take every reduction off a model, so that it is as it was before the first.
+
+    For a notebook whose cell ran twice, and whose first handle is gone.
+    """
+    for reduction in reversed(reductions(model)):
+        reduction.remove()
 
 
 def reduce_module(

@@ -23,7 +23,7 @@ lookup is missing, and whoever opens one raises `unread` if the module ran and s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedModelError
+from ..exact import exactly
 
 _CHUNK = 128  # queries scored at once when the attention received is summed up
 
@@ -234,19 +235,28 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         tap = (_open.get() or {}).get(id(module))
         if tap is not None:
-            scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
-            bounds = kwargs.get("cu_seq_lens_q")
-            if bounds is None:
-                mask = attention_mask
-                seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-                tap.read(query, key, seen, scaling, softcap)
-            else:  # flash attention packs all images into one call
-                for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                    own = query[:, :, start:stop], key[:, :, start:stop]
-                    tap.read(*own, None, scaling, softcap)
+            _show(tap, query, key, attention_mask, kwargs)
         return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attend
+
+
+def _show(tap: Reader, query: Tensor, key: Tensor, mask: Any, kwargs: Mapping[str, Any]) -> None:
+    """Let a reader see what a kernel is given.
+
+    Nothing that it computes is saved for a backward pass: where layers are checkpointed, they run
+    again without a reader, and would save less.
+    """
+    scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
+    bounds = kwargs.get("cu_seq_lens_q")
+    with torch.no_grad(), exactly(query):
+        if bounds is None:
+            seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+            tap.read(query, key, seen, scaling, softcap)
+        else:  # flash attention packs all images into one call
+            for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+                own = query[:, :, start:stop], key[:, :, start:stop]
+                tap.read(*own, None, scaling, softcap)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:

@@ -45,9 +45,13 @@ _ROLES = {
 # What is aligned with the prompt's columns beside its ids and masks, and what pads it.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 ALIGNED: dict[str, int] = {**dict.fromkeys(TOKEN_TYPES, 0), _ROLES["labels"]: -100}
+# What tells kernels where the documents of packed rows begin (DataCollatorWithFlattening).
+_BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 # What asks a model for more than its result; some forwards hand it on to the encoder.
 _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
+# What a layer has that says whether its backward pass runs it again.
+CHECKPOINTED = "gradient_checkpointing"
 EXPAND = "_expand_multimodal_outputs"
 _PLACE = "_prepare_position_ids_for_generation"
 
@@ -139,6 +143,21 @@ class Call(dict[str, Any]):
     def positions(self) -> Any:
         """Positions, ``(..., B, L)``."""
         return self.get(_ROLES["positions"])
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows hold several documents, each of which is to see itself alone.
+
+        transformers takes them for that where their borders are given, or where positions do not
+        go on by one and there is no mask.
+        """
+        if any(self.get(name) is not None for name in _BORDERS):
+            return True
+        if self.mask is not None or not isinstance(self.positions, Tensor):
+            return False
+        text = self.positions
+        text = text[0] if text.ndim == 3 and len(text) == 4 else text  # M-RoPE's text axis
+        return text.ndim == 2 and bool((text.diff(dim=-1) != 1).any())
 
     @property
     def labels(self) -> Any:

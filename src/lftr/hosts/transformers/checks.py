@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import LftrError
+from ...errors import LftrError, UnsupportedModelError
 from .api import Call, versions
 from .layer_cache import held_by, whole_layers
 
@@ -96,6 +96,26 @@ class Forward:
             sent = self.past + self.columns[1] if held is None else held.entries(number)
             if length != sent:
                 raise _mismatch(f"the cache of layer {number}", f"{length} columns", sent)
+
+
+def check_unpacked(call: Call) -> None:
+    """Refuse to drop tokens from rows in which several documents are packed.
+
+    What is dropped leaves gaps in the positions, which transformers would take for more borders;
+    a mask against that would take the borders away.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the rows are packed.
+    """
+    if call.packed:
+        raise UnsupportedModelError(
+            f"{Call.name('positions')} that do not go on by one, without {Call.name('mask')}, or "
+            "lengths of sequences, pack several documents into a row, whose visual tokens cannot "
+            "be reduced; give each document a row of its own, with padding and a mask (a mask of "
+            "ones says that a row is one document)"
+        )
 
 
 def check_received(received: int, sent: int) -> None:

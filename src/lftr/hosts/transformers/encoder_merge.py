@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, LftrError, UnsupportedModelError
 from ...evidence.attention import Tap
+from ...exact import exactly
 from ...methods.base import ImageMethod, Method
 from ...methods.encoder import EncoderMerge, MergingLayer
 from ...methods.operations.composing import after, identity
 from ...selection import Flow, Selection
 from ...tokens import VisualTokens
 from .api import Call, attention_of
+from .checkpointing import run_once
 from .families import Family, Medium
 
 TapOf = Callable[[nn.Module], Tap]
@@ -111,6 +113,8 @@ class Merging:
     def attach(self, tower: nn.Module, stack: ExitStack, tap_of: TapOf) -> None:
         """Attach to the tower until ``stack`` is left; attention is read through ``tap_of``."""
         places = self.merge.places(len(self.layers))
+        if places:
+            stack.enter_context(run_once(self.layers[places.start :]))
         for place in places:
             self._attach(place, tap_of(self.layers[place].self_attn), stack)
         if places and self.merge.weighs_attention:
@@ -170,7 +174,7 @@ class Merging:
         elif tap.received:
             attention["attention_received"] = tap.receipts[-1]
         tokens = VisualTokens(states.detach(), keys=tap.seen_keys[-1].detach(), **attention)
-        with torch.no_grad():
+        with torch.no_grad(), exactly(states):
             layer = MergingLayer(tokens, self._size, self.class_token)
             chosen = self.merge.merge(layer, width - left)
         self._check(chosen, (batch, left))

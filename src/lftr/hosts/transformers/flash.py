@@ -16,9 +16,14 @@ from .api import Call, attention_of
 from .families import Family
 
 
+def reads_gaps(model: Any) -> bool:
+    """Whether the model's kernels look for gaps."""
+    return "flash" in attention_of(model.config.get_text_config())
+
+
 def hide_positions(model: Any, family: Family) -> list[Any]:
     """Attach to the decoder's layers where that is needed; returns the hooks' handles."""
-    if "flash" not in attention_of(model.config.get_text_config()):
+    if not reads_gaps(model):
         return []
     decoder: Any = family.decoder(model)
     return [

@@ -23,6 +23,8 @@ from ...methods.inside import LayerMethod
 from ...methods.inside.schedules import State
 from ...report import Report
 from .api import Call, attention_of
+from .checkpointing import run_once
+from .checks import check_unpacked
 from .descent import Descent
 from .families import Family
 from .heads import Capture
@@ -137,6 +139,13 @@ class LayerHost:
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
             self._call.visual = visual, _known(call.mask, call.ids)
+            if bool(visual.any()) and self._changes(int(visual.sum(dim=1).max())):
+                check_unpacked(call)
+
+    def _changes(self, tokens: int) -> bool:
+        """Whether any layer has fewer of a prompt's tokens than came in, or has them at rest."""
+        plans = [method.schedule.counts(tokens, self.depth) for method in self.methods]
+        return any(min(plan) < tokens for plan in plans) or set(self.states) != {"active"}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,6 +170,8 @@ class LayerHost:
         decisions = call.decisions if inner.cache is None else None
         end = None if call.prompt is None else call.prompt - past
         call.now = Descent(self, visual, known, past, held, end, decisions)
+        frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
+        call.taps.enter_context(run_once(self.layers[number] for number in frozen))
         for number in call.now.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
                 capture = call.now.captures[number] = Capture()

@@ -12,6 +12,7 @@ from ...errors import ArgumentError, MissingEvidenceError
 from ...methods.base import Method
 from ...report import Report
 from ...tokens import PROVIDERS, VisualTokens
+from .attached import Attached
 from .clock import Clock
 from .families import Layout
 from .plan import Item, Plan, choose, drops, write_report
@@ -20,8 +21,8 @@ from .plan import Item, Plan, choose, drops, write_report
 FEATURES = frozenset({"features", "encoder_features"})
 
 
-class ModuleReduction:
-    """A reduction of what one module returns; use it in a ``with`` block or call `remove`.
+class ModuleReduction(Attached):
+    """A reduction of what one module returns, on from the start; see `Attached`.
 
     Laid on a module that is reduced already, it replaces that reduction until it ends.
 
@@ -38,11 +39,27 @@ class ModuleReduction:
         self.report = Report()
         self._plan = plan
         self._layout = _layout(grid)
-        self._handle: Any = module.register_forward_hook(self._after)
+        self._module = module
+        self._handle: Any = None
+        self._lay_on()
+
+    @property
+    def on(self) -> bool:
+        """Whether it is laid on its module."""
+        return self._handle is not None
+
+    def _lay_on(self) -> None:
+        self._handle = self._module.register_forward_hook(self._after)
+
+    def _take_off(self) -> None:
+        self._handle.remove()
+        self._handle = None
+
+    def __repr__(self) -> str:
+        return f"<lftr.ModuleReduction {self._plan} {'on' if self.on else 'off'}>"
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        hooks = [getattr(hook, "__self__", None) for hook in module._forward_hooks.values()]
-        if [hook for hook in hooks if isinstance(hook, ModuleReduction)][-1:] != [self]:
+        if module_reductions(module)[-1:] != [self]:
             return None
         rows = _tokens_of(output)
         clock = Clock(rows.device)
@@ -55,15 +72,11 @@ class ModuleReduction:
         self.report.clock = clock.readings()
         return _with_tokens(output, reduced)
 
-    def remove(self) -> None:
-        """Take the reduction off; a second time does nothing."""
-        self._handle.remove()
 
-    def __enter__(self) -> ModuleReduction:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.remove()
+def module_reductions(module: nn.Module) -> list[ModuleReduction]:
+    """Return the reductions that lie on a module itself, the one that acts last."""
+    owners = (getattr(hook, "__self__", None) for hook in module._forward_hooks.values())
+    return [owner for owner in owners if isinstance(owner, ModuleReduction)]
 
 
 def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[str]:

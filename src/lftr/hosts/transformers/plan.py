@@ -12,6 +12,7 @@ from torch import Tensor
 from ...budget import Keep, resolve_all
 from ...errors import LftrError
 from ...evidence.text import TextTower
+from ...exact import exactly
 from ...methods.base import Method, check_choice
 from ...methods.encoder import EncoderMerge
 from ...methods.inside import LayerMethod
@@ -109,6 +110,11 @@ class Reduced:
     def columns(self) -> int:
         """Columns of the whole shorter conversation, cached ones included."""
         return self.length if self.prompt is None else self.prompt.columns.index.shape[1]
+
+    @property
+    def shorter(self) -> bool:
+        """Whether columns of the caller's conversation were left out."""
+        return self.prompt is not None and self.columns < self.prompt.full
 
     @property
     def length(self) -> int:
@@ -225,19 +231,26 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
         for item in fresh:
             item.selection = Selection.everything(item.given)
         return
-    if plan.keep == "auto":
-        wanted = [plan.method.count(one, "auto") for one in tokens]
-    else:
-        wanted = counts_of(plan.keep, fresh)
-    counts: list[int] = []
-    places = zip(fresh, wanted, tokens, strict=True)
-    for _, prompt in groupby(places, key=lambda place: place[0].row):
-        members = list(prompt)
-        counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
-    choices = plan.method.select_all(tokens, counts)
+    with exactly(tokens[0].features):
+        counts = _allotted(plan, fresh, tokens)
+        choices = plan.method.select_all(tokens, counts)
     for item, choice, count in zip(fresh, choices, counts, strict=True):
         _check(plan.method, choice, count, item.given)
         item.selection = choice
+
+
+def _allotted(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> list[int]:
+    """Return how many tokens each item keeps, once the method has spread them in each prompt."""
+    if plan.keep == "auto":
+        wanted = [plan.method.count(one, "auto") for one in tokens]
+    else:
+        wanted = counts_of(plan.keep, items)
+    counts: list[int] = []
+    places = zip(items, wanted, tokens, strict=True)
+    for _, prompt in groupby(places, key=lambda place: place[0].row):
+        members = list(prompt)
+        counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
+    return counts
 
 
 def _check(method: Method, choice: Selection, count: int, size: int) -> None:

@@ -19,10 +19,11 @@ from ...methods.base import ImageMethod
 from ...report import Report
 from ...tokens import VisualTokens
 from .api import TOKEN_TYPES, Call
+from .checks import check_unpacked
 from .clock import Clock
 from .encode import choose_evidence, encoder_names
 from .families import Clips, Family, Medium, list_families
-from .flash import hide_positions
+from .flash import hide_positions, reads_gaps
 from .frames import as_video
 from .plan import (
     Item,
@@ -92,6 +93,8 @@ class Prefill:
     def reduce(self, call: Call, report: Report) -> Reduced:
         """Return a call with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
+        if reads_gaps(self.model):  # and is shown none, whatever is kept
+            check_unpacked(call)
         segment = Segment.of(call, recall(call.cache))
         shown = [Shown.of(medium, self.model, call, segment) for medium in self.family.media]
         visual = torch.stack([part.visual for part in shown]).any(dim=0)
@@ -121,6 +124,7 @@ class Prefill:
             if chooses or any(item.merged is not None for item in fresh_of(items)):
                 shorter = True
                 _check_cache(call)
+                check_unpacked(call)
             if chooses:
                 tokens = self._tokens(asked, items, segment, visual)
             clock.lap("host")

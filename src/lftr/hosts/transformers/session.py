@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
-from ...errors import UnsupportedModelError
+from ...errors import ArgumentError, UnsupportedModelError
 from ...report import Report
 from .api import Call
+from .attached import Attached
 from .cross_attention import CrossAttentionHost
 from .families import Family
 from .layer_cache import held_by
 from .layers import LayerHost
+from .module import ModuleReduction, module_reductions
 from .plan import Plan, Reduced
 from .prefill import Prefill
 from .qformer import QFormerHost
@@ -34,8 +37,8 @@ class _Columns(threading.local):
     received = 0
 
 
-class Reduction:
-    """A reduction that is on; use it in a ``with`` block or call `remove`.
+class Reduction(Attached):
+    """A reduction, on from the start; use it in a ``with`` block, twice if need be, or `remove` it.
 
     Attributes
     ----------
@@ -48,10 +51,33 @@ class Reduction:
         self.columns = _Columns()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         self.host = HOSTS[family.kind](model, family, plan)
-        self._site: Site | None = Site.push(model, family, self)
+        self._model, self._family = model, family
+        self._site: Site | None = None
+        self._lay_on()
+
+    @property
+    def on(self) -> bool:
+        """Whether it is laid on its model."""
+        return self._site is not None
+
+    def _lay_on(self) -> None:
+        self._site = Site.push(self._model, self._family, self)
+
+    def _take_off(self) -> None:
+        assert self._site is not None
+        self._site.pull(self)
+        self._site = None
 
     def prepare(self, **inputs: Any) -> dict[str, Any]:
-        """Return the reduced arguments for a call of the model, for loops of one's own."""
+        """Return the reduced arguments for a call of the model, for loops of one's own.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the reduction is off: nothing would be done inside the model it is for.
+        """
+        if not self.on:
+            raise UnsupportedModelError(f"{self} is off; use it in a with block to lay it on again")
         try:
             with torch.no_grad():
                 return self.reduce(Call(inputs)).call
@@ -84,22 +110,22 @@ class Reduction:
         if self.inside is not None:
             yield from self.inside.hooks()
 
-    def remove(self) -> None:
-        """Take the reduction off; a second time does nothing."""
-        if self._site is not None:
-            self._site.pull(self)
-            self._site = None
-
-    def __enter__(self) -> Reduction:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.remove()
-
     def __repr__(self) -> str:
         plan = self.host.plan
-        state = "off" if self._site is None else "on"
+        state = "on" if self.on else "off"
         return f"<lftr.Reduction {plan} {state}>"
+
+
+def attached_to(model: object) -> list[Reduction | ModuleReduction]:
+    """Return the reductions that lie on a model and on its parts; see `lftr.reductions`."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError.of("model", model, "a torch.nn.Module")
+    found: list[Reduction | ModuleReduction] = []
+    for part in model.modules():
+        site = site_of(part)
+        found += module_reductions(part)
+        found += [] if site is None else site.stack
+    return found
 
 
 def current(model: Any) -> Reduction:

@@ -20,6 +20,7 @@ from .families import Family
 from .plan import Reduced
 from .prompt import CachedPrompt, remember
 from .prompt_views import PromptView
+from .wrapped import precision_of
 
 if TYPE_CHECKING:
     from .layers import LayerHost
@@ -142,7 +143,7 @@ class Site:
         if top is None or not top.host.concerns(call):
             with self._inside_generate():
                 return original(*args, **kwargs)
-        if call.mask is None and isinstance(call.ids, Tensor):
+        if call.mask is None and isinstance(call.ids, Tensor) and not call.packed:
             call = call.but(mask=self._infer_mask(call))
         try:
             with torch.no_grad():
@@ -219,11 +220,12 @@ class Site:
             return None
         call = Call.of(self.model.forward, args, kwargs)
         if self._call.generates:
-            call = _with_mask(_caught_up(call, self._call.reduced))
+            call = _with_mask(_caught_up(call, self._call.reduced), self._call.reduced)
         elif top.host.concerns(call):
-            reduced = top.reduce(call)
+            with precision_of(self.model):
+                reduced = top.reduce(call)
             self._call.prompt = reduced.prompt
-            call = _with_mask(reduced.call)
+            call = reduced.call
         if top.inside is not None:
             top.inside.announce(call)
         self._call.forward = Forward.of(call)
@@ -324,14 +326,15 @@ def _placed(call: Call, reduced: Reduced | None) -> Call:
     return call.but(positions=places.repeat_interleave(rows // places.shape[-2], dim=-2))
 
 
-def _with_mask(call: Call) -> Call:
-    """Give a prompt with gaps in its positions a mask of ones.
+def _with_mask(call: Call, reduced: Reduced | None) -> Call:
+    """Give a shorter prompt, with gaps in its positions, the mask of ones that generate left out.
 
     Without one, transformers takes the gaps for borders between packed sequences and cuts the
     prompt apart.
     """
     rows, columns = call.columns or (0, 1)
-    if call.mask is not None or call.positions is None or columns == 1:
+    shorter = reduced is not None and reduced.shorter
+    if not shorter or call.mask is not None or call.positions is None or columns == 1:
         return call
     return call.but(
         mask=torch.ones(rows, call.past + columns, dtype=torch.long, device=call.positions.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LftrError
+from ...exact import exactly
 from ...methods.inside.base import Heads, LayerMethod, LayerView
 from ...selection import Selection
 
@@ -135,7 +136,7 @@ class Prompt:
                     self.memories[m],
                     None if rotary is None else (rotary[0][live], rotary[1][live]),
                 )
-                with torch.no_grad():  # a decision has no gradient
+                with torch.no_grad(), exactly(states):  # a decision has no gradient
                     decisions[key] = self._ask(m, view)
             choice = decisions[key]
             kept = tokens[:0] if choice is None else tokens[choice.index]

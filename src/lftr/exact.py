@@ -1,0 +1,19 @@
+"""Decisions in the precision in which they are written, whatever is cast around the model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def exactly(like: Tensor) -> AbstractContextManager[Any]:
+    """Switch autocast off on the device of ``like`` while the body runs.
+
+    Autocast computes products of float32 tensors in half precision: scores would tie, and a mask of
+    float32's lowest value would overflow.
+    """
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
