@@ -49,3 +49,12 @@ class MissingExtraError(LftrError, ImportError):
     def of(cls, package: str, extra: str) -> MissingExtraError:
         """Say in one line which extra to install for ``package``."""
         return cls(f"{package} is not installed: pip install {package} (lftr's extra {extra!r})")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says in one line, with its class where that is no error of lftr's."""
+    said = " ".join(str(error).split())
+    if isinstance(error, LftrError):
+        return said
+    kind = type(error).__name__
+    return f"{kind}: {said}" if said else kind

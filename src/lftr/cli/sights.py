@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError
-from ..media import Clip, is_clip, load_clip
-from ..prompting import Medium, read_image
+from ..media import Clip, is_clip, load_clip, read_image
+from ..prompting import Medium
 from .options import refuse
 from .terminal import progress
 
