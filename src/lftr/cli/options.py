@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ArgumentError
-from ..methods.base import Method
-from ..methods.inside import LayerMethod
-from ..reduce import POSITIONS
+
+if TYPE_CHECKING:
+    from ..methods.base import Method
+    from ..methods.inside import LayerMethod
 
 
 def _known_positions(value: str | None) -> str | None:
     """Refuse a word that no model takes before any model is loaded."""
-    if value not in (None, *POSITIONS):
+    if value is None:
+        return None
+    from ..reducing import POSITIONS
+
+    if value not in POSITIONS:
         raise ArgumentError.of("--positions", value, " or ".join(POSITIONS))
     return value
 
@@ -102,6 +107,8 @@ Picture = Annotated[Path, typer.Option("-o", "--out", help="Where the picture is
 
 def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
     """Whether any of some methods asks for text in CLIP's space."""
+    from ..methods.base import Method
+
     before = [method for method in methods if isinstance(method, Method)]
     return any("text_embeds" in names for method in before for names in method.evidence)
 

@@ -7,19 +7,10 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ..errors import ArgumentError
-from ..presets import Preset
-from ..prompting import frames_as_images, inputs_of
-from ..reduce import reduce
 from . import options
-from .choosing import choose
-from .loading import load_model
-from .parsing import parse_device, parse_dtype
-from .sights import moves, read_sights
-from .terminal import print_json, remark, say, working
 
 
 def run(
@@ -53,6 +44,17 @@ def run(
     Videos need PyAV (the extra video). Without --model, the bundled model of clips answers about
     a clip; it knows clips as `lftr.suites` draws them.
     """
+    import torch
+
+    from ..presets import Preset
+    from ..prompting import frames_as_images, inputs_of
+    from ..reducing import reduce
+    from .choosing import choose
+    from .loading import load_model
+    from .parsing import parse_device, parse_dtype
+    from .sights import moves, read_sights
+    from .terminal import print_json, remark, say, working
+
     *paths, question = words
     if not paths or os.path.exists(question):
         allowed = 'image files, videos or folders of frames, then a "question"'
