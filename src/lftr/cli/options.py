@@ -38,8 +38,8 @@ Keep = Annotated[
     str | None,
     typer.Option(
         "--keep",
-        help="A ratio (1/16, 0.25) or a count for each image (64); by default 1/16, or what the "
-        "schedule of a method inside the model says.",
+        help="A ratio (1/16, 0.25, 6.25%) or a count for each image (64); by default 1/16, or what "
+        "the schedule of a method inside the model says.",
     ),
 ]
 Methods = Annotated[
@@ -48,7 +48,9 @@ Methods = Annotated[
 ]
 Keeps = Annotated[
     list[str],
-    typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
+    typer.Option(
+        "--keep", help="A ratio (1/16, 6.25%) or a count for each image; as many as wanted."
+    ),
 ]
 Options = Annotated[
     list[str] | None,

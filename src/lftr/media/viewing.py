@@ -57,10 +57,10 @@ def as_viewed(image: Image.Image) -> Image.Image:
     Exception
         What Pillow raises over a file that it cannot decode; see `faults.refusing`.
     """
-    image.load()  # of TIFF, this turns the picture and takes the orientation away
+    _load(image)
     turn = _TURNS.get(_orientation(image))
     profile = image.info.get("icc_profile")
-    if image.mode == "RGB" and not (turn or profile or image.has_transparency_data):
+    if image.mode == "RGB" and turn is None and not (profile or image.has_transparency_data):
         return image if type(image) is Image.Image else image.copy()
     colours, alpha = _apart(image)
     shown = _in_srgb(colours, profile) if profile else colours.convert("RGB")
@@ -72,6 +72,23 @@ def as_viewed(image: Image.Image) -> Image.Image:
     plain = plain.copy() if plain is image else plain
     plain.info.clear()
     return plain
+
+
+def _load(image: Image.Image) -> None:
+    """Load a picture; of TIFF, this turns it as well and takes its orientation away.
+
+    An uncompressed TIFF is mapped from the disk where Pillow knows its file's name, and Pillow 12
+    scrambles one of those that has to be turned by a quarter.
+    """
+    name = getattr(image, "filename", "")
+    if image.format != "TIFF" or not name:
+        image.load()
+        return
+    image.filename = ""  # type: ignore[attr-defined]
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -7,7 +7,7 @@ from functools import partial
 
 from PIL import Image
 
-from ..errors import LftrError, MissingExtraError
+from ..errors import LftrError, MissingExtraError, unanswered
 from ..methods import list_methods
 from ..suites import Example
 from .comparison import Comparison
@@ -112,7 +112,8 @@ def _answer(
     ask: Ask, image: str | None, question: str, method: str, keep: str
 ) -> tuple[Image.Image, Image.Image, str, str, str, str]:
     try:
-        found = ask(image, question, method, keep)
+        with unanswered():
+            found = ask(image, question, method, keep)
     except LftrError as error:
         raise gr.Error(str(error), print_exception=False) from None
     return (
