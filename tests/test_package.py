@@ -171,3 +171,35 @@ def test_packages_that_few_need_come_when_they_are_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["motion", "load_clip"], done.stderr
+
+
+def test_nothing_heavy_is_imported_before_a_name_is_asked_for():
+    """What needs no model (``lftr --help``, reading pictures) does not wait for torch."""
+    told = python(
+        "-c",
+        "import sys, lftr\n"
+        "heavy = ('torch', 'numpy', 'PIL', 'transformers', 'rich', 'typer')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+        "import lftr.evaluation, lftr.media\n"
+        "assert callable(lftr.reduce) and set(lftr.__all__) <= set(dir(lftr))\n"
+        "try: lftr.reduced\n"
+        "except AttributeError as error: print(error)",
+    )
+    assert told.splitlines() == ["[]", "module 'lftr' has no attribute 'reduced'"]
+
+
+@pytest.mark.parametrize("verb", ["", "run", "eval", "tune", "serve", "demo"])
+def test_help_imports_nothing_heavy(verb):
+    pytest.importorskip("typer")
+    told = python(
+        "-c",
+        "import sys\n"
+        "from lftr.cli import main\n"
+        f"sys.argv = ['lftr', *{[verb] if verb else []}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = ('torch', 'numpy', 'PIL', 'transformers', 'av', 'sklearn')\n"
+        "print([name for name in heavy if name in sys.modules])",
+    )
+    assert "Usage: lftr" in told
+    assert told.splitlines()[-1] == "[]"

@@ -1,30 +1,62 @@
-"""Multimodal LLMs that answer from a fraction of their visual tokens, without training."""
+"""Multimodal LLMs that answer from a fraction of their visual tokens, without training.
+
+Nothing heavy is imported before one of these names is asked for, so that ``lftr --help`` and what
+only reads pictures need no torch.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import bundled, methods
-from .budget import Budget
-from .errors import LftrError
-from .evidence.text import TextTower
-from .exits.calibrate import calibrate_exit
-from .exits.fit import fit_exit
-from .methods import get_method, list_methods
-from .methods.base import Method
-from .methods.encoder import EncoderFolder, EncoderMerge, EncoderToMe
-from .methods.inside import LayerMethod, schedules
-from .presets import Preset
-from .reduce import list_families, prepare, reduce, reduce_module, reductions, restore
-from .selection import Flow, Selection
-from .tokens import VisualTokens
-
 if TYPE_CHECKING:
-    from . import evaluation, media, suites
+    from . import bundled, evaluation, media, methods, suites
+    from .budget import Budget
+    from .errors import LftrError
+    from .evidence.text import TextTower
+    from .exits.calibrate import calibrate_exit
+    from .exits.fit import fit_exit
+    from .methods import get_method, list_methods
+    from .methods.base import Method
+    from .methods.encoder import EncoderFolder, EncoderMerge, EncoderToMe
+    from .methods.inside import LayerMethod, schedules
+    from .presets import Preset
+    from .reducing import (
+        list_families,
+        prepare,
+        reduce,
+        reduce_module,
+        reductions,
+        restore,
+    )
+    from .selection import Flow, Selection
+    from .tokens import VisualTokens
 
 __version__ = "0.1.0"
-_LATER = ("evaluation", "media", "suites")
+_MODULES = {
+    "budget": ("Budget",),
+    "errors": ("LftrError",),
+    "evidence.text": ("TextTower",),
+    "exits.calibrate": ("calibrate_exit",),
+    "exits.fit": ("fit_exit",),
+    "methods": ("get_method", "list_methods"),
+    "methods.base": ("Method",),
+    "methods.encoder": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
+    "methods.inside": ("LayerMethod", "schedules"),
+    "presets": ("Preset",),
+    "reducing": (
+        "list_families",
+        "prepare",
+        "reduce",
+        "reduce_module",
+        "reductions",
+        "restore",
+    ),
+    "selection": ("Flow", "Selection"),
+    "tokens": ("VisualTokens",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = ("bundled", "evaluation", "media", "methods", "suites")
 __all__ = [
     "Budget",
     "EncoderFolder",
@@ -58,7 +90,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the packages that few need when they are asked for."""
-    if name in _LATER:
+    """Import what is asked for, once."""
+    if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -43,7 +43,8 @@ def is_auto(keep: object) -> bool:
 def parse_keep(keep: object) -> Keep:
     """Check ``keep`` and return it as a plain ``int`` (a count), ``float`` (a ratio) or `Budget`.
 
-    A string such as ``"1/16"``, ``"0.25"`` or ``"64"`` is read as the command line's spelling.
+    A string such as ``"1/16"``, ``"0.25"``, ``"6.25%"`` or ``"64"`` is read as the command line's
+    spelling.
 
     Raises
     ------
@@ -59,8 +60,7 @@ def parse_keep(keep: object) -> Keep:
         try:
             if keep.strip().isdecimal():
                 return parse_keep(int(keep))
-            # not as a fraction where there is none: 1e999999999 would be written out
-            return parse_keep(float(Fraction(keep)) if "/" in keep else float(keep))
+            return parse_keep(parse_ratio(keep))
         except (ValueError, ZeroDivisionError, OverflowError):
             raise ArgumentError.of("keep", keep, _ALLOWED) from None
     if isinstance(keep, bool) or not isinstance(keep, Real):
@@ -73,6 +73,21 @@ def parse_keep(keep: object) -> Keep:
     if not 0.0 < ratio <= 1.0:  # also false for NaN
         raise ArgumentError.of("keep", keep, _ALLOWED)
     return ratio
+
+
+def parse_ratio(text: str) -> float:
+    """Read a number that may be written as a fraction (``1/16``) or in percent (``6.25%``).
+
+    Raises
+    ------
+    ValueError, ZeroDivisionError, OverflowError
+        If it is none.
+    """
+    percent = text.strip().endswith("%")
+    number = text.strip().removesuffix("%")
+    # not as a fraction where there is none: 1e999999999 would be written out
+    found = float(Fraction(number)) if "/" in number else float(number)
+    return found / 100 if percent else found
 
 
 def resolve(keep: object, size: int) -> int:

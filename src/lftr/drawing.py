@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .media.picture import read_image
 from .report import ItemReport
 from .selection import Selection
 from .tokens import Grid
@@ -147,7 +148,7 @@ def _draw_grid(
     size = (columns * side, rows * side)
     bright = Image.new("RGB", size, (96, 100, 112))
     if under is not None:
-        bright = under.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        bright = read_image(under).resize(size, Image.Resampling.BICUBIC)
     picture = Image.blend(Image.new("RGB", size), bright, _DIM)
     pen = ImageDraw.Draw(picture)
     for place, (slot, anchor) in enumerate(zip(slots, anchors, strict=True)):
@@ -197,7 +198,11 @@ def below(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def shown_part(processor: Any, image: Image.Image) -> Image.Image:
-    """Return the part of an image that a processor shows the model: the middle, if it crops."""
+    """Return the part of an image that a processor shows the model: the middle, if it crops.
+
+    As `prompting` hands it on: upright, in RGB.
+    """
+    image = read_image(image)
     settings = getattr(processor, "image_processor", processor)
     shortest = (getattr(settings, "size", None) or {}).get("shortest_edge")
     crop = getattr(settings, "crop_size", None) or {}

@@ -16,6 +16,7 @@ from .methods.base import Method
 from .methods.encoder import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.plain import from_plain, to_plain
+from .textfile import read_text
 
 FORMAT = 1
 _KEYS = {"format", "method", "options", "keep", "positions", "encoder", "model", "found"}
@@ -59,7 +60,7 @@ class Preset:
             a budget that is not allowed; the message names the file.
         """
         try:
-            return cls.from_plain(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_plain(json.loads(read_text(path)))
         except OSError as error:
             reason = error.strerror or str(error)
             raise ArgumentError.of("preset", str(path), f"a file to read ({reason})") from None

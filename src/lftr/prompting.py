@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
-from .errors import ArgumentError
+from .errors import ArgumentError, LftrError, reason_of
 from .media.clip import Clip
 from .media.picture import read_image as read_image
 
 Medium = Image.Image | Clip
 Asked = tuple[Sequence[Medium], str]
 
+_PLACEHOLDERS = ("image_token", "video_token", "boi_token", "fake_image_token")
 _TICKS = 1000  # of a second, in which processors are told when a frame was
 
 
@@ -30,11 +33,15 @@ def inputs_of(processor: Any, media: Sequence[Medium], question: str) -> Any:
 def batch_inputs(processor: Any, asked: Sequence[Asked]) -> Any:
     """Return a model's inputs for several questions, each about media of its own, left-padded.
 
+    The processor is given every image as `lftr.media.read_image` reads a file: upright, in RGB.
+
     Raises
     ------
     ArgumentError
-        If frames are images and nothing would tell them from other images, see `frames_as_images`.
+        If frames are images and nothing would tell them from other images, see `frames_as_images`;
+        a question holds the processor's own placeholder of an image; or the processor fails.
     """
+    asked = [([_viewed(one) for one in media], question) for media, question in asked]
     if frames_as_images(processor, [media for media, _ in asked]):
         asked = [(_frames(media), question) for media, question in asked]
     videos = [[one for one in media if isinstance(one, Clip)] for media, _ in asked]
@@ -42,19 +49,22 @@ def batch_inputs(processor: Any, asked: Sequence[Asked]) -> Any:
     if getattr(processor, "chat_template", None):
         conversations = [_conversation(media, question) for media, question in asked]
         return chat_inputs(processor, conversations, **options)
+    questions = [question for _, question in asked]
+    _check_texts(processor, questions)
     given: dict[str, Any] = {}
     if any(videos):
         given["videos"] = [[list(clip.frames) for clip in clips] for clips in videos]
     images = [[one for one in media if not isinstance(one, Clip)] for media, _ in asked]
     if any(images) or not any(videos):
         given["images"] = images
-    return processor(
-        text=[_bare_prompt(processor, media, question) for media, question in asked],
-        return_tensors="pt",
-        **given,
-        **options,
-        **_padding(len(asked)),
-    )
+    with _answerable(processor, questions):
+        return processor(
+            text=[_bare_prompt(processor, media, question) for media, question in asked],
+            return_tensors="pt",
+            **given,
+            **options,
+            **_padding(len(asked)),
+        )
 
 
 def chat_inputs(
@@ -62,17 +72,79 @@ def chat_inputs(
 ) -> Any:
     """Return a model's inputs for several conversations as chat templates take them, left-padded.
 
-    Images are parts ``{"type": "image", "image": PIL.Image.Image}`` of a message's content;
-    ``options`` go to the processor.
+    Images are parts ``{"type": "image", "image": PIL.Image.Image}`` of a message's content, and are
+    given to the processor as `lftr.media.read_image` reads a file; ``options`` go to it as well.
+
+    Raises
+    ------
+    ArgumentError
+        If a text holds the processor's own placeholder of an image, or the processor fails.
     """
-    return processor.apply_chat_template(
-        [list(conversation) for conversation in conversations],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=_padding(len(conversations)) | options,
-    )
+    parts = [
+        part
+        for conversation in conversations
+        for message in conversation
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+    ]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    _check_texts(processor, texts)
+    with _answerable(processor, texts):
+        return processor.apply_chat_template(
+            [list(map(_viewed_message, conversation)) for conversation in conversations],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=_padding(len(conversations)) | options,
+        )
+
+
+def _viewed(medium: Medium) -> Medium:
+    """Return a picture, or a clip's frames, as viewers show them, whoever opened them."""
+    if isinstance(medium, Clip):
+        return replace(medium, frames=tuple(map(read_image, medium.frames)))
+    return read_image(medium)
+
+
+def _viewed_message(message: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(message["content"], str):
+        return message
+    return message | {"content": list(map(_viewed_part, message["content"]))}
+
+
+def _viewed_part(part: dict[str, Any]) -> dict[str, Any]:
+    kind = part["type"]
+    given = part.get(kind)
+    if kind == "image" and isinstance(given, Image.Image):
+        return part | {kind: read_image(given)}
+    if kind == "video" and isinstance(given, list):
+        frames = (read_image(one) if isinstance(one, Image.Image) else one for one in given)
+        return part | {kind: list(frames)}
+    return part
+
+
+def _check_texts(processor: Any, texts: Sequence[str]) -> None:
+    """Refuse what would be taken for one more image: the processor puts its placeholders itself."""
+    for name in _PLACEHOLDERS:
+        token = str(getattr(processor, name, None) or "")
+        for text in texts:
+            if token and token in text:
+                allowed = f"a text without {token!r}: images and clips are put in front of it"
+                raise ArgumentError.of("question", text, allowed)
+
+
+@contextmanager
+def _answerable(processor: Any, texts: Sequence[str]) -> Iterator[None]:
+    """Say in one sentence what a processor, of anybody's making, has raised over some questions."""
+    try:
+        yield
+    except LftrError:
+        raise
+    except Exception as error:
+        given = texts[0] if len(texts) == 1 else list(texts)
+        allowed = f"what {type(processor).__name__} takes with these images ({reason_of(error)})"
+        raise ArgumentError.of("question", given, allowed) from error
 
 
 def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool:

@@ -6,9 +6,9 @@ import ast
 import types
 import typing
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
+from .budget import parse_ratio
 from .errors import ArgumentError
 from .methods.inside.schedules import Schedule
 from .methods.plain import from_plain
@@ -57,8 +57,8 @@ def parse_value(name: str, text: str, hint: Any) -> object:
         return text.lower() in _TRUE
     if hint in (int, float):
         try:
-            return int(text) if hint is int else _number(text)
-        except (ValueError, ZeroDivisionError):
+            return int(text) if hint is int else parse_ratio(text)
+        except (ValueError, ZeroDivisionError, OverflowError):
             kind = "a whole number" if hint is int else "a number"
             raise ArgumentError.of(name, text, kind) from None
     if hint is str:
@@ -71,10 +71,6 @@ def parse_value(name: str, text: str, hint: Any) -> object:
 def _narrowness(kind: Any) -> int:
     """Return which types of a union are tried first: any whole number is one, any text a text."""
     return {int: 0, str: 2}.get(kind, 1)
-
-
-def _number(text: str) -> float:
-    return float(Fraction(text)) if "/" in text else float(text)
 
 
 def parse_schedule(name: str, text: str) -> object:

@@ -23,6 +23,7 @@ class Answered:
 
     tokens: int = 100
     kept: int = 10
+    failed: str = ""
 
 
 class Scripted:

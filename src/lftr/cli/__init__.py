@@ -11,6 +11,8 @@ import sys
 def main() -> None:
     """Run the command line; the entry point ``lftr``."""
     try:
+        import rich  # noqa: F401  (verbs need it; what it needs itself comes later)
+
         from .app import app
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):

@@ -17,7 +17,6 @@ from .report import report
 from .run import run
 from .serve import serve
 from .show import show
-from .terminal import stderr
 from .tune import tune
 
 
@@ -28,6 +27,8 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except LftrError as error:
+            from .terminal import stderr
+
             stderr().print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
 

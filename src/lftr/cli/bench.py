@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from PIL import Image
 
 from ..budget import parse_keep
 from ..errors import ArgumentError
-from ..media import Clip
-from ..merges import parse_merge
-from ..prompting import Medium
 from . import options
-from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_methods
-from .sights import moves, read_sight
-from .terminal import print_json, progress
 
 
 def bench(
@@ -75,9 +64,15 @@ def bench(
     """Time encoder, method, prefill and decoding each on its own; count memory and operations."""
     from ..evaluation import settings_grid, with_merges
     from ..evaluation.items import Question
+    from ..merges import parse_merge
     from ..profiling import Call
     from ..profiling import bench as measure
+    from .bench_sights import resized, sight_of, told
     from .bench_tables import plain, tables
+    from .loading import load_model
+    from .parsing import parse_device, parse_dtype, parse_methods
+    from .sights import moves
+    from .terminal import print_json, progress
 
     if against not in (None, "full"):
         raise ArgumentError.of("--against", against, "full")
@@ -85,8 +80,8 @@ def bench(
     rows = settings_grid(methods, map(parse_keep, keep), (), positions)
     settings = with_merges(rows, map(parse_merge, encoder or []), methods)
     settings = settings if against else settings[1:]
-    sight, asked = _sight(image, suite, frames, fps, question)
-    sights = _resized(sight, resolution or [])
+    sight, asked = sight_of(image, suite, frames, fps, question)
+    sights = resized(sight, resolution or [])
     loaded = load_model(
         model,
         parse_device(device),
@@ -101,7 +96,7 @@ def bench(
             loaded.processor,
             [Question((sight,), asked)] * count,
             loaded.text_tower,
-            f"{_told(sight)}, batch {count}",
+            f"{told(sight)}, batch {count}",
         )
         for sight in sights
         for count in batch
@@ -120,59 +115,3 @@ def bench(
         return
     for table in tables(measured, loaded.name, rounds):
         table.print()
-
-
-def _sight(
-    path: Path | None,
-    suite: str | None,
-    frames: int | None,
-    fps: float | None,
-    question: str | None,
-) -> tuple[Medium, str]:
-    """Return what is asked about, and what is asked."""
-    given = {"--frames": frames, "--fps": fps}
-    if suite is not None:
-        options.refuse(given | {"--image": path, "--question": question}, "beside --suite")
-        from .. import suites
-        from ..evaluation.items import Question
-
-        first = Question.of(suites.load(suite, split="test", n=1)[0])
-        return first.images[0], first.question
-    question = "What is in the picture?" if question is None else question
-    if path is None:
-        options.refuse(given, "without --video")
-        return _soft_colours(), question
-    return read_sight(path, frames, fps), question
-
-
-def _resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
-    """Return a picture or a clip at every resolution that is asked for."""
-    sizes = [_size(text) for text in resolutions] or [whole.size]
-    return [_at(whole, size) for size in sizes]
-
-
-def _at(sight: Medium, size: tuple[int, int]) -> Medium:
-    if isinstance(sight, Clip):
-        frames = (frame.resize(size, Image.Resampling.BICUBIC) for frame in sight.frames)
-        return replace(sight, frames=tuple(frames))
-    return sight.resize(size, Image.Resampling.BICUBIC)
-
-
-def _told(sight: Medium) -> str:
-    """Return the size of a picture, or number and size of a clip's frames."""
-    width, height = sight.size
-    count = f"{len(sight.frames)} x " if isinstance(sight, Clip) else ""
-    return f"{count}{width}x{height}"
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ArgumentError.of("--resolution", text, "width x height in pixels, as 672x672")
-    return int(width), int(height)
-
-
-def _soft_colours(side: int = 336) -> Image.Image:
-    """Draw a picture that is everywhere different, the same one every time."""
-    few = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(few).resize((side, side), Image.Resampling.BICUBIC)

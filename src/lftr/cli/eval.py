@@ -11,19 +11,11 @@ import typer
 
 from ..budget import parse_keep
 from ..errors import ArgumentError
-from ..media import Picking
-from ..merges import parse_merge
-from ..presets import check_writable
 from . import options
-from .answers import answers as compare_answers
-from .embeddings import embeddings as compare_embeddings
-from .folders import check_folder
-from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_methods
-from .sights import ask_of_clips, check_picking
 
 if TYPE_CHECKING:
     from ..evaluation.tune_workload import Workload
+    from ..media import Picking
 
 
 def evaluate(
@@ -104,6 +96,15 @@ def evaluate(
     code 3: done, but for questions that could not be asked, which are named.
     """
     from .. import evaluation, suites
+    from ..media import Picking
+    from ..merges import parse_merge
+    from ..presets import check_writable
+    from .answers import answers as compare_answers
+    from .embeddings import embeddings as compare_embeddings
+    from .folders import check_folder
+    from .loading import load_model
+    from .parsing import parse_device, parse_dtype, parse_methods
+    from .sights import ask_of_clips, check_picking
 
     if embeddings:
         answers = {"--metric": metric, "--max-new-tokens": max_new_tokens, "--report": report}

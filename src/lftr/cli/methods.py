@@ -6,10 +6,7 @@ import dataclasses
 import inspect
 from typing import Any
 
-from ..methods import KINDS, get_method, list_methods
-from ..methods.inside.base import LayerMethod
 from .options import Json
-from .terminal import Table, print_json
 
 _READS = {
     "nothing": "no attention",
@@ -20,6 +17,9 @@ _READS = {
 
 def methods(as_json: Json = False) -> None:
     """List every method: what it does, its options with their defaults, what it looks at."""
+    from ..methods import get_method, list_methods
+    from .terminal import Table, print_json
+
     described = [describe(get_method(name)) for name in list_methods()]
     if as_json:
         print_json(described)
@@ -47,6 +47,9 @@ def describe(method: Any) -> dict[str, Any]:
 
     What a method inside the language model reads is its evidence; its schedule is an option.
     """
+    from ..methods import KINDS
+    from ..methods.inside import LayerMethod
+
     summary = (inspect.getdoc(method) or "").strip().partition("\n\n")[0]
     fields: tuple[dataclasses.Field[Any], ...] = ()
     if dataclasses.is_dataclass(method):

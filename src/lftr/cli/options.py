@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ArgumentError
-from ..methods.base import Method
-from ..methods.inside import LayerMethod
-from ..reduce import POSITIONS
+
+if TYPE_CHECKING:
+    from ..methods.base import Method
+    from ..methods.inside import LayerMethod
 
 
 def _known_positions(value: str | None) -> str | None:
     """Refuse a word that no model takes before any model is loaded."""
-    if value not in (None, *POSITIONS):
+    if value is None:
+        return None
+    from ..reducing import POSITIONS
+
+    if value not in POSITIONS:
         raise ArgumentError.of("--positions", value, " or ".join(POSITIONS))
     return value
 
@@ -33,8 +38,8 @@ Keep = Annotated[
     str | None,
     typer.Option(
         "--keep",
-        help="A ratio (1/16, 0.25) or a count for each image (64); by default 1/16, or what the "
-        "schedule of a method inside the model says.",
+        help="A ratio (1/16, 0.25, 6.25%) or a count for each image (64); by default 1/16, or what "
+        "the schedule of a method inside the model says.",
     ),
 ]
 Methods = Annotated[
@@ -43,7 +48,9 @@ Methods = Annotated[
 ]
 Keeps = Annotated[
     list[str],
-    typer.Option("--keep", help="A ratio or a count for each image; as many as wanted."),
+    typer.Option(
+        "--keep", help="A ratio (1/16, 6.25%) or a count for each image; as many as wanted."
+    ),
 ]
 Options = Annotated[
     list[str] | None,
@@ -102,6 +109,8 @@ Picture = Annotated[Path, typer.Option("-o", "--out", help="Where the picture is
 
 def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
     """Whether any of some methods asks for text in CLIP's space."""
+    from ..methods.base import Method
+
     before = [method for method in methods if isinstance(method, Method)]
     return any("text_embeds" in names for method in before for names in method.evidence)
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .terminal import say, working
-
 
 def report(
     run: Annotated[Path, typer.Argument(help="A folder that `lftr eval --out` wrote.")],
@@ -19,6 +17,7 @@ def report(
 ) -> None:
     """Write a run as one HTML page: figures, tables, and answers beside their images."""
     from ..reporting import write_report
+    from .terminal import say, working
 
     with working("drawing"):
         page = write_report(run, out, plots)

@@ -7,19 +7,10 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from ..errors import ArgumentError
-from ..presets import Preset
-from ..prompting import frames_as_images, inputs_of
-from ..reduce import reduce
+from ..errors import ArgumentError, unanswered
 from . import options
-from .choosing import choose
-from .loading import load_model
-from .parsing import parse_device, parse_dtype
-from .sights import moves, read_sights
-from .terminal import print_json, remark, say, working
 
 
 def run(
@@ -53,6 +44,17 @@ def run(
     Videos need PyAV (the extra video). Without --model, the bundled model of clips answers about
     a clip; it knows clips as `lftr.suites` draws them.
     """
+    import torch
+
+    from ..presets import Preset
+    from ..prompting import frames_as_images, inputs_of
+    from ..reducing import check_budget, reduce
+    from .choosing import choose
+    from .loading import load_model
+    from .parsing import parse_device, parse_dtype
+    from .sights import moves, name_clips, read_sights
+    from .terminal import print_json, remark, say, working
+
     *paths, question = words
     if not paths or os.path.exists(question):
         allowed = 'image files, videos or folders of frames, then a "question"'
@@ -64,6 +66,7 @@ def run(
         by_hand |= {"--positions": positions, "--encoder": encoder}
         options.refuse(by_hand, "beside --preset")
         chosen = Preset.load(preset)
+        check_budget(chosen.method, chosen.keep)
     media = read_sights(paths, frames, fps)
     loaded = load_model(
         model,
@@ -84,10 +87,11 @@ def run(
         text_tower=loaded.text_tower,
         images_as_video=frames_as_images(loaded.processor, [media]),
     )
-    with on as reduction, torch.inference_mode(), working("answering"):
+    with unanswered(), on as reduction, torch.inference_mode(), working("answering"):
         start = time.perf_counter()
         ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         seconds = time.perf_counter() - start
+    name_clips(reduction.report, media)
     new = ids[:, inputs["input_ids"].shape[1] :]
     answer = loaded.processor.batch_decode(new, skip_special_tokens=True)[0].strip()
     if as_json:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ArgumentError
-from ..hosts.vllm.server import Plan, check_version, plan
-from ..methods.base import Method
-from ..methods.plain import to_plain
-from ..presets import Preset
 from . import options
-from .parsing import parse_method
-from .terminal import remark
+
+if TYPE_CHECKING:
+    from ..hosts.vllm.server import Plan
+    from ..presets import Preset
 
 
 def serve(
@@ -41,6 +39,8 @@ def serve(
     stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
+    from ..hosts.vllm.server import check_version, plan
+
     given = {"--method": method, "--keep": keep, "--option": option}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
@@ -57,12 +57,18 @@ def serve(
 
 
 def _setting(given: dict[str, Any]) -> dict[str, Any]:
+    from ..methods.base import Method
+    from ..methods.plain import to_plain
+    from .parsing import parse_method
+
     chosen = parse_method(given["--method"] or "lftr", given["--option"] or [])
     plain = to_plain(chosen) if isinstance(chosen, Method) else {"method": chosen.name}
     return {**plain, "keep": given["--keep"] or "1/16"}
 
 
 def _preset(path: Path, given: dict[str, Any]) -> Preset:
+    from ..presets import Preset
+
     options.refuse(given, "beside --preset")
     return Preset.load(path)
 
@@ -85,6 +91,8 @@ def _config(name: str) -> Any:
 
 
 def _say(planned: Plan, version: str) -> None:
+    from .terminal import remark
+
     served = planned.architecture
     positions = "renumbered" if served.counted_positions else "as in the full prompt"
     seen = "images and videos" if served.videos else "images"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,42 @@ from ..errors import ArgumentError
 from ..media import Clip
 from ..report import ItemReport
 
+_SHEET = Image.new("RGB", (64, 64))
 _COLUMNS = 4  # of a sheet
 _LEAST_MS = 20  # of a frame of a GIF: what is shorter is shown slower
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a path that no picture could be written to, before a model is loaded.
+
+    Raises
+    ------
+    ArgumentError
+        If its folder is not there or not to be written, or its ending is that of no format that
+        Pillow writes in colour.
+    """
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
+        raise ArgumentError.of("--out", str(path), "a file in a folder that can be written")
+    try:
+        _SHEET.save(io.BytesIO(), Image.registered_extensions()[path.suffix.lower()])
+    except (KeyError, OSError, ValueError):
+        allowed = "a picture file to write, such as .png, .jpg, .webp or .gif"
+        raise ArgumentError.of("--out", str(path), allowed) from None
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture.
+
+    Raises
+    ------
+    ArgumentError
+        If the path cannot be written, or its ending is no image format.
+    """
+    try:
+        picture.save(path, optimize=True)
+    except (OSError, ValueError) as error:
+        raise ArgumentError.of("--out", str(path), f"a picture file to write ({error})") from None
 
 
 def frames_of(item: ItemReport, clip: Clip, processor: Any) -> list[Image.Image]:

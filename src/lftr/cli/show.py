@@ -5,22 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from PIL import Image
 
-from ..drawing import below, draw_item, shown_part
-from ..errors import ArgumentError
-from ..media import Clip
-from ..prompting import frames_as_images, inputs_of
-from ..reduce import reduce
+from ..errors import unanswered
 from . import options
-from .choosing import choose
-from .loading import load_model
-from .parsing import parse_device, parse_dtype
-from .sheet import frames_of, save_frames
-from .sights import moves, read_sight
-from .terminal import print_json, say, working
 
 
 def show(
@@ -47,8 +35,20 @@ def show(
 
     Of a clip a sheet of its frames, or a GIF where --out ends so.
     """
-    if not out.parent.is_dir():
-        raise ArgumentError.of("--out", str(out), "a file in a folder that exists")
+    import torch
+
+    from ..drawing import below, draw_item, shown_part
+    from ..media import Clip
+    from ..prompting import frames_as_images, inputs_of
+    from ..reducing import reduce
+    from .choosing import choose
+    from .loading import load_model
+    from .parsing import parse_device, parse_dtype
+    from .sheet import check_picture, frames_of, save, save_frames
+    from .sights import moves, name_clips, read_sight
+    from .terminal import print_json, say, working
+
+    check_picture(out)
     chosen = choose(method, keep, option, encoder=encoder)
     sight = read_sight(image, frames, fps)
     loaded = load_model(
@@ -69,9 +69,10 @@ def show(
         text_tower=loaded.text_tower,
         images_as_video=frames_as_images(loaded.processor, [[sight]]),
     )
-    with on as reduction, torch.inference_mode(), working("looking"):
+    with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
+    name_clips(report, [sight])
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
     if isinstance(sight, Clip):
         save_frames(frames_of(items[0], sight, loaded.processor), sight, out)
@@ -83,17 +84,3 @@ def show(
         return
     say(str(report), style="dim")
     say(f"picture: {out}")
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a picture.
-
-    Raises
-    ------
-    ArgumentError
-        If the path cannot be written, or its ending is no image format.
-    """
-    try:
-        picture.save(path, optimize=True)
-    except (OSError, ValueError) as error:
-        raise ArgumentError.of("--out", str(path), f"a picture file to write ({error})") from None

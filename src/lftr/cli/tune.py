@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..budget import parse_keep
-from ..media import Picking
-from ..merges import parse_merge
 from . import options
-from .folders import check_folder, folder_of
-from .left_out import end, resumable
-from .loading import load_model
-from .parsing import parse_device, parse_dtype, parse_methods
-from .sights import ask_of_clips, check_picking
-from .terminal import Table, print_json, progress, say
 
 if TYPE_CHECKING:
     from ..evaluation.tune import Tuned
+    from .terminal import Table
 
 
 def tune(
@@ -92,7 +85,15 @@ def tune(
     from ..evaluation.tune_plan import BUDGETS, Plan, tune_configuration
     from ..evaluation.tune_search import Goal
     from ..evaluation.tune_workload import load_workload
+    from ..media import Picking
+    from ..merges import parse_merge
     from ..presets import check_writable
+    from .folders import check_folder, folder_of
+    from .left_out import end, resumable
+    from .loading import load_model
+    from .parsing import parse_device, parse_dtype, parse_methods
+    from .sights import ask_of_clips, check_picking
+    from .terminal import print_json, progress, say
 
     if method is None:
         options.refuse({"--option": option}, "without --method")
@@ -144,6 +145,8 @@ def tune(
 
 
 def _table(tuned: Tuned) -> Table:
+    from .terminal import Table
+
     found = tuned.preset.found
     table = Table(
         ["setting", "visual tokens>", "images>", "agrees with full>", "verdict"],

@@ -128,6 +128,12 @@ class Embedded:
     states: Tensor
     kept: tuple[float, ...]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Embedded]) -> Embedded:
+        """Return the prompts of several parts, in order."""
+        kept = tuple(value for part in parts for value in part.kept)
+        return cls(torch.cat([part.states for part in parts]), kept)
+
 
 @torch.inference_mode()
 def embed_batch(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 
-from ..errors import LftrError, TooLittleMemoryError
+from ..errors import LftrError, TooLittleMemoryError, UnansweredError
 from .answering import Answer, answer_batch, one_batch
 from .controls import but_controls
 from .items import Item, Question
-from .problems import Problem, readable
+from .problems import Problem, first_answered, or_unanswered, readable
 from .runs import Prediction, Run
 from .scoring import Metric, get_metric
 from .settings import CONTROLS, Setting
@@ -21,6 +21,9 @@ def try_settings(
 ) -> dict[str, str]:
     """Ask one question under every setting, before hours are spent on the first.
 
+    It is the first that can be read and is answered under the first setting, the full model: one
+    that is not is left out by `evaluate`.
+
     Returns
     -------
     dict of str to str
@@ -29,16 +32,24 @@ def try_settings(
     Raises
     ------
     LftrError
-        If a setting fails whose method is no control.
+        If a setting fails whose method is no control, or no question is answered.
     """
-    held = next(readable(items, []), None)
-    if held is None:
-        return {}
     left_out: dict[str, str] = {}
-    with one_batch(
-        subject.model, subject.processor, [held[1]], text_tower=subject.text_tower, max_new_tokens=1
-    ) as ask:
-        for setting in settings:
+    questions = (
+        one_batch(
+            subject.model,
+            subject.processor,
+            [question],
+            text_tower=subject.text_tower,
+            max_new_tokens=1,
+        )
+        for _, question in readable(items, [])
+    )
+    first, *others = settings
+    with first_answered(questions, first) as ask:
+        if ask is None:
+            return {}
+        for setting in others:
             try:
                 ask(setting)
             except LftrError as error:
@@ -70,32 +81,48 @@ def evaluate(
     Returns
     -------
     list of Problem
-        Questions whose images could not be read, once looked at; the others were asked.
+        Questions whose images could not be read, once looked at, and those at which the processor
+        or the model failed; the others were answered. Both are tried again by the next call.
 
     Raises
     ------
-    LftrError
-        If the model cannot go on. What was answered stays, and the same call goes on from there.
+    TooLittleMemoryError
+        If the batch does not fit. What was answered stays, and the same call goes on from there.
     """
     score = get_metric(metric)
-    done = run.done()
     problems: list[Problem] = []
+
+    def answer(held: Sequence[tuple[Item, Question]]) -> None:
+        """Ask some questions together and, if that fails, one by one."""
+        done = run.done()
+        missing = _missing(_going(run, settings), [item for item, _ in held], done)
+        asked = [question for _, question in held]
+        try:
+            for setting, answers in or_unanswered(_answered(run, subject, asked, missing)):
+                lines = [
+                    _line(item, setting, answer, score)
+                    for (item, _), answer in zip(held, answers, strict=True)
+                    if (item.id, setting.label) not in done
+                ]
+                run.add(lines)
+                step(setting.label, lines)
+        except UnansweredError as error:
+            if len(held) == 1:
+                problems.append(Problem(held[0][0].told, str(error)))
+                return
+            for one in held:
+                answer([one])
+
     for start in range(0, len(items), batch):
         members = items[start : start + batch]
-        going = [setting for setting in settings if setting.name not in run.left_out]
-        left = _missing(going, members, done)
-        held = list(readable(members, problems)) if left else []
-        missing = _missing(going, [item for item, _ in held], done)
-        asked = [question for _, question in held]
-        for setting, answers in _answered(run, subject, asked, missing):
-            lines = [
-                _line(item, setting, answer, score)
-                for (item, _), answer in zip(held, answers, strict=True)
-                if (item.id, setting.label) not in done
-            ]
-            run.add(lines)
-            step(setting.label, lines)
+        if _missing(_going(run, settings), members, run.done()):
+            answer(list(readable(members, problems)))
     return problems
+
+
+def _going(run: Run, settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings that a run has not left out."""
+    return [setting for setting in settings if setting.name not in run.left_out]
 
 
 def _missing(
@@ -113,7 +140,7 @@ def _answered(
     run: Run, subject: Subject, asked: Sequence[Question], settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, list[Answer]]]:
     """Answer a batch; a control that cannot is left out of the run from here on."""
-    if not asked:
+    if not asked or not settings:
         return iter(())
 
     def ask(waiting: Sequence[Setting]) -> Iterator[list[Answer]]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnansweredError
 from .configuration import plain_settings
 from .controls import but_controls
 from .embeddings import Embedded, cosine, embed_batch, recall_agreement
 from .intervals import ITSELF, Bootstrap, spread
 from .items import Item, Question, digest
 from .journal import Journal, unwritable, write_whole
-from .problems import Problem, readable
+from .problems import Problem, or_unanswered, readable
 from .settings import Setting
 from .subject import Subject
 
@@ -61,46 +61,96 @@ def embed_run(
     Returns
     -------
     list of Problem
-        Prompts whose images could not be read; the others were embedded.
+        Prompts whose images could not be read, and those at which the processor or the model
+        failed; the others were embedded.
     """
     problems: list[Problem] = []
     for number, start in enumerate(range(0, len(items), batch)):
         members = items[start : start + batch]
         done = _batches(journal).get(number, {"ids": []})["ids"]
         if len(done) < len(members):
-            held = {item.id: question for item, question in readable(members, problems)}
+            held = list(readable(members, problems))
+            if done:  # somebody could not be embedded then
+                held = _embeddable(journal, subject, held, settings, done, problems)
             if len(held) > len(done):
-                _embed(journal, number, subject, held, settings)
+                _embed(journal, number, subject, held, settings, problems)
         step(len(members))
     return problems
+
+
+def _embeddable(
+    journal: Journal,
+    subject: Subject,
+    held: Sequence[tuple[Item, Question]],
+    settings: Sequence[Setting],
+    done: Sequence[str],
+    problems: list[Problem],
+) -> list[tuple[Item, Question]]:
+    """Return the prompts that are done, or can be embedded alone; others are problems."""
+    return [
+        one
+        for one in held
+        if one[0].id in done or _together(journal, subject, [one], settings, problems)
+    ]
 
 
 def _embed(
     journal: Journal,
     number: int,
     subject: Subject,
-    held: Mapping[str, Question],
+    held: Sequence[tuple[Item, Question]],
     settings: Sequence[Setting],
+    problems: list[Problem],
 ) -> None:
-    asked = list(held.values())
-
-    def ask(waiting: Sequence[Setting]) -> Iterator[Embedded]:
-        return embed_batch(
-            subject.model, subject.processor, asked, waiting, text_tower=subject.text_tower
-        )
-
-    found = {
-        setting.label: rows
-        for setting, rows in but_controls(left(journal, settings), ask, journal.leave_out)
-    }
+    """Embed some prompts together and, if that fails, one by one; writes down what was found."""
+    parts = _together(journal, subject, held, settings, problems)
+    if not parts:
+        return
+    labels = [one.label for one in left(journal, settings)]
+    found = {label: Embedded.joined([part[label] for _, part in parts]) for label in labels}
+    ids = [item.id for members, _ in parts for item in members]
     name = f"{len(journal.lines):06}.safetensors"  # never one that a line has named already
     try:
         save_file({label: rows.states for label, rows in found.items()}, journal.path / name)
     except OSError as error:
         raise unwritable(journal.path, error) from None
     kept = {label: rows.kept for label, rows in found.items()}
-    line = {"batch": number, "ids": list(held), "file": name, "kept": kept}
+    line = {"batch": number, "ids": ids, "file": name, "kept": kept}
     journal.add([line])  # the line makes the file count
+
+
+def _together(
+    journal: Journal,
+    subject: Subject,
+    held: Sequence[tuple[Item, Question]],
+    settings: Sequence[Setting],
+    problems: list[Problem],
+) -> list[tuple[list[Item], dict[str, Embedded]]]:
+    """Return what some prompts were embedded as under each setting's label, and which they are.
+
+    All together or, where that fails, one by one; those that fail alone are problems.
+    """
+    asked = [question for _, question in held]
+
+    def ask(waiting: Sequence[Setting]) -> Iterator[Embedded]:
+        return embed_batch(
+            subject.model, subject.processor, asked, waiting, text_tower=subject.text_tower
+        )
+
+    going = left(journal, settings)
+    try:
+        found = dict(or_unanswered(but_controls(going, ask, journal.leave_out)))
+    except UnansweredError as error:
+        if len(held) > 1:
+            return [
+                part
+                for one in held
+                for part in _together(journal, subject, [one], settings, problems)
+            ]
+        problems.append(Problem(held[0][0].told, str(error)))
+        return []
+    rows = {setting.label: embedded for setting, embedded in found.items()}
+    return [([item for item, _ in held], rows)]
 
 
 def left(journal: Journal, settings: Sequence[Setting]) -> list[Setting]:

@@ -64,6 +64,8 @@ class Item:
         Returns the images and clips.
     moves : bool
         Whether there is a clip among them.
+    place : str
+        Where it is written, as ``mine.jsonl line 3``; empty where the id says so.
     """
 
     id: str
@@ -76,6 +78,12 @@ class Item:
     content: str = ""
     read: Callable[[], Sequence[Medium]] = field(default=tuple, repr=False, compare=False)
     moves: bool = False
+    place: str = ""
+
+    @property
+    def told(self) -> str:
+        """What it is called where it is left out: its id, and where that is written."""
+        return f"{self.id} ({self.place})" if self.place else self.id
 
     @property
     def images(self) -> Sequence[Medium]:

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import ArgumentError
+from ..textfile import read_text
 
 CONFIG, LEFT_OUT = "config.json", "left_out.json"
 _LOCK = ".lock"
@@ -167,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
         If it cannot be read.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ArgumentError.of("run", str(path), f"JSON that can be read ({error})") from None
     return value

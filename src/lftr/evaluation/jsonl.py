@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from ..errors import ArgumentError
-from ..media import ALLOWED, Clip, Picking, is_clip, load_clip
-from ..prompting import Medium, read_image
+from ..errors import ArgumentError, LftrError
+from ..media import Picking, frames_in, load_clip, look_at_clip, look_at_image, read_image
+from ..prompting import Medium
+from ..textfile import read_utf8
 from .fields import ANSWERS, CLIPS, STILLS, check_fields
 from .items import Item
 from .problems import Problem
@@ -44,8 +43,8 @@ def read_jsonl(
         If the file cannot be read.
     """
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
+        lines = read_utf8(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError.of("data", str(path), f"a file that can be read ({error})") from None
     items: dict[str, tuple[Item, int]] = {}
     problems: list[Problem] = []
@@ -57,8 +56,8 @@ def read_jsonl(
             check(item.answers, item.choices)
             if item.id in items:
                 raise ValueError(f"id {item.id!r} is that of line {items[item.id][1]} already")
-        except (ValueError, RecursionError) as error:
-            problems.append(Problem(f"{path.name} line {number}", " ".join(str(error).split())))
+        except (LftrError, ValueError, RecursionError, OSError) as error:
+            problems.append(Problem(_place(path, number), " ".join(str(error).split())))
         else:
             items[item.id] = item, number
     return [item for item, _ in items.values()], problems
@@ -74,9 +73,9 @@ def _item(line: bytes, path: Path, number: int, answered: bool, picking: Picking
     if not stills and not clips:
         raise ValueError("no 'image', 'images', 'video' or 'videos'")
     for still in stills:
-        _check_image(still)
+        look_at_image(still)
     for clip in clips:
-        check_clip(clip)
+        look_at_clip(clip)
     identity = value.get("id", f"{path.stem}:{number}")
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise ValueError(f"id = {identity!r}; allowed: a text or a whole number")
@@ -91,30 +90,30 @@ def _item(line: bytes, path: Path, number: int, answered: bool, picking: Picking
         content_of([*stills, *clips], picking if clips else None),
         functools.partial(_read, stills, clips, picking),
         bool(clips),
+        _place(path, number) if "id" in value else "",
     )
+
+
+def _place(path: Path, number: int) -> str:
+    return f"{path.name} line {number}"
 
 
 def content_of(paths: Sequence[Path], picking: Picking | None = None) -> str:
     """Return a SHA-256 over files, so that a run is not gone on with over other pictures.
 
-    Folders stand for the files in them; of clips, which frames are picked counts too.
+    Folders stand for their frames; of clips, which of the frames are picked counts too.
     """
     found = hashlib.sha256(b"" if picking is None else repr(picking).encode())
     for path in paths:
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if file.is_file():
-                with file.open("rb") as content:
-                    found.update(hashlib.file_digest(content, "sha256").digest())
+        for file in frames_in(path) if path.is_dir() else [path]:
+            with file.open("rb") as content:
+                found.update(hashlib.file_digest(content, "sha256").digest())
     return found.hexdigest()
 
 
 def _read(stills: Sequence[Path], clips: Sequence[Path], picking: Picking) -> tuple[Medium, ...]:
-    return (*map(read_image, stills), *(read_clip(clip, picking) for clip in clips))
-
-
-def read_clip(path: Path, picking: Picking) -> Clip:
-    """Read a clip's frames, as `lftr.media.load_clip` does."""
-    return load_clip(path, picking.frames, picking.fps)
+    read = (load_clip(clip, picking.frames, picking.fps) for clip in clips)
+    return (*map(read_image, stills), *read)
 
 
 def _paths(value: Mapping[str, Any], folder: Path, names: Sequence[str]) -> list[Path]:
@@ -146,27 +145,3 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} = {value!r}; allowed: a text")
     return value
-
-
-def check_clip(path: Path) -> None:
-    """Look at a clip without decoding it.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    if not path.exists():
-        raise ValueError(f"video = {str(path)!r}; allowed: a path that exists")
-    if not is_clip(path) or (path.is_file() and not path.stat().st_size):
-        raise ValueError(f"video = {str(path)!r}; allowed: {ALLOWED}")
-
-
-def _check_image(path: Path) -> None:
-    try:
-        with Image.open(path):
-            pass
-    except FileNotFoundError:
-        raise ValueError(f"image = {str(path)!r}; allowed: a file that exists") from None
-    except (UnidentifiedImageError, OSError, SyntaxError):
-        raise ValueError(f"image = {str(path)!r}; allowed: an image file") from None

@@ -15,7 +15,7 @@ from ..methods.base import Method
 from ..methods.encoder import EncoderMerge
 from ..methods.inside import LayerMethod
 from ..prompting import frames_as_images
-from ..reduce import reduce
+from ..reducing import reduce
 from .items import Asked
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from ..errors import ArgumentError, LftrError, TooLittleMemoryError
 from ..presets import Preset
 from .answering import one_batch
 from .items import Question
-from .problems import Problem
+from .problems import Problem, first_answered
 from .settings import Setting, full_model, name_of, spell
 from .subject import Subject
 from .tune_answers import Answers
@@ -154,12 +154,15 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, pl
         held = prove(proofs, sittings, len(groups) - first)
     if not proofs[0].trial.questions:
         raise ArgumentError.of(
-            "workload", workload.name, f"images that can be read: {seating.problems[-1]}"
+            "workload",
+            workload.name,
+            f"images that can be read, and questions with an answer: {seating.problems[-1]}",
         )
 
     tokens = proofs[0].trial.tokens / proofs[0].trial.questions
     setting = proofs[held - 1].trial.setting if held else full_model()
-    readable = (one for group in groups for one in seating.read(group)[:1])
+    whole = (group for group in groups if seating.failed.isdisjoint(one.id for one in group))
+    readable = (one for group in whole for one in seating.read(group)[:1])
     asked = list(itertools.islice(readable, _TIMED))
     found = {
         "agreement": goal.agreement,
@@ -186,14 +189,22 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, pl
 
 
 def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
-    """Return the settings under which a question cannot be asked, with the reason."""
-    asked = next((held[:1] for group in groups if (held := seating.read(group))), None)
-    if asked is None:
-        return {}
+    """Return the settings under which a question cannot be asked that the full model answers."""
     subject, found = seating.subject, {}
-    with one_batch(
-        subject.model, subject.processor, asked, text_tower=subject.text_tower, max_new_tokens=1
-    ) as ask:
+    questions = (
+        one_batch(
+            subject.model,
+            subject.processor,
+            held[:1],
+            text_tower=subject.text_tower,
+            max_new_tokens=1,
+        )
+        for group in groups
+        if (held := seating.read(group))
+    )
+    with first_answered(questions, full_model()) as ask:
+        if ask is None:
+            return {}
         for setting in itertools.chain.from_iterable(levels):
             try:
                 ask(setting)

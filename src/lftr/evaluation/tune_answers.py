@@ -33,17 +33,24 @@ class Said:
         Visual tokens of the prompt, before and after.
     ended : bool
         Whether the model had come to its end.
+    failed : str
+        Why there is no answer, where the processor or the model failed; else empty.
     """
 
     text: str
     tokens: int
     kept: float
     ended: bool
+    failed: str = ""
 
     @classmethod
     def of(cls, answer: Answer) -> Said:
         """Take what is counted."""
         return cls(answer.text, answer.tokens, answer.kept, answer.ended)
+
+    def agrees(self, full: Said) -> float:
+        """Return 1 where this is the full model's answer; what failed is no answer."""
+        return 0.0 if self.failed else float(self.text == full.text)
 
 
 class Answers:
@@ -76,12 +83,12 @@ class Answers:
         return cls(Journal.open(path, ANSWERS, config))
 
     def to(
-        self, ids: Sequence[str], setting: Setting, ask: Callable[[Setting], Sequence[Answer]]
+        self, ids: Sequence[str], setting: Setting, ask: Callable[[Setting], list[Said]]
     ) -> list[Said]:
         """Return the answers to the questions of those ids, asked for if they are not known."""
         key = setting.label, tuple(ids)
         if key not in self._known:
-            found = [Said.of(answer) for answer in ask(setting)]
+            found = ask(setting)
             if self._journal is not None:
                 line = {"setting": setting.label, "ids": list(ids)}
                 self._journal.add([line | {"answers": [asdict(one) for one in found]}])

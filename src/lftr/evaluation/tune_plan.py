@@ -12,7 +12,7 @@ from ..errors import ArgumentError, MissingEvidenceError
 from ..methods import get_method
 from ..methods.base import Method
 from ..methods.encoder import EncoderMerge
-from ..reduce import reduce
+from ..reducing import reduce
 from .configuration import plain_settings
 from .items import digest
 from .settings import Setting, spell

@@ -60,7 +60,7 @@ class Trial:
     tokens, kept : int, float
         Visual tokens of all its questions, before and after.
     questions : int
-        How many these are.
+        How many were answered.
     """
 
     setting: Setting
@@ -75,7 +75,7 @@ class Trial:
         self.shares += shares
         self.tokens += sum(answer.tokens for answer in answers)
         self.kept += sum(answer.kept for answer in answers)
-        self.questions += len(answers)
+        self.questions += sum(not answer.failed for answer in answers)
         return shares
 
     @property

@@ -6,11 +6,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from ..errors import LftrError
+from ..errors import LftrError, UnansweredError, unanswered
 from .answering import Answer, one_batch
 from .items import Item, Question
 from .problems import Problem
-from .scoring import agreement
 from .settings import Setting, full_model
 from .subject import Subject
 from .tune_answers import Answers, Said
@@ -35,9 +34,12 @@ class Sitting:
     full: Sequence[Said]
 
     def agreements(self, setting: Setting) -> tuple[list[float], list[Said]]:
-        """Return each image's share of answers that equal the full model's, and all answers."""
+        """Return each image's share of answers that equal the full model's, and all answers.
+
+        A question at which a reduced model fails has an answer that does not equal.
+        """
         answers = self.ask(setting)
-        same = agreement([one.text for one in answers], [one.text for one in self.full])
+        same = [one.agrees(full) for one, full in zip(answers, self.full, strict=True)]
         shares, start = [], 0
         for size in self.sizes:
             shares.append(sum(same[start : start + size]) / size)
@@ -58,9 +60,11 @@ class Seating:
     answers : Answers
         What has been answered before, and is not asked again.
     problems : list of Problem
-        Images that could not be read, once looked at.
+        Images that could not be read, once looked at, and questions without an answer.
     answered, cut_short : int
         How many answers the full model gave, and how many of these did not come to their end.
+    failed : set of str
+        Ids of the questions that had no answer, under whatever setting.
     """
 
     subject: Subject
@@ -70,6 +74,7 @@ class Seating:
     problems: list[Problem] = field(default_factory=list)
     answered: int = 0
     cut_short: int = 0
+    failed: set[str] = field(default_factory=set)
 
     def sittings(
         self, groups: Sequence[Group]
@@ -92,23 +97,46 @@ class Seating:
         if not read:
             yield None
             return
-        ids = [item.id for group, _ in read for item in group]
+        items = [item for group, _ in read for item in group]
+        ids = [item.id for item in items]
         with _Batches(self, [one for _, held in read for one in held]) as batches:
 
-            def ask(setting: Setting) -> list[Said]:
+            def ask_all(setting: Setting) -> list[Said]:
                 return self.answers.to(ids, setting, batches.ask)
 
-            full = ask(full_model())
+            whole = ask_all(full_model())
+            self._name(items, whole)
+            failed = {item.id for item, one in zip(items, whole, strict=True) if one.failed}
+            seated = [group for group, _ in read if failed.isdisjoint(one.id for one in group)]
+            here = {item.id for group in seated for item in group}
+
+            def ask(setting: Setting) -> list[Said]:
+                said = zip(items, ask_all(setting), strict=True)
+                rest = [(item, one) for item, one in said if item.id in here]
+                self._name([item for item, _ in rest], [one for _, one in rest], setting)
+                return [one for _, one in rest]
+
+            full = [one for item, one in zip(items, whole, strict=True) if item.id in here]
             self.answered += len(full)
             self.cut_short += sum(not answer.ended for answer in full)
-            yield Sitting([len(group) for group, _ in read], ask, full)
+            yield Sitting([len(group) for group in seated], ask, full) if seated else None
+
+    def _name(
+        self, items: Sequence[Item], said: Sequence[Said], setting: Setting | None = None
+    ) -> None:
+        """Name the questions that have no answer; under a reduction, with what it is called."""
+        for item, one in zip(items, said, strict=True):
+            if one.failed:
+                self.failed.add(item.id)
+                under = "" if setting is None else f", {setting.label}"
+                self.problems.append(Problem(f"{item.told}{under}", one.failed))
 
     def read(self, group: Group) -> list[Question]:
         """Read the images of a group's questions; none, and a problem, where one cannot be read."""
         try:
             return [item.asked() for item in group]
         except LftrError as error:
-            self.problems.append(Problem(group[0].id, str(error)))
+            self.problems.append(Problem(group[0].told, str(error)))
             return []
 
 
@@ -117,19 +145,33 @@ class _Batches(ExitStack):
 
     def __init__(self, seating: Seating, asked: Sequence[Question]) -> None:
         super().__init__()
-        self._seating, self._asked = seating, asked
-        self._parts: list[Callable[[Setting], list[Answer]]] = []
+        self._subject, size = seating.subject, seating.batch
+        self._parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+        self._open: dict[tuple[int, ...], Callable[[Setting], list[Answer]]] = {}
 
-    def ask(self, setting: Setting) -> list[Answer]:
+    def ask(self, setting: Setting) -> list[Said]:
         """Answer all of them under a setting."""
-        subject, batch = self._seating.subject, self._seating.batch
-        for start in range(0, 0 if self._parts else len(self._asked), batch):
+        return [one for part in self._parts for one in self._said(part, setting)]
+
+    def _said(self, asked: Sequence[Question], setting: Setting) -> list[Said]:
+        """Answer some questions together and, if that fails, one by one."""
+        try:
+            with unanswered():
+                return [Said.of(answer) for answer in self._together(asked)(setting)]
+        except UnansweredError as error:
+            if len(asked) == 1:
+                return [Said("", 0, 0.0, True, failed=str(error))]
+            return [self._said([one], setting)[0] for one in asked]
+
+    def _together(self, asked: Sequence[Question]) -> Callable[[Setting], list[Answer]]:
+        key = tuple(map(id, asked))
+        if key not in self._open:
             together = one_batch(
-                subject.model,
-                subject.processor,
-                self._asked[start : start + batch],
-                text_tower=subject.text_tower,
-                max_new_tokens=subject.max_new_tokens,
+                self._subject.model,
+                self._subject.processor,
+                asked,
+                text_tower=self._subject.text_tower,
+                max_new_tokens=self._subject.max_new_tokens,
             )
-            self._parts.append(self.enter_context(together))
-        return [answer for part in self._parts for answer in part(setting)]
+            self._open[key] = self.enter_context(together)
+        return self._open[key]

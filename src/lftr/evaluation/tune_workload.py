@@ -5,22 +5,34 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
-from PIL import Image
-
 from .. import suites
-from ..errors import ArgumentError
-from ..media import Picking, is_clip
-from ..media.folder import PICTURES
-from ..media.video import VIDEOS
-from ..prompting import Medium, read_image
+from ..errors import ArgumentError, LftrError
+from ..media import (
+    PICTURES,
+    VIDEOS,
+    Picking,
+    is_clip,
+    is_named_as,
+    load_clip,
+    look_at_clip,
+    look_at_image,
+    read_image,
+)
+from ..prompting import Medium
+from ..textfile import read_text
 from .data import load_data
 from .items import Item
-from .jsonl import check_clip, content_of, read_clip, read_jsonl
+from .jsonl import content_of, read_jsonl
 from .problems import Problem
 
 PROMPTS = "prompts.txt"
+_UNREAD = frozenset(  # pictures that neither Pillow nor FFmpeg reads as what they show
+    {".jxl", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
+    | {".rw2", ".raf"}
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ def load_workload(
 
 def _prompts(folder: Path) -> list[str]:
     try:
-        lines = (folder / PROMPTS).read_text(encoding="utf-8").splitlines()
+        lines = StringIO(read_text(folder / PROMPTS), newline=None)
     except (OSError, UnicodeDecodeError) as error:
         allowed = f"a question, or a {PROMPTS} in {str(folder)!r}, one on each line ({error})"
         raise ArgumentError.of("prompt", None, allowed) from None
@@ -125,11 +137,14 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
     items: list[Item] = []
     problems: list[Problem] = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() or path.suffix.lower() not in PICTURES | VIDEOS:
+        if path.is_dir() or not is_named_as(path, PICTURES | VIDEOS | _UNREAD):
             continue
         try:
+            if path.suffix.lower() in _UNREAD:
+                raise ArgumentError.of("image", path.name, "PNG, JPEG...: this format is not read")
             read, moves = _reader(path, picking)
-        except ValueError as error:
+            content = content_of([path], picking if moves else None)
+        except (LftrError, OSError) as error:
             problems.append(Problem(path.name, str(error)))
             continue
         items += [
@@ -139,7 +154,7 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
                 prompt,
                 (),
                 image=str(path),
-                content=content_of([path], picking if moves else None),
+                content=content,
                 read=read,
                 moves=moves,
             )
@@ -151,13 +166,9 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
 def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[Medium]], bool]:
     """Return what reads a file, and whether it is a clip; neither is decoded yet."""
     if is_clip(path):
-        check_clip(path)
+        look_at_clip(path)
         return functools.partial(_clip, path, picking), True
-    try:
-        with Image.open(path):
-            pass
-    except (OSError, SyntaxError, ValueError):
-        raise ValueError("not an image that can be read") from None
+    look_at_image(path)
     return functools.partial(_still, path), False
 
 
@@ -166,4 +177,4 @@ def _still(path: Path) -> tuple[Medium, ...]:
 
 
 def _clip(path: Path, picking: Picking) -> tuple[Medium, ...]:
-    return (read_clip(path, picking),)
+    return (load_clip(path, picking.frames, picking.fps),)

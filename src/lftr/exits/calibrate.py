@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..methods.inside.schedules import Exit
 from ..methods.inside.static_exit import StaticExit
 from ..methods.options import between, whole
-from ..reduce import reduce
+from ..reducing import reduce
 from .layers import exit_layers
 
 

@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from ..methods.inside.base import LayerMethod, LayerView
 from ..methods.inside.schedules import Exit, Schedule
 from ..methods.inside.static_exit import StaticExit
-from ..reduce import reduce
+from ..reducing import reduce
 from .features import features_of
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ArgumentError
 from ..methods.inside.schedules import Exit
 from ..methods.inside.static_exit import StaticExit
-from ..reduce import reduce
+from ..reducing import reduce
 
 
 def exit_layers(model: Any) -> list[int]:

@@ -1,24 +1,29 @@
-"""Clips: frames of a video file, an animated picture, or a folder of pictures.
+"""Pictures and clips, each through one door, as viewers and players show them.
 
-``lftr.media.load_clip("clip.mp4", frames=16)``. Video files are decoded by PyAV (the extra
-``video``); animated pictures and folders need nothing.
+``lftr.media.read_image("photo.jpg")``, and ``lftr.media.load_clip("clip.mp4", frames=16)`` for
+frames of a video file, an animated picture or a folder of pictures. Every verb, JSONL, the web demo
+and the client of a server read by these two. Video files are decoded by PyAV (the extra ``video``),
+HEIC by pillow-heif (``heic``); everything else needs nothing.
 """
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ArgumentError
 from .animation import is_animated, read_animation
 from .clip import FRAMES, Clip
-from .folder import PICTURES, read_folder
+from .faults import refusing
+from .folder import frames_in, is_named_as, read_folder
 from .picking import Picking
+from .picture import PICTURES, look_at_image, read_image
 from .video import VIDEOS, read_video
 
 ALLOWED = (
-    f"a video file ({', '.join(sorted(VIDEOS))}), an animated GIF, WebP or PNG, or a folder of "
-    "frames"
+    f"a video file ({', '.join(sorted(VIDEOS))}), an animated GIF, WebP, PNG or AVIF, or a folder "
+    "of frames"
 )
 
 
@@ -59,12 +64,9 @@ def load_clip(
     """
     picking = Picking(frames, fps)
     source = Path(path)
-    if source.is_dir():
+    if os.path.isdir(source):
         return read_folder(source, picking, step)
-    if not source.is_file():
-        raise ArgumentError.of("video", str(path), f"a path that exists: {ALLOWED}")
-    if not source.stat().st_size:
-        raise ArgumentError.of("video", str(path), f"a file that is not empty: {ALLOWED}")
+    _check_there(source)
     if is_animated(source):
         return read_animation(source, picking, step)
     if source.suffix.lower() in PICTURES - VIDEOS:
@@ -77,8 +79,46 @@ def is_clip(path: str | Path) -> bool:
 
     A folder is, an animated picture is, and a file that ends like a video; a still picture is not.
     """
+    source = Path(path)  # os.path, since a Path raises where a name is too long for the system
+    return os.path.isdir(source) or source.suffix.lower() in VIDEOS or is_animated(source)
+
+
+def look_at_clip(path: str | Path) -> None:
+    """Look at a clip without decoding it.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none; that it breaks off is not noticed.
+    """
     source = Path(path)
-    return source.is_dir() or source.suffix.lower() in VIDEOS or is_animated(source)
+    if not os.path.isdir(source):
+        _check_there(source)
+    if not is_clip(source):
+        raise ArgumentError.of("video", str(path), ALLOWED)
 
 
-__all__ = ["ALLOWED", "FRAMES", "Clip", "Picking", "is_clip", "load_clip"]
+def _check_there(source: Path) -> None:
+    if not os.path.isfile(source):
+        raise ArgumentError.of("video", str(source), f"a path that exists: {ALLOWED}")
+    with refusing("video", source, ALLOWED):
+        size = source.stat().st_size
+    if not size:
+        raise ArgumentError.of("video", str(source), f"a file that is not empty: {ALLOWED}")
+
+
+__all__ = [
+    "ALLOWED",
+    "FRAMES",
+    "PICTURES",
+    "VIDEOS",
+    "Clip",
+    "Picking",
+    "frames_in",
+    "is_clip",
+    "is_named_as",
+    "load_clip",
+    "look_at_clip",
+    "look_at_image",
+    "read_image",
+]

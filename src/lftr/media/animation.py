@@ -1,4 +1,4 @@
-"""Frames of an animated picture: GIF, WebP, PNG."""
+"""Frames of an animated picture: GIF, WebP, PNG, AVIF."""
 
 from __future__ import annotations
 
@@ -6,23 +6,38 @@ from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..errors import ArgumentError
+from ..errors import LftrError
 from .clip import Clip
+from .faults import refusing
 from .picking import Picking
+from .picture import opened
+from .viewing import as_viewed
 
+_FORMATS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")  # several pictures of any other are no frames
 _SHOWN_MS = 100.0  # a frame without a duration, as browsers show it
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError)
 
 
-def is_animated(path: Path) -> bool:
-    """Whether a file is a picture of more than one frame."""
+def is_animated(path: str | Path) -> bool:
+    """Whether a file is a picture that moves.
+
+    Pages of a TIFF, and what a phone puts behind its JPEG (a depth map, a second view), are
+    pictures beside each other, not after each other.
+    """
     try:
-        with Image.open(path) as image:
-            return getattr(image, "n_frames", 1) > 1
-    except _BROKEN:
+        with refusing("video", path, "an image file"), opened(path) as image:
+            return len(_frames(image)) > 1
+    except LftrError:
         return False
+
+
+def _frames(image: Image.Image) -> range:
+    """Return the numbers of the frames that are shown; of a still picture none or one."""
+    if image.format not in _FORMATS:
+        return range(0)
+    first = int(getattr(image, "default_image", False))  # shown where a PNG cannot move
+    return range(first, getattr(image, "n_frames", 1))
 
 
 def read_animation(path: Path, picking: Picking, step: Callable[[int, int], None]) -> Clip:
@@ -33,20 +48,16 @@ def read_animation(path: Path, picking: Picking, step: Callable[[int, int], None
     ArgumentError
         If it breaks off.
     """
-    try:
-        with Image.open(path) as image:
-            durations = []
-            for number in range(getattr(image, "n_frames", 1)):
-                image.seek(number)
-                image.load()
-                durations.append(float(image.info.get("duration") or _SHOWN_MS) / 1000)
-            times = list(accumulate(durations[:-1], initial=0.0))
-            picked, frames = picking.of(times), []
-            for number in picked:
-                image.seek(number)
-                frames.append(image.convert("RGB"))
-                step(len(frames), len(picked))
-    except _BROKEN as error:
-        allowed = f"an animated picture that is whole ({error})"
-        raise ArgumentError.of("video", str(path), allowed) from None
-    return Clip(tuple(frames), tuple(times[number] for number in picked))
+    with refusing("video", path, "an animated picture that is whole"), opened(path) as image:
+        numbers, durations = _frames(image), []
+        for number in numbers:
+            image.seek(number)
+            image.load()
+            durations.append(float(image.info.get("duration") or _SHOWN_MS) / 1000)
+        times = list(accumulate(durations[:-1], initial=0.0))
+        picked, frames = picking.of(times), []
+        for place in picked:
+            image.seek(numbers[place])
+            frames.append(as_viewed(image))
+            step(len(frames), len(picked))
+        return Clip(tuple(frames), tuple(times[place] for place in picked))

@@ -8,14 +8,28 @@ from pathlib import Path
 
 from ..errors import ArgumentError
 from .clip import Clip
+from .faults import refusing
 from .picking import Picking
-from .picture import read_image
+from .picture import PICTURES, read_image
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+def frames_in(path: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of their names; numbers in names count as such.
+
+    Hidden files, such as a Mac's ``._1.png``, are none.
+    """
+    with refusing("video", path, "a folder that can be read"):
+        files = [file for file in path.iterdir() if is_named_as(file, PICTURES) and file.is_file()]
+    return sorted(files, key=lambda file: _natural(file.name))
+
+
+def is_named_as(path: Path, endings: frozenset[str]) -> bool:
+    """Whether a file is not hidden and its name ends in one of some ways."""
+    return path.suffix.lower() in endings and not path.name.startswith(".")
 
 
 def read_folder(path: Path, picking: Picking, step: Callable[[int, int], None]) -> Clip:
-    """Read the pictures of a folder in the order of their names; numbers in names count as such.
+    """Read the pictures of a folder as the frames of a clip, see `frames_in`.
 
     Raises
     ------
@@ -23,10 +37,7 @@ def read_folder(path: Path, picking: Picking, step: Callable[[int, int], None]) 
         If there are none, one cannot be read, they differ in size, or frames of a second are asked
         for: the pictures have no times.
     """
-    files = sorted(
-        (file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.is_file()),
-        key=lambda file: _natural(file.name),
-    )
+    files = frames_in(path)
     if not files:
         allowed = f"a folder with pictures ({', '.join(sorted(PICTURES))}), the frames"
         raise ArgumentError.of("video", str(path), allowed)

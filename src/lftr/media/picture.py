@@ -1,30 +1,81 @@
-"""Still pictures."""
+"""Still pictures: the one door through which every picture comes in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ArgumentError
+from ..errors import MissingExtraError
+from .faults import refusing
+from .viewing import as_viewed
+
+PICTURES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif"}
+    | {".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"}
+    | {".pfm", ".tga", ".qoi", ".heic", ".heif", ".hif"}
+)
+_WHOLE = "an image that is whole (PNG, JPEG...)"
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB.
+def read_image(source: str | Path | Image.Image) -> Image.Image:
+    """Read a picture, or take one that is open, as RGB: upright, as a viewer shows it.
+
+    Of a file of several pictures (pages of a TIFF, the second picture of a phone's JPEG, frames of
+    a GIF) the first one is read. See `viewing.as_viewed` for modes, depths and profiles.
 
     Raises
     ------
     ArgumentError
         If there is none, or it cannot be read; the message names the path.
+    MissingExtraError
+        If it is HEIC and pillow-heif is not installed.
     """
+    with refusing("image", source, _WHOLE):
+        if isinstance(source, Image.Image):
+            return as_viewed(source)
+        with opened(source) as image:
+            return as_viewed(image)
+
+
+def look_at_image(path: str | Path) -> None:
+    """Look at a picture's first bytes, without decoding it.
+
+    Raises
+    ------
+    ArgumentError, MissingExtraError
+        As `read_image` does; one that breaks off is not noticed.
+    """
+    with refusing("image", path, "an image file"), opened(path):
+        pass
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open a file as Pillow does, HEIC through pillow-heif."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise ArgumentError.of("image", str(path), "a file that exists") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, (IsADirectoryError, PermissionError)):
-            raise ArgumentError.of("image", str(path), "a file that can be read") from None
-        raise ArgumentError.of(
-            "image", str(path), "an image that is whole (PNG, JPEG...)"
-        ) from None
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        if not _is_heic(path):
+            raise
+        _let_pillow_read_heic()
+        image = Image.open(path)
+    with image:
+        yield image
+
+
+def _is_heic(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        first = file.read(12)
+    return first[4:8] == b"ftyp" and first[8:] in _HEIC
+
+
+def _let_pillow_read_heic() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise MissingExtraError.of("pillow-heif", "heic") from None
+    pillow_heif.register_heif_opener()

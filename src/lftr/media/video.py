@@ -5,18 +5,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import ArgumentError, MissingExtraError
 from .clip import Clip
+from .faults import refusing
 from .picking import Picking
+from .viewing import as_viewed
 
 VIDEOS = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv", ".flv"}
-    | {".wmv", ".3gp"}
+    {".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".vob"}
+    | {".ts", ".mts", ".m2ts", ".m2t", ".ogv", ".flv", ".f4v", ".wmv", ".asf", ".3gp", ".3g2"}
+    | {".mxf", ".y4m"}
 )
 
 
@@ -50,7 +54,7 @@ class _Index:
 
 
 def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -> Clip:
-    """Read frames of a video file.
+    """Read frames of a video file, all in the size of the first one that is read.
 
     Where the file's index is not exact (transport streams, some AVI), everything is decoded, twice:
     to count the frames, and to keep those that are wanted.
@@ -64,7 +68,7 @@ def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -
     """
     av = _pyav()
     frames: list[Image.Image] = []
-    try:
+    with refusing("video", path, "a video file that FFmpeg can read"):
         with av.open(str(path)) as container:
             stream = _stream(path, container)
             index = _index(path, container, stream)
@@ -79,10 +83,12 @@ def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -
             for image in _in_order(av, path, picked):
                 frames.append(image)
                 step(len(frames), len(picked))
-    except (av.error.FFmpegError, EOFError, OSError) as error:
-        allowed = f"a video file that FFmpeg can read ({error})"
-        raise ArgumentError.of("video", str(path), allowed) from None
-    return Clip(tuple(frames), tuple(times[i] for i in picked))
+        if len(frames) < len(picked):
+            allowed = f"a video that is whole; {len(frames)} of {len(picked)} frames can be decoded"
+            raise ArgumentError.of("video", str(path), allowed)
+        size = frames[0].size
+        same = (one if one.size == size else ImageOps.pad(one, size) for one in frames)
+        return Clip(tuple(same), tuple(times[i] for i in picked))
 
 
 def _pyav() -> Any:
@@ -143,7 +149,7 @@ def _sought(
         if found is None or found.pts != stamp:
             return
         at = stamp
-        yield upright(found)
+        yield _shown(found, stream)
 
 
 def _counted(av: Any, path: Path) -> list[float]:
@@ -165,15 +171,43 @@ def _in_order(av: Any, path: Path, wanted: Sequence[int]) -> Iterator[Image.Imag
     """Decode everything up to the last wanted frame; returns the frames of those numbers."""
     numbers = set(wanted)
     with av.open(str(path)) as container:
-        for number, frame in enumerate(container.decode(_stream(path, container))):
+        stream = _stream(path, container)
+        for number, frame in enumerate(container.decode(stream)):
             if number in numbers:
-                yield upright(frame)
+                yield _shown(frame, stream)
             if number == wanted[-1]:
                 return
 
 
-def upright(frame: Any) -> Image.Image:
-    """Return a decoded frame as it is meant to be seen: cameras turn a flag, not the picture."""
-    image: Image.Image = frame.to_image()
+def _shown(frame: Any, stream: Any) -> Image.Image:
+    """Return a decoded frame as a player shows it.
+
+    Pixels that are not square are made so; cameras turn a flag, not the picture; transparency lies
+    on white.
+    """
+    if any(component.is_alpha for component in frame.format.components):
+        image = as_viewed(Image.fromarray(frame.to_ndarray(format="rgba")))
+    else:
+        image = frame.to_image()
+    width = _width(image, stream.sample_aspect_ratio)
+    if width != image.width:
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
     turned = getattr(frame, "rotation", 0)
     return image.rotate(turned, expand=True) if turned else image
+
+
+def _width(image: Image.Image, aspect: Fraction | None) -> int:
+    """Return how wide a frame is in square pixels, where its own are ``aspect`` wide and 1 high.
+
+    Raises
+    ------
+    ArgumentError
+        If that is more than Pillow takes for a picture.
+    """
+    if not aspect:  # the file does not say
+        return image.width
+    width = max(1, round(image.width * aspect))
+    if Image.MAX_IMAGE_PIXELS is not None and width * image.height > Image.MAX_IMAGE_PIXELS:
+        size = f"{width}x{image.height}"
+        raise ArgumentError.of("sample aspect ratio", str(aspect), f"one of a picture, not {size}")
+    return width

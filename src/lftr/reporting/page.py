@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ..drawing import ACCENT
 from ..errors import ArgumentError
 from ..evaluation.runs import Run
-from ..prompting import read_image
+from ..media import read_image
 from .front import draw_front, front_of
 from .gallery import cards_of
 from .heatmap import draw_heatmap

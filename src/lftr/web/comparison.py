@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,7 @@ from ..errors import ArgumentError
 from ..evaluation.answering import Answer, answer_batch
 from ..evaluation.items import Question
 from ..evaluation.settings import Setting, full_model
+from ..media import read_image
 from ..methods import get_method
 
 _ANSWER_TOKENS = 32
@@ -67,7 +69,7 @@ def compare_answers(
     model: Any,
     processor: Any,
     text_tower: Any,
-    image: Image.Image | None,
+    image: str | Path | Image.Image | None,
     question: str,
     method: str,
     keep: str,
@@ -76,19 +78,22 @@ def compare_answers(
 
     Parameters
     ----------
+    image : path or PIL.Image.Image
+        Read by `lftr.media.read_image`.
     keep : str
         As the command line spells it: ``1/16``, ``0.25``, ``64``.
 
     Raises
     ------
     ArgumentError
-        If there is no image or no question, or the method or the budget is not allowed.
+        If there is no question or no image that can be read, or the method or the budget is not
+        allowed.
     """
     if image is None:
         raise ArgumentError.of("image", None, "an image, uploaded or picked")
     if not question.strip():
         raise ArgumentError.of("question", question, "a text")
-    picture = image.convert("RGB")
+    picture = read_image(image)
     settings = [full_model(), Setting(method, get_method(method), parse_keep(keep.strip()))]
     answers = answer_batch(
         model,

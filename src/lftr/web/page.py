@@ -7,7 +7,7 @@ from functools import partial
 
 from PIL import Image
 
-from ..errors import LftrError, MissingExtraError
+from ..errors import LftrError, MissingExtraError, unanswered
 from ..methods import list_methods
 from ..suites import Example
 from .comparison import Comparison
@@ -18,7 +18,7 @@ except ImportError as error:
     raise MissingExtraError.of(error.name or "gradio", "demo") from None
 
 KEEPS = ("1/2", "1/4", "1/8", "1/16", "1/32")
-Ask = Callable[[Image.Image | None, str, str, str], Comparison]
+Ask = Callable[[str | None, str, str, str], Comparison]
 
 
 def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Blocks:
@@ -27,7 +27,7 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
     Parameters
     ----------
     ask : callable
-        Given an image, a question, a method and a budget, returns both answers.
+        Given an image's path, a question, a method and a budget, returns both answers.
     scenes : sequence of Example
         To pick from; the first is there from the start.
     method : str
@@ -43,8 +43,8 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
             with gr.Column(scale=2, min_width=300):
                 image = gr.Image(
                     scenes[0].image,
-                    type="pil",
-                    image_mode="RGB",
+                    type="filepath",  # as it was uploaded: gradio would lose depth and alpha
+                    image_mode=None,
                     format="png",  # as it is, not compressed on its way to the page and back
                     sources=["upload", "clipboard"],
                     label="Image",
@@ -109,10 +109,11 @@ def _picture(label: str, name: str) -> gr.Image:
 
 
 def _answer(
-    ask: Ask, image: Image.Image | None, question: str, method: str, keep: str
+    ask: Ask, image: str | None, question: str, method: str, keep: str
 ) -> tuple[Image.Image, Image.Image, str, str, str, str]:
     try:
-        found = ask(image, question, method, keep)
+        with unanswered():
+            found = ask(image, question, method, keep)
     except LftrError as error:
         raise gr.Error(str(error), print_exception=False) from None
     return (

@@ -19,7 +19,7 @@ from ...merges import parse_merge
 from ...methods import get_method
 from ...methods.encoder import EncoderMerge
 from ...prompting import batch_inputs, chat_inputs
-from ...reduce import reduce
+from ...reducing import reduce
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance

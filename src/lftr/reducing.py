@@ -301,6 +301,17 @@ def _are_counts(values: Sequence[object]) -> bool:
     return all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
 
 
+def check_budget(method: object, keep: object) -> None:
+    """Refuse a method and a budget that `reduce` would refuse on any model, before one is loaded.
+
+    Raises
+    ------
+    ArgumentError
+        As `reduce` raises it.
+    """
+    _sorted_out(method, keep)
+
+
 def _sorted_out(
     method: object, keep: object
 ) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:

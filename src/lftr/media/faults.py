@@ -1,0 +1,46 @@
+"""Files that cannot be read: one error that names the file, whatever a decoder met in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import ArgumentError, LftrError, reason_of
+
+
+@contextmanager
+def refusing(name: str, source: object, allowed: str) -> Iterator[None]:
+    """Turn whatever is raised while a file is read into an `ArgumentError` of one sentence.
+
+    Decoders meet damaged files with errors of any class: ``struct.error``, ``IndexError``,
+    ``ZeroDivisionError``. What they say stands at the end of the sentence.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument: "image", "video".
+    source : object
+        The path, or what else was given.
+    allowed : str
+        What the file should have been.
+    """
+    shown = str(source) if isinstance(source, str | Path) else source
+    try:
+        yield
+    except LftrError:
+        raise
+    except FileNotFoundError:
+        raise ArgumentError.of(name, shown, "a file that exists") from None
+    except (IsADirectoryError, PermissionError):
+        allowed = f"{allowed}, and one that can be read"
+        raise ArgumentError.of(name, shown, allowed) from None
+    except UnidentifiedImageError:
+        raise ArgumentError.of(name, shown, allowed) from None
+    except Image.DecompressionBombError as error:
+        limit = f"no more pixels than twice PIL.Image.MAX_IMAGE_PIXELS ({error})"
+        raise ArgumentError.of(name, shown, f"{allowed}, of {limit}") from None
+    except Exception as error:
+        raise ArgumentError.of(name, shown, f"{allowed} ({reason_of(error)})") from None
