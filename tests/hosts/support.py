@@ -23,13 +23,24 @@ from .oracle import Choice, true_logits
 IMAGES = [entry for entry in FAMILIES.values() if not entry.traits.encoder_side]
 ALL = [*IMAGES, *VIDEOS.values(), *MIXED.values()]
 ALIKE = ("llava_next_video", "video_llava", "glm46v")  # in images, others are as they are
-# every test runs over these; what two families of clips share is tested on one of them
-HOSTED = [
+# identity, the oracle, second turns and the truth inside run over these; what two families of clips
+# share is tested on one of them
+EVERY = [
     *(entry for entry in IMAGES if entry.name not in ALIKE),
     VIDEOS["llava_onevision"],
     VIDEOS["qwen2_5_vl"],
     MIXED["qwen3_vl"],
 ]
+# all other tests run over these, which differ from each other in kind: how tokens are packed and
+# placed, which masks and caches there are
+CORE = {
+    *("llava", "vipllava", "llava_next", "llava_onevision", "llava_onevision-videos"),
+    *("qwen2_vl", "qwen2_5_vl", "qwen2_5_vl-videos", "qwen3_vl", "qwen3_vl-mixed", "qwen3_5"),
+    *("glm4v", "internvl", "idefics3", "gemma3", "gemma4", "gemma4_shared", "paligemma"),
+    *("mistral3", "aya_vision", "kimi_k25", "llama4", "granite4_vision", "inkling"),
+    *("ernie4_5_vl_moe", "hunyuan_vl", "molmo2", "minicpmv4_6", "nemotron_h_omni"),
+}
+HOSTED = [entry for entry in EVERY if str(entry) in CORE]
 WIDE: Row = [3, Image("wide"), 4, Image("small", 1), 5]
 PLAIN: Row = [6]
 SQUARE: Row = [2, Image("square", 2), 3]
@@ -236,6 +247,7 @@ def fresh(entry: ZooEntry) -> Any:
 
 __all__ = [
     "ALL",
+    "EVERY",
     "FAMILIES",
     "HOSTED",
     "IMAGES",

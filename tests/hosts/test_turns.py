@@ -12,6 +12,7 @@ import lftr
 
 from .oracle import SUFFIX, true_logits
 from .support import (
+    EVERY,
     Choice,
     Image,
     Prompt,
@@ -26,6 +27,12 @@ from .support import (
 
 OLD, NEW_IMAGE, LARGE = Image("small", 1), Image("tall", 2), Image("square", 3)
 ANSWER = 3
+
+
+@pytest.fixture(params=EVERY, ids=str, scope="session")
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    value: ZooEntry = request.param
+    return value
 
 
 class Chat:

@@ -14,13 +14,14 @@ from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Exit, Schedule, Skip, Stages, Step
 from lftr.selection import Flow
 
-from ..support import HOSTED, NEW, Prompt, ZooEntry, assert_close
+from ..support import EVERY, HOSTED, NEW, Prompt, ZooEntry, assert_close
 from .oracle import Recorder, Truth, Turn
 
 # families whose layers can hold fewer tokens: they share no keys, and no indexer counts them
 INSIDE = [e for e in HOSTED if not e.traits.sealed]
 # linear-attention layers have no keys that a mask could hide
-MASKED = [e for e in INSIDE if not e.traits.stateful]
+EVERY_MASKED = [e for e in EVERY if not e.traits.sealed and not e.traits.stateful]
+MASKED = [e for e in EVERY_MASKED if e in HOSTED]
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def logits_of(output: Any, row: int) -> Tensor:
 
 
 __all__ = [
+    "EVERY_MASKED",
     "INSIDE",
     "MASKED",
     "NEW",

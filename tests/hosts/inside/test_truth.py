@@ -9,12 +9,12 @@ import lftr
 
 from ..support import HOSTED, WIDE, Prompt, ZooEntry, distance
 from .oracle import Recorder
-from .support import MASKED, assert_true, first_layer, methods_for, skips_for, truth_of
+from .support import EVERY_MASKED, assert_true, first_layer, methods_for, skips_for, truth_of
 
 kinds = pytest.mark.parametrize("kind", list(methods_for(HOSTED[0])))
 
 
-@pytest.fixture(params=MASKED, ids=str, scope="session")
+@pytest.fixture(params=EVERY_MASKED, ids=str, scope="session")
 def family(request: pytest.FixtureRequest) -> ZooEntry:
     value: ZooEntry = request.param
     return value
