@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import lftr
+from lftr.methods import PyramidDrop
+from lftr.methods.inside.schedules import Step
 
 from .support import (
     FAMILIES,
@@ -29,7 +31,7 @@ def answer(prompt: Prompt, **options: Any) -> list[list[int]]:
     return prompt.generate(**options).sequences[:, length:].tolist()
 
 
-def expected(entry: ZooEntry, method: str) -> list[list[int]]:
+def expected(entry: ZooEntry, method: Any) -> list[list[int]]:
     prompt = Prompt(entry)
     with lftr.reduce(prompt.model, method, keep=0.4):
         return answer(prompt)
@@ -108,7 +110,9 @@ def test_device_map(name: str, way: str, tmp_path: Path) -> None:
         accelerate.cpu_offload(prompt.model, execution_device=torch.device("cpu"))
     else:
         accelerate.disk_offload(prompt.model, tmp_path, execution_device=torch.device("cpu"))
-    for method in ("lftr", "visionzip"):  # without and with a look into the encoder's attention
+    # without and with a look into the encoder's attention, and into that of a layer to come
+    ahead = ["lftr", PyramidDrop(Step(max(1, entry.traits.deepstack), 0.5))]
+    for method in ("lftr", "visionzip", ahead):
         with lftr.reduce(prompt.model, method, keep=0.4):
             assert answer(prompt) == expected(entry, method)
 
