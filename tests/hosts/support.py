@@ -22,13 +22,22 @@ from .oracle import Choice, true_logits
 
 IMAGES = [entry for entry in FAMILIES.values() if not entry.traits.encoder_side]
 ALL = [*IMAGES, *VIDEOS.values(), *MIXED.values()]
-ALIKE = ("llava_next_video", "video_llava", "glm46v")  # in images, others are as they are
+ALIKE = (
+    "llava_next_video",
+    "video_llava",
+    "glm46v",
+    "glm_ocr",
+    "cosmos3_omni",
+)  # in images, others are as they are
 # every test runs over these; what two families of clips share is tested on one of them
 HOSTED = [
     *(entry for entry in IMAGES if entry.name not in ALIKE),
     VIDEOS["llava_onevision"],
     VIDEOS["qwen2_5_vl"],
     MIXED["qwen3_vl"],
+    # frames in pairs, rows with newlines, fractions of a position, one placeholder for both
+    *(VIDEOS[n] for n in ("ernie4_5_vl_moe", "hy_v4_vl", "qwen3_omni_moe_thinker") if n in VIDEOS),
+    *(MIXED[n] for n in ("glm5_next",) if n in MIXED),
 ]
 WIDE: Row = [3, Image("wide"), 4, Image("small", 1), 5]
 PLAIN: Row = [6]

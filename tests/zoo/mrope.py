@@ -372,8 +372,8 @@ class Qwen3OmniThinker(Thinker):
         }
         vision = QWEN3_VISION | {"deepstack_visual_indexes": [0, 1, 2]}
         audio = HEARING | {
-            "n_window_infer": 8,
-            "conv_chunksize": 4,
+            "n_window": 50,
+            "n_window_infer": 100,
             "downsample_hidden_size": 8,
         }
         return Qwen3OmniMoeThinkerConfig(

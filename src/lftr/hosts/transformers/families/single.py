@@ -154,7 +154,6 @@ class HunYuanVL(Lined, Family):
 
     model_types: ClassVar[Sequence[str]] = ("hunyuan_vl",)
     ends = (1, 1)
-    shows_encoder_states = False
 
     def following(self, positions: Tensor, real: Tensor) -> Tensor:
         return super().following(positions[0], real)
