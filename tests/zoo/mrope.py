@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     CohereCompassConfig,
@@ -73,6 +74,8 @@ class CohereCompass(StampedEntry):
     name = "cohere_compass"
     traits = Traits(container="tuple", ragged=True, mrope=True, deepstack=3, upstream=MROPE)
     model_class = CohereCompassForConditionalGeneration
+    # generate of 5.18 hands a clip over as pixels and as features, which its forward refuses
+    takes_clips = not transformers.__version__.startswith("5.18.")
 
     def config(self) -> PreTrainedConfig:
         text = TEXT_CONFIG | {
