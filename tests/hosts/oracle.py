@@ -127,7 +127,8 @@ def gathered(
 
 def language_model(model: Any) -> Any:
     base = model.base_model
-    return getattr(base, "language_model", None) or base.text_model
+    names = ("language_model", "text_model", "model")
+    return next(getattr(base, name) for name in names if hasattr(base, name))
 
 
 class _Handed(Exception):

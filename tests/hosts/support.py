@@ -22,7 +22,8 @@ from .oracle import Choice, true_logits
 
 IMAGES = [entry for entry in FAMILIES.values() if not entry.traits.encoder_side]
 ALL = [*IMAGES, *VIDEOS.values(), *MIXED.values()]
-ALIKE = ("llava_next_video", "video_llava", "glm46v")  # in images, others are as they are
+# in images, others are as they are
+ALIKE = ("llava_next_video", "video_llava", "glm46v", "glm_ocr", "cosmos3_omni")
 # identity, the oracle, second turns and the truth inside run over these; what two families of clips
 # share is tested on one of them
 EVERY = [
@@ -30,6 +31,9 @@ EVERY = [
     VIDEOS["llava_onevision"],
     VIDEOS["qwen2_5_vl"],
     MIXED["qwen3_vl"],
+    # frames in pairs, rows with newlines, fractions of a position, one placeholder for both
+    *(VIDEOS[n] for n in ("ernie4_5_vl_moe", "hy_v4_vl", "qwen3_omni_moe_thinker") if n in VIDEOS),
+    *(MIXED[n] for n in ("glm5_next",) if n in MIXED),
 ]
 # all other tests run over these, which differ from each other in kind: how tokens are packed and
 # placed, which masks and caches there are

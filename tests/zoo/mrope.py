@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     CohereCompassConfig,
@@ -73,6 +74,8 @@ class CohereCompass(StampedEntry):
     name = "cohere_compass"
     traits = Traits(container="tuple", ragged=True, mrope=True, deepstack=3, upstream=MROPE)
     model_class = CohereCompassForConditionalGeneration
+    # generate of 5.18 hands a clip over as pixels and as features, which its forward refuses
+    takes_clips = not transformers.__version__.startswith("5.18.")
 
     def config(self) -> PreTrainedConfig:
         text = TEXT_CONFIG | {
@@ -372,8 +375,8 @@ class Qwen3OmniThinker(Thinker):
         }
         vision = QWEN3_VISION | {"deepstack_visual_indexes": [0, 1, 2]}
         audio = HEARING | {
-            "n_window_infer": 8,
-            "conv_chunksize": 4,
+            "n_window": 50,
+            "n_window_infer": 100,
             "downsample_hidden_size": 8,
         }
         return Qwen3OmniMoeThinkerConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,9 @@ class Videos(ZooEntry):
         self.family = family
         self.mixed = mixed
         self.name = family.name
-        self.traits = family.traits if mixed else family.video_traits
+        upstream = {**family.traits.upstream, **family.video_traits.upstream}
+        images = replace(family.traits, upstream=upstream)
+        self.traits = images if mixed else family.video_traits
         self.model_class = family.model_class
         self.wrap = family.wrap
         self.bos = family.bos

@@ -249,15 +249,23 @@ class Kimi(Family):
         return int(high), int(wide)
 
 
-class Qwen25OmniThinker(Qwen25VL):
-    """The thinker of Qwen2.5-Omni, which hears too."""
+class Thinker(Family):
+    """What thinks in Qwen-Omni: it hears too."""
 
-    model_types: ClassVar[Sequence[str]] = ("qwen2_5_omni_thinker",)
     placed_by = ("feature_attention_mask", "audio_feature_lengths", "use_audio_in_video")
 
+    def language_model(self, model: Any) -> nn.Module:
+        base = model.base_model  # transformers before 5.21 has the decoder beside the encoders
+        return base.language_model if hasattr(base, "language_model") else base.model  # type: ignore[no-any-return]
 
-class Qwen3OmniThinker(QwenVL):
+
+class Qwen25OmniThinker(Thinker, Qwen25VL):
+    """The thinker of Qwen2.5-Omni."""
+
+    model_types: ClassVar[Sequence[str]] = ("qwen2_5_omni_thinker",)
+
+
+class Qwen3OmniThinker(Thinker, QwenVL):
     """The thinker of Qwen3-Omni."""
 
     model_types: ClassVar[Sequence[str]] = ("qwen3_omni_moe_thinker",)
-    placed_by = Qwen25OmniThinker.placed_by

@@ -107,20 +107,24 @@ class Lined(Single):
     # tokens before the first row and after the last one
     ends: ClassVar[tuple[int, int]] = (0, 0)
 
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        return [t * h * (w + 1) + sum(self.ends) for t, h, w in self._cells(model, inputs)]
+
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
-        found = super().layouts(model, inputs, sizes)
-        grids = [one.grid for one in found]
         return [
-            Layout((grid,), self._lined(torch.zeros(grid), 1.0).bool()) for grid in grids if grid
+            Layout((grid,), self._lined(torch.zeros(grid), 1.0).bool())
+            for grid in self._cells(model, inputs)
         ]
 
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
         tokens = super().to_tokens(model, inputs, patches)
-        grids = [one.grid for one in super().layouts(model, inputs, ()) if one.grid]
-        items = tokens.split([t * h * w for t, h, w in grids])
-        return torch.cat(
-            [self._lined(one.unflatten(0, grid)) for one, grid in zip(items, grids, strict=True)]
-        )
+        grids = self._cells(model, inputs)
+        items = zip(tokens.split([t * h * w for t, h, w in grids]), grids, strict=True)
+        return torch.cat([self._lined(one.unflatten(0, grid)) for one, grid in items])
+
+    def _cells(self, model: nn.Module, inputs: Inputs) -> list[Grid]:
+        side = self.merge(model)
+        return [(t, h // side, w // side) for t, h, w in grids_of(inputs, self.grids)]
 
     def _lined(self, cells: Tensor, fill: float = 0.0) -> Tensor:
         """Return ``(t, h, w, ...)`` flattened to the tokens, with ``fill`` for separators."""
@@ -154,7 +158,6 @@ class HunYuanVL(Lined, Family):
 
     model_types: ClassVar[Sequence[str]] = ("hunyuan_vl",)
     ends = (1, 1)
-    shows_encoder_states = False
 
     def following(self, positions: Tensor, real: Tensor) -> Tensor:
         return super().following(positions[0], real)
