@@ -148,7 +148,9 @@ class Apertus1p5(Emu3):
     """
 
     name = "apertus1p5"
-    traits = Traits(container="tuple", ragged=True, gap_tokens=True, codes=True, reads="features")
+    traits = Traits(
+        container="tuple", ragged=True, gap_tokens=True, codes=True, reads="features", passes=3
+    )  # one for each image of the tests' prompt
     model_class = getattr(transformers, "Apertus1p5ForConditionalGeneration", None)
 
     def attention(self, implementation: str) -> str | dict[str, str]:

@@ -235,7 +235,7 @@ class DeepseekOcr2(InternVL):
     """
 
     name = "deepseek_ocr2"
-    traits = Traits(container="list", ragged=True, tiles=True, reads="features")
+    traits = Traits(container="list", ragged=True, tiles=True, passes=2, reads="features")
     model_class = DeepseekOcr2ForConditionalGeneration
     feature_arguments = ("pixel_values", "pixel_values_local", "num_local_patches")
     wrap = ((), ())

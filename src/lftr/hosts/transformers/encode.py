@@ -184,8 +184,8 @@ class _Reading:
             stack.enter_context(
                 _first_input(medium.module(model, medium.projector), self.projected)
             )
-        if not wanted & _ATTENTION_OR_FRAMES:
-            return
+        if not wanted & _ATTENTION and self.place is None:
+            return  # means of the projector's input describe frames too
         tower = medium.module(model, medium.tower)
         layers = attention_modules(tower)
         self.deep = medium.attention_layer(model, len(layers))
