@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PPChart2TableConfig
 from zoo.codes import GRIDS, LINE
-from zoo.crops import GotOcr2
+from zoo.crops_and_queries import GotOcr2
 from zoo.tiles import tiles
 
 import lftr

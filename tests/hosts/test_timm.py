@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
-from zoo.crops import PerceptionLM
+from zoo.crops_and_queries import PerceptionLM
 from zoo.square import FastVlm
 
 import lftr

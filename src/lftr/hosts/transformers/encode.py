@@ -216,7 +216,7 @@ class _Reading:
         silent = []
         if self.patches and not self.projected:
             silent.append(self.medium.projector)
-        if "frame_features" in self.wanted and not self.states:
+        if "frame_features" in self.wanted and self.place is not None and not self.states:
             silent.append("the layer whose output is read")
         if silent:
             raise UnsupportedModelError(
