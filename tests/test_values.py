@@ -227,6 +227,13 @@ def test_separators_are_set_aside():
     assert tokens.take(torch.tensor([1, 4])).coordinates.tolist() == [[0, 0, 1], [0, 1, 1]]
 
 
+def test_tokens_of_no_grid_are_a_line_without_its_separators():
+    mark = torch.tensor([False, False, True, False])
+    tokens = VisualTokens(torch.arange(4.0)[:, None], separator=mark)
+    assert tokens.blocks == ((1, 1, 3),)
+    assert tokens.take(torch.tensor([1, 3])).coordinates.tolist() == [[0, 0, 1], [0, 0, 2]]
+
+
 def test_evidence_is_the_first_there_is():
     tokens = VisualTokens(torch.zeros(2, 1), attention_received=torch.ones(2))
     name, value = tokens.evidence("cls_attention", "attention_received")

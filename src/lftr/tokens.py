@@ -140,11 +140,11 @@ class VisualTokens:
         given = (self.grid,) if self.grid is not None else self.tiles
         if given is None:
             return
-        patches = self.count - (int(self.separator.sum()) if self.separator is not None else 0)
-        if any(len(g) != 3 for g in given) or sum(t * h * w for t, h, w in given) != patches:
+        fits = sum(t * h * w for t, h, w in given) if all(len(g) == 3 for g in given) else None
+        if fits != self._patches:
             name = "grid" if self.tiles is None else "tiles"
             raise ArgumentError.of(
-                name, getattr(self, name), f"(T, H, W) with {patches} tokens in all"
+                name, getattr(self, name), f"(T, H, W) with {self._patches} tokens in all"
             )
 
     @property
@@ -158,11 +158,16 @@ class VisualTokens:
         return self.features.shape[-2]
 
     @property
+    def _patches(self) -> int:
+        """Number of tokens that are no separators."""
+        return self.count - (0 if self.separator is None else int(self.separator.sum()))
+
+    @property
     def blocks(self) -> tuple[Grid, ...]:
         """The grids that the tokens fill one after the other; one line of tokens if unknown."""
         given = self.tiles if self.grid is None else (self.grid,)
         if given is None:
-            return ((1, 1, self.count),)
+            return ((1, 1, self._patches),)
         return tuple((int(t), int(h), int(w)) for t, h, w in given)
 
     @property

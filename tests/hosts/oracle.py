@@ -126,9 +126,9 @@ def gathered(
 
 
 def language_model(model: Any) -> Any:
-    base = model.base_model
+    base = model.base_model  # Chameleon's is its language model
     names = ("language_model", "text_model", "model")
-    return next(getattr(base, name) for name in names if hasattr(base, name))
+    return next((getattr(base, name) for name in names if hasattr(base, name)), base)
 
 
 class _Handed(Exception):
@@ -138,12 +138,15 @@ class _Handed(Exception):
 def handed_over(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """What the plain model gives its language model for `inputs`."""
     found: dict[str, Any] = {}
+    inner = language_model(model)
+    apart = inner is not model.base_model  # otherwise the first layer is what is handed embeddings
 
     def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.update(kwargs)
+        found.update(kwargs if apart else kwargs | {"inputs_embeds": args[0]})
         raise _Handed
 
-    handle = language_model(model).register_forward_pre_hook(note, with_kwargs=True)
+    handed = inner if apart else inner.layers[0]
+    handle = handed.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
             model.forward(**inputs)  # past every hook on the model, a reduction's too
@@ -202,5 +205,8 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     logits = model.get_output_embeddings()(hidden) * getattr(model, "logit_scale", 1.0)
     if model.config.model_type == "hyperclovax_vision_v2":
         logits = logits * text.logits_scaling
+    if model.config.model_type == "chameleon":  # it answers in text, never in codes of an image
+        codes = model.base_model.vocabulary_mapping.image_tokens
+        logits[..., codes] = torch.finfo(logits.dtype).min
     cap = getattr(text, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap

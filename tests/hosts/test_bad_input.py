@@ -287,9 +287,9 @@ def test_broken_pixels(entry: ZooEntry, method: str, value: float) -> None:
     for item in run.report.items:
         assert len(set(item.positions)) == item.kept
     broken = [not torch.isfinite(tokens.features).all() for tokens in run.method.tokens]
-    assert any(broken)
+    assert any(broken) != entry.traits.codes  # a code is finite, whatever the pixels were
     assert not broken[0] or entry.name == "mistral3"  # its images share one masked attention
-    assert any("non-finite" in note for note in run.report.notes)
+    assert any("non-finite" in note for note in run.report.notes) == any(broken)
 
 
 def test_too_old_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from lftr.evidence.text import TextTower
 from lftr.hosts.transformers.encode import choose_evidence
 from lftr.hosts.transformers.families import family_of
 
-from .support import HOSTED, VIDEOS, Asking, Prompt, ZooEntry, distance, reduced, seen
+from .support import HOSTED, TAPPED, VIDEOS, Asking, Prompt, ZooEntry, distance, reduced, seen
 
 FIELDS = (
     "encoder_features",
@@ -72,8 +72,11 @@ def test_shape_or_error(entry: ZooEntry, name: str) -> None:
 
 def test_what_every_family_can(entry: ZooEntry) -> None:
     able = {name for name in FIELDS if can(entry, name)}
-    assert {"encoder_features", "keys", "attention_received", "text_token_embeds"} <= able
-    videos = family_of(entry.model()).video is not None
+    patches, attention = {"encoder_features"}, {"keys", "attention_received"}
+    told = {"attention": patches | attention, "patches": patches, "features": set()}
+    assert able & (patches | attention) == told[entry.traits.reads]
+    assert "text_token_embeds" in able
+    videos = family_of(entry.model()).video is not None and entry.traits.reads != "features"
     assert ("cls_attention" in able) == entry.traits.has_cls
     assert ("frame_features" in able) == (entry.traits.has_cls or videos)
     assert not {"visual_projected", "text_embeds", "attention"} & able
@@ -144,7 +147,8 @@ def test_text_is_the_rows_own(entry: ZooEntry) -> None:
         assert torch.equal(tokens.text_token_embeds, embed(ids))
 
 
-def test_every_family_has_attention(entry: ZooEntry) -> None:
+@pytest.mark.parametrize("entry", TAPPED, ids=str)
+def test_attention_is_of_a_layer_that_is_there(entry: ZooEntry) -> None:
     model = entry.model()
     family = family_of(model)
     layers = attention_modules(family.module(model, family.tower))

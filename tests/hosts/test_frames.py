@@ -55,6 +55,11 @@ def test_one_item_that_is_true(frames: Prompt) -> None:
     assert sum(map(len, run.report.items[0].kept_by_frame)) <= run.report.items[0].kept
 
 
+described_alone = pytest.mark.parametrize(
+    "entry", [entry for entry in IMAGES if entry.traits.reads != "features"], ids=str
+)
+
+
 def described(frames: Prompt, row: Row) -> lftr.VisualTokens:
     """A row's images, with the descriptors of its frames."""
     prompt = Prompt(frames.entry, [row])
@@ -62,6 +67,7 @@ def described(frames: Prompt, row: Row) -> lftr.VisualTokens:
     return found
 
 
+@described_alone
 def test_frame_features(frames: Prompt) -> None:
     """Frames have descriptors, and a method sees no more than it asked for."""
     clip = described(frames, CLIP)
@@ -69,6 +75,7 @@ def test_frame_features(frames: Prompt) -> None:
     assert clip.encoder_features is None
 
 
+@described_alone
 def test_frame_features_are_those_of_the_frame_alone(frames: Prompt) -> None:
     clip = described(frames, CLIP)
     if clip.grid is None or clip.grid[0] != 3 or frames.entry.name == "llava_onevision":

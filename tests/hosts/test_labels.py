@@ -55,7 +55,8 @@ def test_training_step(entry: ZooEntry) -> None:
     with torch.enable_grad(), lftr.reduce(model, "random", keep=0.4):
         before = model(**inputs).loss
         before.backward()
-        assert any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in tower)
+        reached = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in tower)
+        assert reached != entry.traits.codes  # a code has no gradient
         optimizer.step()
         after = model(**inputs).loss
     assert after < before

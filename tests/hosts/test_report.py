@@ -17,10 +17,12 @@ from .support import PLAIN, SQUARE, Prompt, ZooEntry, reduced
 def lengths(prompt: Prompt, call: Any) -> list[int]:
     """Columns of every call of the language model, by a hook of one's own."""
     seen: list[int] = []
-    handle = language_model(prompt.model).register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]),
-        with_kwargs=True,
-    )
+
+    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        embeds = kwargs.get("inputs_embeds")  # Chameleon's language model is given ids
+        seen.append((kwargs["input_ids"] if embeds is None else embeds).shape[1])
+
+    handle = language_model(prompt.model).register_forward_pre_hook(note, with_kwargs=True)
     try:
         call()
     finally:

@@ -21,7 +21,14 @@ from lftr.hosts.transformers import encode
 from lftr.hosts.transformers.families import family_of
 
 from .inside.support import methods_for, skips_for
-from .support import Asking, Prompt, ZooEntry, assert_close, distance, fresh, reduced
+from .support import TAPPED, Asking, Prompt, ZooEntry, assert_close, distance, fresh, reduced
+
+
+@pytest.fixture(params=TAPPED, ids=str)
+def entry(request: pytest.FixtureRequest) -> ZooEntry:
+    """A family whose encoder's attention can be read."""
+    value: ZooEntry = request.param
+    return value
 
 
 def towers(entry: ZooEntry, kind: str = "sdpa") -> tuple[Any, list[Any]]:

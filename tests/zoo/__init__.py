@@ -13,6 +13,8 @@ from __future__ import annotations
 import transformers
 
 from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
+from .codes import Apertus1p5, Chameleon, Emu3, Fuyu
+from .crops_and_queries import Aria, DeepseekOcr2, GotOcr2, Idefics2, Ovis2, PerceptionLM
 from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
 from .gemma_kin import Gemma3n, Gemma4Unified
@@ -31,6 +33,7 @@ from .patches import (
 from .qwen import Glm4v, Glm46V, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
 from .recent import RECENT
 from .runs import Inkling, LightOnOcr
+from .square import DeepseekVL, DeepseekVLHybrid, FastVlm, Janus
 from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
 from .video import Videos
 from .views import Granite4Vision, Lfm2Vl, QianfanOcr, Step3p7
@@ -84,7 +87,22 @@ FAMILIES: dict[str, ZooEntry] = {
         Granite4Vision(),
         Lfm2Vl(),
         *RECENT,
+        DeepseekVL(),
+        DeepseekVLHybrid(),
+        Janus(),
+        FastVlm(),
+        GotOcr2(),
+        Ovis2(),
+        PerceptionLM(),
+        DeepseekOcr2(),
+        Aria(),
+        Idefics2(),
+        Chameleon(),
+        Emu3(),
+        Apertus1p5(),
+        Fuyu(),
     )
+    if entry.model_class is not None  # older releases of transformers lack some
 }
 try:
     from .omni import Dots3Note, MuseSpark

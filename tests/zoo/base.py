@@ -76,6 +76,11 @@ class Traits:
     """Linear-attention layers keep a recurrent state: no cache cropping."""
     one_image: bool = False
     """A row holds exactly one image, in front."""
+    reads: Literal["attention", "patches", "features"] = "attention"
+    """What methods can be shown of the encoder: its attention too, no more than the patches that
+    its tokens are made of, or the tokens alone."""
+    codes: bool = False
+    """Visual tokens are ids of the vocabulary that a quantiser chose."""
     gap_tokens: bool = False
     """Tokens that are no visual tokens (separators) stand between those of one image."""
     thinned: bool = False
@@ -123,12 +128,16 @@ class ZooEntry(ABC):
     @abstractmethod
     def config(self) -> PreTrainedConfig: ...
 
+    def attention(self, implementation: str) -> str | dict[str, str]:
+        """What the model takes as `attn_implementation`: where its encoder has none, by part."""
+        return implementation
+
     def build(self, seed: int = 0, attn_implementation: str = "sdpa") -> PreTrainedModel:
         """A new model in float32 and eval mode, its weights a function of `seed` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self.model_class._from_config(
-                self.config(), attn_implementation=attn_implementation
+                self.config(), attn_implementation=self.attention(attn_implementation)
             )
         model = model.float().eval().requires_grad_(False)
         self.redraw(model, seed)
@@ -292,6 +301,10 @@ class VideoEntry(ZooEntry):
         before, after = self.wrap
         placeholders = [int(model.config.video_token_id)] * self.clip_counts(model, clip)
         return [*before, *placeholders, *after]
+
+    def clip_features(self, model: PreTrainedModel, **arguments: Any) -> Any:
+        """The encoder's output for clips, from `clip_arguments`."""
+        return model.base_model.get_video_features(**arguments, return_dict=True)
 
     @abstractmethod
     def clip_inputs(

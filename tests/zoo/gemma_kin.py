@@ -62,7 +62,7 @@ class Gemma3n(ZooEntry):
     """Four streams of hidden states a layer; per-layer embeddings; the last layers share keys."""
 
     name = "gemma3n"
-    traits = Traits(container="tensor", sealed="streams of states")
+    traits = Traits(container="tensor", reads="patches", sealed="streams of states")
     model_class = Gemma3nForConditionalGeneration
     wrap = ((NEWLINE, BEGIN), (VOCAB - 15, NEWLINE))
     embedding_std = 0.15
@@ -125,6 +125,7 @@ class Gemma4Unified(VideoEntry, Gemma4):
     """No tower: a token is a patch of pixels through a linear layer, with a learned position."""
 
     name = "gemma4_unified"
+    traits = replace(Gemma4.traits, reads="patches")
     model_class = Gemma4UnifiedForConditionalGeneration
     clip_arguments = ("pixel_values_videos", "video_position_ids", "num_frames_per_video")
     takes_clips = "num_frames_per_video" in inspect.signature(model_class.forward).parameters

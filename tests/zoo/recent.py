@@ -93,6 +93,7 @@ class UnlimitedOcr(Recent, LocalViews):
         ragged=True,
         tiles=True,
         passes=2,
+        reads="features",
         sealed="by the prompt's length",
     )
     feature_arguments = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")

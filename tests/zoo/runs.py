@@ -89,6 +89,7 @@ class Inkling(ZooEntry):
     traits = Traits(
         container="tensor",
         unit="token",
+        reads="patches",
         ragged=True,
         stateful=True,
         sealed="neighbouring columns",

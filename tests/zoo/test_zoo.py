@@ -143,7 +143,7 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
         features = planes[0]
     kind = {"list": list, "tuple": tuple, "planes": list}.get(traits.container, torch.Tensor)
     assert type(features) is kind
-    sizes = [len(feature) for feature in features]
+    sizes = [1 if traits.unit == "token" else len(feature) for feature in features]
     assert (sum(sizes) == sum(map(sum, counts))) != traits.thinned
     if traits.thinned:
         assert all(len(f) >= n for f, n in zip(features, chain.from_iterable(counts), strict=True))
@@ -156,7 +156,8 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
         assert len(sizes) > sum(map(len, counts))
     width = features[0].shape[-1]
     embedded = model.get_input_embeddings().weight.shape[1]
-    assert (width == embedded) == (traits.container != "last_hidden_state")
+    projected = traits.container != "last_hidden_state" or traits.unit == "token"
+    assert (width == embedded) == projected
     if traits.deepstack:
         assert [list(map(len, plane)) for plane in planes] == [sizes] * traits.deepstack
 
@@ -165,9 +166,10 @@ def test_feature_arguments_are_the_signature(entry: ZooEntry) -> None:
     model = entry.model()
     if entry.traits.container == "none":
         pytest.skip(f"{entry} has no function that encodes images alone")
-    encoder = f"get_{entry.medium}_features"
-    taken = inspect.signature(getattr(model.base_model, encoder)).parameters
-    given = set(inputs(entry)) & set(taken)
+    encoder = getattr(model.base_model, f"get_{entry.medium}_features", None)
+    # PerceptionLM's forward itself shows clips to its encoder of images
+    taken = inspect.signature(model.forward if encoder is None else encoder).parameters
+    given = set(inputs(entry)) & set(taken) - {"input_ids", "attention_mask"}
     assert given == set(entry.feature_arguments)
 
 

@@ -77,7 +77,7 @@ class Videos(ZooEntry):
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
         arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}
-        return model.base_model.get_video_features(**arguments, return_dict=True)
+        return self.family.clip_features(model, **arguments)
 
     def __repr__(self) -> str:
         return f"{self.name}-{'mixed' if self.mixed else 'videos'}"

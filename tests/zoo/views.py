@@ -96,7 +96,9 @@ class Step3p7(LocalViews):
     """
 
     name = "step3p7"
-    traits = Traits(container="list", ragged=True, tiles=True, gap_tokens=True, passes=2)
+    traits = Traits(
+        container="list", ragged=True, tiles=True, gap_tokens=True, passes=2, reads="features"
+    )
     model_class = Step3p7ForConditionalGeneration
     feature_arguments = ("pixel_values", "pixel_values_local", "num_local_patches")
     crop_start, crop_end, crop_newline = VOCAB - 4, VOCAB - 5, VOCAB - 6

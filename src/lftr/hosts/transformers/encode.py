@@ -184,8 +184,8 @@ class _Reading:
             stack.enter_context(
                 _first_input(medium.module(model, medium.projector), self.projected)
             )
-        if not wanted & _ATTENTION_OR_FRAMES:
-            return
+        if not wanted & _ATTENTION and self.place is None:
+            return  # means of the projector's input describe frames too
         tower = medium.module(model, medium.tower)
         layers = attention_modules(tower)
         self.deep = medium.attention_layer(model, len(layers))
@@ -216,7 +216,7 @@ class _Reading:
         silent = []
         if self.patches and not self.projected:
             silent.append(self.medium.projector)
-        if "frame_features" in self.wanted and not self.states:
+        if "frame_features" in self.wanted and self.place is not None and not self.states:
             silent.append("the layer whose output is read")
         if silent:
             raise UnsupportedModelError(

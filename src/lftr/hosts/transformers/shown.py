@@ -83,26 +83,29 @@ class Shown:
         medium, merged = self.medium, self.encoded.merged
         visual = medium.placeholders(self.model, segment.full_ids)
         sizes = medium.entries(self.model, self.arguments, self.features)
-        if sizes is None:
-            sizes = _last_runs(visual, len(flat(self.features)))
-        if merged is not None:
+        if sizes is not None and merged is not None:
             sizes = [merged.total] * len(sizes)
-        layouts = medium.layouts(self.model, self.arguments, sizes)
-        views = medium.views(self.model, self.arguments, sizes)
+        tokens = len(flat(self.features)) if sizes is None else sum(sizes)
         seen = visual[:, : segment.start].sum(dim=1).tolist()
         first = 0
-        if sum(sizes) != int(visual.sum()):  # the caller gave the new ones alone
+        if tokens != int(visual.sum()):  # the caller gave the new ones alone
             visual, seen, first = visual[:, segment.start :], [0] * len(visual), segment.start
         rows = visual.sum(dim=1).tolist()
-        if sum(sizes) != sum(rows):
+        if tokens != sum(rows):
             raise ArgumentError.of(
                 Call.name("ids"),
                 f"{sum(rows)} {medium.name} placeholders",
-                f"as many as the {medium.name}s have tokens, {sum(sizes)}",
+                f"as many as the {medium.name}s have tokens, {tokens}",
             )
+        sizes = _runs(visual) if sizes is None else sizes
+        layouts = medium.layouts(self.model, self.arguments, sizes)
+        views = medium.views(self.model, self.arguments, sizes)
         if medium.run_is_item:
             sizes, layouts = _join_runs(visual, sizes, layouts)
             views = [len(layout.tiles or ()) for layout in layouts]
+        if medium.run_is_line:
+            sizes, layouts = _join_lines(visual, sizes)
+            views = [1] * len(sizes)
         columns = visual.nonzero()[:, 1].tolist()
         items: list[Item] = []
         row, used, total = 0, 0, 0
@@ -233,19 +236,28 @@ class Shown:
         return self.medium.with_planes(output, planes)
 
 
-def _last_runs(visual: Tensor, total: int) -> list[int]:
-    """Return the lengths of the runs of placeholders that ``total`` tokens fill, from the end on.
-
-    Those before them belong to earlier turns.
-    """
+def _runs(visual: Tensor) -> list[int]:
+    """Return the length of each run of placeholders."""
     before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
     starts = (visual & ~before)[visual].nonzero().squeeze(1).tolist()
     ends = [*starts[1:], int(visual.sum())]
-    runs = [end - start for start, end in zip(starts, ends, strict=True)]
-    first = len(runs)
-    while first and sum(runs[first:]) < total:
-        first -= 1
-    return runs[first:]
+    return [end - start for start, end in zip(starts, ends, strict=True)]
+
+
+def _join_lines(visual: Tensor, sizes: Sequence[int]) -> tuple[list[int], list[Layout]]:
+    """Join runs of placeholders that are the rows of one image: of one length, one column apart."""
+    before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
+    images: list[list[int]] = []
+    following = None  # where the next row of the same image would start, and its length
+    for (row, column), size in zip((visual & ~before).nonzero().tolist(), sizes, strict=True):
+        if (row, column, size) == following:
+            images[-1].append(size)
+        else:
+            images.append([size])
+        following = row, column + size + 1, size
+    return [sum(lines) for lines in images], [
+        Layout(((1, len(lines), lines[0]),)) for lines in images
+    ]
 
 
 def flat(values: Any) -> Tensor:

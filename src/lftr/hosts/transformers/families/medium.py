@@ -43,6 +43,8 @@ class Medium:
     projector_sees_tokens: ClassVar[bool] = False
     # whether all entries of one run of placeholders are tiles of one image
     run_is_item: ClassVar[bool] = False
+    # whether a run of placeholders is one row of an image, and one token stands between rows
+    run_is_line: ClassVar[bool] = False
 
     @property
     def placing(self) -> tuple[str, ...]:

@@ -1,0 +1,86 @@
+"""Families that cut an image into crops and shrink each crop's patches to a square of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..api import encoder_of
+from .clips import FrameByFrame
+from .layout import Inputs, Layout, block_mean, square_side
+from .tiles import Shuffled
+
+
+class GotOcr2(Shuffled):
+    """GOT-OCR2 and PP-Chart2Table: SAM; the crops or pages of one run are one item.
+
+    Two strided convolutions make a token of a neighbourhood of patches, here taken as 4x4.
+    """
+
+    model_types: ClassVar[Sequence[str]] = ("got_ocr2", "pp_chart2table")
+    run_is_item = True
+
+    def block(self, model: Any, side: int) -> int:
+        return 4
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        return super().to_tokens(model, inputs, patches.flatten(2).mT)  # the projector reads maps
+
+
+class Ovis2(Shuffled):
+    """Ovis2: the whole image and each crop are items; separators between them are text."""
+
+    model_types: ClassVar[Sequence[str]] = ("ovis2",)
+    projector = "vision_tower.head_linear"
+    projector_sees_tokens = True
+
+    def block(self, model: Any, side: int) -> int:
+        return int(model.config.vision_config.hidden_stride)
+
+
+class PerceptionClips(FrameByFrame):
+    """PerceptionLM's clips: the encoder of images is shown the frames as if they were crops."""
+
+    def encoder(self, model: Any) -> Any:
+        encode = encoder_of(model, "image")
+
+        def frames(pixel_values_videos: Tensor, **options: Any) -> Any:
+            return encode(pixel_values=pixel_values_videos, **options)
+
+        return frames
+
+    def cls_place(self, model: nn.Module) -> int | None:
+        return None
+
+    def pool(self, model: Any, patches: Tensor) -> Tensor:
+        side = square_side(patches)
+        return block_mean(patches, side, side, int(model.config.projector_pooling_ratio))
+
+
+class PerceptionLM(Shuffled):
+    """PerceptionLM: a thumbnail and the crops of an image are one item.
+
+    Its tower is timm's, whose attention cannot be read.
+    """
+
+    model_types: ClassVar[Sequence[str]] = ("perception_lm",)
+    video = PerceptionClips()
+
+    def block(self, model: Any, side: int) -> int:
+        return int(model.config.projector_pooling_ratio)
+
+    def cls_place(self, model: nn.Module) -> int | None:
+        return None  # the projector is given patches alone
+
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        images, crops = self.pixels_of(inputs).shape[:2]
+        return [crops * features.shape[1]] * images
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        crops = self.pixels_of(inputs).shape[1]
+        return [Layout((Layout.square(size // crops).tiles or ()) * crops) for size in sizes]
+
+    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+        return [self.pixels_of(inputs).shape[1]] * len(sizes)

@@ -1,0 +1,44 @@
+"""Families whose tokens are learned queries: each has looked at all patches of a view.
+
+They lie on no grid, so that those of a view are one row, in the order of the queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .general import General
+from .layout import Inputs, Layout
+
+
+class Aria(General):
+    """Aria: every crop is an item."""
+
+    model_types: ClassVar[Sequence[str]] = ("aria",)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        return [Layout(((1, 1, size),)) for size in sizes]
+
+
+class Idefics2(Aria):
+    """Idefics2: encoder output comes a sample at a time; every image or crop is an item."""
+
+    model_types: ClassVar[Sequence[str]] = ("idefics2",)
+
+    def entries(self, model: Any, inputs: Inputs, features: Any) -> list[int]:
+        latents = int(model.config.perceiver_config.resampler_n_latents)
+        total = sum(entry.shape[:-1].numel() for entry in features)
+        return [latents] * (total // latents)
+
+
+class DeepseekOcr2(General):
+    """DeepSeek-OCR-2: queries of the crops, queries of the whole image, a learned separator."""
+
+    model_types: ClassVar[Sequence[str]] = ("deepseek_ocr2",)
+
+    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+        return [Layout(((1, 1, size - 1),), torch.arange(size) == size - 1) for size in sizes]

@@ -1,0 +1,25 @@
+"""Families that show an image as one square of tokens, under other names than LLaVA's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from .base import Family
+
+
+class DeepseekVL(Family):
+    """DeepSeek-VL and Janus: SigLIP, one token a patch.
+
+    The hybrid's tokens hold SAM's features too, resampled to the same square; evidence is SigLIP's.
+    """
+
+    model_types: ClassVar[Sequence[str]] = ("deepseek_vl", "deepseek_vl_hybrid", "janus")
+    tower = "vision_model"
+    projector = "aligner"
+
+
+class FastVlm(Family):
+    """FastVLM: convolutions, one token a place of the map; no attention to read."""
+
+    model_types: ClassVar[Sequence[str]] = ("fast_vlm",)
