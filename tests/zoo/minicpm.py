@@ -133,9 +133,12 @@ class MiniCPMV46(VideoEntry):
         grids = [grid for _, found in crops for grid in found]
         return torch.cat(values, dim=-1)[None], torch.tensor(grids, dtype=torch.int32)
 
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+    def sizes(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         overview, _, slices = self.cuts[image.kind]
-        return tokens(overview) + sum(map(tokens, slices))
+        return [tokens(size) for size in (overview, *slices)]
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return sum(self.sizes(model, image, alone))
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         return [NUMBER, 20, NUMBERED, *self.cut_ids(self.cuts[image.kind], IMAGE)]
@@ -147,9 +150,12 @@ class MiniCPMV46(VideoEntry):
         values, grids = self.packed(crops)
         return {"pixel_values": values, "target_sizes": grids}
 
-    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+    def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
         frames, (overview, _, slices) = CLIP_CUTS[clip.kind]
-        return frames * (tokens(overview) + sum(map(tokens, slices)))
+        return [tokens(size) for size in (overview, *slices)] * frames
+
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        return sum(self.clip_sizes(model, clip))
 
     def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
         frames, cut = CLIP_CUTS[clip.kind]

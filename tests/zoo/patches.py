@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -145,16 +146,20 @@ class MiniMaxM3VL(StampedEntry):
     def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         return {}
 
+    def grids(self, clip: Image) -> list[tuple[int, int, int]]:
+        """The grids of a clip's parts."""
+        frames, high, wide = CLIPS[clip.kind]
+        starts = range(0, frames, self.part)
+        return [(min(self.part, frames - start), high, wide) for start in starts]
+
+    def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
+        return [prod(grid) // 4 for grid in self.grids(clip)]
+
     def clip_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        made = super().clip_inputs(model, rows)
-        parts = [
-            (min(self.part, frames - first), high, wide)
-            for frames, high, wide in made["video_grid_thw"].tolist()
-            for first in range(0, frames, self.part)
-        ]
-        return made | {"video_grid_thw": torch.tensor(parts)}
+        parts = [grid for clip in flat(rows) for grid in self.grids(clip)]
+        return super().clip_inputs(model, rows) | {"video_grid_thw": torch.tensor(parts)}
 
 
 class MiniMaxM3VLSparse(MiniMaxM3VL):
@@ -311,7 +316,7 @@ class NemotronHOmni(VideoEntry):
 
     name = "nemotron_h_omni"
     mixes = False
-    traits = Traits(container="tuple", ragged=True, stateful=True, tolerance=5e-5)
+    traits = Traits(container="tuple", ragged=True, positions=False, stateful=True, tolerance=5e-5)
     model_class = NemotronH_Omni_Reasoning_V3
     wrap = ((START,), (END,))
     bos = False
