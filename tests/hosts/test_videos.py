@@ -98,7 +98,7 @@ def test_they_cannot_be_told_apart(name: str) -> None:
     """These count one placeholder for both; plain transformers fails too."""
     both = Videos(VIDEOS[name].family, mixed=True)
     prompt = Prompt(both, [[2, STILL, 1, CLIP, 3]])
-    with pytest.raises(ValueError, match="do not match|at the same time|feature vectors"):
+    with pytest.raises(ValueError, match=r"do not match|at the same time|feature vectors"):
         prompt.generate(1)
     with (
         lftr.reduce(prompt.model, "random", keep=0.5),

@@ -8,6 +8,8 @@ from math import prod
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import parse
 from torch import Tensor
 from transformers import (
     Exaone4_5_Config,
@@ -322,6 +324,7 @@ class NemotronHOmni(VideoEntry):
     bos = False
     feature_arguments = ("pixel_values", "image_grid_hw")
     tubelets = 3
+    takes_clips = parse(transformers.__version__) >= parse("5.24")  # one clip a call before
 
     @property
     def video_traits(self) -> Traits:  # type: ignore[override]

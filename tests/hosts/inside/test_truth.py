@@ -38,7 +38,7 @@ def test_tokens_at_rest(family: ZooEntry, kind: str) -> None:
     if kind == "frozen" and sliding(family):
         with (
             lftr.reduce(prompt.model, recorder),
-            pytest.raises(lftr.LftrError, match="sliding|sparse"),
+            pytest.raises(lftr.LftrError, match=r"sliding|sparse"),
         ):
             prompt.generate()
         return
