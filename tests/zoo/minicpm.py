@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from .base import NEWLINE, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
-from .qwen import END, IMAGE, MROPE, START, TEXT_CONFIG, VIDEO, interleaved
+from .qwen import END, IMAGE, START, TEXT_CONFIG, VIDEO, interleaved
 
 SLICE, SLICED, NUMBER, NUMBERED = range(VOCAB - 8, VOCAB - 4)
 
@@ -40,6 +40,9 @@ CLIP_CUTS: dict[Kind, tuple[int, Cut]] = {
     "tall": (3, ((3, 2), (0, 0), ())),
 }
 """Frames of a clip, and how each is cut."""
+
+
+LATER = "generate places what follows a cache as text, crops too"
 
 
 def tokens(size: Size) -> int:
@@ -181,7 +184,11 @@ class MiniCPMV47(MiniCPMV46):
     """
 
     name = "minicpmv4_7"
-    traits = replace(MiniCPMV46.traits, mrope=True, upstream=MiniCPMV46.traits.upstream | MROPE)
+    traits = replace(
+        MiniCPMV46.traits,
+        mrope=True,
+        upstream={**MiniCPMV46.traits.upstream, "second_turn": LATER, "mrope_second_turn": LATER},
+    )
     model_class = MiniCPMV4_7ForConditionalGeneration
     numbered_clips = False
 

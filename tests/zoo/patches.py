@@ -30,7 +30,7 @@ from transformers import (
     VideoLlama3ForConditionalGeneration,
 )
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
+from .base import TEXT, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
 from .llava import qwen2
 from .qwen import CLIPS, END, GRIDS, IMAGE, START, TEXT_CONFIG, VIDEO, ClipEntry, StampedEntry
 
@@ -318,7 +318,15 @@ class NemotronHOmni(VideoEntry):
 
     name = "nemotron_h_omni"
     mixes = False
-    traits = Traits(container="tuple", ragged=True, positions=False, stateful=True, tolerance=5e-5)
+    traits = Traits(
+        container="tuple",
+        ragged=True,
+        positions=False,
+        stateful=True,
+        tolerance=5e-5,
+        upstream=dict.fromkeys(("assisted", "assistant_model"), "refused: it has a state")
+        | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
+    )
     model_class = NemotronH_Omni_Reasoning_V3
     wrap = ((START,), (END,))
     bos = False
@@ -328,7 +336,16 @@ class NemotronHOmni(VideoEntry):
 
     @property
     def video_traits(self) -> Traits:  # type: ignore[override]
-        return replace(self.traits, ragged=False, gap_tokens=True)
+        chunks = "looks for the clip's features at video_token_id, which its prompts do not have"
+        upstream = {**self.traits.upstream, "chunked_prefill": chunks}
+        return replace(self.traits, ragged=False, gap_tokens=True, upstream=upstream)
+
+    def redraw(self, model: PreTrainedModel, seed: int) -> None:
+        """The head is the language model's, and not among the model's own functions."""
+        super().redraw(model, seed)
+        special = torch.ones(VOCAB, dtype=torch.bool)
+        special[list(TEXT)] = False
+        model.language_model.lm_head.weight[special] = 0.0
 
     def config(self) -> PreTrainedConfig:
         vision = {

@@ -59,6 +59,10 @@ class Dots3Note(Dots, Family):
     model_types: ClassVar[Sequence[str]] = ("dots3_note",)
     video: Medium | None = DotsClips()
 
+    def first_layer_to_reduce(self, model: nn.Module) -> int:
+        """Its indexers score whatever keys a layer holds; nothing in them counts columns."""
+        return 1
+
 
 class MiniMax(Packed):
     """MiniMax M3: a long clip comes in parts, each an item with a grid of its own."""
@@ -87,15 +91,6 @@ class MiniMaxM3(MiniMax, Family):
             own.positions_are_columns = True
             own.default_positions = "compact"
         return own
-
-    def first_layer_to_reduce(self, model: Any) -> int:
-        if self._sparse(model):
-            raise UnsupportedModelError(
-                f"the sparse layers of this {type(model).__name__} take positions for columns of "
-                "the cache, so no layer can hold fewer: choose a method that decides before the "
-                "language model"
-            )
-        return super().first_layer_to_reduce(model)
 
     def _sparse(self, model: Any) -> bool:
         return "minimax_m3_sparse" in model.config.get_text_config().layer_types
