@@ -338,6 +338,7 @@ class NemotronHOmni(VideoEntry):
     def video_traits(self) -> Traits:  # type: ignore[override]
         chunks = "looks for the clip's features at video_token_id, which its prompts do not have"
         upstream = {**self.traits.upstream, "chunked_prefill": chunks}
+        del upstream["expansion"]  # as wrong as with images, but five tokens do not show it
         return replace(self.traits, ragged=False, gap_tokens=True, upstream=upstream)
 
     def redraw(self, model: PreTrainedModel, seed: int) -> None:
