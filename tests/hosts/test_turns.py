@@ -62,6 +62,8 @@ class Chat:
         """Extend the prompt by text tokens and images."""
         for segment in segments:
             if isinstance(segment, Image):
+                if self.images and self.entry.traits.one_block:
+                    pytest.skip("images of an earlier turn do not see those of a later one")
                 self.ids += self.entry.image_ids(self.model, segment)
                 self.images.append(segment)
             else:
@@ -96,7 +98,7 @@ def new_alone(chat: Chat, image: Image | None) -> dict[str, Any]:
     """Inputs of the whole conversation, with the pixels of the newest image alone, or none."""
     inputs = chat.given()
     seconds = {"second_per_grid_ts", "video_second_per_grid"}
-    arguments = {*chat.entry.feature_arguments, *seconds, "batch_num_images"}
+    arguments = {*chat.entry.feature_arguments, *seconds, "batch_num_images", "image_num_crops"}
     inputs = {name: value for name, value in inputs.items() if name not in arguments}
     if image is None:
         return inputs

@@ -60,6 +60,8 @@ class Traits:
     """The vision tower has a class token whose attention ranks the patches."""
     bidirectional: bool = False
     """Visual tokens of one image see each other in both directions."""
+    one_block: bool = False
+    """Those of a row's other images too, so that a later turn is not one long prompt."""
     deepstack: int = 0
     """Number of additional feature planes, added in the first decoder layers."""
     passes: int = 1
@@ -199,6 +201,14 @@ class ZooEntry(ABC):
         """Number of visual tokens of every image of a row."""
         return [self.counts(model, image, self.alone(row)) for image in images_of(row)]
 
+    def sizes(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
+        """The same of each part of an image that the encoder returns as an entry of its own."""
+        return [self.counts(model, image, alone)]
+
+    def row_sizes(self, model: PreTrainedModel, row: Row) -> list[list[int]]:
+        """`sizes` of every image of a row."""
+        return [self.sizes(model, image, self.alone(row)) for image in images_of(row)]
+
     def alone(self, row: Row) -> bool:
         """Whether an image of a row is its only one."""
         return len(images_of(row)) == 1
@@ -295,6 +305,10 @@ class VideoEntry(ZooEntry):
     @abstractmethod
     def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
         """Number of visual tokens of a clip."""
+
+    def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
+        """The same of each part of a clip that the encoder returns as an entry of its own."""
+        return [self.clip_counts(model, clip)]
 
     def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
         """The ids that the processor writes for a clip."""

@@ -72,6 +72,7 @@ class Molmo2(VideoEntry):
         tiles=True,
         gap_tokens=True,
         bidirectional=True,
+        one_block=True,
         upstream={
             "chunked_prefill": "visual tokens of one chunk do not see those of the next",
             "second_turn": "visual tokens of the first turn do not see those of the second",

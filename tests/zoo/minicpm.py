@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from .base import NEWLINE, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
-from .qwen import END, IMAGE, MROPE, START, TEXT_CONFIG, VIDEO, interleaved
+from .qwen import END, IMAGE, START, TEXT_CONFIG, VIDEO, interleaved
 
 SLICE, SLICED, NUMBER, NUMBERED = range(VOCAB - 8, VOCAB - 4)
 
@@ -40,6 +40,9 @@ CLIP_CUTS: dict[Kind, tuple[int, Cut]] = {
     "tall": (3, ((3, 2), (0, 0), ())),
 }
 """Frames of a clip, and how each is cut."""
+
+
+LATER = "generate places what follows a cache as text, crops too"
 
 
 def tokens(size: Size) -> int:
@@ -133,9 +136,12 @@ class MiniCPMV46(VideoEntry):
         grids = [grid for _, found in crops for grid in found]
         return torch.cat(values, dim=-1)[None], torch.tensor(grids, dtype=torch.int32)
 
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+    def sizes(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         overview, _, slices = self.cuts[image.kind]
-        return tokens(overview) + sum(map(tokens, slices))
+        return [tokens(size) for size in (overview, *slices)]
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return sum(self.sizes(model, image, alone))
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         return [NUMBER, 20, NUMBERED, *self.cut_ids(self.cuts[image.kind], IMAGE)]
@@ -147,9 +153,12 @@ class MiniCPMV46(VideoEntry):
         values, grids = self.packed(crops)
         return {"pixel_values": values, "target_sizes": grids}
 
-    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+    def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
         frames, (overview, _, slices) = CLIP_CUTS[clip.kind]
-        return frames * (tokens(overview) + sum(map(tokens, slices)))
+        return [tokens(size) for size in (overview, *slices)] * frames
+
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        return sum(self.clip_sizes(model, clip))
 
     def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
         frames, cut = CLIP_CUTS[clip.kind]
@@ -175,7 +184,11 @@ class MiniCPMV47(MiniCPMV46):
     """
 
     name = "minicpmv4_7"
-    traits = replace(MiniCPMV46.traits, mrope=True, upstream=MiniCPMV46.traits.upstream | MROPE)
+    traits = replace(
+        MiniCPMV46.traits,
+        mrope=True,
+        upstream={**MiniCPMV46.traits.upstream, "second_turn": LATER, "mrope_second_turn": LATER},
+    )
     model_class = MiniCPMV4_7ForConditionalGeneration
     numbered_clips = False
 

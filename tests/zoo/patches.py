@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import parse
 from torch import Tensor
 from transformers import (
     Exaone4_5_Config,
@@ -27,7 +30,7 @@ from transformers import (
     VideoLlama3ForConditionalGeneration,
 )
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
+from .base import TEXT, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
 from .llava import qwen2
 from .qwen import CLIPS, END, GRIDS, IMAGE, START, TEXT_CONFIG, VIDEO, ClipEntry, StampedEntry
 
@@ -145,16 +148,20 @@ class MiniMaxM3VL(StampedEntry):
     def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         return {}
 
+    def grids(self, clip: Image) -> list[tuple[int, int, int]]:
+        """The grids of a clip's parts."""
+        frames, high, wide = CLIPS[clip.kind]
+        starts = range(0, frames, self.part)
+        return [(min(self.part, frames - start), high, wide) for start in starts]
+
+    def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
+        return [prod(grid) // 4 for grid in self.grids(clip)]
+
     def clip_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        made = super().clip_inputs(model, rows)
-        parts = [
-            (min(self.part, frames - first), high, wide)
-            for frames, high, wide in made["video_grid_thw"].tolist()
-            for first in range(0, frames, self.part)
-        ]
-        return made | {"video_grid_thw": torch.tensor(parts)}
+        parts = [grid for clip in flat(rows) for grid in self.grids(clip)]
+        return super().clip_inputs(model, rows) | {"video_grid_thw": torch.tensor(parts)}
 
 
 class MiniMaxM3VLSparse(MiniMaxM3VL):
@@ -311,16 +318,35 @@ class NemotronHOmni(VideoEntry):
 
     name = "nemotron_h_omni"
     mixes = False
-    traits = Traits(container="tuple", ragged=True, stateful=True, tolerance=5e-5)
+    traits = Traits(
+        container="tuple",
+        ragged=True,
+        positions=False,
+        stateful=True,
+        tolerance=5e-5,
+        upstream=dict.fromkeys(("assisted", "assistant_model"), "refused: it has a state")
+        | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
+    )
     model_class = NemotronH_Omni_Reasoning_V3
     wrap = ((START,), (END,))
     bos = False
     feature_arguments = ("pixel_values", "image_grid_hw")
     tubelets = 3
+    takes_clips = parse(transformers.__version__) >= parse("5.24")  # one clip a call before
 
     @property
     def video_traits(self) -> Traits:  # type: ignore[override]
-        return replace(self.traits, ragged=False, gap_tokens=True)
+        chunks = "looks for the clip's features at video_token_id, which its prompts do not have"
+        upstream = {**self.traits.upstream, "chunked_prefill": chunks}
+        del upstream["expansion"]  # as wrong as with images, but five tokens do not show it
+        return replace(self.traits, ragged=False, gap_tokens=True, upstream=upstream)
+
+    def redraw(self, model: PreTrainedModel, seed: int) -> None:
+        """The head is the language model's, and not among the model's own functions."""
+        super().redraw(model, seed)
+        special = torch.ones(VOCAB, dtype=torch.bool)
+        special[list(TEXT)] = False
+        model.language_model.lm_head.weight[special] = 0.0
 
     def config(self) -> PreTrainedConfig:
         vision = {

@@ -149,10 +149,10 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
         assert all(len(f) >= n for f, n in zip(features, chain.from_iterable(counts), strict=True))
     elif traits.unit == "row":
         assert sizes == [sum(row) for row in counts]
-    elif traits.unit == "image":
-        assert sizes == [count for row in counts for count in row]
+    elif traits.unit in ("image", "part"):
+        assert sizes == [n for row in rows for part in entry.row_sizes(model, row) for n in part]
     else:
-        assert len(set(sizes)) == 1 or traits.unit == "part"
+        assert len(set(sizes)) == 1
         assert len(sizes) > sum(map(len, counts))
     width = features[0].shape[-1]
     embedded = model.get_input_embeddings().weight.shape[1]

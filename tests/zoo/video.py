@@ -55,6 +55,11 @@ class Videos(ZooEntry):
             return self.family.clip_counts(model, image)
         return self.family.counts(model, image, alone)
 
+    def sizes(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
+        if self.is_clip(image):
+            return self.family.clip_sizes(model, image)
+        return self.family.sizes(model, image, alone)
+
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         if self.is_clip(image):
             return self.family.clip_ids(model, image)

@@ -14,7 +14,7 @@ from ...methods.inside.base import Heads
 from ...report import LayerReport, Report
 from .along import Along
 from .api import Call, versions
-from .heads import Capture, start_layer
+from .heads import Capture, chooses_keys, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
 from .layer_masks import layer_mask, local_mask
 from .rows import Rows
@@ -233,7 +233,10 @@ class Descent:
         for row, mine in real.items():
             place[row] = mine.nonzero()[-1]
 
+        full = call.mask
         here = {name: self._narrowed(value) for name, value in given.items()}
+        if isinstance(full, Tensor) and full.ndim == 4 and chooses_keys(layer):
+            here[Call.name("mask")] = full.new_zeros(len(alive), 1, *[alive.shape[1]] * 2) == 0
         told = start_layer(layer, states, tuple(map(self._narrowed, rest)), here, place)
         assert told.query is not None
         assert told.key is not None
@@ -241,7 +244,6 @@ class Descent:
         key = told.key
         if self.past and self.cache is not None and number < len(self.cache.layers):
             key = torch.cat([self._cached_keys(number, key).to(key.device), key], dim=2)
-        full = call.mask
         mask = None
         if isinstance(full, Tensor) and full.ndim == 4:
             last = self.along.columns(alive.gather(1, place))
@@ -295,6 +297,11 @@ class Descent:
         call: Call,
     ) -> Call:
         """Cache the keys and values of visual tokens as they are; text alone goes on."""
+        if chooses_keys(layer):
+            raise UnsupportedModelError(
+                f"layer {number} chooses the keys that it attends to (sparse attention), and would "
+                "be asked for frozen tokens alone: freeze others, or bypass them"
+            )
         if not self.host.attends[number]:
             raise UnsupportedModelError(
                 f"layer {number} has no attention that could read frozen tokens; freeze others"

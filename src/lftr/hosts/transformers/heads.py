@@ -105,6 +105,11 @@ def start_layer(
     raise unread(attention)
 
 
+def chooses_keys(layer: nn.Module) -> bool:
+    """Whether a layer has an indexer: it scores keys under its mask, and attends to the best."""
+    return any(getattr(one, "indexer", None) is not None for one in attention_modules(layer)[:1])
+
+
 def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn.Module, nn.Module]:
     """Copy a layer and its attention with query and value projections that compute ``rows`` alone.
 

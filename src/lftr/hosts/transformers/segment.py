@@ -127,6 +127,8 @@ class Segment:
         prepared = self._rows(prompt_positions(model, alone))
         if self.prefix is None:
             return prepared
+        if prepared.ndim == 2:  # a text may have one axis where a turn with images has four
+            prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)
         if told := sorted(set(own) & set(family.placed_by)):
             raise UnsupportedModelError(
                 f"{told[0]} in a later turn on a cache that was filled under a reduction: what was "
@@ -154,6 +156,8 @@ class Segment:
         between = self.prefix.following.to(new.device).unsqueeze(1) + steps
         lead = new.shape[:-2]
         old = self.prefix.position_ids.to(new.device)
+        if old.ndim == 2:  # a text without visual tokens may have one axis where others have four
+            old = old.expand(*lead, *old.shape)
         return torch.cat([old, between.expand(*lead, *between.shape), new], dim=-1)
 
     def cached_as(self, columns: Columns, position_ids: Tensor, following: Tensor) -> CachedPrompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -58,6 +59,10 @@ class Dots3Note(Dots, Family):
     model_types: ClassVar[Sequence[str]] = ("dots3_note",)
     video: Medium | None = DotsClips()
 
+    def first_layer_to_reduce(self, model: nn.Module) -> int:
+        """Its indexers score whatever keys a layer holds; nothing in them counts columns."""
+        return 1
+
 
 class MiniMax(Packed):
     """MiniMax M3: a long clip comes in parts, each an item with a grid of its own."""
@@ -86,15 +91,6 @@ class MiniMaxM3(MiniMax, Family):
             own.positions_are_columns = True
             own.default_positions = "compact"
         return own
-
-    def first_layer_to_reduce(self, model: Any) -> int:
-        if self._sparse(model):
-            raise UnsupportedModelError(
-                f"the sparse layers of this {type(model).__name__} take positions for columns of "
-                "the cache, so no layer can hold fewer: choose a method that decides before the "
-                "language model"
-            )
-        return super().first_layer_to_reduce(model)
 
     def _sparse(self, model: Any) -> bool:
         return "minimax_m3_sparse" in model.config.get_text_config().layer_types
@@ -245,20 +241,32 @@ class Radio(Medium):
 
 
 class RadioClips(Clips, Radio):
-    """Its clips, stacked: pairs of frames, each pair one picture."""
+    """Its clips, stacked: pairs of frames, each pair one picture; or the frames of one clip."""
 
     def patches(self, model: Any, inputs: Inputs) -> list[tuple[int, int]]:
-        clips, pairs, _, high, wide = self.pixels_of(inputs).shape
+        high, wide = self.pixels_of(inputs).shape[-2:]
         size = model.base_model.vision_model.patch_size
+        clips, pairs = self._pairs(model, inputs)
         return [(high // size, wide // size)] * (clips * pairs)
 
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        clips, _ = self._pairs(model, inputs)
+        return [sum(math.prod(entry.shape[:-1]) for entry in features) // clips] * clips
+
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
-        pairs = self.pixels_of(inputs).shape[1]
+        _, pairs = self._pairs(model, inputs)
         (_, high, wide), *_ = super().layouts(model, inputs, sizes)[0].tiles or ()
         return [Layout(((pairs, high, wide),))] * len(sizes)
 
     def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
-        return [self.pixels_of(inputs).shape[1]] * len(sizes)
+        return [self._pairs(model, inputs)[1]] * len(sizes)
+
+    def _pairs(self, model: Any, inputs: Inputs) -> tuple[int, int]:
+        """Clips of a call, and pairs of frames of each."""
+        clips, pairs, *rest = self.pixels_of(inputs).shape
+        if len(rest) == 3:
+            return clips, pairs
+        return 1, -(-clips // int(model.config.video_temporal_patch_size))
 
 
 class NemotronOmni(Radio, Family):
