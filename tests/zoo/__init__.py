@@ -15,7 +15,7 @@ import transformers
 from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
 from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
-from .gemma_kin import Gemma3n, Gemma4Unified
+from .gemma_kin import DiffusionGemma, Gemma3n, Gemma4Unified
 from .grids import KimiK25, Mistral3
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
 from .minicpm import MiniCPMV46, MiniCPMV47
@@ -146,6 +146,9 @@ BROKEN: dict[str, ZooEntry] = {
 }
 """Those families under the release at hand; `test_zoo` notices when they work again."""
 
+DIFFUSION = DiffusionGemma()
+"""Denoises blocks of text; tests of its own."""
+
 CLIPS = [e for e in FAMILIES.values() if isinstance(e, VideoEntry) and e.takes_clips]
 VIDEOS = {str(e): Videos(e) for e in CLIPS}
 """The families that take clips, shown clips alone."""
@@ -155,6 +158,7 @@ MIXED = {str(e): Videos(e, mixed=True) for e in CLIPS if e.mixes}
 __all__ = [
     "ABILITIES",
     "BROKEN",
+    "DIFFUSION",
     "FAMILIES",
     "KINDS",
     "MIXED",
