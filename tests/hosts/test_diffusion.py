@@ -8,7 +8,7 @@ torch's generator, which both runs begin alike.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -18,7 +18,10 @@ from zoo import DIFFUSION, Image, Row
 
 import lftr
 from lftr.errors import ArgumentError, UnsupportedModelError
+from lftr.methods.inside.schedules import Exit, Skip, Stages, Step
 
+from .inside.oracle import Recorder, Truth, Turn
+from .inside.support import Merging, Own, Planned, Previous
 from .oracle import Choice
 from .support import Prompt, distance, reduced
 
@@ -280,3 +283,117 @@ def test_leaving_restores_the_model() -> None:
     parts = prompt.model.base_model
     assert not parts.encoder._forward_pre_hooks
     assert not parts.decoder._forward_pre_hooks
+
+
+# ---- inside the language model -----------------------------------------------------------------
+
+INSIDE: dict[str, lftr.LayerMethod] = {
+    "previous": Previous(Stages((1, 2), (0.6, 0.3))),
+    "own": Own(Step(1, 0.4)),
+    "merging": Merging(Step(2, 0.4)),
+    "exit": Planned(Exit(1)),
+    "bypassed": Planned(Skip("bypassed", layers=(1,))),
+    "frozen": Planned(Skip("frozen", layers=(3,))),
+}
+
+
+@contextmanager
+def hiding(prompt: Prompt, recorder: Recorder) -> Iterator[None]:
+    """The plain model, each layer of its encoder and decoder blind to what is gone from it."""
+    inputs = prompt.inputs()
+    length = inputs["input_ids"].shape[1]
+    columns = prompt.visual(inputs["input_ids"][0]).nonzero().squeeze(1)
+    turn = Turn(columns, recorder.said)
+    parts = prompt.model.base_model
+    states = recorder.schedule.states(len(parts.decoder.layers))
+    of_encoder = Truth(prompt.model, inputs, [turn], states)
+
+    def blind(number: int) -> Any:
+        gone = torch.zeros(length, dtype=torch.bool)
+        gone[columns] = True
+        gone[turn.alive(number)] = states[number] == "bypassed"
+
+        def enter(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            cache, count = kwargs["cache"], args[0].shape[1]
+            total, keys = cache.get_seq_length(), cache.layers[number].keys.shape[-2]
+            hidden = torch.cat([gone, torch.zeros(total - length + count, dtype=torch.bool)])
+            mask = ~hidden[total - keys :].expand(1, 1, count, -1)
+            return args, {**kwargs, "attention_mask": mask}
+
+        return enter
+
+    with ExitStack() as stack:
+        for number, (reading, writing) in enumerate(
+            zip(parts.encoder.language_model.layers, parts.decoder.layers, strict=True)
+        ):
+            prefill = of_encoder._hooks(number, length)
+            first = [True]
+
+            def once(hook: Any, flag: list[bool]) -> Any:
+                """Later blocks are whole, and see what the prompt's part of the cache has left."""
+
+                def run(module: Any, args: Any, *rest: Any) -> Any:
+                    return hook(module, args, *rest) if flag[0] else None
+
+                return run
+
+            def over(module: Any, args: Any, output: Any, flag: list[bool] = first) -> None:
+                flag[0] = False
+
+            enter = once(prefill[0], first)
+            stack.callback(reading.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(reading.register_forward_hook(once(prefill[1], first)).remove)
+            stack.callback(reading.register_forward_hook(over).remove)
+            hook = writing.register_forward_pre_hook(blind(number), with_kwargs=True)
+            stack.callback(hook.remove)
+        yield
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_inside_the_encoder_and_seen_by_the_decoder(kind: str) -> None:
+    """One block: the plain model's later blocks would be encoded beside what this one hides."""
+    prompt = prompt_of(ROWS[0])
+    recorder = Recorder(INSIDE[kind])
+    options = {"max_new_tokens": 8}
+    with lftr.reduce(prompt.model, recorder) as reduction:
+        output, logits = generate(prompt.model, prompt.inputs(), **options)
+    assert len(reduction.report.layers) == 4
+    with hiding(prompt, recorder):
+        expected, truth_logits = generate(prompt.model, prompt.inputs(), **options)
+    assert distance(logits, truth_logits) < 1e-4
+    assert torch.equal(output.sequences, expected.sequences)
+    _, plain = generate(prompt.model, prompt.inputs(), **options)
+    # frozen tokens have their keys in the last layer, the only one without a window, as ever
+    assert (distance(plain[0], logits[0]) > 1e-3) != (kind == "frozen")
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_a_batch_inside_is_its_rows(kind: str) -> None:
+    prompt = prompt_of(*ROWS)
+    canvas = torch.arange(20, 28).expand(len(ROWS), -1)
+    with lftr.reduce(prompt.model, INSIDE[kind]):
+        _, together = generate(prompt.model, prompt.inputs(), decoder_input_ids=canvas)
+        for row in range(len(ROWS)):
+            alone = prompt.alone(row).inputs()
+            _, single = generate(prompt.model, alone, decoder_input_ids=canvas[:1])
+            assert distance(together[0, row], single[0, 0]) < 1e-4
+
+
+def test_inside_beside_a_static_cache_is_refused() -> None:
+    prompt = prompt_of(ROWS[0])
+    options: dict[str, Any] = {"cache_implementation": "static", "disable_compile": True}
+    with (
+        lftr.reduce(prompt.model, INSIDE["previous"]),
+        pytest.raises(UnsupportedModelError, match="static cache"),
+    ):
+        generate(prompt.model, prompt.inputs(), **options)
+    del prompt.model._cache
+
+
+def test_frozen_tokens_would_fall_out_of_a_window() -> None:
+    prompt = prompt_of(ROWS[0])
+    with (
+        lftr.reduce(prompt.model, Planned(Skip("frozen", layers=(1,)))),
+        pytest.raises(UnsupportedModelError, match="sliding window"),
+    ):
+        generate(prompt.model, prompt.inputs())

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ...errors import ArgumentError, UnsupportedModelError
 from ...report import Report
 from .api import Call
+from .layer_cache import held_by
+from .layer_masks import layer_mask
 from .plan import Reduced
 from .prefill import Prefill
 from .prompt import CachedPrompt, recall
@@ -55,6 +57,16 @@ class DiffusionHost(Prefill):
         behind = past + length - reduced.columns
         return replace(reduced, call=out, lag=torch.tensor([[behind]]) if behind else None)
 
+    def hooks(self) -> list[Any]:
+        """Attach to the decoder's layers where methods work inside the encoder's."""
+        own = super().hooks()
+        if self.plan.inside:
+            layers = enumerate(self.model.base_model.decoder.layers)
+            own += [
+                layer.register_forward_pre_hook(_Seen(i), with_kwargs=True) for i, layer in layers
+            ]
+        return own
+
     def _beside(self, call: Call, prompt: CachedPrompt | None, end: int) -> Call:
         """Return a call whose canvas stands after the full prompt, and sees what is left of it.
 
@@ -74,6 +86,39 @@ class DiffusionHost(Prefill):
         count = self.model.config.canvas_length if canvas is None else canvas.shape[1]
         places = torch.arange(end, end + count, device=self.model.device).unsqueeze(0)
         return call.but(canvas_positions=places)
+
+
+class _Seen:
+    """The hook of one decoder layer, which sees what the encoder's layer of that number cached."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = Call(kwargs)
+        held = None if call.cache is None else held_by(call.cache)
+        if held is None:
+            return None
+        cached = call.cache.layers[self.number]
+        if cached.is_compileable:
+            raise UnsupportedModelError(
+                "a static cache whose layers hold different tokens cannot be denoised beside; use "
+                "a dynamic one, or a method that decides before the language model"
+            )
+        states = args[0] if args else call.states
+        rows, count = states.shape[:2]
+        total = held.length
+        canvas = torch.arange(total, total + count, device=states.device).expand(rows, -1)
+        keys = held.columns(self.number, canvas)
+        keys = keys[:, keys.shape[1] - cached.keys.shape[-2] - count :]
+        if cached.is_sliding:  # an unreduced one holds no column from before its window
+            keys = keys.masked_fill(keys < total - (cached.sliding_window - 1), -1)
+        full = call.mask
+        if full is None:
+            full = torch.ones(1, 1, count, total + count, dtype=torch.bool, device=states.device)
+        return args, call.but(mask=layer_mask(full, canvas, keys, total, flat=False))
 
 
 class DiffusionSite(Site):
