@@ -128,9 +128,6 @@ def reduce(
         raise ArgumentError.of("text", text, "a string, or one for each row")
     model = unwrapped(model)
     family = family_of(model)
-    if family.unplaced and positions == "original":
-        allowed = f"'compact' for {type(model).__name__}: {family.unplaced}"
-        raise ArgumentError.of("positions", positions, allowed)
     if not hasattr(model, "generate"):
         raise UnsupportedModelError(
             f"model = {type(model).__name__}; allowed: the model with its head, as "

@@ -17,7 +17,7 @@ from .codes import Apertus1p5, Chameleon, Emu3, Fuyu
 from .crops_and_queries import Aria, DeepseekOcr2, GotOcr2, Idefics2, Ovis2, PerceptionLM
 from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
 from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
-from .gemma_kin import Gemma3n, Gemma4Unified
+from .gemma_kin import DiffusionGemma, Gemma3n, Gemma4Unified
 from .grids import KimiK25, Mistral3
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
 from .minicpm import MiniCPMV46, MiniCPMV47
@@ -164,6 +164,9 @@ BROKEN: dict[str, ZooEntry] = {
 }
 """Those families under the release at hand; `test_zoo` notices when they work again."""
 
+DIFFUSION = DiffusionGemma()
+"""Denoises blocks of text; tests of its own."""
+
 CLIPS = [e for e in FAMILIES.values() if isinstance(e, VideoEntry) and e.takes_clips]
 VIDEOS = {str(e): Videos(e) for e in CLIPS}
 """The families that take clips, shown clips alone."""
@@ -173,6 +176,7 @@ MIXED = {str(e): Videos(e, mixed=True) for e in CLIPS if e.mixes}
 __all__ = [
     "ABILITIES",
     "BROKEN",
+    "DIFFUSION",
     "FAMILIES",
     "KINDS",
     "MIXED",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
+    DiffusionGemmaConfig,
+    DiffusionGemmaForBlockDiffusion,
     Gemma3nConfig,
     Gemma3nForConditionalGeneration,
     Gemma4UnifiedConfig,
@@ -210,3 +212,52 @@ class Gemma4Unified(VideoEntry, Gemma4):
             "video_position_ids": positions,
             "num_frames_per_video": frames,
         }
+
+
+class DiffusionGemma(Gemma4):
+    """Gemma 4's layers, as the causal encoder of a prompt and as the decoder of a block of text.
+
+    `generate` denoises blocks of eight tokens, each beside the keys of all that is before it. It is
+    not among `FAMILIES`, whose tests speak of the next token's logits.
+    """
+
+    name = "diffusion_gemma"
+    traits = Traits(container="tensor", ragged=True, bidirectional=True)
+    model_class = DiffusionGemmaForBlockDiffusion
+    canvas = 8
+
+    def config(self) -> PreTrainedConfig:
+        text = TEXT_CONFIG | {
+            "head_dim": 16,
+            "global_head_dim": 16,
+            "sliding_window": 40,
+            "layer_types": list(self.layer_types),
+            "use_bidirectional_attention": self.bidirectional_attention,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        }
+        vision = {
+            "model_type": "gemma4_vision",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 32,
+        }
+        return DiffusionGemmaConfig(
+            text_config=text,
+            vision_config=vision,
+            boi_token_id=BEGIN,
+            eoi_token_id=END,
+            image_token_id=IMAGE,
+            canvas_length=self.canvas,
+        )
+
+    def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+        arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}
+        return model.base_model.encoder.get_image_features(**arguments, return_dict=True)

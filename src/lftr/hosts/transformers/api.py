@@ -41,6 +41,9 @@ _ROLES = {
     "vision_mask": "cross_attention_mask",
     "queried_states": "encoder_hidden_states",
     "queried_mask": "encoder_attention_mask",
+    "canvas": "decoder_input_ids",
+    "canvas_positions": "decoder_position_ids",
+    "canvas_mask": "decoder_attention_mask",
 }
 # What is aligned with the prompt's columns beside its ids and masks, and what pads it.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -198,6 +201,21 @@ class Call(dict[str, Any]):
     def queried_mask(self) -> Any:
         """The mask over `queried_states`."""
         return self.get(_ROLES["queried_mask"])
+
+    @property
+    def canvas(self) -> Any:
+        """The tokens that a diffusion model denoises, ``(B, C)``."""
+        return self.get(_ROLES["canvas"])
+
+    @property
+    def canvas_positions(self) -> Any:
+        """Their positions, ``(B, C)``."""
+        return self.get(_ROLES["canvas_positions"])
+
+    @property
+    def canvas_mask(self) -> Any:
+        """What they may see, the prompt and themselves, ``(B, past + L + C)``."""
+        return self.get(_ROLES["canvas_mask"])
 
     @property
     def cache(self) -> Any:

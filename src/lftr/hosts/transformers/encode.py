@@ -103,9 +103,10 @@ def encoder_arguments(medium: Medium, model: Any, call: Call) -> dict[str, Any]:
     return own | extra_outputs(model, medium.name, call)
 
 
-def encoder_names(model: Any) -> set[str]:
+def encoder_names(family: Family, model: Any) -> set[str]:
     """Return the names that generate hands to encoders and to no one else."""
     functions = [encoder_of(model, name) for name in (Medium.name, Clips.name)]
+    functions += [medium.encoder(model) for medium in family.media]
     names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
     return names - {"kwargs"}
 

@@ -54,6 +54,11 @@ class Prefill:
     """Reduces the arguments of ``forward`` and ``generate`` for one model."""
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+        if family.unplaced and plan.positions != "compact":
+            raise UnsupportedModelError(
+                f"positions = {plan.positions!r}; {type(model).__name__} cannot keep tokens where "
+                f"they were: {family.unplaced}; use 'compact'"
+            )
         self.model = model
         self.family = family
         if family.positions_are_columns and plan.positions != "compact":
@@ -144,7 +149,7 @@ class Prefill:
         # positions are given where the prompt shrinks, so nothing is left that reads sizes
         leave = {name for part in shown for name in part.medium.pixels}
         if shorter:
-            leave |= encoder_names(self.model)
+            leave |= encoder_names(self.family, self.model)
             leave |= {part.medium.sent for part in shown if part.medium.sent is not None}
         out = call.without(*leave)
         out = out.but(encoded=outputs) if outputs else out

@@ -6,6 +6,7 @@ that cuts the prompt off, was written for the full one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ class PromptView:
         processors = call.get("logits_processor")
         if processors:
             found["logits_processor"] = LogitsProcessorList(
-                [_Processor(self, one) for one in _each(processors)]
+                [_processor(self, one) for one in _each(processors)]
             )
         allowed = call.get("prefix_allowed_tokens_fn")
         if allowed is not None:
@@ -79,3 +80,18 @@ class _Processor(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
         return self.inner(self.view(input_ids), scores)
+
+
+class _StepProcessor(LogitsProcessor):  # type: ignore[misc]
+    """One that asks which denoising step it is; transformers hands that on by name."""
+
+    def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
+        self.view, self.inner = view, inner
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, cur_step: Any) -> Any:
+        return self.inner(self.view(input_ids), scores, cur_step=cur_step)
+
+
+def _processor(view: PromptView, inner: Callable[..., Any]) -> LogitsProcessor:
+    asks = "cur_step" in inspect.signature(inner).parameters
+    return (_StepProcessor if asks else _Processor)(view, inner)

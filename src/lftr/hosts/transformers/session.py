@@ -14,6 +14,7 @@ from ...report import Report
 from .api import Call
 from .attached import Attached
 from .cross_attention import CrossAttentionHost
+from .diffusion import DiffusionHost, DiffusionSite
 from .families import Family
 from .layer_cache import held_by
 from .layers import LayerHost
@@ -25,9 +26,13 @@ from .site import Site, site_of
 
 HOSTS: dict[str, Any] = {
     "prefill": Prefill,
+    "diffusion": DiffusionHost,
     "qformer": QFormerHost,
     "cross_attention": CrossAttentionHost,
 }
+
+
+SITES: dict[str, type[Site]] = {"diffusion": DiffusionSite}
 
 
 class _Columns(threading.local):
@@ -61,7 +66,8 @@ class Reduction(Attached):
         return self._site is not None
 
     def _lay_on(self) -> None:
-        self._site = Site.push(self._model, self._family, self)
+        site = SITES.get(self._family.kind, Site)
+        self._site = site.push(self._model, self._family, self)
 
     def _take_off(self) -> None:
         assert self._site is not None

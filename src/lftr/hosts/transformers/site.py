@@ -153,8 +153,12 @@ class Site:
             if ids is not None:
                 view = PromptView(ids, reduced.length)
                 changes |= view.callbacks(call)
-            with self._inside_generate(reduced), _announced(top.inside, reduced):
-                output = original(**(reduced.call | changes))
+            with (
+                self._inside_generate(reduced),
+                _announced(top.inside, reduced),
+                self._fed(reduced) as given,
+            ):
+                output = original(**(given | changes))
         finally:
             top.host.end()
         if reduced.starts:
@@ -164,6 +168,11 @@ class Site:
         if reduced.prompt is not None and filled is not None:
             remember(filled, reduced.prompt)
         return output if ids is None else _restore_prompt(output, view)
+
+    @contextmanager
+    def _fed(self, reduced: Reduced) -> Iterator[Call]:
+        """Return what ``generate`` is called with; what it cannot be given reaches it otherwise."""
+        yield reduced.call
 
     def _refuse_chunks(self, call: Call) -> None:
         """Refuse to prefill in pieces: the choice of tokens needs the prompt's end."""

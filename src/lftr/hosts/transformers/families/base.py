@@ -23,7 +23,7 @@ class Family(Medium):
 
     registry: ClassVar[dict[str, Family]] = {}
     model_types: ClassVar[Sequence[str]] = ()
-    # which host: "prefill", "qformer" or "cross_attention"
+    # which host: "prefill", "diffusion", "qformer" or "cross_attention"
     kind: ClassVar[str] = "prefill"
     default_positions: str = "original"
     # whether the language model takes positions for columns, so that a prompt must have neither

@@ -118,6 +118,24 @@ class Gemma4(Placed, Family):
     projector_sees_tokens = True
 
 
+class DiffusionGemma(Gemma4):
+    """DiffusionGemma: an encoder reads the prompt, a decoder denoises the answer beside it."""
+
+    model_types: ClassVar[Sequence[str]] = ("diffusion_gemma",)
+    kind = "diffusion"
+    tower = "encoder.vision_tower"
+    projector = "encoder.embed_vision"
+
+    def encoder(self, model: Any) -> Any:
+        return model.base_model.encoder.get_image_features
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return self.module(model, "encoder.language_model")
+
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        return [high * wide for _, _, (_, high, wide) in self._views(model, inputs)]
+
+
 class Unpooled(Placed):
     """Gemma 4 without a tower: a token is a patch of pixels, embedded and placed."""
 
