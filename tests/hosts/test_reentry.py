@@ -67,7 +67,6 @@ def test_a_block_that_raises_can_be_entered_again(llava: ZooEntry) -> None:
     reduction = lftr.reduce(prompt.model, "uniform", keep=3)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), reduction:
-            assert reduction.on
             raise ZeroDivisionError
         assert not reduction.on
 

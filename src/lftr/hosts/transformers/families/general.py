@@ -66,11 +66,16 @@ class Readable(Medium):
         # a video encoder may call its argument as the image encoder does
         own = tuple(name for name in pixels if self.name == "image" or "video" in name)
         self.pixels = own or self.pixels
+        # whatever else the encoder takes may be what the model places its tokens by
+        others = {*pixels, self.grids, "kwargs"}
+        self.timing = tuple(name for name in names if name not in others)
 
     def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int] | None:
         if isinstance(features, Tensor) and features.ndim == 2:
             return None  # all tokens in one: the prompt's runs tell them apart
         sizes = [math.prod(entry.shape[:-1]) for entry in features]
+        if max(sizes, default=0) == 1:  # an entry for each token
+            return None
         return [size for size in sizes if size]  # rows without images may have an entry of none
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:

@@ -26,7 +26,7 @@ class Medium:
     pixels: tuple[str, ...] = ("pixel_values", "pixel_values_images")
     grids: ClassVar[str] = "image_grid_thw"
     # what else has a row for each entry and says where its tokens are placed
-    timing: ClassVar[tuple[str, ...]] = ()
+    timing: tuple[str, ...] = ()
     # what says how tokens are placed, and is one for the whole call
     settings: ClassVar[tuple[str, ...]] = ()
     # the argument that says which of the encoder's tokens have a place in the prompt, bool (N,);
@@ -177,4 +177,4 @@ class Clips:
     name: ClassVar[str] = "video"
     pixels: tuple[str, ...] = ("pixel_values_videos",)
     grids: ClassVar[str] = "video_grid_thw"
-    timing: ClassVar[tuple[str, ...]] = ("second_per_grid_ts", "video_second_per_grid")
+    timing: tuple[str, ...] = ("second_per_grid_ts", "video_second_per_grid")
