@@ -23,7 +23,7 @@ class Dots3Note(Untyped):
     """Latent attention that reads the best `index_topk` keys; a mixture in both models."""
 
     name = "dots3_note"
-    traits = Traits(container="tuple", ragged=True, sealed="indexer")
+    traits = Traits(container="tuple", ragged=True)
     model_class = Dots3NoteForConditionalGeneration
     patch_values = 3 * 4 * 4
 
