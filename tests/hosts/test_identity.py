@@ -71,6 +71,10 @@ def test_forward(entry: ZooEntry, given: str) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_encodes_once(entry: ZooEntry, keep: float, beams: int) -> None:
     prompt = Prompt(entry)
+    if entry.traits.thinned and keep == 1.0 and beams > 1:  # the plain model cannot either
+        with lftr.reduce(prompt.model, "random", keep=keep), pytest.raises(lftr.LftrError):
+            prompt.generate(num_beams=beams)
+        return
     family = family_of(prompt.model)
     calls: list[Any] = []
     media = [medium for medium in family.media if medium.given(prompt.inputs())]

@@ -323,7 +323,7 @@ class NemotronHOmni(VideoEntry):
         ragged=True,
         positions=False,
         stateful=True,
-        tolerance=5e-5,
+        tolerance=1e-4,
         upstream=dict.fromkeys(("assisted", "assistant_model"), "refused: it has a state")
         | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
     )
