@@ -36,6 +36,10 @@ class Medium:
     projector_sees_tokens: ClassVar[bool] = False
     # whether all entries of one run of placeholders are tiles of one image
     run_is_item: ClassVar[bool] = False
+    # how many columns may lie between the runs of two tiles of one image; 0: each is an image
+    tiles_apart: ClassVar[int] = 0
+    # whether a token of its own stands before the last tile of every image, the whole one
+    marks_last_tile: ClassVar[bool] = False
 
     @property
     def placing(self) -> tuple[str, ...]:
