@@ -96,12 +96,15 @@ class LlavaOnevision(LlavaNext):
 
 
 def _layout(mark: Tensor, side: int) -> Layout:
-    """Read the tiles off a packed map that is 1 at patches and 0 at newlines."""
+    """Read the tiles off a packed map that is 1 at patches and 0 at newlines.
+
+    Of a strip so thin that its tiles hold padding alone, newlines are left of them, or nothing.
+    """
     separator = mark == 0
     base: Grid = (1, side, side)
     rest = separator[side * side :]
     rows = int(rest.sum())
-    if len(rest) <= 1:  # a single view, with or without a closing newline
+    if len(rest) == rows:  # a single view, with or without a closing newline; a strip
         return Layout((base,), separator if rows else None)
     if rows == 0:
         return Layout((base, (1, 1, len(rest))))

@@ -14,6 +14,8 @@ from ....tokens import Grid
 from ..api import encoder_of
 from .layout import Inputs, Layout
 
+FEATURE_LAYER = "vision_feature_layer"  # of the configuration, and of a call
+
 
 class Medium:
     """The common case: one encoder pass, one token a patch, a square image, CLIP- or SigLIP-like.
@@ -113,9 +115,14 @@ class Medium:
         marks = {"class_embedding", "cls_token"}
         return 0 if any(name.rsplit(".", 1)[-1] in marks for name, _ in names) else None
 
-    def attention_layer(self, model: nn.Module, layers: int) -> int:
-        """Return which of the encoder's layers makes the features that the model uses."""
-        layer = getattr(model.config, "vision_feature_layer", None)
+    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
+        """Return which of the encoder's layers makes the features that the model uses.
+
+        A call may name another one than the configuration.
+        """
+        layer = None if inputs is None else inputs.get(FEATURE_LAYER)
+        if layer is None:
+            layer = getattr(model.config, FEATURE_LAYER, None)
         if isinstance(layer, (list, tuple)):
             layer = max(index + layers + 1 if index < 0 else index for index in layer)
         if layer is None:
