@@ -39,7 +39,7 @@ def test_a_decision_is_what_it_is_without(name: str) -> None:
 def test_merging_inside_the_encoder(llava: ZooEntry) -> None:
     prompt = Prompt(llava)
     options = {"encoder": lftr.EncoderToMe(r=4)}
-    with reduced(prompt.model, "lftr", 0.4, **options) as run:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            prompt.forward()
+    half = torch.autocast("cpu", dtype=torch.bfloat16)
+    with reduced(prompt.model, "lftr", 0.4, **options) as run, half:
+        prompt.forward()
     assert run.report.kept < run.report.tokens

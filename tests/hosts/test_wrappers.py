@@ -44,7 +44,7 @@ def gloo() -> Iterator[None]:
     os.environ |= before
 
 
-# ---- PEFT --------------------------------------------------------------------------------------
+# ---- PEFT ---------------------------------------------------------------------------------------
 
 
 def lora(model: Any, **options: Any) -> Any:
@@ -107,7 +107,7 @@ def test_learned_tokens_are_refused(llava: ZooEntry) -> None:
     assert "PREFIX_TUNING" in str(caught.value)
 
 
-# ---- torch.distributed ----------------------------------------------------------------------------
+# ---- torch.distributed --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -157,7 +157,7 @@ def test_data_parallel_is_refused(llava: ZooEntry) -> None:
         lftr.reduce(nn.DataParallel(fresh(llava)), "uniform", keep=3)
 
 
-# ---- DeepSpeed ------------------------------------------------------------------------------------
+# ---- DeepSpeed ----------------------------------------------------------------------------------
 
 
 class DeepSpeedEngine(nn.Module):
@@ -182,7 +182,7 @@ def test_deepspeed(llava: ZooEntry) -> None:
         lftr.reduce(engine, "lftr", keep=0.4)
 
 
-# ---- accelerate -----------------------------------------------------------------------------------
+# ---- accelerate ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -210,7 +210,7 @@ def test_accelerate_prepares_mixed_precision(name: str, method: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-# ---- others ---------------------------------------------------------------------------------------
+# ---- others -------------------------------------------------------------------------------------
 
 
 class Valued(nn.Module):

@@ -18,13 +18,14 @@ from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...report import Report
 from ...tokens import VisualTokens
-from .api import TOKEN_TYPES, Call
+from .api import ALIGNED, TOKEN_TYPES, Call
 from .checks import check_unpacked
 from .clock import Clock
 from .encode import choose_evidence, encoder_names
 from .families import Clips, Family, Medium, list_families
 from .flash import hide_positions, reads_gaps
 from .frames import as_video
+from .logits import shorter_logits
 from .plan import (
     Item,
     Plan,
@@ -117,6 +118,7 @@ class Prefill:
                 shorter = True
                 _check_cache(call)
                 check_unpacked(call)
+                self._check_known(call)
             if chooses:
                 tokens = self._tokens(asked, items, segment, visual)
             clock.lap("host")
@@ -142,6 +144,15 @@ class Prefill:
             write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
         return Reduced(out | aligned if shorter else out, prompt, lag, starts)
+
+    def _check_known(self, call: Call) -> None:
+        """Refuse arguments that would have to be shortened with the prompt, if nobody knows how."""
+        name = call.aligned_unknown(encoder_names(self.model))
+        if name is not None:
+            known = ", ".join(ALIGNED)
+            raise ArgumentError.of(
+                name, tuple(call[name].shape), f"of what is aligned with the prompt: {known}"
+            )
 
     def _tokens(
         self, asked: Sequence[Shown], items: Sequence[Item], segment: Segment, visual: Tensor
@@ -172,7 +183,7 @@ class Prefill:
                 keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
-        out = {
+        out: dict[str, Any] = {
             name: segment.splice(value, columns, padding, name in TOKEN_TYPES)
             for name, (value, padding) in aligned_with_prompt(call).items()
         }
@@ -184,18 +195,27 @@ class Prefill:
         full = segment.positions(self.model, call, placing)
         positions = segment.all_positions(columns.take(full, 0))
         following = segment.following(full)
-        if self.plan.positions == "compact":
-            positions = compact(real, positions)
-            following = real.sum(dim=1)
-        elif positions.ndim == 3 and len(positions) == 4:  # the text axis orders, it does not place
-            positions = torch.cat([compact(real, positions[:1]), positions[1:]])
+        whole = columns.real.sum(dim=1) == segment.mask.bool().sum(dim=1)
+        if segment.prefix is not None:
+            whole &= segment.prefix.whole.to(whole.device)
+        counted = compact(real, positions)
+        if positions.ndim == 3 and len(positions) == 4:  # the text axis orders, it does not place
+            positions = torch.cat([counted[:1], positions[1:]])
+        if self.plan.positions == "compact":  # a row that lost nothing has no gaps to close
+            positions = torch.where(whole.unsqueeze(1), positions, counted)
+            following = torch.where(whole, following, real.sum(dim=1))
+        if call.logits is not None:
+            held = ids.shape[1] - columns.index.shape[1]
+            out[Call.name("logits")] = shorter_logits(
+                call.logits, columns, segment.mask, segment.start, held
+            )
         shorter = Call(out).but(
             ids=ids,
             mask=real.to(segment.mask.dtype),
             positions=positions[..., positions.shape[-1] - ids.shape[1] :],
         )
         lag = None if self.plan.positions == "compact" else _lag(full, positions, segment.mask)
-        return shorter, segment.cached_as(columns, positions, following), lag
+        return shorter, segment.cached_as(columns, positions, following, whole), lag
 
 
 def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
