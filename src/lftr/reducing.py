@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .budget import Keep, is_auto, parse_keep
 from .errors import ArgumentError, UnsupportedModelError
+from .evidence.text import TextTower
 from .methods import get_method
 from .methods.base import Method
 from .methods.encoder import EncoderMerge
@@ -18,7 +19,6 @@ from .presets import Preset, name_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from .evidence.text import TextTower
     from .hosts.transformers.families import Family
     from .hosts.transformers.module import ModuleReduction
     from .hosts.transformers.plan import Framing
@@ -124,8 +124,7 @@ def reduce(
         method, keep, positions, encoder, notes = _preset_of(preset, model, given)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
-    if text is not None and not isinstance(text, str) and not all(isinstance(t, str) for t in text):
-        raise ArgumentError.of("text", text, "a string, or one for each row")
+    _check_text(text, processor, text_tower)
     model = unwrapped(model)
     family = family_of(model)
     if not hasattr(model, "generate"):
@@ -263,6 +262,18 @@ def _preset_of(
     note = preset.note(name_of(model))
     notes = () if note is None else (note,)
     return preset.method, preset.keep, preset.positions, preset.encoder, notes
+
+
+def _check_text(text: object, processor: object, text_tower: object) -> None:
+    """Refuse what cannot guide a method."""
+    rows = text if isinstance(text, (list, tuple)) else [text]
+    if text is not None and not (rows and all(isinstance(row, str) for row in rows)):
+        raise ArgumentError.of("text", text, "a string, or a list of one for each row")
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if processor is not None and not (callable(tokenizer) and hasattr(tokenizer, "decode")):
+        raise ArgumentError.of("processor", processor, "a processor or tokenizer of transformers")
+    if text_tower is not None and not isinstance(text_tower, TextTower):
+        raise ArgumentError.of("text_tower", text_tower, "a lftr.TextTower")
 
 
 def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Framing:

@@ -69,6 +69,8 @@ def test_a_block_that_raises_can_be_entered_again(llava: ZooEntry) -> None:
         with pytest.raises(ZeroDivisionError), reduction:
             raise ZeroDivisionError
         assert not reduction.on
+    with reduction:
+        assert reduction.on
 
 
 def test_a_removed_reduction_prepares_nothing(llava: ZooEntry) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,3 +127,27 @@ def test_layers_that_others_checkpoint(llava: ZooEntry) -> None:
         prompt.forward()
     _, grads = gradients(prompt, lftr.reduce(prompt.model, "visionzip", keep=0.4))
     assert any("vision_tower" in name for name in grads)
+
+
+@pytest.fixture(scope="module")
+def example() -> Any:
+    """The example that fine-tunes the bundled model."""
+    pytest.importorskip("peft")
+    path = Path(__file__).parents[2] / "examples" / "finetune_lora.py"
+    spec = importlib.util.spec_from_file_location("finetune_lora", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_trainer_learns_from_a_sixteenth(example: Any) -> None:
+    losses = example.train(keep=1 / 16, steps=6)
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.slow
+def test_trainer_with_everything_kept_is_plain_training(example: Any) -> None:
+    assert example.train(keep=1.0, steps=2) == example.train(keep=None, steps=2)

@@ -11,7 +11,7 @@ import functools
 import inspect
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import transformers
@@ -33,6 +33,7 @@ _ROLES = {
     "mask": "attention_mask",
     "positions": "position_ids",
     "labels": "labels",
+    "logits": "logits_to_keep",
     "encoded": "mm_encoder_outputs",
     "states": "hidden_states",
     "rotary": "position_embeddings",
@@ -168,6 +169,11 @@ class Call(dict[str, Any]):
         return self.get(_ROLES["labels"])
 
     @property
+    def logits(self) -> Any:
+        """Columns whose logits are asked for: a number of the last ones, or a tensor."""
+        return self.get(_ROLES["logits"])
+
+    @property
     def encoded(self) -> Any:
         """Encoder outputs by medium, where they were made before the call."""
         return self.get(_ROLES["encoded"])
@@ -227,6 +233,15 @@ class Call(dict[str, Any]):
         """Columns that the cache holds before the call."""
         cache = self.cache
         return 0 if cache is None else int(cache.get_seq_length())
+
+    def aligned_unknown(self, known: Container[str]) -> str | None:
+        """Return the name of an argument that is aligned with the prompt and is not ``known``."""
+        own = {_ROLES[role] for role in ("ids", "embeds", "mask", "positions", "logits")}
+        for name, value in self.items():
+            aligned = isinstance(value, Tensor) and value.shape[:2] == self.columns
+            if aligned and name not in own and name not in ALIGNED and name not in known:
+                return name
+        return None
 
     def but(self, **roles: Any) -> Call:
         """Return a copy with other values; ``roles`` are `_ROLES`' keys and ``cache``."""
@@ -318,6 +333,11 @@ def takes_encoded(model: Any) -> bool:
     """Whether a model's forward takes encoder outputs that were made before the call."""
     functions = (model.forward, model.base_model.forward)
     return all(_ROLES["encoded"] in inspect.signature(one).parameters for one in functions)
+
+
+def takes_columns_by_row() -> bool:
+    """Whether logits can be asked for at columns of each row's own, ``(B, n)``."""
+    return hasattr(transformers.modeling_utils, "slice_logits_to_keep")
 
 
 def check_private(model: Any) -> None:

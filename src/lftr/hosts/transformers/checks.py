@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import LftrError, UnsupportedModelError
+from ...errors import ArgumentError, LftrError, UnsupportedModelError
 from .api import Call, versions
 from .layer_cache import held_by, whole_layers
 
@@ -96,6 +96,24 @@ class Forward:
             sent = self.past + self.columns[1] if held is None else held.entries(number)
             if length != sent:
                 raise _mismatch(f"the cache of layer {number}", f"{length} columns", sent)
+
+
+def check_types(call: Call) -> None:
+    """Refuse ids, masks, positions and labels that are no tensors, and masks of layers.
+
+    Raises
+    ------
+    ArgumentError
+        If one is.
+    """
+    for role in ("ids", "mask", "positions", "labels"):
+        value = call.get(Call.name(role))
+        if value is not None and not isinstance(value, Tensor):
+            raise ArgumentError.of(Call.name(role), value, "a tensor, or none")
+    if call.mask is not None and call.mask.ndim != 2:
+        raise ArgumentError.of(
+            Call.name("mask"), tuple(call.mask.shape), "one of padding, (B, L); or none"
+        )
 
 
 def check_unpacked(call: Call) -> None:

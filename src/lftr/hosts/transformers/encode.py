@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...errors import MissingEvidenceError, UnsupportedModelError
+from ...errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
 from ...evidence.attention import Tap, attention_modules, tapped, unread
 from ...indexing import take
 from ...methods.base import Evidence
@@ -24,6 +24,7 @@ from ...tokens import PROVIDERS
 from .api import Call, encoder_of, extra_outputs
 from .encoder_merge import Merged, Merging, TapOf
 from .families import Clips, Family, Medium
+from .families.medium import FEATURE_LAYER
 from .memory import memory_of
 
 _ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
@@ -150,9 +151,10 @@ def _encode(
             return taps[module]
 
         if merge is not None:
+            _check_layer(model, arguments)
             merging = Merging(merge, medium.merging_layers(model), medium.cls_place(model))
             merging.attach(medium.module(model, medium.tower), stack, tap_of)
-        reading.attach(stack, tap_of)
+        reading.attach(stack, tap_of, arguments)
         stack.enter_context(_at_hand(model.base_model))
         output = medium.encoder(model)(**arguments, return_dict=True)
     reading.check(taps)
@@ -160,6 +162,15 @@ def _encode(
     if merging is not None:
         merged = merging.merged(medium.features(output)[0].shape[0])
     return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
+
+
+def _check_layer(model: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse to merge up to another layer than the one that the merges were planned for."""
+    layer, own = arguments.get(FEATURE_LAYER), getattr(model.config, FEATURE_LAYER, None)
+    if layer is not None and layer != own:
+        raise ArgumentError.of(
+            FEATURE_LAYER, layer, f"{own}, the configuration's, where encoder= merges tokens"
+        )
 
 
 class _Reading:
@@ -178,8 +189,8 @@ class _Reading:
         self.deep = self.early = 0  # the layers that are read
         self.taps: tuple[Tap, Tap] = (Tap(), Tap())
 
-    def attach(self, stack: ExitStack, tap_of: TapOf) -> None:
-        """Read along until ``stack`` is left."""
+    def attach(self, stack: ExitStack, tap_of: TapOf, arguments: Mapping[str, Any]) -> None:
+        """Read along until ``stack`` is left, at the layers that ``arguments`` ask for."""
         medium, model, wanted = self.medium, self.model, self.wanted
         if self.patches:
             stack.enter_context(
@@ -189,7 +200,7 @@ class _Reading:
             return  # means of the projector's input describe frames too
         tower = medium.module(model, medium.tower)
         layers = attention_modules(tower)
-        self.deep = medium.attention_layer(model, len(layers))
+        self.deep = medium.attention_layer(model, len(layers), arguments)
         self.early = medium.shallow_layer(model, len(layers))
         tap, shallow = tap_of(layers[self.deep]), Tap()
         if "cls_attention" in wanted:

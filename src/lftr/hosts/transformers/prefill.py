@@ -18,13 +18,14 @@ from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...report import Report
 from ...tokens import VisualTokens
-from .api import TOKEN_TYPES, Call
+from .api import ALIGNED, TOKEN_TYPES, Call
 from .checks import check_unpacked
 from .clock import Clock
 from .encode import choose_evidence, encoder_names
 from .families import Clips, Family, Medium, list_families
 from .flash import hide_positions, reads_gaps
 from .frames import as_video
+from .logits import shorter_logits
 from .plan import (
     Item,
     Plan,
@@ -130,6 +131,7 @@ class Prefill:
                 shorter = True
                 _check_cache(call)
                 check_unpacked(call)
+                self._check_known(call)
             if chooses:
                 tokens = self._tokens(asked, items, segment, visual)
             clock.lap("host")
@@ -160,6 +162,15 @@ class Prefill:
             report.clock = clock.readings()
         return Reduced(out | aligned if shorter else out, prompt, lag, starts)
 
+    def _check_known(self, call: Call) -> None:
+        """Refuse arguments that would have to be shortened with the prompt, if nobody knows how."""
+        name = call.aligned_unknown(encoder_names(self.family, self.model))
+        if name is not None:
+            known = ", ".join(ALIGNED)
+            raise ArgumentError.of(
+                name, tuple(call[name].shape), f"of what is aligned with the prompt: {known}"
+            )
+
     def _tokens(
         self, asked: Sequence[Shown], items: Sequence[Item], segment: Segment, visual: Tensor
     ) -> list[VisualTokens]:
@@ -189,7 +200,7 @@ class Prefill:
                 keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
-        out = {
+        out: dict[str, Any] = {
             name: segment.splice(value, columns, padding, name in TOKEN_TYPES)
             for name, (value, padding) in aligned_with_prompt(call).items()
         }
@@ -202,18 +213,27 @@ class Prefill:
         full = segment.positions(self.family, self.model, call, placing)
         positions = segment.all_positions(columns.take(full, 0))
         following = self.family.following(full, segment.mask.bool())
-        if self.plan.positions == "compact":
-            positions = compact(real, positions)
-            following = real.sum(dim=1)
-        elif self.family.counts_columns(self.model, positions):
-            positions = torch.cat([compact(real, positions[:1]), positions[1:]])
+        whole = columns.real.sum(dim=1) == segment.mask.bool().sum(dim=1)
+        if segment.prefix is not None:
+            whole &= segment.prefix.whole.to(whole.device)
+        counted = compact(real, positions)
+        if self.family.counts_columns(self.model, positions):
+            positions = torch.cat([counted[:1], positions[1:]])
+        if self.plan.positions == "compact":  # a row that lost nothing has no gaps to close
+            positions = torch.where(whole.unsqueeze(1), positions, counted.to(positions.dtype))
+            following = torch.where(whole, following, real.sum(dim=1).to(following.dtype))
+        if call.logits is not None:
+            held = ids.shape[1] - columns.index.shape[1]
+            out[Call.name("logits")] = shorter_logits(
+                call.logits, columns, segment.mask, segment.start, held
+            )
         shorter = Call(out).but(
             ids=ids,
             mask=real.to(segment.mask.dtype),
             positions=positions[..., positions.shape[-1] - ids.shape[1] :],
         )
         lag = None if self.plan.positions == "compact" else self._lag(full, positions, segment.mask)
-        return shorter, segment.cached_as(columns, positions, following), lag
+        return shorter, segment.cached_as(columns, positions, following, whole), lag
 
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """Return how far the last position fell behind, or nothing where it did not."""

@@ -65,12 +65,15 @@ class CachedPrompt:
         Their positions.
     following : Tensor of int64, shape (B,)
         The position after the last one of the full prompt.
+    whole : Tensor of bool, shape (B,)
+        Rows of which nothing was left out.
     """
 
     ids: Tensor
     columns: Columns
     position_ids: Tensor
     following: Tensor
+    whole: Tensor
 
     @property
     def full(self) -> int:

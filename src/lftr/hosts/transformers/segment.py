@@ -62,9 +62,7 @@ class Segment:
                 start = prefix.full
             else:
                 between = cached - prefix.full
-        mask = call.mask
-        if mask is None:
-            mask = torch.ones_like(ids)
+        mask = torch.ones_like(ids) if call.mask is None else call.mask
         if mask.ndim != 2 or mask.shape[1] < ids.shape[1]:
             raise ArgumentError.of(
                 Call.name("mask"), tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
@@ -160,7 +158,9 @@ class Segment:
             old = old.expand(*lead, *old.shape)
         return torch.cat([old, between.expand(*lead, *between.shape), new], dim=-1)
 
-    def cached_as(self, columns: Columns, position_ids: Tensor, following: Tensor) -> CachedPrompt:
+    def cached_as(
+        self, columns: Columns, position_ids: Tensor, following: Tensor, whole: Tensor
+    ) -> CachedPrompt:
         """Return what a cache holds once this segment is in it."""
         if self.prefix is not None:
             rows = len(self.full_ids)
@@ -169,7 +169,7 @@ class Segment:
             columns = self.prefix.columns.join(between, self.prefix.full).join(
                 columns, self.prefix.full + self.between
             )
-        return CachedPrompt(self._known_ids(), columns, position_ids, following)
+        return CachedPrompt(self._known_ids(), columns, position_ids, following, whole)
 
     def _known_ids(self) -> Tensor:
         if self.prefix is None or self.whole:

@@ -13,6 +13,7 @@ from ...errors import ArgumentError, UnsupportedModelError
 from ...report import Report
 from .api import Call
 from .attached import Attached
+from .checks import check_types
 from .cross_attention import CrossAttentionHost
 from .diffusion import DiffusionHost, DiffusionSite
 from .families import Family
@@ -92,6 +93,7 @@ class Reduction(Attached):
 
     def reduce(self, call: Call) -> Reduced:
         """Return a call with the visual tokens reduced, and start a new report."""
+        check_types(call)
         cache, past = call.cache, call.past
         if cache is not None and self.inside is None and held_by(cache) is not None:
             raise UnsupportedModelError(
@@ -142,7 +144,7 @@ def current(model: Any) -> Reduction:
     UnsupportedModelError
         If there is none.
     """
-    site = site_of(model)
+    site = site_of(model) if isinstance(model, nn.Module) else None
     if site is None or site.top is None:
         raise UnsupportedModelError(
             f"no reduction is on for this {type(model).__name__}; call lftr.reduce first"

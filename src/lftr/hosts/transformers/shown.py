@@ -100,8 +100,10 @@ class Shown:
         sizes = _runs(visual) if sizes is None else sizes
         layouts = medium.layouts(self.model, self.arguments, sizes)
         views = medium.views(self.model, self.arguments, sizes)
-        if medium.run_is_item:
-            sizes, layouts = _join_runs(visual, sizes, layouts)
+        if medium.run_is_item or medium.tiles_apart:
+            sizes, layouts = _join_tiles(
+                medium, segment.full_ids[:, first:], visual, sizes, layouts
+            )
             views = [len(layout.tiles or ()) for layout in layouts]
         if medium.run_is_line:
             sizes, layouts = _join_lines(visual, sizes)
@@ -285,12 +287,11 @@ def frame_means(rows: Tensor, layout: Layout) -> Tensor:
     return torch.stack([frame.mean(dim=0) for frame in patches.split(sizes)])
 
 
-def _join_runs(
-    visual: Tensor, sizes: Sequence[int], layouts: Sequence[Layout]
+def _join_tiles(
+    medium: Medium, ids: Tensor, visual: Tensor, sizes: Sequence[int], layouts: Sequence[Layout]
 ) -> tuple[list[int], list[Layout]]:
-    """Join the tiles that stand in one run of placeholders into one item."""
-    before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
-    starts = set((visual & ~before)[visual].nonzero().squeeze(1).tolist())  # of each run
+    """Join the tiles that stand in one run of placeholders, or in runs of one image, to an item."""
+    starts = _image_starts(medium, ids, visual)
     joined: list[int] = []
     tiles: list[list[Grid]] = []
     offset = 0
@@ -302,3 +303,25 @@ def _join_runs(
         tiles[-1] += layout.tiles or ((1, 1, size),)
         offset += size
     return joined, [Layout(tuple(grids)) for grids in tiles]
+
+
+def _image_starts(medium: Medium, ids: Tensor, visual: Tensor) -> set[int]:
+    """Return which of the placeholders, counted over the batch, begin an image.
+
+    A run begins one unless the marks before it are those between tiles: few, and not after a tile
+    that is marked as its image's last, as the last of every row is.
+    """
+    edge = torch.nn.functional.pad(visual, (1, 1)).int().diff(dim=1)
+    found: set[int] = set()
+    passed = 0
+    for row, edges in enumerate(edge):
+        begins, ends = edges.eq(1).nonzero().squeeze(1), edges.eq(-1).nonzero().squeeze(1)
+        apart = (begins[1:] - ends[:-1]) > medium.tiles_apart
+        if medium.marks_last_tile and len(begins):
+            marks = ids[row, (begins - 1).clamp(min=0)]
+            apart |= marks[:-1] == marks[-1]
+        new = torch.nn.functional.pad(apart, (1, 0), value=True)[: len(begins)]
+        before = passed + torch.nn.functional.pad((ends - begins).cumsum(0), (1, 0))
+        found |= set(before[:-1][new].tolist())
+        passed = int(before[-1])
+    return found

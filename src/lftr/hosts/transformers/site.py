@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import LftrError, UnsupportedModelError
+from ...errors import ArgumentError, LftrError, UnsupportedModelError
 from .api import EXPAND, Call, Expansion, check_private, returned_cache
 from .checks import Forward, check_received
 from .expand import expand_encoder_outputs
@@ -205,6 +205,13 @@ class Site:
             value = call.get(limit)
             if value is None and call.get(new) is None and getattr(config, new, None) is None:
                 value = getattr(config, limit, None)
+            if value and limit == "max_length" and ids is not None and ids.shape[1] >= value:
+                raise ArgumentError.of(
+                    limit,
+                    value,
+                    f"more than the prompt's {ids.shape[1]} columns, in the caller's own count; "
+                    f"better is {new}",
+                )
             if value:
                 found[limit] = max(int(value) - dropped, 0)
         if given is None or not found:

@@ -140,7 +140,7 @@ class Granite4Vision(LlavaNext):
     def side(self, model: Any) -> int:
         return int(super().side(model) * Fraction(model.config.downsample_rate))
 
-    def attention_layer(self, model: Any, layers: int) -> int:
+    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
         read, _ = min(model.config.deepstack_layer_map, key=lambda pair: pair[1])
         return int(max(0, layers + read if read < 0 else read - 1))
 
@@ -152,12 +152,15 @@ class Granite4Vision(LlavaNext):
 
 
 def _layout(mark: Tensor, side: int) -> Layout:
-    """Read the tiles off a packed map that is 1 at patches and 0 at newlines."""
+    """Read the tiles off a packed map that is 1 at patches and 0 at newlines.
+
+    Of a strip so thin that its tiles hold padding alone, newlines are left of them, or nothing.
+    """
     separator = mark == 0
     base: Grid = (1, side, side)
     rest = separator[side * side :]
     rows = int(rest.sum())
-    if len(rest) <= 1:  # a single view, with or without a closing newline
+    if len(rest) == rows:  # a single view, with or without a closing newline; a strip
         return Layout((base,), separator if rows else None)
     if rows == 0:
         return Layout((base, (1, 1, len(rest))))

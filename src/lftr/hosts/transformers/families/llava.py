@@ -6,21 +6,40 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ....tokens import Grid
 from .base import Family
 from .clips import VideoLlavaClips
 from .layout import Inputs, Layout, resize_pixels
 
+_STRATEGY = "vision_feature_select_strategy"
+
 
 class Llava(Family):
     """LLaVA and VipLLaVA; with a Pixtral tower, images keep their own shape."""
 
     model_types: ClassVar[Sequence[str]] = ("llava", "vipllava")
+    projector_sees_tokens = True
+
+    def shows_class_token(self, model: Any, inputs: Inputs) -> bool:
+        """Whether the class token goes on to the language model, in front of the patches.
+
+        It has no place in the grid, so it counts among the separators.
+        """
+        strategy = inputs.get(_STRATEGY) or getattr(model.config, _STRATEGY, None)
+        return strategy == "full" and self.cls_place(model) is not None
+
+    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+        first = int(self.shows_class_token(model, inputs))
+        return nn.functional.pad(patches, (0, 0, first, 0)).flatten(0, 1)
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         image_sizes = inputs.get("image_sizes")
+        if self.shows_class_token(model, inputs):
+            patches = [Layout.square(size - 1).tiles for size in sizes]
+            marks = [torch.arange(size) == 0 for size in sizes]
+            return [Layout(*one) for one in zip(patches, marks, strict=True)]
         if image_sizes is None:
             return super().layouts(model, inputs, sizes)
         patch: Any = self.module(model, self.tower).patch_size

@@ -14,6 +14,8 @@ from ....tokens import Grid
 from ..api import encoder_of
 from .layout import Inputs, Layout
 
+FEATURE_LAYER = "vision_feature_layer"  # of the configuration, and of a call
+
 
 class Medium:
     """The common case: one encoder pass, one token a patch, a square image, CLIP- or SigLIP-like.
@@ -45,6 +47,10 @@ class Medium:
     run_is_item: ClassVar[bool] = False
     # whether a run of placeholders is one row of an image, and one token stands between rows
     run_is_line: ClassVar[bool] = False
+    # how many columns may lie between the runs of two tiles of one image; 0: each is an image
+    tiles_apart: ClassVar[int] = 0
+    # whether a token of its own stands before the last tile of every image, the whole one
+    marks_last_tile: ClassVar[bool] = False
 
     @property
     def placing(self) -> tuple[str, ...]:
@@ -133,9 +139,14 @@ class Medium:
         marks = {"class_embedding", "cls_token"}
         return 0 if any(name.rsplit(".", 1)[-1] in marks for name, _ in names) else None
 
-    def attention_layer(self, model: nn.Module, layers: int) -> int:
-        """Return which of the encoder's layers makes the features that the model uses."""
-        layer = getattr(model.config, "vision_feature_layer", None)
+    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
+        """Return which of the encoder's layers makes the features that the model uses.
+
+        A call may name another one than the configuration.
+        """
+        layer = None if inputs is None else inputs.get(FEATURE_LAYER)
+        if layer is None:
+            layer = getattr(model.config, FEATURE_LAYER, None)
         if isinstance(layer, (list, tuple)):
             layer = max(index + layers + 1 if index < 0 else index for index in layer)
         if layer is None:

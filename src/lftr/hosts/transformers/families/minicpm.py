@@ -42,7 +42,7 @@ class Cropped(Medium):
             [block_mean(x, h, w, block)[0] for x, (h, w) in zip(parts, small, strict=True)]
         )
 
-    def attention_layer(self, model: nn.Module, layers: int) -> int:
+    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
         """Return the tower's last layer; the module after it is the merge inside."""
         return layers - 2
 

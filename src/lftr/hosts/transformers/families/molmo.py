@@ -46,7 +46,7 @@ class Pooled(Medium):
         rows = patches.flatten(0, 1)[index.clamp(min=0)] * inside
         return rows.sum(dim=1) / inside.sum(dim=1).clamp(min=1)
 
-    def attention_layer(self, model: Any, layers: int) -> int:
+    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
         read = model.config.adapter_config.vision_feature_layer
         return max(int(layer) % layers for layer in read)
 

@@ -127,7 +127,7 @@ class Muse(Medium):
         ]
         return torch.cat(frames)
 
-    def attention_layer(self, model: nn.Module, layers: int) -> int:
+    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
         """Return the last layer with full attention; others see their own window alone."""
         return max(self._full(model))
 

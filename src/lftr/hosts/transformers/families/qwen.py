@@ -163,7 +163,7 @@ class Glm5Next(Glm4V):
 class Windowed(Packed):
     """Qwen2.5-VL: most layers attend in windows, and tokens travel in window order."""
 
-    def attention_layer(self, model: Any, layers: int) -> int:
+    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
         """Return the last layer with full attention; others see their own window alone."""
         return int(max(self._full(model)))
 

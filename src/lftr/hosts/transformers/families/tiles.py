@@ -50,20 +50,27 @@ class Gemma3(Shuffled):
 
 
 class AyaVision(Shuffled):
-    """Aya Vision and Cohere2 Vision: each tile is an item, its patches merged by pixel shuffle."""
+    """Aya Vision and Cohere2 Vision: patches merged by pixel shuffle, one mark between tiles."""
 
     model_types: ClassVar[Sequence[str]] = ("aya_vision", "cohere2_vision")
+    tiles_apart = 1
 
     def block(self, model: Any, side: int) -> int:
         return int(model.config.downsample_factor)
 
 
 class Idefics(Shuffled):
-    """Idefics3 and SmolVLM: encoder output comes a sample at a time; each tile is an item."""
+    """Idefics3 and SmolVLM: encoder output comes a sample at a time.
+
+    Between tiles stand their row and column; before the whole image, the last one, a mark of its
+    own, after up to two line breaks.
+    """
 
     model_types: ClassVar[Sequence[str]] = ("idefics3", "smolvlm")
     tower = "vision_model"
     projector = "connector"
+    tiles_apart = 4
+    marks_last_tile = True
 
     def language_model(self, model: nn.Module) -> nn.Module:
         return self.module(model, "text_model")
@@ -112,6 +119,8 @@ class Llama4(Shuffled):
 
     model_types: ClassVar[Sequence[str]] = ("llama4",)
     features_key = "last_hidden_state"
+    tiles_apart = 2  # the end of a row, and the mark before the whole image
+    marks_last_tile = True
     tower = "vision_model"
     projector = "vision_model.vision_adapter"
 
