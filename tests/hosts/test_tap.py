@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 import lftr
-from lftr.errors import MissingEvidenceError
 from lftr.evidence import attention
 from lftr.evidence.attention import Tap, attention_modules, tapped
 from lftr.hosts.transformers import encode
@@ -30,17 +29,6 @@ def entry(request: pytest.FixtureRequest) -> ZooEntry:
     """A family whose encoder's attention can be read."""
     value: ZooEntry = request.param
     return value
-
-
-@pytest.fixture
-def entry(entry: ZooEntry) -> ZooEntry:
-    """A family whose encoder has attention that the host reads."""
-    model = entry.model()
-    try:
-        encode.choose_evidence(family_of(model), model, (("keys",),))
-    except MissingEvidenceError as missing:
-        pytest.skip(str(missing))
-    return entry
 
 
 def towers(entry: ZooEntry, kind: str = "sdpa") -> tuple[Any, list[Any]]:

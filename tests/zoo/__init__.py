@@ -30,7 +30,17 @@ from .patches import (
     NemotronHOmni,
     VideoLlama3,
 )
-from .qwen import Glm4v, Glm46V, Qwen2_5VL, Qwen2VL, Qwen3_5, Qwen3VL, Qwen3VLMoe
+from .qwen import (
+    Glm4v,
+    Glm4vMoe,
+    Glm46V,
+    Qwen2_5VL,
+    Qwen2VL,
+    Qwen3_5,
+    Qwen3_5Moe,
+    Qwen3VL,
+    Qwen3VLMoe,
+)
 from .recent import RECENT
 from .runs import Inkling, LightOnOcr
 from .square import DeepseekVL, DeepseekVLHybrid, FastVlm, Janus
@@ -52,7 +62,9 @@ FAMILIES: dict[str, ZooEntry] = {
         Qwen3VL(),
         Qwen3VLMoe(),
         Qwen3_5(),
+        Qwen3_5Moe(),
         Glm4v(),
+        Glm4vMoe(),
         Glm46V(),
         InternVL(),
         Idefics3(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     Glm46VConfig,
     Glm46VForConditionalGeneration,
     PreTrainedConfig,
@@ -21,6 +23,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
@@ -224,6 +228,17 @@ class Qwen3VL(StampedEntry):
         return Qwen3VLConfig(text_config=text, vision_config=vision, **SPECIAL)
 
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LINEAR = TEXT_CONFIG | {
+    "rope_parameters": interleaved(2, 1, 1) | {"partial_rotary_factor": 0.5},
+    "head_dim": 16,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+
+
 class Qwen3VLMoe(Qwen3VL):
     """The same with four experts, two of them active."""
 
@@ -234,9 +249,7 @@ class Qwen3VLMoe(Qwen3VL):
         text = TEXT_CONFIG | {
             "rope_parameters": interleaved(4, 2, 2),
             "head_dim": 16,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 32,
+            **EXPERTS,
         }
         vision = QWEN3_VISION | {"deepstack_visual_indexes": [0, 1, 2]}
         return Qwen3VLMoeConfig(text_config=text, vision_config=vision, **SPECIAL)
@@ -257,15 +270,18 @@ class Qwen3_5(StampedEntry):
     model_class = Qwen3_5ForConditionalGeneration
 
     def config(self) -> PreTrainedConfig:
-        text = TEXT_CONFIG | {
-            "rope_parameters": interleaved(2, 1, 1) | {"partial_rotary_factor": 0.5},
-            "head_dim": 16,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-        }
-        return Qwen3_5Config(text_config=text, vision_config=QWEN3_VISION, **SPECIAL)
+        return Qwen3_5Config(text_config=LINEAR, vision_config=QWEN3_VISION, **SPECIAL)
+
+
+class Qwen3_5Moe(Qwen3_5):
+    """The same with four experts, two of them active."""
+
+    name = "qwen3_5_moe"
+    model_class = Qwen3_5MoeForConditionalGeneration
+
+    def config(self) -> PreTrainedConfig:
+        text = LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32}
+        return Qwen3_5MoeConfig(text_config=text, vision_config=QWEN3_VISION, **SPECIAL)
 
 
 class Glm4v(ClipEntry):
@@ -280,6 +296,8 @@ class Glm4v(ClipEntry):
         upstream=MROPE | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
     )
     model_class = Glm4vForConditionalGeneration
+    config_class: type[PreTrainedConfig] = Glm4vConfig
+    experts: Mapping[str, Any] = {}
 
     def config(self) -> PreTrainedConfig:
         vision = {
@@ -299,8 +317,8 @@ class Glm4v(ClipEntry):
         }
         text = TEXT_CONFIG | {"rope_parameters": rope, "num_attention_heads": 3}
         text["num_key_value_heads"] = 1
-        return Glm4vConfig(
-            text_config=text,
+        return self.config_class(
+            text_config=text | self.experts,
             vision_config=vision,
             image_token_id=IMAGE,
             video_token_id=VIDEO,
@@ -326,6 +344,20 @@ class Glm4v(ClipEntry):
         run = [START, *[self.image_token_id(model)] * (high * wide // 4), END]
         stamped = [token for frame in range(frames) for token in (*run, 20 + frame)]
         return [model.config.video_start_token_id, *stamped, model.config.video_end_token_id]
+
+
+class Glm4vMoe(Glm4v):
+    """The same with four experts, two of them active, after one dense layer."""
+
+    name = "glm4v_moe"
+    model_class = Glm4vMoeForConditionalGeneration
+    config_class = Glm4vMoeConfig
+    experts = {  # noqa: RUF012 - read only
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+    }
 
 
 class Glm46V(Glm4v):
