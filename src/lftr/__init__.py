@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from .selection import Flow, Selection
     from .tokens import VisualTokens
+    from .verifying import Verification, verify
 
 __version__ = "0.1.0"
 _MODULES = {
@@ -54,6 +55,7 @@ _MODULES = {
     ),
     "selection": ("Flow", "Selection"),
     "tokens": ("VisualTokens",),
+    "verifying": ("Verification", "verify"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = ("bundled", "evaluation", "media", "methods", "suites")
@@ -69,6 +71,7 @@ __all__ = [
     "Preset",
     "Selection",
     "TextTower",
+    "Verification",
     "VisualTokens",
     "bundled",
     "calibrate_exit",
@@ -86,6 +89,7 @@ __all__ = [
     "restore",
     "schedules",
     "suites",
+    "verify",
 ]
 
 

@@ -18,6 +18,7 @@ from .run import run
 from .serve import serve
 from .show import show
 from .tune import tune
+from .verify import verify
 
 
 class _Group(TyperGroup):
@@ -44,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Multimodal LLMs that answer from a fraction of their visual tokens, without training.",
 )
-for _verb in (run, demo, methods, show, bench, report, tune):
+for _verb in (run, demo, methods, show, bench, report, tune, verify):
     app.command()(_verb)
 app.command("eval")(evaluate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)

@@ -1,0 +1,212 @@
+"""The checks by name: what each asks, and about which prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import LftrError
+from ..media.clip import Clip
+from ..methods import get_method
+from ..methods.inside import LayerMethod
+from ..methods.inside.fastv import FastV
+from ..prompting import Asked
+from ..reducing import reduce
+from .compare import Run, compared, forwarded, generated, one_line, plainly, refusable, second_turn
+from .hidden import Hidden, hidden_logits, layers_of
+from .judge import Figures, distance, judged
+from .recorders import LayerRecorder
+from .result import Check
+from .subject import Prompt, Skip, Subject
+from .traces import tensors
+from .truth import IDS, Truth, visual_columns
+
+SHORT = "What is in the picture?"
+LONG = "Describe everything that can be seen, from left to right, and name every colour of it."
+TWO = "What do the two pictures have in common?"
+_FRAMES = 4
+_KINDS = ("uniform", "divprune", "visionzip", "tome", "pool", "trim")
+_KINDS_INSIDE = ("pyramiddrop", "sparsevlm", "bypass", "freeze", "static-exit")
+
+Body = Callable[[Subject], Figures]
+
+
+def checks_of(full: bool) -> dict[str, Body]:
+    """Return the checks by name in their order; the last one looks at what they left behind."""
+    one, pair = (_asks([0], SHORT),), (_asks([1], SHORT), _asks([2], LONG))
+    together = (_asks([0, 1], TWO),)
+    found: dict[str, Body] = {
+        "everything kept": everything_kept,
+        "reduced": asking(one, generated()),
+        "forward": asking(one, forwarded),
+        "second turn, all ids": asking(one, second_turn(whole=True)),
+        "second turn, new ids": asking(one, second_turn(whole=False)),
+        "batch with padding": asking(pair, generated()),
+        "two images": asking(together, generated()),
+        "video": asking((_video,), generated()),
+        "inside": inside,
+    }
+    if full:
+        more: dict[str, dict[str, Any]] = {
+            "beams": {"num_beams": 3},
+            "sampling with a seed": {"do_sample": True, "top_k": 50},
+            "static cache": {"cache_implementation": "static", "disable_compile": True},
+        }
+        mixed = (_asks([0, 1], TWO), _asks([3], SHORT), _asks([2], LONG))
+        found |= {name: asking(mixed, generated(**options)) for name, options in more.items()}
+        found["prompt lookup"] = asking(together, generated(prompt_lookup_num_tokens=2))
+        found["three images"] = asking((_asks([3, 1, 2], LONG),), generated())
+        found["second turn, two images"] = asking(together, second_turn(whole=True))
+        for name in _KINDS:
+            found[f"method {name}"] = _by(name, asking(pair, generated()))
+        for name in _KINDS_INSIDE:
+            found[f"inside {name}"] = _by_inside(name)
+    return {**found, "left as it was": _left}
+
+
+def run(name: str, body: Body, subject: Subject) -> Check:
+    """Return a check's outcome. What is raised under a reduction, and is no refusal, fails it."""
+    try:
+        return judged(name, body(subject), subject.model.dtype)
+    except Skip as reason:
+        return Check(name, "skipped", reason=str(reason))
+    except torch.OutOfMemoryError as error:
+        return Check(name, "skipped", reason=f"too little memory: {one_line(error)}")
+    except Exception as error:
+        return Check(name, "failed", reason=f"{type(error).__name__}: {one_line(error)}")
+
+
+# ---- prompts -----------------------------------------------------------------------------------
+
+Asks = Callable[[Subject], Asked]
+
+
+def _asks(which: list[int], question: str) -> Asks:
+    return lambda subject: ([subject.pictures[i] for i in which], question)
+
+
+def _video(subject: Subject) -> Asked:
+    if getattr(subject.processor, "video_processor", None) is None:
+        raise Skip(f"{type(subject.processor).__name__} has no video processor")
+    size = subject.pictures[0].size
+    frames = [subject.pictures[i % 4].resize(size) for i in range(_FRAMES)]
+    return [Clip(tuple(frames), tuple(i / 2 for i in range(_FRAMES)))], SHORT
+
+
+def asking(asks: tuple[Asks, ...], way: Run) -> Body:
+    """Return a check that compares a run on some questions with the truth."""
+
+    def body(subject: Subject) -> Figures:
+        with plainly():
+            prompt = subject.prompt(*(one(subject) for one in asks))
+        return compared(subject, prompt, way)
+
+    return body
+
+
+def _by(name: str, body: Body) -> Body:
+    return lambda subject: body(dataclasses.replace(subject, method=get_method(name)))
+
+
+# ---- what is not compared with the truth before the language model -----------------------------
+
+
+def everything_kept(subject: Subject) -> Figures:
+    """Compare everything that ``forward`` and ``generate`` return, at keep=1.0, bit by bit."""
+    with plainly():
+        prompt = subject.prompt(_asks([0], SHORT)(subject))
+        plain, again = (_everything(subject, prompt) for _ in range(2))
+    with refusable(), subject.reduced(keep=1.0):
+        found = _everything(subject, prompt)
+    fault = "keep=1.0 is not the plain model bit by bit"
+    return Figures(_apart(found, plain), _apart(again, plain), fault=fault)
+
+
+def _everything(subject: Subject, prompt: Prompt) -> dict[str, torch.Tensor]:
+    """Return all tensors that come back, of hidden states and caches too."""
+    output = subject.model(**prompt.inputs, output_hidden_states=True, return_dict=True)
+    answer = subject.answer(prompt.inputs)
+    both = {"forward": output, "logits": answer.logits, "ids": answer.output.sequences}
+    return {path: x.clone() for path, x in tensors(both)}
+
+
+def _apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    return max(distance(left[path], right[path]) for path in left.keys() & right.keys())
+
+
+def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
+    """Compare a method inside the language model with columns hidden from its layers on."""
+    model = subject.model
+    method = method or subject.inside or _one_cut(subject)
+    with plainly():
+        prompt = subject.prompt(_asks([0], SHORT)(subject))
+        row, columns = prompt.inputs, visual_columns(model, prompt.inputs[IDS][0]).nonzero()[:, 0]
+        depth = len(layers_of(model))
+        answer = subject.answer(row)
+        truth = Truth(model, row, answer.tokens[0][:-1])
+        plain = distance(answer.logits[0], hidden_logits(truth, Hidden(columns)))
+    recorder = LayerRecorder(method)
+    with refusable(), subject.on(recorder):
+        answer = subject.answer(row)
+    states = method.schedule.states(depth)
+    if not recorder.said and set(states) == {"active"}:
+        raise Skip("nothing was dropped")
+    truth, hidden = Truth(model, row, answer.tokens[0][:-1]), Hidden(columns, recorder.said, states)
+    right = hidden_logits(truth, hidden)
+    figures = Figures(
+        distance(answer.logits[0], right),
+        plain,
+        distance(truth.logits(), right),
+        float(right.abs().max()),
+        "the logits are not those of the plain model with the dropped tokens hidden",
+        str(method),
+    )
+    noisy = hidden_logits(truth, dataclasses.replace(hidden, noise=True))
+    if distance(noisy, right) > figures.allowed(model.dtype):
+        raise Skip(
+            "layers of this model read tokens in other ways than by attention, so that a mask "
+            "cannot hide what was dropped"
+        )
+    return figures
+
+
+def _by_inside(name: str) -> Body:
+    return lambda subject: inside(subject, get_method(name))
+
+
+def _one_cut(subject: Subject) -> FastV:
+    """Return FastV at the first layer that the model can do with a tenth of the tokens in."""
+    refusal = "the language model has fewer than three layers"
+    for layer in range(2, len(layers_of(subject.model))):
+        try:
+            reduce(subject.model, FastV(layer=layer, keep=0.1)).remove()
+        except LftrError as error:
+            refusal = f"refused: {one_line(error)}"
+        else:
+            return FastV(layer=layer, keep=0.1)
+    raise Skip(refusal)
+
+
+def _left(subject: Subject) -> Figures:
+    """Compare what the model answers after everything with what it answered before a reduction."""
+    with plainly():
+        prompt = subject.prompt(_asks([0], SHORT)(subject))
+        plain, again = (_everything(subject, prompt) for _ in range(2))
+    try:
+        with refusable(), subject.reduced():
+            subject.answer(prompt.inputs)
+            raise _Stop
+    except _Stop:
+        pass
+    found = _everything(subject, prompt)
+    if subject.left:
+        raise LftrError(f"attributes or hooks are left on {', '.join(sorted(subject.left))}")
+    fault = "it does not answer as before, bit by bit"
+    return Figures(_apart(found, plain), _apart(again, plain), fault=fault)
+
+
+class _Stop(Exception):
+    """Ends a reduction as an error in its body would."""

@@ -1,0 +1,146 @@
+"""Comparing what a run gives, plain or reduced, with the truth."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LftrError, MissingEvidenceError, UnsupportedModelError
+from ..hosts.transformers.api import returned_cache
+from .judge import Figures, distance
+from .subject import Prompt, Skip, Subject
+from .truth import CACHE, IDS, MASK, TYPES, VISION_MASK, Truth, lengthened
+
+_FOLLOWING = 5  # tokens of a second turn; those at the end of the first say nothing odd
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Logits that a run gave of one row.
+
+    Attributes
+    ----------
+    row : int
+        Of the prompt.
+    new : sequence of int
+        Tokens that followed it.
+    logits : Tensor, shape (P, V)
+        Those after the prompt and ``places`` of these tokens.
+    places : sequence of int
+        How many of the tokens came before each of the logits.
+    """
+
+    row: int
+    new: Sequence[int]
+    logits: Tensor
+    places: Sequence[int]
+
+    def truth(self, subject: Subject, prompt: Prompt) -> Truth:
+        """Return the truth about the row and what followed it."""
+        return Truth(subject.model, prompt.rows[self.row], self.new)
+
+
+Run = Callable[[Subject, Prompt], list[Claim]]
+
+
+def generated(**options: Any) -> Run:
+    """Return a run of ``generate`` with some options; every step of every row is a claim."""
+
+    def run(subject: Subject, prompt: Prompt) -> list[Claim]:
+        answer = subject.answer(prompt.inputs, **options)
+        steps = range(subject.steps)
+        rows = zip(answer.tokens, answer.logits, strict=True)
+        return [Claim(row, new[:-1], logits, steps) for row, (new, logits) in enumerate(rows)]
+
+    return run
+
+
+def forwarded(subject: Subject, prompt: Prompt) -> list[Claim]:
+    """Call ``forward``: the last column's logits are a claim."""
+    logits = subject.model(**prompt.inputs, return_dict=True).logits[:, -1:].float().cpu()
+    return [Claim(row, (), logits[row], (0,)) for row in range(len(prompt.rows))]
+
+
+def second_turn(*, whole: bool) -> Run:
+    """Return a run of two turns, the second on the cache of the first.
+
+    Parameters
+    ----------
+    whole : bool
+        Whether the second turn is given the whole conversation, or the new ids alone.
+    """
+
+    def run(subject: Subject, prompt: Prompt) -> list[Claim]:
+        inputs, steps = prompt.inputs, subject.steps
+        first = subject.answer(inputs)
+        following = inputs[IDS][0, -_FOLLOWING:].tolist()
+        said = [*first.tokens[0], *following]
+        longer = lengthened(subject.model, inputs, said)
+        names = [name for name in longer if name == IDS or name.endswith(TYPES)]
+        given = {name: longer[name] for name in (*names, MASK, VISION_MASK) if name in longer}
+        if not whole:  # the last token of an answer is in no cache
+            given |= {name: longer[name][:, -1 - _FOLLOWING :] for name in names}
+        cache = copy.deepcopy(returned_cache(first.output))
+        second = subject.answer({**given, CACHE: cache})
+        new = [*said, *second.tokens[0][:-1]]
+        places = [*range(steps), *range(len(said), len(said) + steps)]
+        return [Claim(0, new, torch.cat([first.logits[0], second.logits[0]]), places)]
+
+    return run
+
+
+def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
+    """Compare a run under the reduction with the truth, and the plain model with its own."""
+    with plainly():
+        plain = [
+            distance(claim.logits, claim.truth(subject, prompt).logits()[list(claim.places)])
+            for claim in run(subject, prompt)
+        ]
+    with refusable(), subject.reduced() as on:
+        claims = run(subject, prompt)
+        choices = on.choices(prompt)
+    deviations, wrong, sizes = [], [], []
+    for claim in claims:
+        own, truth, places = choices[claim.row], claim.truth(subject, prompt), list(claim.places)
+        right = truth.logits(own, on.positions)[places]
+        deviations.append(distance(claim.logits, right))
+        sizes.append(float(right.abs().max()))
+        wrong.append(distance(truth.logits()[places], right))
+        if on.positions == "original" and not truth.crosses:
+            elsewhere = distance(truth.logits(own, "compact")[places], right)
+            wrong += [elsewhere] if elsewhere else []  # some models look at no positions
+    return Figures(max(deviations), max(plain), min(wrong), max(sizes))
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Skip where the plain model itself cannot do what is asked."""
+    try:
+        yield
+    except (Skip, torch.OutOfMemoryError):
+        raise
+    except LftrError as error:
+        raise Skip(one_line(error)) from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise Skip(f"the plain model cannot do this: {kind}: {one_line(error)}") from error
+
+
+@contextmanager
+def refusable() -> Iterator[None]:
+    """Skip where lftr refuses the model or the method with a reason."""
+    try:
+        yield
+    except (UnsupportedModelError, MissingEvidenceError) as error:
+        raise Skip(f"refused: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text, short and without line breaks."""
+    return " ".join(str(error).split())[:300]

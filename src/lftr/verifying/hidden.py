@@ -1,0 +1,192 @@
+"""Ground truth inside the language model: the full prompt, with what was dropped hidden by masks.
+
+Hooks of this file on the plain model's decoder layers hide the dropped columns from every query,
+put merged states in the place of their anchors, and hold tokens still in layers in which they are
+frozen or bypassed. Every step is the whole prompt anew, one unpadded row, without a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LftrError, UnsupportedModelError
+from ..hosts.transformers.api import Call, attention_of
+from .recorders import Said
+from .truth import IDS, MASK, Inputs, Truth
+
+STATES = Call.name("states")
+
+_MASKED = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What was said about one prompt.
+
+    Attributes
+    ----------
+    columns : Tensor of int64
+        The prompt's visual tokens.
+    said : sequence of Said
+        What goes, in the order of the layers.
+    states : sequence of str
+        For each layer whether visual tokens are "active", "frozen" or "bypassed".
+    noise : bool
+        Whether columns that went hold noise from then on. It must not change the logits; where it
+        does, layers read columns by other ways than a mask, and this is no truth.
+    """
+
+    columns: Tensor
+    said: Sequence[Said] = ()
+    states: Sequence[str] = ()
+    noise: bool = False
+
+    def alive(self, layer: int) -> Tensor:
+        """Return the columns of visual tokens that have not gone before a layer, ascending."""
+        columns = self.columns
+        for at, size, choice in self.said:
+            if at > layer:
+                continue
+            if len(columns) != size:
+                raise LftrError(
+                    f"before layer {at} the method was asked about {size} visual tokens where "
+                    f"{len(columns)} were left"
+                )
+            columns = columns[:0] if choice is None else columns[choice.index.cpu()]
+        return columns
+
+
+def hidden_logits(truth: Truth, hidden: Hidden) -> Tensor:
+    """Return the logits after a prompt and what follows it, with what was dropped hidden.
+
+    Returns
+    -------
+    Tensor of float32, shape (1 + len(new), V)
+        On the CPU.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model's decoder layers are not found, or its attention takes no such masks.
+    """
+    kernel = attention_of(truth.model.config.get_text_config())
+    if kernel not in ("sdpa", "eager"):
+        raise UnsupportedModelError(
+            f"the truth hides columns by masks, which {kernel!r} does not take; load the model "
+            "with attn_implementation='sdpa' for this check"
+        )
+    kinds = getattr(truth.model.config.get_text_config(), "layer_types", None) or []
+    others = sorted(set(kinds) - _MASKED)
+    if others:
+        raise UnsupportedModelError(
+            f"the truth hides columns by masks, which layers of {', '.join(others)} do not take"
+        )
+    with _hiding(layers_of(truth.model), hidden, truth.inputs[IDS].shape[1]):
+        return truth.logits()
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """Return the decoder layers of the language model.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there are none.
+    """
+    for module in model.get_decoder().modules():
+        layers = getattr(module, "layers", None)
+        if isinstance(layers, nn.ModuleList):
+            return list(layers)
+    raise UnsupportedModelError(f"no decoder layers were found in {type(model).__name__}")
+
+
+@contextmanager
+def _hiding(layers: Sequence[nn.Module], hidden: Hidden, length: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            watch = _Layer(hidden, number, length)
+            enter = layer.register_forward_pre_hook(watch.enter, with_kwargs=True)
+            leave = layer.register_forward_hook(watch.leave)
+            stack.callback(enter.remove)
+            stack.callback(leave.remove)
+        yield
+
+
+class _Layer:
+    """The hooks of one layer, for prompts of ``length`` columns."""
+
+    def __init__(self, hidden: Hidden, number: int, length: int) -> None:
+        self.hidden = hidden
+        self.number = number
+        self.alive = hidden.alive(number)
+        self.state = hidden.states[number] if hidden.states else "active"
+        self.gone = torch.zeros(length, dtype=torch.bool)
+        self.gone[hidden.columns] = True
+        self.gone[self.alive] = False
+        self.entered = torch.empty(0)
+
+    def enter(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: Inputs
+    ) -> tuple[tuple[Any, ...], Inputs]:
+        states: Tensor = args[0] if args else kwargs[STATES]
+        kwargs = {name: value for name, value in kwargs.items() if name != STATES}
+        states = self._noisy(self._merged(states))
+        self.entered = states
+        unseen = self.gone.clone()
+        unseen[self.alive] = self.state == "bypassed"
+        kwargs[MASK] = hide(kwargs.get(MASK), unseen, states)
+        return (states, *args[1:]), kwargs
+
+    def leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self.state == "active":
+            return None
+        states = output[0] if isinstance(output, tuple) else output
+        still = states.clone()
+        still[:, self.alive] = self.entered[:, self.alive].to(states.device)
+        return (still, *output[1:]) if isinstance(output, tuple) else still
+
+    def _merged(self, states: Tensor) -> Tensor:
+        """Put what merges before this layer in the place of its anchors."""
+        for at, _, choice in self.hidden.said:
+            if at == self.number and choice is not None and choice.flow is not None:
+                seen = self.hidden.alive(at - 1)
+                states = states.clone()
+                states[0, seen[choice.index.cpu()]] = choice.apply(states[0, seen])
+        return states
+
+    def _noisy(self, states: Tensor) -> Tensor:
+        if not self.hidden.noise or not bool(self.gone.any()):
+            return states
+        draw = torch.Generator().manual_seed(self.number)
+        shape = (int(self.gone.sum()), states.shape[-1])
+        noise = torch.randn(shape, generator=draw).to(states) * states.float().std().to(states)
+        states = states.clone()
+        states[0, self.gone] = noise
+        return states
+
+
+def hide(mask: Tensor | None, unseen: Tensor, states: Tensor) -> Tensor:
+    """Return a layer's mask with columns hidden from every query but (no row is empty) their own.
+
+    Parameters
+    ----------
+    mask : Tensor, optional, shape (1, 1 or H, L, L)
+        Bool, or added to the products; None is causal.
+    unseen : Tensor of bool, shape (L,)
+        The columns.
+    states : Tensor, shape (1, L, C)
+        What the layer is called with.
+    """
+    length = states.shape[1]
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()[None, None]
+    own = torch.eye(length, dtype=torch.bool)
+    gone = (unseen[None, :] & ~own).to(mask.device)
+    low = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return mask.masked_fill(gone, low)

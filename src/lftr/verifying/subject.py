@@ -1,0 +1,229 @@
+"""What is verified, on which pictures, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..budget import is_auto, parse_keep, resolve
+from ..errors import LftrError
+from ..methods.base import Method
+from ..methods.inside.base import LayerMethod
+from ..prompting import Asked, batch_inputs
+from ..reducing import reduce
+from .recorders import Recorder
+from .traces import traces
+from .truth import IDS, MASK, Choice, Inputs, visual_columns
+
+if TYPE_CHECKING:
+    from ..evidence.text import TextTower
+
+_SIZES = ((320, 240), (240, 320), (256, 256), (384, 192))
+
+
+class Skip(Exception):
+    """A check does not apply; the text says why."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Inputs of a batch, of each of its rows alone, and how many media each row shows."""
+
+    inputs: Inputs
+    rows: Sequence[Inputs]
+    media: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What ``generate`` gave for a prompt.
+
+    Attributes
+    ----------
+    tokens : list of list of int
+        Of each row, the new ones.
+    logits : list of Tensor
+        Of each row, raw: float32 ``(steps, V)``, CPU.
+    output : object
+        All that it returned.
+    """
+
+    tokens: list[list[int]]
+    logits: list[Tensor]
+    output: Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with how it is reduced and asked.
+
+    Attributes
+    ----------
+    model, processor
+        In evaluation mode; what makes its inputs.
+    method, keep, positions, text_tower
+        As `lftr.reduce` takes them.
+    inside : LayerMethod, optional
+        What is checked inside the language model; by default FastV, where the model has room.
+    pictures : sequence of PIL.Image.Image
+        At least four.
+    steps : int
+        Tokens that are generated.
+    left : set of str
+        Modules on which reductions left something.
+    """
+
+    model: Any
+    processor: Any
+    method: Method
+    keep: object
+    positions: str | None
+    inside: LayerMethod | None
+    text_tower: TextTower | None
+    pictures: Sequence[Image.Image]
+    steps: int
+    left: set[str] = field(default_factory=set)
+
+    def prompt(self, *asked: Asked) -> Prompt:
+        """Return the inputs of some questions about media.
+
+        Raises
+        ------
+        Skip
+            If the processor makes other ids of a question in a batch than alone.
+        """
+        rows = [self._inputs([one]) for one in asked]
+        media = [len(shown) for shown, _ in asked]
+        if len(asked) == 1:
+            return Prompt(rows[0], rows, media)
+        batch = self._inputs(asked)
+        for number, row in enumerate(rows):
+            if not torch.equal(batch[IDS][number][batch[MASK][number].bool()], row[IDS][0]):
+                raise Skip(f"the processor makes other ids of question {number} in a batch")
+        return Prompt(batch, rows, media)
+
+    def _inputs(self, asked: Sequence[Asked]) -> Inputs:
+        made = batch_inputs(self.processor, asked)
+        found = {name: self._moved(value) for name, value in made.items() if name != "labels"}
+        found.setdefault(MASK, torch.ones_like(found[IDS]))
+        return found
+
+    def _moved(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        dtype = self.model.dtype if value.is_floating_point() else value.dtype
+        return value.to(self.model.device, dtype)
+
+    def answer(self, inputs: Inputs, **options: Any) -> Answer:
+        """Return what ``generate`` gives: greedy, all `steps` tokens, unless options say else."""
+        settings: dict[str, Any] = {
+            "do_sample": False,
+            "num_beams": 1,
+            "max_new_tokens": self.steps,
+            "min_new_tokens": self.steps,
+            "return_dict_in_generate": True,
+            "output_logits": True,
+        }
+        device = self.model.device
+        with torch.random.fork_rng(
+            [] if device.type == "cpu" else [device], device_type=device.type
+        ):
+            torch.manual_seed(0)  # for those that sample
+            output = self.model.generate(**inputs, **settings | options)
+        tokens = output.sequences[:, -self.steps :].tolist()
+        beams = getattr(output, "beam_indices", None)
+        logits = []
+        for row in range(len(tokens)):
+            places = [row] * self.steps if beams is None else beams[row, : self.steps].tolist()
+            steps = zip(output.logits, places, strict=True)
+            logits.append(torch.stack([step[place].float().cpu() for step, place in steps]))
+        return Answer(tokens, logits, output)
+
+    @contextmanager
+    def reduced(self, keep: object = None) -> Iterator[Reduced]:
+        """Put the reduction on, with another ``keep`` if one is given; its decisions are noted."""
+        recorder = Recorder(self.method)
+        options = {
+            "keep": self.keep if keep is None else keep,
+            "positions": self.positions,
+            "processor": self.processor,
+            "text_tower": self.text_tower,
+        }
+        with self.on(recorder, **options) as reduction:
+            positions = str(reduction.host.plan.positions)
+            yield Reduced(self.model, recorder, options["keep"], positions)
+
+    @contextmanager
+    def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
+        """Put any reduction on; what it leaves on the model, which ran before, is noted."""
+        before = traces(self.model)
+        try:
+            with reduce(self.model, method, **options) as reduction:
+                yield reduction
+        finally:
+            after = traces(self.model)
+            changed = {name or "the model" for name in before if before[name] != after.get(name)}
+            self.left.update(changed)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A reduction that is on, what its method says, and how it places what stays."""
+
+    model: Any
+    recorder: Recorder
+    keep: object
+    positions: str
+
+    def choices(self, prompt: Prompt) -> list[list[Choice]]:
+        """Return what was decided about each row's items.
+
+        Raises
+        ------
+        Skip
+            If the method was asked nothing, because everything stays.
+        LftrError
+            If it was asked nothing though something is to go, or about other tokens.
+        """
+        pairs = zip(self.recorder.sizes, self.recorder.selections, strict=True)
+        decided = [Choice(size, selection) for size, selection in pairs]
+        places = [int(visual_columns(self.model, row[IDS][0]).sum()) for row in prompt.rows]
+        if not decided:
+            if self._drops(places, prompt.media):
+                raise LftrError(
+                    f"nothing was reduced at keep={self.keep}: the method was not asked"
+                )
+            raise Skip(f"every token stays at keep={self.keep}; choose a smaller one")
+        one_each = len(decided) == sum(places)  # a placeholder an item, with cross-attention
+        found: list[list[Choice]] = [[] for _ in places]
+        for row, left in enumerate(places):
+            while left > 0 and decided:
+                found[row].append(decided.pop(0))
+                left -= 1 if one_each else found[row][-1].size
+        if decided:
+            raise LftrError("the method was asked about more items than the rows have room for")
+        return found
+
+    def _drops(self, places: Sequence[int], media: Sequence[int]) -> bool:
+        """Whether a ratio must leave some row fewer tokens than it has, however they are shared."""
+        keep = self.keep if is_auto(self.keep) else parse_keep(self.keep)
+        if not isinstance(keep, float):
+            return False
+        rows = zip(places, media, strict=True)
+        return any(resolve(keep, total) + items < total for total, items in rows if total)
+
+
+def pictures(given: Sequence[Image.Image], seed: int) -> list[Image.Image]:
+    """Return at least four pictures: those given, then soft random colours in several sizes."""
+    draw = torch.Generator().manual_seed(seed)
+    drawn = []
+    for size in _SIZES[len(given) :]:
+        coarse = torch.randint(0, 256, (7, 9, 3), generator=draw, dtype=torch.uint8)
+        drawn.append(Image.fromarray(coarse.numpy()).resize(size, Image.Resampling.BICUBIC))
+    return [*(image.convert("RGB") for image in given), *drawn]

@@ -1,0 +1,34 @@
+"""Everything that a reduction could leave on a model, and every tensor of an output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def traces(model: Any) -> dict[str, Any]:
+    """Return, for each module, its attributes, its hooks, and what was put in front of methods."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        own = vars(module)
+        hooks = {key: tuple(own[key].values()) for key in own if key.endswith("_hooks")}
+        methods = {key: value for key, value in own.items() if callable(value)}
+        found[name] = (sorted(own), hooks, methods)
+    return found
+
+
+def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of an output with its place, however deep, those of caches too."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from tensors(part, f"{path}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            yield from tensors(part, f"{path}.{number}")
+    elif hasattr(value, "layers"):
+        for number, layer in enumerate(value.layers):
+            yield from tensors(vars(layer), f"{path}.{number}")

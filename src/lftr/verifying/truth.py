@@ -1,0 +1,314 @@
+"""Ground truth: the plain model, whose language model is handed fewer columns.
+
+The plain model runs on the full prompt of one row, without padding and without a cache, as far as
+its language model, and what it hands over is written down. Then it runs on a text of as many
+columns as stay, and a hook of this file puts the gathered columns in the place of what it hands
+over. Of the hosts in `lftr.hosts` nothing takes part but the names that transformers has for
+arguments, and no reduction may be on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LftrError, UnsupportedModelError
+from ..hosts.transformers.api import Call
+from ..selection import Selection
+
+IDS, EMBEDS, MASK, POSITIONS = map(Call.name, ("ids", "embeds", "mask", "positions"))
+VISION_STATES, VISION_MASK = map(Call.name, ("vision_states", "vision_mask"))
+CACHE, CACHING = map(Call.name, ("cache", "caching"))
+TYPES = "token_type_ids"  # how the names of all arguments end that give each token a type
+_PLACEHOLDERS = [f"{m}_token_{end}" for m in ("image", "video") for end in ("id", "index")]
+_SUFFIX = {"paligemma": 1}  # the type of a generated token where it is not 0: PaliGemma's suffix
+_TURNS_BY_FOUR = ("hunyuan_vl",)  # of four axes of positions, none counts the tokens there are
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided about an item of ``size`` tokens."""
+
+    size: int
+    selection: Selection
+
+    @property
+    def anchors(self) -> Tensor:
+        """Which tokens hold a slot, bool ``(size,)``."""
+        marks = torch.zeros(self.size, dtype=torch.bool)
+        marks[self.selection.index.cpu()] = True
+        return marks
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Return ``x`` ``(size, ...)`` with every slot's value in the place of its anchor."""
+        return x.index_copy(0, self.selection.index.to(x.device), self.selection.apply(x))
+
+
+class Truth:
+    """The plain model on one row, followed by some tokens.
+
+    Parameters
+    ----------
+    inputs : dict
+        The full inputs of one unpadded row.
+    new : sequence of int
+        Tokens that follow the prompt: generated, or of a later turn.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the language model is not reached, or not with embeddings.
+    """
+
+    def __init__(self, model: Any, inputs: Inputs, new: Sequence[int] = ()) -> None:
+        self.model = model
+        self.inputs = lengthened(model, inputs, new)
+        self.count = 1 + len(new)
+        self.given = handed_over(model, self.inputs)
+        self.crosses = self.given.get(VISION_STATES) is not None  # images enter by cross-attention
+
+    def logits(
+        self, choices: Sequence[Choice] | None = None, positions: str = "original"
+    ) -> Tensor:
+        """Return the logits after the prompt and after each of the tokens that follow.
+
+        Parameters
+        ----------
+        choices : sequence of Choice, optional
+            For each visual item of the row, in order: what the method chose and merged. By default
+            all tokens stay.
+        positions : {"original", "compact"}
+            Whether the columns that stay keep their places or are renumbered.
+
+        Returns
+        -------
+        Tensor of float32, shape (1 + len(new), V)
+            On the CPU.
+        """
+        if self.crosses:
+            fewer = {} if choices is None else _fewer_states(self.model, self.given, choices)
+            return self._run(self.inputs, fewer)
+        columns = _Columns.of(self.model, self.inputs[IDS][0], choices)
+        gathered = columns.gathered(self.given)
+        if (places := self._places()) is not None:
+            gathered[POSITIONS] = self._placed(columns.take(places, -1), positions)
+        if isinstance(mask := self.given.get(MASK), Mapping) or getattr(mask, "ndim", 0) == 4:
+            # made above the language model, where images see both ways: it is made for the columns
+            # that stay as it was for all
+            del gathered[MASK]
+        call = self.inputs if self._needs_pixels() else columns.text(self.inputs)
+        return self._run(call, gathered)
+
+    def _places(self) -> Tensor | None:
+        """Return the positions of the full prompt; a language model that is told none counts."""
+        places: Tensor | None = self.given.get(POSITIONS)
+        takes = inspect.signature(self.model.get_decoder().forward).parameters
+        if places is None and POSITIONS in takes:
+            embeds: Tensor = self.given[EMBEDS]
+            return torch.arange(embeds.shape[1], device=embeds.device)[None]
+        return places
+
+    def _placed(self, found: Tensor, positions: str) -> Tensor:
+        count = torch.arange(found.shape[-1], device=found.device).expand_as(found[:1])
+        if positions == "compact":
+            return count.expand_as(found).contiguous()
+        if len(found) == 4 and self.model.config.model_type not in _TURNS_BY_FOUR:
+            return torch.cat([count, found[1:]])  # M-RoPE's first axis counts the tokens there are
+        return found
+
+    def _needs_pixels(self) -> bool:
+        parameters = inspect.signature(self.model.forward).parameters
+        return "pixel_values" in parameters and (
+            parameters["pixel_values"].default is inspect.Parameter.empty
+        )
+
+    def _run(self, call: Inputs, gathered: Inputs) -> Tensor:
+        call = call | {CACHING: False, "return_dict": True}
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            call["logits_to_keep"] = self.count
+        with _handing(self.model, lambda handed: handed | gathered):
+            output = self.model(**call)
+        logits: Tensor = output.logits[0, -self.count :].float().cpu()
+        return logits
+
+
+def visual_columns(model: Any, ids: Tensor) -> Tensor:
+    """Return which columns of ``ids`` ``(L,)`` are placeholders of images or videos, bool, CPU.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model's configuration names no placeholder.
+    """
+    named = [getattr(model.config, name, None) for name in _PLACEHOLDERS]
+    known = torch.tensor([token for token in named if isinstance(token, int)])
+    if not len(known):
+        raise UnsupportedModelError(
+            f"the configuration of {type(model).__name__} has none of {', '.join(_PLACEHOLDERS)}"
+        )
+    return torch.isin(ids.cpu(), known)
+
+
+def lengthened(model: Any, inputs: Inputs, new: Sequence[int]) -> Inputs:
+    """Return the inputs of one unpadded row with the tokens ``new`` at its end."""
+    ids = torch.cat([inputs[IDS], inputs[IDS].new_tensor([list(new)], dtype=torch.long)], dim=1)
+    fill = _SUFFIX.get(model.config.model_type, 0)
+    out = {**inputs, IDS: ids, MASK: torch.ones_like(ids)}
+    for name, value in inputs.items():
+        if name.endswith(TYPES):
+            out[name] = torch.cat([value, value.new_full((1, len(new)), fill)], dim=1)
+        if name == VISION_MASK:
+            out[name] = torch.cat([value, value[:, -1:].repeat(1, len(new), 1, 1)], dim=1)
+    return out
+
+
+class _Handed(Exception):
+    """Ends a run once the language model's arguments are known."""
+
+
+def handed_over(model: Any, inputs: Inputs) -> Inputs:
+    """Return what the plain ``generate`` gives the language model for a prompt.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the language model is not reached, or not with embeddings.
+    """
+    found: Inputs = {}
+
+    def note(given: Inputs) -> Inputs:
+        found.update(given)
+        raise _Handed
+
+    settings = {"max_new_tokens": 1, "do_sample": False, "num_beams": 1, CACHING: False}
+    try:
+        with _handing(model, note):
+            model.generate(**inputs, **settings)
+    except _Handed:
+        pass
+    if found.get(EMBEDS) is None and found.get(VISION_STATES) is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} hands its language model no {EMBEDS}: nothing to gather"
+        )
+    return found
+
+
+@contextmanager
+def _handing(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
+    """Let the plain model hand its language model what ``change`` returns of the arguments."""
+    module: Any = model.get_decoder()
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
+        named = inspect.signature(module.forward).bind_partial(*args).arguments
+        return (), change({**named, **kwargs})
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns ``index`` of a prompt of ``length``: what stays of it, ``visual`` and not.
+
+    Attributes
+    ----------
+    visual : Tensor of bool, shape (length,)
+        Placeholders.
+    choices : sequence of Choice
+        What was decided about the items that stand there.
+    """
+
+    length: int
+    index: Tensor
+    visual: Tensor
+    choices: Sequence[Choice]
+
+    @classmethod
+    def of(cls, model: Any, ids: Tensor, choices: Sequence[Choice] | None) -> _Columns:
+        visual = visual_columns(model, ids)
+        there = int(visual.sum())
+        if choices is None:
+            choices = [Choice(there, Selection.everything(there))] if there else []
+        asked = sum(choice.size for choice in choices)
+        if asked != there:
+            raise LftrError(
+                f"the prompt has {there} placeholders, the method was asked about {asked} tokens"
+            )
+        keep = ~visual
+        if choices:
+            keep[visual] = torch.cat([choice.anchors for choice in choices])
+        return cls(len(ids), keep.nonzero().squeeze(1), visual, choices)
+
+    def text(self, inputs: Inputs) -> Inputs:
+        """Return a text of these columns: its embeddings and positions are to be replaced."""
+        ids: Tensor = inputs[IDS]
+        words = ids[0][~self.visual.to(ids.device)]
+        ids = self.take(ids.masked_fill(self.visual.to(ids.device), int(words[0])), 1)
+        types = {name: self.take(x, 1) for name, x in inputs.items() if name.endswith(TYPES)}
+        return {IDS: ids, MASK: torch.ones_like(ids), **types}
+
+    def gathered(self, given: Mapping[str, Any]) -> Inputs:
+        """Return the arguments of a language model at these columns, all but its positions."""
+        embeds: Tensor = given[EMBEDS]
+        seen = self.visual.nonzero().squeeze(1).to(embeds.device)
+        merged = embeds.index_copy(1, seen, self._merged(embeds[0, seen])[None])
+        own = (MASK, IDS, POSITIONS)
+        some = {n: x for n, x in given.items() if isinstance(x, (Tensor, list, tuple, dict))}
+        out = {name: self._at(value) for name, value in some.items() if name not in own}
+        out[EMBEDS] = self.take(merged, 1)
+        out[MASK] = torch.ones(out[EMBEDS].shape[:2], dtype=torch.long, device=embeds.device)
+        return out
+
+    def _at(self, value: Any) -> Any:
+        """Return an argument with what is aligned with columns, or visual tokens, gathered."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._at(one) for one in value)
+        if isinstance(value, dict):
+            return {name: self._at(one) for name, one in value.items()}
+        if not isinstance(value, Tensor) or not value.ndim:
+            return value
+        if value.ndim > 1 and value.shape[:2] == (1, self.length):
+            return self.take(value, 1)
+        if len(value) == int(self.visual.sum()):  # a row for each visual token, as DeepStack has
+            marks = torch.cat([choice.anchors for choice in self.choices])
+            return self._merged(value)[marks.to(value.device)]
+        return value
+
+    def take(self, x: Tensor, dim: int) -> Tensor:
+        """Return something aligned with the prompt at these columns."""
+        return x.index_select(dim, self.index.to(x.device))
+
+    def _merged(self, x: Tensor) -> Tensor:
+        """Return rows of visual tokens with what merges in the place of its anchor."""
+        if not self.choices:
+            return x
+        parts = zip(self.choices, x.split([choice.size for choice in self.choices]), strict=True)
+        return torch.cat([choice.spread(part) for choice, part in parts])
+
+
+def _fewer_states(model: Any, given: Mapping[str, Any], choices: Sequence[Choice]) -> Inputs:
+    """Return fewer vision states for cross-attention; the class token of each tile stays."""
+    states: Tensor = given[VISION_STATES]
+    each = states.shape[-2]  # a tile's class token and patches
+    most = int(model.config.vision_config.max_num_tiles)
+    flat = states.reshape(1, -1, states.shape[-1]).clone()
+    columns: list[int] = []
+    for number, choice in enumerate(choices):
+        first = number * most * each
+        tiles = [first + tile * each for tile in range(choice.size // (each - 1))]
+        patches = [tile + 1 + patch for tile in tiles for patch in range(each - 1)]
+        flat[0, patches] = choice.spread(flat[0, patches])
+        kept = [column for column, stays in zip(patches, choice.anchors, strict=True) if stays]
+        columns += sorted([*tiles, *kept])
+    return {VISION_STATES: flat[:, columns], VISION_MASK: given[VISION_MASK][..., columns]}

@@ -1,0 +1,78 @@
+"""`lftr verify`: the table, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from verify.support import Processor, entry_of
+
+from lftr.cli.loading import Loaded
+from lftr.hosts.transformers import prefill
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model in the place of the bundled one."""
+    entry = entry_of("llava")
+    loaded = Loaded("tiny", entry.model(), Processor(entry, entry.model()), None)
+    monkeypatch.setattr("lftr.cli.loading.load_model", lambda *given: loaded)
+
+
+@pytest.fixture
+def faulty(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that reduces nothing."""
+    monkeypatch.setattr(prefill.Prefill, "concerns", lambda self, call: False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_prints_a_table_and_the_conclusion(lftr):
+    result = lftr("verify")
+    assert result.exit_code == 0
+    assert "LlavaForConditionalGeneration (llava), float32 on cpu, sdpa" in result.stdout
+    assert result.stdout.splitlines()[-1] == "PASSED: 9 checks, 1 skipped."
+    assert "checking" in result.stderr
+
+
+@pytest.mark.usefixtures("tiny")
+def test_prints_json_and_nothing_else(reads):
+    told = reads("verify", "--method", "random", "--keep", "1/6", "--option", "seed=7")
+    assert told["ok"] is True
+    assert told["name"] == "tiny"
+    assert (told["method"], told["keep"]) == ("random(seed=7)", "1/6")
+    assert {check["verdict"] for check in told["checks"]} == {"passed", "skipped"}
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["table", "json"])
+def test_a_failure_is_said_and_exits_with_1(lftr, words):
+    result = lftr("verify", *words)
+    assert result.exit_code == 1
+    if words:
+        told = json.loads(result.stdout)
+        assert told["ok"] is False
+        assert told["conclusion"].startswith("FAILED: reduced")
+    else:
+        assert "FAILED: reduced" in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_proves_nothing_exits_with_1(lftr):
+    result = lftr("verify", "--keep", "5000")
+    assert result.exit_code == 1
+    assert "NOT PROVED" in result.stdout.splitlines()[-1]
+
+
+def test_wrong_words(fails, picture, tmp_path):
+    assert "did you mean 'divprune'" in fails("verify", "--method", "divprun")
+    assert "a file that exists" in fails("verify", tmp_path / "absent.png")
+    assert "allowed: original or compact" in fails("verify", "--positions", "middle")
+
+
+@pytest.mark.slow
+def test_the_bundled_model(reads, picture):
+    told = reads("verify", picture, "--keep", "1/16")
+    assert told["ok"] is True
+    assert told["name"] == "bundled"
+    found = {check["name"]: check["verdict"] for check in told["checks"]}
+    assert [name for name, verdict in found.items() if verdict != "passed"] == ["video"]

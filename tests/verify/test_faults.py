@@ -1,0 +1,140 @@
+"""A host that is wrong must fail: faults are put into it, and the check that sees one is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import lftr
+from lftr.hosts.transformers import descent, prefill, session, site
+from lftr.hosts.transformers.api import Call
+
+from .support import entry_of, fresh, verified
+
+Patch = pytest.MonkeyPatch
+POSITIONS, MASK, IDS = map(Call.name, ("positions", "mask", "ids"))
+
+
+def changes(patch: Patch, change: Callable[[Any, Any], dict[str, Any]]) -> None:
+    """Where the host shortens a first prompt, change its arguments by a function of both."""
+    original = prefill.Prefill.reduce
+
+    def reduce(self: Any, *given: Any) -> Any:
+        found = original(self, *given)
+        if found.call.positions is None or given[0].past:
+            return found
+        return dataclasses.replace(found, call=found.call | change(self, found.call))
+
+    patch.setattr(prefill.Prefill, "reduce", reduce)
+
+
+def shifted_by_one(patch: Patch) -> None:
+    def change(host: Any, call: Any) -> dict[str, Any]:
+        visual = host.family.visual(host.model, call[IDS])
+        return {POSITIONS: call[POSITIONS] + (visual.cumsum(dim=-1) > 0)}
+
+    changes(patch, change)
+
+
+def compact(patch: Patch) -> None:
+    def change(host: Any, call: Any) -> dict[str, Any]:
+        count = (call[MASK].cumsum(dim=-1) - 1).clamp(min=0)
+        return {POSITIONS: count.expand_as(call[POSITIONS])}
+
+    changes(patch, change)
+
+
+def without_a_mask(patch: Patch) -> None:
+    changes(patch, lambda host, call: {MASK: torch.ones_like(call[MASK])})
+
+
+def features_scaled(patch: Patch) -> None:
+    """By a few units in the last place."""
+    original = prefill.Prefill.reduce
+
+    def reduce(self: Any, *given: Any) -> Any:
+        found = original(self, *given)
+        for output in (found.call.encoded or {}).values():
+            output.pooler_output = [one * (1 + 2**-20) for one in output.pooler_output]
+        return found
+
+    patch.setattr(prefill.Prefill, "reduce", reduce)
+
+
+def another_token(patch: Patch) -> None:
+    original = prefill.choose
+
+    def choose(plan: Any, items: Any, tokens: Any) -> None:
+        original(plan, items, tokens)
+        for item in items:
+            if item.selection is not None:
+                other = (item.selection.index + 1) % item.given
+                item.selection = lftr.Selection(other.sort().values)
+
+    patch.setattr(prefill, "choose", choose)
+
+
+def the_full_prompt(patch: Patch) -> None:
+    patch.setattr(prefill.Prefill, "concerns", lambda self, call: False)
+
+
+def forgets_the_first_turn(patch: Patch) -> None:
+    patch.setattr(site, "remember", lambda cache, prompt: None)
+
+
+def drops_others_inside(patch: Patch) -> None:
+    original = descent.Rows.drop
+
+    def drop(self: Any, lost: Any) -> None:
+        wrong = {
+            row: self.visual[row].nonzero().squeeze(1)[: len(columns)]
+            for row, columns in lost.items()
+        }
+        original(self, wrong)
+
+    patch.setattr(descent.Rows, "drop", drop)
+
+
+def leaves_a_hook(patch: Patch) -> None:
+    original = session.Reduction.remove
+
+    def remove(self: Any) -> None:
+        self.host.model.register_forward_pre_hook(lambda *given: None)
+        original(self)
+
+    patch.setattr(session.Reduction, "remove", remove)
+
+
+TURNS = ["second turn, all ids", "second turn, new ids"]
+ALL = ["reduced", "forward", *TURNS, "batch with padding", "two images", "video"]
+FAULTS: dict[Callable[[Patch], None], list[str]] = {
+    shifted_by_one: ALL,
+    compact: ALL,
+    another_token: ALL,
+    the_full_prompt: ALL,
+    without_a_mask: ["batch with padding"],
+    features_scaled: ["everything kept"],
+    forgets_the_first_turn: ["second turn, all ids"],
+    drops_others_inside: ["inside"],
+    leaves_a_hook: ["left as it was"],
+}
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_is_seen(name: str, fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    entry = entry_of(name)
+    model = fresh(entry)
+    fault(monkeypatch)
+    result = verified(entry, model)
+    failed = [check.name for check in result.failed]
+    skipped = [check.name for check in result.checks if check.verdict == "skipped"]
+    assert failed == [one for one in FAULTS[fault] if one not in skipped]
+    assert not result.ok
+    assert all(one in result.conclusion for one in failed)
+    for check in result.failed:  # by its figures, or by one of lftr's own checks on the way
+        assert check.reason.startswith("LftrError") or check.deviation > check.allowed
