@@ -105,7 +105,7 @@ def test_text_only_model() -> None:
         num_attention_heads=2,
     )
     model = transformers.LlamaForCausalLM(config)
-    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM .*has no visual tokens"):
+    with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM .*has no visual tokens"):
         lftr.reduce(model, "random", keep=0.5)
 
 
