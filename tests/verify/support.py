@@ -34,6 +34,10 @@ class Processor:
         if entry in MIXED.values():
             self.video_processor = object()
 
+    def decode(self, ids: Any, **options: Any) -> str:
+        """Return words for ids, as text-guided methods with a text tower ask for them."""
+        return " ".join(map(str, ids.tolist()))
+
     def __call__(
         self,
         text: Sequence[str],

@@ -125,6 +125,11 @@ def test_a_processor_is_asked_for() -> None:
         lftr.verify(FAMILIES["llava"].model())
 
 
+def test_a_processor_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ArgumentError, match="a processor or tokenizer of transformers"):
+        lftr.verify(FAMILIES["llava"].model(), object())
+
+
 def test_models_whose_answers_are_not_settled() -> None:
     entry = entry_of("llava")
     model = fresh(entry).train()
