@@ -17,6 +17,8 @@ from zoo import FAMILIES, MIXED, VIDEOS, Image, Row, Side, Videos, ZooEntry
 from zoo.base import images_of
 
 import lftr
+from lftr.evidence.attention import attention_modules
+from lftr.hosts.transformers.families import family_of
 
 from .oracle import Choice, true_logits
 
@@ -242,6 +244,16 @@ def assert_true(prompt: Prompt, run: Run, output: Any, positions: str = "origina
         assert expected.argmax(dim=-1).tolist() == new
 
 
+def skip_unread(entry: ZooEntry) -> None:
+    """Skip a test of what is read off an encoder, of a family where nothing is."""
+    model = entry.model()
+    family = family_of(model)
+    if not family.maps_patches:
+        pytest.skip(f"{entry} encodes views of several sizes, off which nothing is read")
+    if not attention_modules(family.module(model, family.tower)):
+        pytest.skip(f"the encoder of {entry} has no attention")
+
+
 def skip_unasked(entry: ZooEntry, positions: str) -> None:
     """Skip a test of positions that the model is not told."""
     if entry.traits.unplaced and positions == "original":
@@ -287,4 +299,5 @@ __all__ = [
     "reduced",
     "seen",
     "skip_unasked",
+    "skip_unread",
 ]
