@@ -244,12 +244,17 @@ def assert_true(prompt: Prompt, run: Run, output: Any, positions: str = "origina
         assert expected.argmax(dim=-1).tolist() == new
 
 
+def skip_unmapped(entry: ZooEntry) -> None:
+    """Skip a test of what is read off an encoder's patches, where they are not told apart."""
+    if not family_of(entry.model()).maps_patches:
+        pytest.skip(f"which patches the tokens of {entry} are made of is not known")
+
+
 def skip_unread(entry: ZooEntry) -> None:
-    """Skip a test of what is read off an encoder, of a family where nothing is."""
+    """Skip a test of an encoder's attention, of a family where none is read."""
+    skip_unmapped(entry)
     model = entry.model()
     family = family_of(model)
-    if not family.maps_patches:
-        pytest.skip(f"{entry} encodes views of several sizes, off which nothing is read")
     if not attention_modules(family.module(model, family.tower)):
         pytest.skip(f"the encoder of {entry} has no attention")
 
@@ -299,5 +304,6 @@ __all__ = [
     "reduced",
     "seen",
     "skip_unasked",
+    "skip_unmapped",
     "skip_unread",
 ]
