@@ -17,8 +17,6 @@ from zoo import FAMILIES, MIXED, VIDEOS, Image, Row, Side, Videos, ZooEntry
 from zoo.base import images_of
 
 import lftr
-from lftr.evidence.attention import attention_modules
-from lftr.hosts.transformers.families import family_of
 
 from .oracle import Choice, true_logits
 
@@ -244,21 +242,6 @@ def assert_true(prompt: Prompt, run: Run, output: Any, positions: str = "origina
         assert expected.argmax(dim=-1).tolist() == new
 
 
-def skip_unmapped(entry: ZooEntry) -> None:
-    """Skip a test of what is read off an encoder's patches, where they are not told apart."""
-    if not family_of(entry.model()).maps_patches:
-        pytest.skip(f"which patches the tokens of {entry} are made of is not known")
-
-
-def skip_unread(entry: ZooEntry) -> None:
-    """Skip a test of an encoder's attention, of a family where none is read."""
-    skip_unmapped(entry)
-    model = entry.model()
-    family = family_of(model)
-    if not attention_modules(family.module(model, family.tower)):
-        pytest.skip(f"the encoder of {entry} has no attention")
-
-
 def skip_unasked(entry: ZooEntry, positions: str) -> None:
     """Skip a test of positions that the model is not told."""
     if entry.traits.unplaced and positions == "original":
@@ -304,6 +287,4 @@ __all__ = [
     "reduced",
     "seen",
     "skip_unasked",
-    "skip_unmapped",
-    "skip_unread",
 ]

@@ -21,7 +21,6 @@ from .support import (
     distance,
     reduced,
     seen,
-    skip_unmapped,
 )
 from .test_turns import Chat
 
@@ -73,7 +72,6 @@ def described(frames: Prompt, row: Row) -> lftr.VisualTokens:
 @described_alone
 def test_frame_features(frames: Prompt) -> None:
     """Frames have descriptors, and a method sees no more than it asked for."""
-    skip_unmapped(frames.entry)
     clip = described(frames, CLIP)
     assert clip.frame_features is not None
     assert clip.encoder_features is None
@@ -81,7 +79,6 @@ def test_frame_features(frames: Prompt) -> None:
 
 @described_alone
 def test_frame_features_are_those_of_the_frame_alone(frames: Prompt) -> None:
-    skip_unmapped(frames.entry)
     clip = described(frames, CLIP)
     if clip.grid is None or clip.grid[0] != 3 or frames.entry.name == "llava_onevision":
         pytest.skip(f"{frames.entry} describes tiles, several a frame, not frames")
