@@ -72,7 +72,7 @@ def test_restores_after_exceptions(entry: ZooEntry) -> None:
     with lftr.reduce(prompt.model, "lftr", keep=0.4):
         inputs = prompt.inputs()
         with pytest.raises(Exception, match=r"."):
-            prompt.model.generate(**inputs | {"pixel_values": inputs["pixel_values"][..., :3]})
+            prompt.model.generate(**inputs | {"pixel_values": inputs["pixel_values"][..., :2]})
         expected = prompt.generate().sequences
     with lftr.reduce(prompt.model, "lftr", keep=0.4):
         assert torch.equal(prompt.generate().sequences, expected)

@@ -243,6 +243,7 @@ class Inkling2(Recent):
     traits = Traits(
         container="tuple",
         ragged=True,
+        raster=True,
         stateful=True,
         sealed="neighbouring columns",
         unplaced=True,
