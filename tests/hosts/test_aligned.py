@@ -237,7 +237,6 @@ def test_what_is_no_tensor(name: str, argument: str, value: Any) -> None:
         ({"images_as_video": "yes"}, "images_as_video = 'yes'"),
         ({"images_as_video": 2}, "images_as_video = 2"),
     ],
-    ids=str,
 )
 def test_arguments_of_reduce(llava: ZooEntry, options: dict[str, Any], words: str) -> None:
     given = {"keep": 0.5} if "preset" not in options else {}
