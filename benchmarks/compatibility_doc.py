@@ -30,7 +30,12 @@ from lftr.report import Report
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "compatibility.md"
 RESULTS = HERE / "results" / "compatibility.json"
-BEFORE = {"prefill": "yes", "qformer": "yes (Q-Former)", "cross_attention": "yes (cross-attention)"}
+BEFORE = {
+    "prefill": "yes",
+    "qformer": "yes (Q-Former)",
+    "cross_attention": "yes (cross-attention)",
+    "diffusion": "yes (diffusion)",
+}
 EVIDENCE = {
     "attention": ("cls_attention", "attention_received"),
     "keys": ("keys",),
@@ -95,10 +100,10 @@ def first_release(model_type: str, releases: dict[str, list[str]]) -> str:
 def rows(releases: dict[str, list[str]]) -> list[str]:
     """Return a row for each hosted type that this release has."""
     sys.path.insert(0, str(HERE.parent / "tests"))
-    from zoo import BROKEN, FAMILIES, VIDEOS
+    from zoo import BROKEN, DIFFUSION, FAMILIES, VIDEOS
 
     models: dict[str, Any] = {}
-    for entry in FAMILIES.values():
+    for entry in (*FAMILIES.values(), DIFFUSION):
         models.setdefault(entry.model().config.model_type, entry)
     broken = {entry.model().config.model_type for entry in BROKEN.values()}
     by_class = {type(entry.model()).__name__: model_type for model_type, entry in models.items()}
