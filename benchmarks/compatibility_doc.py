@@ -24,7 +24,7 @@ from lftr.hosts.transformers.families import Family, family_of
 from lftr.hosts.transformers.families.general import General
 from lftr.hosts.transformers.families.refused import REFUSED
 from lftr.hosts.transformers.layers import LayerHost
-from lftr.methods import FastV
+from lftr.methods import StaticExit
 from lftr.report import Report
 
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def inside(model: Any, family: Family) -> str:
     """Return from which decoder layer on tokens can be dropped inside, or why not."""
     try:
         first = max(1, family.first_layer_to_reduce(model))
-        LayerHost(model, family, (FastV(layer=first, keep=0.5),), Report())
+        LayerHost(model, family, (StaticExit(layer=first),), Report())
     except LftrError as error:
         return "no: " + str(error).split(":")[0].split(";")[0]
     return f"from layer {first}"
@@ -117,12 +117,12 @@ def rows(releases: dict[str, list[str]]) -> list[str]:
         if model_type in broken:
             found.append(
                 f"| `{model_type}` | broken in transformers {transformers.__version__} itself; "
-                f"tested on {min(releases)} | | | | {since} |"
+                f"tested on {min(releases)} | | | | | {since} |"
             )
             continue
         like = model_type if model_type in models else by_class.get(name, "")
         if not like:
-            found.append(f"| `{model_type}` | not tested | | | | {since} |")
+            found.append(f"| `{model_type}` | not tested | | | | | {since} |")
             continue
         entry = models[like]
         model = entry.model()

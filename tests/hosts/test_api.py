@@ -50,6 +50,7 @@ def names_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     found |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    found |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
     return {name for name in found if isinstance(name, str)}
 
 

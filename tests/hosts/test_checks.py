@@ -50,6 +50,10 @@ def moved(call: Call) -> Call:
     return call if call.positions is None else call.but(positions=call.positions[..., 1:])
 
 
+def without_positions(call: Call) -> Call:
+    return call.but(positions=None)
+
+
 def another_cache(call: Call) -> Call:
     return call.but(cache=transformers.DynamicCache())
 
@@ -60,6 +64,7 @@ def another_cache(call: Call) -> Call:
         (shortened, "the language model got"),
         (without_mask_of_one, "the mask got"),
         (moved, "position_ids got"),
+        (without_positions, "position_ids got lost"),
     ],
 )
 def test_arguments_that_do_not_reach_the_language_model(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import ShieldGemma2Config
-from zoo import FAMILIES, ZooEntry
+from zoo import FAMILIES, VIDEOS, ZooEntry
 
 import lftr
 from lftr.errors import MissingEvidenceError, UnsupportedModelError
@@ -20,7 +20,7 @@ from .support import Prompt, assert_true, reduced
 # Llama 4 leaves its tokens in `last_hidden_state`, which only its own class knows
 READABLE = [
     entry
-    for entry in FAMILIES.values()
+    for entry in (*FAMILIES.values(), VIDEOS["qwen2_5_vl"], VIDEOS["qwen3_vl"])
     if entry.traits.container in ("list", "tuple", "tensor")
     and not entry.traits.encoder_side
     # of an Inkling, the features do not tell how many tokens an image has

@@ -134,7 +134,9 @@ def _everything(subject: Subject, prompt: Prompt) -> dict[str, torch.Tensor]:
 
 
 def _apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
-    return max(distance(left[path], right[path]) for path in left.keys() & right.keys())
+    if left.keys() != right.keys():
+        return float("inf")
+    return max(distance(left[path], right[path]) for path in left)
 
 
 def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
@@ -152,6 +154,8 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
     with refusable(), subject.on(recorder):
         answer = subject.answer(row)
     states = method.schedule.states(depth)
+    if not recorder.said and min(method.schedule.counts(len(columns), depth)) < len(columns):
+        raise LftrError(f"{method} was never asked, although its schedule drops tokens")
     if not recorder.said and set(states) == {"active"}:
         raise Skip("nothing was dropped")
     truth, hidden = Truth(model, row, answer.tokens[0][:-1]), Hidden(columns, recorder.said, states)

@@ -58,15 +58,15 @@ def judged(name: str, figures: Figures, dtype: torch.dtype) -> Check:
     """Return the check with its verdict, by the rule of this file."""
     allowed = figures.allowed(dtype)
     shown = (figures.deviation, figures.plain, allowed, figures.wrong)
+    if not figures.deviation <= allowed:
+        return Check(name, "failed", *shown, figures.fault)
     if figures.wrong is not None and not 2 * allowed < figures.wrong:
         reason = (
             f"it could tell nothing: {allowed:.2g} is allowed by the plain model's own deviation, "
             f"and what is known to be wrong is only {figures.wrong:.2g} from the truth"
         )
         return Check(name, "skipped", *shown, reason)
-    if figures.deviation <= allowed:
-        return Check(name, "passed", *shown, figures.note)
-    return Check(name, "failed", *shown, figures.fault)
+    return Check(name, "passed", *shown, figures.note)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -340,14 +340,20 @@ def takes_columns_by_row() -> bool:
     return hasattr(transformers.modeling_utils, "slice_logits_to_keep")
 
 
-def check_private(model: Any) -> None:
-    """Check that the private functions of transformers that the host calls are as it knows them.
+def check_private(model: Any, language_model: Any) -> None:
+    """Check that what the host calls and reads of transformers has the names that it knows.
 
     Raises
     ------
     UnsupportedModelError
         If one is missing or takes other arguments.
     """
+    parameters = inspect.signature(language_model.forward).parameters
+    if not set(_CACHE_NAMES) & set(parameters):
+        raise UnsupportedModelError(
+            f"{type(language_model).__name__}.forward takes no cache by the names that lftr knows "
+            f"({', '.join(_CACHE_NAMES)}); {versions()}"
+        )
     wanted = {_PLACE: 2, EXPAND: 3}
     for name, arguments in wanted.items():
         function = getattr(model, name, None)

@@ -29,6 +29,8 @@ class Forward:
         Columns that the cache held.
     cache : Cache, optional
         The cache that was given.
+    placed : bool
+        Whether positions were given.
     reached : bool
         Whether the language model was called.
     """
@@ -36,15 +38,21 @@ class Forward:
     columns: tuple[int, int] | None
     past: int
     cache: Any
+    placed: bool = False
     reached: bool = False
 
     @classmethod
     def of(cls, call: Call) -> Forward:
         """Read the call."""
-        return cls(call.columns, call.past, call.cache)
+        return cls(call.columns, call.past, call.cache, call.positions is not None)
 
-    def check_inner(self, inner: Call) -> None:
+    def check_inner(self, inner: Call, unplaced: bool) -> None:
         """Check what the language model is called with, against what the model was given.
+
+        Parameters
+        ----------
+        unplaced : bool
+            Whether the model's layers read no positions, so that it may leave them out.
 
         Raises
         ------
@@ -58,6 +66,8 @@ class Forward:
         if inner.columns != self.columns:
             raise _mismatch("the language model", f"{inner.columns} (rows, columns)", self.columns)
         positions, mask = inner.positions, inner.mask
+        if self.placed and positions is None and not unplaced:
+            raise _mismatch(Call.name("positions"), "lost on the way", f"{columns} of them")
         if isinstance(positions, Tensor) and positions.shape[-1] != columns:
             raise _mismatch(Call.name("positions"), f"{positions.shape[-1]} columns", columns)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] < self.past + columns:

@@ -15,8 +15,7 @@ def shorter_logits(
 ) -> int | Tensor:
     """Return the logits that are asked for as the model that is given the shorter prompt counts.
 
-    A number is of the last columns; where rows are padded on the right those are of the full
-    prompt, as they are for a tensor of columns.
+    A number is of the last columns of the caller's prompt, none of which may have been dropped.
 
     Parameters
     ----------
@@ -41,9 +40,13 @@ def shorter_logits(
     """
     rows, length = mask.shape
     if isinstance(asked, int):
-        if asked == 0 or pads_left(mask):
+        if asked <= 1 and pads_left(mask):
             return asked
-        asked = start + torch.arange(length - asked, length).clamp(min=0)
+        asked = min(asked, length)
+        last = torch.arange(length - asked, length, device=mask.device)
+        if pads_left(mask) and bool((columns.index[:, -asked:] == last).all()):
+            return asked
+        asked = start + last
     place = torch.full((rows, length), -1, device=mask.device)
     to = torch.arange(columns.index.shape[1], device=mask.device).expand_as(columns.index)
     place.scatter_(1, columns.index.masked_fill(~columns.real, 0), to)

@@ -115,7 +115,14 @@ class Segment:
         ``placing`` is what M-RoPE places their images and videos by, beside the token types.
         """
         given = call.positions
-        if isinstance(given, Tensor) and given.shape[-1] >= self.input_ids.shape[1]:
+        if given is not None:
+            lengths = sorted({self.input_ids.shape[1], self.full_ids.shape[1]})
+            if given.shape[-1] not in lengths:
+                raise ArgumentError.of(
+                    Call.name("positions"),
+                    tuple(given.shape),
+                    f"one for each column, {' or '.join(map(str, lengths))}",
+                )
             return self._rows(self.cut(given))
         own = {
             name: self.cut(call[name]) for name in TOKEN_TYPES if isinstance(call.get(name), Tensor)

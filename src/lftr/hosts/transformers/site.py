@@ -41,7 +41,7 @@ class Site:
         self.own: list[Any] = []  # hooks of the topmost reduction's host
         self._call = _Thread()
         if family.kind == "prefill":
-            check_private(model)
+            check_private(model, family.language_model(model))
         self.handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
@@ -267,7 +267,7 @@ class Site:
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call, top = Call.of(module.forward, args, kwargs), self.top
         if self._call.forward is not None:
-            self._call.forward.check_inner(call)
+            self._call.forward.check_inner(call, bool(self.family.unplaced))
         if top is not None and call.columns is not None:
             top.count(call.columns[1])
 

@@ -68,7 +68,8 @@ class Readable(Medium):
         self.pixels = own or self.pixels
         # whatever else the encoder takes may be what the model places its tokens by
         others = {*pixels, self.grids, "kwargs"}
-        self.timing = tuple(name for name in names if name not in others)
+        more = (name for name in names if name not in others)
+        self.timing = tuple(dict.fromkeys((*self.timing, *more)))
 
     def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int] | None:
         if isinstance(features, Tensor) and features.ndim == 2:
