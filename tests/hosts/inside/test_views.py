@@ -44,8 +44,9 @@ class Looking(lftr.LayerMethod):
 @pytest.mark.parametrize("entry", MASKED, ids=str)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_attention_of_the_last_token(entry: ZooEntry, reads: str, side: str) -> None:
-    if side == "right" and "right_padding" in entry.traits.upstream:
-        pytest.skip(entry.traits.upstream["right_padding"])
+    ability = "right_padding" if side == "right" else "batch_forward"
+    if ability in entry.traits.upstream:
+        pytest.skip(entry.traits.upstream[ability])
     prompt, method = Prompt(entry, [WIDE, PLAIN, SQUARE]), Looking(reads)
     with lftr.reduce(prompt.model, method):
         prompt.forward(side=side)
