@@ -25,6 +25,7 @@ from lftr.hosts.transformers.families.general import General
 from lftr.hosts.transformers.families.refused import REFUSED
 from lftr.hosts.transformers.layers import LayerHost
 from lftr.methods import StaticExit
+from lftr.methods.inside.schedules import Exit
 from lftr.report import Report
 
 HERE = Path(__file__).parent
@@ -72,7 +73,7 @@ def inside(model: Any, family: Family) -> str:
     """Return from which decoder layer on tokens can be dropped inside, or why not."""
     try:
         first = max(1, family.first_layer_to_reduce(model))
-        LayerHost(model, family, (StaticExit(layer=first),), Report())
+        LayerHost(model, family, (StaticExit(Exit(first)),), Report())
     except LftrError as error:
         return "no: " + str(error).split(":")[0].split(";")[0]
     return f"from layer {first}"

@@ -29,6 +29,7 @@ F32, BF16 = torch.float32, torch.bfloat16
         (0.5, 0.01, 1.0, BF16, "failed"),
         (0.5, 0.2, 2.0, BF16, "passed"),
         (0.5, 0.2, 1.0, BF16, "skipped"),  # 0.8 is allowed, and a wrong one is 1.0 away
+        (1.5, 0.2, 1.0, BF16, "failed"),  # it could tell nothing, and is wrong all the same
         (0.0, 0.0, 0.0, F32, "skipped"),
         (float("inf"), 1e-6, 1.0, F32, "failed"),
         (float("nan"), 1e-6, 1.0, F32, "failed"),
