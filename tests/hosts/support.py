@@ -41,8 +41,7 @@ CORE = {
     *("llava", "vipllava", "llava_next", "llava_onevision", "llava_onevision-videos"),
     *("qwen2_vl", "qwen2_5_vl", "qwen2_5_vl-videos", "qwen3_vl", "qwen3_vl-mixed", "qwen3_5"),
     *("glm4v", "internvl", "idefics3", "gemma3", "gemma4", "gemma4_shared", "paligemma"),
-    *("mistral3", "aya_vision", "kimi_k25", "llama4", "granite4_vision", "inkling"),
-    *("ernie4_5_vl_moe", "hunyuan_vl", "molmo2", "minicpmv4_6", "nemotron_h_omni"),
+    *("mistral3", "aya_vision", "kimi_k25", "llama4"),
 }
 HOSTED = [entry for entry in EVERY if str(entry) in CORE]
 # those whose encoder's attention can be read

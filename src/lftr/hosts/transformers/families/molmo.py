@@ -31,7 +31,11 @@ class Pooled(Medium):
         return input_ids.eq(config.image_token_id) & (in_frame == (self.name == "video"))
 
     def as_received(self, model: Any, features: Tensor) -> Tensor:
-        """Return the tokens added to the embedding of their placeholder, as the model does."""
+        """Return the tokens added to the embedding of their placeholder, as the model does.
+
+        What merges is the tokens before that: a merge whose weights do not sum to 1 (PruMerge's)
+        gives the placeholder its embedding once.
+        """
         token = torch.tensor(model.config.image_token_id, device=features.device)
         embedded: Tensor = model.get_input_embeddings()(token)
         return features + embedded.to(features)
