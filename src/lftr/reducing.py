@@ -270,7 +270,7 @@ def _check_text(text: object, processor: object, text_tower: object) -> None:
     if text is not None and not (rows and all(isinstance(row, str) for row in rows)):
         raise ArgumentError.of("text", text, "a string, or a list of one for each row")
     tokenizer = getattr(processor, "tokenizer", processor)
-    if processor is not None and not (callable(tokenizer) and hasattr(tokenizer, "decode")):
+    if processor is not None and not (callable(tokenizer) or hasattr(tokenizer, "decode")):
         raise ArgumentError.of("processor", processor, "a processor or tokenizer of transformers")
     if text_tower is not None and not isinstance(text_tower, TextTower):
         raise ArgumentError.of("text_tower", text_tower, "a lftr.TextTower")
