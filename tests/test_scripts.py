@@ -124,7 +124,7 @@ def test_older_releases_of_transformers_are_those_that_the_package_allows(clone)
     assert '"transformers>=5.18,<5.25"' in (ROOT / "pyproject.toml").read_text()
     runs = [line for line in lines if line.startswith("-m pytest")]
     assert len(runs) == len(releases)
-    assert runs[-1] == "-m pytest -n 2 tests/hosts -x"
+    assert all("tests/hosts/test_oracle.py" in run and run.endswith(" -x") for run in runs)
     assert not installed(clone("scripts/test-transformers")[1])
 
 
@@ -156,7 +156,7 @@ def test_continuous_integration_fails_with_any_part(clone, part):
     assert clone(".ci/run", fail=part)[0] != 0
 
 
-@pytest.mark.parametrize("part", ["tests/lmms", "tests/media", "tests/serving", "-n 2 tests/hosts"])
+@pytest.mark.parametrize("part", ["tests/lmms", "tests/media", "tests/serving", "-n 2 tests/hosts/test_api.py"])
 def test_continuous_integration_runs_every_environment(clone, part):
     assert any(line.startswith(f"-m pytest {part}") for line in clone(".ci/run")[1])
     assert clone(".ci/run", fail=part)[0] != 0
