@@ -156,7 +156,9 @@ def test_continuous_integration_fails_with_any_part(clone, part):
     assert clone(".ci/run", fail=part)[0] != 0
 
 
-@pytest.mark.parametrize("part", ["tests/lmms", "tests/media", "tests/serving", "-n 2 tests/hosts/test_api.py"])
+@pytest.mark.parametrize(
+    "part", ["tests/lmms", "tests/media", "tests/serving", "-n 2 tests/hosts/test_api.py"]
+)
 def test_continuous_integration_runs_every_environment(clone, part):
     assert any(line.startswith(f"-m pytest {part}") for line in clone(".ci/run")[1])
     assert clone(".ci/run", fail=part)[0] != 0

@@ -37,7 +37,7 @@ def test_every_family_with_video_is_in_the_zoo() -> None:
     from lftr.hosts.transformers.families import list_families
 
     shown = {entry.model().config.model_type for entry in VIDEOS.values()}
-    alike = {"glm4v_moe", "qwen3_5_moe"}  # what differs is behind the media
+    alike = {"glmga"}  # a class of the zoo under another name
     assert shown | alike == set(list_families(video=True))
 
 
@@ -134,6 +134,8 @@ def test_a_frame_may_lose_all_its_tokens(clips: Videos) -> None:
 
 
 def test_grids(clips: Videos) -> None:
+    if clips.name == "perception_lm":
+        pytest.skip("its clips in the zoo have two frames, and no pairs of them")
     prompt = Prompt(clips, [[2, CLIP, 3]])
     with reduced(prompt.model, keep=0.4) as run:
         prompt.generate(1)
@@ -152,7 +154,7 @@ def test_grids(clips: Videos) -> None:
 def test_frame_features(clips: Videos) -> None:
     """CLS outputs where there are any, else means of what the encoder made of the frame."""
     prompt = Prompt(clips, [[2, CLIP, 3]])
-    attends = clips.name != "gemma4_unified"  # which has no tower
+    attends = clips.name not in ("gemma4_unified", "perception_lm")  # no tower, or timm's
     needs = ("frame_features", "encoder_features", *["attention_received"] * attends)
     tokens = seen(prompt, *needs)[0].without_separators()
     frames, encoder = tokens.frame_features, tokens.encoder_features

@@ -193,6 +193,7 @@ def test_accelerate_prepares_mixed_precision(name: str, method: str) -> None:
     from accelerate.state import AcceleratorState
 
     entry = FAMILIES[name]
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have set it
     try:
         accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
         model = accelerator.prepare(fresh(entry))

@@ -67,8 +67,7 @@ class Readable(Medium):
         own = tuple(name for name in pixels if self.name == "image" or "video" in name)
         self.pixels = own or self.pixels
         # whatever else the encoder takes may be what the model places its tokens by
-        others = {*pixels, self.grids, "kwargs"}
-        more = (name for name in names if name not in others)
+        more = (n for n in names if "pixel" not in n and n not in (self.grids, "kwargs"))
         self.timing = tuple(dict.fromkeys((*self.timing, *more)))
 
     def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int] | None:
