@@ -153,8 +153,10 @@ def test_grids(clips: Videos) -> None:
 
 def test_frame_features(clips: Videos) -> None:
     """CLS outputs where there are any, else means of what the encoder made of the frame."""
+    if clips.name == "perception_lm":
+        pytest.skip("its clips in the zoo have two frames, and its tower no attention to read")
     prompt = Prompt(clips, [[2, CLIP, 3]])
-    attends = clips.name not in ("gemma4_unified", "perception_lm")  # no tower, or timm's
+    attends = clips.name != "gemma4_unified"  # which has no tower
     needs = ("frame_features", "encoder_features", *["attention_received"] * attends)
     tokens = seen(prompt, *needs)[0].without_separators()
     frames, encoder = tokens.frame_features, tokens.encoder_features
