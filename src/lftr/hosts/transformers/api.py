@@ -348,7 +348,8 @@ def check_private(model: Any, language_model: Any) -> None:
     UnsupportedModelError
         If one is missing or takes other arguments.
     """
-    parameters = inspect.signature(language_model.forward).parameters
+    # the class's own: an instance's may stand behind a wrapper of somebody else
+    parameters = inspect.signature(type(language_model).forward).parameters
     if not set(_CACHE_NAMES) & set(parameters):
         raise UnsupportedModelError(
             f"{type(language_model).__name__}.forward takes no cache by the names that lftr knows "
