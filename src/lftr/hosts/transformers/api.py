@@ -350,7 +350,8 @@ def check_private(model: Any, language_model: Any) -> None:
     """
     # the class's own: an instance's may stand behind a wrapper of somebody else
     parameters = inspect.signature(type(language_model).forward).parameters
-    if not set(_CACHE_NAMES) & set(parameters):
+    told = _ROLES["embeds"] in parameters  # not behind a wrapper that names no arguments
+    if told and not set(_CACHE_NAMES) & set(parameters):
         raise UnsupportedModelError(
             f"{type(language_model).__name__}.forward takes no cache by the names that lftr knows "
             f"({', '.join(_CACHE_NAMES)}); {versions()}"
