@@ -22,7 +22,7 @@ SKIPPED: dict[str, dict[str, str]] = {
     "llava_next": {},
     "qwen2_5_vl": {},
     "qwen3_vl": {},
-    "video_llava": {},
+    "llava_onevision": {},
     "idefics3": {},
     "gemma3": {},
     "gemma4_shared": {"inside": "share the keys"},
