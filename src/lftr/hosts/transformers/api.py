@@ -107,13 +107,20 @@ class Call(dict[str, Any]):
     def of(
         cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Call:
-        """Return the arguments of ``function(*args, **kwargs)`` by name."""
-        signature = inspect.signature(function)
-        found = dict(signature.bind_partial(*args, **kwargs).arguments)
-        for parameter in signature.parameters.values():
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                found |= found.pop(parameter.name, {})
-        return cls(found)
+        """Return the arguments of ``function(*args, **kwargs)`` by name.
+
+        Raises
+        ------
+        LftrError
+            If there are more positional arguments than the function names.
+        """
+        names = _positional(function) if args else ()
+        if len(args) > len(names):
+            raise LftrError(
+                f"{len(args)} arguments were given by position to {function}, which names "
+                f"{len(names)}; allowed: arguments by name"
+            )
+        return cls({**dict(zip(names, args, strict=False)), **kwargs})
 
     @staticmethod
     def name(role: str) -> str:
@@ -260,6 +267,13 @@ class Call(dict[str, Any]):
         return next((name for name in _CACHE_NAMES if name in self), _CACHE)
 
 
+def _positional(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that a function takes by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
 def returned_cache(output: Any) -> Any:
     """Return the cache that a model's output hands back, or None."""
     for name in _CACHE_NAMES:
@@ -348,8 +362,7 @@ def check_private(model: Any, language_model: Any) -> None:
     UnsupportedModelError
         If one is missing or takes other arguments.
     """
-    # the class's own: an instance's may stand behind a wrapper of somebody else
-    parameters = inspect.signature(type(language_model).forward).parameters
+    parameters = inspect.signature(language_model.forward).parameters
     told = _ROLES["embeds"] in parameters  # not behind a wrapper that names no arguments
     if told and not set(_CACHE_NAMES) & set(parameters):
         raise UnsupportedModelError(
