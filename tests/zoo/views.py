@@ -252,8 +252,11 @@ class Lfm2Vl(ZooEntry):
         whole = GRIDS[image.kind][1:]
         return [(4, 4)] * (rows * columns if rows * columns > 1 else 0) + [whole]
 
+    def sizes(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
+        return [height * width // 4 for height, width in self.views(image)]
+
     def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return sum(height * width // 4 for height, width in self.views(image))
+        return sum(self.sizes(model, image, alone))
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         token = self.image_token_id(model)
