@@ -135,7 +135,7 @@ def reduce(
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
-    before, count, inside = _sorted_out(method, keep)
+    before, count, inside = _planned(method, keep)
     plan = Plan(
         before,
         count,
@@ -317,20 +317,37 @@ def check_budget(method: object, keep: object) -> None:
     ArgumentError
         As `reduce` raises it.
     """
-    _sorted_out(method, keep)
+    _planned(method, keep)
 
 
-def _sorted_out(
-    method: object, keep: object
-) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
-    """Return what decides before the language model, what stays there, and what decides inside."""
+def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
+    """Return the methods before the language model, unchecked, and those inside it.
+
+    Parameters
+    ----------
+    method : str, Method or LayerMethod, or a sequence of them
+        As `reduce` takes it; names become objects.
+    """
     given = method if isinstance(method, (list, tuple)) else [method]
     found = [get_method(one) if isinstance(one, str) else one for one in given]
-    inside = tuple(one for one in found if isinstance(one, LayerMethod))
-    before = [one for one in found if not isinstance(one, LayerMethod)]
+    inside = [one for one in found if isinstance(one, LayerMethod)]
+    return [one for one in found if not isinstance(one, LayerMethod)], inside
+
+
+def _planned(
+    method: object, keep: object
+) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
+    """Return the method before the language model, what it keeps, and the methods inside.
+
+    Where only methods inside are given, everything is kept before the language model.
+    """
+    before, within = by_place(method)
+    inside = tuple(within)
     if len(before) > 1:
         raise ArgumentError.of(
-            "method", given, "one method before the language model; lftr.methods.Then joins several"
+            "method",
+            method,
+            "one method before the language model; lftr.methods.Then joins several",
         )
     if before or not inside:
         return as_method(before[0] if before else method), _parse(keep), inside

@@ -12,11 +12,10 @@ from .. import __version__
 from ..errors import ArgumentError
 from ..hosts.transformers.api import attention_of
 from ..hosts.transformers.wrapped import unwrapped
-from ..methods import get_method
 from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
-from ..reducing import as_method, reductions
+from ..reducing import as_method, by_place, reductions
 from .checks import checks_of, run
 from .result import Check as Check
 from .result import Verification as Verification
@@ -104,7 +103,7 @@ def verify(
         raise ArgumentError.of(
             "processor", None, "the model's: AutoProcessor.from_pretrained(its id or folder)"
         )
-    before, count, inside = _sorted_out(method, keep)
+    before, count, inside = _methods_to_check(method, keep)
     if not isinstance(steps, int) or steps < 2:
         raise ArgumentError.of("steps", steps, "a whole number, at least 2")
     model = unwrapped(model)
@@ -132,13 +131,13 @@ def verify(
     return Verification(found, **_described(subject))
 
 
-def _sorted_out(method: Any, keep: object) -> tuple[Method, object, LayerMethod | None]:
-    """Return what decides before the language model, how many stay there, and what inside."""
-    given = method if isinstance(method, (list, tuple)) else [method]
-    found = [get_method(one) if isinstance(one, str) else one for one in given]
-    within = [one for one in found if isinstance(one, LayerMethod)]
-    before = [one for one in found if not isinstance(one, LayerMethod)]
-    if len(within) > 1 or len(before) > 1 or not found:
+def _methods_to_check(method: object, keep: object) -> tuple[Method, object, LayerMethod | None]:
+    """Return the method before the language model, what it keeps, and the method inside.
+
+    Where only a method inside is given, the one before the language model is LFTR.
+    """
+    before, within = by_place(method)
+    if len(within) > 1 or len(before) > 1 or not (within or before):
         raise ArgumentError.of(
             "method", method, "at most one before the language model and one inside it"
         )
