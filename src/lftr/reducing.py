@@ -139,7 +139,7 @@ def reduce(
     plan = Plan(
         before,
         count,
-        positions or family.default_positions,
+        _positions(model, family, positions),
         stage,
         text,
         getattr(processor, "tokenizer", processor),
@@ -262,6 +262,24 @@ def _preset_of(
     note = preset.note(name_of(model))
     notes = () if note is None else (note,)
     return preset.method, preset.keep, preset.positions, preset.encoder, notes
+
+
+def _positions(model: Any, family: Family, asked: str | None) -> str:
+    """Return the positions of kept tokens: those asked for, or the family's default.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the family cannot keep the original ones, and they were asked for.
+    """
+    if not family.compact_only:
+        return asked or "original"
+    if asked == "original":
+        raise UnsupportedModelError(
+            f"positions = {asked!r}; {type(model).__name__} cannot keep tokens at their original "
+            f"positions: {family.compact_only}; use 'compact'"
+        )
+    return "compact"
 
 
 def _check_text(text: object, processor: object, text_tower: object) -> None:

@@ -46,13 +46,13 @@ class Forward:
         """Read the call."""
         return cls(call.columns, call.past, call.cache, call.positions is not None)
 
-    def check_inner(self, inner: Call, unplaced: bool) -> None:
+    def check_inner(self, inner: Call, told: bool) -> None:
         """Check what the language model is called with, against what the model was given.
 
         Parameters
         ----------
-        unplaced : bool
-            Whether the model's layers read no positions, so that it may leave them out.
+        told : bool
+            Whether the language model is told positions, see `Family.told_positions`.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Forward:
         if inner.columns != self.columns:
             raise _mismatch("the language model", f"{inner.columns} (rows, columns)", self.columns)
         positions, mask = inner.positions, inner.mask
-        if self.placed and positions is None and not unplaced:
+        if self.placed and positions is None and told:
             raise _mismatch(Call.name("positions"), "lost on the way", f"{columns} of them")
         if isinstance(positions, Tensor) and positions.shape[-1] != columns:
             raise _mismatch(Call.name("positions"), f"{positions.shape[-1]} columns", columns)

@@ -55,18 +55,8 @@ class Prefill:
     """Reduces the arguments of ``forward`` and ``generate`` for one model."""
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
-        if family.unplaced and plan.positions != "compact":
-            raise UnsupportedModelError(
-                f"positions = {plan.positions!r}; {type(model).__name__} cannot keep tokens where "
-                f"they were: {family.unplaced}; use 'compact'"
-            )
         self.model = model
         self.family = family
-        if family.positions_are_columns and plan.positions != "compact":
-            raise UnsupportedModelError(
-                f"positions = {plan.positions!r}; this {type(model).__name__} takes positions for "
-                "columns of its cache, which a prompt with gaps breaks: use 'compact'"
-            )
         self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
         self.evidence = choose_evidence(
             family,

@@ -65,11 +65,6 @@ class QFormerHost:
                 f"keep = 'auto'; {type(model).__name__} needs the number of tokens before the "
                 "image is encoded: give a ratio or a count"
             )
-        if plan.positions != "compact":
-            raise UnsupportedModelError(
-                f"positions = {plan.positions!r}; the queries of {type(model).__name__} have no "
-                "place in the image and its language model counts positions itself: use 'compact'"
-            )
         can = CAN if plan.stage == "llm" else FEATURES  # an encoder's states are as wide as no text
         self.evidence = evidence_of(plan.method, can, type(model).__name__)
         self.model = model

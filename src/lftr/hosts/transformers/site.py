@@ -267,7 +267,7 @@ class Site:
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call, top = Call.of(module.forward, args, kwargs), self.top
         if self._call.forward is not None:
-            self._call.forward.check_inner(call, bool(self.family.unplaced))
+            self._call.forward.check_inner(call, self.family.told_positions)
         if top is not None and call.columns is not None:
             top.count(call.columns[1])
 

@@ -25,13 +25,16 @@ class Family(Medium):
     model_types: ClassVar[Sequence[str]] = ()
     # which host: "prefill", "diffusion", "qformer" or "cross_attention"
     kind: ClassVar[str] = "prefill"
-    default_positions: str = "original"
-    # whether the language model takes positions for columns, so that a prompt must have neither
-    # gaps in its positions nor padding on its left
+    # why kept tokens cannot keep their positions but are renumbered; "" where they can keep them
+    compact_only: str = ""
+    # whether the language model takes a token's position for its column in the cache, so that a
+    # prompt must have neither gaps in its positions nor padding on its left
     positions_are_columns: bool = False
-    # why tokens cannot stay where they were, of models that do not ask where they are
-    unplaced: ClassVar[str] = ""
+    # whether the language model is told positions; else it goes by the order of the tokens
+    told_positions: ClassVar[bool] = True
     video: Medium | None = None
+    # whether the plain model takes images or videos in one call, but not both
+    one_medium: ClassVar[bool] = False
     # what else the model places its prompt by, beside ids, masks, token types, grids and seconds
     placed_by: ClassVar[tuple[str, ...]] = ()
 
@@ -46,7 +49,10 @@ class Family(Medium):
 
     def notes(self, model: Any) -> tuple[str, ...]:
         """Return what every report on this model should say."""
-        return ()
+        if self.maps_patches:
+            return ()
+        kind = model.config.model_type
+        return (f"methods see no more of a {kind} than its features and the prompt's text",)
 
     @property
     def media(self) -> tuple[Medium, ...]:
@@ -63,7 +69,19 @@ class Family(Medium):
         return 1
 
     def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
-        """Refuse media that the plain model cannot take in one call."""
+        """Refuse media that the plain model cannot take in one call.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it cannot.
+        """
+        if self.one_medium and len(media) > 1:
+            config: Any = model.config
+            raise UnsupportedModelError(
+                f"{config.model_type} takes images or videos in one call, not both: they share a "
+                "placeholder, and the model counts it for each"
+            )
 
     def counts_columns(self, model: nn.Module, positions: Tensor) -> bool:
         """Whether the first axis of ``positions`` counts columns and places no token.
@@ -142,7 +160,12 @@ class Family(Medium):
                 "indexer, which counts them by their columns in the cache, so they cannot hold "
                 "fewer tokens: choose a method that decides before the language model"
             )
-        return 1
+        return max(1, self.deepstack_layers(model))
+
+    def deepstack_layers(self, model: nn.Module) -> int:
+        """Return how many decoder layers, from the first on, DeepStack adds features to."""
+        tower = getattr(model.base_model, self.tower, None)
+        return len(getattr(tower, "deepstack_visual_indexes", None) or ())
 
 
 def _rope_axes(config: Any) -> int:

@@ -16,7 +16,10 @@ class Blip(Family):
     kind = "qformer"
     tower = "vision_model"
     projector = "language_projection"
-    default_positions = "compact"
+    compact_only = (
+        "the queries of its Q-Former have no place in the image, and its language model counts "
+        "positions itself"
+    )
 
 
 class BlipClips(Blip):

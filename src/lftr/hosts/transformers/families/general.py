@@ -105,22 +105,14 @@ class General(Readable, Family):
         return own
 
     def notes(self, model: Any) -> tuple[str, ...]:
-        model_type = model.config.model_type
-        shown = f"methods see no more of a {model_type} than its features and the prompt's text"
+        model_type, shown = model.config.model_type, super().notes(model)
         if model_type in Family.registry:
-            return (shown,)
-        return (shown, f"no test of lftr has run on {model_type} models: run `lftr verify`")
+            return shown
+        return (*shown, f"no test of lftr has run on {model_type} models: run `lftr verify`")
 
     def language_model(self, model: Any) -> nn.Module:
         path = _first(model.base_model, _LANGUAGE_MODELS, "")
         return self.module(model, path) if path else model.get_decoder()
-
-    def first_layer_to_reduce(self, model: Any) -> int:
-        """Return the layer after those that DeepStack adds features to."""
-        first = super().first_layer_to_reduce(model)
-        tower = getattr(model.base_model, self.tower, None)
-        planes = getattr(tower, "deepstack_visual_indexes", None) or ()
-        return max(first, len(planes))
 
 
 def _first(module: nn.Module, names: Sequence[str], otherwise: str) -> str:

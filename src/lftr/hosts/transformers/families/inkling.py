@@ -17,11 +17,11 @@ from .base import Family
 from .layout import Inputs, Layout, grids_of
 
 
-class Unplaced(Family):
+class ByDistance(Family):
     """The common part."""
 
-    default_positions = "compact"
-    unplaced = "its layers see how far apart tokens stand in the sequence, and no positions"
+    compact_only = "its layers see how far apart tokens stand in the sequence, and no positions"
+    told_positions = False
 
     def first_layer_to_reduce(self, model: Any) -> int:
         raise UnsupportedModelError(
@@ -31,7 +31,7 @@ class Unplaced(Family):
         )
 
 
-class Inkling(Unplaced):
+class Inkling(ByDistance):
     """Inkling: every patch is encoded alone, and nothing tells an image's shape."""
 
     model_types: ClassVar[Sequence[str]] = ("inkling_mm_model",)
@@ -46,7 +46,7 @@ class Inkling(Unplaced):
         return [Layout(((1, 1, size),)) for size in sizes]
 
 
-class Inkling2(Unplaced):
+class Inkling2(ByDistance):
     """Inkling 2: patches of all images in one sequence, a class token in front of each image's."""
 
     model_types: ClassVar[Sequence[str]] = ("inkling2", "inkling2_loop")

@@ -24,13 +24,14 @@ class LocalViews(Family):
 
     maps_patches: ClassVar[bool] = False
 
-    def notes(self, model: Any) -> tuple[str, ...]:
-        shown = f"methods see no more of a {model.config.model_type} than its features"
-        return (f"{shown} and the prompt's text",)
+    def patch(self, model: Any) -> int:
+        """Return the pixels along the side of a patch."""
+        raise TypeError(f"{type(self).__name__} must define patch(model)")
 
     def side(self, model: Any, pixels: Tensor) -> int:
-        """Tokens along the side of a view: of its patches, two convolutions leave a quarter."""
-        raise TypeError(f"{type(self).__name__} must define side(model, pixels)")
+        """Return the tokens along the side of a view: two convolutions of stride 2 shrink it."""
+        patches = pixels.shape[-1] // self.patch(model)
+        return math.ceil(math.ceil(patches / 2) / 2)
 
     def crops(self, inputs: Inputs, entries: int) -> list[int]:
         """Return how many crops each image has."""
@@ -52,9 +53,8 @@ class Step3p7(LocalViews):
     model_types: ClassVar[Sequence[str]] = ("step3p7",)
     tower = "vision_model"
 
-    def side(self, model: Any, pixels: Tensor) -> int:
-        patches = pixels.shape[-1] // int(model.config.vision_config.patch_size)
-        return _quartered(patches)
+    def patch(self, model: Any) -> int:
+        return int(model.config.vision_config.patch_size)
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         crop, whole = self.sides(model, inputs)
@@ -76,9 +76,8 @@ class UnlimitedOcr(LocalViews):
             "tokens: choose a method that decides before the language model"
         )
 
-    def side(self, model: Any, pixels: Tensor) -> int:
-        patches = pixels.shape[-1] // int(model.config.vision_config.sam_config.patch_size)
-        return _quartered(patches)
+    def patch(self, model: Any) -> int:
+        return int(model.config.vision_config.sam_config.patch_size)
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         crop, whole = self.sides(model, inputs)
@@ -89,11 +88,6 @@ class UnlimitedOcr(LocalViews):
             grids.append((1, whole, whole))
             found.append(Layout(tuple(grids), _ended(grids)))
         return found
-
-
-def _quartered(patches: int) -> int:
-    """Return what two convolutions of stride 2 leave of a side."""
-    return math.ceil(math.ceil(patches / 2) / 2)
 
 
 def _ended(grids: Sequence[Grid]) -> Tensor:

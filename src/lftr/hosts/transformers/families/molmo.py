@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
 from .base import Family
 from .layout import Inputs, Layout
 from .medium import Clips, Medium
@@ -74,10 +73,4 @@ class Molmo2(Pooled, Family):
 
     model_types: ClassVar[Sequence[str]] = ("molmo2",)
     video: Medium | None = PooledClips()
-
-    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
-        if len(media) > 1:
-            raise UnsupportedModelError(
-                f"{model.config.model_type} takes images or videos in one call, not both: they "
-                "share a placeholder, and the model counts it for each"
-            )
+    one_medium = True

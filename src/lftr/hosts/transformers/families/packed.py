@@ -15,6 +15,7 @@ from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split, grids_of
 from .medium import Clips, Medium
 from .qwen import Packed, Windowed, WindowedClips
+from .windows import InWindows
 
 
 class Exaone45(Windowed, Family):
@@ -89,15 +90,17 @@ class MiniMaxM3(MiniMax, Family):
         own = copy.copy(self)
         if self._sparse(model):
             own.positions_are_columns = True
-            own.default_positions = "compact"
+            own.compact_only = (
+                "its layers take a token's position for its column in the cache, which gaps break"
+            )
         return own
 
     def _sparse(self, model: Any) -> bool:
         return "minimax_m3_sparse" in model.config.get_text_config().layer_types
 
 
-class Muse(Medium):
-    """Muse: patches in raster order, seen in window order, folded two by two after the tower."""
+class Muse(InWindows):
+    """Muse: the tower sorts the patches by window; the projector merges them two by two."""
 
     tower = "vision_tower"
     projector = "vision_adapter"
@@ -109,37 +112,18 @@ class Muse(Medium):
         return [Layout(((t, h // side, w // side),)) for t, h, w in grids]
 
     def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
-        from transformers.vision_utils import get_vision_window_index
-
-        tower = self._tower(model)
-        window, _ = get_vision_window_index(
-            torch.as_tensor(inputs[self.grids]),
-            spatial_merge_size=tower.spatial_merge_size,
-            window_size=tower.window_size,
-            patch_size=tower.patch_size,
-        )
-        raster = torch.empty_like(patches)
-        raster[:, window.to(patches.device)] = patches
-        grids = grids_of(inputs, self.grids)
+        raster = self.in_raster(model, inputs, patches[0]).unsqueeze(0)
+        grids, side = grids_of(inputs, self.grids), self._tower(model).merge_size
         frames = [
-            block_mean(part.reshape(t, h * w, -1), h, w, tower.merge_size).flatten(0, 1)
+            block_mean(part.reshape(t, h * w, -1), h, w, side).flatten(0, 1)
             for part, (t, h, w) in zip(grid_split(raster, grids), grids, strict=True)
         ]
         return torch.cat(frames)
 
-    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
-        """Return the last layer with full attention; others see their own window alone."""
-        return max(self._full(model))
-
-    def shallow_layer(self, model: nn.Module, layers: int) -> int:
-        """Return the last layer of the first half with full attention."""
-        full = self._full(model)
-        return max((i for i in full if i < layers // 2), default=min(full))
-
     def _tower(self, model: nn.Module) -> Any:
         return self.module(model, self.tower)
 
-    def _full(self, model: nn.Module) -> list[int]:
+    def full_layers(self, model: nn.Module) -> list[int]:
         kinds = self._tower(model).config.layer_types
         return [i for i, kind in enumerate(kinds) if kind == "full_attention"]
 
@@ -274,13 +258,10 @@ class NemotronOmni(Radio, Family):
 
     model_types: ClassVar[Sequence[str]] = ("nemotron_h_omni",)
     video: Medium | None = RadioClips()
+    one_medium = True
 
     def check_together(self, model: Any, media: Sequence[Medium]) -> None:
-        if len(media) > 1:
-            raise UnsupportedModelError(
-                f"{model.config.model_type} takes images or videos in one call, not both: they "
-                "share a placeholder, and the model counts it for each"
-            )
+        super().check_together(model, media)
         if getattr(model.config, "video_pruning_rate", 0) and media and media[0].name == "video":
             raise UnsupportedModelError(
                 f"video_pruning_rate = {model.config.video_pruning_rate}; the model drops tokens "

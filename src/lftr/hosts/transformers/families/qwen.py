@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
 from ....tokens import Grid
 from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split, grids_of, resize_pixels
 from .medium import Clips, Medium
+from .windows import InWindows
 
 
 class Packed(Medium):
@@ -111,11 +111,6 @@ class QwenVL(Packed, Family):
     )
     video: Medium | None = PackedClips()
 
-    def first_layer_to_reduce(self, model: Any) -> int:
-        """Return the layer after those that DeepStack adds features to."""
-        planes = getattr(model.base_model.visual, "deepstack_visual_indexes", None) or ()
-        return max(super().first_layer_to_reduce(model), len(planes))
-
 
 class Convolved(Packed):
     """GLM-4V: a convolution merges the patches before the merger sees them.
@@ -142,54 +137,25 @@ class Glm4V(Convolved, QwenVL):
 
     model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
     video: Medium | None = ConvolvedClips()
-
-    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
-        if len(media) > 1:
-            raise UnsupportedModelError(
-                f"{model.config.model_type} takes images or videos in one call, not both: they "
-                "share a placeholder, and the model counts it for each"
-            )
+    one_medium = True
 
 
 class Glm5Next(Glm4V):
     """GLM-5 Next, which tells the placeholders of images and clips apart in one call."""
 
     model_types: ClassVar[Sequence[str]] = ("glm5_next",)
-
-    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
-        """Any media go together."""
+    one_medium = False
 
 
-class Windowed(Packed):
-    """Qwen2.5-VL: most layers attend in windows, and tokens travel in window order."""
+class Windowed(InWindows, Packed):
+    """Qwen2.5-VL: the tower sorts the tokens, groups of patches, by window."""
 
-    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
-        """Return the last layer with full attention; others see their own window alone."""
-        return int(max(self._full(model)))
-
-    def shallow_layer(self, model: Any, layers: int) -> int:
-        """Return the last layer of the first half with full attention: 16 of 32, from one."""
-        full = self._full(model)
-        return int(max((i for i in full if i < layers // 2), default=min(full)))
-
-    def _full(self, model: nn.Module) -> Sequence[int]:
+    def full_layers(self, model: Any) -> Sequence[int]:
         tower: Any = self.module(model, self.tower)
         return tower.fullatt_block_indexes  # type: ignore[no-any-return]
 
     def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
-        from transformers.vision_utils import get_vision_window_index
-
-        visual: Any = self.module(model, self.tower)
-        window, _ = get_vision_window_index(
-            torch.as_tensor(inputs[self.grids]),
-            spatial_merge_size=visual.spatial_merge_size,
-            window_size=visual.window_size,
-            patch_size=visual.patch_size,
-        )
-        tokens = super().to_tokens(model, inputs, patches)
-        raster = torch.empty_like(tokens)
-        raster[window.to(tokens.device)] = tokens
-        return raster
+        return self.in_raster(model, inputs, super().to_tokens(model, inputs, patches))
 
 
 class WindowedClips(Clips, Windowed):

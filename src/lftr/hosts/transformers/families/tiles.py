@@ -99,10 +99,8 @@ class GraniteDocling(Idefics):
         side = square_side(patches)
         return block_mean(patches, side, side, self._shrinks(model, inputs)).flatten(0, 1)
 
-    def first_layer_to_reduce(self, model: Any) -> int:
-        """Return the layer after those that DeepStack adds features to."""
-        planes = model.config.vision_config.deepstack_visual_indexes
-        return max(super().first_layer_to_reduce(model), len(planes))
+    def deepstack_layers(self, model: Any) -> int:
+        return len(model.config.vision_config.deepstack_visual_indexes)
 
     def _shrinks(self, model: Any, inputs: Inputs) -> int:
         """Patches along the side of a token."""
