@@ -42,6 +42,7 @@ ARGUMENTS = {
     "encoder_attention_mask",
     "cross_attention_states",
     "cross_attention_mask",
+    "generation_config",
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..evaluation.settings import Setting
+from ..hosts.transformers.api import Model
 from ..hosts.transformers.clock import Clock
 from ..hosts.transformers.families import Family, family_of
 from .call import Call
@@ -94,7 +95,7 @@ def reading(clock: Clock, name: str) -> float:
 
 
 @contextmanager
-def _encoder_laps(model: nn.Module, family: Family) -> Iterator[Clock | None]:
+def _encoder_laps(model: Model, family: Family) -> Iterator[Clock | None]:
     """Time the vision tower where the host leaves encoding to the model; else it does so itself."""
     if family.kind == "prefill":
         yield None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .api import Cache
 from .layer_cache import Held, layer_sizes
 from .layer_masks import layer_mask, rows_of
 
@@ -53,7 +54,7 @@ class Along:
             self._known[key] = rows_of(value, rows), value, rows
         return self._known[key][0]
 
-    def keys(self, number: int, new: Tensor, cache: Any) -> Tensor:
+    def keys(self, number: int, new: Tensor, cache: Cache | None) -> Tensor:
         """Return the columns behind a layer's keys, as many as its kernel will be given.
 
         Parameters

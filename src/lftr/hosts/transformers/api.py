@@ -56,6 +56,7 @@ _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
 # What a layer has that says whether its backward pass runs it again.
 CHECKPOINTED = "gradient_checkpointing"
+GENERATION = "generation_config"  # the argument of ``generate`` that holds its options
 EXPAND = "_expand_multimodal_outputs"
 _PLACE = "_prepare_position_ids_for_generation"
 
@@ -63,38 +64,41 @@ _PLACE = "_prepare_position_ids_for_generation"
 class CacheLayer(Protocol):
     """One layer of a cache, as far as lftr reads it."""
 
+    keys: Tensor
+    values: Tensor
     is_sliding: bool
     is_compileable: bool
+    is_initialized: bool
+    sliding_window: int
 
-    def get_seq_length(self) -> Any:
+    def get_seq_length(self) -> int | Tensor:
         """Return how many columns were cached."""
 
-    def get_mask_sizes(self, query_length: int) -> tuple[Any, Any]:
-        """Return how many keys the next call sees, and the first one's column."""
+    def get_mask_sizes(self, query_length: int) -> tuple[int | Tensor, int | Tensor]:
+        """Return how many keys the next call sees, and the column of the first."""
 
 
 class Cache(Protocol):
     """A cache of keys and values, as far as lftr reads it."""
 
-    layers: list[Any]
+    layers: list[CacheLayer]
 
-    def get_seq_length(self, layer_idx: int = 0) -> Any:
+    def get_seq_length(self, layer_idx: int = 0) -> int | Tensor:
         """Return how many columns were cached."""
 
 
 class Model(Protocol):
-    """A model with its head, as far as the hosts read it."""
+    """A model with its head, as far as the hosts use it."""
 
     config: Any
     generation_config: Any
     device: Any
     base_model: Any
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model."""
-
-    def get_input_embeddings(self) -> Any:
-        """Return the embedding of the token ids."""
+    forward: Callable[..., Any]
+    get_input_embeddings: Callable[..., Any]
+    get_decoder: Callable[..., Any]
+    register_forward_pre_hook: Callable[..., Any]
+    register_forward_hook: Callable[..., Any]
 
 
 class Call(dict[str, Any]):
@@ -231,7 +235,7 @@ class Call(dict[str, Any]):
         return self.get(_ROLES["canvas_mask"])
 
     @property
-    def cache(self) -> Any:
+    def cache(self) -> Cache | None:
         """The cache that the call reads and fills."""
         return next((self[name] for name in _CACHE_NAMES if self.get(name) is not None), None)
 
@@ -274,16 +278,17 @@ def _positional(function: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
-def returned_cache(output: Any) -> Any:
+def returned_cache(output: Any) -> Cache | None:
     """Return the cache that a model's output hands back, or None."""
     for name in _CACHE_NAMES:
         if isinstance(output, Mapping) and name in output:
-            return output[name]
+            cache: Cache | None = output[name]
+            return cache
     parts = output if isinstance(output, tuple) else ()
     return next((part for part in parts if isinstance(part, transformers.Cache)), None)
 
 
-def extra_outputs(model: Any, medium: str, call: Mapping[str, Any]) -> dict[str, Any]:
+def extra_outputs(model: Model, medium: str, call: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that ask the encoder, too, for hidden states and attentions.
 
     From transformers 5.24 on a model's output carries the encoder's. Only some forwards hand the
@@ -316,12 +321,18 @@ def attention_of(config: Any) -> str:
     return str(config._attn_implementation)
 
 
-def encoder_of(model: Any, medium: str) -> Any:
+def encoder_of(model: Model, medium: str) -> Any:
     """Return the model's function that encodes images or videos, or None."""
     return getattr(model.base_model, f"get_{medium}_features", None)
 
 
-def prompt_positions(model: Any, call: Call) -> Tensor:
+def generation_setting(model: Model, call: Call, name: str) -> Any:
+    """Return an option of ``generate``: the call's own, else its configuration's, else None."""
+    config = call.get(GENERATION) or model.generation_config
+    return call.get(name, getattr(config, name, None))
+
+
+def prompt_positions(model: Model, call: Call) -> Tensor:
     """Return the positions that ``generate`` gives a prompt, ``(..., B, L)``."""
     placed: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
     return placed
@@ -343,7 +354,7 @@ class Expansion(NamedTuple):
         return cls(call["input_ids"], call["mm_encoder_output"], call.get("expand_size", 1))
 
 
-def takes_encoded(model: Any) -> bool:
+def takes_encoded(model: Model) -> bool:
     """Whether a model's forward takes encoder outputs that were made before the call."""
     functions = (model.forward, model.base_model.forward)
     return all(_ROLES["encoded"] in inspect.signature(one).parameters for one in functions)
@@ -354,7 +365,7 @@ def takes_columns_by_row() -> bool:
     return hasattr(transformers.modeling_utils, "slice_logits_to_keep")
 
 
-def check_private(model: Any, language_model: Any) -> None:
+def check_private(model: Model, language_model: Any) -> None:
     """Check that what the host calls and reads of transformers has the names that it knows.
 
     Raises

@@ -8,12 +8,11 @@ They read shapes and lengths alone, some microseconds a forward.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from ...errors import ArgumentError, LftrError, UnsupportedModelError
-from .api import Call, versions
+from .api import Cache, Call, versions
 from .layer_cache import held_by, whole_layers
 
 
@@ -37,7 +36,7 @@ class Forward:
 
     columns: tuple[int, int] | None
     past: int
-    cache: Any
+    cache: Cache | None
     placed: bool = False
     reached: bool = False
 
@@ -78,7 +77,7 @@ class Forward:
                 f"without the conversation so far; {versions()}"
             )
 
-    def check_end(self, cache: Any) -> None:
+    def check_end(self, cache: Cache | None) -> None:
         """Check that the language model ran, and that every layer cached what it was sent.
 
         Parameters

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import UnsupportedModelError
 from ...report import Report
 from ...selection import Selection
-from .api import Call
+from .api import Call, Model
 from .clock import Clock
 from .families import Family, Layout
 from .module import FEATURES, choose_rows, evidence_of
@@ -21,6 +21,7 @@ from .plan import Item, Plan, Reduced, drops, write_report
 from .texts import row_texts
 
 CAN = FEATURES | {"text_token_embeds"}
+_NAME = "_lftr_vision"  # the attribute of a cache that holds which vision states are kept
 _STATIC = ("static", "offloaded_static")
 
 
@@ -63,7 +64,7 @@ class CrossAttentionHost:
     masks over the vision states are made anew at every step.
     """
 
-    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+    def __init__(self, model: Model, family: Family, plan: Plan) -> None:
         self.evidence = evidence_of(plan.method, CAN, type(model).__name__)
         self.model = model
         self.family = family
@@ -108,9 +109,9 @@ class CrossAttentionHost:
             index, real, states = self._reduce(images, states)
             call = call.but(vision_states=states)
             if cache is not None:
-                cache._lftr_vision = (index, real)
+                setattr(cache, _NAME, (index, real))
         else:
-            index, real = getattr(cache, "_lftr_vision", (None, None))
+            index, real = getattr(cache, _NAME, (None, None))
         if index is None or real is None:
             return args, call
         return args, call.but(vision_mask=_columns(call, index, real))

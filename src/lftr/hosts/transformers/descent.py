@@ -13,7 +13,7 @@ from ...evidence.attention import attention_modules, unread
 from ...methods.inside.base import Heads
 from ...report import LayerReport, Report
 from .along import Along
-from .api import Call, versions
+from .api import Cache, Call, versions
 from .heads import Capture, chooses_keys, start_layer
 from .layer_cache import Held, cache_bytes, hold, layer_sizes
 from .layer_masks import layer_mask, local_mask
@@ -63,7 +63,7 @@ class Descent:
         self.decisions = {} if decisions is None else decisions
         self.again = bool(decisions)
         self.along = Along(self.rows.everything, past, held, host.depth)
-        self.cache: Any = None
+        self.cache: Cache | None = None
         self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
         self.captures: dict[int, Capture] = {}
         self.prompts = [
@@ -243,7 +243,7 @@ class Descent:
         columns = self._keys(number, alive)
         key = told.key
         if self.past and self.cache is not None and number < len(self.cache.layers):
-            key = torch.cat([self._cached_keys(number, key).to(key.device), key], dim=2)
+            key = torch.cat([self._cached_keys(self.cache, number, key).to(key.device), key], dim=2)
         mask = None
         if isinstance(full, Tensor) and full.ndim == 4:
             last = self.along.columns(alive.gather(1, place))
@@ -261,9 +261,9 @@ class Descent:
             )
         return found
 
-    def _cached_keys(self, number: int, new: Tensor) -> Tensor:
+    def _cached_keys(self, cache: Cache, number: int, new: Tensor) -> Tensor:
         """Return the keys that a layer has cached and will show to the kernel with ``new``."""
-        layer = self.cache.layers[number]
+        layer = cache.layers[number]
         own = layer.keys.ndim == 4 and layer.keys.shape[1::2] == new.shape[1::2]  # not compressed
         if not own or (layer.is_sliding and layer.is_compileable):
             raise UnsupportedModelError(
@@ -272,8 +272,8 @@ class Descent:
             )
         held = self.held or Held.everything(self.host.depth, self.past)
         entries = held.entries(number)
-        _, offset = layer_sizes(self.cache, number, new.shape[2])
-        keys: Tensor = layer.keys[:, :, :entries]
+        _, offset = layer_sizes(cache, number, new.shape[2])
+        keys = layer.keys[:, :, :entries]
         return keys[:, :, keys.shape[2] - (entries - offset) :]
 
     def _heads(self, number: int, capture: Capture, row: int) -> Heads:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, UnsupportedModelError
 from ...report import Report
-from .api import Call
+from .api import Call, generation_setting
 from .layer_cache import held_by
 from .layer_masks import layer_mask
 from .plan import Reduced
@@ -98,10 +98,11 @@ class _Seen:
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         call = Call(kwargs)
-        held = None if call.cache is None else held_by(call.cache)
-        if held is None:
+        cache = call.cache
+        held = held_by(cache)
+        if cache is None or held is None:
             return None
-        cached = call.cache.layers[self.number]
+        cached = cache.layers[self.number]
         if cached.is_compileable:
             raise UnsupportedModelError(
                 "a static cache whose layers hold different tokens cannot be denoised beside; use "
@@ -170,9 +171,8 @@ class DiffusionSite(Site):
 
     def _check_compiled(self, call: Call) -> None:
         """Refuse hooks where ``generate`` compiles the model as one graph."""
-        config = call.get("generation_config") or self.model.generation_config
-        kind = call.get("cache_implementation", getattr(config, "cache_implementation", None))
-        whole = call.get("disable_compile", getattr(config, "disable_compile", None))
+        kind = generation_setting(self.model, call, "cache_implementation")
+        whole = generation_setting(self.model, call, "disable_compile")
         if kind is not None and "static" in kind and not whole:
             raise UnsupportedModelError(
                 f"cache_implementation = {kind!r} compiles the model, and positions='original' "

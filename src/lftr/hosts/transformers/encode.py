@@ -21,7 +21,7 @@ from ...methods.base import Evidence
 from ...methods.encoder import EncoderMerge
 from ...selection import Selection
 from ...tokens import PROVIDERS
-from .api import Call, encoder_of, extra_outputs
+from .api import Call, Model, encoder_of, extra_outputs
 from .encoder_merge import Merged, Merging, TapOf
 from .families import Clips, Family, Medium
 from .families.medium import FEATURE_LAYER
@@ -57,7 +57,7 @@ class Encoded:
 
 def choose_evidence(
     family: Family,
-    model: nn.Module,
+    model: Model,
     needs: Evidence,
     *,
     has_tower: bool = False,
@@ -97,14 +97,14 @@ def choose_evidence(
     return frozenset(chosen)
 
 
-def encoder_arguments(medium: Medium, model: Any, call: Call) -> dict[str, Any]:
+def encoder_arguments(medium: Medium, model: Model, call: Call) -> dict[str, Any]:
     """Return those of a call's arguments that the encoder of a medium takes."""
     names = inspect.signature(medium.encoder(model)).parameters
     own = {name: call[name] for name in names if call.get(name) is not None}
     return own | extra_outputs(model, medium.name, call)
 
 
-def encoder_names(family: Family, model: Any) -> set[str]:
+def encoder_names(family: Family, model: Model) -> set[str]:
     """Return the names that generate hands to encoders and to no one else."""
     functions = [encoder_of(model, name) for name in (Medium.name, Clips.name)]
     functions += [medium.encoder(model) for medium in family.media]
@@ -114,7 +114,7 @@ def encoder_names(family: Family, model: Any) -> set[str]:
 
 def encode(
     medium: Medium,
-    model: Any,
+    model: Model,
     arguments: Mapping[str, Any],
     evidence: Iterable[str],
     merge: EncoderMerge | None = None,
@@ -135,7 +135,7 @@ def encode(
 
 def _encode(
     medium: Medium,
-    model: Any,
+    model: Model,
     arguments: Mapping[str, Any],
     evidence: Iterable[str],
     merge: EncoderMerge | None,
@@ -164,7 +164,7 @@ def _encode(
     return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
 
 
-def _check_layer(model: Any, arguments: Mapping[str, Any]) -> None:
+def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
     """Refuse to merge up to another layer than the one that the merges were planned for."""
     layer, own = arguments.get(FEATURE_LAYER), getattr(model.config, FEATURE_LAYER, None)
     if layer is not None and layer != own:
@@ -176,7 +176,7 @@ def _check_layer(model: Any, arguments: Mapping[str, Any]) -> None:
 class _Reading:
     """The evidence of one pass of the encoder."""
 
-    def __init__(self, medium: Medium, model: Any, wanted: frozenset[str]) -> None:
+    def __init__(self, medium: Medium, model: Model, wanted: frozenset[str]) -> None:
         self.medium = medium
         self.model = model
         self.wanted = wanted

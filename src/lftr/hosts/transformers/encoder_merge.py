@@ -24,7 +24,7 @@ from ...methods.encoder import EncoderMerge, MergingLayer
 from ...methods.operations.composing import after, identity
 from ...selection import Flow, Selection
 from ...tokens import VisualTokens
-from .api import Call, attention_of
+from .api import Call, Model, attention_of
 from .checkpointing import run_once
 from .families import Family, Medium
 
@@ -47,7 +47,7 @@ class Merged:
     selection: Selection
 
 
-def check_merge(model: Any, family: Family, merge: object, method: Method) -> EncoderMerge:
+def check_merge(model: Model, family: Family, merge: object, method: Method) -> EncoderMerge:
     """Return ``merge`` if it can run in this model's encoder, before ``method``.
 
     Raises

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
+from .api import Model
 from .families import Family, Medium
 from .shown import contained
 
 
 def expand_encoder_outputs(
-    model: Any, family: Family, input_ids: Tensor, outputs: dict[str, Any], size: int
+    model: Model, family: Family, input_ids: Tensor, outputs: dict[str, Any], size: int
 ) -> dict[str, Any]:
     """Repeat each row's visual tokens ``size`` times, as ``input_ids`` are about to be.
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .api import Call, attention_of
+from .api import Call, Model, attention_of
 from .families import Family
 
 
-def reads_gaps(model: Any) -> bool:
+def reads_gaps(model: Model) -> bool:
     """Whether the model's kernels look for gaps."""
     return "flash" in attention_of(model.config.get_text_config())
 
 
-def hide_positions(model: Any, family: Family) -> list[Any]:
+def hide_positions(model: Model, family: Family) -> list[Any]:
     """Attach to the decoder's layers where that is needed; returns the hooks' handles."""
     if not reads_gaps(model):
         return []

@@ -22,7 +22,7 @@ from ...evidence.attention import attention_modules, tapped
 from ...methods.inside import LayerMethod
 from ...methods.inside.schedules import State
 from ...report import Report
-from .api import Call, attention_of
+from .api import Call, Model, attention_of
 from .checkpointing import run_once
 from .checks import check_unpacked
 from .descent import Descent
@@ -49,7 +49,7 @@ class LayerHost:
     """
 
     def __init__(
-        self, model: Any, family: Family, methods: Sequence[LayerMethod], report: Report
+        self, model: Model, family: Family, methods: Sequence[LayerMethod], report: Report
     ) -> None:
         self.model = model
         self.family = family

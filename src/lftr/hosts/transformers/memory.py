@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
-
 if TYPE_CHECKING:
+    from .api import Model
     from .encode import Encoded
 
 Run = Callable[[frozenset[str]], "Encoded"]
 
-_memories: WeakKeyDictionary[nn.Module, Memory] = WeakKeyDictionary()
+_memories: WeakKeyDictionary[Model, Memory] = WeakKeyDictionary()
 
 
 class Memory:
@@ -45,13 +44,13 @@ def _only(encoded: Encoded, evidence: frozenset[str]) -> Encoded:
     return replace(encoded, maps=maps, frames=frames)
 
 
-def memory_of(model: nn.Module) -> Memory | None:
+def memory_of(model: Model) -> Memory | None:
     """Return the memory that is on for ``model``."""
     return _memories.get(model)
 
 
 @contextmanager
-def encode_once(model: nn.Module) -> Iterator[None]:
+def encode_once(model: Model) -> Iterator[None]:
     """Let reductions of ``model`` encode the same tensors once, to compare methods on them.
 
     The encoder's time in the reports is then that of the first. Not for training, and not where

@@ -18,7 +18,7 @@ from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...report import Report
 from ...tokens import VisualTokens
-from .api import ALIGNED, TOKEN_TYPES, Call
+from .api import ALIGNED, TOKEN_TYPES, Call, Model
 from .checks import check_unpacked
 from .clock import Clock
 from .encode import choose_evidence, encoder_names
@@ -54,7 +54,7 @@ from .texts import row_texts
 class Prefill:
     """Reduces the arguments of ``forward`` and ``generate`` for one model."""
 
-    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+    def __init__(self, model: Model, family: Family, plan: Plan) -> None:
         self.model = model
         self.family = family
         self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
@@ -255,7 +255,7 @@ def _check_cache(call: Call) -> None:
         )
 
 
-def _check_padding(model: Any, mask: Tensor) -> None:
+def _check_padding(model: Model, mask: Tensor) -> None:
     """Refuse a reduced prompt with padding on its left, for a model that counts columns."""
     if not bool(mask[:, 0].all()):
         raise UnsupportedModelError(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
-from .api import ALIGNED
+from .api import ALIGNED, Cache
+
+_NAME = "_lftr_prompt"  # the attribute of a cache that holds its record
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,18 @@ class CachedPrompt:
         return self.full + cache_length - self.columns.index.shape[1]
 
 
-def remember(cache: Any, prompt: CachedPrompt) -> None:
+def remember(cache: Cache, prompt: CachedPrompt) -> None:
     """Let ``cache`` carry what it was filled with, through copies too."""
-    cache._lftr_prompt = prompt
+    setattr(cache, _NAME, prompt)
 
 
-def recall(cache: Any) -> CachedPrompt | None:
+def recall(cache: Cache | None) -> CachedPrompt | None:
     """Return what a cache was filled with, if that was by a reduction."""
-    prompt: CachedPrompt | None = getattr(cache, "_lftr_prompt", None)
-    if prompt is not None and int(cache.get_seq_length()) == 0:  # it was reset
-        del cache._lftr_prompt
+    prompt: CachedPrompt | None = getattr(cache, _NAME, None)
+    if cache is None or prompt is None:
+        return None
+    if int(cache.get_seq_length()) == 0:  # it was reset
+        delattr(cache, _NAME)
         return None
     return prompt
 

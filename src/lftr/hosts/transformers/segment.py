@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, UnsupportedModelError
-from .api import TOKEN_TYPES, Call, prompt_positions
+from .api import TOKEN_TYPES, Call, Model, prompt_positions
 from .families import Family
 from .prompt import CachedPrompt, Columns, check_rows
 
@@ -108,7 +108,7 @@ class Segment:
         return torch.nn.functional.pad(part, (cached, 0), value=fill)
 
     def positions(
-        self, family: Family, model: Any, call: Call, placing: Mapping[str, Any]
+        self, family: Family, model: Model, call: Call, placing: Mapping[str, Any]
     ) -> Tensor:
         """Return the positions that the plain model gives the new columns, ``(..., B, S)``.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
 from ...tokens import Grid, VisualTokens
-from .api import Call
+from .api import Call, Model
 from .encode import Encoded, encode, encoder_arguments
 from .families import Layout, Medium
 from .plan import Item, Plan
@@ -39,14 +39,14 @@ class Shown:
     """
 
     medium: Medium
-    model: Any
+    model: Model
     visual: Tensor
     arguments: dict[str, Any]
     sent: Tensor | None = None
     _encoded: Encoded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, medium: Medium, model: Any, call: Call, segment: Segment) -> Shown:
+    def of(cls, medium: Medium, model: Model, call: Call, segment: Segment) -> Shown:
         """Read a call."""
         given = medium.given(call)
         arguments = encoder_arguments(medium, model, call) if given else {}

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, LftrError, UnsupportedModelError
-from .api import EXPAND, Call, Expansion, check_private, returned_cache
+from .api import (
+    EXPAND,
+    GENERATION,
+    Call,
+    Expansion,
+    Model,
+    check_private,
+    generation_setting,
+    returned_cache,
+)
 from .checks import Forward, check_received
 from .expand import expand_encoder_outputs
 from .families import Family
@@ -33,7 +42,7 @@ _lock = threading.Lock()
 class Site:
     """Where a model is hooked: one for a model, whatever number of reductions lie on it."""
 
-    def __init__(self, model: Any, family: Family) -> None:
+    def __init__(self, model: Model, family: Family) -> None:
         self.model = model
         self.family = family
         self.owner = threading.current_thread()
@@ -53,7 +62,7 @@ class Site:
             self._override(EXPAND, self._expand)
 
     @classmethod
-    def push(cls, model: Any, family: Family, reduction: Reduction) -> Site:
+    def push(cls, model: Model, family: Family, reduction: Reduction) -> Site:
         """Lay a reduction on a model, above those that are there."""
         with _lock:
             site = site_of(model)
@@ -176,8 +185,7 @@ class Site:
 
     def _refuse_chunks(self, call: Call) -> None:
         """Refuse to prefill in pieces: the choice of tokens needs the prompt's end."""
-        config = call.get("generation_config") or self.model.generation_config
-        size = call.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        size = generation_setting(self.model, call, "prefill_chunk_size")
         if size is not None:
             raise UnsupportedModelError(
                 f"prefill_chunk_size = {size}; methods inside the language model need the whole "
@@ -186,9 +194,7 @@ class Site:
 
     def _infer_mask(self, call: Call) -> Tensor:
         """Return the mask that generate infers from padding when it is given none."""
-        config = call.get("generation_config") or self.model.generation_config
-        pad = call.get("pad_token_id", config.pad_token_id)
-        eos = call.get("eos_token_id", config.eos_token_id)
+        pad, eos = (generation_setting(self.model, call, f"{n}_token_id") for n in ("pad", "eos"))
         ids: Tensor = call.ids
         ends = eos if isinstance(eos, (list, tuple)) else [eos]
         mask = torch.ones_like(ids)
@@ -198,7 +204,7 @@ class Site:
         """Shorten limits that count the prompt by as much as the prompt was."""
         ids = call.ids
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
-        given = call.get("generation_config")
+        given = call.get(GENERATION)
         config = given or self.model.generation_config
         found: dict[str, Any] = {}
         for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
@@ -219,7 +225,7 @@ class Site:
         config = copy.deepcopy(given)  # limits beside a configuration are deprecated
         for limit, value in found.items():
             setattr(config, limit, value)
-        return {"generation_config": config, **{limit: None for limit in found if limit in call}}
+        return {GENERATION: config, **{limit: None for limit in found if limit in call}}
 
     def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return expand_encoder_outputs(

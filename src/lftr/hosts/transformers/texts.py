@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
 from ...evidence.text import prompt_embeddings
-from .api import Call
+from .api import Call, Model
 from .plan import Plan
 
 _MARKS = [
@@ -19,7 +17,7 @@ _SPECIAL = ["bos_token_id", "eos_token_id", "pad_token_id", *_MARKS]
 
 
 def row_texts(
-    model: Any, plan: Plan, evidence: frozenset[str], input_ids: Tensor, words: Tensor
+    model: Model, plan: Plan, evidence: frozenset[str], input_ids: Tensor, words: Tensor
 ) -> dict[str, list[Tensor]]:
     """Return the text evidence that is asked for, a tensor for each row.
 
@@ -85,7 +83,7 @@ def _ids(plan: Plan, text: str) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def _special_ids(model: Any) -> list[int]:
+def _special_ids(model: Model) -> list[int]:
     """Return ids of begin, end, padding and of marks around pictures, wherever a model has them."""
     found: set[int] = set()
     for source in (

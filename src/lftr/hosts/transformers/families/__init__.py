@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any
 
 from ....errors import UnsupportedModelError
+from ..api import Model
 from .base import Family
 from .general import General, is_general
 from .layout import Layout
@@ -26,7 +26,7 @@ def list_families(*, video: bool = False) -> list[str]:
     )
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: Model) -> Family:
     """Return the family of a transformers model.
 
     Raises
@@ -48,7 +48,7 @@ def family_of(model: Any) -> Family:
     )
 
 
-def _reason(model: Any, model_type: str) -> str:
+def _reason(model: Model, model_type: str) -> str:
     if model_type in REFUSED:
         return f"is not hosted: {REFUSED[model_type]}"
     if not {"image", "video"} & set(getattr(model, "input_modalities", ())):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from ....tokens import Grid
+from ..api import Model
 from .base import Family
 from .clips import NextClips, OnevisionClips
 from .layout import Inputs, Layout, square_side
@@ -26,7 +27,7 @@ class LlavaNext(Family):
 
     model_types: ClassVar[Sequence[str]] = ("llava_next",)
 
-    def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
+    def tiles_of(self, model: Model, inputs: Inputs) -> list[int]:
         """Return how many views (base and tiles) each image is encoded as."""
         config = model.config
         return [
@@ -36,10 +37,10 @@ class LlavaNext(Family):
             for size in inputs["image_sizes"]
         ]
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         return self.tiles_of(model, inputs)
 
-    def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
+    def pack(self, model: Model, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
         """Run the model's own packing on ``(tiles, P, channels)`` of each image; newlines are 0."""
         strategy = inputs.get("vision_feature_select_strategy")
         strategy = strategy or model.config.vision_feature_select_strategy
@@ -51,16 +52,16 @@ class LlavaNext(Family):
         )
         return list(packed)
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         counts = self.tiles_of(model, inputs)
         return torch.cat(self.pack(model, inputs, patches[: sum(counts)].split(counts)))
 
-    def side(self, model: Any) -> int:
+    def side(self, model: Model) -> int:
         """Tokens along the side of a view, before it is packed."""
         config = model.config.vision_config
         return int(config.image_size // config.patch_size)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self.side(model)
         counts = self.tiles_of(model, inputs)
         ones = [torch.ones(count, side * side, 1) for count in counts]
@@ -81,7 +82,7 @@ class LlavaOnevision(LlavaNext):
     model_types: ClassVar[Sequence[str]] = ("llava_onevision",)
     video = OnevisionClips()
 
-    def tiles_of(self, model: Any, inputs: Inputs) -> list[int]:
+    def tiles_of(self, model: Model, inputs: Inputs) -> list[int]:
         counts = super().tiles_of(model, inputs)
         images = inputs.get("batch_num_images")
         if images is None:
@@ -89,7 +90,7 @@ class LlavaOnevision(LlavaNext):
         single = [int(n) == 1 for n in images for _ in range(int(n))]
         return [count if alone else 1 for count, alone in zip(counts, single, strict=True)]
 
-    def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
+    def pack(self, model: Model, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
         ratio = inputs.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
         packed, _ = model.base_model.pack_image_features(
             list(views),
@@ -122,7 +123,7 @@ class Granite4Vision(LlavaNext):
             **{**output, "deepstack_features": list(zip(layers, planes, strict=True))}
         )
 
-    def pack(self, model: Any, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
+    def pack(self, model: Model, inputs: Inputs, views: Sequence[Tensor]) -> list[Tensor]:
         strategy = inputs.get("vision_feature_select_strategy")
         return model.base_model.pack_image_features(  # type: ignore[no-any-return]
             list(views),
@@ -131,20 +132,20 @@ class Granite4Vision(LlavaNext):
             image_newline=views[0].new_zeros(views[0].shape[-1]),
         )
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         side = square_side(patches)
         maps = patches.mT.unflatten(2, (side, side))
         pooled = nn.functional.adaptive_avg_pool2d(maps, self.side(model)).flatten(2).mT
         return super().to_tokens(model, inputs, pooled)
 
-    def side(self, model: Any) -> int:
+    def side(self, model: Model) -> int:
         return int(super().side(model) * Fraction(model.config.downsample_rate))
 
-    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
+    def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
         read, _ = min(model.config.deepstack_layer_map, key=lambda pair: pair[1])
         return int(max(0, layers + read if read < 0 else read - 1))
 
-    def first_layer_to_reduce(self, model: Any) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         """Return the last layer that is given features: they are added in front of it."""
         config = model.config
         given = [*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers]

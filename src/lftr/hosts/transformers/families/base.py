@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
+from ..api import Model
 from ..prompt import next_positions
 from .layout import Inputs
 from .medium import Medium
@@ -43,11 +44,11 @@ class Family(Medium):
         for model_type in cls.model_types:
             Family.registry[model_type] = cls()
 
-    def fitted(self, model: Any) -> Self:
+    def fitted(self, model: Model) -> Self:
         """Return the family as it is for one model."""
         return self
 
-    def notes(self, model: Any) -> tuple[str, ...]:
+    def notes(self, model: Model) -> tuple[str, ...]:
         """Return what every report on this model should say."""
         if self.maps_patches:
             return ()
@@ -59,7 +60,7 @@ class Family(Medium):
         """What prompts of this family can show."""
         return (self,) if self.video is None else (self, self.video)
 
-    def visual(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+    def visual(self, model: Model, input_ids: Tensor) -> Tensor:
         """Return where tokens of any medium go, bool like ``input_ids``."""
         marks = [medium.placeholders(model, input_ids) for medium in self.media]
         return functools.reduce(torch.logical_or, marks)
@@ -68,7 +69,7 @@ class Family(Medium):
         """Return how many pictures of each row pass a Q-Former, one by one."""
         return 1
 
-    def check_together(self, model: nn.Module, media: Sequence[Medium]) -> None:
+    def check_together(self, model: Model, media: Sequence[Medium]) -> None:
         """Refuse media that the plain model cannot take in one call.
 
         Raises
@@ -77,19 +78,18 @@ class Family(Medium):
             If it cannot.
         """
         if self.one_medium and len(media) > 1:
-            config: Any = model.config
             raise UnsupportedModelError(
-                f"{config.model_type} takes images or videos in one call, not both: they share a "
-                "placeholder, and the model counts it for each"
+                f"{model.config.model_type} takes images or videos in one call, not both: they "
+                "share a placeholder, and the model counts it for each"
             )
 
-    def counts_columns(self, model: nn.Module, positions: Tensor) -> bool:
+    def counts_columns(self, model: Model, positions: Tensor) -> bool:
         """Whether the first axis of ``positions`` counts columns and places no token.
 
         So it is in ``generate`` with M-RoPE, where it stands before the axes of RoPE.
         """
-        config: Any = model.config
-        return positions.ndim == 3 and len(positions) == 1 + _rope_axes(config.get_text_config())
+        axes = _rope_axes(model.config.get_text_config())
+        return positions.ndim == 3 and len(positions) == 1 + axes
 
     def following(self, positions: Tensor, real: Tensor) -> Tensor:
         """Return the position of the text that would follow each row, ``(B,)``.
@@ -99,7 +99,7 @@ class Family(Medium):
         return next_positions(positions, real)
 
     def continued(
-        self, model: nn.Module, positions: Tensor, following: Tensor, earlier: Tensor
+        self, model: Model, positions: Tensor, following: Tensor, earlier: Tensor
     ) -> Tensor:
         """Return ``positions``, which count from 0, as those of a later turn.
 
@@ -112,11 +112,11 @@ class Family(Medium):
         """
         return positions + following
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Model) -> nn.Module:
         """Return the text decoder, whose ``inputs_embeds`` are what the model is shown."""
         return self.module(model, "language_model")
 
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: Model) -> nn.Module:
         """Return the part of the language model that holds its ``layers``."""
         for module in self.language_model(model).modules():
             if isinstance(getattr(module, "layers", None), nn.ModuleList):
@@ -125,7 +125,7 @@ class Family(Medium):
             f"no decoder layers were found in the language model of this {type(model).__name__}"
         )
 
-    def final_norm(self, model: nn.Module) -> nn.Module:
+    def final_norm(self, model: Model) -> nn.Module:
         """Return what normalises the states after the last decoder layer."""
         decoder = self.decoder(model)
         for name in ("norm", "final_layer_norm"):
@@ -133,7 +133,7 @@ class Family(Medium):
                 return getattr(decoder, name)  # type: ignore[no-any-return]
         return nn.Identity()
 
-    def first_layer_to_reduce(self, model: nn.Module) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         """Return the first decoder layer that can do with fewer visual tokens.
 
         Raises
@@ -141,13 +141,12 @@ class Family(Medium):
         UnsupportedModelError
             If none can.
         """
-        config: Any = model.config
         if self.kind == "cross_attention":
             raise UnsupportedModelError(
                 f"{type(model).__name__} reads its image by cross-attention; its decoder layers "
                 "hold no visual tokens that could be dropped: choose a method that decides before"
             )
-        if getattr(config.get_text_config(), "num_kv_shared_layers", 0):
+        if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
             raise UnsupportedModelError(
                 f"layers of this {type(model).__name__} share the keys of earlier ones "
                 "(num_kv_shared_layers), so they cannot hold fewer tokens: choose a method that "
@@ -162,7 +161,7 @@ class Family(Medium):
             )
         return max(1, self.deepstack_layers(model))
 
-    def deepstack_layers(self, model: nn.Module) -> int:
+    def deepstack_layers(self, model: Model) -> int:
         """Return how many decoder layers, from the first on, DeepStack adds features to."""
         tower = getattr(model.base_model, self.tower, None)
         return len(getattr(tower, "deepstack_visual_indexes", None) or ())

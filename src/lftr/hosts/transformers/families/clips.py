@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..api import Model
 from .layout import Inputs, Layout, square_side
 from .medium import Clips, Medium
 
@@ -21,15 +22,15 @@ class FrameByFrame(Clips, Medium):
     # tokens that precede the patches of each frame
     leading: ClassVar[int] = 0
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         clips, frames = self.pixels_of(inputs).shape[:2]
         return [frames] * clips
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         clips = len(self.pixels_of(inputs))
         return [math.prod(features.shape[:2]) // clips] * clips
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         frames = self.pixels_of(inputs).shape[1]
         found = []
         for size in sizes:
@@ -42,11 +43,11 @@ class FrameByFrame(Clips, Medium):
             found.append(Layout(((frames, side, side),), apart))
         return found
 
-    def pool(self, model: Any, patches: Tensor) -> Tensor:
+    def pool(self, model: Model, patches: Tensor) -> Tensor:
         """Pool maps ``(frames, P, channels)`` as the model pools features."""
         return patches
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         tokens = nn.functional.pad(self.pool(model, patches), (0, 0, self.leading, 0))
         clips = tokens.reshape(len(self.pixels_of(inputs)), -1, tokens.shape[-1])
         return nn.functional.pad(clips, (0, 0, 0, self.closing)).flatten(0, 1)
@@ -57,7 +58,7 @@ class OnevisionClips(FrameByFrame):
 
     closing = 1
 
-    def pool(self, model: Any, patches: Tensor) -> Tensor:
+    def pool(self, model: Model, patches: Tensor) -> Tensor:
         pooled: Tensor = model.base_model.apply_pooling(patches)
         return pooled
 
@@ -67,7 +68,7 @@ class NextClips(FrameByFrame):
 
     projector_sees_tokens = True
 
-    def pool(self, model: Any, patches: Tensor) -> Tensor:
+    def pool(self, model: Model, patches: Tensor) -> Tensor:
         side, stride = square_side(patches), int(model.config.spatial_pool_stride)
         maps = patches.mT.unflatten(2, (side, side))
         return nn.functional.avg_pool2d(maps, stride).flatten(2).mT

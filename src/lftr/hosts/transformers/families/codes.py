@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
+from ..api import Model
 from .general import General
 from .layout import Inputs, Layout
 
@@ -21,10 +21,10 @@ class Fuyu(General):
     tower = "vision_embed_tokens"
     run_is_line = True
 
-    def fit(self, model: Any) -> None:
+    def fit(self, model: Model) -> None:
         """Nothing: the names above are Fuyu's."""
 
-    def encoder(self, model: Any) -> Any:
+    def encoder(self, model: Model) -> Any:
         encode = super().encoder(model)
 
         def either(pixel_values: Any = None, image_patches: Any = None, **options: Any) -> Any:
@@ -46,17 +46,17 @@ class Apertus(General):
     model_types: ClassVar[Sequence[str]] = ("apertus1p5",)
     tower = "vision_tokenizer.encoder"
 
-    def quantiser(self, model: Any) -> Any:
+    def quantiser(self, model: Model) -> Any:
         """Return the configuration of what turns pixels into codes."""
         return model.config.vision_config
 
-    def codes(self, model: nn.Module, inputs: Inputs) -> list[tuple[int, int]]:
+    def codes(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:
         """Return the rows and columns of codes of every image."""
         factor = 2 ** (len(self.quantiser(model).channel_multiplier) - 1)
         sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
         return [(height // factor, width // factor) for height, width in sizes]
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [Layout(((1, high, wide),)) for high, wide in self.codes(model, inputs)]
 
 
@@ -66,10 +66,10 @@ class Emu3(Apertus):
     model_types: ClassVar[Sequence[str]] = ("emu3",)
     tower = "vqmodel.encoder"
 
-    def quantiser(self, model: Any) -> Any:
+    def quantiser(self, model: Model) -> Any:
         return model.config.vq_config
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [
             Layout(((1, high, wide),), torch.arange(1, size + 1) % (wide + 1) == 0)
             for (high, wide), size in zip(self.codes(model, inputs), sizes, strict=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..api import encoder_of
+from ..api import Model, encoder_of
 from .clips import FrameByFrame
 from .layout import Inputs, Layout, block_mean, square_side
 from .tiles import Shuffled
@@ -22,10 +22,10 @@ class GotOcr2(Shuffled):
     model_types: ClassVar[Sequence[str]] = ("got_ocr2", "pp_chart2table")
     run_is_item = True
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return 4
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         return super().to_tokens(model, inputs, patches.flatten(2).mT)  # the projector reads maps
 
 
@@ -36,14 +36,14 @@ class Ovis2(Shuffled):
     projector = "vision_tower.head_linear"
     projector_sees_tokens = True
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return int(model.config.vision_config.hidden_stride)
 
 
 class PerceptionClips(FrameByFrame):
     """PerceptionLM's clips: the encoder of images is shown the frames as if they were crops."""
 
-    def encoder(self, model: Any) -> Any:
+    def encoder(self, model: Model) -> Any:
         encode = encoder_of(model, "image")
 
         def frames(pixel_values_videos: Tensor, **options: Any) -> Any:
@@ -51,10 +51,10 @@ class PerceptionClips(FrameByFrame):
 
         return frames
 
-    def cls_place(self, model: nn.Module) -> int | None:
+    def cls_place(self, model: Model) -> int | None:
         return None
 
-    def pool(self, model: Any, patches: Tensor) -> Tensor:
+    def pool(self, model: Model, patches: Tensor) -> Tensor:
         side = square_side(patches)
         return block_mean(patches, side, side, int(model.config.projector_pooling_ratio))
 
@@ -68,19 +68,19 @@ class PerceptionLM(Shuffled):
     model_types: ClassVar[Sequence[str]] = ("perception_lm",)
     video = PerceptionClips()
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return int(model.config.projector_pooling_ratio)
 
-    def cls_place(self, model: nn.Module) -> int | None:
+    def cls_place(self, model: Model) -> int | None:
         return None  # the projector is given patches alone
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         images, crops = self.pixels_of(inputs).shape[:2]
         return [crops * features.shape[1]] * images
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         crops = self.pixels_of(inputs).shape[1]
         return [Layout((Layout.square(size // crops).tiles or ()) * crops) for size in sizes]
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         return [self.pixels_of(inputs).shape[1]] * len(sizes)

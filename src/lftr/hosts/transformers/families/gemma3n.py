@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ....errors import UnsupportedModelError
+from ..api import Model
 from .base import Family
 
 
@@ -16,7 +17,7 @@ class Gemma3n(Family):
     projector = "embed_vision"
     projector_sees_tokens = True
 
-    def first_layer_to_reduce(self, model: Any) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
             f"layers of {type(model).__name__} pass on several streams of states (AltUp) and share "
             "the keys of earlier layers, so tokens cannot leave between them: choose a method that "

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from ..api import encoder_of, takes_encoded
+from ..api import Model, encoder_of, takes_encoded
 from .base import Family
 from .layout import Inputs, Layout, grids_of
 from .medium import Clips, Medium
@@ -33,7 +33,7 @@ _PROJECTORS = (
 _LANGUAGE_MODELS = ("language_model", "text_model")
 
 
-def is_general(model: Any) -> bool:
+def is_general(model: Model) -> bool:
     """Whether the general host can take a model: it has all that `General` reads."""
     return (
         hasattr(model, "generate")
@@ -43,7 +43,7 @@ def is_general(model: Any) -> bool:
     )
 
 
-def placeholder(model: Any, medium: str) -> int | None:
+def placeholder(model: Model, medium: str) -> int | None:
     """Return the id that stands for a medium's tokens in the prompt, where there is one."""
     for name in (f"{medium}_token_id", f"{medium}_token_index"):
         token = getattr(model.config, name, None)
@@ -57,7 +57,7 @@ class Readable(Medium):
 
     maps_patches: ClassVar[bool] = False
 
-    def fit(self, model: Any) -> None:
+    def fit(self, model: Model) -> None:
         """Note where the model has what the medium needs."""
         self.tower = _first(model.base_model, _TOWERS, self.tower)
         self.projector = _first(model.base_model, _PROJECTORS, self.projector)
@@ -70,7 +70,7 @@ class Readable(Medium):
         more = (n for n in names if "pixel" not in n and n not in (self.grids, "kwargs"))
         self.timing = tuple(dict.fromkeys((*self.timing, *more)))
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int] | None:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int] | None:
         if isinstance(features, Tensor) and features.ndim == 2:
             return None  # all tokens in one: the prompt's runs tell them apart
         sizes = [math.prod(entry.shape[:-1]) for entry in features]
@@ -78,7 +78,7 @@ class Readable(Medium):
             return None
         return [size for size in sizes if size]  # rows without images may have an entry of none
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         grids = grids_of(inputs, self.grids) if inputs.get(self.grids) is not None else []
         if len(grids) != len(sizes):
             return [_square_or_row(size) for size in sizes]
@@ -94,7 +94,7 @@ class General(Readable, Family):
 
     model_types: ClassVar[Sequence[str]] = ()
 
-    def fitted(self, model: Any) -> Self:
+    def fitted(self, model: Model) -> Self:
         own = copy.copy(self)
         own.fit(model)
         has_clips = encoder_of(model, "video") is not None
@@ -104,13 +104,13 @@ class General(Readable, Family):
             own.video = clips
         return own
 
-    def notes(self, model: Any) -> tuple[str, ...]:
+    def notes(self, model: Model) -> tuple[str, ...]:
         model_type, shown = model.config.model_type, super().notes(model)
         if model_type in Family.registry:
             return shown
         return (*shown, f"no test of lftr has run on {model_type} models: run `lftr verify`")
 
-    def language_model(self, model: Any) -> nn.Module:
+    def language_model(self, model: Model) -> nn.Module:
         path = _first(model.base_model, _LANGUAGE_MODELS, "")
         return self.module(model, path) if path else model.get_decoder()
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....errors import UnsupportedModelError
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, grids_of
 
@@ -23,7 +24,7 @@ class ByDistance(Family):
     compact_only = "its layers see how far apart tokens stand in the sequence, and no positions"
     told_positions = False
 
-    def first_layer_to_reduce(self, model: Any) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
             f"layers of {type(model).__name__} see neighbouring columns (convolutions, a bias by "
             "distance), so tokens cannot leave between them: choose a method that decides before "
@@ -38,11 +39,11 @@ class Inkling(ByDistance):
     projector = "vision_tower.final_norm"
     projector_sees_tokens = True
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> None:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> None:
         """Return nothing: an image is a run of placeholders."""
         return
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [Layout(((1, 1, size),)) for size in sizes]
 
 
@@ -53,14 +54,14 @@ class Inkling2(ByDistance):
     projector = "vision_tower.merger"
     projector_sees_tokens = True
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [Layout((grid,)) for grid in grids_of(inputs, self.grids)]
 
-    def cls_place(self, model: nn.Module) -> None:
+    def cls_place(self, model: Model) -> None:
         """Return nothing: there is one class token for each image of a sequence."""
         return
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         size = int(model.config.vision_config.spatial_merge_size) ** 2
         counts = [t * h * w * size + 1 for t, h, w in grids_of(inputs, self.grids)]
         images = [image[1:] for image in patches.flatten(0, 1).split(counts)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....tokens import Grid
+from ..api import Model
 from .base import Family
 from .clips import VideoLlavaClips
 from .layout import Inputs, Layout, resize_pixels
@@ -22,7 +23,7 @@ class Llava(Family):
     model_types: ClassVar[Sequence[str]] = ("llava", "vipllava")
     projector_sees_tokens = True
 
-    def shows_class_token(self, model: Any, inputs: Inputs) -> bool:
+    def shows_class_token(self, model: Model, inputs: Inputs) -> bool:
         """Whether the class token goes on to the language model, in front of the patches.
 
         It has no place in the grid, so it counts among the separators.
@@ -30,11 +31,11 @@ class Llava(Family):
         strategy = inputs.get(_STRATEGY) or getattr(model.config, _STRATEGY, None)
         return strategy == "full" and self.cls_place(model) is not None
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         first = int(self.shows_class_token(model, inputs))
         return nn.functional.pad(patches, (0, 0, first, 0)).flatten(0, 1)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         image_sizes = inputs.get("image_sizes")
         if self.shows_class_token(model, inputs):
             patches = [Layout.square(size - 1).tiles for size in sizes]
@@ -46,7 +47,7 @@ class Llava(Family):
         grids = [(1, int(h) // patch, int(w) // patch) for h, w in torch.as_tensor(image_sizes)]
         return [Layout((grid,)) for grid in grids]
 
-    def merging_layers(self, model: nn.Module) -> Sequence[nn.Module]:
+    def merging_layers(self, model: Model) -> Sequence[nn.Module]:
         parts = self.module(model, self.tower).modules()
         layers = list(next((part for part in parts if isinstance(part, nn.ModuleList)), ()))
         names = ("self_attn", "layer_norm2", "mlp")
@@ -54,11 +55,10 @@ class Llava(Family):
             return super().merging_layers(model)  # Pixtral: rotary positions, any shape
         return layers[: self.attention_layer(model, len(layers)) + 1]
 
-    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
-        config: Any = model.config
+    def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         if inputs.get("image_sizes") is not None:
             return super().resized(model, inputs, grids)
-        patch = config.vision_config.patch_size
+        patch = model.config.vision_config.patch_size
         return [
             {
                 **inputs,

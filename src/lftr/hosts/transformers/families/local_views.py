@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....errors import UnsupportedModelError
 from ....tokens import Grid
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout
 
@@ -24,11 +25,11 @@ class LocalViews(Family):
 
     maps_patches: ClassVar[bool] = False
 
-    def patch(self, model: Any) -> int:
+    def patch(self, model: Model) -> int:
         """Return the pixels along the side of a patch."""
         raise TypeError(f"{type(self).__name__} must define patch(model)")
 
-    def side(self, model: Any, pixels: Tensor) -> int:
+    def side(self, model: Model, pixels: Tensor) -> int:
         """Return the tokens along the side of a view: two convolutions of stride 2 shrink it."""
         patches = pixels.shape[-1] // self.patch(model)
         return math.ceil(math.ceil(patches / 2) / 2)
@@ -40,7 +41,7 @@ class LocalViews(Family):
             return [0] * entries
         return [int(number) for number in torch.as_tensor(numbers).tolist()]
 
-    def sides(self, model: Any, inputs: Inputs) -> tuple[int, int]:
+    def sides(self, model: Model, inputs: Inputs) -> tuple[int, int]:
         """Return the tokens along the side of a crop, 0 where there is none, and of an image."""
         local = inputs.get("pixel_values_local")
         crop = 0 if local is None else self.side(model, local)
@@ -53,10 +54,10 @@ class Step3p7(LocalViews):
     model_types: ClassVar[Sequence[str]] = ("step3p7",)
     tower = "vision_model"
 
-    def patch(self, model: Any) -> int:
+    def patch(self, model: Model) -> int:
         return int(model.config.vision_config.patch_size)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         crop, whole = self.sides(model, inputs)
         return [
             Layout((*[(1, crop, crop)] * number, (1, whole, whole)))
@@ -69,17 +70,17 @@ class UnlimitedOcr(LocalViews):
 
     model_types: ClassVar[Sequence[str]] = ("unlimited_ocr",)
 
-    def first_layer_to_reduce(self, model: Any) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
             f"the cache of {type(model).__name__} tells the prompt, which it keeps, from what "
             "follows it, which it forgets, by the prompt's length, so its layers cannot hold fewer "
             "tokens: choose a method that decides before the language model"
         )
 
-    def patch(self, model: Any) -> int:
+    def patch(self, model: Model) -> int:
         return int(model.config.vision_config.sam_config.patch_size)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         crop, whole = self.sides(model, inputs)
         shapes: Sequence[Any] = inputs.get("patches_grid") or [(0, 0)] * len(sizes)
         found = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
 from ....tokens import Grid
-from ..api import encoder_of
+from ..api import Model, encoder_of
 from .layout import Inputs, Layout
 
 FEATURE_LAYER = "vision_feature_layer"  # of the configuration, and of a call
@@ -57,12 +57,11 @@ class Medium:
         """The arguments that M-RoPE places tokens by, a row for each entry."""
         return (self.grids, *self.timing)
 
-    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+    def placeholders(self, model: Model, input_ids: Tensor) -> Tensor:
         """Return where this medium's tokens go, bool like ``input_ids``."""
-        config: Any = model.config
-        token = getattr(config, f"{self.name}_token_id", None)
+        token = getattr(model.config, f"{self.name}_token_id", None)
         if token is None:
-            token = getattr(config, f"{self.name}_token_index")
+            token = getattr(model.config, f"{self.name}_token_index")
         return torch.eq(input_ids, token)
 
     def given(self, inputs: Inputs) -> bool:
@@ -74,16 +73,15 @@ class Medium:
         found: Tensor = next(inputs[n] for n in self.pixels if inputs.get(n) is not None)
         return found
 
-    def encoder(self, model: Any) -> Any:
+    def encoder(self, model: Model) -> Any:
         """Return the model's own function that encodes this medium."""
         return encoder_of(model, self.name)
 
-    def module(self, model: nn.Module, path: str) -> nn.Module:
+    def module(self, model: Model, path: str) -> nn.Module:
         """Return a part of the model by its path below the base model."""
-        base: Any = model.base_model
-        return functools.reduce(getattr, path.split("."), base)  # type: ignore[no-any-return]
+        return functools.reduce(getattr, path.split("."), model.base_model)  # type: ignore[no-any-return]
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int] | None:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int] | None:
         """Return how many tokens each image or tile has, from the encoder's output.
 
         None where that does not tell: then each run of placeholders is an item.
@@ -105,19 +103,19 @@ class Medium:
             fields["deepstack_features"] = list(planes[1:])
         return type(output)(**fields)
 
-    def as_received(self, model: nn.Module, features: Tensor) -> Tensor:
+    def as_received(self, model: Model, features: Tensor) -> Tensor:
         """Return the encoder's tokens ``(N, C)`` as the language model receives them."""
         return features
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         """Return the layout of each of `entries`."""
         return [Layout.square(size) for size in sizes]
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         """Return how many times the encoder saw each of `entries`: an image and its tiles."""
         return [1] * len(sizes)
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         """Carry maps over the encoder's patches to the tokens made of them.
 
         Parameters
@@ -133,13 +131,13 @@ class Medium:
         """
         return patches.flatten(0, 1)
 
-    def cls_place(self, model: nn.Module) -> int | None:
+    def cls_place(self, model: Model) -> int | None:
         """Return where the CLS token sits in the encoder's sequence; None if there is none."""
         names = self.module(model, self.tower).named_parameters()
         marks = {"class_embedding", "cls_token"}
         return 0 if any(name.rsplit(".", 1)[-1] in marks for name, _ in names) else None
 
-    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
+    def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
         """Return which of the encoder's layers makes the features that the model uses.
 
         A call may name another one than the configuration.
@@ -154,11 +152,11 @@ class Medium:
         # hidden_states[0] is the embedding, so entry i is the output of layer i - 1
         return int(layers + layer if layer < 0 else layer - 1)
 
-    def shallow_layer(self, model: nn.Module, layers: int) -> int:
+    def shallow_layer(self, model: Model, layers: int) -> int:
         """Return the layer in the encoder's first half that HiPrune reads: 9 of 24, from one."""
         return max(0, round(layers * 9 / 24) - 1)
 
-    def merging_layers(self, model: nn.Module) -> Sequence[nn.Module]:
+    def merging_layers(self, model: Model) -> Sequence[nn.Module]:
         """Return the encoder's layers between which tokens may merge; none where they may not.
 
         They may where one sequence is one image, positions are added once at the embedding, and
@@ -167,7 +165,7 @@ class Medium:
         """
         return ()
 
-    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+    def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
 
         Raises
@@ -175,10 +173,9 @@ class Medium:
         UnsupportedModelError
             If the encoder takes one size only.
         """
-        config: Any = model.config
         raise UnsupportedModelError(
-            f"the {self.name}s of {config.model_type} cannot be encoded at another size, which "
-            "this method needs; 'pool' and 'interpolate' come closest"
+            f"the {self.name}s of {model.config.model_type} cannot be encoded at another size, "
+            "which this method needs; 'pool' and 'interpolate' come closest"
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, block_mean
 from .medium import Clips, Medium
@@ -21,7 +22,7 @@ class Cropped(Medium):
     grids = "target_sizes"
     settings = ("downsample_mode",)
 
-    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         grids = self._grids(inputs)
         found = []
         for (high, wide), size in zip(grids, sizes, strict=True):
@@ -29,7 +30,7 @@ class Cropped(Medium):
             found.append(Layout(((1, high // side, wide // side),)))
         return found
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         mode = inputs.get("downsample_mode") or model.config.downsample_mode
         side = 2 if mode == "4x" else 4
         grids = self._grids(inputs)
@@ -42,11 +43,11 @@ class Cropped(Medium):
             [block_mean(x, h, w, block)[0] for x, (h, w) in zip(parts, small, strict=True)]
         )
 
-    def attention_layer(self, model: nn.Module, layers: int, inputs: Inputs | None = None) -> int:
+    def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
         """Return the tower's last layer; the module after it is the merge inside."""
         return layers - 2
 
-    def shallow_layer(self, model: nn.Module, layers: int) -> int:
+    def shallow_layer(self, model: Model, layers: int) -> int:
         return super().shallow_layer(model, layers - 1)
 
     def _grids(self, inputs: Inputs) -> list[tuple[int, int]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout
 from .medium import Clips, Medium
@@ -22,14 +23,13 @@ class Pooled(Medium):
     grids = "image_grids"
     pools: ClassVar[str] = "image_token_pooling"
 
-    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        config: Any = model.config
-        begun = input_ids.eq(config.frame_start_token_id).cumsum(dim=1)
-        ended = input_ids.eq(config.frame_end_token_id).cumsum(dim=1)
+    def placeholders(self, model: Model, input_ids: Tensor) -> Tensor:
+        begun = input_ids.eq(model.config.frame_start_token_id).cumsum(dim=1)
+        ended = input_ids.eq(model.config.frame_end_token_id).cumsum(dim=1)
         in_frame = begun > ended
-        return input_ids.eq(config.image_token_id) & (in_frame == (self.name == "video"))
+        return input_ids.eq(model.config.image_token_id) & (in_frame == (self.name == "video"))
 
-    def as_received(self, model: Any, features: Tensor) -> Tensor:
+    def as_received(self, model: Model, features: Tensor) -> Tensor:
         """Return the tokens added to the embedding of their placeholder, as the model does.
 
         What merges is the tokens before that: a merge whose weights do not sum to 1 (PruMerge's)
@@ -39,17 +39,17 @@ class Pooled(Medium):
         embedded: Tensor = model.get_input_embeddings()(token)
         return features + embedded.to(features)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         rows = torch.as_tensor(inputs[self.grids]).tolist()
         return [Layout(((1, low, wide), (1, high, across))) for low, wide, high, across in rows]
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         index = torch.as_tensor(inputs[self.pools]).to(patches.device).long()
         inside = (index >= 0).unsqueeze(-1)
         rows = patches.flatten(0, 1)[index.clamp(min=0)] * inside
         return rows.sum(dim=1) / inside.sum(dim=1).clamp(min=1)
 
-    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
+    def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
         read = model.config.adapter_config.vision_feature_layer
         return max(int(layer) % layers for layer in read)
 
@@ -60,11 +60,11 @@ class PooledClips(Clips, Pooled):
     grids = "video_grids"
     pools = "video_token_pooling"
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         rows = torch.as_tensor(inputs[self.grids]).tolist()
         return [Layout(((frames, high, wide),)) for frames, high, wide in rows]
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         return [int(row[0]) for row in torch.as_tensor(inputs[self.grids]).tolist()]
 
 

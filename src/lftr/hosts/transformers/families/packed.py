@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....errors import UnsupportedModelError
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split, grids_of
 from .medium import Clips, Medium
@@ -60,7 +61,7 @@ class Dots3Note(Dots, Family):
     model_types: ClassVar[Sequence[str]] = ("dots3_note",)
     video: Medium | None = DotsClips()
 
-    def first_layer_to_reduce(self, model: nn.Module) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         """Its indexers score whatever keys a layer holds; nothing in them counts columns."""
         return 1
 
@@ -86,7 +87,7 @@ class MiniMaxM3(MiniMax, Family):
     model_types: ClassVar[Sequence[str]] = ("minimax_m3_vl",)
     video: Medium | None = MiniMaxClips()
 
-    def fitted(self, model: Any) -> Self:
+    def fitted(self, model: Model) -> Self:
         own = copy.copy(self)
         if self._sparse(model):
             own.positions_are_columns = True
@@ -95,7 +96,7 @@ class MiniMaxM3(MiniMax, Family):
             )
         return own
 
-    def _sparse(self, model: Any) -> bool:
+    def _sparse(self, model: Model) -> bool:
         return "minimax_m3_sparse" in model.config.get_text_config().layer_types
 
 
@@ -106,12 +107,12 @@ class Muse(InWindows):
     projector = "vision_adapter"
     projector_sees_tokens = True
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self._tower(model).merge_size
         grids = grids_of(inputs, self.grids)
         return [Layout(((t, h // side, w // side),)) for t, h, w in grids]
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         raster = self.in_raster(model, inputs, patches[0]).unsqueeze(0)
         grids, side = grids_of(inputs, self.grids), self._tower(model).merge_size
         frames = [
@@ -120,10 +121,10 @@ class Muse(InWindows):
         ]
         return torch.cat(frames)
 
-    def _tower(self, model: nn.Module) -> Any:
+    def _tower(self, model: Model) -> Any:
         return self.module(model, self.tower)
 
-    def full_layers(self, model: nn.Module) -> list[int]:
+    def full_layers(self, model: Model) -> list[int]:
         kinds = self._tower(model).config.layer_types
         return [i for i, kind in enumerate(kinds) if kind == "full_attention"]
 
@@ -146,7 +147,7 @@ class Halved(Medium):
     projector = "projector"
     sides: ClassVar[str] = "image_merge_sizes"
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [
             Layout(((t, h // side, w // side),))
             for (t, h, w), side in zip(
@@ -154,7 +155,7 @@ class Halved(Medium):
             )
         ]
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         grids = grids_of(inputs, self.grids)
         if patches.shape[1] != sum(t * h * w for t, h, w in grids):
             return patches.flatten(0, 1)  # the projector's input is a row for each token
@@ -171,7 +172,7 @@ class HalvedClips(Clips, Halved):
     sides = "video_merge_sizes"
     sent = "video_compression_mask"
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         whole = super().layouts(model, inputs, sizes)
         full = [t * h * w for layout in whole for t, h, w in layout.tiles or ()]
         # what is left of a clip fills no grid
@@ -201,18 +202,18 @@ class Radio(Medium):
     grids = "image_grid_hw"
     shares_placeholder = True
 
-    def placeholders(self, model: Any, input_ids: Tensor) -> Tensor:
+    def placeholders(self, model: Model, input_ids: Tensor) -> Tensor:
         return torch.eq(input_ids, model.config.image_token_id)
 
-    def patches(self, model: Any, inputs: Inputs) -> list[tuple[int, int]]:
+    def patches(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:
         """Rows and columns of patches of each sequence that the tower sees."""
         return [(int(h), int(w)) for h, w in torch.as_tensor(inputs[self.grids]).tolist()]
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self._side(model)
         return [Layout(((1, h // side, w // side),)) for h, w in self.patches(model, inputs)]
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         lead = model.base_model.vision_model.config.num_summary_tokens
         grids = self.patches(model, inputs)
         rows = patches.flatten(0, 1).split([lead + h * w for h, w in grids])
@@ -220,32 +221,32 @@ class Radio(Medium):
         parts = zip(rows, grids, strict=True)
         return torch.cat([block_mean(x[None, lead:], h, w, side)[0] for x, (h, w) in parts])
 
-    def _side(self, model: Any) -> int:
+    def _side(self, model: Model) -> int:
         return round(1 / float(model.config.downsample_ratio))
 
 
 class RadioClips(Clips, Radio):
     """Its clips, stacked: pairs of frames, each pair one picture; or the frames of one clip."""
 
-    def patches(self, model: Any, inputs: Inputs) -> list[tuple[int, int]]:
+    def patches(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:
         high, wide = self.pixels_of(inputs).shape[-2:]
         size = model.base_model.vision_model.patch_size
         clips, pairs = self._pairs(model, inputs)
         return [(high // size, wide // size)] * (clips * pairs)
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         clips, _ = self._pairs(model, inputs)
         return [sum(math.prod(entry.shape[:-1]) for entry in features) // clips] * clips
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         _, pairs = self._pairs(model, inputs)
         (_, high, wide), *_ = super().layouts(model, inputs, sizes)[0].tiles or ()
         return [Layout(((pairs, high, wide),))] * len(sizes)
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         return [self._pairs(model, inputs)[1]] * len(sizes)
 
-    def _pairs(self, model: Any, inputs: Inputs) -> tuple[int, int]:
+    def _pairs(self, model: Model, inputs: Inputs) -> tuple[int, int]:
         """Clips of a call, and pairs of frames of each."""
         clips, pairs, *rest = self.pixels_of(inputs).shape
         if len(rest) == 3:
@@ -260,7 +261,7 @@ class NemotronOmni(Radio, Family):
     video: Medium | None = RadioClips()
     one_medium = True
 
-    def check_together(self, model: Any, media: Sequence[Medium]) -> None:
+    def check_together(self, model: Model, media: Sequence[Medium]) -> None:
         super().check_together(model, media)
         if getattr(model.config, "video_pruning_rate", 0) and media and media[0].name == "video":
             raise UnsupportedModelError(

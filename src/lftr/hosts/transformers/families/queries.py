@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
+from ..api import Model
 from .general import General
 from .layout import Inputs, Layout
 
@@ -20,7 +20,7 @@ class Aria(General):
 
     model_types: ClassVar[Sequence[str]] = ("aria",)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [Layout(((1, 1, size),)) for size in sizes]
 
 
@@ -29,7 +29,7 @@ class Idefics2(Aria):
 
     model_types: ClassVar[Sequence[str]] = ("idefics2",)
 
-    def entries(self, model: Any, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         latents = int(model.config.perceiver_config.resampler_n_latents)
         total = sum(entry.shape[:-1].numel() for entry in features)
         return [latents] * (total // latents)
@@ -40,5 +40,5 @@ class DeepseekOcr2(General):
 
     model_types: ClassVar[Sequence[str]] = ("deepseek_ocr2",)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [Layout(((1, 1, size - 1),), torch.arange(size) == size - 1) for size in sizes]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....tokens import Grid
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split, grids_of, resize_pixels
 from .medium import Clips, Medium
@@ -26,17 +27,17 @@ class Packed(Medium):
     # whether patches stand in raster order rather than grouped
     raster: ClassVar[bool] = False
 
-    def merge(self, model: Any) -> int:
+    def merge(self, model: Model) -> int:
         """Patches along the side of a token."""
         tower: Any = self.module(model, self.tower)
         return int(tower.spatial_merge_size)
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = self.merge(model)
         grids = grids_of(inputs, self.grids)
         return [Layout(((t, h // side, w // side),)) for t, h, w in grids]
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         side = self.merge(model)
         if not self.raster:
             flat = patches.flatten(0, 1)
@@ -46,7 +47,7 @@ class Packed(Medium):
         frames = [(part[0].unflatten(0, (t, h * w)), h, w) for part, (t, h, w) in parts]
         return torch.cat([block_mean(one, h, w, side).flatten(0, 1) for one, h, w in frames])
 
-    def resized(self, model: Any, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+    def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         side = self.merge(model)
         given = grids_of(inputs, self.grids)
         rows = self.pixels_of(inputs).split([t * h * w for t, h, w in given])
@@ -66,7 +67,7 @@ class Packed(Medium):
             )
         return found
 
-    def images(self, model: Any, patches: Tensor, grid: Grid) -> Tensor:
+    def images(self, model: Model, patches: Tensor, grid: Grid) -> Tensor:
         """Put flattened patches back into images ``(frames, c, h, w)``."""
         t, h, w = grid
         side, (size, depth) = self._group(model), _patch(model)
@@ -74,7 +75,7 @@ class Packed(Medium):
         x = patches.reshape(split).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
         return x.reshape(t * depth, -1, h * size, w * size)
 
-    def patches(self, model: Any, images: Tensor, grid: Grid) -> Tensor:
+    def patches(self, model: Model, images: Tensor, grid: Grid) -> Tensor:
         """Cut images into flattened patches: the inverse of `images`."""
         t, h, w = grid
         side, (size, depth) = self._group(model), _patch(model)
@@ -82,11 +83,11 @@ class Packed(Medium):
         x = images.reshape(split).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
         return x.reshape(t * h * w, -1)
 
-    def _group(self, model: Any) -> int:
+    def _group(self, model: Model) -> int:
         return 1 if self.raster else self.merge(model)
 
 
-def _patch(model: Any) -> tuple[int, int]:
+def _patch(model: Model) -> tuple[int, int]:
     """Return how many pixels and frames a patch spans."""
     config = model.config.vision_config
     return int(config.patch_size), int(getattr(config, "temporal_patch_size", 1))
@@ -120,12 +121,11 @@ class Convolved(Packed):
 
     projector = "visual.post_layernorm"
 
-    def placeholders(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        config: Any = model.config
-        begun = input_ids.eq(config.video_start_token_id).cumsum(dim=1)
-        ended = input_ids.eq(config.video_end_token_id).cumsum(dim=1)
+    def placeholders(self, model: Model, input_ids: Tensor) -> Tensor:
+        begun = input_ids.eq(model.config.video_start_token_id).cumsum(dim=1)
+        ended = input_ids.eq(model.config.video_end_token_id).cumsum(dim=1)
         in_clip = begun > ended
-        return input_ids.eq(config.image_token_id) & (in_clip == (self.name == "video"))
+        return input_ids.eq(model.config.image_token_id) & (in_clip == (self.name == "video"))
 
 
 class ConvolvedClips(Clips, Convolved):
@@ -150,11 +150,11 @@ class Glm5Next(Glm4V):
 class Windowed(InWindows, Packed):
     """Qwen2.5-VL: the tower sorts the tokens, groups of patches, by window."""
 
-    def full_layers(self, model: Any) -> Sequence[int]:
+    def full_layers(self, model: Model) -> Sequence[int]:
         tower: Any = self.module(model, self.tower)
         return tower.fullatt_block_indexes  # type: ignore[no-any-return]
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         return self.in_raster(model, inputs, super().to_tokens(model, inputs, patches))
 
 
@@ -194,12 +194,12 @@ class Kimi(Family):
     projector = "mm_projector"
     projector_sees_tokens = True
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         high, wide = self._kernel(model)
         grids = grids_of(inputs, self.grids)
         return [Layout(((1, h // high, w // wide),)) for _, h, w in grids]
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         grids: list[Grid] = grids_of(inputs, self.grids)
         size = self._kernel(model)[0]
         return torch.cat(
@@ -209,7 +209,7 @@ class Kimi(Family):
             ]
         )
 
-    def _kernel(self, model: nn.Module) -> tuple[int, int]:
+    def _kernel(self, model: Model) -> tuple[int, int]:
         tower: Any = self.module(model, self.tower)
         high, wide = tower.merge_kernel_size
         return int(high), int(wide)
@@ -220,7 +220,7 @@ class Thinker(Family):
 
     placed_by = ("feature_attention_mask", "audio_feature_lengths", "use_audio_in_video")
 
-    def language_model(self, model: Any) -> nn.Module:
+    def language_model(self, model: Model) -> nn.Module:
         base = model.base_model  # transformers before 5.21 has the decoder beside the encoders
         return base.language_model if hasattr(base, "language_model") else base.model  # type: ignore[no-any-return]
 

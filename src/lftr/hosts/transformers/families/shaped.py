@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
 from ....tokens import Grid
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split
 from .medium import Clips, Medium
@@ -20,16 +21,16 @@ class Mistral3(Family):
 
     model_types: ClassVar[Sequence[str]] = ("mistral3",)
 
-    def _grids(self, model: nn.Module, inputs: Inputs) -> list[Grid]:
+    def _grids(self, model: Model, inputs: Inputs) -> list[Grid]:
         tower: Any = self.module(model, self.tower)
         sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
         return [(1, int(h) // tower.patch_size, int(w) // tower.patch_size) for h, w in sizes]
 
-    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = model.config.spatial_merge_size
         return [Layout(((1, h // side, w // side),)) for _, h, w in self._grids(model, inputs)]
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         side = model.config.spatial_merge_size
         grids = self._grids(model, inputs)
         parts = zip(grid_split(patches, grids), grids, strict=True)
@@ -49,7 +50,7 @@ class MistralLarge4(Mistral3):
 
     model_types: ClassVar[Sequence[str]] = ("mistral_large4",)
 
-    def first_layer_to_reduce(self, model: Any) -> int:
+    def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
             f"an indexer in each layer of {type(model).__name__} chooses among its keys, or later "
             "layers go by what it chose, so tokens cannot leave between them: choose a method that "
@@ -62,11 +63,11 @@ class Placed(Medium):
 
     places: ClassVar[str] = "image_position_ids"
 
-    def pooled(self, model: Any) -> int:
+    def pooled(self, model: Model) -> int:
         """Patches along the side of a token."""
         return int(model.config.vision_config.pooling_kernel_size)
 
-    def _views(self, model: nn.Module, inputs: Inputs) -> list[tuple[Tensor, Tensor, Grid]]:
+    def _views(self, model: Model, inputs: Inputs) -> list[tuple[Tensor, Tensor, Grid]]:
         """Return for each image or frame: its real patches, the token of each, its grid."""
         size = self.pooled(model)
         found = []
@@ -77,7 +78,7 @@ class Placed(Medium):
             found.append((real, rows * wide + columns, (1, high, wide)))
         return found
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         grids = iter([grid for _, _, grid in self._views(model, inputs)])
         found = []
         for frames in self.views(model, inputs, sizes):
@@ -86,7 +87,7 @@ class Placed(Medium):
             found.append(Layout(((frames, high, wide),)))
         return found
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         parts = []
         for rows, (real, token, (_, high, wide)) in zip(
             patches, self._views(model, inputs), strict=True
@@ -102,7 +103,7 @@ class PlacedClips(Clips, Placed):
 
     places: ClassVar[str] = "video_position_ids"
 
-    def views(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
+    def views(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[int]:
         frames = inputs.get("num_frames_per_video")
         if frames is None:
             clips, frames = inputs[self.places].shape[:2]
@@ -126,13 +127,13 @@ class DiffusionGemma(Gemma4):
     tower = "encoder.vision_tower"
     projector = "encoder.embed_vision"
 
-    def encoder(self, model: Any) -> Any:
+    def encoder(self, model: Model) -> Any:
         return model.base_model.encoder.get_image_features
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Model) -> nn.Module:
         return self.module(model, "encoder.language_model")
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         return [high * wide for _, _, (_, high, wide) in self._views(model, inputs)]
 
 
@@ -142,7 +143,7 @@ class Unpooled(Placed):
     tower = "embed_vision"
     projector = "embed_vision.multimodal_embedder"
 
-    def pooled(self, model: Any) -> int:
+    def pooled(self, model: Model) -> int:
         return 1
 
 
@@ -166,11 +167,11 @@ class Lfm2VL(Family):
     def _grids(self, inputs: Inputs) -> list[tuple[int, int]]:
         return [(int(h), int(w)) for h, w in torch.as_tensor(inputs["spatial_shapes"]).tolist()]
 
-    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         side = model.config.downsample_factor
         return [Layout(((1, h // side, w // side),)) for h, w in self._grids(inputs)]
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         side = model.config.downsample_factor
         parts = zip(patches.split(1), self._grids(inputs), strict=True)
         return torch.cat([block_mean(part[:, : h * w], h, w, side)[0] for part, (h, w) in parts])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
 from ....tokens import Grid
+from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, grids_of
 from .medium import Clips, Medium
@@ -19,7 +20,7 @@ from .qwen import Packed
 class Single(Packed):
     """The common part: the encoder's configuration says how many patches make a token."""
 
-    def merge(self, model: Any) -> int:
+    def merge(self, model: Model) -> int:
         return int(model.config.vision_config.spatial_merge_size)
 
 
@@ -28,12 +29,12 @@ class ChannelsLast(Single):
 
     projector = "projector"
 
-    def images(self, model: Any, patches: Tensor, grid: Grid) -> Tensor:
+    def images(self, model: Model, patches: Tensor, grid: Grid) -> Tensor:
         channels = int(model.config.vision_config.num_channels)
         pixels = patches.reshape(len(patches), -1, channels)
         return super().images(model, pixels.mT.flatten(1), grid)
 
-    def patches(self, model: Any, images: Tensor, grid: Grid) -> Tensor:
+    def patches(self, model: Model, images: Tensor, grid: Grid) -> Tensor:
         planes = super().patches(model, images, grid)
         return planes.reshape(len(planes), images.shape[1], -1).mT.flatten(1)
 
@@ -59,12 +60,12 @@ class Resampled(Single):
 class ResampledClips(Clips, Resampled):
     """Its clips: a token is made of the same patches of two frames."""
 
-    def layouts(self, model: Any, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         found = super().layouts(model, inputs, sizes)
         pair = self._pair(model)
         return [Layout(tuple((t // pair, h, w) for t, h, w in one.tiles or ())) for one in found]
 
-    def to_tokens(self, model: Any, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         tokens = super().to_tokens(model, inputs, patches)
         side, pair = self.merge(model), self._pair(model)
         grids = [(t, h // side, w // side) for t, h, w in grids_of(inputs, self.grids)]
@@ -75,7 +76,7 @@ class ResampledClips(Clips, Resampled):
         ]
         return torch.cat([one.mean(dim=1).flatten(0, 1) for one in pairs])
 
-    def _pair(self, model: Any) -> int:
+    def _pair(self, model: Model) -> int:
         return int(model.config.vision_config.temporal_merge_size)
 
 
@@ -93,7 +94,7 @@ class PaddleOCRVL(Single, Family):
     projector = "projector"
     raster = True
 
-    def patches(self, model: Any, images: Tensor, grid: Grid) -> Tensor:
+    def patches(self, model: Model, images: Tensor, grid: Grid) -> Tensor:
         size = int(model.config.vision_config.patch_size)
         return super().patches(model, images, grid).reshape(-1, images.shape[1], size, size)
 
@@ -107,22 +108,22 @@ class Lined(Single):
     # tokens before the first row and after the last one
     ends: ClassVar[tuple[int, int]] = (0, 0)
 
-    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         return [t * h * (w + 1) + sum(self.ends) for t, h, w in self._cells(model, inputs)]
 
-    def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
+    def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [
             Layout((grid,), self._lined(torch.zeros(grid), 1.0).bool())
             for grid in self._cells(model, inputs)
         ]
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         tokens = super().to_tokens(model, inputs, patches)
         grids = self._cells(model, inputs)
         items = zip(tokens.split([t * h * w for t, h, w in grids]), grids, strict=True)
         return torch.cat([self._lined(one.unflatten(0, grid)) for one, grid in items])
 
-    def _cells(self, model: nn.Module, inputs: Inputs) -> list[Grid]:
+    def _cells(self, model: Model, inputs: Inputs) -> list[Grid]:
         side = self.merge(model)
         return [(t, h // side, w // side) for t, h, w in grids_of(inputs, self.grids)]
 
@@ -133,7 +134,7 @@ class Lined(Single):
         tokens = nn.functional.pad(lines, (0, 0, *self.ends), value=fill)
         return tokens.reshape(-1, *cells.shape[3:])
 
-    def resized(self, model: nn.Module, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
+    def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         return Medium.resized(self, model, inputs, grids)  # cells are not counted in newlines
 
 
@@ -163,7 +164,7 @@ class HunYuanVL(Lined, Family):
         return super().following(positions[0], real)
 
     def continued(
-        self, model: nn.Module, positions: Tensor, following: Tensor, earlier: Tensor
+        self, model: Model, positions: Tensor, following: Tensor, earlier: Tensor
     ) -> Tensor:
         shown = (positions != positions[:1]).any(dim=0)
         if not bool(shown.any()):

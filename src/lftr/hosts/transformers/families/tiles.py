@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..api import Model
 from .base import Family
 from .layout import Inputs, block_mean, square_side
 
@@ -14,11 +15,11 @@ from .layout import Inputs, block_mean, square_side
 class Shuffled(Family):
     """Common part: every tile is a square whose patches shrink in blocks."""
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         """Patches along the side of a token, for a tile of ``side`` patches."""
         raise TypeError(f"{type(self).__name__} must define block(model, side)")
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         side = square_side(patches)
         return block_mean(patches, side, side, self.block(model, side)).flatten(0, 1)
 
@@ -30,7 +31,7 @@ class InternVL(Shuffled):
     projector_sees_tokens = True
     run_is_item = True
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return round(1 / float(model.config.downsample_ratio))
 
 
@@ -45,7 +46,7 @@ class Gemma3(Shuffled):
 
     model_types: ClassVar[Sequence[str]] = ("gemma3", "shieldgemma2")
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return int(side // int(model.config.mm_tokens_per_image**0.5))
 
 
@@ -55,7 +56,7 @@ class AyaVision(Shuffled):
     model_types: ClassVar[Sequence[str]] = ("aya_vision", "cohere2_vision")
     tiles_apart = 1
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return int(model.config.downsample_factor)
 
 
@@ -72,13 +73,13 @@ class Idefics(Shuffled):
     tiles_apart = 4
     marks_last_tile = True
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Model) -> nn.Module:
         return self.module(model, "text_model")
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return int(model.config.scale_factor)
 
-    def entries(self, model: Any, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         side = inputs["pixel_values"].shape[-1] // model.config.vision_config.patch_size
         tile = (side // model.config.scale_factor) ** 2
         return [tile] * (sum(len(sample) for sample in features) // tile)
@@ -90,19 +91,19 @@ class GraniteDocling(Idefics):
     model_types: ClassVar[Sequence[str]] = ("granite_docling",)
     projector = "vision_model.connector"
 
-    def entries(self, model: Any, inputs: Inputs, features: Any) -> list[int]:
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         config = model.config.vision_config
         side = config.image_size // config.patch_size // self._shrinks(model, inputs)
         return [side * side] * (sum(len(sample) for sample in features) // side**2)
 
-    def to_tokens(self, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         side = square_side(patches)
         return block_mean(patches, side, side, self._shrinks(model, inputs)).flatten(0, 1)
 
-    def deepstack_layers(self, model: Any) -> int:
+    def deepstack_layers(self, model: Model) -> int:
         return len(model.config.vision_config.deepstack_visual_indexes)
 
-    def _shrinks(self, model: Any, inputs: Inputs) -> int:
+    def _shrinks(self, model: Model, inputs: Inputs) -> int:
         """Patches along the side of a token."""
         coarse = int(model.config.vision_config.scale_factor)
         return coarse if inputs.get("tile_fine_mask") is None else coarse // 2
@@ -122,11 +123,11 @@ class Llama4(Shuffled):
     tower = "vision_model"
     projector = "vision_model.vision_adapter"
 
-    def as_received(self, model: Any, features: Tensor) -> Tensor:
+    def as_received(self, model: Model, features: Tensor) -> Tensor:
         return model.base_model.multi_modal_projector(features)  # type: ignore[no-any-return]
 
-    def block(self, model: Any, side: int) -> int:
+    def block(self, model: Model, side: int) -> int:
         return round(1 / float(model.config.vision_config.pixel_shuffle_ratio))
 
-    def cls_place(self, model: nn.Module) -> int | None:
+    def cls_place(self, model: Model) -> int | None:
         return -1

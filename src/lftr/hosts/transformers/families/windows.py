@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..api import Model
 from .layout import Inputs
 from .medium import Medium
 
@@ -18,20 +19,20 @@ class InWindows(Medium):
     In the other layers a patch attends only to patches of its own window.
     """
 
-    def full_layers(self, model: Any) -> Sequence[int]:
+    def full_layers(self, model: Model) -> Sequence[int]:
         """Return the encoder's layers with full attention."""
         raise TypeError(f"{type(self).__name__} must define full_layers(model)")
 
-    def attention_layer(self, model: Any, layers: int, inputs: Inputs | None = None) -> int:
+    def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
         """Return the last layer with full attention."""
         return int(max(self.full_layers(model)))
 
-    def shallow_layer(self, model: Any, layers: int) -> int:
+    def shallow_layer(self, model: Model, layers: int) -> int:
         """Return the last layer of the first half with full attention: 16 of 32, from one."""
         full = self.full_layers(model)
         return int(max((i for i in full if i < layers // 2), default=min(full)))
 
-    def in_raster(self, model: Any, inputs: Inputs, rows: Tensor) -> Tensor:
+    def in_raster(self, model: Model, inputs: Inputs, rows: Tensor) -> Tensor:
         """Return ``rows`` ``(N, c)``, which are sorted by window, in raster order."""
         from transformers.vision_utils import get_vision_window_index
 
