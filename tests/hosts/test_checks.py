@@ -147,7 +147,7 @@ def test_layers_that_are_called_past_their_hooks() -> None:
 def test_what_was_received_is_compared_with_what_was_sent() -> None:
     check_received(12, 12)
     check_received(15, 12)  # assisted decoding's guesses come with the prompt
-    with pytest.raises(lftr.LftrError, match="11 columns in all"):
+    with pytest.raises(lftr.LftrError, match="11 columns in total"):
         check_received(11, 12)
 
 

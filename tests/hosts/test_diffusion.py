@@ -226,7 +226,7 @@ def test_a_second_turn() -> None:
         second = entry.batch(model, [said], [[image]])
         del second["attention_mask"]
         whole = entry.batch(model, [[*output.sequences[0].tolist(), 21]], [[]])
-        with pytest.raises(ArgumentError, match="the ids that are not cached"):
+        with pytest.raises(ArgumentError, match="the ids that are not in the cache"):
             generate(model, whole, past_key_values=cache)
         again, logits = generate(
             model, second, decoder_input_ids=canvas, past_key_values=cache, max_new_tokens=8

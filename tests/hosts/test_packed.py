@@ -62,7 +62,7 @@ def test_dropping_is_refused(prompt: Prompt) -> None:
     for method, keep in (("uniform", 0.5), (Own(Step(first_layer(prompt.entry), 0.5)), None)):
         with lftr.reduce(prompt.model, method, keep=keep):
             for call in (prompt.model, prompt.model.generate):
-                with pytest.raises(UnsupportedModelError, match="pack several documents"):
+                with pytest.raises(UnsupportedModelError, match="a row holds several documents"):
                     call(**inputs, use_cache=False)
 
 
@@ -81,6 +81,6 @@ def test_borders_given_as_lengths(name: str) -> None:
     inputs = prompt.inputs() | {name: torch.tensor([[0, 9]])}
     with (
         lftr.reduce(prompt.model, "uniform", keep=0.5),
-        pytest.raises(UnsupportedModelError, match="pack several documents"),
+        pytest.raises(UnsupportedModelError, match="a row holds several documents"),
     ):
         prompt.model(**inputs)

@@ -122,7 +122,7 @@ def test_layers_that_others_checkpoint(llava: ZooEntry) -> None:
     options = {"keep": 0.4, "encoder": lftr.EncoderToMe(r=4)}
     with (
         lftr.reduce(prompt.model, "lftr", **options),
-        pytest.raises(UnsupportedModelError, match="runs the layer in it again"),
+        pytest.raises(UnsupportedModelError, match="runs its layer again"),
     ):
         prompt.forward()
     _, grads = gradients(prompt, lftr.reduce(prompt.model, "visionzip", keep=0.4))

@@ -138,7 +138,7 @@ def test_models_whose_answers_are_not_settled() -> None:
         verified(entry, model)
     with (
         lftr.reduce(model.eval(), "random", keep=0.5),
-        pytest.raises(ArgumentError, match="no reduction is on"),
+        pytest.raises(ArgumentError, match="a model without a reduction"),
     ):
         verified(entry, model)
 

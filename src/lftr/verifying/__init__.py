@@ -1,4 +1,4 @@
-"""The proof that a reduction is right, on the user's own model, weights and versions."""
+"""Verify that a reduction is right on the user's own model, weights and versions."""
 
 from __future__ import annotations
 
@@ -45,59 +45,60 @@ def verify(
     seed: int = 0,
     told: Told | None = None,
 ) -> Verification:
-    """Prove, on this very model, that a reduction does what it says and nothing else.
+    """Verify on this model that a reduction gives the logits that it should.
 
-    Everything is compared with a truth that knows nothing of lftr's host: the plain model runs on
-    the full prompt, what it hands its language model is written down, the kept columns of that are
-    gathered at their positions, and the plain language model runs on those. Methods inside it are
-    compared with the plain model whose masks hide what was dropped. Wherever tokens are generated,
-    every step is compared, on the tokens that the reduced model chose.
+    The reference does not use lftr's host: the plain model runs on the full prompt, the arguments
+    of its language model are recorded, the kept columns are gathered from them with their
+    positions, and the plain language model runs on these columns. For a method inside the language
+    model, the reference is the plain model with masks that hide the dropped tokens. Checks that
+    generate compare every step, on the tokens that the reduced model chose.
 
-    A deviation is allowed up to four times what the plain model has by itself, measured in the same
-    run by the same steps (a padded batch with a cache against each row alone without one), and at
-    least 4 steps of the dtype, or 64 of float32, at the size of the largest logit. keep=1.0 must
-    not change a bit. A check that could not tell a wrong reduction from a right one by this measure
-    is skipped and says so (`lftr.verifying.judge` has the rule).
+    Each check also measures how far the plain model deviates from its own reference (for example
+    a padded batch with a cache against each row alone without one). The reduction may deviate by
+    four times that, and in any case by 4 steps of the dtype, or 64 of float32, at the size of the
+    largest logit. keep=1.0 must be bit-identical. A check that could not tell a wrong reduction
+    from a right one within this tolerance is skipped, with that reason (see
+    `lftr.verifying.judge`).
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
         In evaluation mode, on any device or several, in any floating-point dtype, not reduced.
     processor : transformers.ProcessorMixin
-        Makes the inputs, with its chat template where it has one. It must be given: what a prompt
-        looks like is for the processor to say.
+        Makes the inputs, with its chat template if it has one. It is required, since it defines
+        the format of prompts.
     method : str, Method or LayerMethod, or a sequence of them
-        As `lftr.reduce` takes it. What decides inside the language model is checked by itself;
-        where none is given, one early cut (FastV).
+        As in `lftr.reduce`. A method inside the language model is checked separately; without one,
+        FastV in an early layer is checked.
     keep : float, int or Budget, optional
-        Of the method before the language model, a quarter by default; where only a method inside it
-        is given, of that.
+        How much the method before the language model keeps, by default a quarter. If only a
+        method inside is given, how much that keeps.
     positions : {"original", "compact"}, optional
-        As `lftr.reduce` takes it.
+        As in `lftr.reduce`.
     full : bool
-        Also beams, sampling, a static cache, prompt lookup, more prompts, methods of other kinds.
+        Also check beams, sampling, a static cache, prompt lookup, more prompts and other methods.
     images : sequence of PIL.Image.Image
-        To ask about; random ones are added up to four.
+        Pictures of the prompts; random ones are added up to four.
     text_tower : TextTower, optional
         For methods that compare in CLIP's space.
     steps : int
-        Tokens that are generated in each check, at least 2.
+        Number of tokens that each check generates, at least 2.
     seed : int
-        Of the random pictures.
+        Seed of the random pictures.
     told : callable, optional
-        Called with each check's name before it begins, its number, and how many there are.
+        Called before each check with its name, its number and the number of checks.
 
     Returns
     -------
     Verification
-        ``ok``, the checks with their figures, the versions; printed, a table.
+        ``ok``, the checks with their measurements, and versions; ``print`` shows a table.
 
     Raises
     ------
     ArgumentError
         If an argument is out of its range, or the model is being trained or reduced.
     UnsupportedModelError, MissingEvidenceError
-        If `lftr.reduce` takes no such model or method at all.
+        If `lftr.reduce` does not take this model or method at all.
     """
     if processor is None:
         raise ArgumentError.of(
@@ -119,7 +120,7 @@ def verify(
         pictures(images, seed),
         steps,
     )
-    with subject.reduced():  # what lftr.reduce takes in no call is refused at once
+    with subject.reduced():  # raises at once what lftr.reduce refuses
         pass
     found = []
     with torch.no_grad():
@@ -148,7 +149,7 @@ def _methods_to_check(method: object, keep: object) -> tuple[Method, object, Lay
                 "method",
                 str(decides),
                 "a method that chooses among the encoder's tokens: this one encodes the image "
-                "anew, at another size, and there is no truth to compare it with",
+                "again at another size, and there is no reference to compare it with",
             )
         return decides, KEEP if keep is None else keep, within[0] if within else None
     only = within[0] if keep is None else within[0].averaging(check_keep("keep", keep))
@@ -156,14 +157,12 @@ def _methods_to_check(method: object, keep: object) -> tuple[Method, object, Lay
 
 
 def _check_state(model: Any) -> None:
-    """Refuse a model whose answers are not settled."""
+    """Refuse a model in training mode, and one that is already reduced."""
     name = type(model).__name__
     if getattr(model, "training", False):
         raise ArgumentError.of("model", f"{name} in training mode", "one after model.eval()")
     if isinstance(model, torch.nn.Module) and reductions(model):
-        raise ArgumentError.of(
-            "model", f"{name} that is reduced", "one on which no reduction is on"
-        )
+        raise ArgumentError.of("model", f"{name} that is reduced", "a model without a reduction")
 
 
 def _described(subject: Subject) -> dict[str, Any]:
@@ -186,5 +185,5 @@ def _described(subject: Subject) -> dict[str, Any]:
 
 
 def _devices(model: Any) -> str:
-    """Return where the model's parameters are, the devices of a device map too."""
+    """Return the devices of the model's parameters, all of a device map."""
     return ", ".join(sorted({str(parameter.device) for parameter in model.parameters()}))

@@ -1,4 +1,4 @@
-"""The checks by name: what each asks, and about which prompt."""
+"""The checks by name, with the prompt and the comparison of each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Body = Callable[[Subject], Figures]
 
 
 def checks_of(full: bool) -> dict[str, Body]:
-    """Return the checks by name in their order; the last one looks at what they left behind."""
+    """Return the checks by name, in order; the last one checks that the model is unchanged."""
     one, pair = (_asks([0], SHORT),), (_asks([1], SHORT), _asks([2], LONG))
     together = (_asks([0, 1], TWO),)
     found: dict[str, Body] = {
@@ -68,7 +68,7 @@ def checks_of(full: bool) -> dict[str, Body]:
 
 
 def run(name: str, body: Body, subject: Subject) -> Check:
-    """Return a check's outcome. What is raised under a reduction, and is no refusal, fails it."""
+    """Run a check and return its outcome; an error under a reduction fails it, a refusal skips."""
     try:
         return judged(name, body(subject), subject.model.dtype)
     except Skip as reason:
@@ -97,7 +97,7 @@ def _video(subject: Subject) -> Asked:
 
 
 def asking(asks: tuple[Asks, ...], way: Run) -> Body:
-    """Return a check that compares a run on some questions with the truth."""
+    """Return a check that compares a run on these questions with the reference."""
 
     def body(subject: Subject) -> Figures:
         with plainly():
@@ -111,11 +111,11 @@ def _by(name: str, body: Body) -> Body:
     return lambda subject: body(dataclasses.replace(subject, method=get_method(name)))
 
 
-# ---- what is not compared with the truth before the language model -----------------------------
+# ---- checks with another reference --------------------------------------------------------------
 
 
 def everything_kept(subject: Subject) -> Figures:
-    """Compare everything that ``forward`` and ``generate`` return, at keep=1.0, bit by bit."""
+    """Check that keep=1.0 changes no bit of what ``forward`` and ``generate`` return."""
     with plainly():
         prompt = subject.prompt(_asks([0], SHORT)(subject))
         plain, again = (_everything(subject, prompt) for _ in range(2))
@@ -126,7 +126,7 @@ def everything_kept(subject: Subject) -> Figures:
 
 
 def _everything(subject: Subject, prompt: Prompt) -> dict[str, torch.Tensor]:
-    """Return all tensors that come back, of hidden states and caches too."""
+    """Return all tensors of the outputs, with hidden states and caches."""
     output = subject.model(**prompt.inputs, output_hidden_states=True, return_dict=True)
     answer = subject.answer(prompt.inputs)
     both = {"forward": output, "logits": answer.logits, "ids": answer.output.sequences}
@@ -140,7 +140,7 @@ def _apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> flo
 
 
 def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
-    """Compare a method inside the language model with columns hidden from its layers on."""
+    """Compare a method inside the language model with masks that hide the dropped columns."""
     model = subject.model
     method = method or subject.inside or _one_cut(subject)
     with plainly():
@@ -165,14 +165,14 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
         plain,
         distance(truth.logits(), right),
         float(right.abs().max()),
-        "the logits are not those of the plain model with the dropped tokens hidden",
+        "the logits are not those of the plain model with the dropped tokens masked",
         str(method),
     )
     noisy = hidden_logits(truth, dataclasses.replace(hidden, noise=True))
     if distance(noisy, right) > figures.allowed(model.dtype):
         raise Skip(
-            "layers of this model read tokens in other ways than by attention, so that a mask "
-            "cannot hide what was dropped"
+            "layers of this model read other tokens not only by attention, so masks cannot hide "
+            "dropped tokens"
         )
     return figures
 
@@ -182,7 +182,7 @@ def _by_inside(name: str) -> Body:
 
 
 def _one_cut(subject: Subject) -> FastV:
-    """Return FastV at the first layer that the model can do with a tenth of the tokens in."""
+    """Return FastV, which keeps a tenth, at the first layer where the model allows it."""
     refusal = "the language model has fewer than three layers"
     for layer in range(2, len(layers_of(subject.model))):
         try:
@@ -195,7 +195,7 @@ def _one_cut(subject: Subject) -> FastV:
 
 
 def _left(subject: Subject) -> Figures:
-    """Compare what the model answers after everything with what it answered before a reduction."""
+    """Check that the model, after a reduction that ended with an error, is as before."""
     with plainly():
         prompt = subject.prompt(_asks([0], SHORT)(subject))
         plain, again = (_everything(subject, prompt) for _ in range(2))
@@ -208,9 +208,9 @@ def _left(subject: Subject) -> Figures:
     found = _everything(subject, prompt)
     if subject.left:
         raise LftrError(f"attributes or hooks are left on {', '.join(sorted(subject.left))}")
-    fault = "it does not answer as before, bit by bit"
+    fault = "its outputs are not bit-identical to those before the reduction"
     return Figures(_apart(found, plain), _apart(again, plain), fault=fault)
 
 
 class _Stop(Exception):
-    """Ends a reduction as an error in its body would."""
+    """An error in the body of a ``with`` block of a reduction."""

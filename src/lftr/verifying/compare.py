@@ -1,4 +1,4 @@
-"""Comparing what a run gives, plain or reduced, with the truth."""
+"""Compare the logits of a run, plain or reduced, with the reference."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _FOLLOWING = 5  # tokens of a second turn; those at the end of the first say not
 
 @dataclass(frozen=True)
 class Claim:
-    """Logits that a run gave of one row.
+    """Logits that a run returned for one row.
 
     Attributes
     ----------
     row : int
-        Of the prompt.
+        Number of the row in the prompt.
     new : sequence of int
         Tokens that followed it.
     logits : Tensor, shape (P, V)
-        Those after the prompt and ``places`` of these tokens.
+        The logits after the prompt and ``places`` tokens of ``new``.
     places : sequence of int
-        How many of the tokens came before each of the logits.
+        For each of the logits, how many tokens of ``new`` preceded it.
     """
 
     row: int
@@ -42,7 +42,7 @@ class Claim:
     places: Sequence[int]
 
     def truth(self, subject: Subject, prompt: Prompt) -> Truth:
-        """Return the truth about the row and what followed it."""
+        """Return the reference for this row and ``new``."""
         return Truth(subject.model, prompt.rows[self.row], self.new)
 
 
@@ -50,7 +50,7 @@ Run = Callable[[Subject, Prompt], list[Claim]]
 
 
 def generated(**options: Any) -> Run:
-    """Return a run of ``generate`` with some options; every step of every row is a claim."""
+    """Return a run of ``generate`` with these options; it compares every step of every row."""
 
     def run(subject: Subject, prompt: Prompt) -> list[Claim]:
         answer = subject.answer(prompt.inputs, **options)
@@ -62,7 +62,7 @@ def generated(**options: Any) -> Run:
 
 
 def forwarded(subject: Subject, prompt: Prompt) -> list[Claim]:
-    """Call ``forward``: the last column's logits are a claim."""
+    """Call ``forward`` and return the logits of the last column."""
     logits = subject.model(**prompt.inputs, return_dict=True).logits[:, -1:].float().cpu()
     return [Claim(row, (), logits[row], (0,)) for row in range(len(prompt.rows))]
 
@@ -73,7 +73,7 @@ def second_turn(*, whole: bool) -> Run:
     Parameters
     ----------
     whole : bool
-        Whether the second turn is given the whole conversation, or the new ids alone.
+        Whether the second turn receives the ids of the whole conversation, or only the new ones.
     """
 
     def run(subject: Subject, prompt: Prompt) -> list[Claim]:
@@ -96,7 +96,7 @@ def second_turn(*, whole: bool) -> Run:
 
 
 def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
-    """Compare a run under the reduction with the truth, and the plain model with its own."""
+    """Compare a run with the reduction, and one of the plain model, each with its reference."""
     with plainly():
         plain = [
             distance(claim.logits, claim.truth(subject, prompt).logits()[list(claim.places)])
@@ -120,7 +120,7 @@ def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Skip where the plain model itself cannot do what is asked."""
+    """Skip the check if the plain model itself raises an error."""
     try:
         yield
     except (Skip, torch.OutOfMemoryError):
@@ -134,7 +134,7 @@ def plainly() -> Iterator[None]:
 
 @contextmanager
 def refusable() -> Iterator[None]:
-    """Skip where lftr refuses the model or the method with a reason."""
+    """Skip the check if lftr refuses the model or the method."""
     try:
         yield
     except (UnsupportedModelError, MissingEvidenceError) as error:

@@ -1,8 +1,8 @@
-"""Ground truth inside the language model: the full prompt, with what was dropped hidden by masks.
+"""The reference inside the language model: the full prompt, with masks that hide dropped tokens.
 
-Hooks of this file on the plain model's decoder layers hide the dropped columns from every query,
-put merged states in the place of their anchors, and hold tokens still in layers in which they are
-frozen or bypassed. Every step is the whole prompt anew, one unpadded row, without a cache.
+This file hooks the decoder layers of the plain model. The hooks mask dropped columns for every
+query, replace the states of anchors by merged states, and keep the states of frozen and bypassed
+tokens unchanged. Each step runs the whole prompt, one unpadded row, without a cache.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _MASKED = {"full_attention", "sliding_attention", "chunked_attention"}
 
 @dataclass(frozen=True)
 class Hidden:
-    """What was said about one prompt.
+    """The decisions of a method inside the language model about one prompt.
 
     Attributes
     ----------
     columns : Tensor of int64
-        The prompt's visual tokens.
+        The columns of the prompt's visual tokens.
     said : sequence of Said
-        What goes, in the order of the layers.
+        The decisions, in the order of the layers.
     states : sequence of str
         For each layer whether visual tokens are "active", "frozen" or "bypassed".
     noise : bool
-        Whether columns that went hold noise from then on. It must not change the logits; where it
-        does, layers read columns by other ways than a mask, and this is no truth.
+        Whether dropped columns are filled with noise. If this changes the logits, layers read
+        columns in spite of the mask, and this reference does not hold.
     """
 
     columns: Tensor
@@ -48,14 +48,14 @@ class Hidden:
     noise: bool = False
 
     def alive(self, layer: int) -> Tensor:
-        """Return the columns of visual tokens that have not gone before a layer, ascending."""
+        """Return the columns of the visual tokens that a layer receives, ascending."""
         columns = self.columns
         for at, size, choice in self.said:
             if at > layer:
                 continue
             if len(columns) != size:
                 raise LftrError(
-                    f"before layer {at} the method was asked about {size} visual tokens where "
+                    f"before layer {at} the method was asked about {size} visual tokens, but "
                     f"{len(columns)} were left"
                 )
             columns = columns[:0] if choice is None else columns[choice.index.cpu()]
@@ -63,7 +63,7 @@ class Hidden:
 
 
 def hidden_logits(truth: Truth, hidden: Hidden) -> Tensor:
-    """Return the logits after a prompt and what follows it, with what was dropped hidden.
+    """Return the logits after the prompt and each following token, with dropped tokens masked.
 
     Returns
     -------
@@ -73,19 +73,19 @@ def hidden_logits(truth: Truth, hidden: Hidden) -> Tensor:
     Raises
     ------
     UnsupportedModelError
-        If the model's decoder layers are not found, or its attention takes no such masks.
+        If the decoder layers are not found, or their attention does not take masks.
     """
     kernel = attention_of(truth.model.config.get_text_config())
     if kernel not in ("sdpa", "eager"):
         raise UnsupportedModelError(
-            f"the truth hides columns by masks, which {kernel!r} does not take; load the model "
+            f"this check hides columns by masks, which {kernel!r} does not take; load the model "
             "with attn_implementation='sdpa' for this check"
         )
     kinds = getattr(truth.model.config.get_text_config(), "layer_types", None) or []
     others = sorted(set(kinds) - _MASKED)
     if others:
         raise UnsupportedModelError(
-            f"the truth hides columns by masks, which layers of {', '.join(others)} do not take"
+            f"this check hides columns by masks, which layers of {', '.join(others)} do not take"
         )
     with _hiding(layers_of(truth.model), hidden, truth.inputs[IDS].shape[1]):
         return truth.logits()
@@ -152,7 +152,7 @@ class _Layer:
         return (still, *output[1:]) if isinstance(output, tuple) else still
 
     def _merged(self, states: Tensor) -> Tensor:
-        """Put what merges before this layer in the place of its anchors."""
+        """Replace the states of anchors by the states merged before this layer."""
         for at, _, choice in self.hidden.said:
             if at == self.number and choice is not None and choice.flow is not None:
                 seen = self.hidden.alive(at - 1)
@@ -172,16 +172,18 @@ class _Layer:
 
 
 def hide(mask: Tensor | None, unseen: Tensor, states: Tensor) -> Tensor:
-    """Return a layer's mask with columns hidden from every query but (no row is empty) their own.
+    """Return a layer's mask with columns hidden from every query.
+
+    A hidden column still attends to itself, so that no row of the mask is empty.
 
     Parameters
     ----------
     mask : Tensor, optional, shape (1, 1 or H, L, L)
-        Bool, or added to the products; None is causal.
+        Bool, or additive; None means causal.
     unseen : Tensor of bool, shape (L,)
-        The columns.
+        The columns to hide.
     states : Tensor, shape (1, L, C)
-        What the layer is called with.
+        The hidden states that the layer receives.
     """
     length = states.shape[1]
     if mask is None:

@@ -1,16 +1,16 @@
-"""From figures to a verdict: what deviation is allowed, and where a check can tell nothing.
+"""The verdict of a check: which deviation is allowed, and when a check is inconclusive.
 
-The rule. Two ways of computing the same logits differ by rounding: a batch and a row alone, a cache
-and the whole prompt anew. By how much depends on the model, its depth, its dtype and the kernels,
-so it is measured: every check first compares the *plain* model with its own truth, by the same
-steps, and a reduction may deviate by `FACTOR` times that. Rounding can also cancel by luck, so that
-in any case `STEPS` of the dtype are allowed, at the size of the largest logit, and `SUMS` steps of
-float32, in which kernels sum thousands of products whatever the dtype.
+Two ways of computing the same logits differ by rounding: a batch or a single row, with a cache or
+without. The difference depends on the model, its dtype and the kernels, so each check measures it:
+it compares the *plain* model with its own reference, by the same steps, and a reduction may deviate
+by `FACTOR` times that. Since rounding errors can cancel by chance, a check always allows `STEPS`
+steps of the dtype, at the size of the largest logit, and `SUMS` steps of float32, in which kernels
+sum thousands of products whatever the dtype.
 
-Every check also measures what is known to be wrong: the full prompt, and, where tokens stay at
-their original positions, compact ones. If that is not at least twice as far from the truth as what
-is allowed (in float16 and bfloat16, on a model whose answers hardly depend on its image), the check
-could not see a fault, and is skipped with that reason. It never passes blindly.
+Each check also measures the deviation of results that are known to be wrong: the full prompt, and
+compact positions if tokens keep their original ones. A check is inconclusive if that deviation is
+less than twice the allowed one, as in float16 or bfloat16 on a model whose answers hardly depend on
+the image. Such a check is skipped with that reason, and does not pass.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ SUMS = 64.0
 
 @dataclass(frozen=True)
 class Figures:
-    """What a check measured, see `Check`.
+    """The measurements of a check, see `Check`.
 
     Attributes
     ----------
     size : float
-        The largest logit of the truth; 0 where what is compared must not differ by a bit.
+        The largest logit of the reference; 0 if the results must be bit-identical.
     fault : str
-        What is so if it deviates.
+        The reason to give if the check fails.
     note : str
-        What to know where it does not.
+        The remark to give if it passes.
     """
 
     deviation: float
@@ -63,15 +63,15 @@ def judged(name: str, figures: Figures, dtype: torch.dtype) -> Check:
         return Check(name, "failed", *shown, figures.fault)
     if figures.wrong is not None and not 2 * allowed < figures.wrong:
         reason = (
-            f"it could tell nothing: {allowed:.2g} is allowed by the plain model's own deviation, "
-            f"and what is known to be wrong is only {figures.wrong:.2g} from the truth"
+            f"inconclusive: the plain model's own deviation allows {allowed:.2g}, and a result "
+            f"that is known to be wrong deviates by only {figures.wrong:.2g}"
         )
         return Check(name, "skipped", *shown, reason)
     return Check(name, "passed", *shown, figures.note)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference; entries that are equal, infinite ones too, have none."""
+    """Return the largest absolute difference; equal infinities and two NaN count as equal."""
     if found.shape != expected.shape:
         return float("inf")
     same = (found == expected) | (found.isnan() & expected.isnan())

@@ -1,4 +1,4 @@
-"""Methods that hand every question on to another method and write down what it said."""
+"""Wrappers around methods that record the decisions of the method inside."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..methods.inside.base import LayerMethod, LayerView
 from ..selection import Selection
 from ..tokens import VisualTokens
 
-# before which layer, of how many visual tokens, and which of them stay (None: none)
+# a decision: before which layer, about how many visual tokens, and which stay (None: none stays)
 Said = tuple[int, int, Selection | None]
 
 
 class Recorder(Method):
-    """Hands on to a method before the language model.
+    """Records a method before the language model.
 
     Attributes
     ----------
     sizes : list of int
-        Tokens of each item that the method was last asked about, in the order of the prompts.
+        Number of tokens of each item in the method's last call, in the order of the prompts.
     selections : list of Selection
-        What it chose of them.
+        The method's choice for each item.
     """
 
     def __init__(self, inner: Method) -> None:
@@ -32,11 +32,11 @@ class Recorder(Method):
 
     @property
     def evidence(self) -> Evidence:
-        """What the method needs."""
+        """The evidence that the method needs."""
         return self.inner.evidence
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        """Return the method's own numbers."""
+        """Return the counts that the method chooses with keep="auto"."""
         return self.inner.auto_count(tokens)
 
     def count(self, tokens: VisualTokens, keep: object) -> int:
@@ -44,34 +44,34 @@ class Recorder(Method):
         return self.inner.count(tokens, keep)
 
     def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
-        """Return how the method spreads a prompt's tokens over its items."""
+        """Return how the method distributes a prompt's tokens over its items."""
         return self.inner.allot(items, counts)
 
     def select_all(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
-        """Return the method's choices, which are noted."""
+        """Return the method's choices and record them."""
         self.sizes = [item.count for item in items]
         self.selections = self.inner.select_all(items, counts)
         return self.selections
 
 
 class LayerRecorder(LayerMethod):
-    """Hands on to a method inside the language model.
+    """Records a method inside the language model.
 
     Attributes
     ----------
     said : list of Said
-        Every decision since the recorder was made; of one prompt.
+        All decisions since the recorder was constructed, about one prompt.
     """
 
     def __init__(self, inner: LayerMethod) -> None:
         self.inner = inner
         self.schedule = inner.schedule
-        own: Any = self  # a class attribute elsewhere, but each recorder speaks for its own method
+        own: Any = self  # a class attribute of other methods; here it differs between instances
         own.reads = inner.reads
         self.said: list[Said] = []
 
     def check(self, config: Any) -> None:
-        """Refuse what the method refuses."""
+        """Check the configuration as the method does."""
         self.inner.check(config)
 
     def watches(self, depth: int) -> frozenset[int]:
@@ -79,14 +79,14 @@ class LayerRecorder(LayerMethod):
         return self.inner.watches(depth)
 
     def count(self, view: LayerView, planned: int) -> int:
-        """Return the method's count; that all tokens go is noted."""
+        """Return the method's count, and record it if no token stays."""
         found = self.inner.count(view, planned)
         if found <= 0 < view.layer:
             self.said.append((view.layer, len(view.visual), None))
         return found
 
     def select(self, view: LayerView, keep: int) -> Selection:
-        """Return the method's choice, which is noted."""
+        """Return the method's choice and record it."""
         choice = self.inner.select(view, keep)
         self.said.append((view.layer, len(view.visual), choice))
         return choice

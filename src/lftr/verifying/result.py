@@ -1,4 +1,4 @@
-"""What a verification found: each check with its figures, and the versions it ran on."""
+"""The result of a verification: each check with its measurements, and the versions."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Verdict = Literal["passed", "failed", "skipped"]
-# without these two nothing was proved
+# a verification succeeds only if these two checks passed
 ESSENTIAL = ("everything kept", "reduced")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """The result of one check.
 
     Attributes
     ----------
     name : str
-        What was compared; docs/verify.md says how.
+        The name of the check; docs/verify.md describes it.
     verdict : {"passed", "failed", "skipped"}
-        Skipped where the model or the method does not take it, or where it could tell nothing.
+        "skipped" if the model or the method does not support it, or if it is inconclusive.
     deviation : float, optional
-        The largest difference between a logit under the reduction and the truth.
+        The largest difference between a logit with the reduction and the reference.
     plain : float, optional
-        The same of the plain model, its own way of computing against its own truth.
+        The same difference for the plain model and its own reference.
     allowed : float, optional
         The deviation up to which the check passes.
     wrong : float, optional
-        The smallest deviation of what is known to be wrong: the full prompt, compact positions.
+        The smallest deviation of results known to be wrong (full prompt, compact positions).
     reason : str
-        Why it was skipped or failed; notes where it passed.
+        Why the check was skipped or failed, or a remark if it passed.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Check:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the check as plain values for JSON; what is not finite as None."""
+        """Return the check as values for JSON; numbers that are not finite become None."""
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in vars(self).items()
@@ -52,22 +52,22 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """The proof, or what is missing of it.
+    """The results of all checks.
 
     Attributes
     ----------
     checks : sequence of Check
-        In the order in which they ran.
+        The checks in the order in which they ran.
     model, model_type : str
         The model's class, and its type in transformers.
     method : str
         The methods, with the options that are not at their defaults.
     keep : str
-        How many tokens stayed.
+        The ``keep`` of the method before the language model.
     dtype, device, attention : str
-        What the language model computes in, on and with.
+        The dtype, devices and attention implementation of the language model.
     versions : dict
-        Of lftr, torch and transformers.
+        Versions of lftr, torch and transformers.
     """
 
     checks: Sequence[Check]
@@ -103,13 +103,13 @@ class Verification:
         if not self.ok:
             proved = {check.name for check in self.checks if check.verdict == "passed"}
             names = ", ".join(name for name in ESSENTIAL if name not in proved)
-            return f"NOT PROVED: the checks without which nothing is were skipped: {names}."
+            return f"NOT PROVED: these necessary checks were skipped: {names}."
         skipped = sum(check.verdict == "skipped" for check in self.checks)
         rest = f", {skipped} skipped" if skipped else ""
         return f"PASSED: {len(self.checks) - skipped} checks{rest}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON."""
+        """Return everything as values for JSON."""
         rest = {name: value for name, value in vars(self).items() if name != "checks"}
         checks = [check.to_dict() for check in self.checks]
         return {"ok": self.ok, "conclusion": self.conclusion, **rest, "checks": checks}

@@ -1,4 +1,4 @@
-"""What is verified, on which pictures, and how it is asked."""
+"""The model under verification, its prompts, and how the checks call it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SIZES = ((320, 240), (240, 320), (256, 256), (384, 192))
 
 
 class Skip(Exception):
-    """A check does not apply; the text says why."""
+    """Raised if a check does not apply; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Inputs of a batch, of each of its rows alone, and how many media each row shows."""
+    """Inputs of a batch and of each row alone, and the number of media in each row."""
 
     inputs: Inputs
     rows: Sequence[Inputs]
@@ -42,16 +42,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What ``generate`` gave for a prompt.
+    """The result of ``generate`` for a prompt.
 
     Attributes
     ----------
     tokens : list of list of int
-        Of each row, the new ones.
+        The new tokens of each row.
     logits : list of Tensor
-        Of each row, raw: float32 ``(steps, V)``, CPU.
+        The unprocessed logits of each row, float32 ``(steps, V)``, on the CPU.
     output : object
-        All that it returned.
+        The whole output.
     """
 
     tokens: list[list[int]]
@@ -61,22 +61,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with how it is reduced and asked.
+    """A model with the settings of its reduction and of the checks.
 
     Attributes
     ----------
     model, processor
-        In evaluation mode; what makes its inputs.
+        The model in evaluation mode, and its processor.
     method, keep, positions, text_tower
-        As `lftr.reduce` takes them.
+        As in `lftr.reduce`.
     inside : LayerMethod, optional
-        What is checked inside the language model; by default FastV, where the model has room.
+        The method to check inside the language model, by default FastV.
     pictures : sequence of PIL.Image.Image
-        At least four.
+        At least four pictures for the prompts.
     steps : int
-        Tokens that are generated.
+        Number of tokens to generate.
     left : set of str
-        Modules on which reductions left something.
+        Modules on which an ended reduction left an attribute or a hook.
     """
 
     model: Any
@@ -96,7 +96,7 @@ class Subject:
         Raises
         ------
         Skip
-            If the processor makes other ids of a question in a batch than alone.
+            If a question has other ids in a batch than alone.
         """
         rows = [self._inputs([one]) for one in asked]
         media = [len(shown) for shown, _ in asked]
@@ -105,7 +105,7 @@ class Subject:
         batch = self._inputs(asked)
         for number, row in enumerate(rows):
             if not torch.equal(batch[IDS][number][batch[MASK][number].bool()], row[IDS][0]):
-                raise Skip(f"the processor makes other ids of question {number} in a batch")
+                raise Skip(f"the processor gives question {number} other ids in a batch than alone")
         return Prompt(batch, rows, media)
 
     def _inputs(self, asked: Sequence[Asked]) -> Inputs:
@@ -121,7 +121,7 @@ class Subject:
         return value.to(self.model.device, dtype)
 
     def answer(self, inputs: Inputs, **options: Any) -> Answer:
-        """Return what ``generate`` gives: greedy, all `steps` tokens, unless options say else."""
+        """Call ``generate``: greedy and `steps` tokens, unless the options differ."""
         settings: dict[str, Any] = {
             "do_sample": False,
             "num_beams": 1,
@@ -134,7 +134,7 @@ class Subject:
         with torch.random.fork_rng(
             [] if device.type == "cpu" else [device], device_type=device.type
         ):
-            torch.manual_seed(0)  # for those that sample
+            torch.manual_seed(0)  # for sampling
             output = self.model.generate(**inputs, **settings | options)
         tokens = output.sequences[:, -self.steps :].tolist()
         beams = getattr(output, "beam_indices", None)
@@ -147,7 +147,10 @@ class Subject:
 
     @contextmanager
     def reduced(self, keep: object = None) -> Iterator[Reduced]:
-        """Put the reduction on, with another ``keep`` if one is given; its decisions are noted."""
+        """Reduce the model while the body runs, and record the decisions.
+
+        ``keep`` replaces that of the subject.
+        """
         recorder = Recorder(self.method)
         options = {
             "keep": self.keep if keep is None else keep,
@@ -161,7 +164,7 @@ class Subject:
 
     @contextmanager
     def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
-        """Put any reduction on; what it leaves on the model, which ran before, is noted."""
+        """Reduce the model while the body runs, and add to `left` what remains on it."""
         before = traces(self.model)
         try:
             with reduce(self.model, method, **options) as reduction:
@@ -174,7 +177,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A reduction that is on, what its method says, and how it places what stays."""
+    """An active reduction with its recorded decisions and its positions."""
 
     model: Any
     recorder: Recorder
@@ -182,14 +185,14 @@ class Reduced:
     positions: str
 
     def choices(self, prompt: Prompt) -> list[list[Choice]]:
-        """Return what was decided about each row's items.
+        """Return the decisions about the items of each row.
 
         Raises
         ------
         Skip
-            If the method was asked nothing, because everything stays.
+            If the method was not called, because all tokens stay.
         LftrError
-            If it was asked nothing though something is to go, or about other tokens.
+            If the method was not called though tokens should be dropped, or saw other tokens.
         """
         pairs = zip(self.recorder.sizes, self.recorder.selections, strict=True)
         decided = [Choice(size, selection) for size, selection in pairs]
@@ -199,19 +202,23 @@ class Reduced:
                 raise LftrError(
                     f"nothing was reduced at keep={self.keep}: the method was not asked"
                 )
-            raise Skip(f"every token stays at keep={self.keep}; choose a smaller one")
-        one_each = len(decided) == sum(places)  # a placeholder an item, with cross-attention
+            raise Skip(f"every token stays at keep={self.keep}; choose a smaller keep")
+        one_each = len(decided) == sum(
+            places
+        )  # with cross-attention, each item has one placeholder
         found: list[list[Choice]] = [[] for _ in places]
         for row, left in enumerate(places):
             while left > 0 and decided:
                 found[row].append(decided.pop(0))
                 left -= 1 if one_each else found[row][-1].size
         if decided:
-            raise LftrError("the method was asked about more items than the rows have room for")
+            raise LftrError(
+                "the method was asked about more items than the rows have placeholders for"
+            )
         return found
 
     def _drops(self, places: Sequence[int], media: Sequence[int]) -> bool:
-        """Whether a ratio must leave some row fewer tokens than it has, however they are shared."""
+        """Whether this ratio must drop tokens of some row, however they are distributed."""
         keep = self.keep if is_auto(self.keep) else parse_keep(self.keep)
         if not isinstance(keep, float):
             return False
@@ -220,7 +227,7 @@ class Reduced:
 
 
 def pictures(given: Sequence[Image.Image], seed: int) -> list[Image.Image]:
-    """Return at least four pictures: those given, then soft random colours in several sizes."""
+    """Return at least four pictures: ``given``, then smooth random colours in several sizes."""
     draw = torch.Generator().manual_seed(seed)
     drawn = []
     for size in _SIZES[len(given) :]:

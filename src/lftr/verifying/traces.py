@@ -1,4 +1,4 @@
-"""Everything that a reduction could leave on a model, and every tensor of an output."""
+"""List what a reduction could leave on a model, and all tensors of an output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def traces(model: Any) -> dict[str, Any]:
-    """Return, for each module, its attributes, its hooks, and what was put in front of methods."""
+    """Return the attributes and hooks of each module, and methods overridden on the instance."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         own = vars(module)
@@ -20,7 +20,7 @@ def traces(model: Any) -> dict[str, Any]:
 
 
 def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of an output with its place, however deep, those of caches too."""
+    """Yield every tensor in an output with its path, at any depth and in caches too."""
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, Mapping):

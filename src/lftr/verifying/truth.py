@@ -1,10 +1,13 @@
-"""Ground truth: the plain model, whose language model is handed fewer columns.
+"""The reference: the plain model, whose language model receives only the kept columns.
 
-The plain model runs on the full prompt of one row, without padding and without a cache, as far as
-its language model, and what it hands over is written down. Then it runs on a text of as many
-columns as stay, and a hook of this file puts the gathered columns in the place of what it hands
-over. Of the hosts in `lftr.hosts` nothing takes part but the names that transformers has for
-arguments, and no reduction may be on.
+The plain model runs on the full prompt of one unpadded row, without a cache, up to its language
+model, and the arguments of the language model are recorded. Then the model runs on a text with as
+many columns as are kept, and a hook of this file replaces the language model's arguments by the
+recorded ones at the kept columns.
+
+This file is independent of the hosts by intent, since it checks them. It takes only the names of
+arguments from `lftr.hosts.transformers.api`, and spells further names of transformers itself. No
+reduction may be active.
 """
 
 from __future__ import annotations
@@ -25,30 +28,30 @@ from ..selection import Selection
 IDS, EMBEDS, MASK, POSITIONS = map(Call.name, ("ids", "embeds", "mask", "positions"))
 VISION_STATES, VISION_MASK = map(Call.name, ("vision_states", "vision_mask"))
 CACHE, CACHING = map(Call.name, ("cache", "caching"))
-TYPES = "token_type_ids"  # how the names of all arguments end that give each token a type
+TYPES = "token_type_ids"  # the end of the names of arguments with token types
 _PLACEHOLDERS = [f"{m}_token_{end}" for m in ("image", "video") for end in ("id", "index")]
-_SUFFIX = {"paligemma": 1}  # the type of a generated token where it is not 0: PaliGemma's suffix
-_TURNS_BY_FOUR = ("hunyuan_vl",)  # of four axes of positions, none counts the tokens there are
+_SUFFIX = {"paligemma": 1}  # the type of generated tokens if not 0: PaliGemma's suffix
+_TURNS_BY_FOUR = ("hunyuan_vl",)  # none of their four axes counts the kept columns
 
 Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was decided about an item of ``size`` tokens."""
+    """The decision about an item of ``size`` tokens."""
 
     size: int
     selection: Selection
 
     @property
     def anchors(self) -> Tensor:
-        """Which tokens hold a slot, bool ``(size,)``."""
+        """Which tokens are kept or anchor a merged token, bool ``(size,)``."""
         marks = torch.zeros(self.size, dtype=torch.bool)
         marks[self.selection.index.cpu()] = True
         return marks
 
     def spread(self, x: Tensor) -> Tensor:
-        """Return ``x`` ``(size, ...)`` with every slot's value in the place of its anchor."""
+        """Return ``x`` ``(size, ...)`` with the value of each kept token in its anchor's row."""
         return x.index_copy(0, self.selection.index.to(x.device), self.selection.apply(x))
 
 
@@ -60,12 +63,12 @@ class Truth:
     inputs : dict
         The full inputs of one unpadded row.
     new : sequence of int
-        Tokens that follow the prompt: generated, or of a later turn.
+        Tokens after the prompt, generated or from a later turn.
 
     Raises
     ------
     UnsupportedModelError
-        If the language model is not reached, or not with embeddings.
+        If the model does not call its language model with embeddings.
     """
 
     def __init__(self, model: Any, inputs: Inputs, new: Sequence[int] = ()) -> None:
@@ -73,20 +76,21 @@ class Truth:
         self.inputs = lengthened(model, inputs, new)
         self.count = 1 + len(new)
         self.given = handed_over(model, self.inputs)
-        self.crosses = self.given.get(VISION_STATES) is not None  # images enter by cross-attention
+        self.crosses = (
+            self.given.get(VISION_STATES) is not None
+        )  # the model reads images by cross-attention
 
     def logits(
         self, choices: Sequence[Choice] | None = None, positions: str = "original"
     ) -> Tensor:
-        """Return the logits after the prompt and after each of the tokens that follow.
+        """Return the logits after the prompt and after each following token.
 
         Parameters
         ----------
         choices : sequence of Choice, optional
-            For each visual item of the row, in order: what the method chose and merged. By default
-            all tokens stay.
+            The decision about each visual item of the row, in order. By default all tokens stay.
         positions : {"original", "compact"}
-            Whether the columns that stay keep their places or are renumbered.
+            Whether kept columns keep their positions or are renumbered.
 
         Returns
         -------
@@ -101,14 +105,14 @@ class Truth:
         if (places := self._places()) is not None:
             gathered[POSITIONS] = self._placed(columns.take(places, -1), positions)
         if isinstance(mask := self.given.get(MASK), Mapping) or getattr(mask, "ndim", 0) == 4:
-            # made above the language model, where images see both ways: it is made for the columns
-            # that stay as it was for all
+            # the model made a 4-D mask, in which images attend in both directions, and makes it
+            # again for the kept columns
             del gathered[MASK]
         call = self.inputs if self._needs_pixels() else columns.text(self.inputs)
         return self._run(call, gathered)
 
     def _places(self) -> Tensor | None:
-        """Return the positions of the full prompt; a language model that is told none counts."""
+        """Return the positions of the full prompt, counted if the model passes none."""
         places: Tensor | None = self.given.get(POSITIONS)
         takes = inspect.signature(self.model.get_decoder().forward).parameters
         if places is None and POSITIONS in takes:
@@ -121,7 +125,7 @@ class Truth:
         if positions == "compact":
             return count.expand_as(found).contiguous()
         if len(found) == 4 and self.model.config.model_type not in _TURNS_BY_FOUR:
-            return torch.cat([count, found[1:]])  # M-RoPE's first axis counts the tokens there are
+            return torch.cat([count, found[1:]])  # the first axis counts the kept columns
         return found
 
     def _needs_pixels(self) -> bool:
@@ -171,16 +175,16 @@ def lengthened(model: Any, inputs: Inputs, new: Sequence[int]) -> Inputs:
 
 
 class _Handed(Exception):
-    """Ends a run once the language model's arguments are known."""
+    """Raised to end a run when the language model is called."""
 
 
 def handed_over(model: Any, inputs: Inputs) -> Inputs:
-    """Return what the plain ``generate`` gives the language model for a prompt.
+    """Return the arguments with which the plain ``generate`` calls the language model.
 
     Raises
     ------
     UnsupportedModelError
-        If the language model is not reached, or not with embeddings.
+        If the model does not call its language model with embeddings.
     """
     found: Inputs = {}
 
@@ -196,14 +200,15 @@ def handed_over(model: Any, inputs: Inputs) -> Inputs:
         pass
     if found.get(EMBEDS) is None and found.get(VISION_STATES) is None:
         raise UnsupportedModelError(
-            f"{type(model).__name__} hands its language model no {EMBEDS}: nothing to gather"
+            f"{type(model).__name__} passes no {EMBEDS} to its language model, so there are no "
+            "columns to gather"
         )
     return found
 
 
 @contextmanager
 def _handing(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
-    """Let the plain model hand its language model what ``change`` returns of the arguments."""
+    """Replace the arguments of the language model by what ``change`` returns for them."""
     module: Any = model.get_decoder()
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
@@ -219,14 +224,14 @@ def _handing(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns ``index`` of a prompt of ``length``: what stays of it, ``visual`` and not.
+    """The kept columns ``index``, visual and text, of a prompt with ``length`` columns.
 
     Attributes
     ----------
     visual : Tensor of bool, shape (length,)
-        Placeholders.
+        Which columns of the prompt are placeholders.
     choices : sequence of Choice
-        What was decided about the items that stand there.
+        The decisions about the items at these placeholders.
     """
 
     length: int
@@ -251,7 +256,7 @@ class _Columns:
         return cls(len(ids), keep.nonzero().squeeze(1), visual, choices)
 
     def text(self, inputs: Inputs) -> Inputs:
-        """Return a text of these columns: its embeddings and positions are to be replaced."""
+        """Return a text with as many columns; a hook replaces its embeddings and positions."""
         ids: Tensor = inputs[IDS]
         words = ids[0][~self.visual.to(ids.device)]
         ids = self.take(ids.masked_fill(self.visual.to(ids.device), int(words[0])), 1)
@@ -259,7 +264,7 @@ class _Columns:
         return {IDS: ids, MASK: torch.ones_like(ids), **types}
 
     def gathered(self, given: Mapping[str, Any]) -> Inputs:
-        """Return the arguments of a language model at these columns, all but its positions."""
+        """Return the language model's arguments at these columns, without positions."""
         embeds: Tensor = given[EMBEDS]
         seen = self.visual.nonzero().squeeze(1).to(embeds.device)
         merged = embeds.index_copy(1, seen, self._merged(embeds[0, seen])[None])
@@ -271,7 +276,7 @@ class _Columns:
         return out
 
     def _at(self, value: Any) -> Any:
-        """Return an argument with what is aligned with columns, or visual tokens, gathered."""
+        """Return an argument, gathered where it has one row per column or per visual token."""
         if isinstance(value, (list, tuple)):
             return type(value)(self._at(one) for one in value)
         if isinstance(value, dict):
@@ -286,11 +291,11 @@ class _Columns:
         return value
 
     def take(self, x: Tensor, dim: int) -> Tensor:
-        """Return something aligned with the prompt at these columns."""
+        """Return the kept columns of a tensor that is aligned with the prompt."""
         return x.index_select(dim, self.index.to(x.device))
 
     def _merged(self, x: Tensor) -> Tensor:
-        """Return rows of visual tokens with what merges in the place of its anchor."""
+        """Return rows of visual tokens, in which merged rows replace their anchors."""
         if not self.choices:
             return x
         parts = zip(self.choices, x.split([choice.size for choice in self.choices]), strict=True)
@@ -298,7 +303,7 @@ class _Columns:
 
 
 def _fewer_states(model: Any, given: Mapping[str, Any], choices: Sequence[Choice]) -> Inputs:
-    """Return fewer vision states for cross-attention; the class token of each tile stays."""
+    """Return the kept vision states for cross-attention; the class token of each tile stays."""
     states: Tensor = given[VISION_STATES]
     each = states.shape[-2]  # a tile's class token and patches
     most = int(model.config.vision_config.max_num_tiles)

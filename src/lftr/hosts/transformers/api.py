@@ -1,7 +1,7 @@
-"""What transformers calls things: the one file that knows its argument names and private functions.
+"""The names of transformers' arguments and private functions, and the types of what it passes.
 
-Everything else in this folder asks here, so that a rename in transformers is a change of this file
-alone. ``tests/hosts/test_api.py`` looks for such names elsewhere.
+No other file of this folder spells such a name, so a rename in transformers changes this file
+alone. ``tests/hosts/test_api.py`` checks that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ...errors import LftrError, UnsupportedModelError
 FLOOR, CEILING = (5, 18), (5, 25)  # the releases that the tests run on: from, and below
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
-# The cache of a call and of an output, by release: "cache" from 5.24 on. Callers and code from the
-# hub may use the older name on newer releases.
+# The name of the cache among arguments and outputs: "cache" from 5.24 on. Callers, and model code
+# from the hub, may use the older name on newer releases.
 _CACHE_NAMES = ("cache", "past_key_values")
 _CACHE = _CACHE_NAMES[0] if RELEASE >= (5, 24) else _CACHE_NAMES[1]
 
@@ -46,15 +46,15 @@ _ROLES = {
     "canvas_positions": "decoder_position_ids",
     "canvas_mask": "decoder_attention_mask",
 }
-# What is aligned with the prompt's columns beside its ids and masks, and what pads it.
+# Arguments (beside ids and masks) with one value per prompt column, and the value that pads them.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 ALIGNED: dict[str, int] = {**dict.fromkeys(TOKEN_TYPES, 0), _ROLES["labels"]: -100}
-# What tells kernels where the documents of packed rows begin (DataCollatorWithFlattening).
+# Arguments that tell kernels where packed documents begin (DataCollatorWithFlattening).
 _BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
-# What asks a model for more than its result; some forwards hand it on to the encoder.
+# Arguments that ask a model for more outputs; some forwards pass them on to the encoder.
 _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
-# What a layer has that says whether its backward pass runs it again.
+# The attribute of a layer that says whether its backward pass runs it again.
 CHECKPOINTED = "gradient_checkpointing"
 GENERATION = "generation_config"  # the argument of ``generate`` that holds its options
 EXPAND = "_expand_multimodal_outputs"
@@ -104,7 +104,7 @@ class Model(Protocol):
 class Call(dict[str, Any]):
     """Arguments of a call of a model, a decoder layer or an encoder, by transformers' names.
 
-    The properties read them by what they are for; `but` returns a copy with others.
+    The properties name an argument by its purpose; `but` returns a copy with other values.
     """
 
     @classmethod
@@ -143,7 +143,7 @@ class Call(dict[str, Any]):
 
     @property
     def columns(self) -> tuple[int, int] | None:
-        """Rows and columns of the prompt, of its ids or else of its embeddings."""
+        """Number of rows and columns of the prompt, from its ids or else its embeddings."""
         for one in (self.ids, self.embeds):
             if isinstance(one, Tensor) and one.ndim > 1:
                 return one.shape[0], one.shape[1]
@@ -151,7 +151,7 @@ class Call(dict[str, Any]):
 
     @property
     def mask(self) -> Any:
-        """Which columns are tokens, ``(B, past + L)``; or one mask, or several, of the layers."""
+        """The padding mask ``(B, past + L)``; or one attention mask of the layers, or several."""
         return self.get(_ROLES["mask"])
 
     @property
@@ -161,10 +161,10 @@ class Call(dict[str, Any]):
 
     @property
     def packed(self) -> bool:
-        """Whether rows hold several documents, each of which is to see itself alone.
+        """Whether each row holds several documents, which must not attend to each other.
 
-        transformers takes them for that where their borders are given, or where positions do not
-        go on by one and there is no mask.
+        transformers assumes so if the call gives their borders, or if the call has no mask and
+        its positions do not increase by one.
         """
         if any(self.get(name) is not None for name in _BORDERS):
             return True
@@ -181,17 +181,17 @@ class Call(dict[str, Any]):
 
     @property
     def logits(self) -> Any:
-        """Columns whose logits are asked for: a number of the last ones, or a tensor."""
+        """The columns whose logits the caller wants: a number of last ones, or a tensor."""
         return self.get(_ROLES["logits"])
 
     @property
     def encoded(self) -> Any:
-        """Encoder outputs by medium, where they were made before the call."""
+        """Encoder outputs by medium, if the caller made them before the call."""
         return self.get(_ROLES["encoded"])
 
     @property
     def states(self) -> Any:
-        """Hidden states that a layer is given, ``(B, L, C)``."""
+        """The hidden states that a layer receives, ``(B, L, C)``."""
         return self.get(_ROLES["states"])
 
     @property
@@ -201,7 +201,7 @@ class Call(dict[str, Any]):
 
     @property
     def vision_states(self) -> Any:
-        """What cross-attention layers attend to."""
+        """The vision states that cross-attention layers attend to."""
         return self.get(_ROLES["vision_states"])
 
     @property
@@ -211,7 +211,7 @@ class Call(dict[str, Any]):
 
     @property
     def queried_states(self) -> Any:
-        """What a Q-Former reads, ``(B, N, C)``."""
+        """The image features that a Q-Former reads, ``(B, N, C)``."""
         return self.get(_ROLES["queried_states"])
 
     @property
@@ -226,12 +226,12 @@ class Call(dict[str, Any]):
 
     @property
     def canvas_positions(self) -> Any:
-        """Their positions, ``(B, C)``."""
+        """The positions of `canvas`, ``(B, C)``."""
         return self.get(_ROLES["canvas_positions"])
 
     @property
     def canvas_mask(self) -> Any:
-        """What they may see, the prompt and themselves, ``(B, past + L + C)``."""
+        """The mask over the prompt and `canvas`, ``(B, past + L + C)``."""
         return self.get(_ROLES["canvas_mask"])
 
     @property
@@ -246,7 +246,7 @@ class Call(dict[str, Any]):
         return 0 if cache is None else int(cache.get_seq_length())
 
     def aligned_unknown(self, known: Container[str]) -> str | None:
-        """Return the name of an argument that is aligned with the prompt and is not ``known``."""
+        """Return the name of a prompt-aligned tensor that lftr and ``known`` do not name."""
         own = {_ROLES[role] for role in ("ids", "embeds", "mask", "positions", "logits")}
         for name, value in self.items():
             aligned = isinstance(value, Tensor) and value.shape[:2] == self.columns
@@ -255,7 +255,7 @@ class Call(dict[str, Any]):
         return None
 
     def but(self, **roles: Any) -> Call:
-        """Return a copy with other values; ``roles`` are `_ROLES`' keys and ``cache``."""
+        """Return a copy with other values; ``roles`` are keys of `_ROLES`, or ``cache``."""
         return Call(self) | {self._spelling(role): value for role, value in roles.items()}
 
     def without(self, *names: str) -> Call:
@@ -279,7 +279,7 @@ def _positional(function: Callable[..., Any]) -> list[str]:
 
 
 def returned_cache(output: Any) -> Cache | None:
-    """Return the cache that a model's output hands back, or None."""
+    """Return the cache in a model's output, or None."""
     for name in _CACHE_NAMES:
         if isinstance(output, Mapping) and name in output:
             cache: Cache | None = output[name]
@@ -289,10 +289,10 @@ def returned_cache(output: Any) -> Cache | None:
 
 
 def extra_outputs(model: Model, medium: str, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that ask the encoder, too, for hidden states and attentions.
+    """Return those arguments that ask for hidden states and attentions and reach the encoder.
 
-    From transformers 5.24 on a model's output carries the encoder's. Only some forwards hand the
-    arguments on to the encoder, so that is read off their source.
+    From transformers 5.24 on, a model's output contains those of the encoder. Only some forwards
+    pass these arguments on to the encoder; their source code shows which.
     """
     asked = {name: call[name] for name in _EXTRA_OUTPUTS if call.get(name)}
     forward = inspect.unwrap(type(model.base_model).forward)
@@ -301,7 +301,7 @@ def extra_outputs(model: Model, medium: str, call: Mapping[str, Any]) -> dict[st
 
 @functools.cache
 def _hands_on(forward: Callable[..., Any], encoder: str) -> bool:
-    """Whether a forward calls ``encoder`` with all its further arguments (``**kwargs``)."""
+    """Whether a forward passes its ``**kwargs`` on to ``encoder``."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
     except OSError:  # no source at hand
@@ -339,7 +339,7 @@ def prompt_positions(model: Model, call: Call) -> Tensor:
 
 
 class Expansion(NamedTuple):
-    """What ``generate`` asks when it repeats rows for beams: the arguments of `EXPAND`."""
+    """The arguments of `EXPAND`, with which ``generate`` repeats rows for beams."""
 
     ids: Tensor
     outputs: dict[str, Any]
@@ -355,23 +355,23 @@ class Expansion(NamedTuple):
 
 
 def takes_encoded(model: Model) -> bool:
-    """Whether a model's forward takes encoder outputs that were made before the call."""
+    """Whether a model's forward accepts encoder outputs in place of pixels."""
     functions = (model.forward, model.base_model.forward)
     return all(_ROLES["encoded"] in inspect.signature(one).parameters for one in functions)
 
 
 def takes_columns_by_row() -> bool:
-    """Whether logits can be asked for at columns of each row's own, ``(B, n)``."""
+    """Whether a call may ask for logits at other columns in each row, ``(B, n)``."""
     return hasattr(transformers.modeling_utils, "slice_logits_to_keep")
 
 
 def check_private(model: Model, language_model: Any) -> None:
-    """Check that what the host calls and reads of transformers has the names that it knows.
+    """Check that transformers still has the functions and arguments that the host uses.
 
     Raises
     ------
     UnsupportedModelError
-        If one is missing or takes other arguments.
+        If one is missing, or a function takes other arguments.
     """
     parameters = inspect.signature(language_model.forward).parameters
     told = _ROLES["embeds"] in parameters  # not behind a wrapper that names no arguments

@@ -1,4 +1,4 @@
-"""What every reduction has in common: it is laid on, taken off, and can be laid on again."""
+"""The common part of all reductions: attach, detach, attach again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Self
 
 
 class Attached(ABC):
-    """Something that is laid on a model or a module while it is made.
+    """A reduction that is attached to a model or a module when it is constructed.
 
-    `remove` takes it off, and so does the end of a ``with`` block; where blocks of one object are
-    nested, the end of the outermost. A later block lays it on again, above what is there by then.
+    `remove` detaches it, and so does the end of a ``with`` block (of nested blocks, the outermost).
+    A later block attaches it again, above the reductions that are attached by then.
     """
 
     _blocks = 0  # that are open
@@ -18,18 +18,18 @@ class Attached(ABC):
     @property
     @abstractmethod
     def on(self) -> bool:
-        """Whether it is laid on."""
+        """Whether the reduction is attached."""
 
     @abstractmethod
     def _lay_on(self) -> None:
-        """Attach it; called where it is off."""
+        """Attach the reduction; called only while it is detached."""
 
     @abstractmethod
     def _take_off(self) -> None:
-        """Detach it; called where it is on."""
+        """Detach the reduction; called only while it is attached."""
 
     def remove(self) -> None:
-        """Take it off; a second time does nothing."""
+        """Detach the reduction; a second call does nothing."""
         if self.on:
             self._take_off()
 

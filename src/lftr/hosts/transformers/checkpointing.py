@@ -1,4 +1,4 @@
-"""Gradient checkpointing: layers that run again in the backward pass, when no hook is left."""
+"""Gradient checkpointing runs layers again in the backward pass, when our hooks are gone."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from .api import CHECKPOINTED
 
 @contextmanager
 def run_once(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Let layers keep what their backward pass needs, while the body runs, and not run again.
+    """Switch gradient checkpointing off for ``layers`` while the body runs.
 
-    For layers with hooks inside them, which the second run would miss, or whose cache takes part.
+    Layers need this if hooks work inside them, which the second run would miss, or if their cache
+    takes part in the forward.
 
     Raises
     ------
     UnsupportedModelError
-        If a layer was wrapped so that it always runs again.
+        If a layer is wrapped so that its backward pass always runs it again.
     """
     layers = list(layers)
     for layer in layers:
         if layer.training and hasattr(layer, "_checkpoint_wrapped_module"):
             raise UnsupportedModelError(
-                f"{type(layer).__name__} runs the layer in it again in the backward pass, without "
-                "what lftr does inside; use model.gradient_checkpointing_enable() instead"
+                f"{type(layer).__name__} runs its layer again in the backward pass, where "
+                "lftr's hooks are gone; use model.gradient_checkpointing_enable() instead"
             )
     own: list[dict[str, Any]] = [vars(layer) for layer in layers]
     before = [(one, one[CHECKPOINTED]) for one in own if CHECKPOINTED in one]

@@ -1,8 +1,8 @@
-"""What one forward of a reduced model must show: compared while it runs, so nothing goes unseen.
+"""Checks during every forward of a reduced model, so that no wrong answer passes without an error.
 
-The host leans on what transformers calls its arguments and on who calls whom. Where a release
-changes that, a reduction could answer wrongly without an error; these comparisons raise instead.
-They read shapes and lengths alone, some microseconds a forward.
+The host depends on the names of transformers' arguments and on the order of its calls. If a release
+changes them, these checks raise. They compare shapes and lengths, which costs some microseconds a
+forward.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .layer_cache import held_by, whole_layers
 
 @dataclass
 class Forward:
-    """A forward of the model, as it was called after the reduction.
+    """The arguments of one forward of the model, after the reduction.
 
     Attributes
     ----------
@@ -42,16 +42,16 @@ class Forward:
 
     @classmethod
     def of(cls, call: Call) -> Forward:
-        """Read the call."""
+        """Read these arguments from a call."""
         return cls(call.columns, call.past, call.cache, call.positions is not None)
 
     def check_inner(self, inner: Call, told: bool) -> None:
-        """Check what the language model is called with, against what the model was given.
+        """Compare the language model's arguments with those of the model around it.
 
         Parameters
         ----------
         told : bool
-            Whether the language model is told positions, see `Family.told_positions`.
+            Whether the language model takes positions, see `Family.told_positions`.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Forward:
             raise _mismatch("the language model", f"{inner.columns} (rows, columns)", self.columns)
         positions, mask = inner.positions, inner.mask
         if self.placed and positions is None and told:
-            raise _mismatch(Call.name("positions"), "lost on the way", f"{columns} of them")
+            raise _mismatch(Call.name("positions"), "no value", f"{columns} positions")
         if isinstance(positions, Tensor) and positions.shape[-1] != columns:
             raise _mismatch(Call.name("positions"), f"{positions.shape[-1]} columns", columns)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] < self.past + columns:
@@ -78,7 +78,7 @@ class Forward:
             )
 
     def check_end(self, cache: Cache | None) -> None:
-        """Check that the language model ran, and that every layer cached what it was sent.
+        """Check that the language model ran, and that every layer cached the columns it received.
 
         Parameters
         ----------
@@ -88,15 +88,15 @@ class Forward:
         Raises
         ------
         LftrError
-            If not.
+            If the language model did not run, or a layer's cache has another length.
         """
         if self.columns is None:
             return
         if not self.reached:
             raise LftrError(
-                "the model answered without calling its language model's hooks, so nothing is "
-                "known of what it received; if it was compiled (torch.compile), lay the reduction "
-                f"on before the first call; {versions()}"
+                "the hooks on the language model were not called, so lftr cannot check what it "
+                "received; if the model was compiled (torch.compile), start the reduction before "
+                f"its first call; {versions()}"
             )
         if cache is None:
             return
@@ -108,12 +108,12 @@ class Forward:
 
 
 def check_types(call: Call) -> None:
-    """Refuse ids, masks, positions and labels that are no tensors, and masks of layers.
+    """Check that ids, mask, positions and labels are tensors, and that the mask is 2-D.
 
     Raises
     ------
     ArgumentError
-        If one is.
+        If one is not a tensor, or the mask is an attention mask of layers.
     """
     for role in ("ids", "mask", "positions", "labels"):
         value = call.get(Call.name(role))
@@ -121,15 +121,15 @@ def check_types(call: Call) -> None:
             raise ArgumentError.of(Call.name(role), value, "a tensor, or none")
     if call.mask is not None and call.mask.ndim != 2:
         raise ArgumentError.of(
-            Call.name("mask"), tuple(call.mask.shape), "one of padding, (B, L); or none"
+            Call.name("mask"), tuple(call.mask.shape), "a padding mask (B, L), or none"
         )
 
 
 def check_unpacked(call: Call) -> None:
     """Refuse to drop tokens from rows in which several documents are packed.
 
-    What is dropped leaves gaps in the positions, which transformers would take for more borders;
-    a mask against that would take the borders away.
+    Dropped tokens leave gaps in the positions. transformers would take these gaps for borders of
+    documents; a mask that prevents this would remove the real borders too.
 
     Raises
     ------
@@ -138,15 +138,15 @@ def check_unpacked(call: Call) -> None:
     """
     if call.packed:
         raise UnsupportedModelError(
-            f"{Call.name('positions')} that do not go on by one, without {Call.name('mask')}, or "
-            "lengths of sequences, pack several documents into a row, whose visual tokens cannot "
-            "be reduced; give each document a row of its own, with padding and a mask (a mask of "
-            "ones says that a row is one document)"
+            f"{Call.name('positions')} that do not increase by one, without "
+            f"{Call.name('mask')}, or sequence lengths mean that a row holds several documents; "
+            "visual tokens of such rows cannot be reduced; give each document a row of its own, "
+            "with padding and a mask (a mask of ones says that a row is one document)"
         )
 
 
 def check_received(received: int, sent: int) -> None:
-    """Check the columns that the language model received in a call against those sent to it.
+    """Check that the language model received all columns that a call sent to it.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def check_received(received: int, sent: int) -> None:
         If it received fewer.
     """
     if received < sent:
-        raise _mismatch("the language model", f"{received} columns in all", sent)
+        raise _mismatch("the language model", f"{received} columns in total", sent)
 
 
 def _mismatch(what: str, found: str, sent: object) -> LftrError:

@@ -14,7 +14,7 @@ class Clock:
     Parameters
     ----------
     device : torch.device
-        Where the work that is timed is queued; it need not be the current device.
+        The device that does the timed work; it need not be the current one.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -27,18 +27,18 @@ _STATIC = ("static", "offloaded_static")
 
 @dataclass(frozen=True)
 class _Images:
-    """What the hook needs to know of the call whose images it reduces.
+    """The data that the hook needs about the call whose images it reduces.
 
     Attributes
     ----------
     report : Report
-        To be filled.
+        The hook fills it.
     texts : dict of str to list of Tensor
         Evidence of each row's text.
     columns : int
-        Columns of its prompt.
+        Columns of the prompt.
     tiles : list of list of int, (B, images)
-        Tiles of each image that are shown.
+        Number of real (not padded) tiles of each image.
     ratios : list of list of int, (B, images)
         Number of each image's aspect ratio; 0 where a row has no such image.
     """
@@ -51,7 +51,7 @@ class _Images:
 
 
 class _Call(threading.local):
-    """The call that a thread is in, while it is in one that is reduced."""
+    """The reduced call that the current thread is in, if any."""
 
     images: _Images | None = None
 
@@ -91,13 +91,13 @@ class CrossAttentionHost:
         mask = torch.ones_like(ids) if call.mask is None else call.mask
         words = mask.bool() & ~self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan, self.evidence, ids, words)
-        tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images): those shown
+        tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images), without padding
         ratios = call["aspect_ratio_ids"].tolist()
         self._call.images = _Images(report, texts, ids.shape[1], tiles, ratios)
         return Reduced(call)
 
     def end(self) -> None:
-        """Forget the call that this thread was in."""
+        """Forget the call of this thread."""
         self._call.images = None
 
     def _before(
@@ -129,9 +129,7 @@ class CrossAttentionHost:
         items, bodies = [], []
         for row, counts in enumerate(tiles):
             for number, count in enumerate(counts):
-                if (
-                    images.ratios[row][number] == 0
-                ):  # a place for an image that this row does not have
+                if images.ratios[row][number] == 0:  # padding: this row has fewer images
                     continue
                 image = per_image[(row * len(counts)) * expand + number]
                 body = image[:count, 1:].flatten(0, 1)

@@ -72,7 +72,7 @@ class Descent:
             if count
         ]
         self.counts: list[int] = []  # visual tokens left in each layer so far
-        self.left = False  # whether the last layer is through
+        self.left = False  # whether the last layer has run
 
     def read_in_passing(self) -> list[int]:
         """Return the layers whose queries and keys are to be read while they run."""
@@ -115,13 +115,13 @@ class Descent:
         Raises
         ------
         LftrError
-            If not, as where a compiled graph calls layers without their hooks.
+            If not, for example because a compiled graph calls layers without their hooks.
         """
         if not self.left or len(self.counts) != self.host.depth:
             raise LftrError(
-                f"the language model ran {len(self.counts)} of {self.host.depth} layers under the "
-                "methods inside it, so their tokens were not dropped; if the model was compiled "
-                f"(torch.compile), lay the reduction on before the first call; {versions()}"
+                f"the language model ran {len(self.counts)} of {self.host.depth} layers with "
+                "lftr's hooks, so no tokens were dropped in the others; if the model was compiled "
+                f"(torch.compile), start the reduction before its first call; {versions()}"
             )
 
     def leave(self, states: Tensor, report: Report) -> Tensor:
@@ -277,7 +277,7 @@ class Descent:
         return keys[:, :, keys.shape[2] - (entries - offset) :]
 
     def _heads(self, number: int, capture: Capture, row: int) -> Heads:
-        """Return what layer ``number`` worked with in a row."""
+        """Return the queries and keys that layer ``number`` used in a row."""
         if capture.query is None:
             raise unread(attention_modules(self.host.layers[number])[0])
         assert capture.columns is not None
@@ -299,8 +299,8 @@ class Descent:
         """Cache the keys and values of visual tokens as they are; text alone goes on."""
         if chooses_keys(layer):
             raise UnsupportedModelError(
-                f"layer {number} chooses the keys that it attends to (sparse attention), and would "
-                "be asked for frozen tokens alone: freeze others, or bypass them"
+                f"layer {number} chooses the keys that it attends to (sparse attention), and "
+                "cannot do so for frozen tokens alone: freeze them in other layers, or bypass them"
             )
         if not self.host.attends[number]:
             raise UnsupportedModelError(

@@ -1,8 +1,8 @@
-"""Block diffusion (DiffusionGemma): the prompt is encoded once and seen by every denoising step.
+"""Block diffusion (DiffusionGemma): an encoder reads the prompt once, every denoising step uses it.
 
-The model's ``generate`` counts positions itself, by the columns of the ids that it is given, and
-hands its arguments to the encoder of the prompt, of each finished block, and to the decoder alike.
-What the reduced prompt needs beside its ids therefore reaches those two parts by hooks.
+The model's ``generate`` derives positions from the columns of the ids, and passes one set of
+arguments to both parts: the encoder (of the prompt, and of each finished block) and the decoder.
+Positions and encoded images of a reduced prompt therefore reach these parts by hooks.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .site import Site
 
 
 class DiffusionHost(Prefill):
-    """Reduces the prompt that a diffusion model encodes; positions count columns, padding too."""
+    """Reduces the prompt of a diffusion model, whose positions count columns, padding included."""
 
     def concerns(self, call: Call) -> bool:
-        """Whether a call has images, begins a cache, or denoises beside one filled here."""
+        """Whether a call has images, begins a cache, or uses a cache that a reduced call filled."""
         if call.ids is None:
             return recall(call.cache) is not None
         return super().concerns(call)
@@ -45,8 +45,8 @@ class DiffusionHost(Prefill):
         if prefix is not None and call.ids.shape[1] > past and prefix.begins(call.ids):
             raise ArgumentError.of(
                 Call.name("ids"),
-                f"the whole conversation ({call.ids.shape[1]} columns) beside its cache",
-                f"the ids that are not cached, as {type(self.model).__name__} takes them",
+                f"the whole conversation ({call.ids.shape[1]} columns) with its cache",
+                f"the ids that are not in the cache, as {type(self.model).__name__} expects",
             )
         length = call.ids.shape[1]
         counted = torch.arange(past, past + length, device=call.ids.device).unsqueeze(0)
@@ -58,7 +58,7 @@ class DiffusionHost(Prefill):
         return replace(reduced, call=out, lag=torch.tensor([[behind]]) if behind else None)
 
     def hooks(self) -> list[Any]:
-        """Attach to the decoder's layers where methods work inside the encoder's."""
+        """Attach to the decoder's layers if methods work inside the encoder's layers."""
         own = super().hooks()
         if self.plan.inside:
             layers = enumerate(self.model.base_model.decoder.layers)
@@ -68,9 +68,9 @@ class DiffusionHost(Prefill):
         return own
 
     def _beside(self, call: Call, prompt: CachedPrompt | None, end: int) -> Call:
-        """Return a call whose canvas stands after the full prompt, and sees what is left of it.
+        """Return a call whose canvas is placed after the full prompt and attends to what remains.
 
-        ``end`` is where the full conversation ends.
+        ``end`` is the number of columns of the full conversation.
         """
         mask = call.canvas_mask
         if prompt is not None and isinstance(mask, Tensor) and mask.ndim == 2:
@@ -89,7 +89,7 @@ class DiffusionHost(Prefill):
 
 
 class _Seen:
-    """The hook of one decoder layer, which sees what the encoder's layer of that number cached."""
+    """The hook of one decoder layer; it attends to the cache of the encoder layer of its number."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -105,8 +105,8 @@ class _Seen:
         cached = cache.layers[self.number]
         if cached.is_compileable:
             raise UnsupportedModelError(
-                "a static cache whose layers hold different tokens cannot be denoised beside; use "
-                "a dynamic one, or a method that decides before the language model"
+                "denoising cannot use a static cache whose layers hold different tokens; use "
+                "a dynamic cache, or a method that decides before the language model"
             )
         states = args[0] if args else call.states
         rows, count = states.shape[:2]
@@ -114,7 +114,7 @@ class _Seen:
         canvas = torch.arange(total, total + count, device=states.device).expand(rows, -1)
         keys = held.columns(self.number, canvas)
         keys = keys[:, keys.shape[1] - cached.keys.shape[-2] - count :]
-        if cached.is_sliding:  # an unreduced one holds no column from before its window
+        if cached.is_sliding:  # without a reduction it holds its window only
             keys = keys.masked_fill(keys < total - (cached.sliding_window - 1), -1)
         full = call.mask
         if full is None:
@@ -123,15 +123,15 @@ class _Seen:
 
 
 class DiffusionSite(Site):
-    """Where a diffusion model is hooked: its prompt's encoder and its decoder are fed apart."""
+    """The hooks of a diffusion model, whose encoder and decoder take different arguments."""
 
     def _infer_mask(self, call: Call) -> Tensor:
-        """Return a mask of ones: this ``generate`` does not look for padding."""
+        """Return a mask of ones, since this ``generate`` does not infer padding."""
         return torch.ones_like(call.ids)
 
     @contextmanager
     def _fed(self, reduced: Reduced) -> Iterator[Call]:
-        """Feed the encoder its images and positions, and shift what ``generate`` counts."""
+        """Pass images and positions to the encoder, and correct the decoder's positions."""
         call, thread = reduced.call, threading.get_ident()
         shift = 0 if reduced.lag is None else int(reduced.lag)
         first = Call()
@@ -170,7 +170,7 @@ class DiffusionSite(Site):
             yield call.without(*map(Call.name, ("positions", "encoded", "canvas_positions")))
 
     def _check_compiled(self, call: Call) -> None:
-        """Refuse hooks where ``generate`` compiles the model as one graph."""
+        """Refuse a ``generate`` that compiles the model as one graph, since hooks are needed."""
         kind = generation_setting(self.model, call, "cache_implementation")
         whole = generation_setting(self.model, call, "disable_compile")
         if kind is not None and "static" in kind and not whole:

@@ -165,11 +165,11 @@ def _encode(
 
 
 def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
-    """Refuse to merge up to another layer than the one that the merges were planned for."""
+    """Check that the call reads the encoder layer for which the merges were planned."""
     layer, own = arguments.get(FEATURE_LAYER), getattr(model.config, FEATURE_LAYER, None)
     if layer is not None and layer != own:
         raise ArgumentError.of(
-            FEATURE_LAYER, layer, f"{own}, the configuration's, where encoder= merges tokens"
+            FEATURE_LAYER, layer, f"{own}, as in the configuration, if encoder= merges tokens"
         )
 
 
@@ -190,14 +190,14 @@ class _Reading:
         self.taps: tuple[Tap, Tap] = (Tap(), Tap())
 
     def attach(self, stack: ExitStack, tap_of: TapOf, arguments: Mapping[str, Any]) -> None:
-        """Read along until ``stack`` is left, at the layers that ``arguments`` ask for."""
+        """Record evidence until ``stack`` closes, at the layers that ``arguments`` select."""
         medium, model, wanted = self.medium, self.model, self.wanted
         if self.patches:
             stack.enter_context(
                 _first_input(medium.module(model, medium.projector), self.projected)
             )
         if not wanted & _ATTENTION and self.place is None:
-            return  # means of the projector's input describe frames too
+            return  # frames are described by means of the projector's input
         tower = medium.module(model, medium.tower)
         layers = attention_modules(tower)
         self.deep = medium.attention_layer(model, len(layers), arguments)
@@ -215,12 +215,12 @@ class _Reading:
             stack.enter_context(_output(_parent(tower, layers[self.deep]), self.states))
 
     def check(self, taps: Mapping[nn.Module, Tap]) -> None:
-        """Refuse to go on without evidence that was to be read and did not pass by.
+        """Check that the encoder called every module whose output is needed as evidence.
 
         Raises
         ------
         UnsupportedModelError
-            If the encoder ran without calling a part that was read.
+            If it did not call one.
         """
         for module, tap in taps.items():
             if not tap.calls:
@@ -232,9 +232,9 @@ class _Reading:
             silent.append("the layer whose output is read")
         if silent:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} encoded without calling {' and '.join(silent)}, so "
-                f"that {', '.join(sorted(self.wanted))} could not be read; choose a method that "
-                "needs the tokens' features alone"
+                f"{type(self.model).__name__} did not call {' and '.join(silent)} while "
+                f"encoding, so {', '.join(sorted(self.wanted))} could not be read; choose a method "
+                "that needs only the tokens' features"
             )
 
     @property
@@ -301,7 +301,7 @@ def _at_hand(module: nn.Module) -> Iterator[None]:
 def _first_input(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
     thread = threading.get_ident()  # another may be encoding too, through the same module
 
-    # without kwargs: another thread is about to call the hook when this one takes it off
+    # without kwargs, since another thread may call the hook while this one removes it
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         if kwargs is None or threading.get_ident() != thread:
             return

@@ -42,9 +42,9 @@ def _expanded(medium: Medium, output: Any, visual: Tensor, size: int) -> Any:
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         if len(flat) != sum(counts):
             raise UnsupportedModelError(
-                f"num_beams and num_return_sequences with {medium.sent}: transformers repeats a "
-                "clip's features, of which it has more than the prompt has placeholders; process "
-                "the clip with use_token_compression=False"
+                f"num_beams and num_return_sequences with {medium.sent}: transformers repeats all "
+                "features of a clip, but the prompt has fewer placeholders; process the clip with "
+                "use_token_compression=False"
             )
         rows = torch.cat([row for row in flat.split(counts) for _ in range(size)])
         return contained(rows, values)

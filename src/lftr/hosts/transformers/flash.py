@@ -17,7 +17,7 @@ from .families import Family
 
 
 def reads_gaps(model: Model) -> bool:
-    """Whether the model's kernels look for gaps."""
+    """Whether the model's attention kernels read gaps in positions as document borders."""
     return "flash" in attention_of(model.config.get_text_config())
 
 

@@ -73,31 +73,31 @@ def start_layer(
     kwargs: Mapping[str, Any],
     asking: Tensor | None = None,
 ) -> Capture:
-    """Run a layer up to its attention, which caches keys and values where a cache is given.
+    """Run a layer up to its attention, which fills the cache if the call has one.
 
     Parameters
     ----------
     asking : Tensor of int64, shape (B, R), optional
-        The only rows whose queries and values are needed. Where the layer has separate projections
-        for them, those of other rows are zeros and cost nothing.
+        The only rows whose queries and values are needed. If the layer has separate projections
+        for them, the results of other rows are zeros and are not computed.
 
     Raises
     ------
     UnsupportedModelError
-        If the layer has no attention to read, or one that does not show what it works with.
+        If the layer has no attention, or queries and keys cannot be read from it.
     """
     attention = next(iter(attention_modules(layer)), None)
     if attention is None:
         raise UnsupportedModelError(
-            f"{type(layer).__name__} has no attention over its tokens that could be read; choose a "
-            "layer that has"
+            f"{type(layer).__name__} has no attention over tokens that lftr can read; choose "
+            "another layer"
         )
     capture = Capture(stop=True)
     copied = layer, attention
     if asking is not None:
         copied = _computing(layer, attention, asking)
     try:
-        # a forward of the instance's own (accelerate's, a compiled one) runs the layer itself
+        # a forward set on the instance (by accelerate, or compiled) would run the original layer
         with tapped(attention, capture), tapped(copied[1], capture):
             copied[0].forward(states, *rest, **kwargs)
     except _Read:
@@ -106,15 +106,15 @@ def start_layer(
 
 
 def chooses_keys(layer: nn.Module) -> bool:
-    """Whether a layer has an indexer: it scores keys under its mask, and attends to the best."""
+    """Whether a layer has an indexer, which selects the keys that the layer attends to."""
     return any(getattr(one, "indexer", None) is not None for one in attention_modules(layer)[:1])
 
 
 def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn.Module, nn.Module]:
     """Copy a layer and its attention with query and value projections that compute ``rows`` alone.
 
-    The copies share every parameter, buffer and hook. Other threads may run the layer itself
-    meanwhile: nothing of it is changed.
+    The copies share every parameter, buffer and hook. The layer itself is not changed, so other
+    threads may run it meanwhile.
     """
     own = {name: attention._modules.get(name) for name in ("q_proj", "v_proj")}
     changed = {name: _Rows(one, rows) for name, one in own.items() if one is not None}
@@ -126,14 +126,14 @@ def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn
 
 
 def _copy(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
-    """Return a module that shares all with another one but some of its submodules."""
+    """Return a copy of a module with other submodules; it shares everything else."""
     copied: nn.Module = object.__new__(type(module))
     copied.__dict__ = {**module.__dict__, "_modules": {**module._modules, **parts}}
     return copied
 
 
 class _Rows(nn.Module):
-    """A projection of the rows ``(B, R)`` of its input; the output of all others is zero."""
+    """A linear layer that computes only rows ``(B, R)`` of its input; other outputs are zero."""
 
     def __init__(self, projection: nn.Module, rows: Tensor) -> None:
         super().__init__()

@@ -114,9 +114,9 @@ def layer_sizes(cache: Any, layer: int, queries: int) -> tuple[int, int]:
 
 
 def whole_layers(cache: Any) -> list[tuple[int, int]]:
-    """Return number and length of the layers that hold every column they are given.
+    """Return the number and length of each layer that keeps all the columns it receives.
 
-    Static layers and sliding windows have lengths of their own; linear attention has none.
+    Static layers and sliding windows have another length; linear attention has none.
     """
     return [
         (number, int(layer.get_seq_length()))
@@ -157,10 +157,10 @@ def _catch_up(cache: Any, held: Held) -> None:
 
 
 class _PartlyFilled:
-    """What answers for a cache whose layers hold different columns: the whole prompt's length.
+    """A cache whose layers hold different columns; it reports the length of the whole prompt.
 
-    It stands in front of the cache's own class (`_partly_filled`), so that the cache needs no
-    reference to itself and lives as long as its owner keeps it.
+    `_partly_filled` derives a class from this one and the cache's own class. The cache then needs
+    no reference to itself, so it is freed as soon as its owner drops it.
     """
 
     layers: list[Any]
@@ -185,7 +185,7 @@ class _PartlyFilled:
 
 @functools.cache
 def _partly_filled(plain: type) -> type:
-    """Return a class of caches like ``plain`` that `_PartlyFilled` answers for."""
+    """Return a subclass of the cache class ``plain`` with the methods of `_PartlyFilled`."""
     return type(plain.__name__, (_PartlyFilled, plain), {"plain_class": plain})
 
 

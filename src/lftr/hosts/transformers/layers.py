@@ -143,7 +143,7 @@ class LayerHost:
                 check_unpacked(call)
 
     def _changes(self, tokens: int) -> bool:
-        """Whether any layer has fewer of a prompt's tokens than came in, or has them at rest."""
+        """Whether any layer drops visual tokens of a prompt, freezes or bypasses them."""
         plans = [method.schedule.counts(tokens, self.depth) for method in self.methods]
         return any(min(plan) < tokens for plan in plans) or set(self.states) != {"active"}
 

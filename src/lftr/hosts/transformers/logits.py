@@ -1,4 +1,4 @@
-"""Which logits a caller asks for, told in columns of the shorter prompt."""
+"""``logits_to_keep`` of the caller's prompt, translated to the shorter prompt."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .prompt import Columns, pads_left
 def shorter_logits(
     asked: int | Tensor, columns: Columns, mask: Tensor, start: int, held: int
 ) -> int | Tensor:
-    """Return the logits that are asked for as the model that is given the shorter prompt counts.
+    """Return ``asked`` in columns of the shorter prompt.
 
-    A number is of the last columns of the caller's prompt, none of which may have been dropped.
+    A number asks for that many last columns of the caller's prompt; none may have been dropped.
 
     Parameters
     ----------
@@ -23,20 +23,20 @@ def shorter_logits(
         Columns ``(n,)`` of the caller's prompt or ``(B, n)`` of each row; or a mask, bool
         ``(B, L)``.
     columns : Columns
-        Those of the new part that stay.
+        The columns of the new part that stay.
     mask : Tensor, shape (B, S)
-        Which columns of the new part are no padding.
+        Which columns of the new part are tokens, not padding.
     start : int
-        First new column of the caller's prompt.
+        The first new column of the caller's prompt.
     held : int
-        Columns that the model is given in front of the new part.
+        Number of columns that the model receives before the new part.
 
     Raises
     ------
     ArgumentError
-        If one of them was dropped, or is of an earlier turn.
+        If a column was dropped, or belongs to an earlier turn.
     UnsupportedModelError
-        If rows would need columns of their own and this release of transformers takes none.
+        If the rows need different columns and this release of transformers takes one set.
     """
     rows, length = mask.shape
     if isinstance(asked, int):
@@ -50,9 +50,9 @@ def shorter_logits(
     place = torch.full((rows, length), -1, device=mask.device)
     to = torch.arange(columns.index.shape[1], device=mask.device).expand_as(columns.index)
     place.scatter_(1, columns.index.masked_fill(~columns.real, 0), to)
-    first = (columns.index == 0) & columns.real  # padding wrote over it
+    first = (columns.index == 0) & columns.real  # padding overwrote it
     place[:, 0] = torch.where(first.any(dim=1), to.masked_fill(~first, 0).amax(dim=1), -1)
-    place = torch.where(mask.bool(), place, length)  # nothing is known of padding
+    place = torch.where(mask.bool(), place, length)  # padding has no column
     if asked.dtype == torch.bool:
         marks = asked[:, start:].to(mask.device)
         _check(asked, place.masked_fill(~marks, 0))
@@ -70,8 +70,9 @@ def shorter_logits(
         return found[0]
     if not takes_columns_by_row():
         raise UnsupportedModelError(
-            f"{Call.name('logits')} = {asked.tolist()} are other columns of the shorter prompt in "
-            f"every row, which this release takes none of; ask for one row at a time; {versions()}"
+            f"{Call.name('logits')} = {asked.tolist()} become different columns in "
+            f"each row of the shorter prompt, which this release cannot take; call it one row "
+            f"at a time; {versions()}"
         )
     return found
 
@@ -79,5 +80,7 @@ def shorter_logits(
 def _check(asked: Tensor, found: Tensor) -> None:
     if bool((found < 0).any()):
         raise ArgumentError.of(
-            Call.name("logits"), asked.tolist(), "columns of text; a visual token among them went"
+            Call.name("logits"),
+            asked.tolist(),
+            "columns of text; a visual token among these was dropped",
         )

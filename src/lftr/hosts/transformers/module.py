@@ -45,7 +45,7 @@ class ModuleReduction(Attached):
 
     @property
     def on(self) -> bool:
-        """Whether it is laid on its module."""
+        """Whether the reduction is attached to its module."""
         return self._handle is not None
 
     def _lay_on(self) -> None:
@@ -74,7 +74,7 @@ class ModuleReduction(Attached):
 
 
 def module_reductions(module: nn.Module) -> list[ModuleReduction]:
-    """Return the reductions that lie on a module itself, the one that acts last."""
+    """Return the reductions on this module (not its parts); the active one comes last."""
     owners = (getattr(hook, "__self__", None) for hook in module._forward_hooks.values())
     return [owner for owner in owners if isinstance(owner, ModuleReduction)]
 

@@ -91,14 +91,14 @@ class Reduced:
     Attributes
     ----------
     call : Call
-        Arguments to go on with.
+        The arguments of the reduced call.
     prompt : CachedPrompt, optional
-        What a cache filled by this call will hold, for hosts that shorten the prompt.
+        The content of a cache that this call fills, for hosts that shorten the prompt.
     lag : Tensor, optional
         How far the last column's position, ``(..., B, 1)``, is behind that of the full prompt,
         where the prompt ends in an item whose last token went; decoding goes on from there.
     starts : bool
-        Whether there is something new to report: not where a reduced prompt only goes on.
+        Whether there is something new to report; false if a reduced prompt only continues.
     """
 
     call: Call
@@ -113,7 +113,7 @@ class Reduced:
 
     @property
     def shorter(self) -> bool:
-        """Whether columns of the caller's conversation were left out."""
+        """Whether columns of the caller's conversation were dropped."""
         return self.prompt is not None and self.columns < self.prompt.full
 
     @property
@@ -240,7 +240,7 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
 
 
 def _allotted(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> list[int]:
-    """Return how many tokens each item keeps, once the method has spread them in each prompt."""
+    """Return how many tokens each item keeps, after the method spread each prompt's total."""
     if plan.keep == "auto":
         wanted = [plan.method.count(one, "auto") for one in tokens]
     else:

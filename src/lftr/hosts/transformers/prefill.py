@@ -84,7 +84,7 @@ class Prefill:
         return hide_positions(self.model, self.family)
 
     def end(self) -> None:
-        """End a call: nothing of it is kept here."""
+        """End a call; this host keeps no data of it."""
 
     def reduce(self, call: Call, report: Report) -> Reduced:
         """Return a call with the visual tokens reduced; fills ``report``."""
@@ -153,12 +153,14 @@ class Prefill:
         return Reduced(out | aligned if shorter else out, prompt, lag, starts)
 
     def _check_known(self, call: Call) -> None:
-        """Refuse arguments that would have to be shortened with the prompt, if nobody knows how."""
+        """Refuse prompt-aligned arguments that the host does not know how to shorten."""
         name = call.aligned_unknown(encoder_names(self.family, self.model))
         if name is not None:
             known = ", ".join(ALIGNED)
             raise ArgumentError.of(
-                name, tuple(call[name].shape), f"of what is aligned with the prompt: {known}"
+                name,
+                tuple(call[name].shape),
+                f"of the arguments with one value per prompt column only: {known}",
             )
 
     def _tokens(
@@ -209,7 +211,7 @@ class Prefill:
         counted = compact(real, positions)
         if self.family.counts_columns(self.model, positions):
             positions = torch.cat([counted[:1], positions[1:]])
-        if self.plan.positions == "compact":  # a row that lost nothing has no gaps to close
+        if self.plan.positions == "compact":  # rows that lost no token keep their positions
             positions = torch.where(whole.unsqueeze(1), positions, counted.to(positions.dtype))
             following = torch.where(whole, following, real.sum(dim=1).to(following.dtype))
         if call.logits is not None:
@@ -226,9 +228,9 @@ class Prefill:
         return shorter, segment.cached_as(columns, positions, following, whole), lag
 
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
-        """Return how far the last position fell behind, or nothing where it did not."""
+        """Return how far the last position is behind the full prompt's, or None if it is not."""
         lag = full[..., -1:] - positions[..., -1:]
-        if self.family.counts_columns(self.model, lag):  # it counts those that are left
+        if self.family.counts_columns(self.model, lag):  # this axis counts the kept columns
             lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
         return lag if pads_left(mask) and bool(lag.any()) else None
 
@@ -247,16 +249,16 @@ def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
 
 
 def _check_cache(call: Call) -> None:
-    """Refuse to add to a cache that was not filled under a reduction."""
+    """Refuse a cache that was filled without a reduction."""
     if call.past and recall(call.cache) is None:
         raise UnsupportedModelError(
-            f"the cache holds {call.past} columns that were not cached under a "
-            "reduction; start the conversation inside lftr.reduce, or without the cache"
+            f"the cache holds {call.past} columns from a call without "
+            "reduction; start the conversation inside lftr.reduce, or omit the cache"
         )
 
 
 def _check_padding(model: Model, mask: Tensor) -> None:
-    """Refuse a reduced prompt with padding on its left, for a model that counts columns."""
+    """Refuse a reduced prompt with padding on its left, for a model that cannot take it."""
     if not bool(mask[:, 0].all()):
         raise UnsupportedModelError(
             f"the reduced rows have {mask.sum(dim=1).tolist()} tokens, and this "

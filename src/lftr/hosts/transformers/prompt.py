@@ -55,20 +55,20 @@ class Columns:
 
 @dataclass(frozen=True)
 class CachedPrompt:
-    """What a returned cache was filled with, so that a second turn drops the same tokens.
+    """The record of a returned cache, with which a second turn drops the same tokens.
 
     Parameters
     ----------
     ids : Tensor of int64, shape (B, full)
         The caller's prompt, -1 where it is not known (generated, and not given again).
     columns : Columns
-        Those that went into the cache.
+        The columns that the cache holds.
     position_ids : Tensor, shape (..., B, L')
         Their positions.
     following : Tensor of int64, shape (B,)
         The position after the last one of the full prompt.
     whole : Tensor of bool, shape (B,)
-        Rows of which nothing was left out.
+        Rows that lost no token.
     """
 
     ids: Tensor
@@ -149,7 +149,7 @@ def check_rows(prefix: CachedPrompt, rows: int) -> None:
     if cached != rows:
         raise UnsupportedModelError(
             f"the cache holds {cached} rows of a reduced prompt, the prompt has {rows}; "
-            "go on with the same rows, or start without the cache"
+            "continue with the same rows, or start without the cache"
         )
 
 

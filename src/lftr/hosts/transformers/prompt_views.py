@@ -83,7 +83,7 @@ class _Processor(LogitsProcessor):  # type: ignore[misc]
 
 
 class _StepProcessor(LogitsProcessor):  # type: ignore[misc]
-    """One that asks which denoising step it is; transformers hands that on by name."""
+    """A processor that takes the denoising step; transformers passes it by its name."""
 
     def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
         self.view, self.inner = view, inner

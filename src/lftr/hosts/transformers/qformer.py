@@ -1,9 +1,9 @@
 """BLIP-2, InstructBLIP and its clips (the MiniGPT-4 architecture): tokens around the Q-Former.
 
-Their ``generate`` encodes the image itself and hands embeddings to the language model, so the
-prompt's placeholders shrink beforehand, from sizes alone, and hooks on the way reduce what flows:
-the projector's output (stage "llm") or what the Q-Former reads (stage "encoder"). Each frame of a
-clip passes alone, and is an item.
+Their ``generate`` encodes the image itself and passes embeddings to the language model. The host
+therefore shortens the placeholders before the call, from sizes alone, and hooks reduce the features
+during it: the projector's output (stage "llm") or the input of the Q-Former (stage "encoder"). The
+Q-Former reads each frame of a clip separately, so each frame is an item.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ CAN = FEATURES | {"text_token_embeds"}
 
 @dataclass(frozen=True)
 class _Image:
-    """What the hooks need to know of the call whose images pass through them.
+    """The data that the hooks need about the call whose images they reduce.
 
     Attributes
     ----------
     report : Report
-        To be filled.
+        The hooks fill it.
     texts : dict of str to list of Tensor
         Evidence of each row's text.
     columns : int
-        Columns of its prompt.
+        Columns of the prompt.
     frames : int
         Images of each row: the frames of its clip, or 1.
     """
@@ -51,7 +51,7 @@ class _Image:
 
 
 class _Call(threading.local):
-    """The call that a thread is in, while it is in one that is reduced."""
+    """The reduced call that the current thread is in, if any."""
 
     image: _Image | None = None
 
@@ -65,7 +65,9 @@ class QFormerHost:
                 f"keep = 'auto'; {type(model).__name__} needs the number of tokens before the "
                 "image is encoded: give a ratio or a count"
             )
-        can = CAN if plan.stage == "llm" else FEATURES  # an encoder's states are as wide as no text
+        can = (
+            CAN if plan.stage == "llm" else FEATURES
+        )  # no text embedding has the width of encoder states
         self.evidence = evidence_of(plan.method, can, type(model).__name__)
         self.model = model
         self.family = family
@@ -85,7 +87,7 @@ class QFormerHost:
         return [self.model.language_projection.register_forward_hook(self._after_projection)]
 
     def reduce(self, call: Call, report: Report) -> Reduced:
-        """Return a call with as many placeholders as tokens will come."""
+        """Return a call with as many placeholders as the hooks will keep tokens."""
         call = self._with_prompt(call)
         ids: Tensor = call.ids
         mask = torch.ones_like(ids) if call.mask is None else call.mask
@@ -101,7 +103,7 @@ class QFormerHost:
             raise ArgumentError.of(
                 Call.name("ids"),
                 f"{per_row.tolist()} {name} placeholders",
-                f"{queries * frames} in every row, one {name} each",
+                f"{queries * frames} in every row, for one {name} each",
             )
         assert self.plan.keep != "auto"
         kept = counts_of(self.plan.keep, [Item(0, 0, queries, Layout())])[0]
@@ -119,24 +121,24 @@ class QFormerHost:
         return Reduced(shorter | aligned)
 
     def end(self) -> None:
-        """Forget the call that this thread was in."""
+        """Forget the call of this thread."""
         self._call.image = None
 
     def _queries(self) -> int:
         return int(self.model.config.num_query_tokens)
 
     def _check_width(self, frames: int, kept: int) -> None:
-        """Refuse counts for which the model cannot lay frames side by side.
+        """Refuse counts with which the model cannot concatenate the frames of a clip.
 
-        It gives all of a clip's tokens the shape (queries * frames, ...) before it hands them to
-        the placeholders one value after the other.
+        It reshapes all tokens of a clip to (queries * frames, ...) before it writes them to the
+        placeholders.
         """
         width = self.model.get_input_embeddings().weight.shape[1]
         if frames > 1 and kept * width % self._queries():
             raise UnsupportedModelError(
                 f"keep = {self.plan.keep} keeps {kept} of {self._queries()} tokens of a frame; "
-                f"{type(self.model).__name__} takes counts of which {width} times is a multiple of "
-                f"{self._queries()}"
+                f"{type(self.model).__name__} takes only counts whose product with {width} is a "
+                f"multiple of {self._queries()}"
             )
 
     def _with_prompt(self, call: Call) -> Call:

@@ -132,12 +132,15 @@ class Segment:
         prepared = self._rows(prompt_positions(model, alone))
         if self.prefix is None:
             return prepared
-        if prepared.ndim == 2:  # a text may have one axis where a turn with images has four
+        if (
+            prepared.ndim == 2
+        ):  # a turn without images may have one axis of positions instead of four
             prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)
         if told := sorted(set(own) & set(family.placed_by)):
             raise UnsupportedModelError(
-                f"{told[0]} in a later turn on a cache that was filled under a reduction: what was "
-                "heard in which turn is not known; give the whole conversation without the cache"
+                f"{told[0]} in a later turn on a cache that a reduced call filled: lftr does not "
+                "know which of them belong to which turn; pass the whole conversation "
+                "without the cache"
             )
         following = (self.prefix.following.to(prepared.device) + self.between).unsqueeze(1)
         return family.continued(model, prepared, following, self.prefix.ids)
@@ -161,7 +164,7 @@ class Segment:
         between = self.prefix.following.to(new.device).unsqueeze(1) + steps
         lead = new.shape[:-2]
         old = self.prefix.position_ids.to(new.device)
-        if old.ndim == 2:  # a text without visual tokens may have one axis where others have four
+        if old.ndim == 2:  # a turn without images may have one axis of positions instead of four
             old = old.expand(*lead, *old.shape)
         return torch.cat([old, between.expand(*lead, *between.shape), new], dim=-1)
 

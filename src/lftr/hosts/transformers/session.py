@@ -37,14 +37,14 @@ SITES: dict[str, type[Site]] = {"diffusion": DiffusionSite}
 
 
 class _Columns(threading.local):
-    """Columns of a thread's last reduced prompt: sent, and received by the language model."""
+    """Columns of a thread's last reduced prompt: those sent, and those received by the decoder."""
 
     sent = 0
     received = 0
 
 
 class Reduction(Attached):
-    """A reduction, on from the start; use it in a ``with`` block, twice if need be, or `remove` it.
+    """A reduction of a model, active at once; `remove` or the end of a ``with`` block ends it.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Reduction(Attached):
 
     @property
     def on(self) -> bool:
-        """Whether it is laid on its model."""
+        """Whether the reduction is attached to its model."""
         return self._site is not None
 
     def _lay_on(self) -> None:
@@ -107,7 +107,7 @@ class Reduction(Attached):
         return reduced
 
     def count(self, columns: int) -> None:
-        """Take note of columns that the language model receives, until those sent are there."""
+        """Count the columns that the language model receives, up to those sent."""
         if self.columns.received < self.columns.sent:
             self.columns.received += columns  # in several pieces where prefill is chunked
             self.report.received = self.columns.received
@@ -125,7 +125,7 @@ class Reduction(Attached):
 
 
 def attached_to(model: object) -> list[Reduction | ModuleReduction]:
-    """Return the reductions that lie on a model and on its parts; see `lftr.reductions`."""
+    """Return the reductions of a model and of its parts; see `lftr.reductions`."""
     if not isinstance(model, nn.Module):
         raise ArgumentError.of("model", model, "a torch.nn.Module")
     found: list[Reduction | ModuleReduction] = []

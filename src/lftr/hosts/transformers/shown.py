@@ -22,20 +22,20 @@ from .segment import Segment
 
 @dataclass
 class Shown:
-    """One medium of a call.
+    """The images, or the videos, of a call.
 
     Attributes
     ----------
     medium : Medium
-        Images or videos, as the family has them.
+        The family's images or videos.
     model : PreTrainedModel
         The model.
     visual : Tensor of bool, shape (B, L)
-        Its placeholders among the new columns.
+        The placeholders of this medium among the new columns.
     arguments : dict
-        What its encoder is given.
+        The arguments of its encoder.
     sent : Tensor of bool, optional
-        Which of the encoder's tokens have a place in the prompt, ``(N,)``; all without it.
+        Which of the encoder's tokens have a placeholder, ``(N,)``; all if None.
     """
 
     medium: Medium
@@ -71,7 +71,7 @@ class Shown:
 
     @property
     def features(self) -> Any:
-        """The visual tokens, in the encoder's own container: those that are sent on."""
+        """The visual tokens that have a placeholder, in the encoder's own container."""
         return self._sent_on(self.medium.features(self.encoded.output))
 
     def encode(self, plan: Plan, evidence: frozenset[str]) -> None:
@@ -88,14 +88,14 @@ class Shown:
         tokens = len(flat(self.features)) if sizes is None else sum(sizes)
         seen = visual[:, : segment.start].sum(dim=1).tolist()
         first = 0
-        if tokens != int(visual.sum()):  # the caller gave the new ones alone
+        if tokens != int(visual.sum()):  # the caller passed the new ones only
             visual, seen, first = visual[:, segment.start :], [0] * len(visual), segment.start
         rows = visual.sum(dim=1).tolist()
         if tokens != sum(rows):
             raise ArgumentError.of(
                 Call.name("ids"),
                 f"{sum(rows)} {medium.name} placeholders",
-                f"as many as the {medium.name}s have tokens, {tokens}",
+                f"{tokens}, one for each token of the {medium.name}s",
             )
         sizes = _runs(visual) if sizes is None else sizes
         layouts = medium.layouts(self.model, self.arguments, sizes)
@@ -177,9 +177,9 @@ class Shown:
         return found
 
     def kept(self, items: Sequence[Item], shorter: bool) -> Any:
-        """Return the encoder's output with the chosen features alone, in its own container.
+        """Return the encoder's output with only the chosen features, in its own container.
 
-        ``shorter`` says whether the prompt has lost anything; `sent` is no argument then.
+        ``shorter`` says whether the prompt lost columns; the model is then called without `sent`.
         """
         choices = [item.selection for item in items]
         whole = all(c and c.count == i.given for c, i in zip(choices, items, strict=True))
@@ -197,7 +197,7 @@ class Shown:
         return self.medium.with_planes(output, planes)
 
     def _sent_on(self, values: Any) -> Any:
-        """Return the tokens that have a place in the prompt, in the encoder's container."""
+        """Return the tokens that have a placeholder, in the encoder's container."""
         if self.sent is None:
             return values
         marks = self.sent.split([len(value) for value in values])
@@ -247,7 +247,7 @@ def _runs(visual: Tensor) -> list[int]:
 
 
 def _join_lines(visual: Tensor, sizes: Sequence[int]) -> tuple[list[int], list[Layout]]:
-    """Join runs of placeholders that are the rows of one image: of one length, one column apart."""
+    """Join runs of placeholders that are rows of one image: equal lengths, one column apart."""
     before = torch.nn.functional.pad(visual, (1, 0))[:, :-1]
     images: list[list[int]] = []
     following = None  # where the next row of the same image would start, and its length
@@ -290,7 +290,7 @@ def frame_means(rows: Tensor, layout: Layout) -> Tensor:
 def _join_tiles(
     medium: Medium, ids: Tensor, visual: Tensor, sizes: Sequence[int], layouts: Sequence[Layout]
 ) -> tuple[list[int], list[Layout]]:
-    """Join the tiles that stand in one run of placeholders, or in runs of one image, to an item."""
+    """Join the tiles in one run of placeholders, or in all runs of one image, to one item."""
     starts = _image_starts(medium, ids, visual)
     joined: list[int] = []
     tiles: list[list[Grid]] = []
@@ -308,8 +308,9 @@ def _join_tiles(
 def _image_starts(medium: Medium, ids: Tensor, visual: Tensor) -> set[int]:
     """Return which of the placeholders, counted over the batch, begin an image.
 
-    A run begins one unless the marks before it are those between tiles: few, and not after a tile
-    that is marked as its image's last, as the last of every row is.
+    A run of placeholders begins an image unless it continues one: it then follows the previous run
+    after few columns, and that run is not marked as the last tile of its image. The last run of a
+    row always is.
     """
     edge = torch.nn.functional.pad(visual, (1, 1)).int().diff(dim=1)
     found: set[int] = set()

@@ -119,7 +119,7 @@ class Site:
     def uncover(self) -> None:
         """Attach the hooks of the topmost reduction."""
         for handle in self.stack[-1].hooks() if self.stack else ():
-            self.own.append(handle)  # one by one: those before a hook that raises come off again
+            self.own.append(handle)  # one by one, so that they are removed if a later hook raises
 
     def _override(self, name: str, function: Callable[..., Any]) -> None:
         """Put a function in front of a method of this model alone; found again on leaving."""
@@ -180,7 +180,7 @@ class Site:
 
     @contextmanager
     def _fed(self, reduced: Reduced) -> Iterator[Call]:
-        """Return what ``generate`` is called with; what it cannot be given reaches it otherwise."""
+        """Yield the arguments of ``generate``; a subclass passes other ones by hooks meanwhile."""
         yield reduced.call
 
     def _refuse_chunks(self, call: Call) -> None:
@@ -215,8 +215,8 @@ class Site:
                 raise ArgumentError.of(
                     limit,
                     value,
-                    f"more than the prompt's {ids.shape[1]} columns, in the caller's own count; "
-                    f"better is {new}",
+                    f"more than the prompt's {ids.shape[1]} columns, before the reduction; "
+                    f"or use {new}",
                 )
             if value:
                 found[limit] = max(int(value) - dropped, 0)
@@ -236,7 +236,7 @@ class Site:
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._call.prompt = self._call.forward = None  # of a call that did not come to its end
+        self._call.prompt = self._call.forward = None  # of a call that did not end
         top = self.top
         if top is None:
             return None
@@ -279,18 +279,18 @@ class Site:
 
 
 class _Thread(threading.local):
-    """What is known of the call that a thread is in.
+    """The state of the call that a thread is in.
 
     Attributes
     ----------
     generates : bool
-        Whether forwards are those of a ``generate``, whose prompt is reduced already.
+        Whether the thread is in ``generate``, whose prompt is already reduced.
     reduced : Reduced, optional
-        What that is called with.
+        The reduced call of that ``generate``.
     prompt : CachedPrompt, optional
-        What a forward of its own fills its cache with, once it is through.
+        The record for the cache that a forward outside ``generate`` fills.
     forward : Forward, optional
-        What the forward that is under way was called with.
+        The arguments of the current forward.
     """
 
     def __init__(self) -> None:
@@ -336,7 +336,7 @@ def _caught_up(call: Call, reduced: Reduced | None) -> Call:
 
 
 def _placed(call: Call, reduced: Reduced | None) -> Call:
-    """Place the columns of a model whose ``generate`` drops the positions that it was given."""
+    """Return ``call`` with positions, for a model whose ``generate`` drops those it received."""
     known = None if reduced is None else reduced.prompt
     if known is None or reduced is None or reduced.call.positions is None or call.columns is None:
         return call
@@ -349,10 +349,10 @@ def _placed(call: Call, reduced: Reduced | None) -> Call:
 
 
 def _with_mask(call: Call, reduced: Reduced | None) -> Call:
-    """Give a shorter prompt, with gaps in its positions, the mask of ones that generate left out.
+    """Return ``call`` with a mask of ones, which ``generate`` omits, if the prompt is reduced.
 
-    Without one, transformers takes the gaps for borders between packed sequences and cuts the
-    prompt apart.
+    Without a mask, transformers would take gaps in the positions for borders of packed sequences,
+    which do not attend to each other.
     """
     rows, columns = call.columns or (0, 1)
     shorter = reduced is not None and reduced.shorter

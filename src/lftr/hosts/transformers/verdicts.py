@@ -136,7 +136,7 @@ class Prompt:
                     self.memories[m],
                     None if rotary is None else (rotary[0][live], rotary[1][live]),
                 )
-                with torch.no_grad(), exactly(states):  # a decision has no gradient
+                with torch.no_grad(), exactly(states):  # decisions need no gradient
                     decisions[key] = self._ask(m, view)
             choice = decisions[key]
             kept = tokens[:0] if choice is None else tokens[choice.index]

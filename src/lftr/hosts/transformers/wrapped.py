@@ -1,4 +1,4 @@
-"""What people wrap a model in: the one place that looks through it, or says why it cannot."""
+"""Find the transformers model inside a wrapper (PEFT, DDP, torch.compile), or say why not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from ...errors import ArgumentError, UnsupportedModelError
 
-# Where a wrapper has what it wraps, by the name of its class. Each calls that through its own
-# __call__, so that hooks on the model inside see every call.
+# The attribute with the wrapped model, by the wrapper's class. Each wrapper calls the model through
+# its __call__, so hooks on the model see every call.
 _INSIDE = {
     "OptimizedModule": "_orig_mod",  # torch.compile(model)
     "DistributedDataParallel": "module",
@@ -21,27 +21,27 @@ _INSIDE = {
 _REFUSED = {
     "DataParallel": "it runs copies of the model in threads, which a reduction of the model does "
     "not reach; use DistributedDataParallel",
-    "Pipeline": "it is no model; reduce pipeline.model, and the pipeline is reduced",
+    "Pipeline": "it is not a model; reduce pipeline.model, which the pipeline calls",
 }
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the transformers model inside of what PEFT, accelerate, DDP and others made of it.
+    """Return the transformers model inside the wrappers of PEFT, accelerate, DDP and others.
 
     Raises
     ------
     ArgumentError
-        If it is no module, or a wrapper that is not known.
+        If ``model`` is an unknown wrapper around a transformers model.
     UnsupportedModelError
-        If it is wrapped in what cannot be reduced.
+        If a model inside this wrapper cannot be reduced.
     """
     while (inner := _inside(model)) is not None:
         model = inner
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     if hasattr(parameter, "ds_id"):
         raise UnsupportedModelError(
-            "DeepSpeed's ZeRO stage 3 has taken this model's parameters apart, and they are not "
-            "there when images are encoded; use stage 1 or 2, or FSDP"
+            "DeepSpeed's ZeRO stage 3 has partitioned this model's parameters, and they are not "
+            "present when images are encoded; use stage 1 or 2, or FSDP"
         )
     return model
 
@@ -57,9 +57,9 @@ def _inside(model: Any) -> Any:
         learned = [str(c.peft_type) for c in model.peft_config.values() if c.is_prompt_learning]
         if learned:
             raise UnsupportedModelError(
-                f"model = {type(model).__name__} with {', '.join(learned)}: learned tokens stand "
-                "in front of a prompt of embeddings, which cannot be reduced; LoRA and others that "
-                "change weights can"
+                f"model = {type(model).__name__} with {', '.join(learned)}: it puts learned "
+                "tokens before the prompt and passes embeddings, which cannot be reduced; adapters "
+                "that change weights, such as LoRA, can"
             )
         return model.get_base_model()
     if isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
@@ -71,9 +71,9 @@ def _inside(model: Any) -> Any:
 
 
 def precision_of(model: Any) -> AbstractContextManager[Any]:
-    """Return the autocast that accelerate has put into this model's forward, or none.
+    """Return the autocast context of a model that accelerate prepared, else an empty context.
 
-    What runs in front of the forward is to compute in the same precision.
+    Code that runs before the forward must compute in the same precision.
     """
     if not hasattr(model, "_original_forward"):
         return nullcontext()

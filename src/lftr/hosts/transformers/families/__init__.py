@@ -1,4 +1,4 @@
-"""Model families, one group a file; a new file in this folder is found by itself."""
+"""Model families, one group per file; files in this folder are imported automatically."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""LLaVA-NeXT and its kin: a base view, tiles cut back to the image, newline tokens.
+"""LLaVA-NeXT and similar models: a base view, tiles without their padding, newline tokens.
 
-The layout is not computed a second time: the model's own ``pack_image_features`` is run on maps of
-coordinates and of evidence instead of features, so that padding, tiles, newlines and OneVision's
-bilinear shrinking are exactly the model's.
+The layout comes from the model's own ``pack_image_features``, called on maps of coordinates and of
+evidence instead of features. Padding, tiles, newlines and OneVision's bilinear resizing are
+therefore exactly the model's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LlavaNext(Family):
         return torch.cat(self.pack(model, inputs, patches[: sum(counts)].split(counts)))
 
     def side(self, model: Model) -> int:
-        """Tokens along the side of a view, before it is packed."""
+        """Return the tokens along the side of a view, before packing."""
         config = model.config.vision_config
         return int(config.image_size // config.patch_size)
 
@@ -102,10 +102,10 @@ class LlavaOnevision(LlavaNext):
 
 
 class Granite4Vision(LlavaNext):
-    """Granite 4 Vision: no embeddings of an image, but planes that decoder layers add.
+    """Granite 4 Vision: decoder layers add image features, and placeholders have no embeddings.
 
-    Q-Formers shrink the patches of each view before it is packed. Methods see the plane that the
-    language model gets first.
+    Q-Formers reduce the patches of each view before packing. Each of several decoder layers adds
+    its own features; methods see those that come first.
     """
 
     model_types: ClassVar[Sequence[str]] = ("granite4_vision",)
@@ -146,7 +146,7 @@ class Granite4Vision(LlavaNext):
         return int(max(0, layers + read if read < 0 else read - 1))
 
     def first_layer_to_reduce(self, model: Model) -> int:
-        """Return the last layer that is given features: they are added in front of it."""
+        """Return the last layer that receives features, which are added before it runs."""
         config = model.config
         given = [*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers]
         return max(super().first_layer_to_reduce(model), *map(int, given))
@@ -155,7 +155,7 @@ class Granite4Vision(LlavaNext):
 def _layout(mark: Tensor, side: int) -> Layout:
     """Read the tiles off a packed map that is 1 at patches and 0 at newlines.
 
-    Of a strip so thin that its tiles hold padding alone, newlines are left of them, or nothing.
+    If an image is so thin that its tiles hold padding only, packing leaves newlines or nothing.
     """
     separator = mark == 0
     base: Grid = (1, side, side)

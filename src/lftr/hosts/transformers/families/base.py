@@ -31,12 +31,12 @@ class Family(Medium):
     # whether the language model takes a token's position for its column in the cache, so that a
     # prompt must have neither gaps in its positions nor padding on its left
     positions_are_columns: bool = False
-    # whether the language model is told positions; else it goes by the order of the tokens
+    # whether the language model takes positions; otherwise it uses the order of the tokens
     told_positions: ClassVar[bool] = True
     video: Medium | None = None
     # whether the plain model takes images or videos in one call, but not both
     one_medium: ClassVar[bool] = False
-    # what else the model places its prompt by, beside ids, masks, token types, grids and seconds
+    # further arguments that determine positions, besides ids, masks, token types, grids and seconds
     placed_by: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -45,11 +45,11 @@ class Family(Medium):
             Family.registry[model_type] = cls()
 
     def fitted(self, model: Model) -> Self:
-        """Return the family as it is for one model."""
+        """Return the family adapted to one model."""
         return self
 
     def notes(self, model: Model) -> tuple[str, ...]:
-        """Return what every report on this model should say."""
+        """Return notes that every report on this model contains."""
         if self.maps_patches:
             return ()
         kind = model.config.model_type
@@ -66,11 +66,11 @@ class Family(Medium):
         return functools.reduce(torch.logical_or, marks)
 
     def frames(self, inputs: Inputs) -> int:
-        """Return how many pictures of each row pass a Q-Former, one by one."""
+        """Return how many pictures of each row the Q-Former reads, one after the other."""
         return 1
 
     def check_together(self, model: Model, media: Sequence[Medium]) -> None:
-        """Refuse media that the plain model cannot take in one call.
+        """Check that the plain model can take these media in one call.
 
         Raises
         ------
@@ -84,31 +84,31 @@ class Family(Medium):
             )
 
     def counts_columns(self, model: Model, positions: Tensor) -> bool:
-        """Whether the first axis of ``positions`` counts columns and places no token.
+        """Whether the first axis of ``positions`` counts columns and RoPE does not use it.
 
-        So it is in ``generate`` with M-RoPE, where it stands before the axes of RoPE.
+        ``generate`` adds such an axis before the axes of M-RoPE.
         """
         axes = _rope_axes(model.config.get_text_config())
         return positions.ndim == 3 and len(positions) == 1 + axes
 
     def following(self, positions: Tensor, real: Tensor) -> Tensor:
-        """Return the position of the text that would follow each row, ``(B,)``.
+        """Return the position of the next text token of each row, ``(B,)``.
 
-        ``real`` ``(B, L)`` tells tokens from padding.
+        ``real`` ``(B, L)`` is true for tokens and false for padding.
         """
         return next_positions(positions, real)
 
     def continued(
         self, model: Model, positions: Tensor, following: Tensor, earlier: Tensor
     ) -> Tensor:
-        """Return ``positions``, which count from 0, as those of a later turn.
+        """Shift ``positions``, which count from 0, to those of a later turn.
 
         Parameters
         ----------
         following : Tensor, shape (B, 1)
-            The position of text that comes next.
+            The position of the next text token.
         earlier : Tensor of int64, shape (B, full)
-            The ids of the earlier turns, -1 where they are not known.
+            The ids of the earlier turns, -1 where unknown.
         """
         return positions + following
 
@@ -155,20 +155,20 @@ class Family(Medium):
         parts = self.decoder(model).named_modules()
         if any(name.rpartition(".")[2] == "indexer" for name, _ in parts):
             raise UnsupportedModelError(
-                f"layers of this {type(model).__name__} pick the keys that they attend to with an "
-                "indexer, which counts them by their columns in the cache, so they cannot hold "
-                "fewer tokens: choose a method that decides before the language model"
+                f"layers of this {type(model).__name__} select the keys that they attend to with "
+                "an indexer, which counts columns of the cache, so they cannot hold fewer tokens: "
+                "choose a method that decides before the language model"
             )
         return max(1, self.deepstack_layers(model))
 
     def deepstack_layers(self, model: Model) -> int:
-        """Return how many decoder layers, from the first on, DeepStack adds features to."""
+        """Return the number of first decoder layers to which DeepStack adds features."""
         tower = getattr(model.base_model, self.tower, None)
         return len(getattr(tower, "deepstack_visual_indexes", None) or ())
 
 
 def _rope_axes(config: Any) -> int:
-    """Return how many axes M-RoPE places tokens on: three, unless the configuration has more."""
+    """Return the number of axes of M-RoPE: three, unless the configuration says otherwise."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]  # by type of layer
     sections = [one["mrope_section"] for one in kinds if one.get("mrope_section")]

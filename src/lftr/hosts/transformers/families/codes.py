@@ -1,4 +1,4 @@
-"""Families without a vision transformer: an image is codes of the vocabulary, or bare patches."""
+"""Families without a vision transformer: image tokens are quantised codes, or linear patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .layout import Inputs, Layout
 
 
 class Fuyu(General):
-    """Fuyu: patches as the language model receives them, all images in one, rows parted by text."""
+    """Fuyu: linear patches; one output for all images; a text token follows each row of patches."""
 
     model_types: ClassVar[Sequence[str]] = ("fuyu",)
     pixels = ("pixel_values", "image_patches")  # the processor still uses the older name
@@ -22,7 +22,7 @@ class Fuyu(General):
     run_is_line = True
 
     def fit(self, model: Model) -> None:
-        """Nothing: the names above are Fuyu's."""
+        """Do nothing, since the names above are already those of Fuyu."""
 
     def encoder(self, model: Model) -> Any:
         encode = super().encoder(model)
@@ -41,17 +41,17 @@ class Chameleon(General):
 
 
 class Apertus(General):
-    """Apertus 1.5: an image's own rows of codes; what stands between them is text."""
+    """Apertus 1.5: an image is rows of codes; text tokens separate the rows."""
 
     model_types: ClassVar[Sequence[str]] = ("apertus1p5",)
     tower = "vision_tokenizer.encoder"
 
     def quantiser(self, model: Model) -> Any:
-        """Return the configuration of what turns pixels into codes."""
+        """Return the configuration of the module that turns pixels into codes."""
         return model.config.vision_config
 
     def codes(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:
-        """Return the rows and columns of codes of every image."""
+        """Return the number of rows and columns of codes of every image."""
         factor = 2 ** (len(self.quantiser(model).channel_multiplier) - 1)
         sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
         return [(height // factor, width // factor) for height, width in sizes]

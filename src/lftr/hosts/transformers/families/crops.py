@@ -14,9 +14,9 @@ from .tiles import Shuffled
 
 
 class GotOcr2(Shuffled):
-    """GOT-OCR2 and PP-Chart2Table: SAM; the crops or pages of one run are one item.
+    """GOT-OCR2 and PP-Chart2Table: a SAM encoder; crops or pages in one run are one item.
 
-    Two strided convolutions make a token of a neighbourhood of patches, here taken as 4x4.
+    Two strided convolutions make a token of overlapping patches, here treated as a block of 4x4.
     """
 
     model_types: ClassVar[Sequence[str]] = ("got_ocr2", "pp_chart2table")
@@ -26,7 +26,9 @@ class GotOcr2(Shuffled):
         return 4
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
-        return super().to_tokens(model, inputs, patches.flatten(2).mT)  # the projector reads maps
+        return super().to_tokens(
+            model, inputs, patches.flatten(2).mT
+        )  # the projector reads 2-D maps
 
 
 class Ovis2(Shuffled):
@@ -41,7 +43,7 @@ class Ovis2(Shuffled):
 
 
 class PerceptionClips(FrameByFrame):
-    """PerceptionLM's clips: the encoder of images is shown the frames as if they were crops."""
+    """PerceptionLM's clips: the image encoder receives the frames as crops."""
 
     def encoder(self, model: Model) -> Any:
         encode = encoder_of(model, "image")
@@ -62,7 +64,7 @@ class PerceptionClips(FrameByFrame):
 class PerceptionLM(Shuffled):
     """PerceptionLM: a thumbnail and the crops of an image are one item.
 
-    Its tower is timm's, whose attention cannot be read.
+    Its encoder comes from timm, and lftr cannot read its attention.
     """
 
     model_types: ClassVar[Sequence[str]] = ("perception_lm",)
@@ -72,7 +74,7 @@ class PerceptionLM(Shuffled):
         return int(model.config.projector_pooling_ratio)
 
     def cls_place(self, model: Model) -> int | None:
-        return None  # the projector is given patches alone
+        return None  # the projector receives no class token
 
     def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
         images, crops = self.pixels_of(inputs).shape[:2]

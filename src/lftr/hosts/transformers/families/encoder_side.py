@@ -23,7 +23,7 @@ class Blip(Family):
 
 
 class BlipClips(Blip):
-    """InstructBLIP for clips: the queries look at each frame by itself."""
+    """InstructBLIP for clips: the Q-Former reads each frame separately."""
 
     model_types: ClassVar[Sequence[str]] = ("instructblipvideo",)
     name = "video"

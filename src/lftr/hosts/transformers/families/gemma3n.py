@@ -1,4 +1,4 @@
-"""Gemma 3n: a convolutional tower whose map is the square of tokens."""
+"""Gemma 3n: a convolutional encoder; each place of its output map is a token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Family
 
 
 class Gemma3n(Family):
-    """Gemma 3n, its images. The projector is shown a row of the map for each token."""
+    """Gemma 3n's images. The projector's input has a row for each token."""
 
     model_types: ClassVar[Sequence[str]] = ("gemma3n",)
     projector = "embed_vision"
@@ -19,7 +19,7 @@ class Gemma3n(Family):
 
     def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
-            f"layers of {type(model).__name__} pass on several streams of states (AltUp) and share "
-            "the keys of earlier layers, so tokens cannot leave between them: choose a method that "
-            "decides before the language model"
+            f"layers of {type(model).__name__} carry several streams of states (AltUp) and "
+            "reuse keys of earlier layers, so no tokens can be dropped between layers: choose a "
+            "method that decides before the language model"
         )

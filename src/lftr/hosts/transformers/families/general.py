@@ -1,7 +1,7 @@
-"""The general host: any model that has placeholders, an image encoder and takes its output.
+"""The general host, for any model with placeholders and a forward that takes encoder outputs.
 
-What it needs it reads off the model: where its parts are, which arguments its encoder takes, how
-its output is contained. A model type with more to say has a class of its own, often a subclass.
+It reads from the model where the parts are, which arguments the encoder takes, and which container
+holds the encoder's output. A model type that differs has a class of its own, often a subclass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LANGUAGE_MODELS = ("language_model", "text_model")
 
 
 def is_general(model: Model) -> bool:
-    """Whether the general host can take a model: it has all that `General` reads."""
+    """Whether a model has everything that `General` needs."""
     return (
         hasattr(model, "generate")
         and encoder_of(model, "image") is not None
@@ -44,7 +44,7 @@ def is_general(model: Model) -> bool:
 
 
 def placeholder(model: Model, medium: str) -> int | None:
-    """Return the id that stands for a medium's tokens in the prompt, where there is one."""
+    """Return the placeholder id of a medium, or None if the configuration has none."""
     for name in (f"{medium}_token_id", f"{medium}_token_index"):
         token = getattr(model.config, name, None)
         if isinstance(token, int):
@@ -53,30 +53,30 @@ def placeholder(model: Model, medium: str) -> int | None:
 
 
 class Readable(Medium):
-    """A medium of which the host knows what the model's own names and shapes tell."""
+    """A medium about which the host knows only what the model's names and shapes tell."""
 
     maps_patches: ClassVar[bool] = False
 
     def fit(self, model: Model) -> None:
-        """Note where the model has what the medium needs."""
+        """Find the model's parts and arguments for this medium."""
         self.tower = _first(model.base_model, _TOWERS, self.tower)
         self.projector = _first(model.base_model, _PROJECTORS, self.projector)
         names = inspect.signature(self.encoder(model)).parameters
         pixels = tuple(name for name in names if "pixel_values" in name)
-        # a video encoder may call its argument as the image encoder does
+        # a video encoder may use the argument name of the image encoder
         own = tuple(name for name in pixels if self.name == "image" or "video" in name)
         self.pixels = own or self.pixels
-        # whatever else the encoder takes may be what the model places its tokens by
+        # the encoder's other arguments may determine positions
         more = (n for n in names if "pixel" not in n and n not in (self.grids, "kwargs"))
         self.timing = tuple(dict.fromkeys((*self.timing, *more)))
 
     def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int] | None:
         if isinstance(features, Tensor) and features.ndim == 2:
-            return None  # all tokens in one: the prompt's runs tell them apart
+            return None  # one tensor for all images: runs of placeholders separate them
         sizes = [math.prod(entry.shape[:-1]) for entry in features]
         if max(sizes, default=0) == 1:  # an entry for each token
             return None
-        return [size for size in sizes if size]  # rows without images may have an entry of none
+        return [size for size in sizes if size]  # rows without images may have an empty entry
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         grids = grids_of(inputs, self.grids) if inputs.get(self.grids) is not None else []
@@ -86,11 +86,11 @@ class Readable(Medium):
 
 
 class ReadableClips(Clips, Readable):
-    """Clips of such a model."""
+    """Videos of such a model."""
 
 
 class General(Readable, Family):
-    """Model types without a class of their own; `fitted` makes the object for one model."""
+    """Model types without a class of their own; `fitted` returns the object for one model."""
 
     model_types: ClassVar[Sequence[str]] = ()
 
@@ -116,7 +116,7 @@ class General(Readable, Family):
 
 
 def _first(module: nn.Module, names: Sequence[str], otherwise: str) -> str:
-    """Return the first of ``names`` that is a part of ``module``."""
+    """Return the first of ``names`` that ``module`` has as a part."""
     return next((n for n in names if isinstance(getattr(module, n, None), nn.Module)), otherwise)
 
 

@@ -1,7 +1,7 @@
-"""Inkling: language models that place tokens by how far apart they stand in the sequence.
+"""Inkling: language models that use distances between tokens instead of positions.
 
-Their layers are told no positions: a bias by distance and convolutions over neighbouring columns
-see the order of the tokens that there are. Kept tokens therefore move together.
+Their layers take no positions: an attention bias by distance, and convolutions over neighbouring
+columns, depend on the order of the tokens. After a reduction, kept tokens are closer together.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from .layout import Inputs, Layout, grids_of
 
 
 class ByDistance(Family):
-    """The common part."""
+    """The common part: positions cannot be kept, and layers cannot drop tokens."""
 
     compact_only = "its layers see how far apart tokens stand in the sequence, and no positions"
     told_positions = False
 
     def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
-            f"layers of {type(model).__name__} see neighbouring columns (convolutions, a bias by "
-            "distance), so tokens cannot leave between them: choose a method that decides before "
-            "the language model"
+            f"layers of {type(model).__name__} use neighbouring columns (convolutions, a bias by "
+            "distance), so no tokens can be dropped between layers: choose a method that "
+            "decides before the language model"
         )
 
 
 class Inkling(ByDistance):
-    """Inkling: every patch is encoded alone, and nothing tells an image's shape."""
+    """Inkling: every patch is encoded separately, and no argument tells an image's shape."""
 
     model_types: ClassVar[Sequence[str]] = ("inkling_mm_model",)
     projector = "vision_tower.final_norm"
     projector_sees_tokens = True
 
     def entries(self, model: Model, inputs: Inputs, features: Any) -> None:
-        """Return nothing: an image is a run of placeholders."""
+        """Return None, so that each run of placeholders is an image."""
         return
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
@@ -48,7 +48,7 @@ class Inkling(ByDistance):
 
 
 class Inkling2(ByDistance):
-    """Inkling 2: patches of all images in one sequence, a class token in front of each image's."""
+    """Inkling 2: one sequence of all images' patches, with a class token before each image."""
 
     model_types: ClassVar[Sequence[str]] = ("inkling2", "inkling2_loop")
     projector = "vision_tower.merger"
@@ -58,7 +58,7 @@ class Inkling2(ByDistance):
         return [Layout((grid,)) for grid in grids_of(inputs, self.grids)]
 
     def cls_place(self, model: Model) -> None:
-        """Return nothing: there is one class token for each image of a sequence."""
+        """Return None, since the sequence has a class token for each image, not just one."""
         return
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:

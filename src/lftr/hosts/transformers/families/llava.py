@@ -24,9 +24,9 @@ class Llava(Family):
     projector_sees_tokens = True
 
     def shows_class_token(self, model: Model, inputs: Inputs) -> bool:
-        """Whether the class token goes on to the language model, in front of the patches.
+        """Whether the language model receives the class token, before the patches.
 
-        It has no place in the grid, so it counts among the separators.
+        It has no place in the grid, so it counts as a separator.
         """
         strategy = inputs.get(_STRATEGY) or getattr(model.config, _STRATEGY, None)
         return strategy == "full" and self.cls_place(model) is not None

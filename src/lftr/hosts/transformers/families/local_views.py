@@ -1,7 +1,7 @@
-"""Families that encode crops of an image apart from the image: Step 3.7, Unlimited-OCR.
+"""Families that encode crops and the whole image separately: Step 3.7, Unlimited-OCR.
 
-The tower runs twice, over views of different sizes. Evidence is therefore not read off it; the
-layout of the tokens is told by sizes and numbers among the encoder's arguments.
+The encoder runs twice, on views of different sizes, so the host reads no evidence from it. Sizes
+and counts among the encoder's arguments give the layout of the tokens.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .layout import Inputs, Layout
 
 
 class LocalViews(Family):
-    """The common part: crops first, the image after them, one entry for both."""
+    """The common part: one entry holds the tokens of the crops, then those of the image."""
 
     maps_patches: ClassVar[bool] = False
 
     def patch(self, model: Model) -> int:
-        """Return the pixels along the side of a patch."""
+        """Return the side of a patch in pixels."""
         raise TypeError(f"{type(self).__name__} must define patch(model)")
 
     def side(self, model: Model, pixels: Tensor) -> int:
-        """Return the tokens along the side of a view: two convolutions of stride 2 shrink it."""
+        """Return the tokens along the side of a view, after two convolutions of stride 2."""
         patches = pixels.shape[-1] // self.patch(model)
         return math.ceil(math.ceil(patches / 2) / 2)
 
@@ -42,14 +42,14 @@ class LocalViews(Family):
         return [int(number) for number in torch.as_tensor(numbers).tolist()]
 
     def sides(self, model: Model, inputs: Inputs) -> tuple[int, int]:
-        """Return the tokens along the side of a crop, 0 where there is none, and of an image."""
+        """Return the tokens along the side of a crop (0 without crops), and of an image."""
         local = inputs.get("pixel_values_local")
         crop = 0 if local is None else self.side(model, local)
         return crop, self.side(model, inputs["pixel_values"])
 
 
 class Step3p7(LocalViews):
-    """Step 3.7: a square for each crop, another for the image."""
+    """Step 3.7: a square of tokens for each crop, and one for the image."""
 
     model_types: ClassVar[Sequence[str]] = ("step3p7",)
     tower = "vision_model"
@@ -66,15 +66,15 @@ class Step3p7(LocalViews):
 
 
 class UnlimitedOcr(LocalViews):
-    """Unlimited-OCR: crops joined to one grid, a newline after each row of tokens; last a mark."""
+    """Unlimited-OCR: one grid of all crops, newlines after its rows, a token at the end."""
 
     model_types: ClassVar[Sequence[str]] = ("unlimited_ocr",)
 
     def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
-            f"the cache of {type(model).__name__} tells the prompt, which it keeps, from what "
-            "follows it, which it forgets, by the prompt's length, so its layers cannot hold fewer "
-            "tokens: choose a method that decides before the language model"
+            f"the cache of {type(model).__name__} keeps the prompt and forgets what follows, and "
+            "separates the two by the prompt's length, so its layers cannot hold fewer tokens: "
+            "choose a method that decides before the language model"
         )
 
     def patch(self, model: Model) -> int:

@@ -14,7 +14,7 @@ from ....tokens import Grid
 from ..api import Model, encoder_of
 from .layout import Inputs, Layout
 
-FEATURE_LAYER = "vision_feature_layer"  # of the configuration, and of a call
+FEATURE_LAYER = "vision_feature_layer"  # a setting of the configuration, and an argument
 
 
 class Medium:
@@ -29,12 +29,12 @@ class Medium:
     grids: ClassVar[str] = "image_grid_thw"
     # what else has a row for each entry and says where its tokens are placed
     timing: tuple[str, ...] = ()
-    # what says how tokens are placed, and is one for the whole call
+    # arguments that determine positions and have one value for the whole call
     settings: ClassVar[tuple[str, ...]] = ()
-    # the argument that says which of the encoder's tokens have a place in the prompt, bool (N,);
-    # None where all have
+    # the argument that says which of the encoder's tokens have a placeholder, bool (N,); None if
+    # all have one
     sent: ClassVar[str | None] = None
-    # whether images and clips have one placeholder, and only the arguments tell which they are
+    # whether images and videos have the same placeholder, so that only the arguments tell which
     shares_placeholder: ClassVar[bool] = False
     features_key: ClassVar[str] = "pooler_output"
     tower: str = "vision_tower"
@@ -47,9 +47,9 @@ class Medium:
     run_is_item: ClassVar[bool] = False
     # whether a run of placeholders is one row of an image, and one token stands between rows
     run_is_line: ClassVar[bool] = False
-    # how many columns may lie between the runs of two tiles of one image; 0: each is an image
+    # how many columns may separate the runs of two tiles of one image; 0: each run is an image
     tiles_apart: ClassVar[int] = 0
-    # whether a token of its own stands before the last tile of every image, the whole one
+    # whether a special token precedes the last tile of every image, which shows the whole image
     marks_last_tile: ClassVar[bool] = False
 
     @property
@@ -84,7 +84,7 @@ class Medium:
     def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int] | None:
         """Return how many tokens each image or tile has, from the encoder's output.
 
-        None where that does not tell: then each run of placeholders is an item.
+        None if the output does not tell; then each run of placeholders is an item.
         """
         return [entry.shape[0] for entry in features]
 
@@ -93,11 +93,11 @@ class Medium:
         return getattr(output, self.features_key)
 
     def planes(self, output: Any) -> list[Any]:
-        """Return all that the encoder's output has of the tokens: the features and DeepStack's."""
+        """Return every tensor with a row per token: the features, then those of DeepStack."""
         return [self.features(output), *(getattr(output, "deepstack_features", None) or ())]
 
     def with_planes(self, output: Any, planes: Sequence[Any]) -> Any:
-        """Return an output like the encoder's with other `planes`."""
+        """Return a copy of the encoder's output with other `planes`."""
         fields: dict[str, Any] = {**output, self.features_key: planes[0]}
         if getattr(output, "deepstack_features", None) is not None:
             fields["deepstack_features"] = list(planes[1:])
@@ -138,9 +138,9 @@ class Medium:
         return 0 if any(name.rsplit(".", 1)[-1] in marks for name, _ in names) else None
 
     def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
-        """Return which of the encoder's layers makes the features that the model uses.
+        """Return the encoder layer whose output the model uses.
 
-        A call may name another one than the configuration.
+        A call may choose another one than the configuration.
         """
         layer = None if inputs is None else inputs.get(FEATURE_LAYER)
         if layer is None:
@@ -175,7 +175,7 @@ class Medium:
         """
         raise UnsupportedModelError(
             f"the {self.name}s of {model.config.model_type} cannot be encoded at another size, "
-            "which this method needs; 'pool' and 'interpolate' come closest"
+            "which this method needs; 'pool' and 'interpolate' are the closest methods"
         )
 
 

@@ -1,4 +1,4 @@
-"""MiniCPM-V: an overview of every image and its slices, packed; each crop is an item."""
+"""MiniCPM-V: an overview and slices of each image, packed into one sequence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .medium import Clips, Medium
 
 
 class Cropped(Medium):
-    """Crops of any size; windows of two by two patches may merge inside the tower."""
+    """Crops of any size, each an item; the encoder may merge blocks of 2x2 patches."""
 
     projector = "merger"
     grids = "target_sizes"
@@ -34,7 +34,7 @@ class Cropped(Medium):
         mode = inputs.get("downsample_mode") or model.config.downsample_mode
         side = 2 if mode == "4x" else 4
         grids = self._grids(inputs)
-        # behind the merge in the tower there is a row for each window
+        # after the merge in the encoder there is one row per block
         merged = _side(sum(high * wide for high, wide in grids), patches.shape[1])
         small = [(high // merged, wide // merged) for high, wide in grids]
         parts = patches.split([high * wide for high, wide in small], dim=1)
@@ -44,7 +44,7 @@ class Cropped(Medium):
         )
 
     def attention_layer(self, model: Model, layers: int, inputs: Inputs | None = None) -> int:
-        """Return the tower's last layer; the module after it is the merge inside."""
+        """Return the encoder's last layer; the list of layers ends with the merging module."""
         return layers - 2
 
     def shallow_layer(self, model: Model, layers: int) -> int:
@@ -55,18 +55,18 @@ class Cropped(Medium):
 
 
 def _side(patches: int, tokens: int) -> int:
-    """Patches along the side of a token."""
+    """Return the patches along the side of a token."""
     return math.isqrt(patches // tokens)
 
 
 class CroppedClips(Clips, Cropped):
-    """Their clips: every frame is cut like an image, and is an item."""
+    """Clips: every crop of a frame is an item, as with images."""
 
     grids = "target_sizes_videos"
 
 
 class MiniCPM(Cropped, Family):
-    """MiniCPM-V 4.6 and 4.7, MiniCPM-OCR."""
+    """The family of MiniCPM-V 4.6 and 4.7, and MiniCPM-OCR."""
 
     model_types: ClassVar[Sequence[str]] = ("minicpmv4_6", "minicpmv4_7", "minicpm_ocr")
     video: Medium | None = CroppedClips()

@@ -1,4 +1,4 @@
-"""Molmo 2: overlapping crops put together, blocks of patches pooled by attention."""
+"""Molmo 2: overlapping crops are joined, and attention pools blocks of patches to tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .medium import Clips, Medium
 
 
 class Pooled(Medium):
-    """A low-resolution view and one of the crops; the arguments say what each token is pooled of.
+    """A low-resolution grid and one of the crops; an argument lists the patches of each token.
 
-    Images and clips have the same placeholder; a clip's stand between marks of frames.
+    Images and clips have the same placeholder; special tokens enclose each frame of a clip.
     """
 
     grids = "image_grids"
@@ -30,10 +30,10 @@ class Pooled(Medium):
         return input_ids.eq(model.config.image_token_id) & (in_frame == (self.name == "video"))
 
     def as_received(self, model: Model, features: Tensor) -> Tensor:
-        """Return the tokens added to the embedding of their placeholder, as the model does.
+        """Return the tokens plus the embedding of their placeholder, as the model adds them.
 
-        What merges is the tokens before that: a merge whose weights do not sum to 1 (PruMerge's)
-        gives the placeholder its embedding once.
+        Methods merge the tokens before this sum, so a merged token contains the embedding once,
+        even if the weights of the merge do not sum to 1 (PruMerge).
         """
         token = torch.tensor(model.config.image_token_id, device=features.device)
         embedded: Tensor = model.get_input_embeddings()(token)
@@ -55,7 +55,7 @@ class Pooled(Medium):
 
 
 class PooledClips(Clips, Pooled):
-    """Its clips: frames of one view."""
+    """Clips: each frame is one grid."""
 
     grids = "video_grids"
     pools = "video_token_pooling"
@@ -69,7 +69,7 @@ class PooledClips(Clips, Pooled):
 
 
 class Molmo2(Pooled, Family):
-    """Molmo 2 as a family."""
+    """The family."""
 
     model_types: ClassVar[Sequence[str]] = ("molmo2",)
     video: Medium | None = PooledClips()

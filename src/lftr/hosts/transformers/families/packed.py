@@ -20,68 +20,68 @@ from .windows import InWindows
 
 
 class Exaone45(Windowed, Family):
-    """EXAONE 4.5, with the tower of Qwen2.5-VL."""
+    """EXAONE 4.5, with the encoder of Qwen2.5-VL."""
 
     model_types: ClassVar[Sequence[str]] = ("exaone4_5",)
     video: Medium | None = WindowedClips()
 
 
 class HyperClova(Windowed):
-    """HyperCLOVA X Vision 2: the same tower under another name, a linear layer behind it."""
+    """HyperCLOVA X Vision 2: the encoder of Qwen2.5-VL under another name, then a linear layer."""
 
     tower = "vision_model"
     projector = "vision_model.merger"
 
 
 class HyperClovaClips(Clips, HyperClova):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class HyperClovaX(HyperClova, Family):
-    """HyperCLOVA X Vision 2 as a family."""
+    """The family of HyperCLOVA X Vision 2."""
 
     model_types: ClassVar[Sequence[str]] = ("hyperclovax_vision_v2",)
     video: Medium | None = HyperClovaClips()
 
 
 class Dots(Packed):
-    """dots3-note: patches of single frames."""
+    """dots3-note: each patch belongs to one frame."""
 
     tower = "vision_tower"
     projector = "vision_tower.merger"
 
 
 class DotsClips(Clips, Dots):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class Dots3Note(Dots, Family):
-    """dots3-note as a family."""
+    """The family of dots3-note."""
 
     model_types: ClassVar[Sequence[str]] = ("dots3_note",)
     video: Medium | None = DotsClips()
 
     def first_layer_to_reduce(self, model: Model) -> int:
-        """Its indexers score whatever keys a layer holds; nothing in them counts columns."""
+        """Return 1: the indexers do not count columns of the cache."""
         return 1
 
 
 class MiniMax(Packed):
-    """MiniMax M3: a long clip comes in parts, each an item with a grid of its own."""
+    """MiniMax M3: a long clip is split into parts, each an item with its own grid."""
 
     tower = "vision_tower"
     projector = "multi_modal_projector"
 
 
 class MiniMaxClips(Clips, MiniMax):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class MiniMaxM3(MiniMax, Family):
-    """MiniMax M3 as a family.
+    """The family of MiniMax M3.
 
-    Its sparse layers find a query's block of keys by its position and a key's by its column. The
-    two agree only where a prompt has no gaps in its positions and no padding on its left.
+    Its sparse layers compute the block of a query from its position and that of a key from its
+    column. These agree only if positions have no gaps and the row has no padding on its left.
     """
 
     model_types: ClassVar[Sequence[str]] = ("minimax_m3_vl",)
@@ -130,18 +130,18 @@ class Muse(InWindows):
 
 
 class MuseClips(Clips, Muse):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class MuseFamily(Muse, Family):
-    """Muse Glimmer and Muse Spark."""
+    """The family of Muse Glimmer and Muse Spark."""
 
     model_types: ClassVar[Sequence[str]] = ("muse_glimmer", "muse_spark")
     video: Medium | None = MuseClips()
 
 
 class Halved(Medium):
-    """VideoLLaMA 3: blocks of patches averaged in the tower; how large they are is an argument."""
+    """VideoLLaMA 3: the encoder averages blocks of patches, whose size is an argument."""
 
     tower = "vision_model"
     projector = "projector"
@@ -158,7 +158,7 @@ class Halved(Medium):
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         grids = grids_of(inputs, self.grids)
         if patches.shape[1] != sum(t * h * w for t, h, w in grids):
-            return patches.flatten(0, 1)  # the projector's input is a row for each token
+            return patches.flatten(0, 1)  # the projector's input already has a row per token
         parts = zip(grid_split(patches, grids), self._sides(inputs), strict=True)
         return torch.cat([x[0].unflatten(0, (-1, side**2)).mean(dim=1) for x, side in parts])
 
@@ -167,7 +167,7 @@ class Halved(Medium):
 
 
 class HalvedClips(Clips, Halved):
-    """Its clips. Of a frame, what is as it was in the frame before is left out of the prompt."""
+    """Clips: the prompt omits tokens of a frame that did not change since the frame before."""
 
     sides = "video_merge_sizes"
     sent = "video_compression_mask"
@@ -175,7 +175,7 @@ class HalvedClips(Clips, Halved):
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         whole = super().layouts(model, inputs, sizes)
         full = [t * h * w for layout in whole for t, h, w in layout.tiles or ()]
-        # what is left of a clip fills no grid
+        # the remaining tokens of a clip form no grid
         return [
             layout if size == all_of_it else Layout()
             for layout, size, all_of_it in zip(whole, sizes, full, strict=True)
@@ -183,17 +183,17 @@ class HalvedClips(Clips, Halved):
 
 
 class VideoLlama3(Halved, Family):
-    """VideoLLaMA 3."""
+    """The family of VideoLLaMA 3."""
 
     model_types: ClassVar[Sequence[str]] = ("video_llama_3",)
     video: Medium | None = HalvedClips()
 
 
 class Radio(Medium):
-    """Nemotron 3 Omni: RADIO's class and register tokens stand before every image's patches.
+    """Nemotron 3 Omni: class and register tokens of RADIO precede the patches of every image.
 
-    Images and clips have the same placeholder, and nothing in the prompt tells which they are; the
-    plain model takes the one or the other.
+    Images and clips have the same placeholder, and the prompt does not tell which it is, so the
+    plain model takes images or clips in one call, not both.
     """
 
     tower = "vision_model"
@@ -206,7 +206,7 @@ class Radio(Medium):
         return torch.eq(input_ids, model.config.image_token_id)
 
     def patches(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:
-        """Rows and columns of patches of each sequence that the tower sees."""
+        """Return the rows and columns of patches of each sequence that the encoder reads."""
         return [(int(h), int(w)) for h, w in torch.as_tensor(inputs[self.grids]).tolist()]
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
@@ -226,7 +226,7 @@ class Radio(Medium):
 
 
 class RadioClips(Clips, Radio):
-    """Its clips, stacked: pairs of frames, each pair one picture; or the frames of one clip."""
+    """Clips: the encoder reads pairs of frames as one picture each, or the frames of one clip."""
 
     def patches(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:
         high, wide = self.pixels_of(inputs).shape[-2:]
@@ -247,7 +247,7 @@ class RadioClips(Clips, Radio):
         return [self._pairs(model, inputs)[1]] * len(sizes)
 
     def _pairs(self, model: Model, inputs: Inputs) -> tuple[int, int]:
-        """Clips of a call, and pairs of frames of each."""
+        """Return the number of clips of a call, and of pairs of frames of each."""
         clips, pairs, *rest = self.pixels_of(inputs).shape
         if len(rest) == 3:
             return clips, pairs
@@ -255,7 +255,7 @@ class RadioClips(Clips, Radio):
 
 
 class NemotronOmni(Radio, Family):
-    """Nemotron 3 Omni."""
+    """The family of Nemotron 3 Omni."""
 
     model_types: ClassVar[Sequence[str]] = ("nemotron_h_omni",)
     video: Medium | None = RadioClips()

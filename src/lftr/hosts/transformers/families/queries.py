@@ -1,6 +1,6 @@
-"""Families whose tokens are learned queries: each has looked at all patches of a view.
+"""Families whose visual tokens are learned queries that attend to all patches of a view.
 
-They lie on no grid, so that those of a view are one row, in the order of the queries.
+Such tokens have no place in the image; those of a view form one row, in the order of the queries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Aria(General):
 
 
 class Idefics2(Aria):
-    """Idefics2: encoder output comes a sample at a time; every image or crop is an item."""
+    """Idefics2: the encoder's output has one entry per sample; every image or crop is an item."""
 
     model_types: ClassVar[Sequence[str]] = ("idefics2",)
 
@@ -36,7 +36,7 @@ class Idefics2(Aria):
 
 
 class DeepseekOcr2(General):
-    """DeepSeek-OCR-2: queries of the crops, queries of the whole image, a learned separator."""
+    """DeepSeek-OCR-2: queries of the crops, then of the whole image, then a learned separator."""
 
     model_types: ClassVar[Sequence[str]] = ("deepseek_ocr2",)
 

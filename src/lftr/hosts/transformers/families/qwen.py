@@ -24,7 +24,7 @@ class Packed(Medium):
 
     tower = "visual"
     projector = "visual.merger"
-    # whether patches stand in raster order rather than grouped
+    # whether patches are in raster order, not grouped by token
     raster: ClassVar[bool] = False
 
     def merge(self, model: Model) -> int:
@@ -68,7 +68,7 @@ class Packed(Medium):
         return found
 
     def images(self, model: Model, patches: Tensor, grid: Grid) -> Tensor:
-        """Put flattened patches back into images ``(frames, c, h, w)``."""
+        """Assemble flattened patches to images ``(frames, c, h, w)``."""
         t, h, w = grid
         side, (size, depth) = self._group(model), _patch(model)
         split = (t, h // side, w // side, side, side, -1, depth, size, size)
@@ -76,7 +76,7 @@ class Packed(Medium):
         return x.reshape(t * depth, -1, h * size, w * size)
 
     def patches(self, model: Model, images: Tensor, grid: Grid) -> Tensor:
-        """Cut images into flattened patches: the inverse of `images`."""
+        """Cut images into flattened patches, the inverse of `images`."""
         t, h, w = grid
         side, (size, depth) = self._group(model), _patch(model)
         split = (t, depth, -1, h // side, side, size, w // side, side, size)
@@ -98,7 +98,7 @@ class PackedClips(Clips, Packed):
 
 
 class QwenVL(Packed, Family):
-    """Qwen-VL and its kin; from Qwen3-VL on a run of placeholders for each pair of frames."""
+    """Qwen-VL and similar models; from Qwen3-VL on, each pair of frames has its own run."""
 
     model_types: ClassVar[Sequence[str]] = (
         "qwen2_vl",
@@ -133,7 +133,7 @@ class ConvolvedClips(Clips, Convolved):
 
 
 class Glm4V(Convolved, QwenVL):
-    """GLM-4V and GLM-4.6V, GLM-OCR and GLM-GA."""
+    """The family of GLM-4V, GLM-4.6V, GLM-OCR and GLM-GA."""
 
     model_types: ClassVar[Sequence[str]] = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
     video: Medium | None = ConvolvedClips()
@@ -159,7 +159,7 @@ class Windowed(InWindows, Packed):
 
 
 class WindowedClips(Clips, Windowed):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class Qwen25VL(Windowed, QwenVL):
@@ -170,18 +170,18 @@ class Qwen25VL(Windowed, QwenVL):
 
 
 class Convoluted(Packed):
-    """LFM3-VL: every other layer of the tower is a convolution; the projector merges patches."""
+    """LFM3-VL: every second encoder layer is a convolution; the projector merges patches."""
 
     tower = "vision_tower"
     projector = "multi_modal_projector"
 
 
 class ConvolutedClips(Clips, Convoluted):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class Lfm3VL(Convoluted, Family):
-    """LFM3-VL."""
+    """The family of LFM3-VL."""
 
     model_types: ClassVar[Sequence[str]] = ("lfm3_vl",)
     video: Medium | None = ConvolutedClips()
@@ -216,12 +216,12 @@ class Kimi(Family):
 
 
 class Thinker(Family):
-    """What thinks in Qwen-Omni: it hears too."""
+    """The common part of Qwen-Omni's thinkers, which also take audio."""
 
     placed_by = ("feature_attention_mask", "audio_feature_lengths", "use_audio_in_video")
 
     def language_model(self, model: Model) -> nn.Module:
-        base = model.base_model  # transformers before 5.21 has the decoder beside the encoders
+        base = model.base_model  # before transformers 5.21 the decoder is a part of the base model
         return base.language_model if hasattr(base, "language_model") else base.model  # type: ignore[no-any-return]
 
 

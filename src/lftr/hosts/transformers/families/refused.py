@@ -1,4 +1,4 @@
-"""Model types of image-text-to-text that cannot be hosted, and why."""
+"""Model types of AutoModelForImageTextToText that lftr does not host, with the reason."""
 
 from __future__ import annotations
 

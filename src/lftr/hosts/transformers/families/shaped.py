@@ -38,7 +38,7 @@ class Mistral3(Family):
 
 
 class LightOnOcr(Mistral3):
-    """LightOnOCR: the same tower under another name."""
+    """LightOnOCR: Pixtral's encoder under another name."""
 
     model_types: ClassVar[Sequence[str]] = ("lighton_ocr",)
     tower = "vision_encoder"
@@ -46,29 +46,29 @@ class LightOnOcr(Mistral3):
 
 
 class MistralLarge4(Mistral3):
-    """Mistral Large 4: an indexer chooses keys, for its own layer or for later ones too."""
+    """Mistral Large 4: an indexer chooses keys, for its layer or also for later layers."""
 
     model_types: ClassVar[Sequence[str]] = ("mistral_large4",)
 
     def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
-            f"an indexer in each layer of {type(model).__name__} chooses among its keys, or later "
-            "layers go by what it chose, so tokens cannot leave between them: choose a method that "
+            f"an indexer in each layer of {type(model).__name__} chooses keys, for that layer or "
+            "also for later ones, so no tokens can be dropped between layers: choose a method that "
             "decides before the language model"
         )
 
 
 class Placed(Medium):
-    """Patches padded to one length, their places (x, y) beside them; pooled by these."""
+    """Patches padded to one length, with their coordinates (x, y), by which they are pooled."""
 
     places: ClassVar[str] = "image_position_ids"
 
     def pooled(self, model: Model) -> int:
-        """Patches along the side of a token."""
+        """Return the patches along the side of a token."""
         return int(model.config.vision_config.pooling_kernel_size)
 
     def _views(self, model: Model, inputs: Inputs) -> list[tuple[Tensor, Tensor, Grid]]:
-        """Return for each image or frame: its real patches, the token of each, its grid."""
+        """Return, for each image or frame, its real patches, the token of each, and its grid."""
         size = self.pooled(model)
         found = []
         for positions in inputs[self.places].flatten(0, -3):
@@ -99,7 +99,7 @@ class Placed(Medium):
 
 
 class PlacedClips(Clips, Placed):
-    """Clips, whose frames are images: of different numbers, or (before 5.19) of one."""
+    """Clips of images; before transformers 5.19 all clips have one number of frames."""
 
     places: ClassVar[str] = "video_position_ids"
 
@@ -112,7 +112,7 @@ class PlacedClips(Clips, Placed):
 
 
 class Gemma4(Placed, Family):
-    """Gemma 4."""
+    """The family of Gemma 4."""
 
     model_types: ClassVar[Sequence[str]] = ("gemma4",)
     projector = "embed_vision"
@@ -120,7 +120,7 @@ class Gemma4(Placed, Family):
 
 
 class DiffusionGemma(Gemma4):
-    """DiffusionGemma: an encoder reads the prompt, a decoder denoises the answer beside it."""
+    """DiffusionGemma: an encoder reads the prompt, a decoder denoises the answer."""
 
     model_types: ClassVar[Sequence[str]] = ("diffusion_gemma",)
     kind = "diffusion"
@@ -138,7 +138,7 @@ class DiffusionGemma(Gemma4):
 
 
 class Unpooled(Placed):
-    """Gemma 4 without a tower: a token is a patch of pixels, embedded and placed."""
+    """Gemma 4 without a vision transformer: a token is an embedded patch of pixels."""
 
     tower = "embed_vision"
     projector = "embed_vision.multimodal_embedder"
@@ -148,21 +148,21 @@ class Unpooled(Placed):
 
 
 class UnpooledClips(PlacedClips, Unpooled):
-    """Its clips."""
+    """Clips of the class above."""
 
 
 class Gemma4Unified(Unpooled, Family):
-    """Gemma 4 Unified."""
+    """The family of Gemma 4 Unified."""
 
     model_types: ClassVar[Sequence[str]] = ("gemma4_unified",)
     video: Medium | None = UnpooledClips()
 
 
 class Lfm2VL(Family):
-    """LFM2-VL: tiles and the whole image, each on a grid of its own and an item of its own."""
+    """LFM2-VL: each tile, and the whole image, is an item with its own grid."""
 
     model_types: ClassVar[Sequence[str]] = ("lfm2_vl",)
-    projector = "vision_tower.post_layernorm"  # the projector itself is shown rearranged patches
+    projector = "vision_tower.post_layernorm"  # the projector's own input is rearranged
 
     def _grids(self, inputs: Inputs) -> list[tuple[int, int]]:
         return [(int(h), int(w)) for h, w in torch.as_tensor(inputs["spatial_shapes"]).tolist()]

@@ -1,4 +1,4 @@
-"""Packed patches of one frame each: Cosmos 3 Edge, ERNIE 4.5 VL, PaddleOCR-VL, HunYuan-VL, Hy4."""
+"""Packed patches, each of one frame: Cosmos 3 Edge, ERNIE 4.5 VL, PaddleOCR-VL, HunYuan-VL, Hy4."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Single(Packed):
 
 
 class ChannelsLast(Single):
-    """Cosmos 3 Edge: the values of a patch are its pixels, one after the other."""
+    """Cosmos 3 Edge: a flattened patch holds its pixels, channels last."""
 
     projector = "projector"
 
@@ -40,25 +40,25 @@ class ChannelsLast(Single):
 
 
 class ChannelsLastClips(Clips, ChannelsLast):
-    """Its clips: a run of placeholders for each frame."""
+    """Clips: each frame has its own run of placeholders."""
 
 
 class Cosmos3Edge(ChannelsLast, Family):
-    """Cosmos 3 Edge."""
+    """The family of Cosmos 3 Edge."""
 
     model_types: ClassVar[Sequence[str]] = ("cosmos3_edge",)
     video: Medium | None = ChannelsLastClips()
 
 
 class Resampled(Single):
-    """ERNIE 4.5 VL: a resampler makes tokens of patches."""
+    """ERNIE 4.5 VL: a resampler merges patches to tokens."""
 
     tower = "vision_tower"
     projector = "resampler_model"
 
 
 class ResampledClips(Clips, Resampled):
-    """Its clips: a token is made of the same patches of two frames."""
+    """Clips: a token is made of the same patches of two frames."""
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         found = super().layouts(model, inputs, sizes)
@@ -81,14 +81,14 @@ class ResampledClips(Clips, Resampled):
 
 
 class Ernie45VLMoe(Resampled, Family):
-    """ERNIE 4.5 VL."""
+    """The family of ERNIE 4.5 VL."""
 
     model_types: ClassVar[Sequence[str]] = ("ernie4_5_vl_moe",)
     video: Medium | None = ResampledClips()
 
 
 class PaddleOCRVL(Single, Family):
-    """PaddleOCR-VL: patches are small images, in raster order; the projector groups them."""
+    """PaddleOCR-VL: unflattened patches in raster order; the projector groups them."""
 
     model_types: ClassVar[Sequence[str]] = ("paddleocr_vl",)
     projector = "projector"
@@ -105,7 +105,7 @@ class Lined(Single):
     tower = "vision_tower"
     projector = "vision_tower.patch_merger"
     raster = True
-    # tokens before the first row and after the last one
+    # number of tokens before the first row and after the last one
     ends: ClassVar[tuple[int, int]] = (0, 0)
 
     def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
@@ -128,33 +128,33 @@ class Lined(Single):
         return [(t, h // side, w // side) for t, h, w in grids_of(inputs, self.grids)]
 
     def _lined(self, cells: Tensor, fill: float = 0.0) -> Tensor:
-        """Return ``(t, h, w, ...)`` flattened to the tokens, with ``fill`` for separators."""
+        """Flatten ``(t, h, w, ...)`` to the order of the tokens, with ``fill`` for separators."""
         maps = cells.reshape(*cells.shape[:3], -1)
         lines = nn.functional.pad(maps, (0, 0, 0, 1), value=fill).flatten(0, 2)
         tokens = nn.functional.pad(lines, (0, 0, *self.ends), value=fill)
         return tokens.reshape(-1, *cells.shape[3:])
 
     def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
-        return Medium.resized(self, model, inputs, grids)  # cells are not counted in newlines
+        return Medium.resized(self, model, inputs, grids)  # a grid of tokens has no newlines
 
 
 class LinedClips(Clips, Lined):
-    """Its clips: the rows of all frames one after the other."""
+    """Clips: the rows of all frames in sequence."""
 
 
 class HyV4VL(Lined, Family):
-    """Hy4-VL."""
+    """The family of Hy4-VL."""
 
     model_types: ClassVar[Sequence[str]] = ("hy_v4_vl",)
     video: Medium | None = LinedClips()
 
 
 class HunYuanVL(Lined, Family):
-    """HunYuan-VL: the encoder puts a begin and an end around the rows of an image.
+    """HunYuan-VL: the encoder puts a begin and an end token around the rows of an image.
 
-    Four axes of RoPE: the column of the prompt, and for what lies between begin and end the column
-    and row within the image and the image's number, which the plain model counts over the batch.
-    Other tokens have the column of the prompt on all axes.
+    RoPE has four axes: the column of the prompt, the column and the row within the image, and the
+    image's number, which the plain model counts over the batch. Tokens that are not between begin
+    and end have the column of the prompt on all axes.
     """
 
     model_types: ClassVar[Sequence[str]] = ("hunyuan_vl",)
@@ -171,9 +171,9 @@ class HunYuanVL(Lined, Family):
             return positions + following
         if len(earlier) > 1:
             raise UnsupportedModelError(
-                "HunYuan-VL numbers the images of a batch row by row, so an image of a later turn "
-                "would renumber those of earlier turns in the rows after it; continue each row "
-                "in a call of its own"
+                "HunYuan-VL numbers images over the batch, row by row, so a new image in a later "
+                "turn would renumber earlier images of the following rows; continue each row in "
+                "a call of its own"
             )
         placeholders = self.placeholders(model, earlier)
         before = nn.functional.pad(placeholders, (1, 0))[:, :-1]

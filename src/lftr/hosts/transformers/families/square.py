@@ -11,7 +11,7 @@ from .base import Family
 class DeepseekVL(Family):
     """DeepSeek-VL and Janus: SigLIP, one token a patch.
 
-    The hybrid's tokens hold SAM's features too, resampled to the same square; evidence is SigLIP's.
+    Tokens of the hybrid also contain SAM's features on the same square; evidence is SigLIP's.
     """
 
     model_types: ClassVar[Sequence[str]] = ("deepseek_vl", "deepseek_vl_hybrid", "janus")
@@ -20,6 +20,6 @@ class DeepseekVL(Family):
 
 
 class FastVlm(Family):
-    """FastVLM: convolutions, one token a place of the map; no attention to read."""
+    """FastVLM: a convolutional encoder without attention; a token per place of its map."""
 
     model_types: ClassVar[Sequence[str]] = ("fast_vlm",)

@@ -36,7 +36,7 @@ class InternVL(Shuffled):
 
 
 class QianfanOcr(InternVL):
-    """Qianfan-OCR: InternVL's tiles."""
+    """Qianfan-OCR, with the tiles of InternVL."""
 
     model_types: ClassVar[Sequence[str]] = ("qianfan_ocr",)
 
@@ -51,7 +51,7 @@ class Gemma3(Shuffled):
 
 
 class AyaVision(Shuffled):
-    """Aya Vision and Cohere2 Vision: patches merged by pixel shuffle, one mark between tiles."""
+    """Aya Vision and Cohere2 Vision: pixel shuffle merges patches; one token separates tiles."""
 
     model_types: ClassVar[Sequence[str]] = ("aya_vision", "cohere2_vision")
     tiles_apart = 1
@@ -61,10 +61,10 @@ class AyaVision(Shuffled):
 
 
 class Idefics(Shuffled):
-    """Idefics3 and SmolVLM: encoder output comes a sample at a time.
+    """Idefics3 and SmolVLM: the encoder's output has one entry per sample.
 
-    Between tiles stand their row and column; before the whole image, the last one, a mark of its
-    own, after up to two line breaks.
+    Text with row and column precedes each tile. The whole image comes last, after a special token
+    and up to two line breaks.
     """
 
     model_types: ClassVar[Sequence[str]] = ("idefics3", "smolvlm")
@@ -86,7 +86,7 @@ class Idefics(Shuffled):
 
 
 class GraniteDocling(Idefics):
-    """Granite Docling: a page's tiles take the connector's coarse path, or its fine one."""
+    """Granite Docling: the connector has a coarse and a fine path for the tiles of a page."""
 
     model_types: ClassVar[Sequence[str]] = ("granite_docling",)
     projector = "vision_model.connector"
@@ -104,7 +104,7 @@ class GraniteDocling(Idefics):
         return len(model.config.vision_config.deepstack_visual_indexes)
 
     def _shrinks(self, model: Model, inputs: Inputs) -> int:
-        """Patches along the side of a token."""
+        """Return the patches along the side of a token."""
         coarse = int(model.config.vision_config.scale_factor)
         return coarse if inputs.get("tile_fine_mask") is None else coarse // 2
 
@@ -118,7 +118,7 @@ class Llama4(Shuffled):
 
     model_types: ClassVar[Sequence[str]] = ("llama4",)
     features_key = "last_hidden_state"
-    tiles_apart = 2  # the end of a row, and the mark before the whole image
+    tiles_apart = 2  # the token at the end of a row, and the one before the whole image
     marks_last_tile = True
     tower = "vision_model"
     projector = "vision_model.vision_adapter"

@@ -1,4 +1,4 @@
-"""Encoders in which most layers attend in windows, on patches sorted by window."""
+"""Encoders that sort patches by window; in most layers, patches attend within their window."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from .medium import Medium
 
 
 class InWindows(Medium):
-    """The common part: evidence is read in layers with full attention.
-
-    In the other layers a patch attends only to patches of its own window.
-    """
+    """The common part: methods read attention in the layers with full attention."""
 
     def full_layers(self, model: Model) -> Sequence[int]:
         """Return the encoder's layers with full attention."""
@@ -33,7 +30,7 @@ class InWindows(Medium):
         return int(max((i for i in full if i < layers // 2), default=min(full)))
 
     def in_raster(self, model: Model, inputs: Inputs, rows: Tensor) -> Tensor:
-        """Return ``rows`` ``(N, c)``, which are sorted by window, in raster order."""
+        """Reorder ``rows`` ``(N, c)`` from the order of windows to raster order."""
         from transformers.vision_utils import get_vision_window_index
 
         tower: Any = self.module(model, self.tower)
