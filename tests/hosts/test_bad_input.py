@@ -169,7 +169,7 @@ def test_placeholders_do_not_match(entry: ZooEntry, more: int) -> None:
         lftr.reduce(prompt.model, "random", keep=0.5),
         pytest.raises(
             ArgumentError,
-            match=f"{len(visual) + more} (image|video) placeholders.*have tokens, {len(visual)}",
+            match=f"{len(visual) + more} (image|video) placeholders.*: {len(visual)}, one for each",
         ),
     ):
         prompt.model.generate(**inputs)

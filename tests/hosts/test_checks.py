@@ -116,7 +116,7 @@ def test_a_language_model_that_is_called_past_its_hooks(generates: bool) -> None
     object.__setattr__(base, "language_model", _PastHooks(language_model))
     with lftr.reduce(prompt.model, "lftr", keep=0.5):
         run = prompt.generate if generates else prompt.forward
-        with pytest.raises(lftr.LftrError, match="without calling its language model's hooks"):
+        with pytest.raises(lftr.LftrError, match="hooks on the language model were not called"):
             run()
 
 

@@ -125,7 +125,7 @@ def test_everything_stays() -> None:
     assert not result.ok
     assert not result.failed
     assert "NOT PROVED" in result.conclusion
-    assert "choose a smaller one" in str(result)
+    assert "choose a smaller keep" in str(result)
 
 
 def test_a_model_that_does_not_look_at_its_image() -> None:

@@ -104,7 +104,7 @@ def test_the_versions_are_told() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "downsample"}, "encodes the image anew"),
+        ({"method": "downsample"}, "encodes the image again"),
         ({"method": ["lftr", "divprune"]}, "at most one before the language model"),
         ({"method": []}, "at most one before the language model"),
         ({"method": "divprun"}, "did you mean 'divprune'"),

@@ -1,9 +1,9 @@
-"""Pictures and clips, each through one door, as viewers and players show them.
+"""Read pictures and clips as viewers and players show them.
 
 ``lftr.media.read_image("photo.jpg")``, and ``lftr.media.load_clip("clip.mp4", frames=16)`` for
-frames of a video file, an animated picture or a folder of pictures. Every verb, JSONL, the web demo
-and the client of a server read by these two. Video files are decoded by PyAV (the extra ``video``),
-HEIC by pillow-heif (``heic``); everything else needs nothing.
+frames of a video file, an animated picture or a folder of pictures. All of lftr reads media by
+these two functions. PyAV (the extra ``video``) decodes video files and pillow-heif (``heic``) HEIC;
+everything else needs no extra.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ def is_clip(path: str | Path) -> bool:
 
     A folder is, an animated picture is, and a file that ends like a video; a still picture is not.
     """
-    source = Path(path)  # os.path, since a Path raises where a name is too long for the system
+    source = Path(path)  # os.path, since Path.is_dir raises if a name is too long for the system
     return os.path.isdir(source) or source.suffix.lower() in VIDEOS or is_animated(source)
 
 
 def look_at_clip(path: str | Path) -> None:
-    """Look at a clip without decoding it.
+    """Check that a path is a clip, without decoding it.
 
     Raises
     ------
     ArgumentError
-        If there is none; that it breaks off is not noticed.
+        If there is no clip. A clip that is truncated passes.
     """
     source = Path(path)
     if not os.path.isdir(source):

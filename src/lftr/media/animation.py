@@ -15,15 +15,16 @@ from .picking import Picking
 from .picture import opened
 from .viewing import as_viewed
 
-_FORMATS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")  # several pictures of any other are no frames
+# formats in which several pictures are frames
+_FORMATS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")
 _SHOWN_MS = 100.0  # a frame without a duration, as browsers show it
 
 
 def is_animated(path: str | Path) -> bool:
-    """Whether a file is a picture that moves.
+    """Whether a file is an animated picture.
 
-    Pages of a TIFF, and what a phone puts behind its JPEG (a depth map, a second view), are
-    pictures beside each other, not after each other.
+    Pages of a TIFF, and further pictures in a phone's JPEG (a depth map, a second view), are not
+    an animation.
     """
     try:
         with refusing("video", path, "an image file"), opened(path) as image:
@@ -33,10 +34,11 @@ def is_animated(path: str | Path) -> bool:
 
 
 def _frames(image: Image.Image) -> range:
-    """Return the numbers of the frames that are shown; of a still picture none or one."""
+    """Return the numbers of the frames that are shown; none or one for a still picture."""
     if image.format not in _FORMATS:
         return range(0)
-    first = int(getattr(image, "default_image", False))  # shown where a PNG cannot move
+    # the first picture of a PNG may be for viewers without animation
+    first = int(getattr(image, "default_image", False))
     return range(first, getattr(image, "n_frames", 1))
 
 

@@ -1,4 +1,4 @@
-"""Files that cannot be read: one error that names the file, whatever a decoder met in it."""
+"""Turn any error of a decoder into one `ArgumentError` that names the file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..errors import ArgumentError, LftrError, reason_of
 
 @contextmanager
 def refusing(name: str, source: object, allowed: str) -> Iterator[None]:
-    """Turn whatever is raised while a file is read into an `ArgumentError` of one sentence.
+    """Turn an error while a file is read into an `ArgumentError` of one sentence.
 
-    Decoders meet damaged files with errors of any class: ``struct.error``, ``IndexError``,
-    ``ZeroDivisionError``. What they say stands at the end of the sentence.
+    Decoders raise any class of error for damaged files: ``struct.error``, ``IndexError``,
+    ``ZeroDivisionError``. The sentence ends with the text of that error.
 
     Parameters
     ----------
     name : str
-        Of the argument: "image", "video".
+        The name of the argument: "image", "video".
     source : object
-        The path, or what else was given.
+        The path, or the other value of the argument.
     allowed : str
-        What the file should have been.
+        What the file should be.
     """
     shown = str(source) if isinstance(source, str | Path) else source
     try:

@@ -14,9 +14,9 @@ from .picture import PICTURES, read_image
 
 
 def frames_in(path: Path) -> list[Path]:
-    """Return the pictures of a folder in the order of their names; numbers in names count as such.
+    """Return the pictures of a folder, sorted by name, with numbers in names sorted by value.
 
-    Hidden files, such as a Mac's ``._1.png``, are none.
+    Hidden files, such as ``._1.png`` of macOS, are left out.
     """
     with refusing("video", path, "a folder that can be read"):
         files = [file for file in path.iterdir() if is_named_as(file, PICTURES) and file.is_file()]
@@ -24,7 +24,7 @@ def frames_in(path: Path) -> list[Path]:
 
 
 def is_named_as(path: Path, endings: frozenset[str]) -> bool:
-    """Whether a file is not hidden and its name ends in one of some ways."""
+    """Whether a file has one of these suffixes and is not hidden."""
     return path.suffix.lower() in endings and not path.name.startswith(".")
 
 

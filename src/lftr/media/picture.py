@@ -1,4 +1,4 @@
-"""Still pictures: the one door through which every picture comes in."""
+"""Read still pictures; all of lftr reads pictures here."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 def read_image(source: str | Path | Image.Image) -> Image.Image:
-    """Read a picture, or take one that is open, as RGB: upright, as a viewer shows it.
+    """Return a file or a PIL image as RGB, upright, as a viewer shows it.
 
-    Of a file of several pictures (pages of a TIFF, the second picture of a phone's JPEG, frames of
-    a GIF) the first one is read. See `viewing.as_viewed` for modes, depths and profiles.
+    If a file has several pictures (pages of a TIFF, the second picture of a phone's JPEG, frames
+    of a GIF), the first one is read. See `viewing.as_viewed` for modes, depths and profiles.
 
     Raises
     ------
     ArgumentError
         If there is none, or it cannot be read; the message names the path.
     MissingExtraError
-        If it is HEIC and pillow-heif is not installed.
+        If the file is HEIC and pillow-heif is not installed.
     """
     with refusing("image", source, _WHOLE):
         if isinstance(source, Image.Image):
@@ -42,12 +42,12 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
 
 
 def look_at_image(path: str | Path) -> None:
-    """Look at a picture's first bytes, without decoding it.
+    """Check that a file is a picture by its first bytes, without decoding it.
 
     Raises
     ------
     ArgumentError, MissingExtraError
-        As `read_image` does; one that breaks off is not noticed.
+        As in `read_image`. A truncated picture passes.
     """
     with refusing("image", path, "an image file"), opened(path):
         pass
@@ -55,7 +55,7 @@ def look_at_image(path: str | Path) -> None:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open a file as Pillow does, HEIC through pillow-heif."""
+    """Open a file with Pillow, HEIC with pillow-heif."""
     try:
         image = Image.open(path)
     except UnidentifiedImageError:

@@ -54,7 +54,7 @@ class _Index:
 
 
 def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -> Clip:
-    """Read frames of a video file, all in the size of the first one that is read.
+    """Read frames of a video file, all at the size of the first one that is read.
 
     Where the file's index is not exact (transport streams, some AVI), everything is decoded, twice:
     to count the frames, and to keep those that are wanted.
@@ -182,8 +182,8 @@ def _in_order(av: Any, path: Path, wanted: Sequence[int]) -> Iterator[Image.Imag
 def _shown(frame: Any, stream: Any) -> Image.Image:
     """Return a decoded frame as a player shows it.
 
-    Pixels that are not square are made so; cameras turn a flag, not the picture; transparency lies
-    on white.
+    Non-square pixels are resampled to square ones, the rotation flag of cameras is applied, and
+    transparency is put on white.
     """
     if any(component.is_alpha for component in frame.format.components):
         image = as_viewed(Image.fromarray(frame.to_ndarray(format="rgba")))
@@ -197,17 +197,19 @@ def _shown(frame: Any, stream: Any) -> Image.Image:
 
 
 def _width(image: Image.Image, aspect: Fraction | None) -> int:
-    """Return how wide a frame is in square pixels, where its own are ``aspect`` wide and 1 high.
+    """Return the width of a frame in square pixels; its own have the aspect ratio ``aspect``.
 
     Raises
     ------
     ArgumentError
-        If that is more than Pillow takes for a picture.
+        If the picture would exceed Pillow's limit of pixels.
     """
-    if not aspect:  # the file does not say
+    if not aspect:  # the file gives no aspect ratio
         return image.width
     width = max(1, round(image.width * aspect))
     if Image.MAX_IMAGE_PIXELS is not None and width * image.height > Image.MAX_IMAGE_PIXELS:
         size = f"{width}x{image.height}"
-        raise ArgumentError.of("sample aspect ratio", str(aspect), f"one of a picture, not {size}")
+        raise ArgumentError.of(
+            "sample aspect ratio", str(aspect), f"a ratio that does not make the picture {size}"
+        )
     return width

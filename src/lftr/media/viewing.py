@@ -1,4 +1,4 @@
-"""A picture of any mode as a viewer shows it: upright, RGB, transparency on white."""
+"""Convert pictures of any mode to what a viewer shows: upright, RGB, transparency on white."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 _ORIENTATION = 0x0112  # the EXIF tag, and TIFF's
-_BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339  # of TIFF
+_BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339  # tags of TIFF
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,40 +22,41 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DEEP = ("I", "F")  # modes of more than 8 bits are these, and I;16 in several byte orders
-_UNIT = (-0.5, 1.5)  # float values between these are of the range 0 to 1, with some overshoot
-_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}  # of ICC, as modes
-_SAME = 2  # levels of 255: colours that a profile moves by no more are left as they are
+_DEEP = ("I", "F")  # modes with more than 8 bits, besides I;16 in several byte orders
+_UNIT = (-0.5, 1.5)  # float values between these are taken as 0 to 1, with some overshoot
+# colour spaces of ICC, as modes of Pillow
+_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+_SAME = 2  # of 255 levels: a profile that changes no colour by more is ignored
 _BROKEN_PROFILE = (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError)
 
 
 def as_viewed(image: Image.Image) -> Image.Image:
     """Return a picture as RGB, the way a viewer shows it.
 
-    Orientation (EXIF, XMP) is followed, transparency lies on white, an ICC profile is followed to
-    sRGB where Pillow has LittleCMS, and modes of more than 8 bits are scaled from their own range:
+    Orientation (EXIF, XMP) is applied, transparency is put on white, an ICC profile is converted
+    to sRGB if Pillow has LittleCMS, and modes with more than 8 bits are scaled from their range:
 
     - 16-bit grey from 0 to 65535, and TIFF of 9 to 16 bits from 0 to what its bits hold;
     - floats from 0 to 1 if their values lie there (an overshoot by a half is clipped);
-    - all else (32-bit integers, other floats), where files do not say which range is meant, from
-      the smallest of 0 to 255, 0 to 65535, and 0 or the least value to the greatest, that holds
-      all values.
+    - other values (32-bit integers, other floats), whose files do not tell the range, from the
+      smallest range that holds them: 0 to 255, 0 to 65535, or from 0 or the least value to the
+      greatest.
 
     Parameters
     ----------
     image : PIL.Image.Image
-        Of any mode; of several frames, the one that it stands at. It is not changed, but loaded.
+        A picture of any mode, at its current frame. It is loaded, not changed.
 
     Returns
     -------
     PIL.Image.Image
-        RGB, without orientation, profile or transparency: passed in once more, it stays as it is.
-        ``image`` itself where nothing is to be done and no file stands behind it.
+        RGB, without orientation, profile or transparency, so that a second call changes nothing.
+        ``image`` itself if there is nothing to convert and it has no file.
 
     Raises
     ------
     Exception
-        What Pillow raises over a file that it cannot decode; see `faults.refusing`.
+        Any error of Pillow about a file that it cannot decode; see `faults.refusing`.
     """
     _load(image)
     turn = _TURNS.get(_orientation(image))
@@ -75,10 +76,10 @@ def as_viewed(image: Image.Image) -> Image.Image:
 
 
 def _load(image: Image.Image) -> None:
-    """Load a picture; of TIFF, this turns it as well and takes its orientation away.
+    """Load a picture; for TIFF, this also applies and removes the orientation.
 
-    An uncompressed TIFF is mapped from the disk where Pillow knows its file's name, and Pillow 12
-    scrambles one of those that has to be turned by a quarter.
+    If Pillow knows the file name of an uncompressed TIFF, it maps the file into memory, and
+    Pillow 12 scrambles such a picture when it rotates it by 90 degrees. So the name is hidden.
     """
     name = getattr(image, "filename", "")
     if image.format != "TIFF" or not name:
@@ -94,12 +95,12 @@ def _load(image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF, which Pillow meets with any error; viewers pass over it
+    except Exception:  # damaged EXIF, for which Pillow raises any error; viewers ignore it
         return None
 
 
 def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return the colours of a picture, in 8 bits, and its alpha where it has some."""
+    """Return the colours of a picture, in 8 bits, and its alpha channel if it has one."""
     if image.mode in _DEEP or image.mode.startswith("I;16"):
         return _deep(image)
     if image.has_transparency_data:
@@ -111,7 +112,7 @@ def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _deep(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return a picture of more than 8 bits as 8-bit grey, and its alpha where it has a key."""
+    """Return a picture with more than 8 bits as 8-bit grey, and its alpha if it has one."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     if image.mode == "I" and _first(tags, _SAMPLES) == _UNSIGNED:
         values = values.view(np.uint32)
@@ -122,16 +123,16 @@ def _deep(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     grey = (values.astype(np.float32) - low) * scale
     grey = np.nan_to_num(grey, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
     if _first(tags, _PHOTOMETRIC) == _WHITE_IS_ZERO:
-        grey = 255.0 - grey  # Pillow does this for 8 bits alone
+        grey = 255.0 - grey  # Pillow inverts only 8-bit pictures itself
     return Image.fromarray(grey.astype(np.uint8)), alpha
 
 
 def _range(image: Image.Image, tags: Any, values: NDArray[Any]) -> tuple[float, float]:
-    """Return which values are black and white."""
+    """Return the values of black and white."""
     bits = _first(tags, _BITS)
     if image.mode.startswith("I;16"):
         return 0.0, 2.0 ** (bits if bits in range(9, 17) else 16) - 1
-    if image.mode == "I" and image.format in ("PNG", "PPM"):  # so Pillow reads 16 bits of them
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # these have 16 bits
         return 0.0, 65535.0
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -142,13 +143,13 @@ def _range(image: Image.Image, tags: Any, values: NDArray[Any]) -> tuple[float, 
 
 
 def _first(tags: Any, number: int) -> Any:
-    """Return a tag of a TIFF, of several values the first; None where it is not there."""
+    """Return a tag of a TIFF, the first of several values, or None if it is missing."""
     value = tags.get(number)
     return value[0] if isinstance(value, tuple) and value else value
 
 
 def _in_srgb(colours: Image.Image, profile: bytes) -> Image.Image:
-    """Return colours of a profile as sRGB; a profile that does not fit them is passed over."""
+    """Convert colours with their profile to sRGB; a profile of another mode is ignored."""
     space = _space(profile)
     if space == "RGB" and colours.mode == "L":
         colours = colours.convert("RGB")
@@ -161,7 +162,7 @@ def _in_srgb(colours: Image.Image, profile: bytes) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _space(profile: bytes) -> str | None:
-    """Return the mode whose colours a profile describes; None where it is damaged or of others."""
+    """Return the mode that a profile describes, or None if it is damaged or of another space."""
     try:
         return _SPACES.get(_opened(profile).profile.xcolor_space)
     except _BROKEN_PROFILE:
@@ -170,7 +171,7 @@ def _space(profile: bytes) -> str | None:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what takes a profile's colours to sRGB; None where they are sRGB's already."""
+    """Return the transform from a profile to sRGB, or None if it would change nothing."""
     try:
         srgb = ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(_opened(profile), srgb, mode, "RGB")

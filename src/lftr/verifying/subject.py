@@ -203,9 +203,7 @@ class Reduced:
                     f"nothing was reduced at keep={self.keep}: the method was not asked"
                 )
             raise Skip(f"every token stays at keep={self.keep}; choose a smaller keep")
-        one_each = len(decided) == sum(
-            places
-        )  # with cross-attention, each item has one placeholder
+        one_each = len(decided) == sum(places)  # one placeholder per item: cross-attention
         found: list[list[Choice]] = [[] for _ in places]
         for row, left in enumerate(places):
             while left > 0 and decided:

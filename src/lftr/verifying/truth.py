@@ -76,9 +76,7 @@ class Truth:
         self.inputs = lengthened(model, inputs, new)
         self.count = 1 + len(new)
         self.given = handed_over(model, self.inputs)
-        self.crosses = (
-            self.given.get(VISION_STATES) is not None
-        )  # the model reads images by cross-attention
+        self.crosses = self.given.get(VISION_STATES) is not None  # by cross-attention
 
     def logits(
         self, choices: Sequence[Choice] | None = None, positions: str = "original"

@@ -301,7 +301,7 @@ def _at_hand(module: nn.Module) -> Iterator[None]:
 def _first_input(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
     thread = threading.get_ident()  # another may be encoding too, through the same module
 
-    # without kwargs, since another thread may call the hook while this one removes it
+    # kwargs is None if another thread calls the hook while this one removes it
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         if kwargs is None or threading.get_ident() != thread:
             return

@@ -202,7 +202,7 @@ class Merging:
     def _weigh(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        # without kwargs, since another thread may call the hook while this one removes it
+        # kwargs is None if another thread calls the hook while this one removes it
         if kwargs is None or threading.get_ident() != self._thread or not self.decisions:
             return None
         assert self._size is not None

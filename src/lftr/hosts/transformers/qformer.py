@@ -65,9 +65,8 @@ class QFormerHost:
                 f"keep = 'auto'; {type(model).__name__} needs the number of tokens before the "
                 "image is encoded: give a ratio or a count"
             )
-        can = (
-            CAN if plan.stage == "llm" else FEATURES
-        )  # no text embedding has the width of encoder states
+        # text embeddings do not have the width of the encoder's states
+        can = CAN if plan.stage == "llm" else FEATURES
         self.evidence = evidence_of(plan.method, can, type(model).__name__)
         self.model = model
         self.family = family

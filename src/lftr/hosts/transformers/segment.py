@@ -132,9 +132,7 @@ class Segment:
         prepared = self._rows(prompt_positions(model, alone))
         if self.prefix is None:
             return prepared
-        if (
-            prepared.ndim == 2
-        ):  # a turn without images may have one axis of positions instead of four
+        if prepared.ndim == 2:  # without images there may be one axis instead of four
             prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)
         if told := sorted(set(own) & set(family.placed_by)):
             raise UnsupportedModelError(

@@ -26,9 +26,7 @@ class GotOcr2(Shuffled):
         return 4
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
-        return super().to_tokens(
-            model, inputs, patches.flatten(2).mT
-        )  # the projector reads 2-D maps
+        return super().to_tokens(model, inputs, patches.flatten(2).mT)  # the projector reads maps
 
 
 class Ovis2(Shuffled):
