@@ -64,7 +64,7 @@ def another_cache(call: Call) -> Call:
         (shortened, "the language model got"),
         (without_mask_of_one, "the mask got"),
         (moved, "position_ids got"),
-        (without_positions, "position_ids got lost"),
+        (without_positions, "position_ids got no value"),
     ],
 )
 def test_arguments_that_do_not_reach_the_language_model(
