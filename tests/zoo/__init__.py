@@ -12,7 +12,19 @@ from __future__ import annotations
 
 import transformers
 
-from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
+from .base import (
+    ABILITIES,
+    KINDS,
+    TEXT,
+    Corner,
+    Image,
+    Row,
+    Segment,
+    Side,
+    Traits,
+    VideoEntry,
+    ZooEntry,
+)
 from .codes import Apertus1p5, Chameleon, Emu3, Fuyu
 from .crops_and_queries import Aria, DeepseekOcr2, GotOcr2, Idefics2, Ovis2, PerceptionLM
 from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
@@ -197,6 +209,7 @@ __all__ = [
     "TEXT",
     "UNUSABLE",
     "VIDEOS",
+    "Corner",
     "Image",
     "Row",
     "Segment",

@@ -32,6 +32,8 @@ class Image:
     seed: int = 0
 
 
+Corner = tuple[int, int, int]
+"""A corner of an image or a clip: the first (0) or the last (-1) frame, row and column."""
 Segment = int | Image
 """`n` random text tokens, or an image."""
 Row = Sequence[Segment]
@@ -50,8 +52,6 @@ class Traits:
     of one size, parts of an image or a clip are not."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
-    raster: bool = False
-    """Packed patches stand in raster order, not grouped by the token that they make."""
     tiles: bool = False
     """An image may reach the vision tower as several crops."""
     mrope: bool = False
@@ -268,6 +268,27 @@ class ZooEntry(ABC):
         ids = [self.row_ids(model, row, seed) for row in rows]
         return self.batch(model, ids, [images_of(row) for row in rows], side)
 
+    # ---- what a corner of an image is made of --------------------------------------------------
+
+    def painted(
+        self, inputs: Mapping[str, Any], corner: Corner, clips: bool = False
+    ) -> dict[str, Any]:
+        """`inputs` with other pixels in a corner of the first clip, image or crop of an image."""
+        name = self.shown(inputs, clips)
+        values = inputs[name].clone()
+        self.paint(values, inputs, corner, clips)
+        return {**inputs, name: values}
+
+    def shown(self, inputs: Mapping[str, Any], clips: bool) -> str:
+        """Key of the pixels of what the encoder's output begins with."""
+        return "pixel_values_videos" if clips else "pixel_values"
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Change pixels in place: those of a corner of the first of several pictures."""
+        frame, down, right = corner
+        picture = values[0, frame] if values.ndim == 5 else values[0]
+        picture[:, edge(down, 4), edge(right, 4)] += 3.0
+
     # ---- what get_image_features takes -----------------------------------------------------
 
     medium: str = "image"
@@ -331,6 +352,23 @@ def pixels(image: Image, *shape: int, part: object = None) -> Tensor:
     """Random pixels of an image, the same whenever they are asked for."""
     name = repr((image.kind, image.seed, part))
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
+def edge(end: int, size: int) -> slice:
+    """The first (0) or the last (-1) `size` rows or columns."""
+    return slice(0, size) if end == 0 else slice(-size, None)
+
+
+def patch_at(corner: Corner, grid: Sequence[int] | Tensor, group: int = 1) -> int:
+    """The place of a corner's patch where those of a grid `(t, h, w)` follow each other.
+
+    Patches that make a token together, `group` by `group` of them, stand side by side.
+    """
+    frames, high, wide = map(int, grid)
+    frame, down, right = corner
+    blocks = torch.arange(high * wide).view(high // group, wide // group, group, group)
+    places = blocks.transpose(1, 2).reshape(high, wide)
+    return frame % frames * high * wide + int(places[down, right])
 
 
 def images_of(row: Row) -> list[Image]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
+from .base import VOCAB, Corner, Image, Kind, Traits, VideoEntry, flat, patch_at, pixels
 from .minicpm import CUTS, MiniCPMV46
 from .qwen import TEXT_CONFIG
 
@@ -178,6 +178,12 @@ class Molmo2(VideoEntry):
             "image_grids": torch.tensor(grids),
             "image_num_crops": torch.tensor([len(value) for value in values]),
         }
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """The low view of an image comes first; a frame of a clip is one crop."""
+        frame, down, right = corner
+        first = frame % int(inputs["video_grids"][0, 0]) if clips else 0
+        values[first, patch_at((0, down, right), (1, self.side, self.side))] += 3.0
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         begun, ended = (ids == FRAME).cumsum(dim=-1), (ids == FRAME_END).cumsum(dim=-1)

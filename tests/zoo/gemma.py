@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .base import BOS, NEWLINE, VOCAB, Image, Row, Traits, ZooEntry, flat, pixels
+from .base import BOS, NEWLINE, VOCAB, Corner, Image, Row, Traits, ZooEntry, flat, pixels
 from .llava import siglip
 from .qwen import GRIDS
 
@@ -162,6 +162,15 @@ class Gemma4(ZooEntry):
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
             positions[index, :patches] = torch.stack([x.flatten(), y.flatten()], dim=-1)
         return {"pixel_values": values, "image_position_ids": positions}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """A patch is where its position is; pixels are between 0 and 1."""
+        frame, down, right = corner
+        first = frame % int(inputs["num_frames_per_video"][0]) if clips else 0
+        places = inputs["video_position_ids" if clips else "image_position_ids"][first]
+        wide, high = (places.amax(dim=0) + 1).tolist()
+        there = (places == torch.tensor([right % wide, down % high])).all(dim=-1)
+        values[first, there] = 1.0 - values[first, there]
 
 
 class Gemma4Shared(Gemma4):

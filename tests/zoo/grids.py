@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     Kimi_K25Config,
     Kimi_K25ForConditionalGeneration,
@@ -17,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .base import NEWLINE, VOCAB, Image, Traits, ZooEntry, flat, pixels
+from .base import NEWLINE, VOCAB, Corner, Image, Traits, ZooEntry, flat, patch_at, pixels
 from .qwen import GRIDS, TEXT_CONFIG
 
 IMAGE = VOCAB - 1
@@ -68,12 +69,17 @@ class Mistral3(ZooEntry):
             values[index, :, :height, :width] = pixels(image, 3, height, width)
         return {"pixel_values": values, "image_sizes": sizes}
 
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Images are padded to the largest."""
+        height, width = inputs["image_sizes"][0].tolist()
+        super().paint(values[..., :height, :width], inputs, corner, clips)
+
 
 class KimiK25(ZooEntry):
     """Raster-order patches, merged 2x2 by the projector; DeepSeek-V3 text (MLA, experts)."""
 
     name = "kimi_k25"
-    traits = Traits(container="tuple", ragged=True, raster=True)
+    traits = Traits(container="tuple", ragged=True)
     model_class = Kimi_K25ForConditionalGeneration
     feature_arguments = ("pixel_values", "image_grid_thw")
     wrap = ((VOCAB - 2, 10, VOCAB - 3), (VOCAB - 4, NEWLINE))
@@ -130,3 +136,6 @@ class KimiK25(ZooEntry):
             for image, grid in zip(images, grids, strict=True)
         ]
         return {"pixel_values": torch.cat(values), "image_grid_thw": grids}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        values[patch_at(corner, inputs["image_grid_thw"][0])] += 3.0

@@ -18,11 +18,10 @@ class HYV4VL(ClipEntry):
     """Patches in raster order, a newline after each row of tokens; latent keys, two streams."""
 
     name = "hy_v4_vl"
-    traits = Traits(
-        container="tuple", ragged=True, raster=True, mrope=True, sealed="indexer", upstream=MROPE
-    )
+    traits = Traits(container="tuple", ragged=True, mrope=True, sealed="indexer", upstream=MROPE)
     model_class = HYV4VLForConditionalGeneration
     patch_values = 3 * 4 * 4
+    group = 1
 
     def config(self) -> PreTrainedConfig:
         text = TEXT_CONFIG | {

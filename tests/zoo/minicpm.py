@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,18 @@ from transformers import (
     Qwen3_5TextConfig,
 )
 
-from .base import NEWLINE, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
+from .base import (
+    NEWLINE,
+    VOCAB,
+    Corner,
+    Image,
+    Kind,
+    Traits,
+    VideoEntry,
+    flat,
+    patch_at,
+    pixels,
+)
 from .qwen import END, IMAGE, START, TEXT_CONFIG, VIDEO, interleaved
 
 SLICE, SLICED, NUMBER, NUMBERED = range(VOCAB - 8, VOCAB - 4)
@@ -152,6 +163,12 @@ class MiniCPMV46(VideoEntry):
         crops = [self.crops(self.cuts[image.kind], image, "image") for image in flat(rows)]
         values, grids = self.packed(crops)
         return {"pixel_values": values, "target_sizes": grids}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Patches in raster order, side by side."""
+        grid = inputs["target_sizes_videos" if clips else "target_sizes"][0]
+        place = patch_at(corner, (1, *grid))
+        values[0, :, :, 4 * place : 4 * (place + 1)] += 3.0
 
     def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
         frames, (overview, _, slices) = CLIP_CUTS[clip.kind]

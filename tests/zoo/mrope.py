@@ -198,8 +198,9 @@ class PaddleOCRVL(GridEntry):
     """Patches in raster order, which the projector groups."""
 
     name = "paddleocr_vl"
-    traits = Traits(container="tuple", ragged=True, raster=True, mrope=True, upstream=MROPE)
+    traits = Traits(container="tuple", ragged=True, mrope=True, upstream=MROPE)
     model_class = PaddleOCRVLForConditionalGeneration
+    group = 1
 
     def config(self) -> PreTrainedConfig:
         text = TEXT_CONFIG | {
@@ -252,7 +253,6 @@ class HunYuanVL(GridEntry):
     traits = Traits(
         container="tuple",
         ragged=True,
-        raster=True,
         mrope=True,
         upstream={
             **MROPE,
@@ -264,6 +264,7 @@ class HunYuanVL(GridEntry):
         },
     )
     model_class = HunYuanVLForConditionalGeneration
+    group = 1
     patch_values = 3 * 4 * 4
 
     def config(self) -> PreTrainedConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -30,7 +30,7 @@ from transformers import (
     VideoLlama3ForConditionalGeneration,
 )
 
-from .base import TEXT, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
+from .base import TEXT, VOCAB, Corner, Image, Kind, Traits, VideoEntry, flat, patch_at, pixels
 from .llava import qwen2
 from .qwen import CLIPS, END, GRIDS, IMAGE, START, TEXT_CONFIG, VIDEO, ClipEntry, StampedEntry
 
@@ -183,6 +183,7 @@ class MuseGlimmer(Untyped):
     name = "muse_glimmer"
     traits = Traits(container="tuple", ragged=True)
     model_class = MuseGlimmerForConditionalGeneration
+    group = 1
     first, between, last = VOCAB - 7, VOCAB - 6, VOCAB - 5
 
     @property
@@ -280,6 +281,10 @@ class VideoLlama3(Untyped):
             "image_grid_thw": torch.tensor([WHOLE[image.kind] for image in images]),
             "image_merge_sizes": torch.ones(len(images), dtype=torch.long),
         }
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        grid = inputs["video_grid_thw" if clips else "image_grid_thw"][0]
+        values[patch_at(corner, grid, 2 if clips else 1)] += 3.0
 
     def stays(self, clip: Image) -> Tensor:
         """Which tokens of a clip are sent, bool `(frames, tokens of a frame)`: at least one."""
@@ -405,6 +410,13 @@ class NemotronHOmni(VideoEntry):
         values = [pixels(image, 4 * self.counts(model, image), 3 * 4 * 4) for image in images]
         grids = torch.tensor([GRIDS[image.kind][1:] for image in images])
         return {"pixel_values": torch.cat(values), "image_grid_hw": grids}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Clips are pictures, images patches in raster order."""
+        if clips:
+            super().paint(values, inputs, corner, clips)
+        else:
+            values[patch_at(corner, (1, *inputs["image_grid_hw"][0]))] += 3.0
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         return ids == self.image_token_id(model)

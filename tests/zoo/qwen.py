@@ -31,7 +31,18 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
+from .base import (
+    VOCAB,
+    Corner,
+    Image,
+    Kind,
+    Traits,
+    VideoEntry,
+    ZooEntry,
+    flat,
+    patch_at,
+    pixels,
+)
 
 START, END, VIDEO, IMAGE = range(VOCAB - 4, VOCAB)
 
@@ -105,6 +116,12 @@ class GridEntry(ZooEntry):
     bos = False
     feature_arguments = ("pixel_values", "image_grid_thw")
     patch_values = 3 * 2 * 4 * 4
+    group = 2
+    """Patches that make a token stand together, so many by so many; 1: in raster order."""
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        grid = inputs["video_grid_thw" if clips else "image_grid_thw"][0]
+        values[patch_at(corner, grid, self.group)] += 3.0
 
     def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
         return int(torch.tensor(GRIDS[image.kind]).prod()) // 4

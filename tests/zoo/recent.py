@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,18 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .base import NEWLINE, VOCAB, Image, Traits, ZooEntry, flat, pixels
+from .base import (
+    NEWLINE,
+    VOCAB,
+    Corner,
+    Image,
+    Traits,
+    ZooEntry,
+    edge,
+    flat,
+    patch_at,
+    pixels,
+)
 from .grids import Mistral3
 from .qwen import GRIDS, SPECIAL, TEXT_CONFIG, StampedEntry
 from .runs import INKLING_TEXT, STATIC, pixtral
@@ -148,6 +159,13 @@ class UnlimitedOcr(Recent, LocalViews):
         grids = [self.grid(image) for image in flat(rows)]
         return super().visual_inputs(model, rows) | {"patches_grid": grids}
 
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Crops are joined to one picture."""
+        _, down, right = corner
+        columns, rows = inputs["patches_grid"][0]
+        crop = values[patch_at((0, down, right), (1, rows, columns))]
+        crop[:, edge(down, 4), edge(right, 4)] += 3.0
+
 
 class GraniteDocling(Recent, Idefics3):
     """Idefics3's tiles and tags, no thumbnail of an image of one tile; two DeepStack planes."""
@@ -243,7 +261,6 @@ class Inkling2(Recent):
     traits = Traits(
         container="tuple",
         ragged=True,
-        raster=True,
         stateful=True,
         sealed="neighbouring columns",
         unplaced=True,
@@ -289,6 +306,9 @@ class Inkling2(Recent):
         grids = torch.tensor([GRIDS[image.kind] for image in images]) // torch.tensor([1, 2, 2])
         patches = [pixels(image, self.counts(model, image), 8, 8, 3) for image in images]
         return {"pixel_values": torch.cat(patches), "image_grid_thw": grids}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        values[patch_at(corner, inputs["image_grid_thw"][0])] += 3.0
 
 
 class Inkling2Loop(Inkling2):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     Granite4VisionConfig,
     Granite4VisionForConditionalGeneration,
@@ -22,7 +23,7 @@ from transformers import (
     Step3p7ForConditionalGeneration,
 )
 
-from .base import VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
+from .base import VOCAB, Corner, Image, Kind, Traits, ZooEntry, flat, patch_at, pixels
 from .llava import LlavaNext, siglip
 from .qwen import GRIDS, TEXT_CONFIG
 from .tiles import END, IMAGE, START, TILES, InternVL
@@ -87,6 +88,10 @@ class LocalViews(ZooEntry):
             ]
             found["pixel_values_local"] = torch.cat(crops)
         return found
+
+    def shown(self, inputs: Mapping[str, Any], clips: bool) -> str:
+        """Crops come before the image."""
+        return "pixel_values_local" if "pixel_values_local" in inputs else "pixel_values"
 
 
 class Step3p7(LocalViews):
@@ -281,3 +286,6 @@ class Lfm2Vl(ZooEntry):
             mask[index, : height * width] = 1
         shapes = torch.tensor([view for _, _, view in views])
         return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        values[0, patch_at(corner, (1, *inputs["spatial_shapes"][0]))] += 3.0
