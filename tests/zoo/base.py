@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 Kind = Literal["small", "square", "wide", "tall"]
 Side = Literal["left", "right"]
+Release = tuple[int, int]
+
+_major, _minor = transformers.__version__.split(".")[:2]
+RELEASE: Release = (int(_major), int(_minor))
+"""The release of transformers at hand."""
+OLDEST: Release = (5, 18)
+"""The oldest that lftr takes."""
 
 KINDS: tuple[Kind, ...] = ("small", "square", "wide", "tall")
 
@@ -119,7 +128,10 @@ class ZooEntry(ABC):
 
     name: str
     traits: Traits
-    model_class: type[PreTrainedModel]
+    architecture: str
+    """Name of the model's class in transformers."""
+    since: Release = OLDEST
+    """The first release whose class takes these inputs; older ones may have no such class."""
     wrap: tuple[Sequence[int], Sequence[int]] = ((), ())
     """Special tokens before and after an image's placeholders."""
     bos: bool = True
@@ -127,8 +139,21 @@ class ZooEntry(ABC):
 
     # ---- the model -------------------------------------------------------------------------
 
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        found: type[PreTrainedModel] = getattr(transformers, self.architecture)
+        return found
+
     @abstractmethod
-    def config(self) -> PreTrainedConfig: ...
+    def config(self) -> PreTrainedConfig:
+        """The tiny model's configuration, by `made`."""
+
+    def made(self, **settings: Any) -> PreTrainedConfig:
+        """A configuration of the class that belongs to the model's.
+
+        It gets copies: some configurations change what they are given, and families share it.
+        """
+        return self.model_class.config_class(**copy.deepcopy(settings))
 
     def attention(self, implementation: str) -> str | dict[str, str]:
         """What the model takes as `attn_implementation`: where its encoder has none, by part."""
@@ -310,14 +335,20 @@ class ZooEntry(ABC):
 class VideoEntry(ZooEntry):
     """A family that takes clips too; an `Image` says which one."""
 
-    video_traits: Traits
-    """What is so of its clips."""
+    clip_traits: Mapping[str, Any] = {}
+    """The traits that differ for clips; what `upstream` lists comes on top of that of images."""
     mixes: bool = True
     """Whether one call takes images and clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
-    takes_clips: bool = True
-    """Whether this transformers takes clips as `clip_inputs` makes them."""
+    clips_since: Release = OLDEST
+    """The first release that takes clips as `clip_inputs` makes them."""
+
+    @property
+    def video_traits(self) -> Traits:
+        """What is so of its clips."""
+        upstream = {**self.traits.upstream, **self.clip_traits.get("upstream", {})}
+        return replace(self.traits, **{**self.clip_traits, "upstream": upstream})
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """Which ids are placeholders of a clip."""

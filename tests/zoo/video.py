@@ -25,7 +25,7 @@ class Videos(ZooEntry):
         upstream = {**family.traits.upstream, **family.video_traits.upstream}
         images = replace(family.traits, upstream=upstream)
         self.traits = images if mixed else family.video_traits
-        self.model_class = family.model_class
+        self.architecture = family.architecture
         self.wrap = family.wrap
         self.bos = family.bos
         self.feature_arguments = family.clip_arguments
