@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PPChart2TableConfig
 from zoo.codes import GRIDS, LINE
-from zoo.crops_and_queries import GotOcr2
-from zoo.tiles import tiles
+from zoo.layouts import tiles
+from zoo.tiles import GotOcr2
 
 import lftr
 from lftr.errors import MissingEvidenceError
@@ -143,7 +143,8 @@ def test_deepseek_ocr2_ends_with_its_separator() -> None:
 
 def test_pp_chart2table_is_got_ocr2() -> None:
     class Charts(GotOcr2):
-        config_class = PPChart2TableConfig
+        def made(self, **settings: Any) -> PPChart2TableConfig:
+            return PPChart2TableConfig(**settings)
 
     entry = Charts()
     prompt = Prompt(entry)

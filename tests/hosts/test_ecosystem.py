@@ -162,7 +162,7 @@ def test_kept_tokens_still_see_each_other(name: str) -> None:
 def pixtral() -> Any:
     """Pixtral 12B's structure: a Pixtral tower inside LLaVA, images at their own size."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig
-    from zoo.llava import IMAGE, llama
+    from zoo.parts import IMAGE, llama
 
     vision = PixtralVisionConfig(
         hidden_size=32,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo.llava import Llava, siglip
+from zoo.llava import Llava
+from zoo.parts import siglip
 
 import lftr
 from lftr.hosts.transformers.families import family_of

@@ -19,8 +19,8 @@ thinkers = pytest.mark.parametrize("name", [name for name in FAMILIES if name.en
 
 def heard(entry: ZooEntry, *, with_clip: bool) -> dict[str, Any]:
     """A prompt with a sound and an image after it, or with a clip whose sound is interleaved."""
-    from zoo.mrope import AUDIO, AUDIO_END, AUDIO_START
-    from zoo.qwen import END, START, VIDEO
+    from zoo.parts import END, START, VIDEO
+    from zoo.qwen import AUDIO, AUDIO_END, AUDIO_START
 
     model: Any = entry.model()
     sound = {

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
-from zoo.crops_and_queries import PerceptionLM
 from zoo.square import FastVlm
+from zoo.tiles import PerceptionLM
 
 import lftr
 from lftr.errors import MissingEvidenceError

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
 from zoo.base import BOS, EOS, PAD, VOCAB
-from zoo.llava import IMAGE, siglip
+from zoo.parts import IMAGE, siglip
 
 LENGTH = 1024
 

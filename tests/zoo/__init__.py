@@ -5,168 +5,73 @@
     rows = [[3, Image("wide"), 4, Image("small"), 5], [6], [2, Image("square"), 3]]
     model.generate(**entry.inputs(model, rows), max_new_tokens=4)
 
-NOTES.md says what each family does that a host must know.
+A family is a class with a `name` in one of the modules below. NOTES.md says what each family does
+that a host must know.
 """
 
 from __future__ import annotations
 
-import transformers
-
-from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
-from .codes import Apertus1p5, Chameleon, Emu3, Fuyu
-from .crops_and_queries import Aria, DeepseekOcr2, GotOcr2, Idefics2, Ovis2, PerceptionLM
-from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
-from .gemma import Gemma3, Gemma4, Gemma4Shared, PaliGemma
-from .gemma_kin import DiffusionGemma, Gemma3n, Gemma4Unified
-from .grids import KimiK25, Mistral3
-from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, VideoLlava, VipLlava
-from .minicpm import MiniCPMV46, MiniCPMV47
-from .patches import (
-    Exaone45,
-    HyperClovaXVision2,
-    MiniMaxM3VL,
-    MiniMaxM3VLSparse,
-    MuseGlimmer,
-    NemotronHOmni,
-    VideoLlama3,
+from . import (
+    codes,
+    encoders,
+    gemma,
+    gemma_kin,
+    glm,
+    indexed,
+    inkling,
+    llava,
+    minicpm,
+    molmo,
+    mrope,
+    patches,
+    pixtral,
+    queries,
+    qwen,
+    square,
+    tiles,
+    views,
 )
-from .qwen import (
-    Glm4v,
-    Glm4vMoe,
-    Glm46V,
-    Qwen2_5VL,
-    Qwen2VL,
-    Qwen3_5,
-    Qwen3_5Moe,
-    Qwen3VL,
-    Qwen3VLMoe,
+from .base import (
+    ABILITIES,
+    KINDS,
+    RELEASE,
+    TEXT,
+    Corner,
+    Image,
+    Release,
+    Row,
+    Segment,
+    Side,
+    Traits,
+    VideoEntry,
+    ZooEntry,
 )
-from .recent import RECENT
-from .runs import Inkling, LightOnOcr
-from .square import DeepseekVL, DeepseekVLHybrid, FastVlm, Janus
-from .tiles import AyaVision, Cohere2Vision, Idefics3, InternVL, Llama4, SmolVLM
 from .video import Videos
-from .views import Granite4Vision, Lfm2Vl, QianfanOcr, Step3p7
+
+MODULES = (
+    *(llava, square, tiles, views, queries, encoders, pixtral, gemma, gemma_kin, codes, inkling),
+    *(qwen, glm, mrope, indexed, patches, minicpm, molmo),
+)
+
+SPARSE = patches.MiniMaxM3VLSparse()
+"""Wrong in plain transformers where a row is padded on its left, so no family of the matrix."""
+DIFFUSION = gemma_kin.DiffusionGemma()
+"""Denoises blocks of text; tests of its own."""
 
 FAMILIES: dict[str, ZooEntry] = {
-    entry.name: entry
-    for entry in (
-        Llava(),
-        VipLlava(),
-        LlavaNext(),
-        LlavaNextVideo(),
-        VideoLlava(),
-        LlavaOnevision(),
-        Qwen2VL(),
-        Qwen2_5VL(),
-        Qwen3VL(),
-        Qwen3VLMoe(),
-        Qwen3_5(),
-        Qwen3_5Moe(),
-        Glm4v(),
-        Glm4vMoe(),
-        Glm46V(),
-        InternVL(),
-        Idefics3(),
-        SmolVLM(),
-        Gemma3(),
-        Gemma4(),
-        Gemma4Shared(),
-        PaliGemma(),
-        Mistral3(),
-        AyaVision(),
-        Cohere2Vision(),
-        KimiK25(),
-        Llama4(),
-        Blip2(),
-        InstructBlip(),
-        InstructBlipVideo(),
-        Mllama(),
-        Exaone45(),
-        HyperClovaXVision2(),
-        MiniMaxM3VL(),
-        MuseGlimmer(),
-        NemotronHOmni(),
-        VideoLlama3(),
-        MiniCPMV46(),
-        MiniCPMV47(),
-        Gemma3n(),
-        Gemma4Unified(),
-        LightOnOcr(),
-        Inkling(),
-        QianfanOcr(),
-        Step3p7(),
-        Granite4Vision(),
-        Lfm2Vl(),
-        *RECENT,
-        DeepseekVL(),
-        DeepseekVLHybrid(),
-        Janus(),
-        FastVlm(),
-        GotOcr2(),
-        Ovis2(),
-        PerceptionLM(),
-        DeepseekOcr2(),
-        Aria(),
-        Idefics2(),
-        Chameleon(),
-        Emu3(),
-        Apertus1p5(),
-        Fuyu(),
-    )
-    if entry.model_class is not None  # older releases of transformers lack some
+    value.name: value()
+    for module in MODULES
+    for value in vars(module).values()
+    if isinstance(value, type)
+    and issubclass(value, ZooEntry)
+    and value.__module__ == module.__name__
+    and "name" in vars(value)
+    and value not in (type(SPARSE), type(DIFFUSION))
+    and value.since <= RELEASE
 }
-try:
-    from .omni import Dots3Note, MuseSpark
-except ImportError:  # before transformers 5.23
-    pass
-else:
-    FAMILIES |= {entry.name: entry for entry in (Dots3Note(), MuseSpark())}
-try:
-    from .crops import MiniCPMOcr, Molmo2
-except ImportError:  # before transformers 5.21
-    pass
-else:
-    FAMILIES |= {entry.name: entry for entry in (MiniCPMOcr(), Molmo2())}
+"""The families that the release of transformers at hand has."""
 
-SPARSE = MiniMaxM3VLSparse()
-"""Wrong in plain transformers where a row is padded on its left, so no family of the matrix."""
-
-# Families that older releases of transformers may not have.
-try:
-    from . import mrope
-except ImportError:
-    pass
-else:
-    FAMILIES |= {
-        entry.name: entry
-        for entry in (
-            mrope.CohereCompass(),
-            mrope.Cosmos3Edge(),
-            mrope.Cosmos3Omni(),
-            mrope.Ernie4_5VLMoe(),
-            mrope.PaddleOCRVL(),
-            mrope.GlmOcr(),
-            mrope.HunYuanVL(),
-            mrope.Qwen2_5OmniThinker(),
-            mrope.Qwen3OmniThinker(),
-        )
-    }
-try:
-    from . import indexed
-except ImportError:
-    pass
-else:
-    FAMILIES |= {entry.name: entry for entry in (indexed.Glm5Next(), indexed.Qwen4Exp())}
-try:
-    from .hy_v4 import HYV4VL
-except ImportError:
-    pass
-else:
-    FAMILIES |= {entry.name: entry for entry in (HYV4VL(),)}
-
-RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-UNUSABLE: dict[tuple[str, tuple[int, int]], str] = {
+UNUSABLE: dict[tuple[str, Release], str] = {
     ("llama4", (5, 24)): "Llama4ForConditionalGeneration.forward reads image_outputs of an output "
     "that has none, so every call raises",
 }
@@ -176,13 +81,14 @@ BROKEN: dict[str, ZooEntry] = {
 }
 """Those families under the release at hand; `test_zoo` notices when they work again."""
 
-DIFFUSION = DiffusionGemma()
-"""Denoises blocks of text; tests of its own."""
-
-CLIPS = [e for e in FAMILIES.values() if isinstance(e, VideoEntry) and e.takes_clips]
-VIDEOS = {str(e): Videos(e) for e in CLIPS}
+FILMED = [
+    entry
+    for entry in FAMILIES.values()
+    if isinstance(entry, VideoEntry) and entry.clips_since <= RELEASE
+]
+VIDEOS = {str(entry): Videos(entry) for entry in FILMED}
 """The families that take clips, shown clips alone."""
-MIXED = {str(e): Videos(e, mixed=True) for e in CLIPS if e.mixes}
+MIXED = {str(entry): Videos(entry, mixed=True) for entry in FILMED if entry.mixes}
 """The same, shown images and clips."""
 
 __all__ = [
@@ -197,6 +103,7 @@ __all__ = [
     "TEXT",
     "UNUSABLE",
     "VIDEOS",
+    "Corner",
     "Image",
     "Row",
     "Segment",

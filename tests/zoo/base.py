@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 Kind = Literal["small", "square", "wide", "tall"]
 Side = Literal["left", "right"]
+Release = tuple[int, int]
+
+_major, _minor = transformers.__version__.split(".")[:2]
+RELEASE: Release = (int(_major), int(_minor))
+"""The release of transformers at hand."""
+OLDEST: Release = (5, 18)
+"""The oldest that lftr takes."""
 
 KINDS: tuple[Kind, ...] = ("small", "square", "wide", "tall")
 
@@ -32,6 +41,8 @@ class Image:
     seed: int = 0
 
 
+Corner = tuple[int, int, int]
+"""A corner of an image or a clip: the first (0) or the last (-1) frame, row and column."""
 Segment = int | Image
 """`n` random text tokens, or an image."""
 Row = Sequence[Segment]
@@ -50,8 +61,6 @@ class Traits:
     of one size, parts of an image or a clip are not."""
     ragged: bool = False
     """Images of different kinds have different token counts."""
-    raster: bool = False
-    """Packed patches stand in raster order, not grouped by the token that they make."""
     tiles: bool = False
     """An image may reach the vision tower as several crops."""
     mrope: bool = False
@@ -119,7 +128,10 @@ class ZooEntry(ABC):
 
     name: str
     traits: Traits
-    model_class: type[PreTrainedModel]
+    architecture: str
+    """Name of the model's class in transformers."""
+    since: Release = OLDEST
+    """The first release whose class takes these inputs; older ones may have no such class."""
     wrap: tuple[Sequence[int], Sequence[int]] = ((), ())
     """Special tokens before and after an image's placeholders."""
     bos: bool = True
@@ -127,8 +139,21 @@ class ZooEntry(ABC):
 
     # ---- the model -------------------------------------------------------------------------
 
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        found: type[PreTrainedModel] = getattr(transformers, self.architecture)
+        return found
+
     @abstractmethod
-    def config(self) -> PreTrainedConfig: ...
+    def config(self) -> PreTrainedConfig:
+        """The tiny model's configuration, by `made`."""
+
+    def made(self, **settings: Any) -> PreTrainedConfig:
+        """A configuration of the class that belongs to the model's.
+
+        It gets copies: some configurations change what they are given, and families share it.
+        """
+        return self.model_class.config_class(**copy.deepcopy(settings))
 
     def attention(self, implementation: str) -> str | dict[str, str]:
         """What the model takes as `attn_implementation`: where its encoder has none, by part."""
@@ -268,6 +293,27 @@ class ZooEntry(ABC):
         ids = [self.row_ids(model, row, seed) for row in rows]
         return self.batch(model, ids, [images_of(row) for row in rows], side)
 
+    # ---- what a corner of an image is made of --------------------------------------------------
+
+    def painted(
+        self, inputs: Mapping[str, Any], corner: Corner, clips: bool = False
+    ) -> dict[str, Any]:
+        """`inputs` with other pixels in a corner of the first clip, image or crop of an image."""
+        name = self.shown(inputs, clips)
+        values = inputs[name].clone()
+        self.paint(values, inputs, corner, clips)
+        return {**inputs, name: values}
+
+    def shown(self, inputs: Mapping[str, Any], clips: bool) -> str:
+        """Key of the pixels of what the encoder's output begins with."""
+        return "pixel_values_videos" if clips else "pixel_values"
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Change pixels in place: those of a corner of the first of several pictures."""
+        frame, down, right = corner
+        picture = values[0, frame] if values.ndim == 5 else values[0]
+        picture[:, edge(down, 4), edge(right, 4)] += 3.0
+
     # ---- what get_image_features takes -----------------------------------------------------
 
     medium: str = "image"
@@ -289,14 +335,20 @@ class ZooEntry(ABC):
 class VideoEntry(ZooEntry):
     """A family that takes clips too; an `Image` says which one."""
 
-    video_traits: Traits
-    """What is so of its clips."""
+    clip_traits: Mapping[str, Any] = {}
+    """The traits that differ for clips; what `upstream` lists comes on top of that of images."""
     mixes: bool = True
     """Whether one call takes images and clips."""
     clip_arguments: tuple[str, ...] = ("pixel_values_videos",)
     """Keys of `clip_inputs` that `get_video_features` takes."""
-    takes_clips: bool = True
-    """Whether this transformers takes clips as `clip_inputs` makes them."""
+    clips_since: Release = OLDEST
+    """The first release that takes clips as `clip_inputs` makes them."""
+
+    @property
+    def video_traits(self) -> Traits:
+        """What is so of its clips."""
+        upstream = {**self.traits.upstream, **self.clip_traits.get("upstream", {})}
+        return replace(self.traits, **{**self.clip_traits, "upstream": upstream})
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """Which ids are placeholders of a clip."""
@@ -331,6 +383,23 @@ def pixels(image: Image, *shape: int, part: object = None) -> Tensor:
     """Random pixels of an image, the same whenever they are asked for."""
     name = repr((image.kind, image.seed, part))
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
+def edge(end: int, size: int) -> slice:
+    """The first (0) or the last (-1) `size` rows or columns."""
+    return slice(0, size) if end == 0 else slice(-size, None)
+
+
+def patch_at(corner: Corner, grid: Sequence[int] | Tensor, group: int = 1) -> int:
+    """The place of a corner's patch where those of a grid `(t, h, w)` follow each other.
+
+    Patches that make a token together, `group` by `group` of them, stand side by side.
+    """
+    frames, high, wide = map(int, grid)
+    frame, down, right = corner
+    blocks = torch.arange(high * wide).view(high // group, wide // group, group, group)
+    places = blocks.transpose(1, 2).reshape(high, wide)
+    return frame % frames * high * wide + int(places[down, right])
 
 
 def images_of(row: Row) -> list[Image]:

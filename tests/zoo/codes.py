@@ -7,29 +7,20 @@ model reads the patches themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
 from typing import Any
 
 import torch
-import transformers
-from transformers import (
-    ChameleonConfig,
-    ChameleonForConditionalGeneration,
-    Emu3Config,
-    Emu3ForConditionalGeneration,
-    FuyuConfig,
-    FuyuForCausalLM,
-    PersimmonConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PersimmonConfig, PreTrainedConfig, PreTrainedModel
 
 from .base import BOS, NEWLINE, TEXT, VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
+from .layouts import SquareEntry, sized
+from .parts import CLOSE, IMAGE, OPEN, language
+from .reasons import UNPROJECTED
 
-START, END, IMAGE = range(VOCAB - 3, VOCAB)
 WRAPPER, LINE, FRAME = range(VOCAB - 6, VOCAB - 3)
 CODES = range(VOCAB, VOCAB + 64)
 """Ids that images are made of, above all that text is made of."""
+
 
 GRIDS: dict[Kind, tuple[int, int]] = {
     "small": (3, 4),
@@ -41,36 +32,21 @@ GRIDS: dict[Kind, tuple[int, int]] = {
 
 
 def text(**options: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": CODES.stop,
-        "hidden_size": 48,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    } | options
+    """A language model of three layers that knows the codes."""
+    return language(vocab_size=CODES.stop, num_hidden_layers=3) | options
 
 
-def sized(images: Sequence[Image], least: int = 0) -> dict[str, Any]:
-    """Images of 4x4 pixels a code, padded on the right and below to the largest, and sizes."""
-    sizes = torch.tensor([GRIDS[image.kind] for image in images]) * 4
-    values = torch.zeros(len(images), 3, *sizes.amax(dim=0).clamp(min=least).tolist())
-    for value, image, (height, width) in zip(values, images, sizes.tolist(), strict=True):
-        value[:, :height, :width] = pixels(image, 3, height, width)
-    return {"pixel_values": values, "image_sizes": sizes}
+def grids(images: Sequence[Image]) -> list[tuple[int, int]]:
+    return [GRIDS[image.kind] for image in images]
 
 
-class Chameleon(ZooEntry):
+class Chameleon(SquareEntry):
     """A square of 6x6 codes between start and end; the embeddings are those of the vocabulary."""
 
     name = "chameleon"
     traits = Traits(container="tensor", codes=True, reads="features")
-    model_class = ChameleonForConditionalGeneration
-    wrap = ((START,), (END,))
+    architecture = "ChameleonForConditionalGeneration"
+    wrap = ((OPEN,), (CLOSE,))
 
     def config(self) -> PreTrainedConfig:
         codes = {
@@ -84,15 +60,7 @@ class Chameleon(ZooEntry):
         }
         letters = str.maketrans("0123456789", "ABCDEFGHIJ")
         names = {f"IMGIMG{str(i).translate(letters)}Z": code for i, code in enumerate(CODES)}
-        return ChameleonConfig(vq_config=codes, vocabulary_map={"<image>": IMAGE} | names, **text())
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 36
-
-    def visual_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([pixels(image, 3, 24, 24) for image in flat(rows)])}
+        return self.made(vq_config=codes, vocabulary_map={"<image>": IMAGE} | names, **text())
 
 
 class Emu3(ZooEntry):
@@ -103,7 +71,7 @@ class Emu3(ZooEntry):
 
     name = "emu3"
     traits = Traits(container="tuple", ragged=True, codes=True, reads="features")
-    model_class = Emu3ForConditionalGeneration
+    architecture = "Emu3ForConditionalGeneration"
     feature_arguments = ("pixel_values", "image_sizes")
 
     def config(self) -> PreTrainedConfig:
@@ -119,7 +87,7 @@ class Emu3(ZooEntry):
             "hidden_size": 32,
         }
         names = {f"<|visual token {i:06d}|>": code for i, code in enumerate(CODES)}
-        return Emu3Config(
+        return self.made(
             vq_config=codes,
             text_config=text(attention_dropout=0.0),
             vocabulary_map={"<image>": IMAGE, "<|extra_200|>": LINE} | names,
@@ -133,12 +101,13 @@ class Emu3(ZooEntry):
         rows, columns = GRIDS[image.kind]
         size = [TEXT.start + rows, TEXT.start, TEXT.start + columns]
         run = [self.image_token_id(model)] * self.counts(model, image)
-        return [START, *size, WRAPPER, *run, FRAME, END]
+        return [OPEN, *size, WRAPPER, *run, FRAME, CLOSE]
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        return sized(flat(rows), least=28)
+        images = flat(rows)
+        return sized(images, grids(images), least=28)
 
 
 class Apertus1p5(Emu3):
@@ -151,7 +120,8 @@ class Apertus1p5(Emu3):
     traits = Traits(
         container="tuple", ragged=True, gap_tokens=True, codes=True, reads="features", passes=3
     )  # one for each image of the tests' prompt
-    model_class = getattr(transformers, "Apertus1p5ForConditionalGeneration", None)
+    architecture = "Apertus1p5ForConditionalGeneration"
+    since = (5, 24)
 
     def attention(self, implementation: str) -> str | dict[str, str]:
         return {"text_config": implementation}
@@ -174,7 +144,7 @@ class Apertus1p5(Emu3):
             "codebook_dim": 8,
             "codebook_size": 4,
         }
-        return transformers.Apertus1p5Config(
+        return self.made(
             vision_config=vision,
             audio_config=audio,
             text_config=text(
@@ -196,12 +166,13 @@ class Apertus1p5(Emu3):
         rows, columns = GRIDS[image.kind]
         size = [TEXT.start + rows, TEXT.start, TEXT.start + columns]
         line = [*[self.image_token_id(model)] * columns, LINE]
-        return [START, *size, WRAPPER, *(line * rows)[:-1], END]
+        return [OPEN, *size, WRAPPER, *(line * rows)[:-1], CLOSE]
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        return sized(flat(rows))
+        images = flat(rows)
+        return sized(images, grids(images))
 
 
 class Fuyu(ZooEntry):
@@ -217,23 +188,18 @@ class Fuyu(ZooEntry):
         ragged=True,
         gap_tokens=True,
         reads="features",
-        upstream={
-            "expansion": "the features live in last_hidden_state, which is not expanded",
-            "chunked_prefill": "no pooler_output to cut into chunks",
-        },
+        upstream=UNPROJECTED,
     )
-    # before transformers 5.21 its forward called the pixels otherwise than its encoder
-    model_class = (
-        FuyuForCausalLM if "pixel_values" in signature(FuyuForCausalLM.forward).parameters else None
-    )
+    architecture = "FuyuForCausalLM"
+    since = (5, 21)  # before, its forward called the pixels otherwise than its encoder
     bos = False
     wrap = ((), (BOS,))
 
     def config(self) -> PreTrainedConfig:
-        language = text(intermediate_size=96, vocab_size=VOCAB)
-        del language["num_key_value_heads"]
-        return FuyuConfig(
-            text_config=PersimmonConfig(**language), patch_size=4, image_token_id=IMAGE
+        settings = text(intermediate_size=96, vocab_size=VOCAB)
+        del settings["num_key_value_heads"]
+        return self.made(
+            text_config=PersimmonConfig(**settings), patch_size=4, image_token_id=IMAGE
         )
 
     def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:

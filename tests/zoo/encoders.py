@@ -9,38 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
-    InstructBlipVideoConfig,
-    InstructBlipVideoForConditionalGeneration,
-    MllamaConfig,
-    MllamaForConditionalGeneration,
-    OPTConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import OPTConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.mllama.processing_mllama import (
     convert_sparse_cross_attention_mask_to_dense,
     get_cross_attention_token_mask,
 )
 
 from .base import TEXT, VOCAB, Image, Row, Side, Traits, ZooEntry, flat, images_of, pixels
-from .llava import llama
-from .tiles import TILES
+from .layouts import TILES, SquareEntry
+from .parts import IMAGE, language, llama, tower
 
-IMAGE = VOCAB - 1
+VISION: dict[str, Any] = tower(image_size=24)
 
-VISION: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 24,
-    "patch_size": 4,
-}
+
 QFORMER: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -50,19 +31,25 @@ QFORMER: dict[str, Any] = {
     "max_position_embeddings": 64,
     "cross_attention_frequency": 2,
 }
+
+
 OWN_GENERATE = {
     "encoder_outputs": "generate requires pixel_values and encodes them itself",
     "chunked_prefill": "generate runs the language model on inputs_embeds",
     "second_turn": "generate requires pixel_values, for every placeholder of the ids",
     "assistant_model": "generate of the assistant requires pixel_values and is given none",
 }
+
+
 PREFIX = (
     "a token before the first image attends evenly to all vision slots of the batch, padding too"
 )
+
+
 ONE_IMAGE = "the processor puts exactly one image before the text, also before its padding"
 
 
-class Blip2(ZooEntry):
+class Blip2(SquareEntry):
     """EVA-CLIP (36 patches and a class token), eight queries, OPT.
 
     A row holds exactly one image; its eight placeholders stand before BOS and before padding.
@@ -72,7 +59,8 @@ class Blip2(ZooEntry):
     traits = Traits(
         container="tensor", has_cls=True, encoder_side=True, one_image=True, upstream=OWN_GENERATE
     )
-    model_class = Blip2ForConditionalGeneration
+    architecture = "Blip2ForConditionalGeneration"
+    tokens = 8
 
     def config(self) -> PreTrainedConfig:
         text = OPTConfig(
@@ -88,7 +76,7 @@ class Blip2(ZooEntry):
             eos_token_id=2,
             tie_word_embeddings=False,
         )
-        return Blip2Config(
+        return self.made(
             vision_config=VISION,
             qformer_config=QFORMER,
             text_config=text,
@@ -96,9 +84,6 @@ class Blip2(ZooEntry):
             image_token_index=IMAGE,
             tie_word_embeddings=False,
         )
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 8
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """Every row with its first image (or a small one) in front, and all of its text."""
@@ -122,11 +107,6 @@ class Blip2(ZooEntry):
         batch["attention_mask"] = torch.cat([torch.ones_like(prefix), batch["attention_mask"]], 1)
         return batch | self.visual_inputs(model, [[image] for image in images])
 
-    def visual_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([pixels(image, 3, 24, 24) for image in flat(rows)])}
-
 
 class InstructBlip(Blip2):
     """The same with Llama; the Q-Former reads the question, with ids of its own tokenizer."""
@@ -137,11 +117,11 @@ class InstructBlip(Blip2):
         upstream=OWN_GENERATE
         | {"batch_forward": "positions count the padding between image and text"},
     )
-    model_class = InstructBlipForConditionalGeneration
+    architecture = "InstructBlipForConditionalGeneration"
     feature_arguments = ("pixel_values", "qformer_input_ids", "qformer_attention_mask")
 
     def config(self) -> PreTrainedConfig:
-        return InstructBlipConfig(
+        return self.made(
             vision_config=VISION,
             qformer_config=QFORMER,
             text_config=llama(),
@@ -166,11 +146,12 @@ class InstructBlipVideo(InstructBlip):
     """The same for a clip of four frames in front: four queries look at each frame."""
 
     name = "instructblipvideo"
-    model_class = InstructBlipVideoForConditionalGeneration
+    architecture = "InstructBlipVideoForConditionalGeneration"
     medium = "video"
+    tokens = 4 * 4
 
     def config(self) -> PreTrainedConfig:
-        return InstructBlipVideoConfig(
+        return self.made(
             vision_config=VISION,
             qformer_config=QFORMER,
             text_config=llama(),
@@ -181,9 +162,6 @@ class InstructBlipVideo(InstructBlip):
 
     def image_token_id(self, model: PreTrainedModel) -> int:
         return IMAGE
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 4 * 4
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
@@ -219,7 +197,7 @@ class Mllama(ZooEntry):
             "assistant_model": "the cross-attention mask is one token short",
         },
     )
-    model_class = MllamaForConditionalGeneration
+    architecture = "MllamaForConditionalGeneration"
     tiles = 4
     patches = 16
 
@@ -236,20 +214,11 @@ class Mllama(ZooEntry):
             "intermediate_layers_indices": [0, 1],
             "vision_output_dim": 96,
         }
-        text = {
-            "vocab_size": VOCAB,
-            "hidden_size": 48,
-            "intermediate_size": 64,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "cross_attention_layers": [1, 3],
-            "max_position_embeddings": 2048,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        }
-        return MllamaConfig(vision_config=vision, text_config=text, image_token_index=VOCAB)
+        return self.made(
+            vision_config=vision,
+            text_config=language(cross_attention_layers=[1, 3]),
+            image_token_index=VOCAB,
+        )
 
     def redraw(self, model: PreTrainedModel, seed: int) -> None:
         """Gates are opened, as training would have."""

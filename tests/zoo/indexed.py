@@ -1,30 +1,14 @@
-"""Families whose decoder carries several residual streams and picks the keys it attends to."""
+"""Families whose decoder picks the keys that it attends to and carries several streams."""
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from transformers import (
-    Glm5NextConfig,
-    Glm5NextForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen4ExpConfig,
-    Qwen4ExpForConditionalGeneration,
-)
-
-from .base import Traits
-from .qwen import (
-    MROPE,
-    QWEN3_VISION,
-    SPECIAL,
-    TEXT_CONFIG,
-    Glm4v,
-    StampedEntry,
-    interleaved,
-)
-
-ROLLBACK = {"assisted": "refused: its state cannot be rolled back"}
+from .base import Image, Traits
+from .glm import Glm4v
+from .layouts import CLIPS, GRIDS, ClipEntry, StampedEntry
+from .parts import LINEAR, PLACEHOLDERS, QWEN3_VISION, SECTIONS, SPECIAL, language, routed, tower
+from .reasons import MROPE, NO_ROLLBACK
 
 
 class Glm5Next(Glm4v):
@@ -38,37 +22,30 @@ class Glm5Next(Glm4v):
         sealed="indexer",
         stateful=True,
         upstream={
-            **ROLLBACK,
+            **NO_ROLLBACK,
             "expansion": "interleaves the images of a row: A A B B, not A B A B; "
             "looks for clips at video_token_id, which its prompts do not have",
         },
     )
-    model_class = Glm5NextForConditionalGeneration
+    architecture = "Glm5NextForConditionalGeneration"
     mixes = True
 
-    def config(self) -> PreTrainedConfig:
-        same = super().config().to_dict()
-        shared = {name: same[name] for name in same if name.endswith("_token_id")}
-        text: dict[str, Any] = TEXT_CONFIG | {
-            "num_key_value_heads": 4,
-            "moe_intermediate_size": 24,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "q_lora_rank": 24,
-            "kv_lora_rank": 16,
-            "qk_nope_head_dim": 12,
-            "v_head_dim": 12,
-            "index_topk": 16,
-            "index_kpool": 4,
-            "index_head_dim": 16,
-            "index_n_heads": 16,
-            "linear_head_dim": 8,
-            "linear_num_heads": 2,
-            "hc_mult": 2,
-        }
-        vision = same["vision_config"] | {"projection_intermediate_size": 64}
-        del vision["model_type"]
-        return Glm5NextConfig(text_config=text, vision_config=vision, **shared)
+    text = language(
+        num_key_value_heads=4,
+        **routed(24),
+        q_lora_rank=24,
+        kv_lora_rank=16,
+        qk_nope_head_dim=12,
+        v_head_dim=12,
+        index_topk=16,
+        index_kpool=4,
+        index_head_dim=16,
+        index_n_heads=16,
+        linear_head_dim=8,
+        linear_num_heads=2,
+        hc_mult=2,
+    )
+    vision = Glm4v.vision | {"projection_intermediate_size": 64}
 
 
 class Qwen4Exp(StampedEntry):
@@ -82,37 +59,77 @@ class Qwen4Exp(StampedEntry):
         sealed="indexer",
         stateful=True,
         tolerance=5e-5,
-        upstream=MROPE | ROLLBACK,
+        upstream=MROPE | NO_ROLLBACK,
     )
-    model_class = Qwen4ExpForConditionalGeneration
+    architecture = "Qwen4ExpForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        text = TEXT_CONFIG | {
-            "rope_parameters": interleaved(2, 1, 1) | {"partial_rotary_factor": 0.5},
-            "head_dim": 16,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "moe_intermediate_size": 24,
-            "shared_expert_intermediate_size": 24,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "hc_count": 2,
-            "hc_lowrank": 16,
-            "ple_layer_ids": [2],
-            "ngram_vocab_size_base": 50,
-            "make_ngram_vocab_size_divisible_by": 8,
-            "heads_per_ngram": 2,
-            "indexer_n_heads": 8,
-            "indexer_kv_heads": 1,
-            "indexer_head_dim": 8,
-            "indexer_budget": 24,
-            "indexer_compress_ratio": 4,
-        }
-        return Qwen4ExpConfig(text_config=text, vision_config=QWEN3_VISION, **SPECIAL)
+        text = LINEAR | dict(
+            moe_intermediate_size=24,
+            shared_expert_intermediate_size=24,
+            num_experts=4,
+            num_experts_per_tok=2,
+            hc_count=2,
+            hc_lowrank=16,
+            ple_layer_ids=[2],
+            ngram_vocab_size_base=50,
+            make_ngram_vocab_size_divisible_by=8,
+            heads_per_ngram=2,
+            indexer_n_heads=8,
+            indexer_kv_heads=1,
+            indexer_head_dim=8,
+            indexer_budget=24,
+            indexer_compress_ratio=4,
+        )
+        return self.made(text_config=text, vision_config=QWEN3_VISION, **SPECIAL)
 
     def redraw(self, model: PreTrainedModel, seed: int) -> None:
         """The streams are averaged under gates that are half open, so the head makes up for it."""
         super().redraw(model, seed)
         model.get_output_embeddings().weight.mul_(2.0)
+
+
+class HYV4VL(ClipEntry):
+    """Patches in raster order, a newline after each row of tokens; latent keys, two streams."""
+
+    name = "hy_v4_vl"
+    traits = Traits(container="tuple", ragged=True, mrope=True, sealed="indexer", upstream=MROPE)
+    architecture = "HYV4VLForConditionalGeneration"
+    group = 1
+    since = (5, 24)
+    patch = (3 * 4 * 4,)
+
+    def config(self) -> PreTrainedConfig:
+        text = language(
+            **routed(24),
+            q_lora_rank=24,
+            kv_lora_rank=16,
+            qk_nope_head_dim=8,
+            qk_rope_head_dim=12,
+            v_head_dim=8,
+            index_topk=32,
+            index_head_dim=16,
+            index_n_heads=16,
+            hc_mult=2,
+            rope_parameters=SECTIONS,
+        )
+        return self.made(
+            text_config=text,
+            vision_config=tower(out_hidden_size=48, max_image_size=32),
+            **PLACEHOLDERS,
+        )
+
+    def attention(self, implementation: str) -> str | dict[str, str]:
+        """The decoder runs eagerly in any case: its attention sinks have no place in SDPA."""
+        return {"": "eager", "text_config": "eager", "vision_config": implementation}
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return rows_with_newlines(GRIDS[image.kind])
+
+    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
+        return rows_with_newlines(CLIPS[clip.kind])
+
+
+def rows_with_newlines(grid: tuple[int, int, int]) -> int:
+    frames, high, wide = grid
+    return frames * (high // 2) * (wide // 2 + 1)

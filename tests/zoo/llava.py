@@ -2,111 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextVideoConfig,
-    LlavaNextVideoForConditionalGeneration,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    SiglipVisionConfig,
-    VideoLlavaConfig,
-    VideoLlavaForConditionalGeneration,
-    VipLlavaConfig,
-    VipLlavaForConditionalGeneration,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
-from transformers.models.llava_onevision.processing_llava_onevision import (
-    LlavaOnevisionProcessor,
-)
+from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
-
-IMAGE = VOCAB - 1
-
-
-def clip(image_size: int, layers: int = 3) -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        image_size=image_size,
-        patch_size=4,
-        projection_dim=16,
-    )
+from .base import Image, Kind, Traits, ZooEntry, flat, pixels
+from .layouts import FramesEntry, SquareEntry
+from .parts import IMAGE, clip, language, llama, qwen2, siglip
+from .reasons import INTERLEAVED, NO_POOLER_OUTPUT
 
 
-def siglip(image_size: int, layers: int = 3) -> SiglipVisionConfig:
-    return SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        image_size=image_size,
-        patch_size=4,
-        vision_use_head=False,
-    )
-
-
-def llama(layers: int = 3) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    )
-
-
-def qwen2(layers: int = 3) -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=VOCAB,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    )
-
-
-class Llava(ZooEntry):
+class Llava(SquareEntry):
     name = "llava"
     traits = Traits(container="list", has_cls=True)
-    model_class = LlavaForConditionalGeneration
+    architecture = "LlavaForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        return LlavaConfig(
+        return self.made(
             vision_config=clip(24),
             text_config=llama(),
             image_token_index=IMAGE,
             image_seq_length=36,
         )
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 36
-
-    def visual_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([pixels(image, 3, 24, 24) for image in flat(rows)])}
 
 
 class VipLlava(Llava):
@@ -114,10 +36,10 @@ class VipLlava(Llava):
 
     name = "vipllava"
     traits = Traits(container="tensor", has_cls=True)
-    model_class = VipLlavaForConditionalGeneration
+    architecture = "VipLlavaForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        return VipLlavaConfig(
+        return self.made(
             vision_config=clip(24),
             text_config=llama(),
             image_token_index=IMAGE,
@@ -140,13 +62,13 @@ class LlavaNext(ZooEntry):
 
     name = "llava_next"
     traits = Traits(container="list", has_cls=True, ragged=True, tiles=True)
-    model_class = LlavaNextForConditionalGeneration
+    architecture = "LlavaNextForConditionalGeneration"
     feature_arguments: tuple[str, ...] = ("pixel_values", "image_sizes")
     crop = 16
     pinpoints: tuple[tuple[int, int], ...] = ((16, 32), (32, 16), (32, 32), (48, 16), (16, 48))
 
     def config(self) -> PreTrainedConfig:
-        return LlavaNextConfig(
+        return self.made(
             vision_config=clip(self.crop),
             text_config=llama(),
             image_token_index=IMAGE,
@@ -184,32 +106,15 @@ class LlavaNext(ZooEntry):
         return {"pixel_values": values, "image_sizes": sizes}
 
 
-class FramesEntry(VideoEntry):
-    """Clips of three frames, each encoded as one square."""
-
-    frames = 3
-    frame_tokens = 4
-
-    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
-        return self.frames * self.frame_tokens
-
-    def clip_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        side = model.config.vision_config.image_size
-        values = [pixels(clip, self.frames, 3, side, side, part="clip") for clip in flat(rows)]
-        return {"pixel_values_videos": torch.stack(values)}
-
-
 class LlavaNextVideo(FramesEntry, LlavaNext):
     """Frames pooled two by two before the projector."""
 
     name = "llava_next_video"
-    video_traits = Traits(container="tensor", has_cls=True)
-    model_class = LlavaNextVideoForConditionalGeneration
+    clip_traits: Mapping[str, Any] = {"container": "tensor", "ragged": False, "tiles": False}
+    architecture = "LlavaNextVideoForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        return LlavaNextVideoConfig(
+        return self.made(
             vision_config=clip(self.crop),
             text_config=llama(),
             image_token_index=IMAGE,
@@ -223,25 +128,18 @@ class VideoLlava(FramesEntry, Llava):
 
     name = "video_llava"
     traits = Traits(container="tensor", has_cls=True)
-    video_traits = Traits(container="tensor", unit="frame", has_cls=True)
-    model_class = VideoLlavaForConditionalGeneration
+    clip_traits: Mapping[str, Any] = {"unit": "frame"}
+    architecture = "VideoLlavaForConditionalGeneration"
+    tokens = 16
     frame_tokens = 17
 
     def config(self) -> PreTrainedConfig:
-        return VideoLlavaConfig(
+        return self.made(
             vision_config=clip(16),
             text_config=llama(),
             image_token_index=IMAGE,
             video_token_index=IMAGE - 1,
         )
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 16
-
-    def visual_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([pixels(image, 3, 16, 16) for image in flat(rows)])}
 
 
 class LlavaOnevision(FramesEntry, LlavaNext):
@@ -252,8 +150,8 @@ class LlavaOnevision(FramesEntry, LlavaNext):
 
     name = "llava_onevision"
     traits = Traits(container="list", ragged=True, tiles=True)
-    video_traits = Traits(container="tensor")
-    model_class = LlavaOnevisionForConditionalGeneration
+    clip_traits: Mapping[str, Any] = {"container": "tensor", "ragged": False, "tiles": False}
+    architecture = "LlavaOnevisionForConditionalGeneration"
     feature_arguments = (
         "pixel_values",
         "image_sizes",
@@ -262,7 +160,7 @@ class LlavaOnevision(FramesEntry, LlavaNext):
     max_crops = 3
 
     def config(self) -> PreTrainedConfig:
-        return LlavaOnevisionConfig(
+        return self.made(
             vision_config=siglip(self.crop),
             text_config=qwen2(),
             image_token_index=IMAGE,
@@ -294,3 +192,62 @@ class LlavaOnevision(FramesEntry, LlavaNext):
     ) -> dict[str, Any]:
         numbers = torch.tensor([len(row) for row in rows])
         return super().visual_inputs(model, rows) | {"batch_num_images": numbers}
+
+
+class Granite4Vision(LlavaNext):
+    """LLaVA-NeXT's crops of 6x6 patches, 3x3 tokens of each by Q-Formers over 2x2 windows.
+
+    No embedding: five planes of features, added before the decoder layers that they name.
+    """
+
+    name = "granite4_vision"
+    traits = Traits(
+        container="planes",
+        ragged=True,
+        tiles=True,
+        deepstack=5,
+        upstream=NO_POOLER_OUTPUT | INTERLEAVED,
+    )
+    architecture = "Granite4VisionForConditionalGeneration"
+    crop = 24
+    pinpoints = ((24, 48), (48, 24), (48, 48), (72, 24), (24, 72))
+
+    def config(self) -> PreTrainedConfig:
+        vision = siglip(self.crop)
+        vision.hidden_size = 64
+        return self.made(
+            vision_config=vision,
+            text_config=language(num_hidden_layers=6, attention_multiplier=0.25),
+            qformer_config={
+                "hidden_size": 64,
+                "encoder_hidden_size": 64,
+                "num_attention_heads": 1,
+                "num_hidden_layers": 1,
+                "intermediate_size": 48,
+                "cross_attention_frequency": 1,
+                "use_qformer_text_input": False,
+            },
+            image_token_index=IMAGE,
+            image_grid_pinpoints=list(map(list, self.pinpoints)),
+            vision_feature_select_strategy="full",
+            downsample_rate="1/2",
+            deepstack_layer_map=[[1, 0]],
+            spatial_vision_layer=-1,
+            spatial_target_layers=[1, 2, 3, 4],
+        )
+
+    def processor(self, model: PreTrainedModel) -> Any:
+        from transformers.models.granite4_vision.processing_granite4_vision import (
+            Granite4VisionProcessor,
+        )
+
+        processor: Any = object.__new__(Granite4VisionProcessor)
+        processor.patch_size = 4
+        processor.num_additional_image_tokens = 0
+        processor.vision_feature_select_strategy = "full"
+        processor.downsample_rate = model.config.downsample_rate
+        processor.image_processor = model.config
+        return processor
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return super().counts(model, image, alone) + 1

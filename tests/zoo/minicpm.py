@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    MiniCPMV4_6Config,
-    MiniCPMV4_6ForConditionalGeneration,
-    MiniCPMV4_7Config,
-    MiniCPMV4_7ForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen3_5TextConfig,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, Qwen3_5TextConfig
 
-from .base import NEWLINE, VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
-from .qwen import END, IMAGE, START, TEXT_CONFIG, VIDEO, interleaved
+from .base import NEWLINE, VOCAB, Corner, Image, Kind, Traits, VideoEntry, flat, patch_at, pixels
+from .parts import END, IMAGE, START, VIDEO, interleaved, language, tower
 
 SLICE, SLICED, NUMBER, NUMBERED = range(VOCAB - 8, VOCAB - 4)
 
@@ -27,12 +19,15 @@ Size = tuple[int, int]
 Cut = tuple[Size, Size, Sequence[Size]]
 """Tokens of the overview (h, w), how many slices (rows, columns), tokens of every slice (h, w)."""
 
+
 CUTS: dict[Kind, Cut] = {
     "small": ((2, 3), (0, 0), ()),
     "square": ((2, 2), (2, 2), [(2, 2)] * 4),
     "wide": ((1, 3), (1, 3), [(2, 2)] * 3),
     "tall": ((3, 1), (2, 1), [(2, 1)] * 2),
 }
+
+
 CLIP_CUTS: dict[Kind, tuple[int, Cut]] = {
     "small": (1, ((2, 3), (0, 0), ())),
     "square": (2, ((2, 2), (1, 2), [(2, 2)] * 2)),
@@ -66,7 +61,7 @@ class MiniCPMV46(VideoEntry):
         tolerance=5e-5,
         upstream={"assisted": "refused: its state cannot be rolled back"},
     )
-    model_class: type[PreTrainedModel] = MiniCPMV4_6ForConditionalGeneration
+    architecture = "MiniCPMV4_6ForConditionalGeneration"
     bos = False
     feature_arguments = ("pixel_values", "target_sizes")
     clip_arguments = ("pixel_values_videos", "target_sizes_videos")
@@ -75,28 +70,17 @@ class MiniCPMV46(VideoEntry):
     cuts = CUTS
     numbered_clips = True
 
-    @property
-    def video_traits(self) -> Traits:  # type: ignore[override]
-        return self.traits
-
     def parts(self) -> dict[str, Any]:
         """The arguments that all MiniCPM-V configurations take."""
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 4,
-        }
-        text = TEXT_CONFIG | {
-            "rope_parameters": interleaved(2, 1, 1) | {"partial_rotary_factor": 0.5},
-            "head_dim": 16,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-        }
+        vision = tower(image_size=32)
+        text = language(
+            rope_parameters=interleaved(2, 1, 1) | {"partial_rotary_factor": 0.5},
+            head_dim=16,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+        )
         return {
             "vision_config": vision,
             "text_config": Qwen3_5TextConfig(**text),
@@ -107,7 +91,7 @@ class MiniCPMV46(VideoEntry):
         }
 
     def config(self) -> PreTrainedConfig:
-        return MiniCPMV4_6Config(**self.parts())
+        return self.made(**self.parts())
 
     def cut_ids(self, cut: Cut, placeholder: int) -> list[int]:
         """The overview between its marks, every slice between its own, a line per row of slices."""
@@ -153,6 +137,12 @@ class MiniCPMV46(VideoEntry):
         values, grids = self.packed(crops)
         return {"pixel_values": values, "target_sizes": grids}
 
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Patches in raster order, side by side."""
+        grid = inputs["target_sizes_videos" if clips else "target_sizes"][0]
+        place = patch_at(corner, (1, *grid))
+        values[0, :, :, 4 * place : 4 * (place + 1)] += 3.0
+
     def clip_sizes(self, model: PreTrainedModel, clip: Image) -> list[int]:
         frames, (overview, _, slices) = CLIP_CUTS[clip.kind]
         return [tokens(size) for size in (overview, *slices)] * frames
@@ -189,11 +179,11 @@ class MiniCPMV47(MiniCPMV46):
         mrope=True,
         upstream={**MiniCPMV46.traits.upstream, "second_turn": LATER, "mrope_second_turn": LATER},
     )
-    model_class = MiniCPMV4_7ForConditionalGeneration
+    architecture = "MiniCPMV4_7ForConditionalGeneration"
     numbered_clips = False
 
     def config(self) -> PreTrainedConfig:
-        return MiniCPMV4_7Config(
+        return self.made(
             **self.parts(),
             image_start_id=START,
             image_end_id=END,
@@ -204,3 +194,16 @@ class MiniCPMV47(MiniCPMV46):
 
     def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         return {"mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int()}
+
+
+class MiniCPMOcr(MiniCPMV46):
+    """Without the merge inside the tower; slices of one image may differ in size."""
+
+    name = "minicpm_ocr"
+    architecture = "MiniCPMOcrForConditionalGeneration"
+    since = (5, 21)
+    merge = 2
+    cuts = CUTS | {"wide": ((1, 3), (1, 3), [(2, 2), (1, 2), (2, 1)])}
+
+    def config(self) -> PreTrainedConfig:
+        return self.made(**self.parts())

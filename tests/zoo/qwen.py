@@ -1,188 +1,41 @@
-"""Models with multimodal RoPE: the Qwen-VL line and GLM-4V."""
+"""The Qwen-VL line: packed patches, M-RoPE."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import (
-    Glm4vConfig,
-    Glm4vForConditionalGeneration,
-    Glm4vMoeConfig,
-    Glm4vMoeForConditionalGeneration,
-    Glm46VConfig,
-    Glm46VForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen3_5Config,
-    Qwen3_5ForConditionalGeneration,
-    Qwen3_5MoeConfig,
-    Qwen3_5MoeForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMoeConfig,
-    Qwen3VLMoeForConditionalGeneration,
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .base import VOCAB, Image, Traits, flat
+from .layouts import ClipEntry, StampedEntry
+from .parts import (
+    EXPERTS,
+    LINEAR,
+    QWEN3_VISION,
+    SECTIONS,
+    SPECIAL,
+    STACKED,
+    WINDOWED,
+    interleaved,
+    language,
 )
-
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
-
-START, END, VIDEO, IMAGE = range(VOCAB - 4, VOCAB)
-
-GRIDS: dict[Kind, tuple[int, int, int]] = {
-    "small": (1, 4, 6),
-    "square": (1, 12, 12),
-    "wide": (1, 8, 16),
-    "tall": (1, 16, 6),
-}
-"""Patches per image (t, h, w); four patches become one visual token."""
-
-TEXT_CONFIG: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-SPECIAL: dict[str, Any] = {
-    "image_token_id": IMAGE,
-    "video_token_id": VIDEO,
-    "vision_start_token_id": START,
-    "vision_end_token_id": END,
-}
-
-
-QWEN3_VISION: dict[str, Any] = {
-    "depth": 4,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_heads": 2,
-    "patch_size": 4,
-    "out_hidden_size": 48,
-    "num_position_embeddings": 64,
-}
-
-
-def interleaved(*section: int) -> dict[str, Any]:
-    return {
-        "rope_type": "default",
-        "rope_theta": 1e4,
-        "mrope_section": list(section),
-        "mrope_interleaved": True,
-    }
-
-
-MROPE = {
-    "second_turn": "positions need the grids of all images, the encoder those of the new ones; "
-    "mm_encoder_outputs of the new image with the grids of all images works"
-}
-
-
-CLIPS: dict[Kind, tuple[int, int, int]] = {
-    "small": (1, 4, 6),
-    "square": (2, 8, 8),
-    "wide": (3, 4, 8),
-    "tall": (3, 8, 4),
-}
-"""Patches per clip: pairs of frames, rows, columns."""
-
-
-class GridEntry(ZooEntry):
-    """Patches of all images in one sequence, their grids beside them."""
-
-    wrap = ((START,), (END,))
-    bos = False
-    feature_arguments = ("pixel_values", "image_grid_thw")
-    patch_values = 3 * 2 * 4 * 4
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return int(torch.tensor(GRIDS[image.kind]).prod()) // 4
-
-    def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        return {"mm_token_type_ids": (ids == self.image_token_id(model)).int()}
-
-    def visual_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        images = flat(rows)
-        grids = torch.tensor([GRIDS[image.kind] for image in images])
-        values = [
-            pixels(image, int(grid.prod()), self.patch_values)
-            for image, grid in zip(images, grids, strict=True)
-        ]
-        return {"pixel_values": torch.cat(values), "image_grid_thw": grids}
-
-
-class ClipEntry(GridEntry, VideoEntry):
-    """The same for clips."""
-
-    clip_arguments = ("pixel_values_videos", "video_grid_thw")
-
-    @property
-    def video_traits(self) -> Traits:  # type: ignore[override]
-        return self.traits
-
-    def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        clip = self.is_clip(model, ids)
-        image = (ids == self.image_token_id(model)) & ~clip
-        return {"mm_token_type_ids": image.int() + 2 * clip.int()}
-
-    def clip_counts(self, model: PreTrainedModel, clip: Image) -> int:
-        return int(torch.tensor(CLIPS[clip.kind]).prod()) // 4
-
-    def clip_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        clips = flat(rows)
-        grids = torch.tensor([CLIPS[clip.kind] for clip in clips])
-        values = [
-            pixels(clip, int(grid.prod()), self.patch_values, part="clip")
-            for clip, grid in zip(clips, grids, strict=True)
-        ]
-        return {"pixel_values_videos": torch.cat(values), "video_grid_thw": grids}
-
-
-class StampedEntry(ClipEntry):
-    """A run of placeholders for each pair of frames, after the time that it shows."""
-
-    @property
-    def video_traits(self) -> Traits:  # type: ignore[override]
-        return replace(self.traits, gap_tokens=True)
-
-    def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
-        frames, high, wide = CLIPS[clip.kind]
-        run = [START, *[int(model.config.video_token_id)] * (high * wide // 4), END]
-        return [token for frame in range(frames) for token in (20 + frame, *run)]
+from .reasons import MROPE, NO_ROLLBACK, PLACED_AS_TEXT
 
 
 class Qwen2VL(ClipEntry):
     name = "qwen2_vl"
     traits = Traits(container="tuple", ragged=True, mrope=True, upstream=MROPE)
-    model_class = Qwen2VLForConditionalGeneration
+    architecture = "Qwen2VLForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        vision = {
-            "depth": 3,
-            "embed_dim": 32,
-            "hidden_size": 48,
-            "mlp_ratio": 2,
-            "num_heads": 2,
-            "patch_size": 4,
-        }
-        rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
-        text = TEXT_CONFIG | {"rope_parameters": rope}
-        return Qwen2VLConfig(text_config=text, vision_config=vision, **SPECIAL)
+        vision = {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2, "depth": 3, "num_heads": 2}
+        return self.made(
+            text_config=language(rope_parameters=SECTIONS),
+            vision_config=vision | {"patch_size": 4},
+            **SPECIAL,
+        )
 
 
 class Qwen2_5VL(ClipEntry):
@@ -190,22 +43,14 @@ class Qwen2_5VL(ClipEntry):
 
     name = "qwen2_5_vl"
     traits = Traits(container="tuple", ragged=True, mrope=True, upstream=MROPE)
-    model_class = Qwen2_5_VLForConditionalGeneration
+    architecture = "Qwen2_5_VLForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        vision = {
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "patch_size": 4,
-            "window_size": 16,
-            "out_hidden_size": 48,
-            "fullatt_block_indexes": [2],
-        }
-        rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
-        text = TEXT_CONFIG | {"rope_parameters": rope}
-        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **SPECIAL)
+        return self.made(
+            text_config=language(rope_parameters=SECTIONS),
+            vision_config=WINDOWED,
+            **SPECIAL,
+        )
 
     def clip_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
@@ -220,39 +65,19 @@ class Qwen3VL(StampedEntry):
 
     name = "qwen3_vl"
     traits = Traits(container="tuple", ragged=True, mrope=True, deepstack=3, upstream=MROPE)
-    model_class = Qwen3VLForConditionalGeneration
+    architecture = "Qwen3VLForConditionalGeneration"
+    text = language(rope_parameters=interleaved(4, 2, 2), head_dim=16)
 
     def config(self) -> PreTrainedConfig:
-        text = TEXT_CONFIG | {"rope_parameters": interleaved(4, 2, 2), "head_dim": 16}
-        vision = QWEN3_VISION | {"deepstack_visual_indexes": [0, 1, 2]}
-        return Qwen3VLConfig(text_config=text, vision_config=vision, **SPECIAL)
-
-
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LINEAR = TEXT_CONFIG | {
-    "rope_parameters": interleaved(2, 1, 1) | {"partial_rotary_factor": 0.5},
-    "head_dim": 16,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-}
+        return self.made(text_config=self.text, vision_config=STACKED, **SPECIAL)
 
 
 class Qwen3VLMoe(Qwen3VL):
     """The same with four experts, two of them active."""
 
     name = "qwen3_vl_moe"
-    model_class = Qwen3VLMoeForConditionalGeneration
-
-    def config(self) -> PreTrainedConfig:
-        text = TEXT_CONFIG | {
-            "rope_parameters": interleaved(4, 2, 2),
-            "head_dim": 16,
-            **EXPERTS,
-        }
-        vision = QWEN3_VISION | {"deepstack_visual_indexes": [0, 1, 2]}
-        return Qwen3VLMoeConfig(text_config=text, vision_config=vision, **SPECIAL)
+    architecture = "Qwen3VLMoeForConditionalGeneration"
+    text = Qwen3VL.text | EXPERTS
 
 
 class Qwen3_5(StampedEntry):
@@ -265,109 +90,87 @@ class Qwen3_5(StampedEntry):
         mrope=True,
         stateful=True,
         tolerance=5e-5,
-        upstream=MROPE | {"assisted": "refused: its state cannot be rolled back"},
+        upstream=MROPE | NO_ROLLBACK,
     )
-    model_class = Qwen3_5ForConditionalGeneration
+    architecture = "Qwen3_5ForConditionalGeneration"
+    text = LINEAR
 
     def config(self) -> PreTrainedConfig:
-        return Qwen3_5Config(text_config=LINEAR, vision_config=QWEN3_VISION, **SPECIAL)
+        return self.made(text_config=self.text, vision_config=QWEN3_VISION, **SPECIAL)
 
 
 class Qwen3_5Moe(Qwen3_5):
     """The same with four experts, two of them active."""
 
     name = "qwen3_5_moe"
-    model_class = Qwen3_5MoeForConditionalGeneration
+    architecture = "Qwen3_5MoeForConditionalGeneration"
+    text = LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32}
+
+
+AUDIO_START, AUDIO_END, AUDIO = range(VOCAB - 7, VOCAB - 4)
+
+HEARING: dict[str, Any] = {
+    "num_mel_bins": 8,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "d_model": 16,
+    "max_source_positions": 16,
+    "n_window": 4,
+    "output_dim": 48,
+}
+"""The smallest audio tower: the tests play it little."""
+SOUND: dict[str, Any] = {
+    "audio_token_id": AUDIO,
+    "audio_start_token_id": AUDIO_START,
+    "audio_end_token_id": AUDIO_END,
+}
+
+
+class Thinker(ClipEntry):
+    """A clip is one run of placeholders, `video_second_per_grid` between its pairs of frames."""
+
+    typed = False
+
+    def clip_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        seconds = [0.5 if clip.kind == "small" else 0.1 for clip in flat(rows)]
+        return super().clip_inputs(model, rows) | {"video_second_per_grid": torch.tensor(seconds)}
+
+
+class Qwen2_5OmniThinker(Thinker):
+    """Qwen2.5-VL's encoder and windows; 25 positions a second."""
+
+    name = "qwen2_5_omni_thinker"
+    traits = Traits(container="tuple", ragged=True, mrope=True, upstream=MROPE | PLACED_AS_TEXT)
+    architecture = "Qwen2_5OmniThinkerForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        text = LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32}
-        return Qwen3_5MoeConfig(text_config=text, vision_config=QWEN3_VISION, **SPECIAL)
-
-
-class Glm4v(ClipEntry):
-    """The merger is a 2x2 convolution before an MLP; the text rotates half of every head."""
-
-    name = "glm4v"
-    mixes = False
-    traits = Traits(
-        container="tuple",
-        ragged=True,
-        mrope=True,
-        upstream=MROPE | {"expansion": "interleaves the images of a row: A A B B, not A B A B"},
-    )
-    model_class = Glm4vForConditionalGeneration
-    config_class: type[PreTrainedConfig] = Glm4vConfig
-    experts: Mapping[str, Any] = {}
-
-    def config(self) -> PreTrainedConfig:
-        vision = {
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "image_size": 32,
-            "patch_size": 4,
-            "out_hidden_size": 48,
-        }
-        rope = {
-            "rope_type": "default",
-            "rope_theta": 1e4,
-            "mrope_section": [2, 1, 1],
-            "partial_rotary_factor": 0.5,
-        }
-        text = TEXT_CONFIG | {"rope_parameters": rope, "num_attention_heads": 3}
-        text["num_key_value_heads"] = 1
-        return self.config_class(
-            text_config=text | self.experts,
-            vision_config=vision,
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            image_start_token_id=START,
-            image_end_token_id=END,
-            video_start_token_id=VOCAB - 6,
-            video_end_token_id=VOCAB - 5,
+        return self.made(
+            text_config=language(rope_parameters=SECTIONS, tie_word_embeddings=False),
+            vision_config=WINDOWED,
+            audio_config=HEARING,
+            **SPECIAL,
+            **SOUND,
         )
 
-    @property
-    def video_traits(self) -> Traits:  # type: ignore[override]
-        chunks = "looks for the clip's features at video_token_id, which its prompts do not have"
-        upstream = {**self.traits.upstream, "chunked_prefill": chunks}
-        return replace(self.traits, gap_tokens=True, upstream=upstream)
 
-    def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
-        begun = (ids == model.config.video_start_token_id).cumsum(dim=-1)
-        ended = (ids == model.config.video_end_token_id).cumsum(dim=-1)
-        return (ids == self.image_token_id(model)) & (begun > ended)
+class Qwen3OmniThinker(Thinker):
+    """Qwen3-VL-MoE's parts with DeepStack; positions are fractions where seconds are."""
 
-    def clip_ids(self, model: PreTrainedModel, clip: Image) -> list[int]:
-        frames, high, wide = CLIPS[clip.kind]
-        run = [START, *[self.image_token_id(model)] * (high * wide // 4), END]
-        stamped = [token for frame in range(frames) for token in (*run, 20 + frame)]
-        return [model.config.video_start_token_id, *stamped, model.config.video_end_token_id]
-
-
-class Glm4vMoe(Glm4v):
-    """The same with four experts, two of them active, after one dense layer."""
-
-    name = "glm4v_moe"
-    model_class = Glm4vMoeForConditionalGeneration
-    config_class = Glm4vMoeConfig
-    experts = {  # noqa: RUF012 - read only
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "first_k_dense_replace": 1,
-    }
-
-
-class Glm46V(Glm4v):
-    """The same parts behind a class of its own."""
-
-    name = "glm46v"
-    model_class = Glm46VForConditionalGeneration
+    name = "qwen3_omni_moe_thinker"
+    traits = Traits(
+        container="tuple", ragged=True, mrope=True, deepstack=3, upstream=MROPE | PLACED_AS_TEXT
+    )
+    architecture = "Qwen3OmniMoeThinkerForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        same = super().config().to_dict()
-        shared = {name: same[name] for name in same if name.endswith("_token_id")}
-        text, vision = same["text_config"], same["vision_config"]
-        return Glm46VConfig(text_config=text, vision_config=vision, **shared)
+        sound = {"n_window": 50, "n_window_infer": 100, "downsample_hidden_size": 8}
+        return self.made(
+            text_config=language(rope_parameters=interleaved(2, 2, 2), **EXPERTS),
+            vision_config=STACKED,
+            audio_config=HEARING | sound,
+            **SPECIAL,
+            **SOUND,
+        )

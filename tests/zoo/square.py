@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    DeepseekVLConfig,
-    DeepseekVLForConditionalGeneration,
-    DeepseekVLHybridConfig,
-    DeepseekVLHybridForConditionalGeneration,
-    FastVlmConfig,
-    FastVlmForConditionalGeneration,
-    JanusConfig,
-    JanusForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    SamVisionConfig,
-)
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import PreTrainedConfig, PreTrainedModel, SamVisionConfig
 
-from .base import VOCAB, Image, Traits, flat, pixels
-from .llava import Llava, llama, qwen2, siglip
-
-START, END, IMAGE = range(VOCAB - 3, VOCAB)
+from .base import Image, Traits, flat
+from .layouts import squares
+from .llava import Llava
+from .parts import CLOSE, IMAGE, OPEN, llama, qwen2, sam, siglip
+from .towers import MapsConfig
 
 
 class DeepseekVL(Llava):
@@ -35,10 +19,10 @@ class DeepseekVL(Llava):
 
     name = "deepseek_vl"
     traits = Traits(container="tensor")
-    model_class = DeepseekVLForConditionalGeneration
+    architecture = "DeepseekVLForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        return DeepseekVLConfig(
+        return self.made(
             vision_config=siglip(24),
             text_config=llama(),
             image_token_id=IMAGE,
@@ -50,24 +34,14 @@ class DeepseekVLHybrid(DeepseekVL):
     """SAM beside SigLIP: of a larger picture of the same image, resampled to the same square."""
 
     name = "deepseek_vl_hybrid"
-    model_class = DeepseekVLHybridForConditionalGeneration
+    architecture = "DeepseekVLHybridForConditionalGeneration"
     feature_arguments = ("pixel_values", "high_res_pixel_values")
 
     def config(self) -> PreTrainedConfig:
-        high = SamVisionConfig(
-            hidden_size=32,
-            output_channels=8,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=4,
-            window_size=4,
-            global_attn_indexes=[1],
-            mlp_dim=48,
-        )
-        return DeepseekVLHybridConfig(
+        high = sam(num_hidden_layers=2, output_channels=8, patch_size=4, window_size=4)
+        return self.made(
             vision_config=siglip(24),
-            high_res_vision_config=high,
+            high_res_vision_config=SamVisionConfig(**high),
             text_config=llama(),
             image_token_id=IMAGE,
             tie_word_embeddings=False,
@@ -76,8 +50,8 @@ class DeepseekVLHybrid(DeepseekVL):
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        high = [pixels(image, 3, 32, 32, part="high") for image in flat(rows)]
-        return super().visual_inputs(model, rows) | {"high_res_pixel_values": torch.stack(high)}
+        high = squares(flat(rows), 32, part="high")
+        return super().visual_inputs(model, rows) | {"high_res_pixel_values": high}
 
 
 class Janus(Llava):
@@ -85,8 +59,8 @@ class Janus(Llava):
 
     name = "janus"
     traits = Traits(container="tensor")
-    model_class = JanusForConditionalGeneration
-    wrap = ((START,), (END,))
+    architecture = "JanusForConditionalGeneration"
+    wrap = ((OPEN,), (CLOSE,))
 
     def config(self) -> PreTrainedConfig:
         vision = {
@@ -109,7 +83,7 @@ class Janus(Llava):
             "projection_dim": 48,
             "image_token_embed_dim": 48,
         }
-        return JanusConfig(
+        return self.made(
             vision_config=vision,
             vq_config=drawing,
             text_config=llama(),
@@ -118,49 +92,15 @@ class Janus(Llava):
         )
 
 
-class MapsConfig(PreTrainedConfig):
-    """Configuration of `Maps`."""
-
-    model_type = "lftr_zoo_maps"
-    hidden_size: int = 32
-    stride: int = 4
-
-
-class Maps(PreTrainedModel):
-    """A convolutional tower that gives maps `(n, C, h, w)`, as FastVLM's does.
-
-    The checkpoints' own, FastViTHD, comes from timm, which the tests do without
-    (`test_timm.py` runs it where it is installed).
-    """
-
-    config_class = MapsConfig
-    _supports_sdpa = True
-
-    def __init__(self, config: MapsConfig) -> None:
-        super().__init__(config)
-        width = config.hidden_size
-        self.stem = torch.nn.Conv2d(3, width, config.stride, config.stride)
-        self.mixer = torch.nn.Conv2d(width, width, 3, padding=1)
-        self.post_init()
-
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        maps = torch.nn.functional.gelu(self.stem(pixel_values))
-        return BaseModelOutputWithPooling(last_hidden_state=maps + self.mixer(maps))
-
-
-AutoConfig.register(MapsConfig.model_type, MapsConfig, exist_ok=True)
-AutoModel.register(MapsConfig, Maps, exist_ok=True)
-
-
 class FastVlm(Llava):
     """A convolutional tower, which has no attention, an MLP, Qwen2."""
 
     name = "fast_vlm"
     traits = Traits(container="tensor", reads="patches")
-    model_class = FastVlmForConditionalGeneration
+    architecture = "FastVlmForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        return FastVlmConfig(
+        return self.made(
             vision_config=MapsConfig(),
             text_config=qwen2(),
             image_token_index=IMAGE,

@@ -1,88 +1,161 @@
-"""Models that cut an image into tiles and shuffle pixels into channels."""
+"""Models that cut an image into tiles of one size and show the whole image as one more."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import (
-    AyaVisionConfig,
-    AyaVisionForConditionalGeneration,
-    Cohere2Config,
-    Cohere2VisionConfig,
-    Cohere2VisionForConditionalGeneration,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    InternVLConfig,
-    InternVLForConditionalGeneration,
-    InternVLVisionConfig,
-    Llama4Config,
-    Llama4ForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    SmolVLMConfig,
-    SmolVLMForConditionalGeneration,
-)
+from torch import Tensor
+from transformers import InternVLVisionConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
-from .base import NEWLINE, VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
-from .llava import llama, qwen2, siglip
-
-START, END, IMAGE = range(VOCAB - 3, VOCAB)
-
-TILES: dict[Kind, tuple[int, int]] = {
-    "small": (1, 1),
-    "square": (2, 2),
-    "wide": (1, 2),
-    "tall": (3, 1),
-}
-"""Rows and columns of tiles; where there is more than one, a thumbnail follows."""
+from .base import NEWLINE, VOCAB, Image, Traits, flat, pixels
+from .layouts import TILES, FramesEntry, TileEntry, tile_pixels, tiles
+from .parts import CLOSE, IMAGE, OPEN, cohere2, language, llama, qwen2, sam, siglip, tower
+from .reasons import UNPROJECTED
+from .towers import PatchesConfig
 
 
-def tiles(image: Image) -> int:
-    rows, columns = TILES[image.kind]
-    return rows * columns + (rows * columns > 1)
-
-
-def tile_pixels(images: Sequence[Image]) -> torch.Tensor:
-    return torch.cat([pixels(image, tiles(image), 3, 32, 32) for image in images])
-
-
-class InternVL(ZooEntry):
+class InternVL(TileEntry):
     """Tiles of 8x8 patches, shuffled to 4x4 tokens, thumbnail last, one run of placeholders."""
 
     name = "internvl"
     traits = Traits(container="tensor", unit="tile", has_cls=True, ragged=True, tiles=True)
-    model_class = InternVLForConditionalGeneration
-    wrap = ((START,), (END,))
+    architecture = "InternVLForConditionalGeneration"
 
     def config(self) -> PreTrainedConfig:
-        vision = InternVLVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=4,
-        )
-        return InternVLConfig(
-            vision_config=vision,
+        return self.made(
+            vision_config=InternVLVisionConfig(**tower(image_size=32)),
             text_config=qwen2(),
             image_token_id=IMAGE,
             image_seq_length=16,
             tie_word_embeddings=False,
         )
 
+
+class QianfanOcr(InternVL):
+    """InternVL's tiles, a tower of the same parts with dropout paths, Qwen3 text."""
+
+    name = "qianfan_ocr"
+    architecture = "QianfanOCRForConditionalGeneration"
+
+    def config(self) -> PreTrainedConfig:
+        return self.made(
+            vision_config=tower(image_size=32),
+            text_config=Qwen3Config(**language(head_dim=16)),
+            image_token_id=IMAGE,
+            image_seq_length=16,
+            tie_word_embeddings=False,
+        )
+
+
+class GotOcr2(TileEntry):
+    """SAM; two strided convolutions make 4x4 tokens of 16x16 patches. One run for all crops."""
+
+    name = "got_ocr2"
+    traits = Traits(container="tensor", unit="tile", ragged=True, tiles=True, reads="patches")
+    architecture = "GotOcr2ForConditionalGeneration"
+
+    def attention(self, implementation: str) -> str | dict[str, str]:
+        return {"text_config": implementation}
+
+    def config(self) -> PreTrainedConfig:
+        return self.made(
+            vision_config=sam(),
+            text_config=qwen2(),
+            image_token_index=IMAGE,
+            image_seq_length=16,
+            tie_word_embeddings=False,
+        )
+
+
+class Ovis2(TileEntry):
+    """Every patch is a mixture of visual words. The whole image first, separators between crops.
+
+    The separators' embeddings come with the encoder's output.
+    """
+
+    name = "ovis2"
+    traits = Traits(
+        container="tensor",
+        unit="tile",
+        ragged=True,
+        tiles=True,
+        gap_tokens=True,
+        upstream={"chunked_prefill": "a chunk of the features lacks those of the separators"},
+    )
+    architecture = "Ovis2ForConditionalGeneration"
+    start, grid, column, row, end = range(VOCAB - 6, VOCAB - 1)
+
+    def config(self) -> PreTrainedConfig:
+        text = qwen2()
+        return self.made(
+            vision_config=tower(image_size=32, hidden_stride=2, vocab_size=45),
+            text_config=text,
+            image_token_id=IMAGE,
+            visual_indicator_token_ids=[self.start, self.grid, self.column, self.row, self.end],
+            vocab_size=text.vocab_size,
+            hidden_size=text.hidden_size,
+            tie_word_embeddings=False,
+        )
+
+    def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
+        run = [self.image_token_id(model)] * 16
+        rows, columns = TILES[image.kind]
+        ids = [self.start, *run, self.grid]
+        if rows * columns > 1:
+            for row in range(rows):
+                for column in range(columns):
+                    ids += [*run, self.column] if column < columns - 1 else run
+                if row < rows - 1:
+                    ids.append(self.row)
+        return [*ids, self.end]
+
+
+class PerceptionLM(FramesEntry):
+    """A thumbnail and two crops of every image, in one run; patches averaged two by two.
+
+    Images of one call have one number of crops: `pixel_values` is `(images, crops, ...)`. Clips are
+    frames in place of crops; its `forward` shows them to the encoder of images.
+    """
+
+    name = "perception_lm"
+    traits = Traits(container="tensor", unit="tile", tiles=True, reads="patches")
+    clip_traits: Mapping[str, Any] = {
+        "unit": "frame",
+        "tiles": False,
+        "upstream": {
+            "expansion": "generate does not encode clips, and repeats their pixels one by one",
+            "chunked_prefill": "generate does not encode clips, so that they cannot be cut",
+        },
+    }
+    architecture = "PerceptionLMForConditionalGeneration"
+    crops, frames, frame_tokens, side = 3, 2, 16, 32
+
+    def config(self) -> PreTrainedConfig:
+        return self.made(
+            vision_config=PatchesConfig(model_args={"embed_dim": 32}),
+            text_config=llama(),
+            image_token_id=IMAGE,
+            video_token_id=IMAGE - 1,
+            projector_pooling_ratio=2,
+            tie_word_embeddings=False,
+        )
+
     def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 16 * tiles(image)
+        return 16 * self.crops
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        return {"pixel_values": tile_pixels(flat(rows))}
+        values = [pixels(image, self.crops, 3, 32, 32) for image in flat(rows)]
+        return {"pixel_values": torch.stack(values)}
+
+    def clip_features(self, model: PreTrainedModel, pixel_values_videos: Tensor) -> Any:
+        return model.base_model.get_image_features(pixel_values_videos, return_dict=True)
 
 
-class Idefics3(ZooEntry):
+class Idefics3(TileEntry):
     """Tiles as InternVL's; each tile's run of placeholders follows its own row/column token.
 
     Tiles of all images of a row share one axis, which is padded to the batch with tiles of zeros.
@@ -96,28 +169,20 @@ class Idefics3(ZooEntry):
         tiles=True,
         gap_tokens=True,
     )
-    model_class = Idefics3ForConditionalGeneration
-    config_class: type[PreTrainedConfig] = Idefics3Config
+    architecture = "Idefics3ForConditionalGeneration"
+    wrap = ((), ())
     feature_arguments = ("pixel_values", "pixel_attention_mask")
     fake, global_tag = VOCAB - 2, VOCAB - 3
     places = VOCAB - 20
     """`<row_1_col_1>`; four columns per row."""
 
     def config(self) -> PreTrainedConfig:
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 4,
-        }
-        return self.config_class(
-            vision_config=vision, text_config=llama(), image_token_id=IMAGE, scale_factor=2
+        return self.made(
+            vision_config=tower(image_size=32),
+            text_config=llama(),
+            image_token_id=IMAGE,
+            scale_factor=2,
         )
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return 16 * tiles(image)
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         run = [self.image_token_id(model)] * 16
@@ -146,40 +211,61 @@ class Idefics3(ZooEntry):
 
 class SmolVLM(Idefics3):
     name = "smolvlm"
-    model_class = SmolVLMForConditionalGeneration
-    config_class = SmolVLMConfig
+    architecture = "SmolVLMForConditionalGeneration"
 
 
-def cohere2() -> Cohere2Config:
-    """Three sliding layers with RoPE and a full layer without."""
-    return Cohere2Config(
-        vocab_size=VOCAB,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=40,
-        layer_types=["sliding_attention"] * 3 + ["full_attention"],
-        max_position_embeddings=2048,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=False,
+class GraniteDocling(Idefics3):
+    """Idefics3's tiles and tags, no thumbnail of an image of one tile; two DeepStack planes."""
+
+    name = "granite_docling"
+    architecture = "GraniteDoclingForConditionalGeneration"
+    since = (5, 23)
+    traits = Traits(
+        container="tuple", unit="row", ragged=True, tiles=True, gap_tokens=True, deepstack=2
     )
 
+    def config(self) -> PreTrainedConfig:
+        vision = tower(
+            image_size=32, out_hidden_size=48, scale_factor=2, deepstack_visual_indexes=[0, 1]
+        )
+        text = language(
+            tie_word_embeddings=False,
+            embedding_multiplier=2.0,
+            logits_scaling=1.0,
+            residual_multiplier=0.5,
+            attention_multiplier=0.25,
+        )
+        return self.made(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=IMAGE,
+            pad_token_id=0,
+            tie_word_embeddings=False,
+        )
 
-class AyaVision(InternVL):
+    def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
+        if tiles(image) > 1:
+            return super().image_ids(model, image, alone)
+        return [self.fake, self.places, *[self.image_token_id(model)] * 16, NEWLINE]
+
+    def visual_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        found = super().visual_inputs(model, rows)
+        return found | {"pixel_attention_mask": found["pixel_attention_mask"][:, :, 0, 0].bool()}
+
+
+class AyaVision(TileEntry):
     """Tiles as InternVL's; a tag stands before the placeholders of each, the thumbnail last."""
 
     name = "aya_vision"
     traits = Traits(container="tensor", unit="tile", ragged=True, tiles=True, gap_tokens=True)
-    model_class = AyaVisionForConditionalGeneration
+    architecture = "AyaVisionForConditionalGeneration"
     tags = VOCAB - 20
     global_tag = VOCAB - 4
 
     def config(self) -> PreTrainedConfig:
-        return AyaVisionConfig(
+        return self.made(
             vision_config=siglip(32),
             text_config=cohere2(),
             image_token_index=IMAGE,
@@ -190,19 +276,19 @@ class AyaVision(InternVL):
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         run = [self.image_token_id(model)] * 16
         tags = [self.tags + tile for tile in range(tiles(image) - 1)] + [self.global_tag]
-        return [START, *(token for tag in tags for token in (tag, *run)), END]
+        return [OPEN, *(token for tag in tags for token in (tag, *run)), CLOSE]
 
 
-class Cohere2Vision(InternVL):
+class Cohere2Vision(TileEntry):
     """Tiles as InternVL's; a line break follows the placeholders of each."""
 
     name = "cohere2_vision"
     traits = Traits(container="tensor", unit="tile", ragged=True, tiles=True, gap_tokens=True)
-    model_class = Cohere2VisionForConditionalGeneration
+    architecture = "Cohere2VisionForConditionalGeneration"
     line_break = VOCAB - 4
 
     def config(self) -> PreTrainedConfig:
-        return Cohere2VisionConfig(
+        return self.made(
             vision_config=siglip(32),
             text_config=cohere2(),
             image_token_id=IMAGE,
@@ -212,10 +298,10 @@ class Cohere2Vision(InternVL):
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         tile = [self.image_token_id(model)] * 16 + [self.line_break]
-        return [START, *tile * tiles(image), END]
+        return [OPEN, *tile * tiles(image), CLOSE]
 
 
-class Llama4(InternVL):
+class Llama4(TileEntry):
     """Separators between and after the tiles of a row; three chunked layers, one full NoPE layer.
 
     The class token stands last; `get_image_features` returns the tokens before the projector.
@@ -229,56 +315,41 @@ class Llama4(InternVL):
         ragged=True,
         tiles=True,
         gap_tokens=True,
-        upstream={
-            "expansion": "the features live in last_hidden_state, which is not expanded",
-            "chunked_prefill": "no pooler_output to cut into chunks",
-        },
+        upstream=UNPROJECTED,
     )
-    model_class = Llama4ForConditionalGeneration
+    architecture = "Llama4ForConditionalGeneration"
     across, down, global_tag = VOCAB - 4, VOCAB - 5, VOCAB - 6
 
     def config(self) -> PreTrainedConfig:
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 4,
-            "projector_input_dim": 40,
-            "projector_output_dim": 40,
-            "vision_output_dim": 40,
-        }
-        text = {
-            "vocab_size": VOCAB,
-            "hidden_size": 48,
-            "intermediate_size": 64,
-            "intermediate_size_mlp": 64,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "num_local_experts": 2,
-            "interleave_moe_layer_step": 2,
-            "attention_chunk_size": 32,
-            "max_position_embeddings": 2048,
-            "pad_token_id": 0,
-        }
-        return Llama4Config(
+        vision = tower(
+            intermediate_size=128,
+            image_size=32,
+            projector_input_dim=40,
+            projector_output_dim=40,
+            vision_output_dim=40,
+        )
+        text = language(
+            intermediate_size_mlp=64,
+            head_dim=16,
+            num_local_experts=2,
+            interleave_moe_layer_step=2,
+            attention_chunk_size=32,
+        )
+        return self.made(
             vision_config=vision,
             text_config=text,
-            boi_token_index=START,
-            eoi_token_index=END,
+            boi_token_index=OPEN,
+            eoi_token_index=CLOSE,
             image_token_index=IMAGE,
         )
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         run = [self.image_token_id(model)] * 16
         rows, columns = TILES[image.kind]
-        ids = [START]
+        ids = [OPEN]
         if rows * columns > 1:
             for _ in range(rows):
                 for column in range(columns):
                     ids += [*run, self.across] if column < columns - 1 else run
                 ids.append(self.down)
-        return [*ids, self.global_tag, *run, END]
+        return [*ids, self.global_tag, *run, CLOSE]

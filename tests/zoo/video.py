@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .base import Image, Row, VideoEntry, ZooEntry, images_of
+from .base import Corner, Image, Row, VideoEntry, ZooEntry, images_of
 
 
 class Videos(ZooEntry):
@@ -25,7 +25,7 @@ class Videos(ZooEntry):
         upstream = {**family.traits.upstream, **family.video_traits.upstream}
         images = replace(family.traits, upstream=upstream)
         self.traits = images if mixed else family.video_traits
-        self.model_class = family.model_class
+        self.architecture = family.architecture
         self.wrap = family.wrap
         self.bos = family.bos
         self.feature_arguments = family.clip_arguments
@@ -79,6 +79,11 @@ class Videos(ZooEntry):
 
     def token_inputs(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         return self.family.token_inputs(model, ids, mask)
+
+    def painted(
+        self, inputs: Mapping[str, Any], corner: Corner, clips: bool = True
+    ) -> dict[str, Any]:
+        return self.family.painted(inputs, corner, clips)
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
         arguments = {key: inputs[key] for key in self.feature_arguments if key in inputs}

@@ -1,95 +1,20 @@
-"""Models that cut a large image into crops and show the whole image beside them."""
+"""Models whose crops and whole image differ in size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import (
-    Granite4VisionConfig,
-    Granite4VisionForConditionalGeneration,
-    Lfm2Config,
-    Lfm2VlConfig,
-    Lfm2VlForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-    QianfanOCRConfig,
-    QianfanOCRForConditionalGeneration,
-    Qwen3Config,
-    Siglip2VisionConfig,
-    Step3p7Config,
-    Step3p7ForConditionalGeneration,
-)
+from torch import Tensor, nn
+from transformers import Lfm2Config, PreTrainedConfig, PreTrainedModel, Siglip2VisionConfig
 
-from .base import VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
-from .llava import LlavaNext, siglip
-from .qwen import GRIDS, TEXT_CONFIG
-from .tiles import END, IMAGE, START, TILES, InternVL
+from .base import VOCAB, Corner, Image, Traits, ZooEntry, edge, flat, patch_at, pixels
+from .layouts import GRIDS, TILES, ViewsEntry
+from .parts import CLOSE, DENSE_THEN_SPARSE, IMAGE, OPEN, language, routed, sam, tower
 
 
-class QianfanOcr(InternVL):
-    """InternVL's tiles, a tower of the same parts with dropout paths, Qwen3 text."""
-
-    name = "qianfan_ocr"
-    model_class = QianfanOCRForConditionalGeneration
-
-    def config(self) -> PreTrainedConfig:
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 4,
-        }
-        return QianfanOCRConfig(
-            vision_config=vision,
-            text_config=Qwen3Config(**TEXT_CONFIG, head_dim=16),
-            image_token_id=IMAGE,
-            image_seq_length=16,
-            tie_word_embeddings=False,
-        )
-
-
-LOCAL: dict[Kind, tuple[int, int]] = {
-    "small": (0, 0),
-    "square": (2, 2),
-    "wide": (1, 2),
-    "tall": (3, 1),
-}
-"""Rows and columns of local crops; the whole image is always shown, after them."""
-
-
-class LocalViews(ZooEntry):
-    """A global view, and crops that are smaller than it."""
-
-    view, crop = 64, 48
-    """Sides in pixels. A token stands for 16x16 of them."""
-
-    def local(self, image: Image) -> int:
-        rows, columns = LOCAL[image.kind]
-        return rows * columns
-
-    def visual_inputs(
-        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
-    ) -> dict[str, Any]:
-        images, side, crop = flat(rows), self.view, self.crop
-        numbers = [self.local(image) for image in images]
-        found: dict[str, Any] = {
-            "pixel_values": torch.stack([pixels(image, 3, side, side) for image in images]),
-            "num_local_patches": numbers,
-        }
-        if any(numbers):
-            crops = [
-                pixels(image, number, 3, crop, crop, part="crops")
-                for image, number in zip(images, numbers, strict=True)
-            ]
-            found["pixel_values_local"] = torch.cat(crops)
-        return found
-
-
-class Step3p7(LocalViews):
+class Step3p7(ViewsEntry):
     """Crops first, each between tokens of its own, a newline after a row of them; then the image.
 
     The tower ends in two convolutions of stride 2; query heads differ between kinds of layers.
@@ -99,8 +24,7 @@ class Step3p7(LocalViews):
     traits = Traits(
         container="list", ragged=True, tiles=True, gap_tokens=True, passes=2, reads="features"
     )
-    model_class = Step3p7ForConditionalGeneration
-    feature_arguments = ("pixel_values", "pixel_values_local", "num_local_patches")
+    architecture = "Step3p7ForConditionalGeneration"
     crop_start, crop_end, crop_newline = VOCAB - 4, VOCAB - 5, VOCAB - 6
 
     def config(self) -> PreTrainedConfig:
@@ -112,18 +36,16 @@ class Step3p7(LocalViews):
             "patch_size": 4,
             "mlp_ratio": 2.0,
         }
-        text = TEXT_CONFIG | {
-            "head_dim": 16,
-            "sliding_window": 40,
-            "layer_types": ["full_attention"] + ["sliding_attention"] * 3,
-            "num_sliding_attention_heads": 6,
-            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
-            "moe_intermediate_size": 32,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "share_expert_dim": 32,
-        }
-        return Step3p7Config(
+        text = language(
+            head_dim=16,
+            sliding_window=40,
+            layer_types=["full_attention"] + ["sliding_attention"] * 3,
+            num_sliding_attention_heads=6,
+            mlp_layer_types=DENSE_THEN_SPARSE,
+            share_expert_dim=32,
+            **routed(),
+        )
+        return self.made(
             text_config=text, vision_config=vision, image_token_id=IMAGE, tie_word_embeddings=False
         )
 
@@ -132,81 +54,117 @@ class Step3p7(LocalViews):
 
     def image_ids(self, model: PreTrainedModel, image: Image, alone: bool = True) -> list[int]:
         token = self.image_token_id(model)
-        rows, columns = LOCAL[image.kind]
+        rows, columns = TILES[image.kind]
         ids: list[int] = []
-        for row in range(rows):
+        for row in range(rows if self.local(image) else 0):
+            ids += [self.crop_newline] if row else []
             ids += [self.crop_start, *[token] * 9, self.crop_end] * columns
-            ids += [self.crop_newline] if row < rows - 1 else []
-        return [*ids, START, *[token] * 16, END]
+        return [*ids, OPEN, *[token] * 16, CLOSE]
+
+
+class DeepseekOcr2(ViewsEntry):
+    """SAM, then a decoder in which 16 queries follow the 16 patches of a view.
+
+    Crops come first, the whole image after them, a learned separator last, all in one run. The
+    checkpoints have 144 queries for a crop and 256 for the whole image.
+    """
+
+    name = "deepseek_ocr2"
+    traits = Traits(container="list", ragged=True, tiles=True, passes=2, reads="features")
+    architecture = "DeepseekOcr2ForConditionalGeneration"
+    view, crop = 32, 32
+
+    def config(self) -> PreTrainedConfig:
+        encoder = tower(num_hidden_layers=2, num_key_value_heads=2)
+        text = language(
+            num_hidden_layers=3,
+            num_key_value_heads=4,
+            n_shared_experts=1,
+            mlp_layer_types=["dense", "sparse", "sparse"],
+            **routed(),
+        )
+        vision = {"sam_config": sam(downsample_channels=[24, 32]), "encoder_config": encoder}
+        return self.made(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=IMAGE,
+            tie_word_embeddings=False,
+        )
+
+    def redraw(self, model: PreTrainedModel, seed: int) -> None:
+        for name in ("query_768_resolution", "query_1024_resolution"):
+            queries = nn.Embedding.from_pretrained(torch.empty(16, 32))
+            setattr(model.base_model.vision_tower, name, queries)
+        super().redraw(model, seed)
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        return 16 * (self.local(image) + 1) + 1
+
+
+class UnlimitedOcr(ViewsEntry):
+    """Crops as one grid, then the image, a newline after every row of tokens; a separator last.
+
+    SAM's tower feeds CLIP's. Text sees the first prompt whole and a window of what follows it,
+    which conversations here do not fill: beyond it they would differ from one long prompt.
+    """
+
+    name = "unlimited_ocr"
+    architecture = "UnlimitedOcrForConditionalGeneration"
+    since = (5, 20)
+    traits = Traits(
+        container="list",
+        ragged=True,
+        tiles=True,
+        passes=2,
+        reads="features",
+        sealed="by the prompt's length",
+    )
+    feature_arguments = (*ViewsEntry.feature_arguments, "patches_grid")
+
+    def config(self) -> PreTrainedConfig:
+        patches = sam(
+            num_hidden_layers=2,
+            image_size=self.view,
+            patch_size=4,
+            window_size=4,
+            downsample_channels=[24, 32],
+        )
+        encoder = tower(num_hidden_layers=2, image_size=16)
+        text = language(
+            num_key_value_heads=4,
+            n_shared_experts=1,
+            sliding_window=128,
+            **routed(),
+        )
+        return self.made(
+            vision_config={"sam_config": patches, "encoder_config": encoder},
+            text_config=text,
+            image_token_id=IMAGE,
+        )
+
+    def grid(self, image: Image) -> tuple[int, int]:
+        rows, columns = TILES[image.kind]
+        return columns, rows
+
+    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
+        columns, rows = self.grid(image)
+        local = (3 * rows) * (3 * columns + 1) if self.local(image) else 0
+        return local + 4 * (4 + 1) + 1
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
         found = super().visual_inputs(model, rows)
-        return found | {"num_local_patches": torch.tensor(found["num_local_patches"])}
+        grids = [self.grid(image) for image in flat(rows)]
+        numbers = found["num_local_patches"].tolist()
+        return found | {"num_local_patches": numbers, "patches_grid": grids}
 
-
-class Granite4Vision(LlavaNext):
-    """LLaVA-NeXT's crops of 6x6 patches, 3x3 tokens of each by Q-Formers over 2x2 windows.
-
-    No embedding: five planes of features, added before the decoder layers that they name.
-    """
-
-    name = "granite4_vision"
-    traits = Traits(
-        container="planes",
-        ragged=True,
-        tiles=True,
-        deepstack=5,
-        upstream={
-            "chunked_prefill": "no pooler_output to cut into chunks",
-            "expansion": "interleaves the images of a row: A A B B, not A B A B",
-        },
-    )
-    model_class = Granite4VisionForConditionalGeneration
-    crop = 24
-    pinpoints = ((24, 48), (48, 24), (48, 48), (72, 24), (24, 72))
-
-    def config(self) -> PreTrainedConfig:
-        vision = siglip(self.crop)
-        vision.hidden_size = 64
-        text = TEXT_CONFIG | {"num_hidden_layers": 6, "attention_multiplier": 0.25}
-        return Granite4VisionConfig(
-            vision_config=vision,
-            text_config=text,
-            qformer_config={
-                "hidden_size": 64,
-                "encoder_hidden_size": 64,
-                "num_attention_heads": 1,
-                "num_hidden_layers": 1,
-                "intermediate_size": 48,
-                "cross_attention_frequency": 1,
-                "use_qformer_text_input": False,
-            },
-            image_token_index=IMAGE,
-            image_grid_pinpoints=list(map(list, self.pinpoints)),
-            vision_feature_select_strategy="full",
-            downsample_rate="1/2",
-            deepstack_layer_map=[[1, 0]],
-            spatial_vision_layer=-1,
-            spatial_target_layers=[1, 2, 3, 4],
-        )
-
-    def processor(self, model: PreTrainedModel) -> Any:
-        from transformers.models.granite4_vision.processing_granite4_vision import (
-            Granite4VisionProcessor,
-        )
-
-        processor: Any = object.__new__(Granite4VisionProcessor)
-        processor.patch_size = 4
-        processor.num_additional_image_tokens = 0
-        processor.vision_feature_select_strategy = "full"
-        processor.downsample_rate = model.config.downsample_rate
-        processor.image_processor = model.config
-        return processor
-
-    def counts(self, model: PreTrainedModel, image: Image, alone: bool = True) -> int:
-        return super().counts(model, image, alone) + 1
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """Crops are joined to one picture."""
+        _, down, right = corner
+        columns, rows = inputs["patches_grid"][0]
+        crop = values[patch_at((0, down, right), (1, rows, columns))]
+        crop[:, edge(down, 4), edge(right, 4)] += 3.0
 
 
 class Lfm2Vl(ZooEntry):
@@ -219,7 +177,7 @@ class Lfm2Vl(ZooEntry):
     traits = Traits(
         container="list", unit="part", ragged=True, tiles=True, gap_tokens=True, stateful=True
     )
-    model_class = Lfm2VlForConditionalGeneration
+    architecture = "Lfm2VlForConditionalGeneration"
     feature_arguments = ("pixel_values", "spatial_shapes", "pixel_attention_mask")
     tags, thumbnail = VOCAB - 20, VOCAB - 4
     """`<|img_row_1_col_1|>`, four columns a row, and `<|img_thumbnail|>`."""
@@ -227,19 +185,10 @@ class Lfm2Vl(ZooEntry):
     """The processor pads every view to this many patches."""
 
     def config(self) -> PreTrainedConfig:
-        vision = Siglip2VisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_patches=64,
-            patch_size=4,
-            vision_use_head=False,
-        )
-        text = Lfm2Config(**TEXT_CONFIG, layer_types=["conv", "conv", "full_attention", "conv"])
+        text = Lfm2Config(**language(layer_types=["conv", "conv", "full_attention", "conv"]))
         text.tie_word_embeddings = False
-        return Lfm2VlConfig(
-            vision_config=vision,
+        return self.made(
+            vision_config=Siglip2VisionConfig(**tower(num_patches=64, vision_use_head=False)),
             text_config=text,
             image_token_id=IMAGE,
             projector_hidden_size=48,
@@ -262,13 +211,13 @@ class Lfm2Vl(ZooEntry):
         token = self.image_token_id(model)
         rows, columns = TILES[image.kind]
         *tiles, (height, width) = self.views(image)
-        ids: list[int] = [START]
+        ids: list[int] = [OPEN]
         if tiles:
             for row in range(rows):
                 for column in range(columns):
                     ids += [self.tags + 4 * row + column, *[token] * 4]
             ids.append(self.thumbnail)
-        return [*ids, *[token] * (height * width // 4), END]
+        return [*ids, *[token] * (height * width // 4), CLOSE]
 
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
@@ -281,3 +230,6 @@ class Lfm2Vl(ZooEntry):
             mask[index, : height * width] = 1
         shapes = torch.tensor([view for _, _, view in views])
         return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        values[0, patch_at(corner, (1, *inputs["spatial_shapes"][0]))] += 3.0

@@ -1,39 +1,17 @@
-"""Models with crops of their own kind, which transformers has since 5.21."""
+"""Molmo 2: overlapping crops, tokens pooled from the patches that a tensor names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    MiniCPMOcrConfig,
-    MiniCPMOcrForConditionalGeneration,
-    Molmo2Config,
-    Molmo2ForConditionalGeneration,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, flat, pixels
-from .minicpm import CUTS, MiniCPMV46
-from .qwen import TEXT_CONFIG
-
-
-class MiniCPMOcr(MiniCPMV46):
-    """Without the merge inside the tower; slices of one image may differ in size."""
-
-    name = "minicpm_ocr"
-    model_class = MiniCPMOcrForConditionalGeneration
-    merge = 2
-    cuts = CUTS | {"wide": ((1, 3), (1, 3), [(2, 2), (1, 2), (2, 1)])}
-
-    def config(self) -> PreTrainedConfig:
-        return MiniCPMOcrConfig(**self.parts())
-
+from .base import VOCAB, Corner, Image, Kind, Traits, VideoEntry, flat, patch_at, pixels
+from .parts import language, tower
 
 PATCH, COLUMN, HIGH, LOW, FRAME, HIGH_END, FRAME_END = range(VOCAB, VOCAB + 7)
 """Ids beyond the output head's: the embedding has rows of its own for them."""
@@ -66,6 +44,7 @@ class Molmo2(VideoEntry):
 
     name = "molmo2"
     mixes = False
+    clip_traits: Mapping[str, Any] = {"tiles": False}
     traits = Traits(
         container="tuple",
         ragged=True,
@@ -78,27 +57,17 @@ class Molmo2(VideoEntry):
             "second_turn": "visual tokens of the first turn do not see those of the second",
         },
     )
-    model_class = Molmo2ForConditionalGeneration
+    architecture = "Molmo2ForConditionalGeneration"
+    since = (5, 21)
     feature_arguments = ("pixel_values", "image_token_pooling", "image_grids")
     clip_arguments = ("pixel_values_videos", "video_token_pooling", "video_grids")
     side = 5
     """Patches of a crop on each side, of which one overlaps at every inner border."""
 
-    @property
-    def video_traits(self) -> Traits:  # type: ignore[override]
-        return replace(self.traits, tiles=False)
-
     def config(self) -> PreTrainedConfig:
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "image_size": [4 * self.side, 4 * self.side],
-            "patch_size": 4,
-        }
+        vision = tower(
+            num_key_value_heads=2, head_dim=16, image_size=[4 * self.side, 4 * self.side]
+        )
         adapter = {
             "vision_feature_layer": [2, 0],
             "hidden_size": 32,
@@ -108,11 +77,10 @@ class Molmo2(VideoEntry):
             "intermediate_size": 64,
             "text_hidden_size": 48,
         }
-        text = TEXT_CONFIG | {"head_dim": 12, "additional_vocab_size": 8}
-        return Molmo2Config(
+        return self.made(
             vision_config=vision,
             adapter_config=adapter,
-            text_config=text,
+            text_config=language(head_dim=12, additional_vocab_size=8),
             image_patch_id=PATCH,
             image_start_token_id=HIGH,
             low_res_image_start_token_id=LOW,
@@ -178,6 +146,12 @@ class Molmo2(VideoEntry):
             "image_grids": torch.tensor(grids),
             "image_num_crops": torch.tensor([len(value) for value in values]),
         }
+
+    def paint(self, values: Tensor, inputs: Mapping[str, Any], corner: Corner, clips: bool) -> None:
+        """The low view of an image comes first; a frame of a clip is one crop."""
+        frame, down, right = corner
+        first = frame % int(inputs["video_grids"][0, 0]) if clips else 0
+        values[first, patch_at((0, down, right), (1, self.side, self.side))] += 3.0
 
     def is_clip(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         begun, ended = (ids == FRAME).cumsum(dim=-1), (ids == FRAME_END).cumsum(dim=-1)
