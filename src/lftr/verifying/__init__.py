@@ -18,6 +18,7 @@ from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
 from ..reducing import as_method, reductions
 from .checks import checks_of, run
+from .result import ESSENTIAL
 from .result import Check as Check
 from .result import Verification as Verification
 from .subject import Subject, pictures
@@ -129,7 +130,8 @@ def verify(
             if told is not None:
                 told(name, number, len(checks))
             found.append(run(name, body, subject))
-    return Verification(found, **_described(subject))
+    named = () if inside is None else ("inside",)
+    return Verification(found, **_described(subject), essential=(*ESSENTIAL, *named))
 
 
 def _sorted_out(method: Any, keep: object) -> tuple[Method, object, LayerMethod | None]:
