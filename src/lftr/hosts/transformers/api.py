@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import transformers
 from torch import Tensor
 
-from ...errors import LftrError, UnsupportedModelError
+from ...errors import ArgumentError, LftrError, UnsupportedModelError, reason_of
 
 FLOOR, CEILING = (5, 18), (5, 25)  # the releases that the tests run on: from, and below
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -322,8 +322,22 @@ def encoder_of(model: Any, medium: str) -> Any:
 
 
 def prompt_positions(model: Any, call: Call) -> Tensor:
-    """Return the positions that ``generate`` gives a prompt, ``(..., B, L)``."""
-    placed: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
+    """Return the positions that ``generate`` gives a prompt, ``(..., B, L)``.
+
+    Raises
+    ------
+    ArgumentError
+        If the model cannot place the prompt by what it is given.
+    """
+    try:
+        placed: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
+    except Exception as error:
+        raise ArgumentError.of(
+            _ROLES["ids"],
+            tuple(call.ids.shape),
+            f"ids that {type(model).__name__} can place by the arguments beside them "
+            f"({reason_of(error)}): give {_ROLES['positions']} to place them yourself",
+        ) from error
     return placed
 
 

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from ..api import encoder_of, takes_encoded
+from ....errors import UnsupportedModelError
+from ..api import Call, encoder_of, takes_encoded
 from .base import Family
 from .layout import Inputs, Layout, grids_of
 from .medium import Clips, Medium
@@ -110,6 +111,22 @@ class General(Readable, Family):
         if model_type in Family.registry:
             return (shown,)
         return (shown, f"no test of lftr has run on {model_type} models: run `lftr verify`")
+
+    def continued(
+        self, model: Any, positions: Tensor, following: Tensor, earlier: Tensor
+    ) -> Tensor:
+        """Refuse where positions have several axes: which of them a later turn shifts is not known.
+
+        Model types with tests of their own are those of which it is known.
+        """
+        model_type = model.config.model_type
+        if positions.ndim > 2 and model_type not in Family.registry:
+            raise UnsupportedModelError(
+                f"a later turn on a cache that was filled under a reduction; {model_type} is not "
+                f"known to lftr and places tokens on {len(positions)} axes: give "
+                f"{Call.name('positions')}, or the whole conversation without the cache"
+            )
+        return super().continued(model, positions, following, earlier)
 
     def language_model(self, model: Any) -> nn.Module:
         path = _first(model.base_model, _LANGUAGE_MODELS, "")
