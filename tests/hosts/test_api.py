@@ -30,7 +30,6 @@ ARGUMENTS = {*api._ROLES.values(), *api._CACHE_NAMES, *api._BORDERS, *api._EXTRA
 ARGUMENTS -= set(api._ROLES)
 
 
-
 def names_in(path: Path) -> set[str]:
     """String literals, attributes and keyword arguments of a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

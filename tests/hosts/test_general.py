@@ -103,7 +103,7 @@ def test_axes_of_a_stranger_are_not_shifted_by_a_guess(
     monkeypatch.delitem(Family.registry, entry.model().config.model_type)
     with lftr.reduce(prompt.model, "random", keep=0.4, positions=positions):
         output = prompt.generate(2)
-        with pytest.raises(UnsupportedModelError, match="a later turn.* axes: give position_ids"):
+        with pytest.raises(UnsupportedModelError, match=r"a later turn.* axes: give position_ids"):
             prompt.model.generate(**later(prompt, output), max_new_tokens=1)
 
 
@@ -127,9 +127,7 @@ THINKERS = [name for name in FAMILIES if name.endswith("_thinker")]
 
 @pytest.mark.parametrize("with_clip", [False, True], ids=["before an image", "in a clip"])
 @pytest.mark.parametrize("name", THINKERS)
-def test_a_stranger_that_hears(
-    name: str, with_clip: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stranger_that_hears(name: str, with_clip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Family.registry, FAMILIES[name].model().config.model_type)
     check_sounds(name, with_clip=with_clip)
 

@@ -140,7 +140,7 @@ def test_mirrored_and_askew_is_refused(tmp_path):
     path = tmp_path / "askew.mp4"
     write(path, ("libx264", "mp4", "yuv444p"), [np.full((2, 4, 4), 90)] * 2)
     with_matrix(path, (-46341, 46341, 46341, 46341))
-    with pytest.raises(ArgumentError, match="display matrix.* mirrors"):
+    with pytest.raises(ArgumentError, match=r"display matrix.* mirrors"):
         load_clip(path)
     with_matrix(path, (46341, 46341, -46341, 46341))
     assert min(load_clip(path).size) > 64  # turned by 45 degrees, in a larger frame

@@ -23,7 +23,8 @@ def part_of(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, "openai", types.ModuleType("openai"))
     path = Path(__file__).parents[2] / "examples/serving/client.py"
     spec = importlib.util.spec_from_file_location("client", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.part_of

@@ -172,7 +172,9 @@ def _check_nothing_within(folder: Path) -> None:
 
     Its pictures may be frames of one clip as well as pictures by themselves, so it is not guessed.
     """
-    if folder.name.startswith(".") or not any(is_named_as(one, _SHOWN) for one in folder.rglob("*")):
+    if folder.name.startswith(".") or not any(
+        is_named_as(one, _SHOWN) for one in folder.rglob("*")
+    ):
         return
     allowed = (
         "files, since a folder within the workload's is not read: give it as a workload of its own,"

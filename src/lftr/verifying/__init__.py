@@ -17,7 +17,7 @@ from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
 from ..reducing import as_method, reductions
-from .checks import checks_of, run
+from .checks import checks_of, named_checks, run
 from .result import ESSENTIAL
 from .result import Check as Check
 from .result import Verification as Verification
@@ -70,10 +70,12 @@ def verify(
         looks like is for the processor to say.
     method : str, Method or LayerMethod, or a sequence of them
         As `lftr.reduce` takes it. What decides inside the language model is checked by itself;
-        where none is given, one early cut (FastV).
+        where none is given, one early cut (FastV). The first that decides before the language
+        model goes through all checks, the first inside through its own; of every further one the
+        answer about an image is checked.
     keep : float, int or Budget, optional
-        Of the method before the language model, a quarter by default; where only a method inside it
-        is given, of that.
+        Of the methods before the language model, a quarter by default; where only methods inside it
+        are given, of those.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     full : bool
@@ -105,7 +107,7 @@ def verify(
         raise ArgumentError.of(
             "processor", None, "the model's: AutoProcessor.from_pretrained(its id or folder)"
         )
-    before, count, inside = _sorted_out(method, keep)
+    before, count, within = _sorted_out(method, keep)
     if not isinstance(steps, int) or steps < 2:
         raise ArgumentError.of("steps", steps, "a whole number, at least 2")
     model = unwrapped(model)
@@ -113,39 +115,41 @@ def verify(
     subject = Subject(
         model,
         processor,
-        before,
+        before[0],
         count,
         positions,
-        inside,
+        within[0] if within else None,
         text_tower,
         pictures(images, seed),
         steps,
     )
     with subject.reduced():  # what lftr.reduce takes in no call is refused at once
         pass
-    found = []
+    found, named = [], named_checks(before[1:], within[1:])
     with torch.no_grad():
-        checks = checks_of(full)
+        checks = checks_of(full, named)
         for number, (name, body) in enumerate(checks.items()):
             if told is not None:
                 told(name, number, len(checks))
             found.append(run(name, body, subject))
-    named = () if inside is None else ("inside",)
-    return Verification(found, **_described(subject), essential=(*ESSENTIAL, *named))
+    essential = (*ESSENTIAL, *(["inside"] if within else []), *named)
+    return Verification(
+        found,
+        method=" + ".join(map(str, (*before, *within))),
+        **_described(subject),
+        essential=essential,
+    )
 
 
-def _sorted_out(method: Any, keep: object) -> tuple[Method, object, LayerMethod | None]:
+def _sorted_out(method: Any, keep: object) -> tuple[list[Method], object, list[LayerMethod]]:
     """Return what decides before the language model, how many stay there, and what inside."""
     given = method if isinstance(method, (list, tuple)) else [method]
     found = [get_method(one) if isinstance(one, str) else one for one in given]
+    if not found:
+        raise ArgumentError.of("method", method, "at least one method, or its name")
     within = [one for one in found if isinstance(one, LayerMethod)]
-    before = [one for one in found if not isinstance(one, LayerMethod)]
-    if len(within) > 1 or len(before) > 1 or not found:
-        raise ArgumentError.of(
-            "method", method, "at most one before the language model and one inside it"
-        )
-    if before:
-        decides = as_method(before[0])
+    before = [as_method(one) for one in found if not isinstance(one, LayerMethod)]
+    for decides in before:
         if isinstance(decides, ImageMethod):
             raise ArgumentError.of(
                 "method",
@@ -153,9 +157,11 @@ def _sorted_out(method: Any, keep: object) -> tuple[Method, object, LayerMethod 
                 "a method that chooses among the encoder's tokens: this one encodes the image "
                 "anew, at another size, and there is no truth to compare it with",
             )
-        return decides, KEEP if keep is None else keep, within[0] if within else None
-    only = within[0] if keep is None else within[0].averaging(check_keep("keep", keep))
-    return as_method("lftr"), KEEP, only
+    if before:
+        return before, KEEP if keep is None else keep, within
+    if keep is not None:
+        within = [one.averaging(check_keep("keep", keep)) for one in within]
+    return [as_method("lftr")], KEEP, within
 
 
 def _check_state(model: Any) -> None:
@@ -171,11 +177,9 @@ def _check_state(model: Any) -> None:
 
 def _described(subject: Subject) -> dict[str, Any]:
     model = subject.model
-    methods = [subject.method] + ([] if subject.inside is None else [subject.inside])
     return {
         "model": type(model).__name__,
         "model_type": str(model.config.model_type),
-        "method": " + ".join(map(str, methods)),
         "keep": str(subject.keep),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": _devices(model),

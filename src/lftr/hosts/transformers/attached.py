@@ -16,8 +16,8 @@ class Attached(ABC):
 
     `remove` takes it off, and so does the end of a ``with`` block; where blocks of one object are
     nested, the end of the outermost. A later block lays it on again, above what is there by then.
-    While it is on, it belongs to the thread that laid it on: blocks of another one are refused, since
-    their end would take it off under the first.
+    While it is on, it belongs to the thread that laid it on: blocks of another one are refused,
+    since their end would take it off under the first.
     """
 
     _blocks = 0  # that are open
