@@ -147,10 +147,12 @@ def _answerable(processor: Any, texts: Sequence[str]) -> Iterator[None]:
         raise ArgumentError.of("question", given, allowed) from error
 
 
-def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool:
-    """Whether a processor is given the frames of clips as images: it has no video processor.
+def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool | list[bool]:
+    """Tell which rows are clips whose frames a processor is given as images.
 
-    Then `lftr.reduce` is to take images for video (``images_as_video=True``), all of a row.
+    That is so where it has no video processor. It is what `lftr.reduce` is to be told
+    (``images_as_video``): all images of such a row are of one clip, even if it has one frame.
+    False where no row is.
 
     Parameters
     ----------
@@ -172,7 +174,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool:
             f"one clip or one picture for each question: {type(processor).__name__} has no video "
             "processor, so that frames are images, and nothing tells them from others",
         )
-    return True
+    return [any(isinstance(one, Clip) for one in media) for media in rows]
 
 
 def _frames(media: Sequence[Medium]) -> list[Image.Image]:

@@ -51,7 +51,7 @@ def reduce(
     text_tower: TextTower | None = None,
     preset: str | Path | Preset | None = None,
     encoder: EncoderMerge | None = None,
-    images_as_video: bool | Sequence[int] | Sequence[Sequence[int]] = False,
+    images_as_video: bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] = False,
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -91,12 +91,13 @@ def reduce(
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
         LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
         image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
-    images_as_video : bool, or sequence of int, or one for each row
+    images_as_video : bool, or sequence of bool or int, or one of int for each row
         Images of a row that follow each other, whatever text stands between, and have the same
         single grid are the frames of one video: one item of grid (T, H, W) for the method, for
         ``keep`` and in the report. For models that are given a clip as several images. Where a
         prompt has several clips, or pictures beside them, how many images each takes, in order:
-        ``[8, 8, 1]`` for two clips and a picture.
+        ``[8, 8, 1]`` for two clips and a picture. ``[True, False]`` for two rows: all images of the
+        first are of one clip, even if it has one frame, those of the second are pictures.
 
     Returns
     -------
@@ -317,6 +318,8 @@ def _as_framing(value: object) -> Framing | None:
         return value
     if not isinstance(value, (list, tuple)) or not value:
         return None
+    if all(isinstance(one, bool) for one in value):
+        return tuple(value) if any(value) else False
     if all(isinstance(one, (list, tuple)) for one in value):
         rows = [tuple(one) for one in value]
         return tuple(rows) if all(map(_are_counts, rows)) else None

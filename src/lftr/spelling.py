@@ -6,6 +6,7 @@ import ast
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import InitVar
 from typing import Any
 
 from .budget import parse_ratio
@@ -24,7 +25,9 @@ def parse_options(cls: type, options: Sequence[str], where: str = "--option") ->
         key, separator, text = option.partition("=")
         if not separator:
             raise ArgumentError.of(where, option, "name=value")
-        values[key.strip()] = parse_value(key.strip(), text.strip(), hints.get(key.strip(), str))
+        hint = hints.get(key.strip(), str)
+        hint = hint.type if isinstance(hint, InitVar) else hint  # what only begins a value
+        values[key.strip()] = parse_value(key.strip(), text.strip(), hint)
     return values
 
 

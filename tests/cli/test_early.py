@@ -175,3 +175,23 @@ def test_a_folder_names_what_it_cannot_read(tmp_path):
     ]
     Image.new("RGB", (8, 8)).save(tmp_path / "f.jp2")
     assert len(load_workload(tmp_path, ["What?"]).items) == 2  # what Pillow reads is read
+
+
+def test_a_folder_names_the_folders_within(tmp_path):
+    """Whether their pictures are frames of a clip is not guessed; what shows nothing is no loss."""
+    for name in ("a.png", "album/b.png", "deep/er/c.jpg", ".cache/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "lftr-eval").mkdir()
+    (tmp_path / "lftr-eval/answers.jsonl").touch()
+    workload = load_workload(tmp_path, ["What?"])
+    assert [item.image for item in workload.items] == [str(tmp_path / "a.png")]
+    assert [problem.where for problem in workload.problems] == ["album", "deep"]
+    assert all("a workload of its own" in problem.reason for problem in workload.problems)
+
+
+def test_a_folder_of_folders_says_so(tmp_path):
+    (tmp_path / "clip").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "clip/1.png")
+    with pytest.raises(ArgumentError, match=r"at least one image and question \(clip: .*folder"):
+        load_workload(tmp_path, ["What?"])

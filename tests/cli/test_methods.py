@@ -47,6 +47,20 @@ def test_schedules_are_spelled_as_they_are_printed(text, schedule):
 
 
 @pytest.mark.parametrize(
+    ("options", "schedule"),
+    [
+        (["layer=3"], Step(3, 0.5)),
+        (["layer=0.25", "keep=1/8"], Step(0.25, 0.125)),
+        (["keep=64"], Step(2, 64)),
+    ],
+)
+def test_a_cut_is_spelled_by_its_layer_and_keep(options, schedule):
+    assert parse_method("fastv", options).schedule == schedule
+    with pytest.raises(ArgumentError, match="layer = 'early'"):
+        parse_method("fastv", ["layer=early"])
+
+
+@pytest.mark.parametrize(
     ("text", "named"),
     [
         ("Step(", "schedule = 'Step('"),

@@ -43,6 +43,36 @@ def test_prints_json_and_nothing_else(reads):
     assert {check["verdict"] for check in told["checks"]} == {"passed", "skipped"}
 
 
+@pytest.mark.usefixtures("tiny")
+def test_several_methods(reads):
+    """The first of each kind goes through all, and every further one is proved or fails."""
+    methods = ("random", "divprune", "uniform", "fastv", "pyramiddrop")
+    words = [word for name in methods for word in ("--method", name)]
+    told = reads("verify", *words, "--option", "random.seed=7", "--option", "fastv.layer=1")
+    assert told["ok"] is True
+    assert told["method"].split(" + ")[:3] == ["random(seed=7)", "divprune", "uniform"]
+    passed = {check["name"] for check in told["checks"] if check["verdict"] == "passed"}
+    more = ["method divprune", "method uniform", "inside pyramiddrop"]
+    assert passed.issuperset(["reduced", "inside", *more])
+    assert told["essential"] == ["everything kept", "reduced", "inside", *more]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_one_of_several_methods_that_is_wrong_fails(lftr, monkeypatch):
+    from lftr.verifying import checks
+
+    named = checks.named_checks
+
+    def wrong(before, inside):
+        found = named(before, inside)
+        return {name: lambda subject: 1 / 0 for name in found}
+
+    monkeypatch.setattr("lftr.verifying.named_checks", wrong)
+    result = lftr("verify", "--method", "random", "--method", "uniform")
+    assert result.exit_code == 1
+    assert "FAILED: method uniform" in result.stdout.splitlines()[-1]
+
+
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize("words", [(), ("--json",)], ids=["table", "json"])
 def test_a_failure_is_said_and_exits_with_1(lftr, words):

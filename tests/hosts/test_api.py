@@ -22,28 +22,13 @@ from lftr.hosts.transformers import api
 from .support import Prompt, distance, fresh
 
 HOST = Path(api.__file__).parent
-PRIVATE = {
-    "past_key_values",
-    "mm_encoder_outputs",
-    "_expand_multimodal_outputs",
-    "_prepare_position_ids_for_generation",
-    "_attn_implementation",
-}
-ARGUMENTS = {
-    "input_ids",
-    "inputs_embeds",
-    "attention_mask",
-    "position_ids",
-    "position_embeddings",
-    "hidden_states",
-    "use_cache",
-    "cache",
-    "encoder_hidden_states",
-    "encoder_attention_mask",
-    "cross_attention_states",
-    "cross_attention_mask",
-    "generation_config",
-}
+# What transformers renamed once, and functions of its own: in no form, be it an attribute.
+PRIVATE = {*api._CACHE_NAMES[1:], api._ROLES["encoded"], api.EXPAND, api._PLACE}
+PRIVATE |= {"_attn_implementation"}
+# What it calls the arguments of a call: in no literal, but where lftr's own role is called so too.
+ARGUMENTS = {*api._ROLES.values(), *api._CACHE_NAMES, *api._BORDERS, *api._EXTRA_OUTPUTS}
+ARGUMENTS |= {api.GENERATION}
+ARGUMENTS -= set(api._ROLES)
 
 
 def names_in(path: Path) -> set[str]:

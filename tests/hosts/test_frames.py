@@ -117,6 +117,34 @@ def test_a_video_is_no_frame(clips_of_images: Any) -> None:
     assert [item.medium for item in items] == ["video"] * 4
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "llava_next"])
+def test_a_row_is_a_clip_or_is_none(name: str) -> None:
+    """A clip of one frame is a video, and pictures beside it in the batch are none."""
+    from zoo import FAMILIES
+
+    one: Row = [2, Image("small", 3), 3]
+    prompt = Prompt(FAMILIES[name], [CLIP, one, one, CLIP])
+    flags = [True, True, False, False]
+    with reduced(prompt.model, keep=0.5, images_as_video=flags) as run:
+        assert_true(prompt, run, prompt.generate())
+    named = [(item.row, item.medium) for item in run.report.items]
+    assert {pair for pair in named if pair[0] in (0, 1)} == {(0, "video"), (1, "video")}
+    assert named[-4:] == [(2, "image"), *[(3, "image")] * 3]
+    if name != "llava_next":  # whose frames have tiles, which no grid joins
+        assert len(named) == 6
+        assert run.report.items[0].grid is not None
+        assert run.report.items[0].grid[0] == 3
+
+
+def test_flags_are_one_for_each_row(llava: ZooEntry) -> None:
+    prompt = Prompt(llava, [CLIP, [2, Image("small"), 3], CLIP])
+    with (
+        reduced(prompt.model, keep=0.5, images_as_video=[True, False]),
+        pytest.raises(ArgumentError, match="one for each row; there is a row 2"),
+    ):
+        prompt.generate(1)
+
+
 def test_other_grids_are_other_items() -> None:
     from zoo import FAMILIES
 

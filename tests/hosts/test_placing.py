@@ -49,6 +49,11 @@ def heard(entry: ZooEntry, *, with_clip: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("with_clip", [False, True], ids=["before an image", "in a clip"])
 @thinkers
 def test_sounds_stay_and_are_counted(name: str, with_clip: bool) -> None:
+    check_sounds(name, with_clip=with_clip)
+
+
+def check_sounds(name: str, *, with_clip: bool) -> None:
+    """Ask a model about what it heard and saw, and compare every step with the truth."""
     entry = FAMILIES[name]
     model: Any = entry.model()
     inputs = heard(entry, with_clip=with_clip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -73,6 +74,36 @@ def test_one_model_from_two_threads(llava: ZooEntry) -> None:
         assert reduction.report.kept == 45
     (freed,) = together(lambda: answers(prompt, "random", 0.4))
     assert freed == answers(prompt, "random", 0.4)
+
+
+@pytest.mark.parametrize("kind", ["model", "module"])
+def test_a_reduction_that_is_on_from_two_threads(llava: ZooEntry, kind: str) -> None:
+    """Another thread's block would take it off under the first when it ends."""
+    if kind == "model":
+        reduction: Any = lftr.reduce(Prompt(llava).model, "random", keep=0.4)
+    else:
+        reduction = lftr.reduce_module(nn.Linear(4, 6), "uniform", 3)
+
+    def enter() -> str:
+        with reduction:
+            return "entered"
+
+    for _ in range(2):  # laid on by `reduce`, then by a block of its own
+        with reduction:
+            (error,) = together(enter)
+            assert isinstance(error, lftr.LftrError)
+            assert "laid on by another thread" in str(error)
+            assert reduction.on
+        assert not reduction.on
+    assert together(enter) == ["entered"]
+    assert not reduction.on
+
+
+def test_a_module_is_copied_while_it_is_reduced() -> None:
+    module = nn.Linear(4, 6)
+    with lftr.reduce_module(module, "uniform", 3):
+        copied = copy.deepcopy(module)
+        assert torch.equal(copied(states := torch.randn(2, 9, 4)), module(states))
 
 
 def test_generate_in_another_thread(entry: ZooEntry) -> None:

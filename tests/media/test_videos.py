@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -100,6 +101,49 @@ def test_pixels_twice_as_wide_as_high(tmp_path):
     write(path, ("libx264", "m2ts", "yuv444p"), [np.full((3, 4, 4), 90)] * 12, aspect=2)
     assert is_clip(path)
     assert load_clip(path).size == (128, 48)
+
+
+def with_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write a display matrix ``a b c d`` into the one track header of an MP4."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    struct.pack_into(">2i", content, place, *matrix[:2])
+    struct.pack_into(">2i", content, place + 12, *matrix[2:])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((1, 0, 0, 1), lambda x: x),
+        ((-1, 0, 0, 1), np.fliplr),  # the front camera of a phone
+        ((1, 0, 0, -1), np.flipud),
+        ((-1, 0, 0, -1), lambda x: np.rot90(x, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),
+        ((0, 1, 1, 0), lambda x: x.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda x: np.rot90(x, 2).swapaxes(0, 1)),
+    ],
+)
+def test_mirrored_and_turned(tmp_path, matrix, turn):
+    path = tmp_path / "mirrored.mp4"
+    cells = np.random.default_rng(0).integers(0, 256, (2, 4, 4))
+    kind = ("libx264", "mp4", "yuv444p")
+    write(path, kind, [cells] * 2)
+    with_matrix(path, tuple(65536 * one for one in matrix))
+    wanted = turn(seen(cells, kind, 0))
+    for shown in load_clip(path).frames:
+        np.testing.assert_allclose(middles(shown, wanted.shape), wanted, atol=KINDS[kind])
+
+
+def test_mirrored_and_askew_is_refused(tmp_path):
+    path = tmp_path / "askew.mp4"
+    write(path, ("libx264", "mp4", "yuv444p"), [np.full((2, 4, 4), 90)] * 2)
+    with_matrix(path, (-46341, 46341, 46341, 46341))
+    with pytest.raises(ArgumentError, match=r"display matrix.* mirrors"):
+        load_clip(path)
+    with_matrix(path, (46341, 46341, -46341, 46341))
+    assert min(load_clip(path).size) > 64  # turned by 45 degrees, in a larger frame
 
 
 def test_pixels_of_no_picture(monkeypatch):

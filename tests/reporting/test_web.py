@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from lftr.web.comparison import compare_answers
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
 )
+MEDIA = Path(__file__).parents[1] / "media/data"
 # Writes down every address that the server turns to; Python runs it before anything else.
 WATCH = """
 import os, socket
@@ -113,6 +116,37 @@ def test_the_page_prints_no_table():
         result = CliRunner().invoke(app, ["demo", "--web", option])
         assert result.exit_code == 1
         assert "--web" in result.stderr
+
+
+@needs_gradio
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ((MEDIA / "bomb20000.png").read_bytes(), "no more pixels than twice"),
+        ((MEDIA / "exif6.jpg").read_bytes()[:600], "an image that is whole"),
+        (b"no picture", "an image that is whole"),
+        (b"", "an image that is whole"),
+    ],
+    ids=["a bomb", "cut off", "a text", "empty"],
+)
+def test_an_upload_that_cannot_be_read_is_one_sentence(ask, tmp_path, capfd, content, said):
+    import gradio
+
+    from lftr.web.page import build
+
+    path = tmp_path / "upload.png"
+    path.write_bytes(content)
+    page = build(ask, suites.load(n=1))
+    (answer,) = [one for one in page.fns.values() if len(one.inputs) == 4]
+    upload = {"path": str(path), "orig_name": "upload.png", "meta": {"_type": "gradio.FileData"}}
+    given = page.preprocess_data(answer, [upload, "What?", "lftr", "1/16"], None, True)
+    with pytest.raises(gradio.Error) as raised:
+        answer.fn(*asyncio.run(given))
+    assert said in raised.value.message
+    assert "upload.png" in raised.value.message
+    assert "\n" not in raised.value.message
+    assert not raised.value.print_exception
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):

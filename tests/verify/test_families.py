@@ -109,6 +109,19 @@ def test_a_method_inside(method: lftr.LayerMethod) -> None:
     assert result.method == f"lftr + {method}"
 
 
+def test_a_method_inside_that_cannot_be_checked_is_not_proved() -> None:
+    """Whoever names one wants to know about it; without one, the check is for those who wonder."""
+    entry, method = entry_of("gemma4_shared"), lftr.methods.FastV(layer=1, keep=0.3)
+    assert verified(entry).ok
+    result = verified(entry, method=method)
+    assert verdicts(result)["inside"] == "skipped"
+    assert not result.failed
+    assert not result.ok
+    assert result.conclusion.startswith("NOT PROVED")
+    assert "inside" in result.conclusion
+    assert result.to_dict()["essential"] == ("everything kept", "reduced", "inside")
+
+
 def test_keep_is_of_the_method_given() -> None:
     entry = entry_of("llava")
     result = verified(entry, method=["divprune", lftr.methods.FastV(layer=1)], keep=5)

@@ -86,6 +86,19 @@ def forgets_the_first_turn(patch: Patch) -> None:
     patch.setattr(site, "remember", lambda cache, prompt: None)
 
 
+def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:
+    """What the host should remember and does not is no reason to skip a check."""
+    forgets_the_first_turn(patch)
+    original = prefill.Prefill.concerns
+
+    def concerns(self: Any, call: Call) -> bool:
+        if call.past and call.columns[1] > 1:
+            raise lftr.errors.UnsupportedModelError("this cache was not filled under a reduction")
+        return original(self, call)
+
+    patch.setattr(prefill.Prefill, "concerns", concerns)
+
+
 def drops_others_inside(patch: Patch) -> None:
     original = descent.Rows.drop
 
@@ -119,21 +132,38 @@ FAULTS: dict[Callable[[Patch], None], list[str]] = {
     without_a_mask: ["batch with padding"],
     features_scaled: ["everything kept"],
     forgets_the_first_turn: ["second turn, all ids"],
+    forgets_the_first_turn_and_refuses_the_second: TURNS,
     drops_others_inside: ["inside"],
     leaves_a_hook: ["left as it was"],
 }
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def skipped_in(result: lftr.Verification) -> list[str]:
+    return [check.name for check in result.checks if check.verdict == "skipped"]
+
+
+# The checks that do not apply to a family; with a fault or without, no other may be skipped.
+SKIPPED: dict[str, list[str]] = {"llava": ["video"], "qwen2_5_vl": []}
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_without_a_fault_all_that_applies_passes(name: str) -> None:
+    result = verified(entry_of(name))
+    assert not result.failed
+    assert skipped_in(result) == SKIPPED[name]
+
+
+@pytest.mark.parametrize("name", SKIPPED)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_seen(name: str, fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
-    entry = entry_of(name)
+    entry, skipped = entry_of(name), SKIPPED[name]
     model = fresh(entry)
     fault(monkeypatch)
     result = verified(entry, model)
     failed = [check.name for check in result.failed]
-    skipped = [check.name for check in result.checks if check.verdict == "skipped"]
     assert failed == [one for one in FAULTS[fault] if one not in skipped]
+    assert failed
+    assert skipped_in(result) == skipped  # a fault is no reason to skip a check
     assert not result.ok
     assert all(one in result.conclusion for one in failed)
     for check in result.failed:  # by its figures, or by one of lftr's own checks on the way

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from zoo import FAMILIES
 
 import lftr
 from lftr.errors import ArgumentError, UnsupportedModelError
 from lftr.verifying.judge import Figures, distance, judged
 from lftr.verifying.result import Check
+from lftr.verifying.subject import pictures
 
 from .support import Processor, entry_of, fresh, verified
 
@@ -92,6 +94,16 @@ def test_what_a_verification_says() -> None:
     assert little.conclusion == "NOT PROVED: these necessary checks were skipped: reduced."
 
 
+def test_given_pictures_are_shown_as_viewers_show_them() -> None:
+    """A phone's picture upright, and what is transparent on white."""
+    sideways, clear = Image.new("RGB", (30, 20)), Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    sideways.getexif()[0x0112] = 6
+    first, second, *drawn = pictures([sideways, clear], seed=0)
+    assert first.size == (20, 30)
+    assert second.getpixel((0, 0)) == (255, 255, 255)
+    assert len(drawn) == 2
+
+
 def test_the_versions_are_told() -> None:
     told = verified(entry_of("llava"), steps=2).to_dict()
     assert told["versions"].keys() == {"lftr", "torch", "transformers"}
@@ -103,8 +115,8 @@ def test_the_versions_are_told() -> None:
     ("options", "words"),
     [
         ({"method": "downsample"}, "encodes the image again"),
-        ({"method": ["lftr", "divprune"]}, "at most one before the language model"),
-        ({"method": []}, "at most one before the language model"),
+        ({"method": ["lftr", "downsample"]}, "encodes the image again"),
+        ({"method": []}, "method = []; allowed: at least one method"),
         ({"method": "divprun"}, "did you mean 'divprune'"),
         ({"method": 3}, "method = 3"),
         ({"steps": 1}, "steps = 1; allowed: a whole number, at least 2"),

@@ -52,7 +52,7 @@ def run(
     from .choosing import choose
     from .loading import load_model
     from .parsing import parse_device, parse_dtype
-    from .sights import moves, name_clips, read_sights
+    from .sights import moves, read_sights
     from .terminal import print_json, remark, say, working
 
     *paths, question = words
@@ -91,7 +91,6 @@ def run(
         start = time.perf_counter()
         ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         seconds = time.perf_counter() - start
-    name_clips(reduction.report, media)
     new = ids[:, inputs["input_ids"].shape[1] :]
     answer = loaded.processor.batch_decode(new, skip_special_tokens=True)[0].strip()
     if as_json:

@@ -45,7 +45,7 @@ def show(
     from .loading import load_model
     from .parsing import parse_device, parse_dtype
     from .sheet import check_picture, frames_of, save, save_frames
-    from .sights import moves, name_clips, read_sight
+    from .sights import moves, read_sight
     from .terminal import print_json, say, working
 
     check_picture(out)
@@ -72,7 +72,6 @@ def show(
     with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
-    name_clips(report, [sight])
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
     if isinstance(sight, Clip):
         save_frames(frames_of(items[0], sight, loaded.processor), sight, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from .terminal import progress
 
 if TYPE_CHECKING:
     from ..evaluation import Item
-    from ..report import Report
 
 
 def read_sight(path: str | Path, frames: int | None = None, fps: float | None = None) -> Medium:
@@ -84,15 +82,6 @@ def check_picking(items: Sequence[Item], frames: int | None, fps: float | None) 
     """
     if not any(item.moves and item.image is not None for item in items):
         refuse({"--frames": frames, "--fps": fps}, "without questions about clips in files")
-
-
-def name_clips(report: Report, media: Sequence[Medium]) -> None:
-    """Call what was asked about a clip in a report, also where it had one frame, as an image has.
-
-    Where a clip is given as images, it is alone in its question, so that every item is of it.
-    """
-    if len(media) == 1 and moves(media):
-        report.items = [replace(item, medium="video") for item in report.items]
 
 
 def moves(media: Sequence[Medium]) -> bool:

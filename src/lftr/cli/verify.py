@@ -16,7 +16,12 @@ def verify(
         typer.Argument(metavar="[IMAGE]...", help="Image files to ask about; else random ones."),
     ] = None,
     model: options.Model = None,
-    method: options.MethodName = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="A name that `lftr methods` lists, as many as wanted; by default lftr."
+        ),
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -47,17 +52,17 @@ def verify(
     from .. import verify as prove
     from ..media.picture import read_image
     from .loading import load_model
-    from .parsing import parse_device, parse_dtype, parse_method
+    from .parsing import parse_device, parse_dtype, parse_methods
     from .terminal import print_json, progress, say
 
-    chosen = parse_method(method or "lftr", option or [])
+    chosen = parse_methods(method or ["lftr"], option or [])
     shown = [read_image(path) for path in images or []]
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
-        options.needs_tower([chosen]),
+        options.needs_tower(chosen),
     )
     with progress("checking", 1) as bar:
 

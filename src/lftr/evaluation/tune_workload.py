@@ -33,6 +33,7 @@ _UNREAD = frozenset(  # pictures that neither Pillow nor FFmpeg reads as what th
     {".jxl", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
     | {".rw2", ".raf"}
 )
+_SHOWN = PICTURES | VIDEOS | _UNREAD
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,12 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
     items: list[Item] = []
     problems: list[Problem] = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() or not is_named_as(path, PICTURES | VIDEOS | _UNREAD):
-            continue
         try:
+            if path.is_dir():
+                _check_nothing_within(path)
+                continue
+            if not is_named_as(path, _SHOWN):
+                continue
             if path.suffix.lower() in _UNREAD:
                 raise ArgumentError.of("image", path.name, "PNG, JPEG...: this format is not read")
             read, moves = _reader(path, picking)
@@ -161,6 +165,22 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
             for n, prompt in enumerate(prompts, 1)
         ]
     return Workload.of(folder.name, items, problems)
+
+
+def _check_nothing_within(folder: Path) -> None:
+    """Refuse a folder within the workload's, unless it shows nothing.
+
+    Its pictures may be frames of one clip as well as pictures by themselves, so it is not guessed.
+    """
+    if folder.name.startswith(".") or not any(
+        is_named_as(one, _SHOWN) for one in folder.rglob("*")
+    ):
+        return
+    allowed = (
+        "files, since a folder within the workload's is not read: give it as a workload of its own,"
+        ' or, if it holds the frames of a clip, as the "video" of a line of JSONL'
+    )
+    raise ArgumentError.of("folder", folder.name, allowed)
 
 
 def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[Medium]], bool]:

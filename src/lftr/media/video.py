@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import ArgumentError, MissingExtraError
@@ -22,6 +23,7 @@ VIDEOS = frozenset(
     | {".ts", ".mts", ".m2ts", ".m2t", ".ogv", ".flv", ".f4v", ".wmv", ".asf", ".3gp", ".3g2"}
     | {".mxf", ".y4m"}
 )
+_ALIGNED = 0.02  # of a display matrix: entries that are smaller by so much turn by less than 1°
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,35 @@ def _shown(frame: Any, stream: Any) -> Image.Image:
     width = _width(image, stream.sample_aspect_ratio)
     if width != image.width:
         image = image.resize((width, image.height), Image.Resampling.BICUBIC)
-    turned = getattr(frame, "rotation", 0)
-    return image.rotate(turned, expand=True) if turned else image
+    return _turned(image, frame)
+
+
+def _turned(image: Image.Image, frame: Any) -> Image.Image:
+    """Return a frame turned and mirrored as its display matrix says.
+
+    The matrix has the rows ``a b u``, ``c d v``, ``x y w``: a pixel at ``(x, y)`` is shown at
+    ``(a x + c y, b x + d y)``, whatever moves and scales the whole.
+
+    Raises
+    ------
+    ArgumentError
+        If it mirrors and turns by something else than quarters.
+    """
+    found = next((one for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
+    if found is None:
+        return image
+    a, b, _, c, d, *_ = np.frombuffer(bytes(found)[:36], "=i4").tolist()
+    if max(abs(b), abs(c)) < _ALIGNED * min(abs(a), abs(d)):
+        across, down = a < 0, d < 0
+    elif max(abs(a), abs(d)) < _ALIGNED * min(abs(b), abs(c)):
+        image, across, down = image.transpose(Image.Transpose.TRANSPOSE), c < 0, b < 0
+    elif a * d > b * c:
+        return image.rotate(frame.rotation, expand=True)
+    else:
+        allowed = "one that mirrors, or turns, by quarters where it does both"
+        raise ArgumentError.of("display matrix", (a, b, c, d), allowed)
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if across else image
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if down else image
 
 
 def _width(image: Image.Image, aspect: Fraction | None) -> int:

@@ -16,7 +16,8 @@ from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
 from ..reducing import as_method, by_place, reductions
-from .checks import checks_of, run
+from .checks import checks_of, named_checks, run
+from .result import ESSENTIAL
 from .result import Check as Check
 from .result import Verification as Verification
 from .subject import Subject, pictures
@@ -68,11 +69,12 @@ def verify(
         Makes the inputs, with its chat template if it has one. It is required, since it defines
         the format of prompts.
     method : str, Method or LayerMethod, or a sequence of them
-        As in `lftr.reduce`. A method inside the language model is checked separately; without one,
-        FastV in an early layer is checked.
+        As in `lftr.reduce`. The first method before the language model goes through all checks, and
+        the first one inside it through those for methods inside (without one, FastV in an early
+        layer). Each further method is checked by its answer about one image.
     keep : float, int or Budget, optional
-        How much the method before the language model keeps, by default a quarter. If only a
-        method inside is given, how much that keeps.
+        How much the methods before the language model keep, by default a quarter. If only methods
+        inside it are given, how much those keep.
     positions : {"original", "compact"}, optional
         As in `lftr.reduce`.
     full : bool
@@ -104,7 +106,7 @@ def verify(
         raise ArgumentError.of(
             "processor", None, "the model's: AutoProcessor.from_pretrained(its id or folder)"
         )
-    before, count, inside = _methods_to_check(method, keep)
+    before, count, within = _methods_to_check(method, keep)
     if not isinstance(steps, int) or steps < 2:
         raise ArgumentError.of("steps", steps, "a whole number, at least 2")
     model = unwrapped(model)
@@ -112,38 +114,44 @@ def verify(
     subject = Subject(
         model,
         processor,
-        before,
+        before[0],
         count,
         positions,
-        inside,
+        within[0] if within else None,
         text_tower,
         pictures(images, seed),
         steps,
     )
     with subject.reduced():  # raises at once what lftr.reduce refuses
         pass
-    found = []
+    found, named = [], named_checks(before[1:], within[1:])
     with torch.no_grad():
-        checks = checks_of(full)
+        checks = checks_of(full, named)
         for number, (name, body) in enumerate(checks.items()):
             if told is not None:
                 told(name, number, len(checks))
             found.append(run(name, body, subject))
-    return Verification(found, **_described(subject))
+    essential = (*ESSENTIAL, *(["inside"] if within else []), *named)
+    return Verification(
+        found,
+        method=" + ".join(map(str, (*before, *within))),
+        **_described(subject),
+        essential=essential,
+    )
 
 
-def _methods_to_check(method: object, keep: object) -> tuple[Method, object, LayerMethod | None]:
-    """Return the method before the language model, what it keeps, and the method inside.
+def _methods_to_check(
+    method: object, keep: object
+) -> tuple[list[Method], object, list[LayerMethod]]:
+    """Return the methods before the language model, what they keep, and the methods inside.
 
-    Where only a method inside is given, the one before the language model is LFTR.
+    Where only methods inside are given, the one before the language model is LFTR.
     """
-    before, within = by_place(method)
-    if len(within) > 1 or len(before) > 1 or not (within or before):
-        raise ArgumentError.of(
-            "method", method, "at most one before the language model and one inside it"
-        )
-    if before:
-        decides = as_method(before[0])
+    found, within = by_place(method)
+    if not (found or within):
+        raise ArgumentError.of("method", method, "at least one method, or its name")
+    before = [as_method(one) for one in found]
+    for decides in before:
         if isinstance(decides, ImageMethod):
             raise ArgumentError.of(
                 "method",
@@ -151,9 +159,11 @@ def _methods_to_check(method: object, keep: object) -> tuple[Method, object, Lay
                 "a method that chooses among the encoder's tokens: this one encodes the image "
                 "again at another size, and there is no reference to compare it with",
             )
-        return decides, KEEP if keep is None else keep, within[0] if within else None
-    only = within[0] if keep is None else within[0].averaging(check_keep("keep", keep))
-    return as_method("lftr"), KEEP, only
+    if before:
+        return before, KEEP if keep is None else keep, within
+    if keep is not None:
+        within = [one.averaging(check_keep("keep", keep)) for one in within]
+    return [as_method("lftr")], KEEP, within
 
 
 def _check_state(model: Any) -> None:
@@ -167,11 +177,9 @@ def _check_state(model: Any) -> None:
 
 def _described(subject: Subject) -> dict[str, Any]:
     model = subject.model
-    methods = [subject.method] + ([] if subject.inside is None else [subject.inside])
     return {
         "model": type(model).__name__,
         "model_type": str(model.config.model_type),
-        "method": " + ".join(map(str, methods)),
         "keep": str(subject.keep),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": _devices(model),

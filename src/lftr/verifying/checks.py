@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ..errors import LftrError
 from ..media.clip import Clip
 from ..methods import get_method
+from ..methods.base import Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.fastv import FastV
 from ..prompting import Asked
@@ -34,8 +35,18 @@ _KINDS_INSIDE = ("pyramiddrop", "sparsevlm", "bypass", "freeze", "static-exit")
 Body = Callable[[Subject], Figures]
 
 
-def checks_of(full: bool) -> dict[str, Body]:
-    """Return the checks by name, in order; the last one checks that the model is unchanged."""
+def named_checks(before: Sequence[Method], inside: Sequence[LayerMethod]) -> dict[str, Body]:
+    """Return one check for each of some methods, by name: its answer about one image."""
+    ask = asking((_asks([0], SHORT),), generated())
+    found = {f"method {method}": _by(method, ask) for method in before}
+    return found | {f"inside {method}": _by_inside(method) for method in inside}
+
+
+def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
+    """Return the checks by name, in order; the last one checks that the model is unchanged.
+
+    ``named`` are the checks of further methods that the caller named.
+    """
     one, pair = (_asks([0], SHORT),), (_asks([1], SHORT), _asks([2], LONG))
     together = (_asks([0, 1], TWO),)
     found: dict[str, Body] = {
@@ -48,6 +59,7 @@ def checks_of(full: bool) -> dict[str, Body]:
         "two images": asking(together, generated()),
         "video": asking((_video,), generated()),
         "inside": inside,
+        **named,
     }
     if full:
         more: dict[str, dict[str, Any]] = {
@@ -61,9 +73,9 @@ def checks_of(full: bool) -> dict[str, Body]:
         found["three images"] = asking((_asks([3, 1, 2], LONG),), generated())
         found["second turn, two images"] = asking(together, second_turn(whole=True))
         for name in _KINDS:
-            found[f"method {name}"] = _by(name, asking(pair, generated()))
+            found.setdefault(f"method {name}", _by(get_method(name), asking(pair, generated())))
         for name in _KINDS_INSIDE:
-            found[f"inside {name}"] = _by_inside(name)
+            found.setdefault(f"inside {name}", _by_inside(get_method(name)))
     return {**found, "left as it was": _left}
 
 
@@ -107,8 +119,8 @@ def asking(asks: tuple[Asks, ...], way: Run) -> Body:
     return body
 
 
-def _by(name: str, body: Body) -> Body:
-    return lambda subject: body(dataclasses.replace(subject, method=get_method(name)))
+def _by(method: Method, body: Body) -> Body:
+    return lambda subject: body(dataclasses.replace(subject, method=method))
 
 
 # ---- checks with another reference --------------------------------------------------------------
@@ -177,8 +189,8 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
     return figures
 
 
-def _by_inside(name: str) -> Body:
-    return lambda subject: inside(subject, get_method(name))
+def _by_inside(method: LayerMethod) -> Body:
+    return lambda subject: inside(subject, method)
 
 
 def _one_cut(subject: Subject) -> FastV:

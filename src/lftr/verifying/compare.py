@@ -17,6 +17,7 @@ from .judge import Figures, distance
 from .subject import Prompt, Skip, Subject
 from .truth import CACHE, IDS, MASK, TYPES, VISION_MASK, Truth, lengthened
 
+_REFUSALS = (UnsupportedModelError, MissingEvidenceError)
 _FOLLOWING = 5  # tokens of a second turn; those at the end of the first say nothing odd
 
 
@@ -87,7 +88,8 @@ def second_turn(*, whole: bool) -> Run:
         if not whole:  # the last token of an answer is in no cache
             given |= {name: longer[name][:, -1 - _FOLLOWING :] for name in names}
         cache = copy.deepcopy(returned_cache(first.output))
-        second = subject.answer({**given, CACHE: cache})
+        with answered():
+            second = subject.answer({**given, CACHE: cache})
         new = [*said, *second.tokens[0][:-1]]
         places = [*range(steps), *range(len(said), len(said) + steps)]
         return [Claim(0, new, torch.cat([first.logits[0], second.logits[0]]), places)]
@@ -134,11 +136,24 @@ def plainly() -> Iterator[None]:
 
 @contextmanager
 def refusable() -> Iterator[None]:
-    """Skip the check if lftr refuses the model or the method."""
+    """Skip the check if lftr refuses the model or the method before the first answer."""
     try:
         yield
-    except (UnsupportedModelError, MissingEvidenceError) as error:
+    except _REFUSALS as error:
         raise Skip(f"refused: {one_line(error)}") from error
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Let a refusal be an error: what it took in one call, lftr must take in the next one.
+
+    Otherwise a host that loses track of a conversation, and says so, would count as one that does
+    not apply.
+    """
+    try:
+        yield
+    except _REFUSALS as error:
+        raise LftrError(f"refused after the first answer: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

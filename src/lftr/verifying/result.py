@@ -68,6 +68,8 @@ class Verification:
         The dtype, devices and attention implementation of the language model.
     versions : dict
         Versions of lftr, torch and transformers.
+    essential : sequence of str
+        The checks that must have passed; if one of them was skipped, nothing is proved.
     """
 
     checks: Sequence[Check]
@@ -79,6 +81,7 @@ class Verification:
     device: str
     attention: str
     versions: dict[str, str]
+    essential: Sequence[str] = ESSENTIAL
 
     @property
     def failed(self) -> list[Check]:
@@ -89,7 +92,7 @@ class Verification:
     def ok(self) -> bool:
         """Whether no check failed, and the essential ones passed."""
         passed = {check.name for check in self.checks if check.verdict == "passed"}
-        return not self.failed and passed.issuperset(ESSENTIAL)
+        return not self.failed and passed.issuperset(self.essential)
 
     @property
     def conclusion(self) -> str:
@@ -102,7 +105,7 @@ class Verification:
             )
         if not self.ok:
             proved = {check.name for check in self.checks if check.verdict == "passed"}
-            names = ", ".join(name for name in ESSENTIAL if name not in proved)
+            names = ", ".join(name for name in self.essential if name not in proved)
             return f"NOT PROVED: these necessary checks were skipped: {names}."
         skipped = sum(check.verdict == "skipped" for check in self.checks)
         rest = f", {skipped} skipped" if skipped else ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..budget import is_auto, parse_keep, resolve
 from ..errors import LftrError
+from ..media.picture import read_image
 from ..methods.base import Method
 from ..methods.inside.base import LayerMethod
 from ..prompting import Asked, batch_inputs
@@ -231,4 +232,4 @@ def pictures(given: Sequence[Image.Image], seed: int) -> list[Image.Image]:
     for size in _SIZES[len(given) :]:
         coarse = torch.randint(0, 256, (7, 9, 3), generator=draw, dtype=torch.uint8)
         drawn.append(Image.fromarray(coarse.numpy()).resize(size, Image.Resampling.BICUBIC))
-    return [*(image.convert("RGB") for image in given), *drawn]
+    return [*map(read_image, given), *drawn]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from PIL import Image
 
@@ -52,6 +53,7 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
                     elem_id="image",
                 )
                 gr.Markdown("Or a scene of the bundled suite:")
+                image.preprocess = partial(_path_of, image.preprocess)
                 picked = gr.Gallery(
                     [scene.image for scene in scenes],
                     show_label=False,
@@ -100,6 +102,15 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
             concurrency_limit=1,  # a model is reduced by one thread at a time
         )
     return page
+
+
+def _path_of(otherwise: Callable[[Any], str | None], upload: Any) -> str | None:
+    """Return where gradio put an upload.
+
+    Its own function opens the file first, and fails with a traceback over one that Pillow refuses.
+    """
+    path: str | None = getattr(upload, "path", None)
+    return otherwise(upload) if path is None else path
 
 
 def _picture(label: str, name: str) -> gr.Image:

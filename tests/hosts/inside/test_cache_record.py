@@ -70,3 +70,18 @@ def test_a_cache_that_was_reset_is_a_plain_one_again() -> None:
     assert held_by(cache) is None
     assert type(cache) is transformers.DynamicCache
     assert torch.equal(prompt.forward(**{Call.name("cache"): cache}).logits, plain)
+
+
+def test_the_record_is_found_without_asking_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths of static layers are on the device: each one asked is one wait for it."""
+    cache = filled(prompt_of())
+    kind = type(cache.layers[0])
+    original, asked = kind.get_seq_length, []
+
+    def counted(layer: Any) -> Any:
+        asked.append(layer)
+        return original(layer)
+
+    monkeypatch.setattr(kind, "get_seq_length", counted)
+    assert held_by(cache) is not None
+    assert set(map(id, asked)) == {id(cache.layers[0])}

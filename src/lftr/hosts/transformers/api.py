@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import transformers
 from torch import Tensor
 
-from ...errors import LftrError, UnsupportedModelError
+from ...errors import ArgumentError, LftrError, UnsupportedModelError, reason_of
 
 FLOOR, CEILING = (5, 18), (5, 25)  # the releases that the tests run on: from, and below
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -333,8 +333,22 @@ def generation_setting(model: Model, call: Call, name: str) -> Any:
 
 
 def prompt_positions(model: Model, call: Call) -> Tensor:
-    """Return the positions that ``generate`` gives a prompt, ``(..., B, L)``."""
-    placed: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
+    """Return the positions that ``generate`` gives a prompt, ``(..., B, L)``.
+
+    Raises
+    ------
+    ArgumentError
+        If the model cannot compute positions from these arguments.
+    """
+    try:
+        placed: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
+    except Exception as error:
+        raise ArgumentError.of(
+            _ROLES["ids"],
+            tuple(call.ids.shape),
+            f"ids whose positions {type(model).__name__} can compute from the arguments beside "
+            f"them ({reason_of(error)}); or give {_ROLES['positions']} yourself",
+        ) from error
     return placed
 
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, Self
+
+from ...errors import LftrError
+
+_lock = threading.Lock()
 
 
 class Attached(ABC):
     """A reduction that is attached to a model or a module when it is constructed.
 
     `remove` detaches it, and so does the end of a ``with`` block (of nested blocks, the outermost).
-    A later block attaches it again, above the reductions that are attached by then.
+    A later block attaches it again, above the reductions that are attached by then. While it is
+    attached, it belongs to the thread that attached it: another thread's blocks are refused, since
+    their end would detach it while the first thread uses it.
     """
 
     _blocks = 0  # that are open
+    _owner: threading.Thread | None = None
 
     @property
     @abstractmethod
     def on(self) -> bool:
         """Whether the reduction is attached."""
+
+    def _begin(self) -> None:
+        """Lay it on, as this thread's."""
+        self._lay_on()
+        self._owner = threading.current_thread()
 
     @abstractmethod
     def _lay_on(self) -> None:
@@ -34,12 +47,24 @@ class Attached(ABC):
             self._take_off()
 
     def __enter__(self) -> Self:
-        if not self.on:
-            self._lay_on()
-        self._blocks += 1
+        thread = threading.current_thread()
+        with _lock:
+            if not self.on:
+                self._begin()
+            elif self._owner is not thread and self._owner is not None and self._owner.is_alive():
+                raise LftrError(
+                    f"{self} was laid on by another thread, which is still running; ask the model "
+                    "from this thread without a with block, or end the reduction there first"
+                )
+            self._owner = thread
+            self._blocks += 1
         return self
 
     def __exit__(self, *error: object) -> None:
         self._blocks -= 1
         if not self._blocks:
             self.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: it is no thread's, and threads cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_owner"}

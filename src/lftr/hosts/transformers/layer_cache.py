@@ -88,8 +88,8 @@ def held_by(cache: Any) -> Held | None:
     """Return what a cache's layers hold, or None if each has all there is."""
     if not isinstance(cache, _PartlyFilled):
         return None
-    lengths = [int(one.get_seq_length()) for one in cache.layers if hasattr(one, "get_mask_sizes")]
-    if not any(lengths):  # it was reset
+    layers = (one for one in cache.layers if hasattr(one, "get_mask_sizes"))
+    if not any(int(one.get_seq_length()) for one in layers):  # it was reset
         cache.__class__ = cache.plain_class
         delattr(cache, _NAME)
         return None

@@ -41,7 +41,7 @@ class ModuleReduction(Attached):
         self._layout = _layout(grid)
         self._module = module
         self._handle: Any = None
-        self._lay_on()
+        self._begin()
 
     @property
     def on(self) -> bool:

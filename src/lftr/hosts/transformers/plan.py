@@ -24,8 +24,9 @@ from .api import Call
 from .families import Layout, Medium
 from .prompt import CachedPrompt
 
-# whether images are frames, or how many of them each video has, in all rows or in each
-Framing = bool | tuple[tuple[int, ...], ...]
+# whether images are frames, or whether those of each row are all of one clip, or how many of them
+# each video has, in all rows or in each
+Framing = bool | tuple[bool, ...] | tuple[tuple[int, ...], ...]
 _A = {"image": "an image", "video": "a video"}
 
 
@@ -148,6 +149,8 @@ class Item:
         Where it begins in its row.
     entries : int
         Of how many of the encoder's images or videos it is made.
+    framed : bool
+        Whether it is known to be of a clip, however many frames that has.
     """
 
     row: int
@@ -161,12 +164,14 @@ class Item:
     medium: str = "image"
     column: int = 0
     entries: int = 1
+    framed: bool = False
 
     @property
     def kind(self) -> str:
         """What it is to the method: "video" also where its frames were given as images."""
         grid = self.layout.grid
-        return "video" if grid is not None and grid[0] > 1 else self.medium
+        moves = self.framed or (grid is not None and grid[0] > 1)
+        return "video" if moves else self.medium
 
     @property
     def given(self) -> int:
@@ -291,7 +296,8 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             )
         for note in item.notes:
             report.note(note)
-    if plan.images_as_video is True and _joined_none(items):
+    clips = plan.images_as_video
+    if (clips is True or (clips and True in clips)) and _joined_none(items):
         report.note(
             "images_as_video joined no images: frames follow each other and have one grid each, "
             "the same; images that are cut into tiles have several"

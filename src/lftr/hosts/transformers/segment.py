@@ -128,11 +128,12 @@ class Segment:
             name: self.cut(call[name]) for name in TOKEN_TYPES if isinstance(call.get(name), Tensor)
         }
         own |= {name: call[name] for name in family.placed_by if call.get(name) is not None}
+        if self.prefix is None:  # all that the plain model is given: it may place sounds by more
+            whole = call.but(cache=None, mask=self.mask)
+            return self._rows(prompt_positions(model, whole | own | placing))
         alone = Call().but(ids=self.input_ids, mask=self.mask) | own | placing
         prepared = self._rows(prompt_positions(model, alone))
-        if self.prefix is None:
-            return prepared
-        if prepared.ndim == 2:  # without images there may be one axis instead of four
+        if prepared.ndim == 2:  # a text may have one axis where a turn with images has four
             prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)
         if told := sorted(set(own) & set(family.placed_by)):
             raise UnsupportedModelError(

@@ -59,7 +59,7 @@ class Reduction(Attached):
         self.host = HOSTS[family.kind](model, family, plan)
         self._model, self._family = model, family
         self._site: Site | None = None
-        self._lay_on()
+        self._begin()
 
     @property
     def on(self) -> bool:

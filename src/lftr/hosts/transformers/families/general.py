@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from ..api import Model, encoder_of, takes_encoded
+from ....errors import UnsupportedModelError
+from ..api import Call, Model, encoder_of, takes_encoded
 from .base import Family
 from .layout import Inputs, Layout, grids_of
 from .medium import Clips, Medium
@@ -109,6 +110,22 @@ class General(Readable, Family):
         if model_type in Family.registry:
             return shown
         return (*shown, f"no test of lftr has run on {model_type} models: run `lftr verify`")
+
+    def continued(
+        self, model: Model, positions: Tensor, following: Tensor, earlier: Tensor
+    ) -> Tensor:
+        """Refuse positions with several axes: it is not known which of them a later turn shifts.
+
+        For registered model types it is known, and tested.
+        """
+        model_type = model.config.model_type
+        if positions.ndim > 2 and model_type not in Family.registry:
+            raise UnsupportedModelError(
+                f"a later turn on a cache that a reduced call filled: lftr does not know "
+                f"{model_type}, whose positions have {len(positions)} axes; give "
+                f"{Call.name('positions')}, or the whole conversation without the cache"
+            )
+        return super().continued(model, positions, following, earlier)
 
     def language_model(self, model: Model) -> nn.Module:
         path = _first(model.base_model, _LANGUAGE_MODELS, "")
