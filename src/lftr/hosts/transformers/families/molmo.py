@@ -30,15 +30,11 @@ class Pooled(Medium):
         in_frame = begun > ended
         return input_ids.eq(config.image_token_id) & (in_frame == (self.name == "video"))
 
-    def as_received(self, model: Any, features: Tensor) -> Tensor:
-        """Return the tokens added to the embedding of their placeholder, as the model does.
-
-        What merges is the tokens before that: a merge whose weights do not sum to 1 (PruMerge's)
-        gives the placeholder its embedding once.
-        """
-        token = torch.tensor(model.config.image_token_id, device=features.device)
+    def added(self, model: Any) -> Tensor:
+        """Return the embedding of the placeholder, to which the model adds the token."""
+        token = torch.tensor(model.config.image_token_id, device=model.device)
         embedded: Tensor = model.get_input_embeddings()(token)
-        return features + embedded.to(features)
+        return embedded.detach()
 
     def layouts(self, model: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         rows = torch.as_tensor(inputs[self.grids]).tolist()
