@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(params=HOSTED, ids=str, scope="session")
 def entry(request: pytest.FixtureRequest) -> ZooEntry:
-    """A family of the zoo."""
+    """A family of `support.CORE`; with LFTR_EVERY_FAMILY=1 any family that is reduced here."""
     value: ZooEntry = request.param
     return value
 

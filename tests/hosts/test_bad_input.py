@@ -278,7 +278,9 @@ def test_broken_pixels(entry: ZooEntry, method: str, value: float) -> None:
     """A broken image: exactly K tokens all the same, a warning, and the other rows unharmed."""
     prompt = Prompt(entry, [WIDE, SQUARE])
     inputs = prompt.inputs()
-    inputs[entry.pixels][-1].view(-1)[0] = value
+    pixels = inputs[entry.pixels]
+    last = -1 if len(pixels) == 1 else 0  # all images may be packed, one after the other
+    pixels[-1].view(-1)[last] = value
     try:
         with reduced(prompt.model, method) as run:
             prompt.model.generate(**inputs, max_new_tokens=1, do_sample=False)

@@ -49,7 +49,7 @@ def test_bfloat16(entry: ZooEntry) -> None:
     with lftr.reduce(prompt.model, "lftr", keep=5) as reduction:
         output = prompt.model.generate(**inputs, max_new_tokens=2)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 2
-    assert {item.kept for item in reduction.report.items} == {5}
+    assert all(item.kept == min(5, item.tokens) for item in reduction.report.items)
 
 
 def test_eager_is_sdpa(entry: ZooEntry) -> None:
@@ -120,6 +120,12 @@ def test_device_map(name: str, way: str, tmp_path: Path) -> None:
 # ---- what a family has of its own --------------------------------------------------------------
 
 
+def planes_of(output: Any) -> list[Any]:
+    """The planes of an encoder's output; Granite 4 Vision's come with the numbers of layers."""
+    planes = output.deepstack_features
+    return [plane[1] if isinstance(plane[0], int) else plane for plane in planes]
+
+
 @pytest.mark.parametrize("entry", [e for e in HOSTED if e.traits.deepstack], ids=str)
 def test_deepstack_planes_are_reduced(entry: ZooEntry) -> None:
     """The planes that are added in the first layers hold the same tokens as the features."""
@@ -127,13 +133,13 @@ def test_deepstack_planes_are_reduced(entry: ZooEntry) -> None:
     with reduced(prompt.model, "tome") as run:
         short = run.reduction.prepare(**prompt.inputs())
         outputs = short["mm_encoder_outputs"].values()
-        for planes in zip(*(output.deepstack_features for output in outputs), strict=True):
+        for planes in zip(*map(planes_of, outputs), strict=True):
             assert sum(len(part) for plane in planes for part in plane) == run.report.kept
-        assert {len(output.deepstack_features) for output in outputs} == {entry.traits.deepstack}
+        assert {len(planes_of(output)) for output in outputs} == {entry.traits.deepstack}
         full = prompt.generate(1).logits[0][0]
     choices = run.choices(0)
     for output in outputs:  # without them the answer is another
-        for plane in output.deepstack_features:
+        for plane in planes_of(output):
             plane[0].zero_()
     assert distance(prompt.model(**short).logits[0, -1], full) > 1e-2
     assert_close(entry, full, prompt.truth(0, choices)[0], slack=2)

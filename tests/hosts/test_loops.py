@@ -10,7 +10,7 @@ from torch import Tensor
 
 import lftr
 
-from .support import SQUARE, WIDE, Prompt, Row, ZooEntry, assert_close, reduced
+from .support import SQUARE, WIDE, Prompt, Row, ZooEntry, assert_close, cached, reduced
 
 STEPS = 3
 ROWS: list[Row] = [WIDE, SQUARE]
@@ -38,7 +38,7 @@ def test_prepared(entry: ZooEntry, inside: bool) -> None:
 
 
 def decode(model: Any, short: dict[str, Any]) -> list[Tensor]:
-    output = model(**short, use_cache=True)
+    output = cached(model, short)
     logits = [output.logits[:, -1]]
     mask, places = short["attention_mask"], short["position_ids"][..., -1:]
     for _ in range(STEPS):
@@ -59,7 +59,7 @@ def test_plain_calls(entry: ZooEntry, mask: str) -> None:
     prompt = Prompt(entry, ROWS)
     inputs = prompt.inputs()
     with reduced(prompt.model) as run:
-        output = prompt.model(**inputs, use_cache=True)
+        output = cached(prompt.model, inputs)
         choices = [run.choices(row) for row in range(len(ROWS))]
         logits = [output.logits[:, -1]]
         grown = inputs["attention_mask"]

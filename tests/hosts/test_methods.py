@@ -57,6 +57,18 @@ def test_method(entry: ZooEntry, method: str) -> None:
         assert torch.equal(kept, before[~prompt.visual(before) & (before != 0)])
 
 
+@pytest.mark.skipif("molmo2" not in FAMILIES, reason="transformers has it since 5.21")
+def test_weights_that_do_not_sum_to_one() -> None:
+    """They are of the tokens as the language model receives them, with what the model adds."""
+    prompt = Prompt(FAMILIES["molmo2"], [ROWS[0]])
+    with reduced(prompt.model, "prumerge", KEEP) as run:
+        logits = prompt.generate(1).logits[0]
+    choices = run.choices()
+    sums = [choice.selection.apply(torch.ones(choice.size)) for choice in choices]
+    assert (torch.cat(sums) - 1).abs().max() > 0.1
+    assert_close(prompt.entry, logits[0], prompt.truth(0, choices)[0], slack=2)
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_next", "internvl"])
 @pytest.mark.parametrize("relevance", ["frame", "text", "both"])
 @pytest.mark.parametrize("descriptor", ["mean", "cls", "cls-attention"])

@@ -71,7 +71,8 @@ def test_rows_and_receipts(entry: ZooEntry, kind: str) -> None:
     eager, plain_layers = towers(entry, "eager")
     model, layers = towers(entry, kind)
     assert len(layers) == len(plain_layers) > 1
-    for place in (0, len(layers) - 1):
+    unused = entry.name == "minicpm_ocr"  # its tower has a merge after the layers, but runs none
+    for place in (0, len(layers) - 1 - unused):
         with eager_maps(plain_layers[place]) as maps:
             images(entry, eager)
         with tapped(layers[place], Tap(row=0, received=True, keys=True)) as tap:
@@ -82,6 +83,8 @@ def test_rows_and_receipts(entry: ZooEntry, kind: str) -> None:
             if entry.name.startswith("gemma4"):  # images are padded to one number of patches
                 positions = Prompt(entry).inputs()["image_position_ids"]
                 real = (positions != -1).all(dim=-1)
+            if entry.name == "lfm2_vl":
+                real = Prompt(entry).inputs()["pixel_attention_mask"].bool()
             mean = full.mean(dim=1) * real[..., None]
             mean = mean.sum(dim=1) / real.sum(dim=1, keepdim=True)
             assert distance(row, full[:, :, 0]) < 1e-5

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, UnsupportedModelError
 from ...methods.base import ImageMethod
+from ...selection import Selection
 from ...tokens import Grid, VisualTokens
 from .api import Call, Model
 from .encode import Encoded, encode, encoder_arguments
@@ -186,10 +187,13 @@ class Shown:
         if whole and not (shorter and self.sent is not None):
             return self.encoded.output
         sizes = [item.given for item in items]
+        added = self.medium.added(self.model)
 
         def reduce(values: Any) -> Any:
             parts = zip(flat(values).split(sizes), choices, strict=True)
-            rows = torch.cat([choice.apply(part) for part, choice in parts if choice is not None])
+            rows = torch.cat(
+                [_slots(choice, part, added) for part, choice in parts if choice is not None]
+            )
             return contained(rows, values)
 
         output = self.encoded.output
@@ -236,6 +240,19 @@ class Shown:
         output = self.encoded.output
         planes = [pick(values, i) for i, values in enumerate(self.medium.planes(output))]
         return self.medium.with_planes(output, planes)
+
+
+def _slots(choice: Selection, rows: Tensor, added: Tensor | None) -> Tensor:
+    """Return the slots of the encoder's ``rows``, to each of which the model will add ``added``.
+
+    It merges like the rest of a token: what the model adds once counts as often as the slot's
+    weights say.
+    """
+    slots = choice.apply(rows)
+    if added is None or choice.flow is None:
+        return slots
+    times = choice.apply(torch.ones(len(rows), 1, device=rows.device)) - 1
+    return slots + (times * added.to(times)).to(slots)
 
 
 def _runs(visual: Tensor) -> list[int]:

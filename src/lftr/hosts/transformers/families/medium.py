@@ -105,7 +105,16 @@ class Medium:
 
     def as_received(self, model: Model, features: Tensor) -> Tensor:
         """Return the encoder's tokens ``(N, C)`` as the language model receives them."""
-        return features
+        added = self.added(model)
+        return features if added is None else features + added.to(features)
+
+    def added(self, model: Model) -> Tensor | None:
+        """Return what the model adds to every token of the encoder, ``(C,)``; None where nothing.
+
+        Weights of a merge that do not sum to 1 (PruMerge's) are of the tokens as received, so the
+        host must know this part of them.
+        """
+        return None
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         """Return the layout of each of `entries`."""

@@ -29,15 +29,11 @@ class Pooled(Medium):
         in_frame = begun > ended
         return input_ids.eq(model.config.image_token_id) & (in_frame == (self.name == "video"))
 
-    def as_received(self, model: Model, features: Tensor) -> Tensor:
-        """Return the tokens plus the embedding of their placeholder, as the model adds them.
-
-        Methods merge the tokens before this sum, so a merged token contains the embedding once,
-        even if the weights of the merge do not sum to 1 (PruMerge).
-        """
-        token = torch.tensor(model.config.image_token_id, device=features.device)
+    def added(self, model: Model) -> Tensor:
+        """Return the embedding of the placeholder, to which the model adds the token."""
+        token = torch.tensor(model.config.image_token_id, device=model.device)
         embedded: Tensor = model.get_input_embeddings()(token)
-        return features + embedded.to(features)
+        return embedded.detach()
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         rows = torch.as_tensor(inputs[self.grids]).tolist()
