@@ -10,9 +10,20 @@ NOTES.md says what each family does that a host must know.
 
 from __future__ import annotations
 
-import transformers
-
-from .base import ABILITIES, KINDS, TEXT, Image, Row, Segment, Side, Traits, VideoEntry, ZooEntry
+from .base import (
+    ABILITIES,
+    KINDS,
+    RELEASE,
+    TEXT,
+    Fault,
+    Image,
+    Row,
+    Segment,
+    Side,
+    Traits,
+    VideoEntry,
+    ZooEntry,
+)
 from .codes import Apertus1p5, Chameleon, Emu3, Fuyu
 from .crops_and_queries import Aria, DeepseekOcr2, GotOcr2, Idefics2, Ovis2, PerceptionLM
 from .encoders import Blip2, InstructBlip, InstructBlipVideo, Mllama
@@ -165,14 +176,19 @@ except ImportError:
 else:
     FAMILIES |= {entry.name: entry for entry in (HYV4VL(),)}
 
-RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-UNUSABLE: dict[tuple[str, tuple[int, int]], str] = {
-    ("llama4", (5, 24)): "Llama4ForConditionalGeneration.forward reads image_outputs of an output "
-    "that has none, so every call raises",
+UNUSABLE: dict[str, Fault] = {
+    "llama4": Fault(
+        "Llama4ForConditionalGeneration.forward reads image_outputs of an output that has none, so "
+        "every call raises",
+        since=(5, 24),
+        fixed=(5, 25),
+    ),
+    "minicpmv4_6": Fault("the tower takes all images for one size", fixed=(5, 19)),
+    "minimax_m3_vl": Fault("the tower lets images see one another", fixed=(5, 23)),
 }
-"""What plain transformers of a release cannot run at all: family and release -> reason."""
+"""What plain transformers of some releases gives no right answer to: several images, or any."""
 BROKEN: dict[str, ZooEntry] = {
-    name: FAMILIES.pop(name) for name, release in UNUSABLE if release == RELEASE
+    name: FAMILIES.pop(name) for name, fault in UNUSABLE.items() if fault.on() and name in FAMILIES
 }
 """Those families under the release at hand; `test_zoo` notices when they work again."""
 
@@ -197,6 +213,7 @@ __all__ = [
     "TEXT",
     "UNUSABLE",
     "VIDEOS",
+    "Fault",
     "Image",
     "Row",
     "Segment",

@@ -10,11 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 Kind = Literal["small", "square", "wide", "tall"]
 Side = Literal["left", "right"]
+Release = tuple[int, int]
+
+_major, _minor = transformers.__version__.split(".")[:2]
+RELEASE: Release = (int(_major), int(_minor))
+"""The release of transformers at hand."""
+OLDEST: Release = (5, 18)
+"""The oldest that lftr takes."""
 
 KINDS: tuple[Kind, ...] = ("small", "square", "wide", "tall")
 
@@ -35,6 +43,30 @@ class Image:
 Segment = int | Image
 """`n` random text tokens, or an image."""
 Row = Sequence[Segment]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What plain transformers does wrong on its releases from `since` to below `fixed`."""
+
+    reason: str
+    since: Release = OLDEST
+    fixed: Release | None = None
+
+    def on(self, release: Release = RELEASE) -> bool:
+        """Whether a release does it, by default the one at hand."""
+        return self.since <= release and (self.fixed is None or release < self.fixed)
+
+
+FAULTS: Mapping[str, Fault] = {
+    "expansion": Fault("interleaves the images of a row: A A B B, not A B A B", fixed=(5, 19)),
+    "chunked_prefill": Fault("no chunk of the prompt is given the images", fixed=(5, 23)),
+    "mrope_second_turn": Fault(
+        "on a filled cache every new token is placed as text, images too, without a word",
+        fixed=(5, 23),
+    ),
+}
+"""What `generate` of some releases does wrong in every family."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +123,15 @@ class Traits:
     """How far two float32 computations of the same logits may lie apart, by reordering alone."""
     upstream: Mapping[str, str] = field(default_factory=dict)
     """What plain transformers cannot do: ability -> reason. The abilities are in `ABILITIES`."""
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    """The same of some releases alone; they join `upstream` on those."""
+    spared: Sequence[str] = ()
+    """Abilities that `FAULTS` leaves to the family."""
+
+    def __post_init__(self) -> None:
+        general = {name: fault for name, fault in FAULTS.items() if name not in self.spared}
+        here = {n: fault.reason for n, fault in {**general, **self.faults}.items() if fault.on()}
+        object.__setattr__(self, "upstream", {**here, **self.upstream})
 
     def cannot(self, ability: str) -> str | None:
         """Why plain transformers lacks an ability, or nothing where it has it."""
@@ -276,6 +317,8 @@ class ZooEntry(ABC):
     """Key of `inputs` under which the last row's pixels are."""
     feature_arguments: tuple[str, ...] = ("pixel_values",)
     """Keys of `inputs` that `get_image_features` takes."""
+    feature_layer: str = "vision_feature_layer"
+    """What the configuration calls the encoder's layers whose output is used, if it says."""
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
         """The encoder's output for a batch of `inputs`, from where `generate` takes it."""

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .base import BOS, NEWLINE, VOCAB, Image, Row, Traits, ZooEntry, flat, pixels
+from .base import BOS, NEWLINE, VOCAB, Fault, Image, Row, Traits, ZooEntry, flat, pixels
 from .llava import siglip
 from .qwen import GRIDS
 
@@ -34,7 +34,17 @@ class Gemma3(ZooEntry):
     """8x8 patches, averaged to 4x4 tokens; three sliding layers and a full one."""
 
     name = "gemma3"
-    traits = Traits(container="tensor", bidirectional=True, upstream=CHUNKS)
+    traits = Traits(
+        container="tensor",
+        bidirectional=True,
+        upstream=CHUNKS,
+        faults={
+            "second_turn": Fault(
+                "token types of a later turn are cut to its tokens, but read from the start",
+                fixed=(5, 23),
+            )
+        },
+    )
     model_class = Gemma3ForConditionalGeneration
     wrap = ((NEWLINE, BEGIN), (END, NEWLINE))
     embedding_std = 0.15
@@ -83,7 +93,13 @@ class Gemma4(ZooEntry):
     """Ragged grids, averaged 2x2; per-layer embeddings; bidirectional on sliding layers only."""
 
     name = "gemma4"
-    traits = Traits(container="tuple", ragged=True, bidirectional=True, upstream=CHUNKS)
+    traits = Traits(
+        container="tuple",
+        ragged=True,
+        bidirectional=True,
+        upstream=CHUNKS,
+        faults={"static_cache": Fault("gives other tokens than a dynamic one", fixed=(5, 23))},
+    )
     model_class = Gemma4ForConditionalGeneration
     feature_arguments = ("pixel_values", "image_position_ids")
     wrap = ((BEGIN,), (END,))

@@ -32,7 +32,7 @@ from transformers.models.llava_onevision.processing_llava_onevision import (
     LlavaOnevisionProcessor,
 )
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
+from .base import RELEASE, VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
 
 IMAGE = VOCAB - 1
 
@@ -115,6 +115,7 @@ class VipLlava(Llava):
     name = "vipllava"
     traits = Traits(container="tensor", has_cls=True)
     model_class = VipLlavaForConditionalGeneration
+    feature_layer = "vision_feature_layer" if RELEASE >= (5, 23) else "vision_feature_layers"
 
     def config(self) -> PreTrainedConfig:
         return VipLlavaConfig(
@@ -122,7 +123,7 @@ class VipLlava(Llava):
             text_config=llama(),
             image_token_index=IMAGE,
             image_seq_length=36,
-            vision_feature_layer=[-2, -3, 0],
+            **{self.feature_layer: [-2, -3, 0]},
         )
 
 
@@ -225,6 +226,8 @@ class VideoLlava(FramesEntry, Llava):
     traits = Traits(container="tensor", has_cls=True)
     video_traits = Traits(container="tensor", unit="frame", has_cls=True)
     model_class = VideoLlavaForConditionalGeneration
+    pixels = "pixel_values" if RELEASE >= (5, 21) else "pixel_values_images"
+    feature_arguments = (pixels,)
     frame_tokens = 17
 
     def config(self) -> PreTrainedConfig:
@@ -241,7 +244,7 @@ class VideoLlava(FramesEntry, Llava):
     def visual_inputs(
         self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
     ) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([pixels(image, 3, 16, 16) for image in flat(rows)])}
+        return {self.pixels: torch.stack([pixels(image, 3, 16, 16) for image in flat(rows)])}
 
 
 class LlavaOnevision(FramesEntry, LlavaNext):

@@ -25,7 +25,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from .base import NEWLINE, VOCAB, Image, Kind, Traits, ZooEntry, flat, pixels
+from .base import NEWLINE, VOCAB, Fault, Image, Kind, Traits, ZooEntry, flat, pixels
 from .llava import llama, qwen2, siglip
 
 START, END, IMAGE = range(VOCAB - 3, VOCAB)
@@ -232,6 +232,9 @@ class Llama4(InternVL):
         upstream={
             "expansion": "the features live in last_hidden_state, which is not expanded",
             "chunked_prefill": "no pooler_output to cut into chunks",
+        },
+        faults={
+            "static_cache": Fault("its masks are asked for with an unknown argument", fixed=(5, 20))
         },
     )
     model_class = Llama4ForConditionalGeneration

@@ -57,6 +57,9 @@ _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 # What a layer has that says whether its backward pass runs it again.
 CHECKPOINTED = "gradient_checkpointing"
 EXPAND = "_expand_multimodal_outputs"
+# What says which of the encoder's layers makes the features, in a configuration and in a call;
+# VipLlava has the second name before 5.23.
+_FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_layers")
 _PLACE = "_prepare_position_ids_for_generation"
 
 
@@ -314,6 +317,17 @@ def _hands_on(forward: Callable[..., Any], encoder: str) -> bool:
 def attention_of(config: Any) -> str:
     """Return the attention implementation of a (sub-)configuration: "sdpa", "eager", ..."""
     return str(config._attn_implementation)
+
+
+def feature_layer(config: Any, call: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """Return the argument that names the encoder's layers that make the features, and its values.
+
+    The values are what the call asks for and what the configuration says: an index of the hidden
+    states, several, or None where nothing is said.
+    """
+    name = next((n for n in _FEATURE_LAYERS if hasattr(config, n)), _FEATURE_LAYERS[0])
+    asked = next((call[n] for n in _FEATURE_LAYERS if call.get(n) is not None), None)
+    return name, asked, getattr(config, name, None)
 
 
 def encoder_of(model: Any, medium: str) -> Any:
