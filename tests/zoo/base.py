@@ -129,7 +129,8 @@ class Traits:
     """Abilities that `FAULTS` leaves to the family."""
 
     def __post_init__(self) -> None:
-        general = {name: fault for name, fault in FAULTS.items() if name not in self.spared}
+        spared = {*self.spared, *(("expansion",) if self.one_image else ())}
+        general = {name: fault for name, fault in FAULTS.items() if name not in spared}
         here = {n: fault.reason for n, fault in {**general, **self.faults}.items() if fault.on()}
         object.__setattr__(self, "upstream", {**here, **self.upstream})
 
@@ -137,6 +138,12 @@ class Traits:
         """Why plain transformers lacks an ability, or nothing where it has it."""
         general = {"assistant_model": "assisted"}.get(ability, ability)
         return self.upstream.get(ability, self.upstream.get(general))
+
+    def fault(self, ability: str) -> str | None:
+        """Why it lacks an ability on this release, where it has it on others."""
+        return (
+            self.upstream[ability] if ability in self.faults and self.faults[ability].on() else None
+        )
 
 
 ABILITIES: dict[str, str] = {

@@ -218,6 +218,7 @@ class Mllama(ZooEntry):
             "second_turn": PREFIX,
             "assistant_model": "the cross-attention mask is one token short",
         },
+        spared=("expansion",),
     )
     model_class = MllamaForConditionalGeneration
     tiles = 4

@@ -73,7 +73,7 @@ class KimiK25(ZooEntry):
     """Raster-order patches, merged 2x2 by the projector; DeepSeek-V3 text (MLA, experts)."""
 
     name = "kimi_k25"
-    traits = Traits(container="tuple", ragged=True, raster=True)
+    traits = Traits(container="tuple", ragged=True, raster=True, spared=("expansion",))
     model_class = Kimi_K25ForConditionalGeneration
     feature_arguments = ("pixel_values", "image_grid_thw")
     wrap = ((VOCAB - 2, 10, VOCAB - 3), (VOCAB - 4, NEWLINE))
