@@ -25,7 +25,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from .base import NEWLINE, VOCAB, Fault, Image, Kind, Traits, ZooEntry, flat, pixels
+from .base import NEWLINE, RELEASE, VOCAB, Fault, Image, Kind, Traits, ZooEntry, flat, pixels
 from .llava import llama, qwen2, siglip
 
 START, END, IMAGE = range(VOCAB - 3, VOCAB)
@@ -90,8 +90,8 @@ class Idefics3(ZooEntry):
 
     name = "idefics3"
     traits = Traits(
-        container="list",
-        unit="row",
+        container="list" if RELEASE >= (5, 20) else "tensor",
+        unit="row" if RELEASE >= (5, 20) else "tile",
         ragged=True,
         tiles=True,
         gap_tokens=True,
