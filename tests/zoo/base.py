@@ -77,7 +77,7 @@ class Traits:
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
     `last_hidden_state` (one tensor, not yet projected), or `planes` (only `deepstack_features`,
     each with the number of its layer), or no such method."""
-    unit: Literal["image", "tile", "part", "row", "frame", "token"] = "image"
+    unit: Literal["image", "tile", "part", "row", "batch", "frame", "token"] = "image"
     """What one entry of the container stands for, counted over the batch. Tiles and frames are
     of one size, parts of an image or a clip are not."""
     ragged: bool = False

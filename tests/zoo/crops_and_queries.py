@@ -34,7 +34,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 
-from .base import VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
+from .base import RELEASE, VOCAB, Image, Kind, Traits, VideoEntry, ZooEntry, flat, pixels
 from .llava import llama, qwen2
 from .tiles import TILES, InternVL, tiles
 
@@ -367,7 +367,11 @@ class Idefics2(ZooEntry):
     """
 
     name = "idefics2"
-    traits = Traits(container="list", unit="row", reads="features")
+    traits = Traits(
+        container="list" if RELEASE >= (5, 20) else "tensor",
+        unit="row" if RELEASE >= (5, 20) else "image",
+        reads="features",
+    )
     model_class = Idefics2ForConditionalGeneration
     feature_arguments = ("pixel_values", "pixel_attention_mask")
     wrap = ((START,), (START,))

@@ -34,7 +34,7 @@ from transformers import (
     Qwen3OmniMoeThinkerForConditionalGeneration,
 )
 
-from .base import VOCAB, Image, Traits, flat, pixels
+from .base import RELEASE, VOCAB, Image, Traits, flat, pixels
 from .qwen import (
     CLIPS,
     END,
@@ -250,7 +250,8 @@ class HunYuanVL(GridEntry):
 
     name = "hunyuan_vl"
     traits = Traits(
-        container="tuple",
+        container="tuple" if RELEASE >= (5, 20) else "tensor",
+        unit="image" if RELEASE >= (5, 20) else "batch",
         ragged=True,
         raster=True,
         mrope=True,

@@ -141,12 +141,15 @@ def test_features_fill_the_placeholders(entry: ZooEntry) -> None:
         features = planes[0]
     kind = {"list": list, "tuple": tuple, "planes": list}.get(traits.container, torch.Tensor)
     assert type(features) is kind
-    sizes = [1 if traits.unit == "token" else len(feature) for feature in features]
+    # a clip's frames may be apart: (frames, n, d)
+    sizes = [1 if traits.unit == "token" else f.flatten(0, -2).shape[0] for f in features]
     assert (sum(sizes) == sum(map(sum, counts))) != traits.thinned
     if traits.thinned:
         assert all(len(f) >= n for f, n in zip(features, chain.from_iterable(counts), strict=True))
     elif traits.unit == "row":
         assert sizes == [sum(row) for row in counts]
+    elif traits.unit == "batch":
+        assert sizes == [sum(map(sum, counts))]
     elif traits.unit in ("image", "part"):
         assert sizes == [n for row in rows for part in entry.row_sizes(model, row) for n in part]
     else:
