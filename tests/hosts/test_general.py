@@ -12,6 +12,7 @@ from zoo import FAMILIES, VIDEOS, ZooEntry
 
 import lftr
 from lftr.errors import MissingEvidenceError, UnsupportedModelError
+from lftr.hosts.transformers.api import takes_encoded
 from lftr.hosts.transformers.families import Family, family_of
 from lftr.hosts.transformers.families.general import General
 
@@ -32,6 +33,8 @@ READABLE = [
 def stranger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ZooEntry:
     """A family that lftr has no class for, as far as the test goes."""
     entry: ZooEntry = request.param
+    if not takes_encoded(entry.model()):  # PaddleOCR-VL before 5.21
+        pytest.skip(f"forward of {entry} names no mm_encoder_outputs on this release")
     monkeypatch.delitem(Family.registry, entry.model().config.model_type)
     return entry
 

@@ -13,6 +13,7 @@ from lftr.methods import Adaptive
 
 from .oracle import true_logits
 from .support import (
+    FAMILIES,
     MIXED,
     VIDEOS,
     Image,
@@ -308,6 +309,17 @@ def test_budget_of_a_prompt(mixed: Videos) -> None:
     assert [i.kept for i in run.report.items] == [min(3, i.tokens) for i in run.report.items]
 
 
+FRAMES_APART = "llava_next_video" not in VIDEOS  # before transformers 5.20
+
+
+@pytest.mark.skipif(not FRAMES_APART, reason="this release gives clips in one tensor")
+def test_clips_that_come_frame_by_frame_are_refused() -> None:
+    prompt = Prompt(Videos(FAMILIES["llava_next_video"]), [[2, CLIP, 3]])
+    with reduced(prompt.model), pytest.raises(UnsupportedModelError, match=r"5\.20"):
+        prompt.generate(1)
+
+
+@pytest.mark.skipif(FRAMES_APART, reason="clips that come frame by frame are refused")
 def test_adaptive_spreads_over_frames() -> None:
     """A frame that shows one colour has less to say than one of noise."""
     prompt = Prompt(VIDEOS["llava_next_video"], [[2, CLIP, 3]])

@@ -206,7 +206,8 @@ class LlavaNextVideo(FramesEntry, LlavaNext):
     """Frames pooled two by two before the projector."""
 
     name = "llava_next_video"
-    video_traits = Traits(container="tensor" if RELEASE >= (5, 20) else "tuple", has_cls=True)
+    video_traits = Traits(container="tensor", has_cls=True)
+    takes_clips = RELEASE >= (5, 20)  # lftr refuses the lists of frames that came before
     model_class = LlavaNextVideoForConditionalGeneration
 
     def config(self) -> PreTrainedConfig:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....errors import UnsupportedModelError
 from .layout import Inputs, Layout, square_side
 from .medium import Clips, Medium
 
@@ -66,6 +67,14 @@ class NextClips(FrameByFrame):
     """LLaVA-NeXT-Video: blocks of patches pooled to one token before the projector."""
 
     projector_sees_tokens = True
+
+    def entries(self, model: nn.Module, inputs: Inputs, features: Any) -> list[int]:
+        if not isinstance(features, Tensor):
+            raise UnsupportedModelError(
+                "the encoder gives the clips of LLaVA-NeXT-Video frame by frame before "
+                "transformers 5.20: pip install --upgrade transformers to reduce them"
+            )
+        return super().entries(model, inputs, features)
 
     def pool(self, model: Any, patches: Tensor) -> Tensor:
         side, stride = square_side(patches), int(model.config.spatial_pool_stride)
