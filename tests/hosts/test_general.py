@@ -24,8 +24,8 @@ READABLE = [
     for entry in (*FAMILIES.values(), VIDEOS["qwen2_5_vl"], VIDEOS["qwen3_vl"])
     if entry.traits.container in ("list", "tuple", "tensor")
     and not entry.traits.encoder_side
-    # of an Inkling, the features do not tell how many tokens an image has
-    and entry.traits.unit != "token"
+    # of an Inkling, and of HunYuan-VL before 5.20, features do not tell where an image ends
+    and entry.traits.unit not in ("token", "batch")
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from zoo import RELEASE
 
 import lftr
 from lftr.errors import ArgumentError, UnsupportedModelError
@@ -39,7 +40,10 @@ def test_every_family_with_video_is_in_the_zoo() -> None:
 
     shown = {entry.model().config.model_type for entry in VIDEOS.values()}
     alike = {"glmga"}  # a class of the zoo under another name
-    assert shown | alike == set(list_families(video=True))
+    known = set(list_families(video=True))
+    assert shown <= known
+    if RELEASE >= (5, 24):  # older releases lack families, or their clips
+        assert shown | alike == known
 
 
 # a clip is one item, and its tokens fill a grid
@@ -94,7 +98,9 @@ def test_images_and_videos(mixed: Videos, rows: list[Row], side: Any) -> None:
             assert torch.equal(one.selection.index, other.selection.index)
 
 
-@pytest.mark.parametrize("name", ["glm4v", "molmo2", "nemotron_h_omni"])
+@pytest.mark.parametrize(
+    "name", [name for name in ("glm4v", "molmo2", "nemotron_h_omni") if name in VIDEOS]
+)
 def test_they_cannot_be_told_apart(name: str) -> None:
     """These count one placeholder for both; plain transformers fails too."""
     both = Videos(VIDEOS[name].family, mixed=True)
