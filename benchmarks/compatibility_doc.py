@@ -93,15 +93,19 @@ def evidence(model: Any, family: Family) -> str:
     return ", ".join(found) or "features"
 
 
-def first_release(model_type: str, releases: dict[str, list[str]]) -> str:
-    """Return the first release that has a type."""
-    return next(release for release, known in releases.items() if model_type in known)
+def first_release(model_type: str, releases: dict[str, list[str]], fault: Any = None) -> str:
+    """Return the first release that has a type, and not the fault that makes it unusable."""
+    for release, known in releases.items():
+        major, minor, _ = map(int, release.split("."))
+        if model_type in known and (fault is None or not fault.on((major, minor))):
+            return release
+    raise LookupError(f"no release has {model_type} without a fault")
 
 
 def rows(releases: dict[str, list[str]]) -> list[str]:
     """Return a row for each hosted type that this release has."""
     sys.path.insert(0, str(HERE.parent / "tests"))
-    from zoo import BROKEN, DIFFUSION, FAMILIES, VIDEOS
+    from zoo import BROKEN, DIFFUSION, FAMILIES, UNUSABLE, VIDEOS
 
     models: dict[str, Any] = {}
     for entry in (*FAMILIES.values(), DIFFUSION):
@@ -114,11 +118,11 @@ def rows(releases: dict[str, list[str]]) -> list[str]:
             continue
         name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[model_type]
         name = name if isinstance(name, str) else name[0]
-        since = first_release(model_type, releases)
+        since = first_release(model_type, releases, UNUSABLE.get(model_type))
         if model_type in broken:
             found.append(
                 f"| `{model_type}` | broken in transformers {transformers.__version__} itself; "
-                f"tested on {min(releases)} | | | | | {since} |"
+                f"tested on {since} | | | | | {since} |"
             )
             continue
         like = model_type if model_type in models else by_class.get(name, "")
@@ -164,7 +168,7 @@ def main() -> None:
         "*Before*: methods that decide before the language model. *Inside*: methods inside it, and "
         "the first decoder layer at which they may drop tokens. *Videos*: reduced as videos. "
         "*Evidence*: what methods can read beside the features and the prompt's text. *Since*: the "
-        "first release, of those tested, that has the type.",
+        "first release, of those tested, that has the type and can run it.",
         "",
         "| model type | before | inside | videos | evidence | vLLM | since |",
         "|---|---|---|---|---|---|---|",

@@ -27,6 +27,7 @@ from .support import (
     Image,
     Prompt,
     Recording,
+    ZooEntry,
     assert_close,
     conversation,
     distance,
@@ -116,6 +117,7 @@ class Given(Choice):
 class ByHand:
     """One image in the plain tower, its recorded merges carried out one token after the other."""
 
+    entry: ZooEntry
     model: Any
     written: Written
     number: int
@@ -158,7 +160,7 @@ class ByHand:
             x = x + layer.mlp(layer.layer_norm2(x))
             states.append(x)
         body = slice(1 if self.cls else 0, None)
-        asked = getattr(self.model.config, "vision_feature_layer", None)
+        asked = getattr(self.model.config, self.entry.feature_layer, None)
         if isinstance(asked, list):
             depth = self.tower.config.num_hidden_layers + 1
             x = torch.cat([states[i % depth] for i in asked], dim=-1)
@@ -211,7 +213,7 @@ def true_choices(prompt: Prompt, written: Written, method: Recording) -> list[li
         choices: list[Choice] = []
         pixels = prompt.alone(row).inputs().get("pixel_values", ())
         for one in pixels:
-            features, anchors = ByHand(prompt.model, written, number).run(one)
+            features, anchors = ByHand(prompt.entry, prompt.model, written, number).run(one)
             chosen = lftr.Selection.everything(len(features))
             if method.selections:
                 chosen = method.selections[number]

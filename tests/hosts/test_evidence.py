@@ -30,7 +30,7 @@ FIELDS = (
 )
 
 
-ENTRIES = [*HOSTED, VIDEOS["llava_next_video"], VIDEOS["video_llava"]]
+ENTRIES = [*HOSTED, *(VIDEOS[n] for n in ("llava_next_video", "video_llava") if n in VIDEOS)]
 WITH_CLS = [entry for entry in ENTRIES if entry.traits.has_cls]
 
 

@@ -12,6 +12,7 @@ from zoo import FAMILIES, VIDEOS, Image, ZooEntry
 
 import lftr
 from lftr.errors import MissingEvidenceError, UnsupportedModelError
+from lftr.hosts.transformers.api import takes_encoded
 from lftr.hosts.transformers.families import Family, family_of
 from lftr.hosts.transformers.families.general import General
 
@@ -24,8 +25,8 @@ READABLE = [
     for entry in (*FAMILIES.values(), VIDEOS["qwen2_5_vl"], VIDEOS["qwen3_vl"])
     if entry.traits.container in ("list", "tuple", "tensor")
     and not entry.traits.encoder_side
-    # of an Inkling, the features do not tell how many tokens an image has
-    and entry.traits.unit != "token"
+    # of an Inkling, and of HunYuan-VL before 5.20, features do not tell where an image ends
+    and entry.traits.unit not in ("token", "batch")
 ]
 
 
@@ -33,6 +34,8 @@ READABLE = [
 def stranger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ZooEntry:
     """A family that lftr has no class for, as far as the test goes."""
     entry: ZooEntry = request.param
+    if not takes_encoded(entry.model()):  # PaddleOCR-VL before 5.21
+        pytest.skip(f"forward of {entry} names no mm_encoder_outputs on this release")
     monkeypatch.delitem(Family.registry, entry.model().config.model_type)
     return entry
 

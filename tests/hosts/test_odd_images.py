@@ -11,6 +11,7 @@ import torch
 
 import lftr
 from lftr.errors import ArgumentError, LftrError, MissingEvidenceError
+from lftr.hosts.transformers.families import family_of
 from lftr.methods.base import ImageMethod
 
 from .support import FAMILIES, SQUARE, Prompt, ZooEntry, assert_true, fresh, reduced
@@ -110,21 +111,31 @@ def test_full_strategy_where_the_encoder_merges(full: Prompt) -> None:
 # ---- another layer is asked for -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next"])
+@pytest.mark.parametrize("name", ["llava", "llava_next", "vipllava"])
 @pytest.mark.parametrize("method", ["visionzip", "hiprune", "divprune"])
 def test_a_layer_asked_by_the_call(name: str, method: str) -> None:
     """Evidence is of the layer whose features the model uses in this call."""
     entry = FAMILIES[name]
     asked = Prompt(entry)
     own = Prompt(entry, model=fresh(entry))
-    layer = -3 if own.model.config.vision_feature_layer != -3 else -1
-    own.model.config.vision_feature_layer = layer
+    layer = [-3, 0, 1] if name == "vipllava" else -3
+    assert getattr(own.model.config, entry.feature_layer) != layer
+    setattr(own.model.config, entry.feature_layer, layer)
     with lftr.reduce(own.model, method, keep=0.3) as expected:
         logits = own.forward().logits
     with lftr.reduce(asked.model, method, keep=0.3) as found:
-        assert torch.equal(asked.forward(vision_feature_layer=layer).logits, logits)
+        assert torch.equal(asked.forward(**{entry.feature_layer: layer}).logits, logits)
     kept = [[item.positions for item in one.report.items] for one in (expected, found)]
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", ["vision_feature_layer", "vision_feature_layers"])
+def test_the_deepest_of_several_layers(name: str) -> None:
+    """Evidence is of the last layer that the features are made of, by either name of the list."""
+    model = FAMILIES["vipllava"].model()  # makes them of the last but one, an earlier and the first
+    family, layers = family_of(model), len(model.base_model.vision_tower.encoder.layers)
+    assert family.attention_layer(model, layers) == layers - 2
+    assert family.attention_layer(model, layers, {name: [0, 1]}) == 0
 
 
 def test_merges_up_to_another_layer_are_refused(llava: ZooEntry) -> None:

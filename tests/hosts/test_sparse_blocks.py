@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from zoo import SPARSE, Image, Row
+from zoo import BROKEN, SPARSE, UNUSABLE, Image, Row
 
 import lftr
 from lftr.errors import UnsupportedModelError
 
 from .support import Prompt, assert_true, reduced
 
+several_images = pytest.mark.skipif(
+    "minimax_m3_vl" in BROKEN, reason=UNUSABLE["minimax_m3_vl"].reason
+)
 ROW: Row = [3, Image("wide"), 4, Image("small", 1), 5]
 
 
@@ -22,6 +25,7 @@ def test_one_prompt_is_the_truth() -> None:
     assert_true(prompt, run, output, "compact")
 
 
+@several_images
 def test_rows_of_one_length() -> None:
     prompt = Prompt(SPARSE, [ROW, [5, Image("wide", 2), 3, Image("small", 3), 4]])
     with reduced(prompt.model, keep=0.6) as run:
@@ -37,6 +41,7 @@ def test_padding_on_the_left_is_refused() -> None:
         prompt.generate(1)
 
 
+@several_images
 def test_padding_on_the_right_is_the_truth() -> None:
     prompt = Prompt(SPARSE, [ROW, [2, Image("square"), 3]])
     with reduced(prompt.model, keep=0.6) as run:

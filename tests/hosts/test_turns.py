@@ -64,6 +64,8 @@ class Chat:
             if isinstance(segment, Image):
                 if self.images and self.entry.traits.one_block:
                     pytest.skip("images of an earlier turn do not see those of a later one")
+                if (fault := self.entry.traits.fault("second_turn")) is not None:
+                    pytest.skip(fault)
                 self.ids += self.entry.image_ids(self.model, segment)
                 self.images.append(segment)
             else:

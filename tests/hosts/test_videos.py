@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from zoo import RELEASE
 
 import lftr
 from lftr.errors import ArgumentError, UnsupportedModelError
@@ -13,6 +14,7 @@ from lftr.methods import Adaptive
 
 from .oracle import true_logits
 from .support import (
+    FAMILIES,
     MIXED,
     VIDEOS,
     Image,
@@ -38,7 +40,10 @@ def test_every_family_with_video_is_in_the_zoo() -> None:
 
     shown = {entry.model().config.model_type for entry in VIDEOS.values()}
     alike = {"glmga"}  # a class of the zoo under another name
-    assert shown | alike == set(list_families(video=True))
+    known = set(list_families(video=True))
+    assert shown <= known
+    if RELEASE >= (5, 24):  # older releases lack families, or their clips
+        assert shown | alike == known
 
 
 # a clip is one item, and its tokens fill a grid
@@ -93,7 +98,9 @@ def test_images_and_videos(mixed: Videos, rows: list[Row], side: Any) -> None:
             assert torch.equal(one.selection.index, other.selection.index)
 
 
-@pytest.mark.parametrize("name", ["glm4v", "molmo2", "nemotron_h_omni"])
+@pytest.mark.parametrize(
+    "name", [name for name in ("glm4v", "molmo2", "nemotron_h_omni") if name in VIDEOS]
+)
 def test_they_cannot_be_told_apart(name: str) -> None:
     """These count one placeholder for both; plain transformers fails too."""
     both = Videos(VIDEOS[name].family, mixed=True)
@@ -308,6 +315,17 @@ def test_budget_of_a_prompt(mixed: Videos) -> None:
     assert [i.kept for i in run.report.items] == [min(3, i.tokens) for i in run.report.items]
 
 
+FRAMES_APART = "llava_next_video" not in VIDEOS  # before transformers 5.20
+
+
+@pytest.mark.skipif(not FRAMES_APART, reason="this release gives clips in one tensor")
+def test_clips_that_come_frame_by_frame_are_refused() -> None:
+    prompt = Prompt(Videos(FAMILIES["llava_next_video"]), [[2, CLIP, 3]])
+    with reduced(prompt.model), pytest.raises(UnsupportedModelError, match=r"5\.20"):
+        prompt.generate(1)
+
+
+@pytest.mark.skipif(FRAMES_APART, reason="clips that come frame by frame are refused")
 def test_adaptive_spreads_over_frames() -> None:
     """A frame that shows one colour has less to say than one of noise."""
     prompt = Prompt(VIDEOS["llava_next_video"], [[2, CLIP, 3]])

@@ -49,6 +49,30 @@ Row = Sequence[Segment]
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What plain transformers does wrong on its releases from `since` to below `fixed`."""
+
+    reason: str
+    since: Release = OLDEST
+    fixed: Release | None = None
+
+    def on(self, release: Release = RELEASE) -> bool:
+        """Whether a release does it, by default the one at hand."""
+        return self.since <= release and (self.fixed is None or release < self.fixed)
+
+
+FAULTS: Mapping[str, Fault] = {
+    "expansion": Fault("interleaves the images of a row: A A B B, not A B A B", fixed=(5, 19)),
+    "chunked_prefill": Fault("no chunk of the prompt is given the images", fixed=(5, 23)),
+    "mrope_second_turn": Fault(
+        "on a filled cache every new token is placed as text, images too, without a word",
+        fixed=(5, 23),
+    ),
+}
+"""What `generate` of some releases does wrong in every family."""
+
+
+@dataclass(frozen=True)
 class Traits:
     """What a test must know about a family."""
 
@@ -56,7 +80,7 @@ class Traits:
     """Where `get_image_features` leaves the visual tokens: the type of its `pooler_output`, or
     `last_hidden_state` (one tensor, not yet projected), or `planes` (only `deepstack_features`,
     each with the number of its layer), or no such method."""
-    unit: Literal["image", "tile", "part", "row", "frame", "token"] = "image"
+    unit: Literal["image", "tile", "part", "row", "batch", "frame", "token"] = "image"
     """What one entry of the container stands for, counted over the batch. Tiles and frames are
     of one size, parts of an image or a clip are not."""
     ragged: bool = False
@@ -100,11 +124,27 @@ class Traits:
     """How far two float32 computations of the same logits may lie apart, by reordering alone."""
     upstream: Mapping[str, str] = field(default_factory=dict)
     """What plain transformers cannot do: ability -> reason. The abilities are in `ABILITIES`."""
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    """The same of some releases alone; they join `upstream` on those."""
+    spared: Sequence[str] = ()
+    """Abilities that `FAULTS` leaves to the family."""
+
+    def __post_init__(self) -> None:
+        spared = {*self.spared, *(("expansion",) if self.one_image else ())}
+        general = {name: fault for name, fault in FAULTS.items() if name not in spared}
+        here = {n: fault.reason for n, fault in {**general, **self.faults}.items() if fault.on()}
+        object.__setattr__(self, "upstream", {**here, **self.upstream})
 
     def cannot(self, ability: str) -> str | None:
         """Why plain transformers lacks an ability, or nothing where it has it."""
         general = {"assistant_model": "assisted"}.get(ability, ability)
         return self.upstream.get(ability, self.upstream.get(general))
+
+    def fault(self, ability: str) -> str | None:
+        """Why it lacks an ability on this release, where it has it on others."""
+        return (
+            self.upstream[ability] if ability in self.faults and self.faults[ability].on() else None
+        )
 
 
 ABILITIES: dict[str, str] = {
@@ -322,6 +362,8 @@ class ZooEntry(ABC):
     """Key of `inputs` under which the last row's pixels are."""
     feature_arguments: tuple[str, ...] = ("pixel_values",)
     """Keys of `inputs` that `get_image_features` takes."""
+    feature_layer: str = "vision_feature_layer"
+    """What the configuration calls the encoder's layers whose output is used, if it says."""
 
     def features(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
         """The encoder's output for a batch of `inputs`, from where `generate` takes it."""

@@ -196,6 +196,7 @@ class Mllama(ZooEntry):
             "second_turn": PREFIX,
             "assistant_model": "the cross-attention mask is one token short",
         },
+        spared=("expansion",),
     )
     architecture = "MllamaForConditionalGeneration"
     tiles = 4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma3TextConfig, GemmaConfig, PreTrainedConfig, PreTrainedModel
 
-from .base import BOS, NEWLINE, VOCAB, Corner, Image, Row, Traits, flat, pixels
+from .base import BOS, NEWLINE, VOCAB, Corner, Fault, Image, Row, Traits, flat, pixels
 from .layouts import GridEntry, SquareEntry
 from .parts import CLOSE, IMAGE, OPEN, SLIDING_THEN_FULL, language, siglip, tower
 from .reasons import IMAGE_SPLIT
@@ -19,7 +19,17 @@ class Gemma3(SquareEntry):
     """8x8 patches, averaged to 4x4 tokens; three sliding layers and a full one."""
 
     name = "gemma3"
-    traits = Traits(container="tensor", bidirectional=True, upstream=IMAGE_SPLIT)
+    traits = Traits(
+        container="tensor",
+        bidirectional=True,
+        upstream=IMAGE_SPLIT,
+        faults={
+            "second_turn": Fault(
+                "token types of a later turn are cut to its tokens, but read from the start",
+                fixed=(5, 23),
+            )
+        },
+    )
     architecture = "Gemma3ForConditionalGeneration"
     side, tokens = 32, 16
     wrap = ((NEWLINE, OPEN), (CLOSE, NEWLINE))
@@ -53,7 +63,13 @@ class Gemma4(GridEntry):
     """Ragged grids, averaged 2x2; per-layer embeddings; bidirectional on sliding layers only."""
 
     name = "gemma4"
-    traits = Traits(container="tuple", ragged=True, bidirectional=True, upstream=IMAGE_SPLIT)
+    traits = Traits(
+        container="tuple",
+        ragged=True,
+        bidirectional=True,
+        upstream=IMAGE_SPLIT,
+        faults={"static_cache": Fault("gives other tokens than a dynamic one", fixed=(5, 23))},
+    )
     architecture = "Gemma4ForConditionalGeneration"
     feature_arguments = ("pixel_values", "image_position_ids")
     wrap = ((OPEN,), (CLOSE,))

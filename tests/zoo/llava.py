@@ -11,7 +11,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
-from .base import Image, Kind, Traits, ZooEntry, flat, pixels
+from .base import RELEASE, Image, Kind, Traits, ZooEntry, flat, pixels
 from .layouts import FramesEntry, SquareEntry
 from .parts import IMAGE, clip, language, llama, qwen2, siglip
 from .reasons import INTERLEAVED, NO_POOLER_OUTPUT
@@ -37,6 +37,7 @@ class VipLlava(Llava):
     name = "vipllava"
     traits = Traits(container="tensor", has_cls=True)
     architecture = "VipLlavaForConditionalGeneration"
+    feature_layer = "vision_feature_layer" if RELEASE >= (5, 23) else "vision_feature_layers"
 
     def config(self) -> PreTrainedConfig:
         return self.made(
@@ -44,7 +45,7 @@ class VipLlava(Llava):
             text_config=llama(),
             image_token_index=IMAGE,
             image_seq_length=36,
-            vision_feature_layer=[-2, -3, 0],
+            **{self.feature_layer: [-2, -3, 0]},
         )
 
 
@@ -112,6 +113,7 @@ class LlavaNextVideo(FramesEntry, LlavaNext):
     name = "llava_next_video"
     clip_traits: Mapping[str, Any] = {"container": "tensor", "ragged": False, "tiles": False}
     architecture = "LlavaNextVideoForConditionalGeneration"
+    clips_since = (5, 20)  # lftr refuses the lists of frames that came before
 
     def config(self) -> PreTrainedConfig:
         return self.made(
@@ -130,6 +132,8 @@ class VideoLlava(FramesEntry, Llava):
     traits = Traits(container="tensor", has_cls=True)
     clip_traits: Mapping[str, Any] = {"unit": "frame"}
     architecture = "VideoLlavaForConditionalGeneration"
+    pixels = "pixel_values" if RELEASE >= (5, 21) else "pixel_values_images"
+    feature_arguments = (pixels,)
     tokens = 16
     frame_tokens = 17
 
@@ -140,6 +144,11 @@ class VideoLlava(FramesEntry, Llava):
             image_token_index=IMAGE,
             video_token_index=IMAGE - 1,
         )
+
+    def visual_inputs(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[Image]]
+    ) -> dict[str, Any]:
+        return {self.pixels: super().visual_inputs(model, rows)["pixel_values"]}
 
 
 class LlavaOnevision(FramesEntry, LlavaNext):

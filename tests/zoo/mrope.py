@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .base import VOCAB, Image, Traits
+from .base import RELEASE, VOCAB, Image, Traits
 from .layouts import CLIPS, GRIDS, ClipEntry, Grid, PackedEntry, StampedEntry
 from .parts import (
     END,
@@ -164,7 +164,8 @@ class HunYuanVL(PackedEntry):
 
     name = "hunyuan_vl"
     traits = Traits(
-        container="tuple",
+        container="tuple" if RELEASE >= (5, 20) else "tensor",
+        unit="image" if RELEASE >= (5, 20) else "batch",
         ragged=True,
         mrope=True,
         upstream={

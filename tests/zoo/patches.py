@@ -83,7 +83,7 @@ class KimiK25(PackedEntry):
     """Raster-order patches, merged 2x2 by the projector; DeepSeek-V3 text (MLA, experts)."""
 
     name = "kimi_k25"
-    traits = Traits(container="tuple", ragged=True)
+    traits = Traits(container="tuple", ragged=True, spared=("expansion",))
     architecture = "Kimi_K25ForConditionalGeneration"
     group = 1
     bos = True

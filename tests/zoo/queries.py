@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AriaTextConfig, MistralConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 
-from .base import Image, Kind, Traits, flat, pixels
+from .base import RELEASE, Image, Kind, Traits, flat, pixels
 from .layouts import SquareEntry, squares
 from .parts import IMAGE, OPEN, language, tower
 
@@ -69,7 +69,11 @@ class Idefics2(SquareEntry):
     """
 
     name = "idefics2"
-    traits = Traits(container="list", unit="row", reads="features")
+    traits = Traits(
+        container="list" if RELEASE >= (5, 20) else "tensor",
+        unit="row" if RELEASE >= (5, 20) else "image",
+        reads="features",
+    )
     architecture = "Idefics2ForConditionalGeneration"
     feature_arguments = ("pixel_values", "pixel_attention_mask")
     tokens = 16

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import InternVLVisionConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
-from .base import NEWLINE, VOCAB, Image, Traits, flat, pixels
+from .base import NEWLINE, RELEASE, VOCAB, Fault, Image, Traits, flat, pixels
 from .layouts import TILES, FramesEntry, TileEntry, tile_pixels, tiles
 from .parts import CLOSE, IMAGE, OPEN, cohere2, language, llama, qwen2, sam, siglip, tower
 from .reasons import UNPROJECTED
@@ -163,8 +163,8 @@ class Idefics3(TileEntry):
 
     name = "idefics3"
     traits = Traits(
-        container="list",
-        unit="row",
+        container="list" if RELEASE >= (5, 20) else "tensor",
+        unit="row" if RELEASE >= (5, 20) else "tile",
         ragged=True,
         tiles=True,
         gap_tokens=True,
@@ -316,6 +316,9 @@ class Llama4(TileEntry):
         tiles=True,
         gap_tokens=True,
         upstream=UNPROJECTED,
+        faults={
+            "static_cache": Fault("its masks are asked for with an unknown argument", fixed=(5, 20))
+        },
     )
     architecture = "Llama4ForConditionalGeneration"
     across, down, global_tag = VOCAB - 4, VOCAB - 5, VOCAB - 6

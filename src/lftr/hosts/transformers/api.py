@@ -58,6 +58,9 @@ _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 CHECKPOINTED = "gradient_checkpointing"
 GENERATION = "generation_config"  # the argument of ``generate`` that holds its options
 EXPAND = "_expand_multimodal_outputs"
+# What says which of the encoder's layers makes the features, in a configuration and in a call;
+# VipLlava has the second name before 5.23.
+_FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_layers")
 _PLACE = "_prepare_position_ids_for_generation"
 
 
@@ -319,6 +322,17 @@ def _hands_on(forward: Callable[..., Any], encoder: str) -> bool:
 def attention_of(config: Any) -> str:
     """Return the attention implementation of a (sub-)configuration: "sdpa", "eager", ..."""
     return str(config._attn_implementation)
+
+
+def feature_layer(config: Any, call: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """Return the argument that names the encoder layers whose output is used, and its values.
+
+    The values are that of the call and that of the configuration: an index of the hidden states,
+    several, or None if unset.
+    """
+    name = next((n for n in _FEATURE_LAYERS if hasattr(config, n)), _FEATURE_LAYERS[0])
+    asked = next((call[n] for n in _FEATURE_LAYERS if call.get(n) is not None), None)
+    return name, asked, getattr(config, name, None)
 
 
 def encoder_of(model: Model, medium: str) -> Any:

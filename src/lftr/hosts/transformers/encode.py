@@ -21,10 +21,9 @@ from ...methods.base import Evidence
 from ...methods.encoder import EncoderMerge
 from ...selection import Selection
 from ...tokens import PROVIDERS
-from .api import Call, Model, encoder_of, extra_outputs
+from .api import Call, Model, encoder_of, extra_outputs, feature_layer
 from .encoder_merge import Merged, Merging, TapOf
 from .families import Clips, Family, Medium
-from .families.medium import FEATURE_LAYER
 from .memory import memory_of
 
 _ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
@@ -166,10 +165,10 @@ def _encode(
 
 def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
     """Check that the call reads the encoder layer for which the merges were planned."""
-    layer, own = arguments.get(FEATURE_LAYER), getattr(model.config, FEATURE_LAYER, None)
+    name, layer, own = feature_layer(model.config, arguments)
     if layer is not None and layer != own:
         raise ArgumentError.of(
-            FEATURE_LAYER, layer, f"{own}, as in the configuration, if encoder= merges tokens"
+            name, layer, f"{own}, as in the configuration, if encoder= merges tokens"
         )
 
 

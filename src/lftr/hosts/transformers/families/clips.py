@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....errors import UnsupportedModelError
 from ..api import Model
 from .layout import Inputs, Layout, square_side
 from .medium import Clips, Medium
@@ -67,6 +68,14 @@ class NextClips(FrameByFrame):
     """LLaVA-NeXT-Video: blocks of patches pooled to one token before the projector."""
 
     projector_sees_tokens = True
+
+    def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int]:
+        if not isinstance(features, Tensor):
+            raise UnsupportedModelError(
+                "clips of LLaVA-NeXT-Video before transformers 5.20, whose encoder returns them "
+                "frame by frame: pip install --upgrade transformers"
+            )
+        return super().entries(model, inputs, features)
 
     def pool(self, model: Model, patches: Tensor) -> Tensor:
         side, stride = square_side(patches), int(model.config.spatial_pool_stride)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from ....errors import UnsupportedModelError
 from ....tokens import Grid
-from ..api import Model, encoder_of
+from ..api import Model, encoder_of, feature_layer
 from .layout import Inputs, Layout
-
-FEATURE_LAYER = "vision_feature_layer"  # a setting of the configuration, and an argument
 
 
 class Medium:
@@ -151,9 +149,8 @@ class Medium:
 
         A call may choose another one than the configuration.
         """
-        layer = None if inputs is None else inputs.get(FEATURE_LAYER)
-        if layer is None:
-            layer = getattr(model.config, FEATURE_LAYER, None)
+        _, asked, own = feature_layer(model.config, inputs or {})
+        layer = own if asked is None else asked
         if isinstance(layer, (list, tuple)):
             layer = max(index + layers + 1 if index < 0 else index for index in layer)
         if layer is None:

@@ -72,6 +72,10 @@ class MiniMax(Packed):
     tower = "vision_tower"
     projector = "multi_modal_projector"
 
+    def merge(self, model: Any) -> int:
+        """Patches along the side of a token; older releases say it in the configuration alone."""
+        return int(model.config.vision_config.spatial_merge_size)
+
 
 class MiniMaxClips(Clips, MiniMax):
     """Clips of the class above."""
