@@ -106,7 +106,7 @@ def test_axes_of_a_stranger_are_not_shifted_by_a_guess(
     monkeypatch.delitem(Family.registry, entry.model().config.model_type)
     with lftr.reduce(prompt.model, "random", keep=0.4, positions=positions):
         output = prompt.generate(2)
-        with pytest.raises(UnsupportedModelError, match=r"a later turn.* axes: give position_ids"):
+        with pytest.raises(UnsupportedModelError, match=r"a later turn.* axes; give position_ids"):
             prompt.model.generate(**later(prompt, output), max_new_tokens=1)
 
 
@@ -146,6 +146,6 @@ def test_a_sound_that_cannot_be_placed_is_one_error(
     del inputs["feature_attention_mask"]
     with (
         lftr.reduce(model, "random", keep=0.4),
-        pytest.raises(lftr.LftrError, match="position_ids to place them yourself"),
+        pytest.raises(lftr.LftrError, match="or give position_ids yourself"),
     ):
         model.generate(**inputs, max_new_tokens=1)
