@@ -290,7 +290,8 @@ def test_broken_pixels(entry: ZooEntry, method: str, value: float) -> None:
         assert len(set(item.positions)) == item.kept
     broken = [not torch.isfinite(tokens.features).all() for tokens in run.method.tokens]
     assert any(broken) != entry.traits.codes  # a code is finite, whatever the pixels were
-    assert not broken[0] or entry.name == "mistral3"  # its images share one masked attention
+    # images share one masked attention in Pixtral's tower
+    assert not broken[0] or entry.name in ("mistral3", "mistral_large4", "lighton_ocr")
     assert any("non-finite" in note for note in run.report.notes) == any(broken)
 
 

@@ -42,10 +42,10 @@ def expected(entry: ZooEntry, method: Any) -> list[list[int]]:
 
 def test_bfloat16(entry: ZooEntry) -> None:
     prompt = Prompt(entry, model=entry.build().bfloat16())
-    inputs = prompt.inputs()
-    for name in ("pixel_values", "pixel_values_videos"):
-        if name in inputs:
-            inputs[name] = inputs[name].bfloat16()
+    inputs = {
+        name: value.bfloat16() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in prompt.inputs().items()
+    }
     with lftr.reduce(prompt.model, "lftr", keep=5) as reduction:
         output = prompt.model.generate(**inputs, max_new_tokens=2)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 2
