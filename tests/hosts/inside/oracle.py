@@ -106,6 +106,8 @@ class Truth:
 
         def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             states = args[0] if args else kwargs.pop("hidden_states")
+            if states.shape[1] != length:  # the full prompt, run to see what its embeddings are
+                return (states, *args[1:]), kwargs
             for turn in self.turns:
                 for at, _, choice in turn.said:
                     if at == number and choice is not None and choice.flow is not None:
@@ -117,9 +119,9 @@ class Truth:
             return (states, *args[1:]), {**kwargs, "attention_mask": hide(mask, hidden, states)}
 
         def leave(layer: nn.Module, args: Any, output: Any) -> Any:
-            if state == "active":
-                return None
             states = output[0] if isinstance(output, tuple) else output
+            if state == "active" or states.shape[1] != length:
+                return None
             still = states.clone()
             still[:, alive] = before[0][:, alive]
             return (still, *output[1:]) if isinstance(output, tuple) else still

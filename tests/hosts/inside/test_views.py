@@ -15,7 +15,7 @@ from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Exit, Step
 
 from ..support import PLAIN, SQUARE, WIDE, Prompt, ZooEntry
-from .support import MASKED, Own, first_layer
+from .support import EVERY_MASKED, MASKED, Own, first_layer
 
 
 class Looking(lftr.LayerMethod):
@@ -41,7 +41,7 @@ class Looking(lftr.LayerMethod):
 
 
 @pytest.mark.parametrize("reads", ["previous", "own"])
-@pytest.mark.parametrize("entry", MASKED, ids=str)
+@pytest.mark.parametrize("entry", EVERY_MASKED, ids=str)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_attention_of_the_last_token(entry: ZooEntry, reads: str, side: str) -> None:
     ability = "right_padding" if side == "right" else "batch_forward"

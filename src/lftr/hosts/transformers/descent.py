@@ -234,10 +234,21 @@ class Descent:
             place[row] = mine.nonzero()[-1]
 
         full = call.mask
+        masked = isinstance(full, Tensor) and full.ndim == 4
+        choosing = masked and chooses_keys(layer)
         here = {name: self._narrowed(value) for name, value in given.items()}
-        if isinstance(full, Tensor) and full.ndim == 4 and chooses_keys(layer):
-            here[Call.name("mask")] = full.new_zeros(len(alive), 1, *[alive.shape[1]] * 2) == 0
-        told = start_layer(layer, states, tuple(map(self._narrowed, rest)), here, place)
+        if choosing:
+            if self.past:
+                raise UnsupportedModelError(
+                    f"layer {number} chooses the keys that it attends to (sparse attention), and "
+                    "its choice among cached keys cannot be read before the layer runs; use a "
+                    "method that reads the previous layer"
+                )
+            # the layer chooses among what this mask shows, and hides the rest in its own
+            shown = self.along.columns(alive)
+            here[Call.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
+        rest = tuple(map(self._narrowed, rest))
+        told = start_layer(layer, states, rest, here, None if choosing else place)
         assert told.query is not None
         assert told.key is not None
         columns = self._keys(number, alive)
@@ -245,7 +256,11 @@ class Descent:
         if self.past and self.cache is not None and number < len(self.cache.layers):
             key = torch.cat([self._cached_keys(self.cache, number, key).to(key.device), key], dim=2)
         mask = None
-        if isinstance(full, Tensor) and full.ndim == 4:
+        if choosing:
+            assert told.mask is not None
+            at = place.to(told.mask.device)[:, None, :, None]
+            mask = told.mask.take_along_dim(at, dim=2)
+        elif masked:
             last = self.along.columns(alive.gather(1, place))
             mask = layer_mask(full, last, columns, self.past, flat=False)
         found = {}
