@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from zoo import RELEASE
 
 import lftr
 from lftr.hosts.transformers.families import family_of
@@ -56,6 +57,10 @@ def test_generate(entry: ZooEntry, rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("given", ["left", "right", "no mask", "hidden states"])
 def test_forward(entry: ZooEntry, given: str) -> None:
+    if entry.name == "gemma4_unified" and RELEASE < (5, 24):
+        pytest.skip("its output has image_hidden_states only where pixels are given, not features")
+    if "omni" in entry.name and given == "no mask" and RELEASE < (5, 23):
+        pytest.skip("without a mask its output has rope_deltas of another shape")
     prompt = Prompt(entry, ROWS if given in ("left", "right") else [WIDE])
     inputs = prompt.inputs("right" if given == "right" else "left")
     if given == "no mask":

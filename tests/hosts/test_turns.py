@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from zoo import RELEASE
 
 import lftr
 
@@ -60,6 +61,8 @@ class Chat:
 
     def say(self, *segments: int | Image) -> None:
         """Extend the prompt by text tokens and images."""
+        if self.entry.name == "ernie4_5_vl_moe" and RELEASE < (5, 23):
+            pytest.skip("generate does not cut moe_mm_token_type_ids to the new tokens: it raises")
         for segment in segments:
             if isinstance(segment, Image):
                 if self.images and self.entry.traits.one_block:
