@@ -36,6 +36,12 @@ def entry(request: pytest.FixtureRequest) -> ZooEntry:
     return value
 
 
+def skip_later_turns(entry: ZooEntry) -> None:
+    """Skip what plain transformers of this release cannot run: any later turn."""
+    if entry.name == "ernie4_5_vl_moe" and RELEASE < (5, 23):
+        pytest.skip("generate does not cut moe_mm_token_type_ids to the new tokens: it raises")
+
+
 class Chat:
     """One row that grows turn by turn, its decisions and the cache of the last turn."""
 
@@ -61,8 +67,7 @@ class Chat:
 
     def say(self, *segments: int | Image) -> None:
         """Extend the prompt by text tokens and images."""
-        if self.entry.name == "ernie4_5_vl_moe" and RELEASE < (5, 23):
-            pytest.skip("generate does not cut moe_mm_token_type_ids to the new tokens: it raises")
+        skip_later_turns(self.entry)
         for segment in segments:
             if isinstance(segment, Image):
                 if self.images and self.entry.traits.one_block:
@@ -186,6 +191,7 @@ def test_three_turns_on_copies(entry: ZooEntry) -> None:
 
 
 def test_batch(entry: ZooEntry) -> None:
+    skip_later_turns(entry)
     """Rows of different lengths, left-padded, go on together."""
     prompt = Prompt(entry, [[3, Image("wide"), 2], [2, Image("small", 1), 5]])
     with reduced(prompt.model) as run:

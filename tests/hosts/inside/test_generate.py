@@ -239,7 +239,7 @@ def test_turns(family: ZooEntry, image: bool, kind: str) -> None:
         return
     chat.ids += [20, 21]
     if image:
-        # Of the seed 4, keys with a score of 0 tie at the border of what dots3_note's layers choose.
+        # with the seed 4, keys of score 0 tie where dots3_note's layers cut their choice
         new = Image("tall", 5)
         chat.ids += chat.entry.image_ids(chat.model, new)
         chat.images.append(new)
