@@ -191,8 +191,8 @@ def test_three_turns_on_copies(entry: ZooEntry) -> None:
 
 
 def test_batch(entry: ZooEntry) -> None:
-    skip_later_turns(entry)
     """Rows of different lengths, left-padded, go on together."""
+    skip_later_turns(entry)
     prompt = Prompt(entry, [[3, Image("wide"), 2], [2, Image("small", 1), 5]])
     with reduced(prompt.model) as run:
         output = prompt.generate(ANSWER)
