@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 import lftr
-from lftr.evaluation import Bootstrap, Outcome, Setting, agreement, compare
-from lftr.evaluation.intervals import ITSELF, Interval
+from lftr.lab.evaluation import Bootstrap, Outcome, Setting, agreement, compare
+from lftr.lab.scoring.intervals import ITSELF, Interval
+from lftr.lab.suites import load
 from lftr.methods import Method, get_method
-from lftr.suites import load
 
 RATIOS = (4, 8, 16)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lftr.errors import MissingExtraError
+from lftr.values.errors import MissingExtraError
 
 KINDS = {
     "int8 weights": "Int8WeightOnlyConfig",

@@ -40,13 +40,13 @@ from _verdicts import (
 
 import lftr
 from lftr.cli.loading import Loaded, load_model
-from lftr.errors import LftrError
-from lftr.evaluation import Bootstrap, Outcome, Setting, compare
 from lftr.hosts.transformers.families import family_of
-from lftr.profiling.call import Call
-from lftr.profiling.parts import time_prefill
-from lftr.profiling.timing import Spread, Times
-from lftr.suites import load
+from lftr.lab.evaluation import Bootstrap, Outcome, Setting, compare
+from lftr.lab.profiling.call import Call
+from lftr.lab.profiling.parts import time_prefill
+from lftr.lab.profiling.timing import Spread, Times
+from lftr.lab.suites import load
+from lftr.values.errors import LftrError
 
 COMMAND = "python benchmarks/claims.py"
 METHOD = "lftr"

@@ -18,15 +18,15 @@ from typing import Any
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from lftr.errors import LftrError, MissingEvidenceError
-from lftr.hosts.transformers.encode import choose_evidence
+from lftr.hosts.transformers.encoder.encode import choose_evidence
 from lftr.hosts.transformers.families import Family, family_of
 from lftr.hosts.transformers.families.general import General
 from lftr.hosts.transformers.families.refused import REFUSED
-from lftr.hosts.transformers.layers import LayerHost
+from lftr.hosts.transformers.layers.host import LayerHost
 from lftr.methods import StaticExit
 from lftr.methods.inside.schedules import Exit
-from lftr.report import Report
+from lftr.values.errors import LftrError, MissingEvidenceError
+from lftr.values.report import Report
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "compatibility.md"

@@ -17,8 +17,8 @@ from _accuracy import run
 
 from lftr.methods import Coverage, Lftr, Merge, Mix, Then, get_method
 from lftr.methods.base import Evidence, Method
-from lftr.selection import Selection
-from lftr.tokens import VisualTokens
+from lftr.values.selection import Selection
+from lftr.values.tokens import VisualTokens
 
 ALL = float("inf")
 ASKED = Lftr(relevance="text", diversity=0.9)

@@ -18,7 +18,7 @@ from _accuracy import percent, renewed, score, summary
 from _measure import machine, save, table
 
 import lftr
-from lftr.evaluation import CONTROLS, Setting
+from lftr.lab.evaluation import CONTROLS, Setting
 from lftr.methods import get_method, list_methods
 
 COMMAND = "python benchmarks/inside_accuracy.py"

@@ -13,7 +13,7 @@ import argparse
 
 from _accuracy import RATIOS, finish
 
-from lftr.evaluation import Setting
+from lftr.lab.evaluation import Setting
 from lftr.methods import Lftr, Merge, Then, get_method, list_methods
 
 

@@ -19,7 +19,7 @@ from _real_width import real_width_config
 from transformers import LlavaForConditionalGeneration
 
 import lftr
-from lftr.hosts.transformers.memory import encode_once
+from lftr.hosts.transformers.encoder.encode_cache import encode_once
 
 COMMAND = "python benchmarks/prefill.py"
 
@@ -59,7 +59,7 @@ def against_limit(model: Any, name: str, keep: float, rounds: int) -> dict[str, 
     encoded = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
     features = torch.cat(list(encoded.pooler_output))
     visual = inputs["input_ids"][0] == model.config.image_token_id
-    count = lftr.budget.resolve(keep, int(visual.sum()))
+    count = lftr.values.budget.resolve(keep, int(visual.sum()))
     whole = inputs["input_ids"][0]
     ids = whole[~visual | (visual.cumsum(0) <= count)].unsqueeze(0)
     kind = type(encoded)
@@ -123,11 +123,11 @@ def own_time(rounds: int) -> dict[str, Any]:
 @torch.inference_mode()
 def bookkeeping(rounds: int) -> dict[str, Any]:
     """Time the host's part at L = 2944: segment, positions, columns; no method, no encoder."""
+    from lftr.hosts.transformers.encoder.media_input import Shown
     from lftr.hosts.transformers.families import Layout
-    from lftr.hosts.transformers.plan import Item, Plan
-    from lftr.hosts.transformers.prefill import Prefill
-    from lftr.hosts.transformers.segment import Segment
-    from lftr.hosts.transformers.shown import Shown
+    from lftr.hosts.transformers.items import Item, Plan
+    from lftr.hosts.transformers.kinds.prefill import Prefill
+    from lftr.hosts.transformers.prompt.segment import Segment
 
     model, _ = lftr.bundled.load()
     length, visual = 2944, 2880

@@ -7,9 +7,11 @@ import dataclasses
 import torch
 
 import lftr
-from lftr.methods.wrapping import Wrapper
+from lftr.methods.compose.base import Wrapper
 
-FIELDS = [f.name for f in dataclasses.fields(lftr.VisualTokens) if f.name in lftr.tokens._SHAPES]
+FIELDS = [
+    f.name for f in dataclasses.fields(lftr.VisualTokens) if f.name in lftr.values.tokens._SHAPES
+]
 
 
 def wrappers():

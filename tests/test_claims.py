@@ -14,9 +14,9 @@ import torch
 
 from lftr import get_method
 from lftr.cli.loading import load_model
-from lftr.errors import LftrError
-from lftr.evaluation import Bootstrap, Outcome, Setting, compare
-from lftr.suites import load
+from lftr.lab.evaluation import Bootstrap, Outcome, Setting, compare
+from lftr.lab.suites import load
+from lftr.values.errors import LftrError
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -10,7 +10,7 @@ import torch
 import lftr
 from lftr import Preset, bundled, suites
 from lftr.methods import Adaptive, Merge, Mix, Then
-from lftr.methods.plain import from_plain, to_plain
+from lftr.options.plain import from_plain, to_plain
 from lftr.presets import check_writable, name_of
 from lftr.prompting import inputs_of
 

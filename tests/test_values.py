@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lftr
-from lftr.budget import parse_keep, resolve, resolve_all, share
-from lftr.errors import ArgumentError, MissingEvidenceError
-from lftr.tokens import VisualTokens
+from lftr.values.budget import parse_keep, resolve, resolve_all, share
+from lftr.values.errors import ArgumentError, MissingEvidenceError
+from lftr.values.tokens import VisualTokens
 
 counts = st.integers(1, 3000)
 calm = settings(deadline=None, derandomize=True)

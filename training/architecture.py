@@ -32,7 +32,7 @@ from vocabulary import (
     tokenizer,
 )
 
-from lftr.suites.tracks import CLIP_SIDE
+from lftr.lab.suites.tracks import CLIP_SIDE
 
 IMAGE_SIDE, PATCH = 192, 8
 

@@ -15,12 +15,12 @@ import numpy as np
 from data import BACKGROUND, Arrays, collate, encode, owners
 from torch import Tensor
 
-from lftr.suites.clip_questions import CLIP_CATEGORIES, ask_clip
-from lftr.suites.clips import sample_roles
-from lftr.suites.example import Question
-from lftr.suites.layout import COLOURS, KINDS
-from lftr.suites.render import render_clip
-from lftr.suites.tracks import CLIP_SIDE, FRAMES, Track, sample_tracks
+from lftr.lab.suites.clip_questions import CLIP_CATEGORIES, ask_clip
+from lftr.lab.suites.clips import sample_roles
+from lftr.lab.suites.example import Question
+from lftr.lab.suites.layout import COLOURS, KINDS
+from lftr.lab.suites.render import render_clip
+from lftr.lab.suites.tracks import CLIP_SIDE, FRAMES, Track, sample_tracks
 
 CLIP_GRID = CLIP_SIDE // 8
 CLIP_SLOTS = 10  # questions behind one clip

@@ -10,7 +10,7 @@ from losses import Batch, Losses, Prefix, answer_losses, mean, pixels, read
 from torch import Tensor, nn
 from vocabulary import BOS, IMAGE, USER, clip_words, tokenizer
 
-from lftr.suites.clip_questions import CLIP_CATEGORIES
+from lftr.lab.suites.clip_questions import CLIP_CATEGORIES
 
 # After how many layers the language model's tokens are asked for their frame, and for the rest.
 EARLY, TAPPED = 2, 4

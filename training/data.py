@@ -14,10 +14,10 @@ from architecture import IMAGE_SIDE, PATCH
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from vocabulary import ASSISTANT, BOS, EOS, PAD, clip_words, tokenizer
 
-from lftr.suites.example import Question, SceneObject
-from lftr.suites.layout import COLOURS, KINDS, sample_objects
-from lftr.suites.questions import CATEGORIES, ask
-from lftr.suites.render import mask, render
+from lftr.lab.suites.example import Question, SceneObject
+from lftr.lab.suites.layout import COLOURS, KINDS, sample_objects
+from lftr.lab.suites.questions import CATEGORIES, ask
+from lftr.lab.suites.render import mask, render
 
 GRID = IMAGE_SIDE // PATCH
 OBJECTS = 8

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from vocabulary import BOS, EOS, USER
 
-from lftr.suites.layout import COLOURS, KINDS
+from lftr.lab.suites.layout import COLOURS, KINDS
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]

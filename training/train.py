@@ -38,7 +38,7 @@ from losses import (
 from muon import Muon
 from torch import Tensor, nn
 
-from lftr.suites.questions import CATEGORIES
+from lftr.lab.suites.questions import CATEGORIES
 
 _WEIGHTS = {"kind": 1.0, "colour": 0.7, "digit": 1.0, "box": 0.7, "region": 0.4, "scene": 0.1}
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from train import Run, Stage, learn, optimisers, tally
 
 from lftr import bundled
-from lftr.suites.clip_questions import CLIP_CATEGORIES
-from lftr.suites.tracks import FRAMES
+from lftr.lab.suites.clip_questions import CLIP_CATEGORIES
+from lftr.lab.suites.tracks import FRAMES
 
 
 def lesson(progress: float) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from lftr.suites.clip_questions import TIMES, WAYS
-from lftr.suites.layout import COLOURS, KINDS
-from lftr.suites.questions import CELLS, COUNTS, DIGITS, SIDES, YES_NO
+from lftr.lab.suites.clip_questions import TIMES, WAYS
+from lftr.lab.suites.layout import COLOURS, KINDS
+from lftr.lab.suites.questions import CELLS, COUNTS, DIGITS, SIDES, YES_NO
 
 # CLIP's text model reads an end-of-text id of 2 as "the largest id of the row": 2 is not the end.
 SPECIAL = ("<pad>", "<s>", "<image>", "</s>", "<user>", "<assistant>")

@@ -10,15 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bundled, evaluation, media, methods, suites
-    from .budget import Budget
-    from .errors import LftrError
+    from . import bundled, media, methods
     from .evidence.text import TextTower
-    from .exits.calibrate import calibrate_exit
-    from .exits.fit import fit_exit
+    from .lab import evaluation, suites
+    from .lab.exits.calibrate import calibrate_exit
+    from .lab.exits.fit import fit_exit
     from .methods import get_method, list_methods
     from .methods.base import Method
-    from .methods.encoder import EncoderFolder, EncoderMerge, EncoderToMe
+    from .methods.encoder.merges import EncoderFolder, EncoderMerge, EncoderToMe
     from .methods.inside import LayerMethod, schedules
     from .presets import Preset
     from .reducing import (
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
         reductions,
         restore,
     )
-    from .selection import Flow, Selection
-    from .tokens import VisualTokens
+    from .values.budget import Budget
+    from .values.errors import LftrError
+    from .values.selection import Flow, Selection
+    from .values.tokens import VisualTokens
     from .verifying import Verification, verify
 
 __version__ = "0.1.0"

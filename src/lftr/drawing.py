@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .media.picture import read_image
-from .report import ItemReport
-from .selection import Selection
-from .tokens import Grid
+from .values.report import ItemReport
+from .values.selection import Selection
+from .values.tokens import Grid
 
 Colour = tuple[int, int, int]
 

@@ -10,13 +10,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .budget import Budget, Keep, is_auto, parse_keep
-from .errors import ArgumentError
 from .methods.base import Method
-from .methods.encoder import EncoderMerge
+from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
-from .methods.plain import from_plain, to_plain
-from .textfile import read_text
+from .options.plain import from_plain, to_plain
+from .values.budget import Budget, Keep, is_auto, parse_keep
+from .values.errors import ArgumentError
+from .values.textfile import read_text
 
 FORMAT = 1
 _KEYS = {"format", "method", "options", "keep", "positions", "encoder", "model", "found"}

@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import ArgumentError, LftrError, reason_of
 from .media.clip import Clip
 from .media.picture import read_image as read_image
+from .values.errors import ArgumentError, LftrError, reason_of
 
 Medium = Image.Image | Clip
 Asked = tuple[Sequence[Medium], str]

@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .budget import Keep, is_auto, parse_keep
-from .errors import ArgumentError, UnsupportedModelError
 from .evidence.text import TextTower
 from .methods import get_method
 from .methods.base import Method
-from .methods.encoder import EncoderMerge
+from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.options import check_keep
 from .presets import Preset, name_of
+from .values.budget import Keep, is_auto, parse_keep
+from .values.errors import ArgumentError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .hosts.transformers.families import Family
-    from .hosts.transformers.module import ModuleReduction
-    from .hosts.transformers.plan import Framing
-    from .hosts.transformers.session import Reduction
+    from .hosts.transformers.items import Framing
+    from .hosts.transformers.kinds.module import ModuleReduction
+    from .hosts.transformers.reduction import Reduction
 
 AnyMethod = str | Method | LayerMethod
 POSITIONS = ("original", "compact")
@@ -113,10 +113,10 @@ def reduce(
     MissingEvidenceError
         If the method needs what this model cannot tell.
     """
-    from .hosts.transformers.encoder_merge import check_merge
+    from .hosts.transformers.encoder.merge import check_merge
     from .hosts.transformers.families import family_of
-    from .hosts.transformers.plan import Plan
-    from .hosts.transformers.session import Reduction
+    from .hosts.transformers.items import Plan
+    from .hosts.transformers.reduction import Reduction
     from .hosts.transformers.wrapped import unwrapped
 
     notes: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
 
     For loops of one's own: ids, mask, positions and encoded images, ready for ``model(**inputs)``.
     """
-    from .hosts.transformers.session import current
+    from .hosts.transformers.reduction import current
     from .hosts.transformers.wrapped import unwrapped
 
     return current(unwrapped(model)).prepare(**inputs)
@@ -182,7 +182,7 @@ def reductions(model: nn.Module) -> list[Reduction | ModuleReduction]:
     ArgumentError
         If ``model`` is no module.
     """
-    from .hosts.transformers.session import attached_to
+    from .hosts.transformers.reduction import attached_to
 
     return attached_to(model)
 
@@ -234,8 +234,8 @@ def reduce_module(
     ArgumentError, MissingEvidenceError
         If an argument is out of range, or the method needs more than features.
     """
-    from .hosts.transformers.module import ModuleReduction
-    from .hosts.transformers.plan import Plan
+    from .hosts.transformers.items import Plan
+    from .hosts.transformers.kinds.module import ModuleReduction
 
     return ModuleReduction(module, Plan(as_method(method), _parse(keep)), grid)
 

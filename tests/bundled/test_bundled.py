@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 import lftr
 from lftr import bundled, suites
-from lftr.errors import ArgumentError
+from lftr.values.errors import ArgumentError
 
 GRIDS = {"scenes": 24, "clips": 10}
 FRAMES = {"scenes": 1, "clips": 8}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from lftr.cli.app import app
+from lftr.app import app
 
 Run = Callable[..., Result]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lftr.profiling import CONVENTIONS
+from lftr.lab.profiling import CONVENTIONS
 
 QUICK = ("--rounds", 1, "--decode", 1)
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from lftr import suites
-from lftr.cli.left_out import LEFT_OUT
-from lftr.evaluation import load_data
-from lftr.evaluation.tune_workload import load_workload
+from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.evaluation import load_data
+from lftr.lab.tuning.workload import load_workload
 from lftr.media import Picking
 
 QUICK = ("--max-new-tokens", 2, "--device", "cpu")

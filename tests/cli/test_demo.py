@@ -10,8 +10,8 @@ from PIL import Image
 import lftr as library
 from lftr import bundled, suites
 from lftr.cli.terminal import Table
-from lftr.evaluation import compare, settings_of
-from lftr.hosts.transformers.memory import encode_once
+from lftr.hosts.transformers.encoder.encode_cache import encode_once
+from lftr.lab.evaluation import compare, settings_of
 from lftr.prompting import inputs_of
 
 CONTROLS = ["random", "uniform", "pool", "downsample"]

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from lftr import bundled
-from lftr.budget import parse_keep
-from lftr.cli.left_out import LEFT_OUT
-from lftr.errors import ArgumentError
-from lftr.evaluation.tune_workload import load_workload
-from lftr.merges import parse_merge
+from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.tuning.workload import load_workload
+from lftr.methods.encoder.spelling import parse_merge
 from lftr.presets import Preset
+from lftr.values.budget import parse_keep
+from lftr.values.errors import ArgumentError
 
 DATA = Path(__file__).parents[1] / "media/data"
 QUICK = ("--max-new-tokens", 1, "--device", "cpu")

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lftr.cli.left_out import LEFT_OUT
-from lftr.errors import ArgumentError, UnsupportedModelError
-from lftr.evaluation.index import BATCHES, index_metrics
-from lftr.evaluation.items import Item
-from lftr.evaluation.journal import Journal
-from lftr.evaluation.settings import Setting, full_model
+from lftr.lab.asking.items import Item
+from lftr.lab.asking.journal import Journal
+from lftr.lab.asking.settings import Setting, full_model
+from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.evaluation.index import BATCHES, index_metrics
 from lftr.methods import get_method
+from lftr.values.errors import ArgumentError, UnsupportedModelError
 
 CONTROLS = ["random", "uniform", "pool", "downsample"]
 
@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was_killed(reads, album, tmp_path):
 
 
 def test_what_was_left_out_is_told_and_tried_again(lftr, album, tmp_path, monkeypatch):
-    module = importlib.import_module("lftr.evaluation.tune_workload")
+    module = importlib.import_module("lftr.lab.tuning.workload")
     read = module.read_image
 
     def away(path):
@@ -100,7 +100,7 @@ def test_what_was_left_out_is_told_and_tried_again(lftr, album, tmp_path, monkey
 
 def test_a_control_that_fails_later_is_left_out(lftr, album, tmp_path, monkeypatch):
     """As downsample does where the second image is cut into tiles."""
-    module = importlib.import_module("lftr.evaluation.index")
+    module = importlib.import_module("lftr.lab.evaluation.index")
     embed, calls = module.embed_batch, []
 
     def tiled(model, processor, asked, settings, **kwargs):

@@ -8,10 +8,10 @@ import pytest
 
 import lftr as library
 from lftr import EncoderFolder, EncoderToMe
-from lftr.errors import ArgumentError
-from lftr.evaluation import settings_grid, with_merges
-from lftr.merges import parse_merge, spell_merge
+from lftr.lab.evaluation import settings_grid, with_merges
 from lftr.methods import get_method
+from lftr.methods.encoder.spelling import parse_merge, spell_merge
+from lftr.values.errors import ArgumentError
 
 MERGES = {
     "tome": EncoderToMe(),

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from lftr import bundled, evaluation
-from lftr.cli.left_out import LEFT_OUT
-from lftr.evaluation import Run
+from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.evaluation import Run
 
 CONTROLS = ["random", "uniform", "pool", "downsample"]
 QUICK = ["--max-new-tokens", 2, "--device", "cpu"]

@@ -10,10 +10,10 @@ import pytest
 import lftr as library
 from lftr.cli import main
 from lftr.cli.parsing import parse_method
-from lftr.errors import ArgumentError
 from lftr.methods import get_method, list_methods
 from lftr.methods.inside.schedules import Average, Stages, Step
-from lftr.spelling import parse_value
+from lftr.options.spelling import parse_value
+from lftr.values.errors import ArgumentError
 
 
 def test_every_method_is_listed_with_its_options_and_evidence(reads):

@@ -10,7 +10,7 @@ import lftr as library
 from lftr import Flow, Selection
 from lftr.drawing import ACCENT, below, draw_item, patch_side, shown_part, slot_colours
 from lftr.prompting import read_image
-from lftr.report import ItemReport
+from lftr.values.report import ItemReport
 
 GRID = (1, 24, 24)
 

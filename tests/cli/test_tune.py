@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import lftr as library
-from lftr.cli.left_out import LEFT_OUT
 from lftr.cli.options import needs_tower
-from lftr.evaluation.tune_plan import Plan
+from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.tuning.plan import Plan
 
 EASY = ("--agreement", 0.5, "--confidence", 0.5, "--method", "uniform", "--keep", 0.999)
 
@@ -100,7 +100,7 @@ def test_a_folder_without_prompts(fails, album):
 def test_an_interrupted_search_goes_on_in_a_folder_of_its_own(lftr, album, tmp_path, monkeypatch):
     """Every configuration has one in the working directory; a word says what was found there."""
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module("lftr.evaluation.tune")
+    module = importlib.import_module("lftr.lab.tuning.tune")
     words = ["tune", album, *EASY, "--max-new-tokens", 1, "--batch", 1]
 
     def interrupted(*_):

@@ -8,7 +8,7 @@ import pytest
 
 from lftr import bundled
 from lftr.cli.options import refuse
-from lftr.errors import ArgumentError
+from lftr.values.errors import ArgumentError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from verify.support import Processor, entry_of
 
 from lftr.cli.loading import Loaded
-from lftr.hosts.transformers import prefill
+from lftr.hosts.transformers.kinds import prefill
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lftr import bundled
-from lftr.evaluation import Subject
+from lftr.lab.evaluation import Subject
 
 torch.set_num_threads(1)
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from lftr import suites
-from lftr.errors import ArgumentError
-from lftr.evaluation import load_data, settings_grid
-from lftr.evaluation.settings import spell
+from lftr.lab.asking.settings import spell
+from lftr.lab.evaluation import load_data, settings_grid
 from lftr.methods import get_method
+from lftr.values.errors import ArgumentError
 
 RED = {"image": "red.png", "question": "What colour?", "answers": ["red"]}
 
@@ -183,7 +183,7 @@ def test_a_metric_that_scores_nothing_of_a_suite_is_refused(monkeypatch):
     def never(metric, answers, choices):
         raise ArgumentError.of("answers", answers, "none")
 
-    monkeypatch.setattr("lftr.evaluation.data.check_scored", never)
+    monkeypatch.setattr("lftr.lab.asking.data.check_scored", never)
     with pytest.raises(ArgumentError, match=r"one that fits 'scenes': 3 of 3 questions cannot"):
         load_data("scenes", n=3, metric="choice")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lftr.errors import ArgumentError
-from lftr.evaluation import cosine, embed_all, load_data, recall_agreement, settings_grid
+from lftr.lab.evaluation import cosine, embed_all, load_data, recall_agreement, settings_grid
 from lftr.methods import get_method
 from lftr.prompting import inputs_of
+from lftr.values.errors import ArgumentError
 
 
 def test_cosine_is_row_by_row():

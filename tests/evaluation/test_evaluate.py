@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 import lftr
-from lftr.errors import ArgumentError, LftrError, UnsupportedModelError
-from lftr.evaluation import (
+from lftr.lab.evaluation import (
     Run,
     Setting,
     Subject,
@@ -28,9 +27,10 @@ from lftr.evaluation import (
     try_settings,
     write_thumbnails,
 )
-from lftr.evaluation.gallery import gallery
+from lftr.lab.evaluation.gallery import gallery
 from lftr.methods import get_method
-from lftr.methods.encoder import EncoderToMe
+from lftr.methods.encoder.merges import EncoderToMe
+from lftr.values.errors import ArgumentError, LftrError, UnsupportedModelError
 
 from .test_runs import run_of
 
@@ -120,7 +120,7 @@ def test_a_whole_run_asks_nothing_again(tmp_path, subject, monkeypatch):
     settings = settings_grid(METHODS, [1 / 16], controls=[])
     first, _ = start(tmp_path, subject, data, settings)
     before = (tmp_path / "predictions.jsonl").read_bytes()
-    monkeypatch.setattr(sys.modules["lftr.evaluation.evaluate"], "answer_batch", None)
+    monkeypatch.setattr(sys.modules["lftr.lab.evaluation.evaluate"], "answer_batch", None)
     again, _ = start(tmp_path, subject, data, settings)
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     assert again.predictions == first.predictions
@@ -133,7 +133,7 @@ def test_an_image_that_breaks_off_does_not_make_others_be_asked_again(
     data = load_data(str(jsonl(*({"image": name} | red for name in ("red.png", "cut.png")))))
     settings = settings_grid(METHODS, [1 / 16], controls=[])
     start(tmp_path / "run", subject, data, settings)
-    monkeypatch.setattr(sys.modules["lftr.evaluation.evaluate"], "answer_batch", None)
+    monkeypatch.setattr(sys.modules["lftr.lab.evaluation.evaluate"], "answer_batch", None)
     _, problems = start(tmp_path / "run", subject, data, settings)
     assert [problem.where for problem in problems] == ["questions:2"]
 
@@ -248,7 +248,7 @@ def test_a_control_that_fails_on_a_later_image_is_left_out_of_the_whole_run(
             calls.append(1) if waiting[number].label == "uniform 36" else None
             yield number, answers
 
-    module = sys.modules["lftr.evaluation.evaluate"]
+    module = sys.modules["lftr.lab.evaluation.evaluate"]
     monkeypatch.setattr(module, "answer_batch", tiled)
     run, _ = start(tmp_path, subject, data, settings, batch=1)
     assert run.left_out == {"uniform": "images are cut into tiles"}

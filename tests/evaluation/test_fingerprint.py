@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lftr import bundled
-from lftr.evaluation import Subject
-from lftr.evaluation.fingerprint import weights_of
+from lftr.lab.asking.fingerprint import weights_of
+from lftr.lab.evaluation import Subject
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_text_tower_is_told_by_its_weights(own):
 
 def test_versions_are_told(subject, monkeypatch):
     before = subject.plain()
-    monkeypatch.setattr("lftr.evaluation.subject.transformers.__version__", "0")
+    monkeypatch.setattr("lftr.lab.asking.subject.transformers.__version__", "0")
     assert subject.plain()["versions"] != before["versions"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from lftr.evaluation import Bootstrap, Hallucination
+from lftr.lab.evaluation import Bootstrap, Hallucination
 
 
 def test_the_draws_are_those_of_the_measured_tables():

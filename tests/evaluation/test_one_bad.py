@@ -10,17 +10,24 @@ import torch
 from PIL import Image
 
 import lftr
-from lftr.errors import ArgumentError, LftrError, TooLittleMemoryError
-from lftr.evaluation import Run, configuration, evaluate, load_data, settings_grid, try_settings
-from lftr.evaluation.index import embed_run, embedded, index_configuration, index_metrics
-from lftr.evaluation.journal import Journal
-from lftr.evaluation.tune import tune
-from lftr.evaluation.tune_answers import ANSWERS, Said
-from lftr.evaluation.tune_plan import Plan
-from lftr.evaluation.tune_search import Goal
-from lftr.evaluation.tune_sitting import Seating
-from lftr.evaluation.tune_workload import load_workload
+from lftr.lab.asking.journal import Journal
+from lftr.lab.evaluation import (
+    Run,
+    configuration,
+    evaluate,
+    load_data,
+    settings_grid,
+    try_settings,
+)
+from lftr.lab.evaluation.index import embed_run, embedded, index_configuration, index_metrics
+from lftr.lab.tuning.answers import ANSWERS, Said
+from lftr.lab.tuning.plan import Plan
+from lftr.lab.tuning.search import Goal
+from lftr.lab.tuning.sitting import Seating
+from lftr.lab.tuning.tune import tune
+from lftr.lab.tuning.workload import load_workload
 from lftr.prompting import chat_inputs, inputs_of
+from lftr.values.errors import ArgumentError, LftrError, TooLittleMemoryError
 
 ASK = {"image": "red.png", "answers": ["no"]}
 HOLDS_PLACEHOLDER = "<image>\nIs there a red digit?"

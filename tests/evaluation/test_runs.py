@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from lftr.errors import ArgumentError
-from lftr.evaluation import Run
-from lftr.evaluation.journal import Journal
-from lftr.evaluation.runs import PREDICTIONS
+from lftr.lab.asking.journal import Journal
+from lftr.lab.evaluation import Run
+from lftr.lab.evaluation.runs import PREDICTIONS
+from lftr.values.errors import ArgumentError
 
 CONFIG = {
     "format": 1,

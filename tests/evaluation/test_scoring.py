@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lftr.errors import ArgumentError
-from lftr.evaluation.scoring import (
+from lftr.lab.scoring.metrics import (
     METRICS,
     agreement,
     anls,
@@ -23,7 +22,8 @@ from lftr.evaluation.scoring import (
     verdict,
     yes_no,
 )
-from lftr.evaluation.vqa import CONTRACTIONS, vqa_normalise, vqa_soft
+from lftr.lab.scoring.vqa import CONTRACTIONS, vqa_normalise, vqa_soft
+from lftr.values.errors import ArgumentError
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lftr.evaluation import summarise
-from lftr.reporting.rows import rows_of
-from lftr.reporting.summary import tiles_of
+from lftr.lab.evaluation import summarise
+from lftr.lab.reporting.rows import rows_of
+from lftr.lab.reporting.summary import tiles_of
 
 from .test_runs import MS, line, run_of
 

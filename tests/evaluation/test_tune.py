@@ -9,14 +9,14 @@ from scipy.stats import binom
 
 import lftr
 from lftr import suites
-from lftr.errors import ArgumentError, MissingEvidenceError
-from lftr.evaluation.answering import answer_all
-from lftr.evaluation.scoring import agreement
-from lftr.evaluation.settings import Setting, full_model
-from lftr.evaluation.tune import tune
-from lftr.evaluation.tune_plan import METHODS, Plan, plain_workload
-from lftr.evaluation.tune_search import Goal
-from lftr.evaluation.tune_workload import load_workload
+from lftr.lab.asking.answering import answer_all
+from lftr.lab.asking.settings import Setting, full_model
+from lftr.lab.scoring.metrics import agreement
+from lftr.lab.tuning.plan import METHODS, Plan, plain_workload
+from lftr.lab.tuning.search import Goal
+from lftr.lab.tuning.tune import tune
+from lftr.lab.tuning.workload import load_workload
+from lftr.values.errors import ArgumentError, MissingEvidenceError
 
 AGREEMENT, CONFIDENCE = 0.8, 0.9
 LFTR = [lftr.get_method("lftr")]
@@ -175,6 +175,6 @@ def test_default_methods_that_the_model_cannot_feed_are_left_out(subject, monkey
             raise MissingEvidenceError("no text")
         return lftr.reduce(model, method, **options)
 
-    monkeypatch.setattr("lftr.evaluation.tune_plan.reduce", feeding)
+    monkeypatch.setattr("lftr.lab.tuning.plan.reduce", feeding)
     left = [name for name in METHODS if name != "coverage"]
     assert [method.name for method in Plan().methods_for(subject)] == left

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lftr.evaluation.tune_betting import Bets, least_values
+from lftr.lab.tuning.betting import Bets, least_values
 
 RUNS, LENGTH = 2000, 400
 

@@ -17,15 +17,15 @@ from dataclasses import replace
 import pytest
 
 import lftr
-from lftr.errors import ArgumentError, TooLittleMemoryError
-from lftr.evaluation import tune as tuning
-from lftr.evaluation import tune_sitting as sitting
-from lftr.evaluation.answering import Answer, Timing
-from lftr.evaluation.tune_answers import ANSWERS
-from lftr.evaluation.tune_plan import Plan, plain_workload
-from lftr.evaluation.tune_search import Goal
-from lftr.evaluation.tune_workload import load_workload
-from lftr.report import ItemReport
+from lftr.lab.asking.answering import Answer, Timing
+from lftr.lab.tuning import sitting as sitting
+from lftr.lab.tuning import tune as tuning
+from lftr.lab.tuning.answers import ANSWERS
+from lftr.lab.tuning.plan import Plan, plain_workload
+from lftr.lab.tuning.search import Goal
+from lftr.lab.tuning.workload import load_workload
+from lftr.values.errors import ArgumentError, TooLittleMemoryError
+from lftr.values.report import ItemReport
 
 GOAL = Goal(0.7, 0.8)
 METHODS = [lftr.get_method("lftr"), lftr.get_method("uniform")]

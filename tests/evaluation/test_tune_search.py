@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import lftr
-from lftr.evaluation.settings import Setting
-from lftr.evaluation.tune_search import Goal, Proof, Race, grid, prove
+from lftr.lab.asking.settings import Setting
+from lftr.lab.tuning.search import Goal, Proof, Race, grid, prove
 
 GOAL = Goal(0.8, 0.9)
 BUDGETS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)

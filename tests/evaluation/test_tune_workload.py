@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lftr.errors import ArgumentError
-from lftr.evaluation.tune_workload import load_workload
+from lftr.lab.tuning.workload import load_workload
+from lftr.values.errors import ArgumentError
 
 
 def test_a_folder_asks_every_image_every_prompt(folder):

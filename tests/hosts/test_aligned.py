@@ -11,8 +11,8 @@ from torch import Tensor
 from zoo.base import KINDS
 
 import lftr
-from lftr.errors import ArgumentError, UnsupportedModelError
 from lftr.hosts.transformers.api import takes_columns_by_row
+from lftr.values.errors import ArgumentError, UnsupportedModelError
 
 from .support import FAMILIES, PLAIN, SQUARE, Image, Prompt, Row, ZooEntry, distance, reduced
 

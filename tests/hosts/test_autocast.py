@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lftr
-from lftr.errors import LftrError
+from lftr.values.errors import LftrError
 
 from .support import FAMILIES, Prompt, ZooEntry, reduced
 

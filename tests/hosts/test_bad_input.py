@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import lftr
-from lftr.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
+from lftr.values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
 
 from .support import (
     FAMILIES,

@@ -16,7 +16,7 @@ from zoo.layouts import tiles
 from zoo.tiles import GotOcr2
 
 import lftr
-from lftr.errors import MissingEvidenceError
+from lftr.values.errors import MissingEvidenceError
 
 from .support import (
     FAMILIES,

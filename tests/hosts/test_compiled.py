@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lftr
-from lftr.errors import LftrError
+from lftr.values.errors import LftrError
 
 from .inside.support import Own, Planned, Skip, Step
 from .support import WIDE, Prompt, ZooEntry, distance, fresh

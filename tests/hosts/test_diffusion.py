@@ -17,9 +17,9 @@ from torch import Tensor
 from zoo import DIFFUSION, Image, Row
 
 import lftr
-from lftr.errors import ArgumentError, UnsupportedModelError
 from lftr.hosts.transformers.api import Call
 from lftr.methods.inside.schedules import Exit, Skip, Stages, Step
+from lftr.values.errors import ArgumentError, UnsupportedModelError
 
 from .inside.oracle import Recorder, Truth, Turn
 from .inside.support import Merging, Own, Planned, Previous

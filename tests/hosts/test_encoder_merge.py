@@ -15,9 +15,9 @@ from zoo.llava import Llava
 from zoo.parts import siglip
 
 import lftr
+from lftr.hosts.transformers.encoder.encode_cache import encode_once
 from lftr.hosts.transformers.families import family_of
-from lftr.hosts.transformers.memory import encode_once
-from lftr.methods.encoder import EncoderMerge, MergingLayer
+from lftr.methods.encoder.merges import EncoderMerge, MergingLayer
 from lftr.methods.inside import FastV
 
 from .support import (

@@ -12,8 +12,8 @@ from zoo import Image
 
 import lftr
 from lftr import LftrError
-from lftr.hosts.transformers import cross_attention, qformer
-from lftr.hosts.transformers.texts import row_texts
+from lftr.hosts.transformers.kinds import cross_attention, qformer
+from lftr.hosts.transformers.prompt.text_evidence import row_texts
 
 from .oracle import handed_over, language_model
 from .support import Asking
@@ -94,7 +94,7 @@ def test_reduced_is_the_plain_model_on_gathered_states(name: str, stage: str, me
             items = kept_of(reduction, 0)
             want = truth(name, stage, model, inputs, items)
             full = model(**inputs).logits
-        assert all(item.kept == lftr.budget.resolve(0.4, item.tokens) for item in items)
+        assert all(item.kept == lftr.values.budget.resolve(0.4, item.tokens) for item in items)
         torch.testing.assert_close(got[:, -1], want[:, -1], rtol=0, atol=1e-5)
         assert (got[:, -1] - full[:, -1]).abs().max() > 1e-2, "reduction must be seen"
 

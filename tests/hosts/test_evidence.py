@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import lftr
-from lftr.errors import ArgumentError, MissingEvidenceError
 from lftr.evidence.attention import attention_modules
 from lftr.evidence.text import TextTower
-from lftr.hosts.transformers.encode import choose_evidence
+from lftr.hosts.transformers.encoder.encode import choose_evidence
 from lftr.hosts.transformers.families import family_of
+from lftr.values.errors import ArgumentError, MissingEvidenceError
 
 from .support import HOSTED, TAPPED, VIDEOS, Asking, Prompt, ZooEntry, distance, reduced, seen
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import lftr
-from lftr.errors import ArgumentError
+from lftr.values.errors import ArgumentError
 
 from .support import (
     IMAGES,

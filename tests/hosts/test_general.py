@@ -11,10 +11,10 @@ from transformers import ShieldGemma2Config
 from zoo import FAMILIES, VIDEOS, Image, ZooEntry
 
 import lftr
-from lftr.errors import MissingEvidenceError, UnsupportedModelError
 from lftr.hosts.transformers.api import takes_encoded
 from lftr.hosts.transformers.families import Family, family_of
 from lftr.hosts.transformers.families.general import General
+from lftr.values.errors import MissingEvidenceError, UnsupportedModelError
 
 from .support import Prompt, assert_true, reduced
 from .test_placing import check_sounds, heard

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo import Corner
 
 from lftr.evidence.attention import attention_modules
-from lftr.hosts.transformers.encode import _parent, encoder_arguments
+from lftr.hosts.transformers.encoder.encode import _parent, encoder_arguments
 from lftr.hosts.transformers.families import family_of
 
 from .support import IMAGES, VIDEOS, Image, Prompt, Videos, ZooEntry, reduced

@@ -13,7 +13,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
-from lftr.hosts.transformers.layers import LayerHost
+from lftr.hosts.transformers.layers.host import LayerHost
 from lftr.methods import FastV, PyramidDrop
 from lftr.methods.inside.schedules import Step
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import lftr
-from lftr.budget import resolve
-from lftr.errors import MissingEvidenceError, UnsupportedModelError
 from lftr.methods import Lftr
 from lftr.methods.base import ImageMethod
+from lftr.values.budget import resolve
+from lftr.values.errors import MissingEvidenceError, UnsupportedModelError
 
 from .support import FAMILIES, ROWS, Prompt, ZooEntry, assert_close, reduced
 

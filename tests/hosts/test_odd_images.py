@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import lftr
-from lftr.errors import ArgumentError, LftrError, MissingEvidenceError
 from lftr.hosts.transformers.families import family_of
 from lftr.methods.base import ImageMethod
+from lftr.values.errors import ArgumentError, LftrError, MissingEvidenceError
 
 from .support import FAMILIES, SQUARE, Prompt, ZooEntry, assert_true, fresh, reduced
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lftr
-from lftr.errors import UnsupportedModelError
+from lftr.values.errors import UnsupportedModelError
 
 from .support import (
     ALL,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import lftr
-from lftr.errors import UnsupportedModelError
 from lftr.methods.inside.schedules import Step
+from lftr.values.errors import UnsupportedModelError
 
 from .inside.support import Own, first_layer
 from .support import FAMILIES, SQUARE, WIDE, Prompt, distance

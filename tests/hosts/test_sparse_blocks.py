@@ -6,7 +6,7 @@ import pytest
 from zoo import BROKEN, SPARSE, UNUSABLE, Image, Row
 
 import lftr
-from lftr.errors import UnsupportedModelError
+from lftr.values.errors import UnsupportedModelError
 
 from .support import Prompt, assert_true, reduced
 

@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 import lftr
 from lftr.evidence import attention
 from lftr.evidence.attention import Tap, attention_modules, tapped
-from lftr.hosts.transformers import encode
+from lftr.hosts.transformers.encoder import encode
 from lftr.hosts.transformers.families import family_of
 
 from .inside.support import methods_for, skips_for

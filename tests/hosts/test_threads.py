@@ -16,11 +16,11 @@ from torch import nn
 from transformers import TextIteratorStreamer, TextStreamer
 
 import lftr
-from lftr.errors import MissingEvidenceError
 from lftr.evidence.attention import attention_modules
-from lftr.hosts.transformers import encode
+from lftr.hosts.transformers.encoder import encode
 from lftr.hosts.transformers.families import family_of
-from lftr.hosts.transformers.site import site_of
+from lftr.hosts.transformers.hooks import site_of
+from lftr.values.errors import MissingEvidenceError
 
 from .support import FAMILIES, NEW, SQUARE, WIDE, Asking, Prompt, ZooEntry, fresh, interleaved
 

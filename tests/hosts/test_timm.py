@@ -16,7 +16,7 @@ from zoo.square import FastVlm
 from zoo.tiles import PerceptionLM
 
 import lftr
-from lftr.errors import MissingEvidenceError
+from lftr.values.errors import MissingEvidenceError
 
 from .support import FAMILIES, Image, Prompt, ZooEntry, assert_true, reduced, seen
 

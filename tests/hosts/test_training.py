@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import lftr
-from lftr.errors import LftrError, UnsupportedModelError
+from lftr.values.errors import LftrError, UnsupportedModelError
 
 from .inside.support import Own, Planned, Skip, Step
 from .support import FAMILIES, SQUARE, WIDE, Prompt, ZooEntry, fresh

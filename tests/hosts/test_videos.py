@@ -9,8 +9,8 @@ import torch
 from zoo import RELEASE
 
 import lftr
-from lftr.errors import ArgumentError, UnsupportedModelError
 from lftr.methods import Adaptive
+from lftr.values.errors import ArgumentError, UnsupportedModelError
 
 from .oracle import true_logits
 from .support import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lftr
-from lftr.errors import LftrError, UnsupportedModelError
+from lftr.values.errors import LftrError, UnsupportedModelError
 
 from .support import FAMILIES, Prompt, ZooEntry, distance, fresh
 from .test_lifetime import traces

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lftr import bundled
-from lftr.evaluation import Setting, answer_all
+from lftr.lab.evaluation import Setting, answer_all
 from lftr.methods import get_method
 
 from .conftest import MISSING, QUESTIONS, Evaluated

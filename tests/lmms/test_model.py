@@ -9,10 +9,10 @@ import torch
 
 import lftr
 from lftr import suites
-from lftr.errors import ArgumentError, LftrError, UnsupportedModelError
-from lftr.evaluation.scoring import anls
-from lftr.evaluation.vqa import CONTRACTIONS, vqa_normalise
+from lftr.lab.scoring.metrics import anls
+from lftr.lab.scoring.vqa import CONTRACTIONS, vqa_normalise
 from lftr.prompting import batch_inputs
+from lftr.values.errors import ArgumentError, LftrError, UnsupportedModelError
 
 from .conftest import MISSING
 

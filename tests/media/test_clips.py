@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lftr.errors import ArgumentError, MissingExtraError
 from lftr.media import is_clip, load_clip, video
 from lftr.media.picking import Picking, spread
+from lftr.values.errors import ArgumentError, MissingExtraError
 
 from .conftest import numbers_of
 

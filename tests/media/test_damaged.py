@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lftr.errors import LftrError
-from lftr.evaluation.jsonl import read_jsonl
-from lftr.evaluation.tune_workload import load_workload
+from lftr.lab.asking.jsonl import read_jsonl
+from lftr.lab.tuning.workload import load_workload
 from lftr.media import is_clip, load_clip, look_at_clip, look_at_image, read_image
+from lftr.values.errors import LftrError
 
 from .reference import CHANNELS, MODES, Drawn
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageCms
 
-from lftr.errors import ArgumentError, MissingExtraError
 from lftr.media import is_clip, load_clip, look_at_image, read_image
 from lftr.media.viewing import as_viewed
+from lftr.values.errors import ArgumentError, MissingExtraError
 
 from . import reference
 from .reference import LOSSY, MODES, ORIENTED, WIDE, Drawn, middles

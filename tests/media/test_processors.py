@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import lftr
-from lftr.errors import ArgumentError
 from lftr.media import Clip
 from lftr.prompting import batch_inputs, frames_as_images, inputs_of
+from lftr.values.errors import ArgumentError
 
 STILL = Image.new("RGB", (112, 84), (30, 90, 200))
 CLIP = Clip(
@@ -142,7 +142,7 @@ def test_a_qwen_answers_about_a_clip_from_the_command_line(torchvision, tmp_path
     import transformers
     from typer.testing import CliRunner
 
-    from lftr.cli.app import app
+    from lftr.app import app
 
     processor = qwen("Qwen2VL")
     image, video, start, end = processor.tokenizer.convert_tokens_to_ids([*PADS, *TOKENS[2:]])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from lftr.errors import ArgumentError
 from lftr.media import is_clip, load_clip, video
+from lftr.values.errors import ArgumentError
 
 from .reference import SIDE, middles
 

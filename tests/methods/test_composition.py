@@ -185,7 +185,7 @@ def test_adaptive_gives_more_to_what_says_more(measure):
 def test_adaptive_is_exact_in_total(sizes, share, seed):
     items = [lftr.VisualTokens(rich(n, seed + i, i / 3)) for i, n in enumerate(sizes)]
     total = len(sizes) + round(share * (sum(sizes) - len(sizes)))
-    given_counts = lftr.budget.resolve_all(lftr.Budget(total), sizes)
+    given_counts = lftr.values.budget.resolve_all(lftr.Budget(total), sizes)
     counts = Adaptive("uniform").allot(items, given_counts)
     assert sum(counts) == total
     assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))

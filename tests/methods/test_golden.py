@@ -7,11 +7,11 @@ import torch
 from golden import cases, close, load
 
 import lftr
+from lftr.methods.before.trim import relevance
 from lftr.methods.operations.coverage import facility_location
 from lftr.methods.operations.greedy import determinantal, farthest_point
 from lftr.methods.operations.scaling import min_max
-from lftr.methods.signals import text_relevance
-from lftr.methods.trim import relevance
+from lftr.methods.operations.signals import text_relevance
 
 
 def tokens_of(case, **extra):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lftr
-from lftr.methods.fold import fold, unfold
+from lftr.methods.before.fold import fold, unfold
 from lftr.methods.operations.cells import cells
 
 grid = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))

@@ -242,7 +242,7 @@ def test_missing_evidence_is_named(name):
     message = None
     try:
         chosen = method.select(tokens, 5)
-    except lftr.errors.MissingEvidenceError as error:
+    except lftr.values.errors.MissingEvidenceError as error:
         message = str(error)
     if message is not None:
         assert any(field in message for field in asked)
@@ -259,7 +259,7 @@ def test_evidence_that_was_not_asked_for_plays_no_part(name):
         asked = {field for need in method.evidence for field in need}
         rest = {
             field: None
-            for field in lftr.tokens.PROVIDERS
+            for field in lftr.values.tokens.PROVIDERS
             if field not in asked and getattr(tokens, field) is not None
         }
         bare = dataclasses.replace(tokens, **rest)

@@ -11,10 +11,10 @@ import zoo
 
 import lftr
 from lftr import bundled, suites
-from lftr.evaluation import settings_grid
-from lftr.evaluation.items import Question
-from lftr.evaluation.settings import Setting, full_model
-from lftr.profiling import (
+from lftr.lab.asking.items import Question
+from lftr.lab.asking.settings import Setting, full_model
+from lftr.lab.evaluation import settings_grid
+from lftr.lab.profiling import (
     Call,
     bench,
     count_sizes,
@@ -23,8 +23,8 @@ from lftr.profiling import (
     time_prefill,
     time_settings,
 )
-from lftr.profiling.limit import short_prompt
-from lftr.profiling.timing import Spread
+from lftr.lab.profiling.limit import short_prompt
+from lftr.lab.profiling.timing import Spread
 
 HALF = Setting("half", lftr.get_method("uniform"), 0.5)
 TEXT_AFTER = [[zoo.Image("square"), 4, 5]]
@@ -49,7 +49,7 @@ def rows(call):
 def test_everything_that_is_timed_has_run_once_before(call, monkeypatch):
     ran = []
     monkeypatch.setattr(
-        module := sys.modules["lftr.profiling.bench"],
+        module := sys.modules["lftr.lab.profiling.bench"],
         "time_decode",
         lambda call, setting, tokens: ran.append(setting) or 1.0,
     )

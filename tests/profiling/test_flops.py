@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig
 
 from lftr import bundled
-from lftr.errors import ArgumentError, UnsupportedModelError
-from lftr.profiling import CONVENTIONS, counted, prefill_flops
+from lftr.lab.profiling import CONVENTIONS, counted, prefill_flops
+from lftr.values.errors import ArgumentError, UnsupportedModelError
 
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "vocab_size": 50}
 

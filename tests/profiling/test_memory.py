@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lftr.profiling import peak_memory
+from lftr.lab.profiling import peak_memory
 
 CPU = torch.device("cpu")
 MIB = 2**20

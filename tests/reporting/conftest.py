@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lftr import bundled
-from lftr.evaluation import Run, Subject, configuration, evaluate, load_data, settings_grid
-from lftr.evaluation.gallery import write_thumbnails
+from lftr.lab.evaluation import Run, Subject, configuration, evaluate, load_data, settings_grid
+from lftr.lab.evaluation.gallery import write_thumbnails
+from lftr.lab.reporting import write_report
 from lftr.methods import get_method
-from lftr.reporting import write_report
 
 from .browser import Browser
 

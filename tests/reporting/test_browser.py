@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lftr.drawing import ACCENT
-from lftr.reporting.theme import DARK, LIGHT, contrast
+from lftr.lab.reporting.theme import DARK, LIGHT, contrast
 
 FIGURES = ("latency", "tokens")
 SCREENS = [

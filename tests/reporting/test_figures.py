@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from lftr.evaluation.intervals import Interval
-from lftr.reporting.front import draw_front, front_of
-from lftr.reporting.marks import marks_of
-from lftr.reporting.panels import draw_panels
-from lftr.reporting.rows import Row, Spread
-from lftr.reporting.svg import inline_svg
-from lftr.reporting.theme import DARK, HUES, LIGHT, STEPS, contrast, heat, heat_step
+from lftr.lab.reporting.front import draw_front, front_of
+from lftr.lab.reporting.marks import marks_of
+from lftr.lab.reporting.panels import draw_panels
+from lftr.lab.reporting.rows import Row, Spread
+from lftr.lab.reporting.svg import inline_svg
+from lftr.lab.reporting.theme import DARK, HUES, LIGHT, STEPS, contrast, heat, heat_step
+from lftr.lab.scoring.intervals import Interval
 
 ROW = Row(
     label="one 1/4",

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lftr.cli.app import app
-from lftr.errors import ArgumentError
-from lftr.evaluation import Run
-from lftr.reporting import write_report
-from lftr.reporting.gallery import AGREEMENTS, DISAGREEMENTS, cards_of
-from lftr.reporting.rows import rows_of
-from lftr.reporting.summary import interval, tiles_of
+from lftr.app import app
+from lftr.lab.evaluation import Run
+from lftr.lab.reporting import write_report
+from lftr.lab.reporting.gallery import AGREEMENTS, DISAGREEMENTS, cards_of
+from lftr.lab.reporting.rows import rows_of
+from lftr.lab.reporting.summary import interval, tiles_of
+from lftr.values.errors import ArgumentError
 
 
 class Reading(HTMLParser):

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 
 import lftr
 from lftr import bundled, suites
-from lftr.cli.app import app
-from lftr.errors import ArgumentError
+from lftr.app import app
+from lftr.lab.web.comparison import compare_answers
 from lftr.methods import list_methods
 from lftr.prompting import inputs_of
-from lftr.web.comparison import compare_answers
+from lftr.values.errors import ArgumentError
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
@@ -132,7 +132,7 @@ def test_the_page_prints_no_table():
 def test_an_upload_that_cannot_be_read_is_one_sentence(ask, tmp_path, capfd, content, said):
     import gradio
 
-    from lftr.web.page import build
+    from lftr.lab.web.page import build
 
     path = tmp_path / "upload.png"
     path.write_bytes(content)
@@ -150,7 +150,7 @@ def test_an_upload_that_cannot_be_read_is_one_sentence(ask, tmp_path, capfd, con
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith(("lftr.web", "gradio"))]:
+    for name in [name for name in sys.modules if name.startswith(("lftr.lab.web", "gradio"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = CliRunner().invoke(app, ["demo", "--web"])

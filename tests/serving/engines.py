@@ -123,7 +123,7 @@ def model_of(llm: LLM) -> Any:
 @contextmanager
 def recorded() -> Iterator[list[lftr.Selection]]:
     """Write down every decision that the engine in this process makes."""
-    from lftr.hosts.vllm import reducing
+    from lftr.hosts.vllm.model import reducing
 
     found: list[lftr.Selection] = []
     choose = reducing._choose

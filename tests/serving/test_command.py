@@ -23,7 +23,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run ``lftr serve --dry-run``; returns exit code, the command, and what stderr was told."""
     from typer.testing import CliRunner
 
-    from lftr.cli.app import app
+    from lftr.app import app
     from lftr.hosts.vllm import server
 
     versions = {"vllm": "0.32.1"}
@@ -55,7 +55,7 @@ def test_the_stock_server_is_started(serve: Any) -> None:
     assert code == 0
     assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     assert command[command.index("--model") + 1] == str(bundled.path())
-    guard = ["--trust-request-mm-kwargs", "--middleware", "lftr.hosts.vllm.guard.Guard"]
+    guard = ["--trust-request-mm-kwargs", "--middleware", "lftr.hosts.vllm.request.guard.Guard"]
     assert command[-5:] == [*guard, "--port", "8001"]
     written = overrides(command)
     assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]

@@ -70,7 +70,7 @@ def test_a_method_that_fails(
     checkpoint: tiny.Tiny, mistake: Any, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that raises is gone, with everyone's requests; it says so once and goes on."""
-    from lftr.hosts.vllm import reducing
+    from lftr.hosts.vllm.model import reducing
 
     said: list[str] = []
 
@@ -163,7 +163,7 @@ def test_positions_of_what_is_gone_have_room(checkpoint: tiny.Tiny) -> None:
     [("compile_mm_encoder", True), ("cudagraph_mm_encoder", True), ("video_pruning_rate", 0.5)],
 )
 def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
-    from lftr.hosts.vllm.reducing import Reducing
+    from lftr.hosts.vllm.model.reducing import Reducing
 
     def config(**changed: Any) -> Any:
         compiled = {"compile_mm_encoder": False, "cudagraph_mm_encoder": False}
@@ -215,7 +215,7 @@ def test_a_server_does_not_start(checkpoint: tiny.Tiny, setting: Any, message: s
 @pytest.mark.parametrize("checkpoint", ["qwen2_vl"], indirect=True)
 def test_m_rope_over_pipeline_stages_is_refused(checkpoint: tiny.Tiny) -> None:
     from lftr import LftrError
-    from lftr.hosts.vllm import positions
+    from lftr.hosts.vllm.model import positions
 
     class Given:
         def __init__(self, stages: int, method: str | None) -> None:

@@ -122,7 +122,7 @@ def test_placeholders_are_tokens(served: Served) -> None:
         method = METHODS[seed % len(METHODS)]
         questions.append(Question((size,), seed, keep, method))
         full, total = questions[-1].inputs(served.tiny)["input_ids"].shape[1], served.tokens(size)
-        counts.append(full - total + lftr.budget.resolve(keep, total))
+        counts.append(full - total + lftr.values.budget.resolve(keep, total))
     assert [answer.prompt for answer in served.ask(*questions)] == counts
 
 
@@ -142,7 +142,7 @@ def test_whole_items_are_planned_for(served: Served) -> None:
 
 def test_devices_agree(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the first one's choice, before a choice is put into its places."""
-    from lftr.hosts.vllm import reducing
+    from lftr.hosts.vllm.model import reducing
 
     even: list[torch.Tensor] = []
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 120))
 def test_portions(sizes: list[int], most: int) -> None:
     """All items, in order, none twice; no portion of several beyond the bound, none to spare."""
-    from lftr.hosts.vllm.given import Given
+    from lftr.hosts.vllm.model.encoder_inputs import Given
 
     class Rows(Given):
         @property
@@ -32,7 +32,7 @@ def test_clips_of_different_lengths(batched: bool) -> None:
     """LLaVA-OneVision's come one by one, in a stack or, if of several lengths, in a list."""
     import torch
 
-    from lftr.hosts.vllm.anyres import Clips
+    from lftr.hosts.vllm.families.anyres import Clips
 
     lengths = (3, 3) if batched else (2, 5)
     clips: Any = [torch.full((n, 3, 4, 4), float(n)) for n in lengths]
@@ -49,7 +49,7 @@ def test_packed_clips() -> None:
     import torch
 
     from lftr.hosts.transformers.families.qwen import PackedClips
-    from lftr.hosts.vllm.qwen import Patches
+    from lftr.hosts.vllm.families.qwen import Patches
 
     grids = [(2, 4, 6), (3, 2, 2), (1, 4, 4)]
     sizes = [t * h * w for t, h, w in grids]

@@ -36,14 +36,14 @@ def spelled(request: Any) -> list[bytes]:
     ],
 )
 def test_what_is_foreign(request_: Any, names: list[str]) -> None:
-    from lftr.hosts.vllm.guard import foreign
+    from lftr.hosts.vllm.request.guard import foreign
 
     for body in spelled(request_):
         assert foreign(body) == names
 
 
 def test_what_is_no_json() -> None:
-    from lftr.hosts.vllm.guard import foreign
+    from lftr.hosts.vllm.request.guard import foreign
 
     for body in (b"", b"_kwargs", b'{"mm_processor_kwargs"', b"_kwargs" + b"[" * 10**5):
         assert foreign(body) == []
@@ -56,7 +56,7 @@ def client() -> Any:
     from fastapi.testclient import TestClient
     from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-    from lftr.hosts.vllm.guard import Guard
+    from lftr.hosts.vllm.request.guard import Guard
 
     app = FastAPI()
     app.add_middleware(AuthenticationMiddleware, tokens=["key"])
@@ -91,7 +91,7 @@ def test_strangers_are_sent_away_first(client: Any) -> None:
 
 def test_half_a_request_is_none() -> None:
     """A client that goes away leaves the server to see it, whatever the half looks like."""
-    from lftr.hosts.vllm.guard import Guard
+    from lftr.hosts.vllm.request.guard import Guard
 
     coming = [
         {"type": "http.request", "body": json.dumps(SIZE).encode(), "more_body": True},

@@ -33,7 +33,7 @@ grids = st.one_of(
 )
 def test_the_kept_stand_where_they_stood(items, tail, dtype, seed, step):
     """At every chunking, in every dtype, whatever was written before."""
-    from lftr.hosts.vllm import positions
+    from lftr.hosts.vllm.model import positions
 
     generator = np.random.default_rng(seed)
     ids, kept, media, rows, others, full_media, full = [], [], [], [], [], [], 0
@@ -79,7 +79,7 @@ def test_the_kept_stand_where_they_stood(items, tail, dtype, seed, step):
 
 
 def test_whole_items_keep_their_positions():
-    from lftr.hosts.vllm import positions
+    from lftr.hosts.vllm.model import positions
 
     ids = torch.tensor([TEXT, VIDEO, VIDEO, TEXT])
     offsets = np.indices((2, 1, 1)).reshape(3, -1)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lftr
-from lftr.budget import resolve
 from lftr.hosts.vllm.architectures import ARCHITECTURES, architecture_of, provided
-from lftr.hosts.vllm.setting import Setting, fitting, of_server, read, setting_of
+from lftr.hosts.vllm.request.request_setting import Setting, fitting, of_server, read, setting_of
 from lftr.presets import Preset
+from lftr.values.budget import resolve
 
 CLIP = frozenset(
     {
@@ -94,7 +94,7 @@ def test_anything_is_read_or_refused(values: object) -> None:
     """Nothing but the error that a server answers with 400, and what is read can travel."""
     try:
         setting = read(values, SERVER, CLIP)
-    except lftr.errors.ArgumentError as error:
+    except lftr.values.errors.ArgumentError as error:
         told = str(error)
     else:
         told = setting.text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from lftr.suites.layout import COLOURS, KINDS, SIDE
-from lftr.suites.tracks import FRAMES
+from lftr.lab.suites.layout import COLOURS, KINDS, SIDE
+from lftr.lab.suites.tracks import FRAMES
 
 
 def fitting(text, objects):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from lftr import suites
-from lftr.suites import SceneObject, Track
-from lftr.suites.clips import draw_clip
-from lftr.suites.layout import SIDE
-from lftr.suites.scenes import draw
-from lftr.suites.tracks import CLIP_SIDE, FRAMES
+from lftr.lab.suites import SceneObject, Track
+from lftr.lab.suites.clips import draw_clip
+from lftr.lab.suites.layout import SIDE
+from lftr.lab.suites.scenes import draw
+from lftr.lab.suites.tracks import CLIP_SIDE, FRAMES
 
 from .solvers import solve_clip, solve_scene
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lftr import suites
-from lftr.suites.layout import COLOURS
-from lftr.suites.render import mask, render_clip
-from lftr.suites.tracks import CLIP_SIDE, FRAMES, ROLES, Track, sample_tracks
+from lftr.lab.suites.layout import COLOURS
+from lftr.lab.suites.render import mask, render_clip
+from lftr.lab.suites.tracks import CLIP_SIDE, FRAMES, ROLES, Track, sample_tracks
 
 from .support import CLIPS
 

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from lftr import suites
-from lftr.suites.layout import SIDE
-from lftr.suites.render import render
+from lftr.lab.suites.layout import SIDE
+from lftr.lab.suites.render import render
 
 from .support import SCENES
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from lftr import suites
-from lftr.errors import ArgumentError, MissingExtraError
-from lftr.suites import digits
-from lftr.suites.example import normalise
-from lftr.suites.layout import COLOURS
-from lftr.suites.render import mask
+from lftr.lab.suites import digits
+from lftr.lab.suites.example import normalise
+from lftr.lab.suites.layout import COLOURS
+from lftr.lab.suites.render import mask
+from lftr.values.errors import ArgumentError, MissingExtraError
 
 from .support import SUITES, digest
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lftr import suites
-from lftr.suites.example import SceneObject
-from lftr.suites.tracks import FRAMES, Track
+from lftr.lab.suites.example import SceneObject
+from lftr.lab.suites.tracks import FRAMES, Track
 
 # ruff: noqa: I001
 from architecture import PATCH, TINY, ClipTowers, Towers, clip_processor, export

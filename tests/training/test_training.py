@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lftr import suites
-from lftr.suites import digits
-from lftr.suites.layout import sample_objects
+from lftr.lab.suites import digits
+from lftr.lab.suites.layout import sample_objects
 
 # ruff: noqa: I001
 from architecture import TINY, Towers, processor

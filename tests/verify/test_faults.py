@@ -10,8 +10,11 @@ import pytest
 import torch
 
 import lftr
-from lftr.hosts.transformers import descent, prefill, session, site
+from lftr.hosts.transformers import hooks as site
+from lftr.hosts.transformers import reduction as session
 from lftr.hosts.transformers.api import Call
+from lftr.hosts.transformers.kinds import prefill
+from lftr.hosts.transformers.layers import layer_pass as descent
 
 from .support import entry_of, fresh, verified
 
@@ -93,7 +96,9 @@ def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:
 
     def concerns(self: Any, call: Call) -> bool:
         if call.past and call.columns[1] > 1:
-            raise lftr.errors.UnsupportedModelError("this cache was not filled under a reduction")
+            raise lftr.values.errors.UnsupportedModelError(
+                "this cache was not filled under a reduction"
+            )
         return original(self, call)
 
     patch.setattr(prefill.Prefill, "concerns", concerns)

@@ -11,7 +11,7 @@ from PIL import Image
 from zoo import FAMILIES
 
 import lftr
-from lftr.errors import ArgumentError, UnsupportedModelError
+from lftr.values.errors import ArgumentError, UnsupportedModelError
 from lftr.verifying.judge import Figures, distance, judged
 from lftr.verifying.result import Check
 from lftr.verifying.subject import pictures

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 
 if TYPE_CHECKING:
     from ..evidence.text import TextTower

@@ -13,7 +13,7 @@ def main() -> None:
     try:
         import rich  # noqa: F401  (verbs need it; what it needs itself comes later)
 
-        from .app import app
+        from ..app import app
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise

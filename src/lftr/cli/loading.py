@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError
 from ..evidence.text import TextTower
+from ..values.errors import ArgumentError
 from .options import refuse
 from .terminal import working
 

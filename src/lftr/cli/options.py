@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 
 if TYPE_CHECKING:
     from ..methods.base import Method

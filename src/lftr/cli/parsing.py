@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import ArgumentError
 from ..methods import get_method
 from ..methods.base import Method
-from ..spelling import parse_options
+from ..options.spelling import parse_options
+from ..values.errors import ArgumentError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ArgumentError, unanswered
+from ..values.errors import ArgumentError, unanswered
 from . import options
 
 
@@ -49,10 +49,10 @@ def run(
     from ..presets import Preset
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import check_budget, reduce
-    from .choosing import choose
     from .loading import load_model
+    from .media_args import moves, read_sights
+    from .method_args import choose
     from .parsing import parse_device, parse_dtype
-    from .sights import moves, read_sights
     from .terminal import print_json, remark, say, working
 
     *paths, question = words

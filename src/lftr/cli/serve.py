@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 from . import options
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def serve(
 
 def _setting(given: dict[str, Any]) -> dict[str, Any]:
     from ..methods.base import Method
-    from ..methods.plain import to_plain
+    from ..options.plain import to_plain
     from .parsing import parse_method
 
     chosen = parse_method(given["--method"] or "lftr", given["--option"] or [])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import unanswered
+from ..values.errors import unanswered
 from . import options
 
 
@@ -41,11 +41,11 @@ def show(
     from ..media import Clip
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import reduce
-    from .choosing import choose
+    from .frame_sheet import check_picture, frames_of, save, save_frames
     from .loading import load_model
+    from .media_args import moves, read_sight
+    from .method_args import choose
     from .parsing import parse_device, parse_dtype
-    from .sheet import check_picture, frames_of, save, save_frames
-    from .sights import moves, read_sight
     from .terminal import print_json, say, working
 
     check_picture(out)

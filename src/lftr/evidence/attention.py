@@ -34,8 +34,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..errors import UnsupportedModelError
-from ..exact import exactly
+from ..values.errors import UnsupportedModelError
+from ..values.exact import exactly
 
 _CHUNK = 128  # queries scored at once when the attention received is summed up
 

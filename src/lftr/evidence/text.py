@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import os.path
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 from .animation import is_animated, read_animation
 from .clip import FRAMES, Clip
 from .faults import refusing

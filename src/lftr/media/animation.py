@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import LftrError
+from ..values.errors import LftrError
 from .clip import Clip
 from .faults import refusing
 from .picking import Picking

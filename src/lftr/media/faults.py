@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ArgumentError, LftrError, reason_of
+from ..values.errors import ArgumentError, LftrError, reason_of
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 from .clip import Clip
 from .faults import refusing
 from .picking import Picking

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ArgumentError
+from ..values.errors import ArgumentError
 from .clip import FRAMES
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import MissingExtraError
+from ..values.errors import MissingExtraError
 from .faults import refusing
 from .viewing import as_viewed
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import ArgumentError, MissingExtraError
+from ..values.errors import ArgumentError, MissingExtraError
 from .clip import Clip
 from .faults import refusing
 from .picking import Picking

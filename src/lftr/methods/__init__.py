@@ -12,14 +12,14 @@ import importlib
 import pkgutil
 from typing import Any, Literal
 
-from ..errors import ArgumentError
-from .adaptive import Adaptive as Adaptive
+from ..values.errors import ArgumentError
 from .base import Method
+from .compose.adaptive import Adaptive as Adaptive
+from .compose.merge import Merge as Merge
+from .compose.mix import Mix as Mix
+from .compose.per_frame import PerFrame as PerFrame
+from .compose.then import Then as Then
 from .inside import LayerMethod
-from .merge import Merge as Merge
-from .mix import Mix as Mix
-from .per_frame import PerFrame as PerFrame
-from .then import Then as Then
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

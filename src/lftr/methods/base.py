@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..budget import is_auto, resolve
-from ..errors import ArgumentError, LftrError
-from ..selection import Selection
-from ..tokens import PROVIDERS, Grid, VisualTokens
-from .named import Named
+from ..options.named import Named
+from ..values.budget import is_auto, resolve
+from ..values.errors import ArgumentError, LftrError
+from ..values.selection import Selection
+from ..values.tokens import PROVIDERS, Grid, VisualTokens
 
 Evidence = tuple[tuple[str, ...], ...]
 
@@ -63,7 +63,7 @@ class Method(Named):
         tokens : VisualTokens
             One item, or a stack of items, each decided as if it were alone.
         keep : float, int, Budget or "auto"
-            How many stay, see `lftr.budget.resolve`. Separators are the first to go. ``"auto"``
+            How many stay, see `lftr.values.budget.resolve`. Separators are the first to go. ``"auto"``
             leaves the number to the method, where it knows one; a stack needs equal numbers.
 
         Returns

@@ -9,13 +9,13 @@ import torch
 import transformers
 
 from .. import __version__
-from ..errors import ArgumentError
 from ..hosts.transformers.api import attention_of
 from ..hosts.transformers.wrapped import unwrapped
 from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
 from ..reducing import as_method, by_place, reductions
+from ..values.errors import ArgumentError
 from .checks import checks_of, named_checks, run
 from .result import ESSENTIAL
 from .result import Check as Check

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..errors import LftrError
 from ..media.clip import Clip
 from ..methods import get_method
 from ..methods.base import Method
@@ -16,6 +15,7 @@ from ..methods.inside import LayerMethod
 from ..methods.inside.fastv import FastV
 from ..prompting import Asked
 from ..reducing import reduce
+from ..values.errors import LftrError
 from .compare import Run, compared, forwarded, generated, one_line, plainly, refusable, second_turn
 from .hidden import Hidden, hidden_logits, layers_of
 from .judge import Figures, distance, judged

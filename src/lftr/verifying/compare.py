@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import LftrError, MissingEvidenceError, UnsupportedModelError
 from ..hosts.transformers.api import returned_cache
+from ..values.errors import LftrError, MissingEvidenceError, UnsupportedModelError
 from .judge import Figures, distance
 from .subject import Prompt, Skip, Subject
 from .truth import CACHE, IDS, MASK, TYPES, VISION_MASK, Truth, lengthened

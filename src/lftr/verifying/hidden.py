@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import LftrError, UnsupportedModelError
 from ..hosts.transformers.api import Call, attention_of
+from ..values.errors import LftrError, UnsupportedModelError
 from .recorders import Said
 from .truth import IDS, MASK, Inputs, Truth
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..methods.base import Evidence, Method
 from ..methods.inside.base import LayerMethod, LayerView
-from ..selection import Selection
-from ..tokens import VisualTokens
+from ..values.selection import Selection
+from ..values.tokens import VisualTokens
 
 # a decision: before which layer, about how many visual tokens, and which stay (None: none stays)
 Said = tuple[int, int, Selection | None]

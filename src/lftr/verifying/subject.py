@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..budget import is_auto, parse_keep, resolve
-from ..errors import LftrError
 from ..media.picture import read_image
 from ..methods.base import Method
 from ..methods.inside.base import LayerMethod
 from ..prompting import Asked, batch_inputs
 from ..reducing import reduce
+from ..values.budget import is_auto, parse_keep, resolve
+from ..values.errors import LftrError
 from .recorders import Recorder
 from .traces import traces
 from .truth import IDS, MASK, Choice, Inputs, visual_columns

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import LftrError, UnsupportedModelError
 from ..hosts.transformers.api import Call
-from ..selection import Selection
+from ..values.errors import LftrError, UnsupportedModelError
+from ..values.selection import Selection
 
 IDS, EMBEDS, MASK, POSITIONS = map(Call.name, ("ids", "embeds", "mask", "positions"))
 VISION_STATES, VISION_MASK = map(Call.name, ("vision_states", "vision_mask"))

@@ -12,7 +12,7 @@ from torch import Tensor
 import lftr
 from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Exit, Schedule, Skip, Stages, Step
-from lftr.selection import Flow
+from lftr.values.selection import Flow
 
 from ..support import EVERY, HOSTED, NEW, Prompt, ZooEntry, assert_close
 from .oracle import Recorder, Truth, Turn

@@ -15,7 +15,7 @@ from zoo import FAMILIES, Image
 
 import lftr
 from lftr.hosts.transformers.api import Call, returned_cache
-from lftr.hosts.transformers.layer_cache import held_by
+from lftr.hosts.transformers.cache_record import held_by
 from lftr.methods import FastV
 
 from ..support import Prompt

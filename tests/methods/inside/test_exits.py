@@ -11,13 +11,13 @@ from transformers import LlamaConfig, LlavaConfig
 
 import lftr
 from lftr import bundled, suites
-from lftr.exits import calibrate
-from lftr.exits.features import features_of
-from lftr.exits.gates import Gates, MadeFor
-from lftr.exits.labels import Taught
-from lftr.exits.layers import exit_layers
+from lftr.lab.exits import calibrate
+from lftr.lab.exits.labels import Taught
+from lftr.lab.exits.layers import exit_layers
 from lftr.methods import DyVTE, StaticExit
 from lftr.methods.inside.schedules import Exit, Step
+from lftr.methods.operations.exit_features import features_of
+from lftr.methods.operations.exit_gates import Gates, MadeFor
 from lftr.prompting import batch_inputs, inputs_of
 
 from .views import build, view

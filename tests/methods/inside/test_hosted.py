@@ -9,8 +9,8 @@ from hosts.inside.support import assert_true, logits_of
 from hosts.support import FAMILIES, SQUARE, WIDE, Prompt, assert_close
 
 import lftr
-from lftr.exits.gates import Gates, MadeFor
 from lftr.methods.inside.schedules import Stages
+from lftr.methods.operations.exit_gates import Gates, MadeFor
 
 from .views import inside
 

@@ -7,8 +7,8 @@ import dataclasses
 import torch
 
 import lftr
-from lftr.exits.gates import Gates, MadeFor
 from lftr.methods.inside.base import Heads, LayerMethod, LayerView
+from lftr.methods.operations.exit_gates import Gates, MadeFor
 
 
 def heads_of(logits, temperature=1.0):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import transformers
 from torch import Tensor
 
-from ...errors import ArgumentError, LftrError, UnsupportedModelError, reason_of
+from ...values.errors import ArgumentError, LftrError, UnsupportedModelError, reason_of
 
 FLOOR, CEILING = (5, 18), (5, 25)  # the releases that the tests run on: from, and below
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])

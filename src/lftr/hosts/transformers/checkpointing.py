@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import UnsupportedModelError
+from ...values.errors import UnsupportedModelError
 from .api import CHECKPOINTED
 
 

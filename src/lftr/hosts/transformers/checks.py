@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...errors import ArgumentError, LftrError, UnsupportedModelError
+from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
 from .api import Cache, Call, versions
-from .layer_cache import held_by, whole_layers
+from .cache_record import held_by, whole_layers
 
 
 @dataclass

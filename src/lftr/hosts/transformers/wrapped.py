@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...errors import ArgumentError, UnsupportedModelError
+from ...values.errors import ArgumentError, UnsupportedModelError
 
 # The attribute with the wrapped model, by the wrapper's class. Each wrapper calls the model through
 # its __call__, so hooks on the model see every call.

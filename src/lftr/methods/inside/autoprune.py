@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...selection import Selection
+from ...options.checks import between
+from ...values.selection import Selection
 from ..operations.recycling import recycled
-from ..options import between
 from .base import LayerMethod, LayerView, Reads
 from .options import Layer, check_layer
 from .schedules import Logistic, Schedule, scale

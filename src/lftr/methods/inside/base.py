@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from ...budget import Keep
-from ...errors import LftrError
-from ...selection import Selection
-from ..named import Named
+from ...options.named import Named
+from ...values.budget import Keep
+from ...values.errors import LftrError
+from ...values.selection import Selection
 from .schedules import Schedule
 
 Reads = Literal["nothing", "previous", "own"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...budget import Keep
-from ...selection import Selection
+from ...options.checks import whole
+from ...values.budget import Keep
+from ...values.selection import Selection
 from ..operations.pivots import largest, least_alike
-from ..options import whole
 from .base import LayerView, Reads
 from .one_cut import OneCut
 from .options import Layer

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...errors import ArgumentError
-from ...exits.features import features_of
-from ...exits.gates import Gates
+from ...values.errors import ArgumentError
+from ..operations.exit_features import features_of
+from ..operations.exit_gates import Gates
 from .base import LayerMethod, LayerView
 from .schedules import Exit, Schedule
 

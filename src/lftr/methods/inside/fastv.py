@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...selection import Selection
+from ...values.selection import Selection
 from .base import LayerView, Reads
 from .one_cut import OneCut
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...budget import Keep
-from ...selection import Selection
+from ...options.checks import between
+from ...values.budget import Keep
+from ...values.selection import Selection
 from ..operations.greedy import suppress
 from ..operations.scaling import mean_cosine
-from ..options import between
 from .base import LayerView
 from .one_cut import OneCut
 from .options import Layer

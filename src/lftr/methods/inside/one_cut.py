@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
 
-from ...budget import Keep
-from ...errors import ArgumentError
+from ...values.budget import Keep
+from ...values.errors import ArgumentError
 from .base import LayerMethod
 from .options import Layer
 from .schedules import Schedule, Step

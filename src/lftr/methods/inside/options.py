@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...budget import Budget, Keep, parse_keep
-from ...errors import ArgumentError
+from ...values.budget import Budget, Keep, parse_keep
+from ...values.errors import ArgumentError
 
 Layer = int | float
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from ...budget import Keep, resolve
-from ...errors import ArgumentError
-from ..options import between, whole
+from ...options.checks import between, whole
+from ...values.budget import Keep, resolve
+from ...values.errors import ArgumentError
 from .options import Layer, check_keep, check_layer, layer_at, several
 
 _MANY = 1_000_000  # tokens, to see where a schedule drops some

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...selection import Selection
+from ...options.checks import between
+from ...values.selection import Selection
 from ..operations.recycling import recycled
-from ..options import between
 from .base import LayerMethod, LayerView, Reads
 from .raters import raters
 from .schedules import Schedule, Stages

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...budget import Keep, resolve
-from ...selection import Selection
+from ...values.budget import Keep, resolve
+from ...values.selection import Selection
 from .base import LayerMethod, LayerView, Reads
 from .options import check_keep
 from .raters import raters

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ...selection import Selection
-from ...tokens import Grid, VisualTokens
+from ...values.selection import Selection
+from ...values.tokens import Grid, VisualTokens
 from .composing import Joined
 
 

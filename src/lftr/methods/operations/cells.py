@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ...budget import share
-from ...tokens import Grid, VisualTokens
+from ...values.budget import share
+from ...values.tokens import Grid, VisualTokens
 from .remembered import remembered
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...selection import Flow, Selection
+from ...values.selection import Flow, Selection
 
 
 def identity(index: Tensor) -> Flow:

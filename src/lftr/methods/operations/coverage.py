@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...indexing import take
+from ...values.indexing import take
 from . import similarity as similar
 from .excess import listed_greedy
 from .scaling import unit

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...indexing import take
-from ...selection import Flow
+from ...values.indexing import take
+from ...values.selection import Flow
 from .scaling import unit
 
 BLOCK = 1 << 22  # similarities that are held at once

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ...selection import Flow, Selection
+from ...values.selection import Flow, Selection
 from .flows import led, nearest_to, weighted_flow
 from .scaling import unit
 

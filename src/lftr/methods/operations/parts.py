@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...selection import Flow, Selection
+from ...values.selection import Flow, Selection
 from .segments import Segments
 
 

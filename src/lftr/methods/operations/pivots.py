@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...indexing import take
+from ...values.indexing import take
 from .scaling import unit
 
 

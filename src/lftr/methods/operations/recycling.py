@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...selection import Flow, Selection
+from ...values.selection import Flow, Selection
 from .density import density_peaks
 
 _PER_CLUSTER = 10  # recycled tokens, as published

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...indexing import take
+from ...values.indexing import take
 
 WHOLE = 1024  # tokens up to which an item's N x N map is held; four times as many on a GPU
 BLOCK = 512  # rows of the map that are held at once beyond that

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ...indexing import take
-from ...selection import Flow, Selection
-from ...tokens import VisualTokens
+from ...values.indexing import take
+from ...values.selection import Flow, Selection
+from ...values.tokens import VisualTokens
 from .cells import spread
 from .composing import padded
 from .flows import ROUNDING

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...indexing import take
+from ...values.indexing import take
 from .scaling import unit
 from .similarity import SAME, gram
 

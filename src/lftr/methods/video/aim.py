@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import whole
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.blocks import blockwise
 from ..operations.cells import centres
 from ..operations.matching import halvings, soft_matching
-from ..options import whole
 from .base import ClipMethod
 
 

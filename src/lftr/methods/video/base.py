@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..base import Method
 from ..operations.apportion import apportion
 from ..operations.blocks import blockwise

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
 from ..operations.cells import spread
 from ..operations.motion import same_position
-from ..options import between
 from .base import ClipMethod, by_frame, own_counts
 
 

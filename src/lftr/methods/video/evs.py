@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..operations.cells import spread
 from ..operations.motion import stillness
-from ..options import between
 from .base import ClipMethod, by_frame
 
 

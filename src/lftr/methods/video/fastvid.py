@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...selection import Flow, Selection
-from ...tokens import VisualTokens
+from ...options.checks import between, whole
+from ...values.selection import Flow, Selection
+from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.density import peak_scores
 from ..operations.flows import nearest_to
 from ..operations.scaling import unit
 from ..operations.segments import Segments, unlike_cuts
-from ..options import between, whole
-from ..signals import FRAMES, SALIENCY, frame_descriptors, saliency
+from ..operations.signals import FRAMES, SALIENCY, frame_descriptors, saliency
 from .base import ClipMethod
 
 _NEIGHBOURS = 4  # of the density, as published

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..operations.cells import centres, spread
-from ..options import between
 from .base import ClipMethod
 
 

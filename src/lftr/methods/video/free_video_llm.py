@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...errors import MissingEvidenceError
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between, one_of, whole
+from ...values.errors import MissingEvidenceError
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import apportion
 from ..operations.cells import frame_cells
 from ..operations.flows import grouped_flow
 from ..operations.regions import Region, halved, pairs_of, regions
 from ..operations.scaling import unit
-from ..options import between, one_of, whole
-from ..signals import FRAMES, TEXT, Notes, stand_in
+from ..operations.signals import FRAMES, TEXT, Notes, stand_in
 from .base import ClipMethod, own_counts
 
 

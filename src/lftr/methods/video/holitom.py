@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between, whole
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import CEILED, ROUNDED, apportion
 from ..operations.density import join_peaks, peak_scores
 from ..operations.motion import stillness
 from ..operations.parts import Parts
 from ..operations.segments import still_windows
-from ..options import between, whole
-from ..signals import SALIENCY, saliency
+from ..operations.signals import SALIENCY, saliency
 from .base import ClipMethod
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between, whole
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.density import join_peaks, peak_scores
 from ..operations.parts import Parts
 from ..operations.scaling import unit
 from ..operations.segments import clustered
-from ..options import between, whole
 from .base import ClipMethod, own_counts
 from .holitom import highest
 

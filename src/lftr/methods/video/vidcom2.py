@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...selection import Selection
-from ...tokens import VisualTokens
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.scaling import unit
-from ..options import between
 from .base import ClipMethod, by_frame, own_counts
 
 _WIDEST, _NARROWER = 2.0, 4  # widths of the Gaussians: 2, 1, 1/2, 1/4, 1/8, as published

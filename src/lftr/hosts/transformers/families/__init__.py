@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from ....errors import UnsupportedModelError
+from ....values.errors import UnsupportedModelError
 from ..api import Model
 from .base import Family
 from .general import General, is_general

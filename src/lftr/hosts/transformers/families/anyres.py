@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from ....tokens import Grid
+from ....values.tokens import Grid
 from ..api import Model
 from .base import Family
 from .clips import NextClips, OnevisionClips

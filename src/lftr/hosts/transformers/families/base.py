@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
+from ....values.errors import UnsupportedModelError
 from ..api import Model
-from ..prompt import next_positions
+from ..columns import next_positions
 from .layout import Inputs
 from .medium import Medium
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
+from ....values.errors import UnsupportedModelError
 from ..api import Model
 from .layout import Inputs, Layout, square_side
 from .medium import Clips, Medium

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ....errors import UnsupportedModelError
+from ....values.errors import UnsupportedModelError
 from ..api import Model
 from .base import Family
 

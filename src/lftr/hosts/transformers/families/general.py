@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
+from ....values.errors import UnsupportedModelError
 from ..api import Call, Model, encoder_of, takes_encoded
 from .base import Family
 from .layout import Inputs, Layout, grids_of

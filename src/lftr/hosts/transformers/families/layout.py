@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....tokens import Grid
+from ....values.tokens import Grid
 
 Inputs = Mapping[str, Any]
 

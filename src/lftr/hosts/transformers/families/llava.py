@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....tokens import Grid
+from ....values.tokens import Grid
 from ..api import Model
 from .base import Family
 from .clips import VideoLlavaClips

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
-from ....tokens import Grid
+from ....values.errors import UnsupportedModelError
+from ....values.tokens import Grid
 from ..api import Model, encoder_of, feature_layer
 from .layout import Inputs, Layout
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ....errors import UnsupportedModelError
+from ....values.errors import UnsupportedModelError
 from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, block_mean, grid_split, grids_of

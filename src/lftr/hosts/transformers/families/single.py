@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....errors import UnsupportedModelError
-from ....tokens import Grid
+from ....values.errors import UnsupportedModelError
+from ....values.tokens import Grid
 from ..api import Model
 from .base import Family
 from .layout import Inputs, Layout, grids_of

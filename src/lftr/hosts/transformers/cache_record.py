@@ -1,0 +1,195 @@
+"""What every layer of a cache holds, where layers hold different tokens.
+
+To whoever asks from outside, such a cache is as long as the prompt: masks and positions are made
+for all of it, and each layer takes from them what it has.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...values.errors import UnsupportedModelError
+
+_NAME = "_lftr_columns"
+
+
+@dataclass
+class Held:
+    """Which columns of the conversation each layer of a cache holds.
+
+    Attributes
+    ----------
+    begun : list of Tensor or None
+        For each layer, columns ``(B, n)`` of the first ``prefix`` ones in the order in which they
+        were cached, -1 where it is padding; None where the layer has them all.
+    prefix : int
+        Columns that ``begun`` speaks of; every layer has all later ones.
+    length : int
+        Columns of the whole conversation.
+    """
+
+    begun: list[Tensor | None]
+    prefix: int
+    length: int
+
+    @classmethod
+    def everything(cls, depth: int, length: int) -> Held:
+        """Return the record of a cache whose layers have all of ``length`` columns."""
+        return cls([None] * depth, length, length)
+
+    def entries(self, layer: int) -> int:
+        """Entries that a layer's cache was given."""
+        begun = self.begun[layer]
+        return self.length - self.prefix + (self.prefix if begun is None else begun.shape[1])
+
+    def columns(self, layer: int, new: Tensor) -> Tensor:
+        """Return the columns behind a layer's keys once ``new`` ``(B, q)`` are cached."""
+        begun = self.begun[layer]
+        first = 0 if begun is None else self.prefix
+        later = torch.arange(first, self.length, device=new.device).expand(len(new), -1)
+        parts = [later, new] if begun is None else [begun.to(new.device), later, new]
+        return torch.cat(parts, dim=1)
+
+    def shortened(self, missing: int) -> None:
+        """Take note that the last ``missing`` columns were cropped from every layer."""
+        self.length -= missing
+        cut = self.prefix - self.length
+        if cut <= 0:
+            return
+        for layer, begun in enumerate(self.begun):
+            if begun is None:
+                continue
+            if bool((begun[:, -cut:] < self.length).any()) or begun.shape[1] < cut:
+                raise UnsupportedModelError(
+                    f"the cache was cropped by {missing} columns, into visual tokens that "
+                    f"layer {layer} had dropped; start again without the cache"
+                )
+            self.begun[layer] = begun[:, :-cut]
+        self.prefix = self.length
+
+    def for_rows(self, rows: int) -> None:
+        """Repeat the record for a cache whose rows were repeated."""
+        for layer, begun in enumerate(self.begun):
+            if begun is None or len(begun) == rows:
+                continue
+            if rows % len(begun):
+                raise UnsupportedModelError(
+                    f"the cache was filled with {len(begun)} rows; now there are {rows}"
+                )
+            self.begun[layer] = begun.repeat_interleave(rows // len(begun), dim=0)
+
+
+def held_by(cache: Any) -> Held | None:
+    """Return what a cache's layers hold, or None if each has all there is."""
+    if not isinstance(cache, _PartlyFilled):
+        return None
+    layers = (one for one in cache.layers if hasattr(one, "get_mask_sizes"))
+    if not any(int(one.get_seq_length()) for one in layers):  # it was reset
+        cache.__class__ = cache.plain_class
+        delattr(cache, _NAME)
+        return None
+    held: Held = getattr(cache, _NAME)
+    _catch_up(cache, held)
+    return held
+
+
+def hold(cache: Any, held: Held) -> None:
+    """Let a cache carry the record, through copies too, and speak of its full length."""
+    if not isinstance(cache, _PartlyFilled):
+        cache.__class__ = _partly_filled(cache.__class__)
+    setattr(cache, _NAME, held)
+
+
+def layer_sizes(cache: Any, layer: int, queries: int) -> tuple[int, int]:
+    """Return how many keys a layer will see with ``queries`` more, and the first one's number."""
+    if layer >= len(cache.layers):  # filled for the first time
+        return queries, 0
+    length, offset = cache.layers[layer].get_mask_sizes(queries)
+    return int(length), int(offset)
+
+
+def whole_layers(cache: Any) -> list[tuple[int, int]]:
+    """Return the number and length of each layer that keeps all the columns it receives.
+
+    Static layers and sliding windows have another length; linear attention has none.
+    """
+    return [
+        (number, int(layer.get_seq_length()))
+        for number, layer in enumerate(getattr(cache, "layers", ()))
+        if hasattr(layer, "get_mask_sizes")
+        and layer.is_initialized
+        and not (layer.is_sliding or layer.is_compileable)
+    ]
+
+
+def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
+    """Return the bytes of a cache's keys and values, and of the same with all layers at length.
+
+    Static caches and sliding windows take what they take, whatever is dropped.
+    """
+    own = full = 0
+    for layer in getattr(cache, "layers", ()):
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
+            continue
+        if keys.ndim != 4 or not keys.shape[-2]:  # quantised layers keep no such keys
+            continue
+        taken = keys.nbytes + values.nbytes
+        grows = not layer.is_sliding and not layer.is_compileable
+        own += taken
+        full += taken * length // keys.shape[-2] if grows else taken
+    return own, full
+
+
+def _catch_up(cache: Any, held: Held) -> None:
+    """Notice what assisted decoding took back since."""
+    for layer, one in enumerate(cache.layers):
+        if hasattr(one, "get_mask_sizes"):
+            missing = held.entries(layer) - int(one.get_seq_length())
+            if missing > 0:
+                held.shortened(missing)
+            return
+
+
+class _PartlyFilled:
+    """A cache whose layers hold different columns; it reports the length of the whole prompt.
+
+    `_partly_filled` derives a class from this one and the cache's own class. The cache then needs
+    no reference to itself, so it is freed as soon as its owner drops it.
+    """
+
+    layers: list[Any]
+    plain_class: ClassVar[type]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the columns of the whole conversation, whichever layer is asked."""
+        held = held_by(self)
+        return 0 if held is None else held.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the column of the next token."""
+        return self.get_seq_length()
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return the sizes of the model's own mask, which is made for the whole prompt."""
+        return self.get_seq_length() + query_length, 0
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        return _restored, (self.plain_class,), self.__dict__
+
+
+@functools.cache
+def _partly_filled(plain: type) -> type:
+    """Return a subclass of the cache class ``plain`` with the methods of `_PartlyFilled`."""
+    return type(plain.__name__, (_PartlyFilled, plain), {"plain_class": plain})
+
+
+def _restored(plain: type) -> Any:
+    """Return a copied or unpickled cache, still without its contents."""
+    kind: Any = _partly_filled(plain)
+    return kind.__new__(kind)

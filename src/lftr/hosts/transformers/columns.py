@@ -1,0 +1,159 @@
+"""Shrinking a prompt: which of its columns stay, and everything that is aligned with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...values.errors import UnsupportedModelError
+from .api import ALIGNED, Cache
+
+_NAME = "_lftr_prompt"  # the attribute of a cache that holds its record
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a full prompt a shorter one holds.
+
+    Parameters
+    ----------
+    index : Tensor of int64, shape (B, L')
+        Column of the full prompt; arbitrary where ``real`` is false.
+    real : Tensor of bool, shape (B, L')
+        Whether this is a token, not padding.
+    """
+
+    index: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, keep: Tensor, pad_left: bool) -> Columns:
+        """Return the kept columns of ``keep`` ``(B, L)``, padded to the longest row."""
+        longest = int(keep.sum(dim=1).max())
+        if pad_left:
+            index = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - longest :]
+        else:
+            index = keep.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :longest]
+        return cls(index, keep.gather(1, index))
+
+    def take(self, x: Tensor, fill: int) -> Tensor:
+        """Return ``x`` ``(..., B, L)`` at these columns, ``fill`` where they are padding."""
+        taken = x.gather(-1, self.index.expand(*x.shape[:-2], *self.index.shape))
+        return taken.masked_fill(~self.real, fill)
+
+    def join(self, other: Columns, offset: int) -> Columns:
+        """Return these columns followed by ``other``'s, which start at column ``offset``."""
+        return Columns(
+            torch.cat([self.index, other.index + offset], dim=1),
+            torch.cat([self.real, other.real], dim=1),
+        )
+
+
+@dataclass(frozen=True)
+class CachedPrompt:
+    """The record of a returned cache, with which a second turn drops the same tokens.
+
+    Parameters
+    ----------
+    ids : Tensor of int64, shape (B, full)
+        The caller's prompt, -1 where it is not known (generated, and not given again).
+    columns : Columns
+        The columns that the cache holds.
+    position_ids : Tensor, shape (..., B, L')
+        Their positions.
+    following : Tensor of int64, shape (B,)
+        The position after the last one of the full prompt.
+    whole : Tensor of bool, shape (B,)
+        Rows that lost no token.
+    """
+
+    ids: Tensor
+    columns: Columns
+    position_ids: Tensor
+    following: Tensor
+    whole: Tensor
+
+    @property
+    def full(self) -> int:
+        """Columns of the caller's prompt that ``columns`` speak of."""
+        return self.ids.shape[1]
+
+    def begins(self, ids: Tensor) -> bool:
+        """Whether ``ids`` ``(B, L)`` are this prompt and more."""
+        own = self.ids.to(ids.device)
+        return bool(((ids[:, : self.full] == own) | (own < 0)).all())
+
+    def cached_columns(self, cache_length: int) -> int:
+        """Return how many columns of the caller's prompt are behind ``cache_length`` entries."""
+        return self.full + cache_length - self.columns.index.shape[1]
+
+
+def remember(cache: Cache, prompt: CachedPrompt) -> None:
+    """Let ``cache`` carry what it was filled with, through copies too."""
+    setattr(cache, _NAME, prompt)
+
+
+def recall(cache: Cache | None) -> CachedPrompt | None:
+    """Return what a cache was filled with, if that was by a reduction."""
+    prompt: CachedPrompt | None = getattr(cache, _NAME, None)
+    if cache is None or prompt is None:
+        return None
+    if int(cache.get_seq_length()) == 0:  # it was reset
+        delattr(cache, _NAME)
+        return None
+    return prompt
+
+
+def pads_left(attention_mask: Tensor) -> bool:
+    """Whether a batch is padded on the left (or not at all)."""
+    return bool(attention_mask[:, -1].all())
+
+
+def pad_id(config: Any, input_ids: Tensor, attention_mask: Tensor, visual: Tensor) -> int:
+    """Return a token id for padded columns that no placeholder is mistaken for."""
+    padded = input_ids[(attention_mask == 0) & ~visual]
+    if len(padded):
+        return int(padded[0])
+    text = getattr(config, "text_config", config)
+    for source in (config, text):
+        token = getattr(source, "pad_token_id", None)
+        if isinstance(token, int) and token >= 0 and not bool((input_ids[visual] == token).any()):
+            return token
+    return int(input_ids[~visual][0]) if bool((~visual).any()) else 0
+
+
+def compact(real: Tensor, like: Tensor) -> Tensor:
+    """Return positions that count the real tokens of each row, shaped ``(..., B, L')`` like."""
+    count = (real.long().cumsum(dim=1) - 1).clamp(min=0)
+    return count.expand(*like.shape[:-2], *count.shape).clone()
+
+
+def next_positions(position_ids: Tensor, real: Tensor) -> Tensor:
+    """Return the position of the text that would follow each row, ``(B,)``.
+
+    With M-RoPE that is after the largest row or column: the text axis counts tokens, and a clip's
+    frames may be placed later than the text after it.
+    """
+    spatial = position_ids[-2:] if position_ids.ndim == 3 else position_ids
+    spatial = spatial.reshape(-1, *real.shape).amax(dim=0)
+    return spatial.masked_fill(~real, -1).amax(dim=1) + 1
+
+
+def check_rows(prefix: CachedPrompt, rows: int) -> None:
+    """Refuse a cache whose rows are not those of the new prompt (beams, returned sequences)."""
+    cached = len(prefix.columns.index)
+    if cached != rows:
+        raise UnsupportedModelError(
+            f"the cache holds {cached} rows of a reduced prompt, the prompt has {rows}; "
+            "continue with the same rows, or start without the cache"
+        )
+
+
+def aligned_with_prompt(kwargs: Mapping[str, Any]) -> dict[str, tuple[Tensor, int]]:
+    """Return the arguments that are aligned with the prompt, with their filling."""
+    found = {name: kwargs.get(name) for name in ALIGNED}
+    return {name: (v, ALIGNED[name]) for name, v in found.items() if isinstance(v, Tensor)}

@@ -1,0 +1,345 @@
+"""Running the vision encoder, and reading evidence off it while it runs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ....evidence.attention import Tap, attention_modules, tapped, unread
+from ....methods.base import Evidence
+from ....methods.encoder.merges import EncoderMerge
+from ....values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
+from ....values.indexing import take
+from ....values.selection import Selection
+from ....values.tokens import PROVIDERS
+from ..api import Call, Model, encoder_of, extra_outputs, feature_layer
+from ..families import Clips, Family, Medium
+from .encode_cache import memory_of
+from .merge import Merged, Merging, TapOf
+
+_ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
+_ATTENTION_OR_FRAMES = _ATTENTION | {"frame_features"}
+_PATCHES = {"encoder_features", "visual_projected"}
+_TOWER = {"visual_projected", "text_embeds"}
+
+
+@dataclass
+class Encoded:
+    """What the encoder returned, and the evidence read meanwhile.
+
+    Attributes
+    ----------
+    output : Any
+        The encoder's own output.
+    maps : dict of str to Tensor
+        Evidence with a row for each token, ``(total tokens, channels)``.
+    frames : Tensor, optional
+        The encoder's CLS outputs, ``(tiles, D)``.
+    merged : Merged, optional
+        What merged while it ran.
+    """
+
+    output: Any
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    frames: Tensor | None = None
+    merged: Merged | None = None
+
+
+def choose_evidence(
+    family: Family,
+    model: Model,
+    needs: Evidence,
+    *,
+    has_tower: bool = False,
+    has_frames: bool = False,
+) -> frozenset[str]:
+    """Return the fields to gather: of each need, the first that this model can provide.
+
+    ``has_frames`` says that images are the frames of videos. Frames have a descriptor in any model:
+    where there is no CLS output, the mean of their patches.
+
+    Raises
+    ------
+    MissingEvidenceError
+        If a need cannot be met.
+    """
+    can = {"features", "text_token_embeds"}
+    if family.maps_patches:
+        can |= {"encoder_features"}
+    if family.maps_patches and attention_modules(family.module(model, family.tower)):
+        can |= {"attention_received", "attention_received_shallow", "keys"}
+        if family.cls_place(model) is not None:
+            can |= {"cls_attention", "frame_features"}
+    if family.maps_patches and (has_frames or family.video is not None):
+        can |= {"frame_features"}
+    if has_tower and family.maps_patches:
+        can |= _TOWER
+    chosen = set()
+    for names in needs:
+        name = next((name for name in names if name in can), None)
+        if name is None:
+            where = "; ".join(f"{n}: {PROVIDERS.get(n, 'the caller')}" for n in names)
+            raise MissingEvidenceError(
+                f"this method needs {' or '.join(names)}, which "
+                f"{type(model).__name__} cannot provide as it is ({where})"
+            )
+        chosen.add(name)
+    return frozenset(chosen)
+
+
+def encoder_arguments(medium: Medium, model: Model, call: Call) -> dict[str, Any]:
+    """Return those of a call's arguments that the encoder of a medium takes."""
+    names = inspect.signature(medium.encoder(model)).parameters
+    own = {name: call[name] for name in names if call.get(name) is not None}
+    return own | extra_outputs(model, medium.name, call)
+
+
+def encoder_names(family: Family, model: Model) -> set[str]:
+    """Return the names that generate hands to encoders and to no one else."""
+    functions = [encoder_of(model, name) for name in (Medium.name, Clips.name)]
+    functions += [medium.encoder(model) for medium in family.media]
+    names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
+    return names - {"kwargs"}
+
+
+def encode(
+    medium: Medium,
+    model: Model,
+    arguments: Mapping[str, Any],
+    evidence: Iterable[str],
+    merge: EncoderMerge | None = None,
+) -> Encoded:
+    """Encode images or clips once, as the model does itself, and gather ``evidence`` on the way.
+
+    With ``merge``, tokens merge while the encoder runs.
+    """
+    memory = memory_of(model)
+    if memory is None:
+        return _encode(medium, model, arguments, evidence, merge)
+    return memory.recall(
+        {**arguments, "merge": merge},
+        frozenset(evidence),
+        lambda wanted: _encode(medium, model, arguments, wanted, merge),
+    )
+
+
+def _encode(
+    medium: Medium,
+    model: Model,
+    arguments: Mapping[str, Any],
+    evidence: Iterable[str],
+    merge: EncoderMerge | None,
+) -> Encoded:
+    reading, merging = _Reading(medium, model, frozenset(evidence)), None
+    taps: dict[nn.Module, Tap] = {}
+    with ExitStack() as stack:
+
+        def tap_of(module: nn.Module) -> Tap:
+            """Return the module's one tap, whoever reads it."""
+            if module not in taps:
+                taps[module] = stack.enter_context(tapped(module, Tap()))
+            return taps[module]
+
+        if merge is not None:
+            _check_layer(model, arguments)
+            merging = Merging(merge, medium.merging_layers(model), medium.cls_place(model))
+            merging.attach(medium.module(model, medium.tower), stack, tap_of)
+        reading.attach(stack, tap_of, arguments)
+        stack.enter_context(_at_hand(model.base_model))
+        output = medium.encoder(model)(**arguments, return_dict=True)
+    reading.check(taps)
+    merged = None
+    if merging is not None:
+        merged = merging.merged(medium.features(output)[0].shape[0])
+    return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
+
+
+def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
+    """Check that the call reads the encoder layer for which the merges were planned."""
+    name, layer, own = feature_layer(model.config, arguments)
+    if layer is not None and layer != own:
+        raise ArgumentError.of(
+            name, layer, f"{own}, as in the configuration, if encoder= merges tokens"
+        )
+
+
+class _Reading:
+    """The evidence of one pass of the encoder."""
+
+    def __init__(self, medium: Medium, model: Model, wanted: frozenset[str]) -> None:
+        self.medium = medium
+        self.model = model
+        self.wanted = wanted
+        self.place = medium.cls_place(model) if wanted & _ATTENTION_OR_FRAMES else None
+        # a frame without a CLS output is described by the mean of its patches
+        means = "frame_features" in wanted and self.place is None
+        self.patches = means or bool(wanted & _PATCHES)
+        self.projected: list[Tensor] = []  # the projector's input
+        self.states: list[Tensor] = []
+        self.deep = self.early = 0  # the layers that are read
+        self.taps: tuple[Tap, Tap] = (Tap(), Tap())
+
+    def attach(self, stack: ExitStack, tap_of: TapOf, arguments: Mapping[str, Any]) -> None:
+        """Record evidence until ``stack`` closes, at the layers that ``arguments`` select."""
+        medium, model, wanted = self.medium, self.model, self.wanted
+        if self.patches:
+            stack.enter_context(
+                _first_input(medium.module(model, medium.projector), self.projected)
+            )
+        if not wanted & _ATTENTION and self.place is None:
+            return  # frames are described by means of the projector's input
+        tower = medium.module(model, medium.tower)
+        layers = attention_modules(tower)
+        self.deep = medium.attention_layer(model, len(layers), arguments)
+        self.early = medium.shallow_layer(model, len(layers))
+        tap, shallow = tap_of(layers[self.deep]), Tap()
+        if "cls_attention" in wanted:
+            tap.row = self.place
+        tap.received |= "attention_received" in wanted
+        tap.keys |= "keys" in wanted
+        if "attention_received_shallow" in wanted:
+            shallow = tap_of(layers[self.early])
+            shallow.received = True
+        self.taps = tap, shallow
+        if "frame_features" in wanted:
+            stack.enter_context(_output(_parent(tower, layers[self.deep]), self.states))
+
+    def check(self, taps: Mapping[nn.Module, Tap]) -> None:
+        """Check that the encoder called every module whose output is needed as evidence.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it did not call one.
+        """
+        for module, tap in taps.items():
+            if not tap.calls:
+                raise unread(module)
+        silent = []
+        if self.patches and not self.projected:
+            silent.append(self.medium.projector)
+        if "frame_features" in self.wanted and self.place is not None and not self.states:
+            silent.append("the layer whose output is read")
+        if silent:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} did not call {' and '.join(silent)} while "
+                f"encoding, so {', '.join(sorted(self.wanted))} could not be read; choose a method "
+                "that needs only the tokens' features"
+            )
+
+    @property
+    def frames(self) -> Tensor | None:
+        """The CLS outputs ``(tiles, D)``, where they were asked for."""
+        if not self.states or self.place is None:
+            return None
+        return self.states[0][:, self.place]
+
+    def maps(
+        self, arguments: Mapping[str, Any], output: Any, merging: Merging | None
+    ) -> dict[str, Tensor]:
+        """Return what was read, a row for each token ``(total tokens, channels)``."""
+        patches: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
+        if self.projected and self.medium.projector_sees_tokens:
+            rows = self.medium.features(output)
+            total = sum(math.prod(entry.shape[:-1]) for entry in rows)
+            found["encoder_features"] = self.projected[0].reshape(total, -1)
+        elif self.projected:
+            patches["encoder_features"] = _packed([_tiled(one) for one in self.projected])
+        deep, shallow = self.taps
+        onward = None if merging is None else merging.onward(self.deep)
+        if "cls_attention" in self.wanted:
+            patches["cls_attention"] = self._at_anchors(torch.cat(deep.rows).mT, onward)
+        if "attention_received" in self.wanted:
+            patches["attention_received"] = self._at_anchors(_received(deep), onward)
+        if "attention_received_shallow" in self.wanted:
+            early = None if merging is None else merging.onward(self.early)
+            patches["attention_received_shallow"] = self._at_anchors(_received(shallow), early)
+        if "keys" in self.wanted:
+            keys = _packed(deep.seen_keys)
+            keys = keys if onward is None else onward.apply(keys)
+            patches["keys"] = _without(keys, self.place)
+        for name, values in patches.items():
+            found[name] = self.medium.to_tokens(self.model, arguments, values)
+        return found
+
+    def _at_anchors(self, values: Tensor, onward: Selection | None) -> Tensor:
+        """Return ``(B, N, c)`` of the tokens that hold a slot, without the CLS token."""
+        values = values if onward is None else take(values, onward.index, 1)
+        return _without(values, self.place)
+
+
+def _received(tap: Tap) -> Tensor:
+    """Return the attention that each token receives, ``(B, N, 1)``."""
+    return _packed([receipt.unsqueeze(-1) for receipt in tap.receipts])
+
+
+@contextmanager
+def _at_hand(module: nn.Module) -> Iterator[None]:
+    """Load the parameters that accelerate offloads until ``module``'s own forward is called."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
+def _first_input(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
+    thread = threading.get_ident()  # another may be encoding too, through the same module
+
+    # kwargs is None if another thread calls the hook while this one removes it
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        if kwargs is None or threading.get_ident() != thread:
+            return
+        values = [*args, *kwargs.values()]
+        seen.append(next(v for v in values if isinstance(v, Tensor) and v.is_floating_point()))
+
+    return module.register_forward_pre_hook(note, with_kwargs=True)
+
+
+def _output(module: nn.Module, seen: list[Tensor]) -> RemovableHandle:
+    thread = threading.get_ident()
+
+    def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() == thread:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+    return module.register_forward_hook(note)
+
+
+def _parent(tower: nn.Module, module: nn.Module) -> nn.Module:
+    """Return the encoder layer that an attention module is part of."""
+    name = next(name for name, part in tower.named_modules() if part is module)
+    return tower.get_submodule(name.rpartition(".")[0])
+
+
+def _tiled(values: Tensor) -> Tensor:
+    """Give a packed sequence ``(P, D)`` the tile dimension that others have."""
+    return values.unsqueeze(0) if values.ndim == 2 else values
+
+
+def _packed(parts: list[Tensor]) -> Tensor:
+    """Join what a module's calls gave: tiles of one call, or one packed sequence of many calls."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _without(values: Tensor, place: int | None) -> Tensor:
+    """Leave the CLS token of ``(B, N, c)`` out."""
+    if place is None:
+        return values
+    size = values.shape[1]
+    keep = [i for i in range(size) if i != place % size]
+    return values.index_select(1, torch.tensor(keep, device=values.device))

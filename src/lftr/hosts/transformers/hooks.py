@@ -1,0 +1,371 @@
+"""Where a model is hooked: its forward, its ``generate``, and what the topmost reduction adds."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
+from .api import (
+    EXPAND,
+    GENERATION,
+    Call,
+    Expansion,
+    Model,
+    check_private,
+    generation_setting,
+    returned_cache,
+)
+from .checks import Forward, check_received
+from .columns import CachedPrompt, remember
+from .encoder.expand import expand_encoder_outputs
+from .families import Family
+from .items import Reduced
+from .prompt.views import PromptView
+from .wrapped import precision_of
+
+if TYPE_CHECKING:
+    from .layers.host import LayerHost
+    from .reduction import Reduction
+
+_NAME = "_lftr_site"  # where a model holds what is laid on it: a cycle, collected with the model
+_lock = threading.Lock()
+
+
+class Site:
+    """Where a model is hooked: one for a model, whatever number of reductions lie on it."""
+
+    def __init__(self, model: Model, family: Family) -> None:
+        self.model = model
+        self.family = family
+        self.owner = threading.current_thread()
+        self.stack: list[Reduction] = []
+        self.own: list[Any] = []  # hooks of the topmost reduction's host
+        self._call = _Thread()
+        if family.kind == "prefill":
+            check_private(model, family.language_model(model))
+        self.handles = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
+            family.language_model(model).register_forward_pre_hook(self._count, with_kwargs=True),
+        ]
+        self.overridden: dict[str, Any] = {}
+        self._override("generate", self._generate)
+        if family.kind == "prefill":
+            self._override(EXPAND, self._expand)
+
+    @classmethod
+    def push(cls, model: Model, family: Family, reduction: Reduction) -> Site:
+        """Lay a reduction on a model, above those that are there."""
+        with _lock:
+            site = site_of(model)
+            thread = threading.current_thread()
+            if site is None:
+                site = model.__dict__[_NAME] = cls(model, family)
+            elif site.owner is not thread and site.owner.is_alive():
+                raise LftrError(
+                    f"this {type(model).__name__} is being reduced from another thread; "
+                    "end that reduction first, or reduce a second model"
+                )
+            site.owner = thread
+            site.cover()
+            site.stack.append(reduction)
+            try:
+                site.uncover()
+            except BaseException:
+                site._take_off(reduction)
+                raise
+            return site
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise LftrError(
+            f"this {type(self.model).__name__} is being reduced and cannot be copied or pickled as "
+            "a whole; end the reduction first (save_pretrained works as it is)"
+        )
+
+    def pull(self, reduction: Reduction) -> None:
+        """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
+        with _lock:
+            self._take_off(reduction)
+
+    def _take_off(self, reduction: Reduction) -> None:
+        self.cover()
+        self.stack.remove(reduction)
+        self.uncover()
+        if self.stack:
+            return
+        for handle in self.handles:
+            handle.remove()
+        for name, previous in self.overridden.items():
+            if previous is None:
+                del self.model.__dict__[name]
+            else:
+                self.model.__dict__[name] = previous
+        del self.model.__dict__[_NAME]
+
+    def cover(self) -> None:
+        """Detach the hooks of the topmost reduction: another one is to be there."""
+        for handle in self.own:
+            handle.remove()
+        self.own = []
+
+    def uncover(self) -> None:
+        """Attach the hooks of the topmost reduction."""
+        for handle in self.stack[-1].hooks() if self.stack else ():
+            self.own.append(handle)  # one by one, so that they are removed if a later hook raises
+
+    def _override(self, name: str, function: Callable[..., Any]) -> None:
+        """Put a function in front of a method of this model alone; found again on leaving."""
+        original = getattr(self.model, name)
+        self.overridden[name] = self.model.__dict__.get(name)
+        self.model.__dict__[name] = functools.wraps(original)(functools.partial(function, original))
+
+    @property
+    def top(self) -> Reduction | None:
+        """The reduction that is on."""
+        return self.stack[-1] if self.stack else None
+
+    @contextmanager
+    def _inside_generate(self, reduced: Reduced | None = None) -> Iterator[None]:
+        call = self._call
+        before = call.generates, call.reduced
+        call.generates, call.reduced = True, reduced
+        try:
+            yield
+        finally:
+            call.generates, call.reduced = before
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = Call.of(original, args, kwargs)
+        if call.get("inputs") is not None:
+            call = call.but(ids=call.pop("inputs"))
+        top = self.top
+        if top is not None and top.inside is not None:
+            self._refuse_chunks(call)
+        if top is None or not top.host.concerns(call):
+            with self._inside_generate():
+                return original(*args, **kwargs)
+        if call.mask is None and isinstance(call.ids, Tensor) and not call.packed:
+            call = call.but(mask=self._infer_mask(call))
+        try:
+            with torch.no_grad():
+                reduced = top.reduce(call)
+            ids = call.ids
+            changes = self._lengths(call, reduced)
+            if ids is not None:
+                view = PromptView(ids, reduced.length)
+                changes |= view.callbacks(call)
+            with (
+                self._inside_generate(reduced),
+                _announced(top.inside, reduced),
+                self._fed(reduced) as given,
+            ):
+                output = original(**(given | changes))
+        finally:
+            top.host.end()
+        if reduced.starts:
+            check_received(top.columns.received, top.columns.sent)
+        # the caller's own cache is filled whether or not the output hands it back
+        filled = call.cache if call.cache is not None else returned_cache(output)
+        if reduced.prompt is not None and filled is not None:
+            remember(filled, reduced.prompt)
+        return output if ids is None else _restore_prompt(output, view)
+
+    @contextmanager
+    def _fed(self, reduced: Reduced) -> Iterator[Call]:
+        """Yield the arguments of ``generate``; a subclass passes other ones by hooks meanwhile."""
+        yield reduced.call
+
+    def _refuse_chunks(self, call: Call) -> None:
+        """Refuse to prefill in pieces: the choice of tokens needs the prompt's end."""
+        size = generation_setting(self.model, call, "prefill_chunk_size")
+        if size is not None:
+            raise UnsupportedModelError(
+                f"prefill_chunk_size = {size}; methods inside the language model need the whole "
+                "prompt at once: leave it out, or choose a method that decides before"
+            )
+
+    def _infer_mask(self, call: Call) -> Tensor:
+        """Return the mask that generate infers from padding when it is given none."""
+        pad, eos = (generation_setting(self.model, call, f"{n}_token_id") for n in ("pad", "eos"))
+        ids: Tensor = call.ids
+        ends = eos if isinstance(eos, (list, tuple)) else [eos]
+        mask = torch.ones_like(ids)
+        return mask if pad is None or pad in ends else mask.masked_fill(ids == pad, 0)
+
+    def _lengths(self, call: Call, reduced: Reduced) -> dict[str, Any]:
+        """Shorten limits that count the prompt by as much as the prompt was."""
+        ids = call.ids
+        dropped = 0 if ids is None else ids.shape[1] - reduced.length
+        given = call.get(GENERATION)
+        config = given or self.model.generation_config
+        found: dict[str, Any] = {}
+        for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            value = call.get(limit)
+            if value is None and call.get(new) is None and getattr(config, new, None) is None:
+                value = getattr(config, limit, None)
+            if value and limit == "max_length" and ids is not None and ids.shape[1] >= value:
+                raise ArgumentError.of(
+                    limit,
+                    value,
+                    f"more than the prompt's {ids.shape[1]} columns, before the reduction; "
+                    f"or use {new}",
+                )
+            if value:
+                found[limit] = max(int(value) - dropped, 0)
+        if given is None or not found:
+            return found
+        config = copy.deepcopy(given)  # limits beside a configuration are deprecated
+        for limit, value in found.items():
+            setattr(config, limit, value)
+        return {GENERATION: config, **{limit: None for limit in found if limit in call}}
+
+    def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return expand_encoder_outputs(
+            self.model, self.family, *Expansion.of(original, args, kwargs)
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._call.prompt = self._call.forward = None  # of a call that did not end
+        top = self.top
+        if top is None:
+            return None
+        call = Call.of(self.model.forward, args, kwargs)
+        if self._call.generates:
+            call = _with_mask(_caught_up(call, self._call.reduced), self._call.reduced)
+        elif top.host.concerns(call):
+            with precision_of(self.model):
+                reduced = top.reduce(call)
+            self._call.prompt = reduced.prompt
+            call = reduced.call
+        if top.inside is not None:
+            top.inside.announce(call)
+        self._call.forward = Forward.of(call)
+        return (), call
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        call = self._call
+        if self.top is not None and not call.generates:
+            self.top.host.end()
+        prompt, call.prompt = call.prompt, None
+        forward, call.forward = call.forward, None
+        if forward is None or output is None:  # None: the forward raised
+            return
+        filled = forward.cache if forward.cache is not None else returned_cache(output)
+        forward.check_end(None if self.family.kind == "cross_attention" else filled)
+        if prompt is not None and filled is not None:
+            remember(filled, prompt)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call, top = Call.of(module.forward, args, kwargs), self.top
+        if self._call.forward is not None:
+            self._call.forward.check_inner(call, self.family.told_positions)
+        if top is not None and call.columns is not None:
+            top.count(call.columns[1])
+
+
+class _Thread(threading.local):
+    """The state of the call that a thread is in.
+
+    Attributes
+    ----------
+    generates : bool
+        Whether the thread is in ``generate``, whose prompt is already reduced.
+    reduced : Reduced, optional
+        The reduced call of that ``generate``.
+    prompt : CachedPrompt, optional
+        The record for the cache that a forward outside ``generate`` fills.
+    forward : Forward, optional
+        The arguments of the current forward.
+    """
+
+    def __init__(self) -> None:
+        self.generates = False
+        self.reduced: Reduced | None = None
+        self.prompt: CachedPrompt | None = None
+        self.forward: Forward | None = None
+
+
+def site_of(model: Any) -> Site | None:
+    """Return where a model is hooked, if it is."""
+    return model.__dict__.get(_NAME)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _announced(inside: LayerHost | None, reduced: Reduced) -> Iterator[None]:
+    """Let a host of layers know the prompt that ``generate`` is called with."""
+    if inside is None:
+        yield
+        return
+    inside.start(reduced.columns)
+    inside.announce(reduced.call)
+    try:
+        yield
+    finally:
+        inside.start(None)
+
+
+def _caught_up(call: Call, reduced: Reduced | None) -> Call:
+    """Let generated tokens go on from the end of the full prompt, where visual tokens end it."""
+    positions = call.positions
+    if positions is None:
+        return _placed(call, reduced)
+    if reduced is None or reduced.lag is None or reduced.prompt is None:
+        return call
+    columns = reduced.prompt.columns.index.shape[1]
+    new = min(positions.shape[-1], call.past + positions.shape[-1] - columns)
+    if new <= 0:
+        return call
+    lag = reduced.lag.repeat_interleave(positions.shape[-2] // reduced.lag.shape[-2], dim=-2)
+    late = positions[..., -new:] + lag.to(positions.device)
+    return call.but(positions=torch.cat([positions[..., :-new], late], dim=-1))
+
+
+def _placed(call: Call, reduced: Reduced | None) -> Call:
+    """Return ``call`` with positions, for a model whose ``generate`` drops those it received."""
+    known = None if reduced is None else reduced.prompt
+    if known is None or reduced is None or reduced.call.positions is None or call.columns is None:
+        return call
+    rows, columns = call.columns
+    end = call.past + columns
+    new = max(end - known.position_ids.shape[-1], 0)
+    after = known.following.unsqueeze(1) + torch.arange(new, device=known.following.device)
+    places = torch.cat([known.position_ids, after], dim=-1)[..., call.past : end]
+    return call.but(positions=places.repeat_interleave(rows // places.shape[-2], dim=-2))
+
+
+def _with_mask(call: Call, reduced: Reduced | None) -> Call:
+    """Return ``call`` with a mask of ones, which ``generate`` omits, if the prompt is reduced.
+
+    Without a mask, transformers would take gaps in the positions for borders of packed sequences,
+    which do not attend to each other.
+    """
+    rows, columns = call.columns or (0, 1)
+    shorter = reduced is not None and reduced.shorter
+    if not shorter or call.mask is not None or call.positions is None or columns == 1:
+        return call
+    return call.but(
+        mask=torch.ones(rows, call.past + columns, dtype=torch.long, device=call.positions.device)
+    )
+
+
+def _restore_prompt(output: Any, view: PromptView) -> Any:
+    """Put the caller's own prompt back in front of what was generated."""
+    if isinstance(output, Tensor):
+        return view(output)
+    output.sequences = view(output.sequences)
+    return output

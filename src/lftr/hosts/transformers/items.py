@@ -1,0 +1,314 @@
+"""What every host shares: how to reduce, the items of a call, and asking the method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ...evidence.text import TextTower
+from ...methods.base import Method, check_choice
+from ...methods.encoder.merges import EncoderMerge
+from ...methods.inside import LayerMethod
+from ...methods.operations.composing import after, stacked
+from ...values.budget import Keep, resolve_all
+from ...values.errors import LftrError
+from ...values.exact import exactly
+from ...values.report import ItemReport, Report
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from .api import Call
+from .columns import CachedPrompt
+from .families import Layout, Medium
+
+# whether images are frames, or whether those of each row are all of one clip, or how many of them
+# each video has, in all rows or in each
+Framing = bool | tuple[bool, ...] | tuple[tuple[int, ...], ...]
+_A = {"image": "an image", "video": "a video"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to reduce: fixed while a reduction lasts.
+
+    Attributes
+    ----------
+    method : Method
+        Decides.
+    keep : float, int, Budget or "auto"
+        How many stay, for each item or (a budget) for each prompt; "auto" is the method's number.
+    positions : {"original", "compact"}
+        Whether kept tokens stay where they were or are renumbered.
+    stage : {"llm", "encoder"}
+        Whether the language model's visual tokens are reduced, or those that a Q-Former reads.
+    text : str or sequence of str, optional
+        What guides text-guided methods, one for all rows or one for each.
+    tokenizer : optional
+        Turns a row of prompt ids into text where ``text`` is not given, and ``text`` into ids where
+        the prompt's own embeddings would guide.
+    tower : TextTower, optional
+        CLIP's text side.
+    inside : tuple of LayerMethod
+        What decides inside the language model.
+    notes : tuple of str
+        Warnings that belong into every report.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder.
+    images_as_video : bool or tuple of tuple of int
+        Whether images of a row that follow each other are the frames of one video, or how many of
+        them each video has: one tuple for all rows, or one for each.
+    """
+
+    method: Method
+    keep: Keep | Literal["auto"]
+    positions: str = "original"
+    stage: str = "llm"
+    text: str | Sequence[str] | None = None
+    tokenizer: Any = None
+    tower: TextTower | None = None
+    inside: tuple[LayerMethod, ...] = ()
+    notes: tuple[str, ...] = ()
+    encoder: EncoderMerge | None = None
+    images_as_video: Framing = False
+
+    @property
+    def label(self) -> str:
+        """The methods, with the options that are not at their defaults."""
+        others = [] if self.encoder is None else [str(self.encoder)]
+        before = [] if self.keep == 1.0 and (self.inside or others) else [str(self.method)]
+        return " + ".join([*others, *before, *map(str, self.inside)])
+
+    def __str__(self) -> str:
+        return f"{self.label} keep={self.keep}"
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A call with a shorter prompt.
+
+    Attributes
+    ----------
+    call : Call
+        The arguments of the reduced call.
+    prompt : CachedPrompt, optional
+        The content of a cache that this call fills, for hosts that shorten the prompt.
+    lag : Tensor, optional
+        How far the last column's position, ``(..., B, 1)``, is behind that of the full prompt,
+        where the prompt ends in an item whose last token went; decoding goes on from there.
+    starts : bool
+        Whether there is something new to report; false if a reduced prompt only continues.
+    """
+
+    call: Call
+    prompt: CachedPrompt | None = None
+    lag: Tensor | None = None
+    starts: bool = True
+
+    @property
+    def columns(self) -> int:
+        """Columns of the whole shorter conversation, cached ones included."""
+        return self.length if self.prompt is None else self.prompt.columns.index.shape[1]
+
+    @property
+    def shorter(self) -> bool:
+        """Whether columns of the caller's conversation were dropped."""
+        return self.prompt is not None and self.columns < self.prompt.full
+
+    @property
+    def length(self) -> int:
+        """Columns of the shorter prompt."""
+        return int(self.call.ids.shape[1])
+
+
+@dataclass
+class Item:
+    """One visual item of a call.
+
+    Attributes
+    ----------
+    row, number : int
+        Its row, and which item of the row it is.
+    size : int
+        Tokens that it has in the prompt.
+    layout : Layout
+        How they lie.
+    views : int
+        How often the encoder saw it: tiles, frames.
+    seen : bool
+        Whether a cache holds it.
+    merged : Selection, optional
+        What the encoder made of its tokens, where it merged some.
+    selection : Selection, optional
+        The decision about those that the encoder gave.
+    medium : {"image", "video"}
+        What it is to the encoder; see `kind`.
+    column : int
+        Where it begins in its row.
+    entries : int
+        Of how many of the encoder's images or videos it is made.
+    framed : bool
+        Whether it is known to be of a clip, however many frames that has.
+    """
+
+    row: int
+    number: int
+    size: int
+    layout: Layout
+    views: int = 1
+    seen: bool = False
+    merged: Selection | None = None
+    selection: Selection | None = None
+    medium: str = "image"
+    column: int = 0
+    entries: int = 1
+    framed: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What it is to the method: "video" also where its frames were given as images."""
+        grid = self.layout.grid
+        moves = self.framed or (grid is not None and grid[0] > 1)
+        return "video" if moves else self.medium
+
+    @property
+    def given(self) -> int:
+        """Tokens that the encoder gave."""
+        return self.size if self.merged is None else self.merged.count
+
+    @property
+    def anchors(self) -> Tensor:
+        """Which of the ``size`` tokens hold a slot, once that is decided."""
+        assert self.selection is not None
+        index = self.selection.index
+        if self.merged is None:
+            return index
+        return self.merged.index[index.to(self.merged.index.device)]
+
+    @property
+    def whole(self) -> Selection | None:
+        """The decision about all ``size`` tokens, what merged in the encoder included."""
+        if self.selection is None or self.merged is None:
+            return self.selection
+        return after(stacked([self.merged]), stacked([self.selection])).item(0)
+
+
+def in_order(items: Sequence[Item]) -> list[Item]:
+    """Return items of several media as they stand in the prompts, numbered within each."""
+    rows = groupby(sorted(items, key=lambda item: (item.row, item.column)), lambda item: item.row)
+    return [replace(item, number=i) for _, row in rows for i, item in enumerate(row)]
+
+
+def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
+    """Return the items of one medium, as its encoder has them."""
+    return [item for item in items if item.medium == medium.name]
+
+
+def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
+    """Return how many tokens each item keeps, from sizes alone; a budget is for a row's items."""
+    counts = [
+        count
+        for _, prompt in groupby(items, key=lambda item: item.row)
+        for count in resolve_all(keep, [item.size for item in prompt])
+    ]
+    return [min(count, item.given) for count, item in zip(counts, items, strict=True)]
+
+
+def fresh_of(items: Sequence[Item]) -> list[Item]:
+    """Return the items that no earlier turn has seen."""
+    return [item for item in items if not item.seen]
+
+
+def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
+    """Whether any item can lose a token of those that the encoder gave."""
+    fresh = fresh_of(items)
+    if keep == "auto":
+        return bool(fresh)
+    return counts_of(keep, fresh) != [item.given for item in fresh]
+
+
+def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
+    """Let the method choose for every fresh item; without ``tokens``, everything stays."""
+    fresh = fresh_of(items)
+    if not tokens:
+        for item in fresh:
+            item.selection = Selection.everything(item.given)
+        return
+    with exactly(tokens[0].features):
+        counts = _allotted(plan, fresh, tokens)
+        choices = plan.method.select_all(tokens, counts)
+    for item, choice, count in zip(fresh, choices, counts, strict=True):
+        _check(plan.method, choice, count, item.given)
+        item.selection = choice
+
+
+def _allotted(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> list[int]:
+    """Return how many tokens each item keeps, after the method spread each prompt's total."""
+    if plan.keep == "auto":
+        wanted = [plan.method.count(one, "auto") for one in tokens]
+    else:
+        wanted = counts_of(plan.keep, items)
+    counts: list[int] = []
+    places = zip(items, wanted, tokens, strict=True)
+    for _, prompt in groupby(places, key=lambda place: place[0].row):
+        members = list(prompt)
+        counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
+    return counts
+
+
+def _check(method: Method, choice: Selection, count: int, size: int) -> None:
+    """Refuse what a method of somebody's own must not return."""
+    check_choice(method, "select", choice)
+    last = int(choice.index.max())
+    if choice.batched or choice.count != count or last >= size:
+        raise LftrError(
+            f"{type(method).__name__}.select returned slots of shape {tuple(choice.index.shape)}, "
+            f"the last at token {last}, where {count} of {size} tokens were asked"
+        )
+
+
+def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:
+    """Write down what was done to a call of ``rows`` rows and ``prompt`` columns."""
+    report.method = plan.label
+    report.prompt = prompt
+    report.notes = list(plan.notes)
+    report.items = [
+        ItemReport.of(
+            item.row,
+            item.number,
+            item.layout.tiles,
+            item.size,
+            whole,
+            item.layout.separator,
+            None if item.merged is None else item.given,
+            item.kind,
+        )
+        for item in items
+        if (whole := item.whole) is not None
+    ]
+    for item in report.items:
+        if isinstance(plan.keep, int) and plan.keep > item.tokens:
+            report.note(
+                f"keep = {plan.keep} is more than {_A[item.medium]} of {item.tokens} tokens has: "
+                "all stay"
+            )
+        for note in item.notes:
+            report.note(note)
+    clips = plan.images_as_video
+    if (clips is True or (clips and True in clips)) and _joined_none(items):
+        report.note(
+            "images_as_video joined no images: frames follow each other and have one grid each, "
+            "the same; images that are cut into tiles have several"
+        )
+    bare = sorted(set(range(rows)) - {item.row for item in items})
+    if items and bare:
+        report.note(f"rows without visual tokens: {', '.join(map(str, bare))}")
+
+
+def _joined_none(items: Sequence[Item]) -> bool:
+    """Whether rows have several images, and every image is an item of its own."""
+    images = [item for item in items if item.medium == "image"]
+    several = len({item.row for item in images}) < len(images)
+    return several and all(item.entries == 1 for item in images)

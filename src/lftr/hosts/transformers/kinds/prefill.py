@@ -1,0 +1,290 @@
+"""Reduction before the language model: the prompt it is given is shorter, and nothing else changes.
+
+Images and videos are encoded once; each item's tokens are chosen; the prompt's placeholders, masks
+and positions shrink to match; the chosen features travel in ``mm_encoder_outputs``, the argument
+that transformers has for them. Caches, beams, streaming and decoding then see a consistent prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....methods.base import ImageMethod
+from ....values.errors import ArgumentError, UnsupportedModelError
+from ....values.report import Report
+from ....values.tokens import VisualTokens
+from ..api import ALIGNED, TOKEN_TYPES, Call, Model
+from ..checks import check_unpacked
+from ..clock import Clock
+from ..columns import (
+    CachedPrompt,
+    Columns,
+    aligned_with_prompt,
+    compact,
+    pad_id,
+    pads_left,
+    recall,
+)
+from ..encoder.encode import choose_evidence, encoder_names
+from ..encoder.media_input import Shown
+from ..families import Clips, Family, Medium, list_families
+from ..items import Item, Plan, Reduced, choose, drops, fresh_of, in_order, of_medium, write_report
+from ..prompt.flash import hide_positions, reads_gaps
+from ..prompt.frames import as_video
+from ..prompt.logits import shorter_logits
+from ..prompt.segment import Segment
+from ..prompt.text_evidence import row_texts
+
+
+class Prefill:
+    """Reduces the arguments of ``forward`` and ``generate`` for one model."""
+
+    def __init__(self, model: Model, family: Family, plan: Plan) -> None:
+        self.model = model
+        self.family = family
+        self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
+        self.evidence = choose_evidence(
+            family,
+            model,
+            plan.method.evidence,
+            has_tower=plan.tower is not None,
+            has_frames=bool(plan.images_as_video),
+        )
+
+    def concerns(self, call: Call) -> bool:
+        """Whether a call has images or videos, begins a cache, or goes on with one filled here."""
+        names = (*Clips.pixels, Clips.grids)
+        if self.family.video is None and any(call.get(name) is not None for name in names):
+            raise UnsupportedModelError(
+                f"videos of {self.model.config.model_type} are not reduced, only those of "
+                f"{', '.join(list_families(video=True))}; frames that are given as images, of one "
+                "grid each, are, with lftr.reduce(images_as_video=True)"
+            )
+        shown = any(medium.given(call) for medium in self.family.media)
+        begins = not call.past and isinstance(call.ids, Tensor) and call.encoded is None
+        return shown or begins or recall(call.cache) is not None
+
+    def hooks(self) -> list[Any]:
+        """Attach nothing but what keeps gaps in positions harmless."""
+        return hide_positions(self.model, self.family)
+
+    def end(self) -> None:
+        """End a call; this host keeps no data of it."""
+
+    def reduce(self, call: Call, report: Report) -> Reduced:
+        """Return a call with the visual tokens reduced; fills ``report``."""
+        clock = Clock(self.model.device)
+        if reads_gaps(self.model):  # and is shown none, whatever is kept
+            check_unpacked(call)
+        segment = Segment.of(call, recall(call.cache))
+        shown = [Shown.of(medium, self.model, call, segment) for medium in self.family.media]
+        visual = torch.stack([part.visual for part in shown]).any(dim=0)
+        for part in shown:
+            if bool((part.visual & (segment.mask == 0)).any()):
+                raise ArgumentError(
+                    f"attention_mask hides {part.medium.name} placeholders; allowed: a mask of "
+                    f"padding alone (leave the {part.medium.name} out of the prompt to hide it)"
+                )
+        asked = [part for part in shown if part.asked(segment)]
+        self.family.check_together(self.model, [part.medium for part in asked])
+        clock.lap("host")
+        items: list[Item] = []
+        outputs: dict[str, Any] = {}
+        shorter = segment.prefix is not None
+        if asked:
+            for part in asked:
+                part.encode(self.plan, self.evidence)
+            clock.lap("encode")
+            items = in_order([item for part in asked for item in part.items(segment)])
+            items = (
+                as_video(items, self.plan.images_as_video) if self.plan.images_as_video else items
+            )
+            own = {part.medium.name: of_medium(items, part.medium) for part in asked}
+            tokens = []
+            chooses = drops(self.plan.keep, items)
+            if chooses or any(item.merged is not None for item in fresh_of(items)):
+                shorter = True
+                _check_cache(call)
+                check_unpacked(call)
+                self._check_known(call)
+            if chooses:
+                tokens = self._tokens(asked, items, segment, visual)
+            clock.lap("host")
+            choose(self.plan, items, tokens)
+            clock.lap("method")
+            method = self.plan.method
+            for part in asked:
+                members = own[part.medium.name]
+                if tokens and isinstance(method, ImageMethod):
+                    outputs[part.medium.name] = part.smaller(method, members)
+                    clock.lap("encode")
+                else:
+                    outputs[part.medium.name] = part.kept(members, shorter)
+        aligned, prompt, lag = self._shrink(call, segment, shown, items)
+        if shorter and self.family.positions_are_columns:
+            _check_padding(self.model, aligned.mask)
+        # positions are given where the prompt shrinks, so nothing is left that reads sizes
+        leave = {name for part in shown for name in part.medium.pixels}
+        if shorter:
+            leave |= encoder_names(self.family, self.model)
+            leave |= {part.medium.sent for part in shown if part.medium.sent is not None}
+        out = call.without(*leave)
+        out = out.but(encoded=outputs) if outputs else out
+        clock.lap("host")
+        starts = bool(items) or segment.prefix is None
+        if starts:
+            write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
+            report.clock = clock.readings()
+        return Reduced(out | aligned if shorter else out, prompt, lag, starts)
+
+    def _check_known(self, call: Call) -> None:
+        """Refuse prompt-aligned arguments that the host does not know how to shorten."""
+        name = call.aligned_unknown(encoder_names(self.family, self.model))
+        if name is not None:
+            known = ", ".join(ALIGNED)
+            raise ArgumentError.of(
+                name,
+                tuple(call[name].shape),
+                f"of the arguments with one value per prompt column only: {known}",
+            )
+
+    def _tokens(
+        self, asked: Sequence[Shown], items: Sequence[Item], segment: Segment, visual: Tensor
+    ) -> list[VisualTokens]:
+        """Put together what the method sees of each new item, in the prompt's order."""
+        words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
+        texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
+        found: dict[str, Iterator[VisualTokens]] = {}
+        for part in asked:
+            own = of_medium(items, part.medium)
+            found[part.medium.name] = iter(part.tokens(own, self.plan, self.evidence, texts))
+        return [next(found[item.medium]) for item in fresh_of(items)]
+
+    def _shrink(
+        self,
+        call: Call,
+        segment: Segment,
+        shown: Sequence[Shown],
+        items: Sequence[Item],
+    ) -> tuple[Call, CachedPrompt, Tensor | None]:
+        """Return what is aligned with the prompt, at the columns that stay; see `Reduced`."""
+        keep = segment.mask.bool()
+        visual = torch.zeros_like(keep)
+        for part in shown:
+            visual = visual | part.visual
+            fresh = fresh_of(of_medium(items, part.medium))
+            if fresh:
+                keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
+        columns = Columns.of(keep, pads_left(segment.mask))
+        fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
+        out: dict[str, Any] = {
+            name: segment.splice(value, columns, padding, name in TOKEN_TYPES)
+            for name, (value, padding) in aligned_with_prompt(call).items()
+        }
+        ids = segment.splice(segment.full_ids, columns, fill)
+        real = segment.real(columns)
+        placing: dict[str, Any] = {}
+        for part in shown:
+            placing |= _placing(part.medium, call, segment, of_medium(items, part.medium))
+            placing |= {n: call[n] for n in part.medium.settings if call.get(n) is not None}
+        full = segment.positions(self.family, self.model, call, placing)
+        positions = segment.all_positions(columns.take(full, 0))
+        following = self.family.following(full, segment.mask.bool())
+        whole = columns.real.sum(dim=1) == segment.mask.bool().sum(dim=1)
+        if segment.prefix is not None:
+            whole &= segment.prefix.whole.to(whole.device)
+        counted = compact(real, positions)
+        if self.family.counts_columns(self.model, positions):
+            positions = torch.cat([counted[:1], positions[1:]])
+        if self.plan.positions == "compact":  # rows that lost no token keep their positions
+            positions = torch.where(whole.unsqueeze(1), positions, counted.to(positions.dtype))
+            following = torch.where(whole, following, real.sum(dim=1).to(following.dtype))
+        if call.logits is not None:
+            held = ids.shape[1] - columns.index.shape[1]
+            out[Call.name("logits")] = shorter_logits(
+                call.logits, columns, segment.mask, segment.start, held
+            )
+        shorter = Call(out).but(
+            ids=ids,
+            mask=real.to(segment.mask.dtype),
+            positions=positions[..., positions.shape[-1] - ids.shape[1] :],
+        )
+        lag = None if self.plan.positions == "compact" else self._lag(full, positions, segment.mask)
+        return shorter, segment.cached_as(columns, positions, following, whole), lag
+
+    def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+        """Return how far the last position is behind the full prompt's, or None if it is not."""
+        lag = full[..., -1:] - positions[..., -1:]
+        if self.family.counts_columns(self.model, lag):  # this axis counts the kept columns
+            lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
+        return lag if pads_left(mask) and bool(lag.any()) else None
+
+
+def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
+    """Tell, bool like ``visual``, which columns lie between the first and last token of an item.
+
+    What stands there, timestamps and numbers of frames, belongs to the item and asks nothing.
+    """
+    inside = torch.zeros_like(visual)
+    columns = [row.nonzero().squeeze(1).tolist() for row in visual]
+    for item in items:
+        own, columns[item.row] = columns[item.row][: item.size], columns[item.row][item.size :]
+        inside[item.row, own[0] : own[-1] + 1] = True
+    return inside
+
+
+def _check_cache(call: Call) -> None:
+    """Refuse a cache that was filled without a reduction."""
+    if call.past and recall(call.cache) is None:
+        raise UnsupportedModelError(
+            f"the cache holds {call.past} columns from a call without "
+            "reduction; start the conversation inside lftr.reduce, or omit the cache"
+        )
+
+
+def _check_padding(model: Model, mask: Tensor) -> None:
+    """Refuse a reduced prompt with padding on its left, for a model that cannot take it."""
+    if not bool(mask[:, 0].all()):
+        raise UnsupportedModelError(
+            f"the reduced rows have {mask.sum(dim=1).tolist()} tokens, and this "
+            f"{type(model).__name__} is wrong where a row is padded on its left: reduce one prompt "
+            "at a time"
+        )
+
+
+def _marks(items: Sequence[Item]) -> Tensor:
+    """Return which of the items' tokens, one item after the other, hold a slot."""
+    marks = torch.zeros(sum(item.size for item in items), dtype=torch.bool)
+    offset = 0
+    for item in items:
+        marks[item.anchors.cpu() + offset] = True
+        offset += item.size
+    return marks
+
+
+def _placing(medium: Medium, call: Call, segment: Segment, items: Sequence[Item]) -> dict[str, Any]:
+    """Return what M-RoPE places a medium's entries by; in a later turn, that of the new ones."""
+    given = {name: call[name] for name in medium.placing if call.get(name) is not None}
+    if segment.prefix is None:
+        return given
+    entries = [item.seen for item in items for _ in range(item.entries)]
+    new = [i for i, seen in enumerate(entries) if not seen]
+    if not new:
+        return {}
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        rows = torch.as_tensor(value)
+        more = len(rows) - len(entries)  # of all turns, where the pixels are the new ones' alone
+        if more < 0 or (more and len(segment.full_ids) > 1):
+            raise ArgumentError.of(
+                name,
+                f"{len(rows)} values",
+                f"{len(entries)}, one for each of the {medium.name}s given beside it",
+            )
+        found[name] = rows[more:][new]
+    return found

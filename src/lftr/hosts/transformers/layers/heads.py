@@ -1,0 +1,156 @@
+"""Queries and keys of a decoder layer, read in passing or by starting the layer once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....evidence.attention import attention_modules, tapped, unread
+from ....methods.inside.base import Heads
+from ....values.errors import UnsupportedModelError
+from .masks import rows_of
+
+
+@dataclass
+class Capture:
+    """What one attention layer worked with in its last call; `stop` ends the layer there.
+
+    ``columns`` ``(B, S)`` are the columns of the conversation behind the keys.
+    """
+
+    stop: bool = False
+    query: Tensor | None = None
+    key: Tensor | None = None
+    mask: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    columns: Tensor | None = None
+
+    def read(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float | None,
+        softcap: float | None = None,
+    ) -> None:
+        """Keep references to ``query`` and ``key`` ``(B, heads, L, d)``; nothing is computed."""
+        self.query, self.key, self.mask = query.detach(), key.detach(), mask
+        self.scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        self.softcap = softcap
+        if self.stop:
+            raise _Read
+
+    def of_row(self, row: int, queries: Tensor, keys: Tensor) -> Heads:
+        """Return one row's heads, at those of its queries and keys that are no padding.
+
+        Parameters
+        ----------
+        queries, keys : Tensor of bool, shapes (R,) and (S,)
+            Which are real; keys that the kernel was given beyond ``S`` do not exist yet.
+        """
+        assert self.query is not None
+        assert self.key is not None
+        mask = None if self.mask is None else self.mask[min(row, len(self.mask) - 1), 0]
+        q, k = queries.nonzero().squeeze(1), keys.nonzero().squeeze(1)
+        if mask is not None:
+            mask = mask.index_select(0, q).index_select(1, k)
+        return Heads(_at(self.query[row], q), _at(self.key[row], k), self.scale, mask, self.softcap)
+
+
+class _Read(Exception):
+    """Ends a layer once its queries and keys are known."""
+
+
+def start_layer(
+    layer: nn.Module,
+    states: Tensor,
+    rest: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    asking: Tensor | None = None,
+) -> Capture:
+    """Run a layer up to its attention, which fills the cache if the call has one.
+
+    Parameters
+    ----------
+    asking : Tensor of int64, shape (B, R), optional
+        The only rows whose queries and values are needed. If the layer has separate projections
+        for them, the results of other rows are zeros and are not computed.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the layer has no attention, or queries and keys cannot be read from it.
+    """
+    attention = next(iter(attention_modules(layer)), None)
+    if attention is None:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no attention over tokens that lftr can read; choose "
+            "another layer"
+        )
+    capture = Capture(stop=True)
+    copied = layer, attention
+    if asking is not None:
+        copied = _computing(layer, attention, asking)
+    try:
+        # a forward set on the instance (by accelerate, or compiled) would run the original layer
+        with tapped(attention, capture), tapped(copied[1], capture):
+            copied[0].forward(states, *rest, **kwargs)
+    except _Read:
+        return capture
+    raise unread(attention)
+
+
+def chooses_keys(layer: nn.Module) -> bool:
+    """Whether a layer has an indexer, which selects the keys that the layer attends to."""
+    return any(getattr(one, "indexer", None) is not None for one in attention_modules(layer)[:1])
+
+
+def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn.Module, nn.Module]:
+    """Copy a layer and its attention with query and value projections that compute ``rows`` alone.
+
+    The copies share every parameter, buffer and hook. The layer itself is not changed, so other
+    threads may run it meanwhile.
+    """
+    own = {name: attention._modules.get(name) for name in ("q_proj", "v_proj")}
+    changed = {name: _Rows(one, rows) for name, one in own.items() if one is not None}
+    path = next(name for name, part in layer.named_modules() if part is attention).split(".")
+    copied = part = _copy(attention, changed)
+    for depth in reversed(range(len(path))):
+        part = _copy(layer.get_submodule(".".join(path[:depth])), {path[depth]: part})
+    return part, copied
+
+
+def _copy(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """Return a copy of a module with other submodules; it shares everything else."""
+    copied: nn.Module = object.__new__(type(module))
+    copied.__dict__ = {**module.__dict__, "_modules": {**module._modules, **parts}}
+    return copied
+
+
+class _Rows(nn.Module):
+    """A linear layer that computes only rows ``(B, R)`` of its input; other outputs are zero."""
+
+    def __init__(self, projection: nn.Module, rows: Tensor) -> None:
+        super().__init__()
+        self.projection = projection
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        some: Tensor = self.projection(rows_of(x, self.rows))
+        place = self.rows.to(some.device).unsqueeze(-1).expand_as(some)
+        return some.new_zeros(*x.shape[:-1], some.shape[-1]).scatter(1, place, some)
+
+
+def _at(x: Tensor, index: Tensor) -> Tensor:
+    """Return ``x`` ``(H, L, d)`` at the rows ``index``; a view where those are its first ones."""
+    if len(index) == x.shape[1]:
+        return x
+    last = len(index) - 1
+    if bool((index == torch.arange(len(index), device=index.device)).all()):
+        return x[:, : last + 1]
+    return x.index_select(1, index)

@@ -1,0 +1,187 @@
+"""The part of a prompt that is new to the model: all of it, or what follows a reduced cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....values.errors import ArgumentError, UnsupportedModelError
+from ..api import TOKEN_TYPES, Call, Model, prompt_positions
+from ..columns import CachedPrompt, Columns, check_rows
+from ..families import Family
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A prompt, and from which of its columns on it is new.
+
+    Attributes
+    ----------
+    full_ids : Tensor, shape (B, L)
+        The ids as the caller gave them.
+    mask : Tensor, shape (B, L - start)
+        Attention mask of the new columns.
+    start : int
+        First new column of ``full_ids``.
+    prefix : CachedPrompt, optional
+        What the cache holds of earlier turns.
+    between : int
+        Columns that are cached, follow the prefix, and are not in ``full_ids`` (a caller who passes
+        the new tokens alone).
+    """
+
+    full_ids: Tensor
+    mask: Tensor
+    start: int = 0
+    prefix: CachedPrompt | None = None
+    between: int = 0
+
+    @classmethod
+    def of(cls, call: Call, prefix: CachedPrompt | None) -> Segment:
+        """Read the call's prompt; ``prefix`` is what its cache was filled with."""
+        ids = call.ids
+        if call.embeds is not None:
+            raise ArgumentError(
+                f"a prompt of {Call.name('embeds')} cannot be reduced; allowed: {Call.name('ids')}"
+            )
+        if not isinstance(ids, Tensor) or ids.ndim != 2:
+            raise ArgumentError.of(
+                Call.name("ids"),
+                ids if ids is None else tuple(ids.shape),
+                "the prompt's ids (B, L); a prompt given as embeddings cannot be reduced",
+            )
+        start, between = 0, 0
+        if prefix is not None:
+            check_rows(prefix, len(ids))
+            cached = prefix.cached_columns(call.past)
+            if ids.shape[1] > cached and prefix.begins(ids):
+                start = prefix.full
+            else:
+                between = cached - prefix.full
+        mask = torch.ones_like(ids) if call.mask is None else call.mask
+        if mask.ndim != 2 or mask.shape[1] < ids.shape[1]:
+            raise ArgumentError.of(
+                Call.name("mask"), tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
+            )
+        mask = mask[:, mask.shape[1] - (ids.shape[1] - start) :]
+        return cls(ids, mask, start, prefix, between)
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Ids of the new columns."""
+        return self.full_ids[:, self.start :]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the caller gave the columns of earlier turns again."""
+        return self.start > 0
+
+    @property
+    def full_length(self) -> int:
+        """Columns of the caller's conversation so far."""
+        if self.prefix is None or self.whole:
+            return self.full_ids.shape[1]
+        return self.prefix.full + self.between + self.full_ids.shape[1]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Return the new columns of something aligned with ``full_ids``."""
+        return x[..., x.shape[-1] - self.input_ids.shape[1] :]
+
+    def splice(self, x: Tensor, columns: Columns, fill: int, extended: bool = False) -> Tensor:
+        """Return ``x`` at the columns that stay; those of earlier turns as they were then.
+
+        Where the caller gave the new columns alone so is the result, or, ``extended``, ``fill``
+        stands for the cached ones: token types are asked for at full length.
+        """
+        part = columns.take(self.cut(x), fill)
+        if self.prefix is None:
+            return part
+        if self.whole:
+            return torch.cat([self.prefix.columns.take(x[..., : self.start], fill), part], dim=-1)
+        if not extended:
+            return part
+        cached = self.prefix.columns.index.shape[1] + self.between
+        return torch.nn.functional.pad(part, (cached, 0), value=fill)
+
+    def positions(
+        self, family: Family, model: Model, call: Call, placing: Mapping[str, Any]
+    ) -> Tensor:
+        """Return the positions that the plain model gives the new columns, ``(..., B, S)``.
+
+        ``placing`` is what M-RoPE places their images and videos by, beside the token types.
+        """
+        given = call.positions
+        if given is not None:
+            lengths = sorted({self.input_ids.shape[1], self.full_ids.shape[1]})
+            if given.shape[-1] not in lengths:
+                raise ArgumentError.of(
+                    Call.name("positions"),
+                    tuple(given.shape),
+                    f"one for each column, {' or '.join(map(str, lengths))}",
+                )
+            return self._rows(self.cut(given))
+        own = {
+            name: self.cut(call[name]) for name in TOKEN_TYPES if isinstance(call.get(name), Tensor)
+        }
+        own |= {name: call[name] for name in family.placed_by if call.get(name) is not None}
+        if self.prefix is None:  # all that the plain model is given: it may place sounds by more
+            whole = call.but(cache=None, mask=self.mask)
+            return self._rows(prompt_positions(model, whole | own | placing))
+        alone = Call().but(ids=self.input_ids, mask=self.mask) | own | placing
+        prepared = self._rows(prompt_positions(model, alone))
+        if prepared.ndim == 2:  # a text may have one axis where a turn with images has four
+            prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)
+        if told := sorted(set(own) & set(family.placed_by)):
+            raise UnsupportedModelError(
+                f"{told[0]} in a later turn on a cache that a reduced call filled: lftr does not "
+                "know which of them belong to which turn; pass the whole conversation "
+                "without the cache"
+            )
+        following = (self.prefix.following.to(prepared.device) + self.between).unsqueeze(1)
+        return family.continued(model, prepared, following, self.prefix.ids)
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        return positions.expand(*positions.shape[:-2], *self.input_ids.shape)
+
+    def real(self, columns: Columns) -> Tensor:
+        """Return which columns of the whole shorter prompt are tokens, cached ones included."""
+        if self.prefix is None:
+            return columns.real
+        rows = len(self.full_ids)
+        cached = columns.real.new_ones(rows, self.between)
+        return torch.cat([self.prefix.columns.real, cached, columns.real], dim=1)
+
+    def all_positions(self, new: Tensor) -> Tensor:
+        """Return the positions of the whole shorter prompt, cached columns included."""
+        if self.prefix is None:
+            return new
+        steps = torch.arange(self.between, device=new.device)
+        between = self.prefix.following.to(new.device).unsqueeze(1) + steps
+        lead = new.shape[:-2]
+        old = self.prefix.position_ids.to(new.device)
+        if old.ndim == 2:  # a turn without images may have one axis of positions instead of four
+            old = old.expand(*lead, *old.shape)
+        return torch.cat([old, between.expand(*lead, *between.shape), new], dim=-1)
+
+    def cached_as(
+        self, columns: Columns, position_ids: Tensor, following: Tensor, whole: Tensor
+    ) -> CachedPrompt:
+        """Return what a cache holds once this segment is in it."""
+        if self.prefix is not None:
+            rows = len(self.full_ids)
+            steps = torch.arange(self.between, device=columns.index.device).expand(rows, -1)
+            between = Columns(steps, torch.ones_like(steps, dtype=torch.bool))
+            columns = self.prefix.columns.join(between, self.prefix.full).join(
+                columns, self.prefix.full + self.between
+            )
+        return CachedPrompt(self._known_ids(), columns, position_ids, following, whole)
+
+    def _known_ids(self) -> Tensor:
+        if self.prefix is None or self.whole:
+            return self.full_ids
+        between = self.full_ids.new_full((len(self.full_ids), self.between), -1)
+        return torch.cat([self.prefix.ids.to(self.full_ids.device), between, self.full_ids], dim=1)

@@ -1,0 +1,152 @@
+"""A reduction of a model: attached, stacked, and taken off again without a trace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...values.errors import ArgumentError, UnsupportedModelError
+from ...values.report import Report
+from .api import Call
+from .attached import Attached
+from .cache_record import held_by
+from .checks import check_types
+from .families import Family
+from .hooks import Site, site_of
+from .items import Plan, Reduced
+from .kinds.cross_attention import CrossAttentionHost
+from .kinds.diffusion import DiffusionHost, DiffusionSite
+from .kinds.module import ModuleReduction, module_reductions
+from .kinds.prefill import Prefill
+from .kinds.qformer import QFormerHost
+from .layers.host import LayerHost
+
+HOSTS: dict[str, Any] = {
+    "prefill": Prefill,
+    "diffusion": DiffusionHost,
+    "qformer": QFormerHost,
+    "cross_attention": CrossAttentionHost,
+}
+
+
+SITES: dict[str, type[Site]] = {"diffusion": DiffusionSite}
+
+
+class _Columns(threading.local):
+    """Columns of a thread's last reduced prompt: those sent, and those received by the decoder."""
+
+    sent = 0
+    received = 0
+
+
+class Reduction(Attached):
+    """A reduction of a model, active at once; `remove` or the end of a ``with`` block ends it.
+
+    Attributes
+    ----------
+    report : Report
+        What the last reduced call did.
+    """
+
+    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+        self.report = Report()
+        self.columns = _Columns()
+        self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
+        self.host = HOSTS[family.kind](model, family, plan)
+        self._model, self._family = model, family
+        self._site: Site | None = None
+        self._begin()
+
+    @property
+    def on(self) -> bool:
+        """Whether the reduction is attached to its model."""
+        return self._site is not None
+
+    def _lay_on(self) -> None:
+        site = SITES.get(self._family.kind, Site)
+        self._site = site.push(self._model, self._family, self)
+
+    def _take_off(self) -> None:
+        assert self._site is not None
+        self._site.pull(self)
+        self._site = None
+
+    def prepare(self, **inputs: Any) -> dict[str, Any]:
+        """Return the reduced arguments for a call of the model, for loops of one's own.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the reduction is off: nothing would be done inside the model it is for.
+        """
+        if not self.on:
+            raise UnsupportedModelError(f"{self} is off; use it in a with block to lay it on again")
+        try:
+            with torch.no_grad():
+                return self.reduce(Call(inputs)).call
+        finally:
+            self.host.end()
+
+    def reduce(self, call: Call) -> Reduced:
+        """Return a call with the visual tokens reduced, and start a new report."""
+        check_types(call)
+        cache, past = call.cache, call.past
+        if cache is not None and self.inside is None and held_by(cache) is not None:
+            raise UnsupportedModelError(
+                "the cache was filled by methods inside the language model, and its layers "
+                "hold different tokens; go on with the same methods, or without the cache"
+            )
+        reduced: Reduced = self.host.reduce(call, self.report)
+        if reduced.starts:
+            self.report.received = self.columns.received = 0
+            self.columns.sent = reduced.columns - past
+        return reduced
+
+    def count(self, columns: int) -> None:
+        """Count the columns that the language model receives, up to those sent."""
+        if self.columns.received < self.columns.sent:
+            self.columns.received += columns  # in several pieces where prefill is chunked
+            self.report.received = self.columns.received
+
+    def hooks(self) -> Iterator[Any]:
+        """Attach what this reduction needs beside the site's own hooks; yields each handle."""
+        yield from self.host.hooks()
+        if self.inside is not None:
+            yield from self.inside.hooks()
+
+    def __repr__(self) -> str:
+        plan = self.host.plan
+        state = "on" if self.on else "off"
+        return f"<lftr.Reduction {plan} {state}>"
+
+
+def attached_to(model: object) -> list[Reduction | ModuleReduction]:
+    """Return the reductions of a model and of its parts; see `lftr.reductions`."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError.of("model", model, "a torch.nn.Module")
+    found: list[Reduction | ModuleReduction] = []
+    for part in model.modules():
+        site = site_of(part)
+        found += module_reductions(part)
+        found += [] if site is None else site.stack
+    return found
+
+
+def current(model: Any) -> Reduction:
+    """Return the reduction that is on for ``model``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there is none.
+    """
+    site = site_of(model) if isinstance(model, nn.Module) else None
+    if site is None or site.top is None:
+        raise UnsupportedModelError(
+            f"no reduction is on for this {type(model).__name__}; call lftr.reduce first"
+        )
+    return site.top

@@ -1,0 +1,64 @@
+"""LLaVA with a CLIP or a SigLIP tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+)
+from vllm.model_executor.models.utils import WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from ..model.encoder_inputs import Given
+from ..model.reducing import Reducing
+from ..request.processing import Shortening, WholeItems
+
+PARTS = ("embeddings", "pre_layrnorm", "encoder", "post_layernorm")
+NEWER_NAMES = WeightsMapper(
+    orig_to_new_prefix={
+        f"vision_tower.{one}.": f"vision_tower.vision_model.{one}." for one in PARTS
+    }
+)
+"""Of the tower's weights in what transformers 5 saves, which vLLM does not read."""
+
+
+class Info(WholeItems, LlavaProcessingInfo):
+    """Sizes of LLaVA's images."""
+
+
+class Processor(Shortening, LlavaMultiModalProcessor):
+    """LLaVA's requests."""
+
+
+class Squares(Given):
+    """Images of which the encoder makes one square of patches each."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """A token for each patch."""
+        vision = self.model.config.vision_config
+        return [(vision.image_size // vision.patch_size) ** 2] * len(self.inputs["pixel_values"])
+
+
+class SquareTower(Reducing):
+    """A tower that is loaded up to the layer whose output is used, and shows equal squares."""
+
+    model_type = "llava"
+    tower = "vision_tower"
+    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Squares}
+
+    def encoder_depth(self, layers: int) -> int:
+        """Return the depth of the whole tower."""
+        return int(self.config.vision_config.num_hidden_layers)
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+class LftrLlavaForConditionalGeneration(SquareTower, LlavaForConditionalGeneration):
+    """LLaVA, reduced."""
+
+    hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES

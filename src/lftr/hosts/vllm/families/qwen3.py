@@ -1,0 +1,131 @@
+"""Qwen3-VL: planes for DeepStack beside each token, and timestamps between a video's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.model_executor.models.qwen3_vl import (
+    Qwen3VLDummyInputsBuilder,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMultiModalProcessor,
+    Qwen3VLProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing import PromptUpdateDetails
+
+from ..model import positions
+from ..request.mrope_checks import Placing
+from ..request.processing import Shortened
+from ..request.request_setting import Setting
+from .qwen import Gridded, Offsets, Patches, offsets_of
+
+
+class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
+    """Qwen3-VL's requests.
+
+    How many tokens a video keeps is known before it is encoded, but not of which frames, and so
+    neither is where its timestamps stand. A shortened video is therefore one run of placeholders,
+    timestamps included, for which the model gives the embeddings of all.
+    """
+
+    def shortened(
+        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+    ) -> Shortened:
+        """Return one run of placeholders for a shortened video, timestamps included."""
+        if not isinstance(content, PromptUpdateDetails):
+            return super().shortened(content, setting, medium, given)
+        token = self.info.get_hf_config().video_token_id
+        total = content.full.count(token)
+        kept = setting.count(total)
+        run, marks = content.full, content.is_embed
+        if kept < total:
+            run, marks = [token] * (len(run) - total + kept), None
+        found = Shortened(run, marks, total, kept, setting.method.name)
+        return replace(found, reach=self.reach(found, medium, given))
+
+    def reach(self, found: Shortened, medium: str, given: Mapping[str, Any]) -> int:
+        """Return how many positions an image, or all frames of a video with their stamps, take."""
+        side = int(self.info.get_hf_config().vision_config.spatial_merge_size)
+        t, h, w = map(int, given[f"{medium}_grid_thw"].data)
+        return t * max(h, w) // side + len(found.full) - found.kept
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen3Processor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
+)
+class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGeneration):
+    """Qwen3-VL, reduced: a token's DeepStack planes go where it goes."""
+
+    model_type = "qwen3_vl"
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self._spelled = lru_cache(maxsize=64)(self._spell)  # of a long video it takes a while
+
+    def visible(self, features: Tensor) -> Tensor:
+        """Return the first plane, which is what takes a token's place in the prompt."""
+        return features[:, : self.visual_dim]
+
+    def shortened(self, tokens: Tensor, index: Tensor, given: Patches, item: int) -> Tensor:
+        """Put the timestamps that a video's prompt has no place for among its tokens."""
+        stamps = given.inputs.get("timestamps")
+        if stamps is None:
+            return super().shortened(tokens, index, given, item)
+        spelled, offsets = self._spelled(tuple(stamps[item]), given.grids[item])
+        ids, places = spelled.to(tokens.device), torch.from_numpy(offsets).to(tokens.device)
+        visual = ids == self.config.video_token_id
+        stays = ~visual
+        stays[visual.nonzero().squeeze(1)[index]] = True
+        texts = self.get_language_model().embed_input_ids(ids[stays])
+        rows = nn.functional.pad(texts, (0, tokens.shape[1] - texts.shape[1]))
+        rows[visual[stays]] = tokens.to(rows)
+        return positions.with_offsets(rows, places[:, stays])
+
+    def media(self, ids: Sequence[int], features: Sequence[Any]) -> Iterator[tuple[int, Offsets]]:
+        """Return the first token of each image, frame and shortened video, and its offsets."""
+        config = self.config
+        side = config.vision_config.spatial_merge_size
+        for one in sorted(features, key=lambda feature: feature.mm_position.offset):
+            if one.modality == "video" and one.mm_position.is_embed is None:
+                t, h, w = one.data["video_grid_thw"].data.tolist()
+                grid = (t, h // side, w // side)
+                stamps = tuple(one.data["timestamps"].data)
+                yield one.mm_position.offset, self._spelled(stamps, grid)[1]
+                continue
+            found = self._iter_mm_grid_hw(
+                ids,
+                [one],
+                video_token_id=config.video_token_id,
+                vision_start_token_id=config.vision_start_token_id,
+                vision_end_token_id=config.vision_end_token_id,
+                spatial_merge_size=side,
+            )
+            for first, rows, columns, _ in found:
+                yield first, offsets_of(1, rows, columns, 1)
+
+    def _spell(
+        self, timestamps: tuple[float, ...], grid: tuple[int, int, int]
+    ) -> tuple[Tensor, Offsets]:
+        """Return a whole video as a prompt has it: ids, and positions from its beginning."""
+        frames, rows, columns = grid
+        config, area = self.config, rows * columns
+        ids = torch.tensor(
+            Qwen3Processor.get_video_repl(
+                tokens_per_frame=[area] * frames,
+                timestamps=timestamps,
+                tokenizer=self._tokenizer,
+                vision_start_token_id=config.vision_start_token_id,
+                vision_end_token_id=config.vision_end_token_id,
+                video_token_id=config.video_token_id,
+            ).full
+        )
+        slots = (ids == config.video_token_id).nonzero().view(frames, area)
+        offsets = offsets_of(1, rows, columns, 1)
+        media = [(first, area, offsets) for first in slots[:, 0].tolist()]
+        return ids, positions.initial(len(ids), media)[0].numpy()

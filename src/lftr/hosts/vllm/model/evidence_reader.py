@@ -1,0 +1,160 @@
+"""Evidence, read off vLLM's vision encoder while it runs.
+
+Encoder attention is fused, and nothing of it is kept. Its queries and keys pass through one module
+a layer, though, and from them the one row or sum that is asked for is computed, as on transformers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.distributed import tensor_model_parallel_all_gather, tensor_model_parallel_all_reduce
+
+from ....evidence.attention import Tap
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Where an encoder is read.
+
+    Parameters
+    ----------
+    attention, shallow : nn.Module
+        What is given queries, keys and values in the layer that makes the features, and in the
+        middle layer.
+    layer : nn.Module
+        The layer that makes the features.
+    projector : nn.Module
+        What is given the encoder's features.
+    cls_place : int, optional
+        Where the CLS token is.
+    shards : int
+        Among how many devices the heads are divided.
+    """
+
+    attention: nn.Module
+    shallow: nn.Module
+    layer: nn.Module
+    projector: nn.Module
+    cls_place: int | None
+    shards: int
+
+
+class Reading:
+    """What one pass of the encoder told.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Where to read.
+    wanted : set of str
+        Fields of `lftr.VisualTokens`.
+    packed : sequence of int, optional
+        Lengths of the images' own parts, where the encoder packs all into one sequence.
+    """
+
+    def __init__(
+        self, encoder: Encoder, wanted: frozenset[str], packed: Sequence[int] | None
+    ) -> None:
+        self.encoder = encoder
+        self.wanted = wanted
+        self.packed = packed
+        place = encoder.cls_place if "cls_attention" in wanted else None
+        self.deep = Tap(place, "attention_received" in wanted, "keys" in wanted)
+        self.shallow = Tap(received="attention_received_shallow" in wanted)
+        self.projected: list[Tensor] = []
+        self.states: list[Tensor] = []
+        self.spent = 0.0  # seconds; on a GPU those that it took to launch
+
+    @contextmanager
+    def along(self) -> Iterator[None]:
+        """Read while the body runs the encoder."""
+        encoder, wanted = self.encoder, self.wanted
+        with ExitStack() as stack:
+
+            def attach(handle: Any) -> None:
+                stack.callback(handle.remove)
+
+            for module, tap in ((encoder.attention, self.deep), (encoder.shallow, self.shallow)):
+                if tap.row is not None or tap.received or tap.keys:
+                    attach(module.register_forward_pre_hook(self._tap(tap), with_kwargs=True))
+            if "encoder_features" in wanted:
+                attach(
+                    encoder.projector.register_forward_pre_hook(
+                        lambda _, args: self.projected.append(args[0])
+                    )
+                )
+            if "frame_features" in wanted:
+                attach(
+                    encoder.layer.register_forward_hook(
+                        lambda _, args, output: self.states.append(output)
+                    )
+                )
+            yield
+
+    @property
+    def frames(self) -> Tensor:
+        """The CLS outputs ``(tiles, D)``."""
+        return self.states[0][:, self.encoder.cls_place]
+
+    def patches(self) -> dict[str, Tensor]:
+        """Return what was read, ``(tiles, P, c)``, or ``(1, P, c)`` of a packed sequence."""
+        found: dict[str, Tensor] = {}
+        if self.projected:
+            seen = torch.cat(self.projected)
+            found["encoder_features"] = seen if self.packed is None else seen.flatten(0, 1)[None]
+        if self.deep.rows:
+            rows = self._all_heads(torch.cat(self.deep.rows))
+            found["cls_attention"] = self._without_cls(rows.mT)
+        for name, tap in (
+            ("attention_received", self.deep),
+            ("attention_received_shallow", self.shallow),
+        ):
+            if tap.receipts:
+                received = self._joined(tap.receipts).unsqueeze(-1)
+                found[name] = self._without_cls(self._mean(received))
+        if self.deep.seen_keys:
+            found["keys"] = self._without_cls(self._mean(self._joined(self.deep.seen_keys)))
+        return found
+
+    def _tap(self, tap: Tap) -> Any:
+        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            start = time.perf_counter()
+            given = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            heads, size = module.num_heads, module.head_size
+            query, key = (
+                given[name].reshape(*given[name].shape[:2], -1, size).transpose(1, 2)
+                for name in ("query", "key")
+            )
+            assert query.shape[1] == heads
+            bounds = [query.shape[2]] if self.packed is None else list(self.packed)
+            for q, k in zip(query.split(bounds, dim=2), key.split(bounds, dim=2), strict=True):
+                tap.read(q, k, None, module.scale)
+            self.spent += time.perf_counter() - start
+
+        return note
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=0 if self.packed is None else 1)
+
+    def _all_heads(self, rows: Tensor) -> Tensor:
+        """Gather ``(tiles, heads, N)`` of all devices' heads."""
+        if self.encoder.shards == 1:
+            return rows
+        return tensor_model_parallel_all_gather(rows, dim=1)  # type: ignore[no-any-return]
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Average what was averaged over each device's own heads."""
+        if self.encoder.shards == 1:
+            return values
+        return tensor_model_parallel_all_reduce(values) / self.encoder.shards  # type: ignore[no-any-return]
+
+    def _without_cls(self, values: Tensor) -> Tensor:
+        """Leave the CLS token, the first, out of ``(tiles, N, c)``."""
+        return values if self.encoder.cls_place is None else values[:, 1:]

@@ -1,0 +1,243 @@
+"""After the encoder: an item's tokens are chosen, and the chosen ones go to the language model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.distributed import get_tp_group
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
+from vllm.model_executor.models.interfaces import SupportsMultiModal
+
+from ....methods import get_method
+from ....methods.base import Method
+from ....values.errors import LftrError, UnsupportedModelError
+from ....values.selection import Selection
+from ....values.tokens import VisualTokens
+from ...transformers.encoder.media_input import frame_means
+from ...transformers.families import Family
+from ..architectures import architecture_of, provided
+from ..metrics import Pace
+from ..request.request_setting import KEY, Setting, field_of, of_server, setting_of
+from .encoder_inputs import Given
+from .evidence_reader import Encoder, Reading
+
+logger = init_logger("vllm.lftr")
+_failed: set[str] = set()
+
+
+class Reducing(SupportsMultiModal):
+    """Added to a model of vLLM: chooses among the tokens that its encoder makes of each item.
+
+    Where an encoder's evidence is is the same on transformers; the family of that host is asked,
+    and finds in this model the names that it knows.
+    """
+
+    config: Any
+    model_type: str
+    tower: str
+    gives: ClassVar[Mapping[str, type[Given]]]  # how each medium that is served comes
+    supports_tower_connector_lora = False  # its bookkeeping takes what is kept for what is encoded
+    projector: str | None = None  # where the family has it, unless vLLM calls that without hooks
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        self._check(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.family = Family.registry[self.model_type]
+        mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
+        self.provided = provided(self.config, mode == "data")
+        self.most = int(vllm_config.scheduler_config.max_num_batched_tokens)
+        self.pace = Pace()
+        self._encoder: Encoder | None = None
+        served = architecture_of(self.config)
+        logger.info(
+            "lftr: %s is served as %s, %s unless a request asks for another method or keep",
+            served.stock,
+            type(self).__name__,
+            of_server(getattr(self.config, KEY, None), self.provided),
+        )
+
+    def _check(self, vllm_config: VllmConfig) -> None:
+        """Refuse what would encode images past the places where they are read, or prune twice."""
+        for flag in ("compile_mm_encoder", "cudagraph_mm_encoder"):
+            if getattr(vllm_config.compilation_config, flag, False):
+                raise UnsupportedModelError(
+                    f"compilation_config.{flag} = True; allowed: False, since a compiled encoder "
+                    "shows nothing of what happens inside it"
+                )
+        rate = vllm_config.model_config.multimodal_config.video_pruning_rate
+        if rate:
+            raise UnsupportedModelError(
+                f"video_pruning_rate = {rate}; allowed: none, since lftr prunes videos itself"
+            )
+
+    @property
+    def base_model(self) -> Any:
+        """The model itself, under the name that transformers has for what holds the parts."""
+        return self
+
+    @property
+    def encoder(self) -> Encoder:
+        """Where the encoder is read; found once."""
+        if self._encoder is None:
+            self._encoder = self._find_encoder()
+        return self._encoder
+
+    def _find_encoder(self) -> Encoder:
+        tower = self.family.module(self, self.tower)
+        found = {n: m for n, m in tower.named_modules() if isinstance(m, MMEncoderAttention)}
+        names = list(found)
+        depth = self.encoder_depth(len(names))
+        deep = names[self.family.attention_layer(self, depth)]
+        attention: Any = tower.get_submodule(deep.rpartition(".")[0])
+        return Encoder(
+            found[deep],
+            found[names[self.family.shallow_layer(self, depth)]],
+            tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
+            self.family.module(self, self.projector or self.family.projector),
+            self.family.cls_place(self) if "cls_attention" in self.provided else None,
+            int(attention.tp_size),
+        )
+
+    # ---- what a family of models says -----------------------------------------------------------
+
+    def encoder_depth(self, layers: int) -> int:
+        """Return how many layers the encoder has, those that are not loaded included."""
+        return layers
+
+    def visible(self, features: Tensor) -> Tensor:
+        """Return the columns of an item's tokens that the language model's first layer sees."""
+        return features
+
+    def placed(
+        self, features: Sequence[Tensor], anchors: Sequence[Tensor], given: Given
+    ) -> list[Tensor]:
+        """Return each item's chosen tokens, with what else the model has to know of them.
+
+        Parameters
+        ----------
+        features : sequence of Tensor, shape (K, C)
+            What goes to the language model.
+        anchors : sequence of Tensor of int64, shape (K,)
+            Where in the item those are; all of its places where it stays whole.
+        given : Given
+            The items.
+        """
+        return list(features)
+
+    # ---- what is done ---------------------------------------------------------------------------
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Encode items of one medium and return of each as many tokens as it has placeholders."""
+        for medium in self.family.media:
+            texts = kwargs.pop(field_of(medium.name), None)
+            if texts is not None:
+                settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
+                given = self.gives[medium.name](self, medium, kwargs)
+                left = iter(settings)
+                return tuple(
+                    tokens
+                    for part in given.portions(self.most)
+                    for tokens in self._reduced(part, list(islice(left, len(part.sizes))))
+                )
+        return super().embed_multimodal(**kwargs)
+
+    def _reduced(self, given: Given, settings: Sequence[Setting]) -> list[Tensor]:
+        sizes = given.sizes
+        counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
+        wanted = {
+            i: self._wanted(one.method) for i, one in enumerate(settings) if counts[i] < sizes[i]
+        }
+        reading = Reading(self.encoder, self._to_read(wanted.values()), given.packed)
+        with reading.along():
+            features = list(super().embed_multimodal(**given.inputs))
+        anchors = [torch.arange(size) for size in sizes]
+        if wanted:
+            start = time.perf_counter()
+            tokens = self._tokens(reading, features, given, wanted)
+            for i, choice in _choose(tokens, settings, counts).items():
+                features[i] = self._agreed(choice.apply(features[i]))
+                anchors[i] = self._agreed(choice.index.to(features[i].device))
+            spent = reading.spent + time.perf_counter() - start
+            if get_tp_group().is_first_rank:
+                self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
+        return self.placed(features, anchors, given)
+
+    def _wanted(self, method: Method) -> frozenset[str]:
+        """Return what a method sees: of each need, the first field that this model can provide."""
+        provided = self.provided
+        return frozenset(next(n for n in names if n in provided) for names in method.evidence)
+
+    def _to_read(self, wanted: Iterable[frozenset[str]]) -> frozenset[str]:
+        """Return what to read for several methods; without a CLS token means stand for frames."""
+        fields = frozenset().union(*wanted)
+        if "frame_features" in fields and self.encoder.cls_place is None:
+            fields = fields - {"frame_features"} | {"encoder_features"}
+        return fields
+
+    def _tokens(
+        self,
+        reading: Reading,
+        features: Sequence[Tensor],
+        given: Given,
+        wanted: Mapping[int, frozenset[str]],
+    ) -> dict[int, VisualTokens]:
+        """Put together what the methods of some items see of them, and nothing else."""
+        layouts = given.layouts()
+        maps = {name: given.to_tokens(one) for name, one in reading.patches().items()}
+        if "frame_features" in reading.wanted:
+            maps["frame_features"] = given.by_item(reading.frames)
+        found = {}
+        for i, fields in wanted.items():
+            values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
+            if "cls_attention" in values:
+                values["cls_attention"] = values["cls_attention"].T
+            for name in ("attention_received", "attention_received_shallow"):
+                if name in values:
+                    values[name] = values[name].squeeze(-1)
+            if "frame_features" in fields - values.keys():
+                values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
+            seen = {name: values[name] for name in fields - {"features"}}
+            found[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
+        return found
+
+    def _agreed(self, rows: Tensor) -> Tensor:
+        """Return the first device's rows on all: they decided alike, but for rounding."""
+        group = get_tp_group()
+        return rows if group.world_size == 1 else group.broadcast(rows.contiguous(), src=0)
+
+
+def _choose(
+    tokens: Mapping[int, VisualTokens], settings: Sequence[Setting], counts: Sequence[int]
+) -> dict[int, Selection]:
+    """Ask each method about the items that are its own."""
+    alike: dict[str, list[int]] = {}
+    for i in tokens:
+        alike.setdefault(settings[i].text, []).append(i)
+    choices: dict[int, Selection] = {}
+    for members in alike.values():
+        method = settings[members[0]].method
+        found = _asked(method, [tokens[i] for i in members], [counts[i] for i in members])
+        choices |= zip(members, found, strict=True)
+    return choices
+
+
+def _asked(method: Method, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
+    """Ask a method; where it fails, space tokens evenly: an engine has no other way to go on."""
+    try:
+        found = method.select_all(items, counts)
+        kept = [one.count for one in found]
+        if kept != list(counts):
+            raise LftrError(f"it kept {kept} tokens where {list(counts)} were asked")
+    except Exception:
+        if method.name not in _failed:  # once: a client could otherwise fill the log
+            _failed.add(method.name)
+            logger.exception("lftr: %s failed; evenly spaced tokens are kept instead", method)
+        found = get_method("uniform").select_all(items, counts)
+    return list(found)

@@ -1,0 +1,74 @@
+"""Requests to models with M-RoPE: what must hold for chosen tokens to be put where they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from ....values.errors import ArgumentError
+from .processing import MEDIA, Shortened, Shortening
+from .request_setting import Setting
+
+ROOM = 4
+"""vLLM computes rotary angles for so many times a model's longest prompt, where tokens are pruned
+and positions are not."""
+
+
+class Placing(Shortening):
+    """Checks that an item has text around it, and that positions stay among those computed."""
+
+    def check(self, found: Any) -> None:
+        """Refuse prompts whose placeholders do not stand for items with text between.
+
+        The text before an item tells where its tokens are, and decoding goes on from the last.
+        """
+        ids, config = found["prompt_token_ids"], self.info.get_hf_config()
+        for medium in MEDIA:
+            token = getattr(config, f"{medium}_token_id")
+            items = found["mm_placeholders"].get(medium, ())
+            more = ids.count(token) - sum(one.get_num_embeds() for one in items)
+            if more:
+                raise ArgumentError(
+                    f"the prompt has {more} {medium} placeholders without {medium}s; allowed: one "
+                    f"for each {medium}"
+                )
+            if ids[-1] == token:
+                raise ArgumentError(f"the prompt ends in {medium} tokens; allowed: text after them")
+        spans = [(one.offset, one.length) for of in found["mm_placeholders"].values() for one in of]
+        spans.sort()
+        if any(first + length == after for (first, length), (after, _) in pairwise(spans)):
+            raise ArgumentError("two items follow each other; allowed: text between them")
+
+    def shortened(
+        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+    ) -> Shortened:
+        """Return what stands for an item, and over how many positions it reaches."""
+        found = super().shortened(content, setting, medium, given)
+        return replace(found, reach=self.reach(found, medium, given))
+
+    def reach(self, found: Shortened, medium: str, given: Mapping[str, Any]) -> int:
+        """Return how many positions the whole item takes."""
+        vision = self.info.get_hf_config().vision_config
+        side = int(vision.spatial_merge_size)
+        t, h, w = map(int, given[f"{medium}_grid_thw"].data)
+        seconds = given.get("second_per_grid_ts")
+        step = 1.0 if seconds is None else float(seconds.data)
+        rate = getattr(vision, "tokens_per_second", 1.0)
+        return max(int((t - 1) * step * rate) + 1, max(h, w) // side)
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        ids, _ = found
+        items = [item.content for of in mm_res.prompt_updates.values() for (item,) in of]
+        highest = len(ids) + sum(item.reach - len(item.full) for item in items)
+        model = self.info.ctx.model_config
+        longest = self.info.get_hf_config().get_text_config().max_position_embeddings
+        most = max((ROOM - 1) * longest, model.max_model_len)  # the rest is for answers
+        if highest > most:
+            raise ArgumentError(
+                f"the whole prompt reaches to position {highest}; allowed: {most}, however few "
+                "tokens of its items are kept"
+            )
+        return found

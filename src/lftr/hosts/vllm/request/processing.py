@@ -1,0 +1,181 @@
+"""Before anything is encoded: what a request asks for, and how many placeholders an item gets.
+
+vLLM plans memory and steps from the prompt's placeholders alone. Each item's count is therefore
+computed here, from its size, and the setting travels with the item to where its tokens are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
+from vllm.multimodal.processing import (
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    PromptReplacement,
+    PromptUpdateDetails,
+)
+
+from ....values.errors import ArgumentError
+from ..architectures import provided
+from ..metrics import Counters
+from .request_setting import KEY, Setting, field_of, of_server, read, setting_of
+
+MEDIA = ("image", "video")
+
+
+@dataclass
+class Shortened(PromptUpdateDetails):
+    """An item's placeholders, for ``kept`` of ``total`` tokens that the method chooses.
+
+    With M-RoPE the whole item takes ``reach`` positions.
+    """
+
+    total: int = 0
+    kept: int = 0
+    method: str = ""
+    reach: int = 0
+
+
+class WholeItems(BaseProcessingInfo):
+    """Plans for items of which a request keeps every token."""
+
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Return the most tokens of an item of each modality, without reduction.
+
+        vLLM would otherwise count the placeholders of its dummy inputs, which are reduced.
+        """
+        found: Mapping[str, int] | None = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
+        if found is not None:
+            return found
+        most: dict[str, Callable[[], int]] = {
+            "image": self.get_max_image_tokens,
+            "video": lambda: self.get_max_video_tokens(seq_len, mm_counts),
+        }
+        return {modality: most[modality]() for modality in mm_counts}
+
+
+class Shortening(BaseMultiModalProcessor):
+    """Reads what requests ask for, and shortens the placeholders of their items."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.info.get_hf_config()
+        mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
+        self.provided = provided(config, mode == "data")
+        self.server = of_server(getattr(config, KEY, None), self.provided)
+        self._profiling = False
+        Counters.get().begin(self.server.method.name)
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Make what memory is measured with; it does not count as a request."""
+        self._profiling = True
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)
+        finally:
+            self._profiling = False
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Process a request, its setting checked and in one spelling, so that caches know it.
+
+        Raises
+        ------
+        ArgumentError
+            If the request asks for what is not allowed; the server answers with status 400.
+        """
+        try:
+            setting = self._setting(inputs)
+            kwargs = {**inputs.hf_processor_mm_kwargs, KEY: setting.text}
+            found = super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)
+            self.check(found)
+        except ArgumentError:
+            Counters.get().refused.inc()
+            raise
+        return found
+
+    def _setting(self, inputs: Any) -> Setting:
+        for medium, items in inputs.mm_data_items.items():
+            if isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
+                raise ArgumentError(
+                    f"{medium}_embeds were given; allowed: {medium}s (of what was encoded "
+                    "elsewhere, a method cannot see enough)"
+                )
+        given = inputs.hf_processor_mm_kwargs
+        return read(given[KEY], self.server, self.provided) if KEY in given else self.server
+
+    def check(self, found: Any) -> None:
+        """Refuse prompts that the model could not be given."""
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        plain, text = _split(hf_kwargs)
+        found = super()._apply_hf_processor_main(mm_items, plain)
+        setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        for medium, count in mm_items.get_all_counts().items():
+            if count:
+                found[field_of(medium)] = setting.repeat(count, 1)
+        return found
+
+    def _get_mm_fields_config(
+        self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        plain, _ = _split(hf_processor_mm_kwargs)
+        fields = dict(super()._get_mm_fields_config(hf_inputs, plain))
+        for medium in MEDIA:
+            fields[field_of(medium)] = MultiModalFieldConfig.batched(medium, keep_on_cpu=True)
+        return fields
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        plain, text = _split(hf_processor_mm_kwargs)
+        setting = setting_of(text)
+
+        def replacement(content: Any, medium: str, item: int) -> Shortened:
+            whole = content(item) if callable(content) else content
+            return self.shortened(whole, setting, medium, out_mm_kwargs[medium][item])
+
+        return [
+            PromptReplacement(
+                one.modality, one.target, partial(replacement, one.content, one.modality)
+            )
+            for one in super()._get_prompt_updates(mm_items, plain, out_mm_kwargs)
+        ]
+
+    def shortened(
+        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+    ) -> Shortened:
+        """Return what stands for an item instead of its placeholders.
+
+        Parameters
+        ----------
+        content : list of int
+            The placeholders of all its tokens.
+        setting : Setting
+            What is asked for.
+        medium : {"image", "video"}
+            What it is.
+        given : mapping
+            What its own processor made of it.
+        """
+        kept = setting.count(len(content))
+        return Shortened(content[:kept], None, len(content), kept, setting.method.name)
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        items = [updates[0].content for item in mm_res.prompt_updates.values() for updates in item]
+        if items and not self._profiling:
+            sizes = [(item.total, item.kept) for item in items]
+            Counters.get().count(items[0].method, sizes)
+        return found
+
+
+def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the arguments of the model's own processor, and the setting."""
+    return {key: value for key, value in kwargs.items() if key != KEY}, kwargs[KEY]

@@ -1,0 +1,202 @@
+"""What to do with an image or a video: a method and a number, of a server or of one request."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ....methods import get_method, list_methods
+from ....methods.base import ImageMethod, Method
+from ....methods.encoder.spelling import spell_merge
+from ....options.plain import from_plain, to_plain
+from ....presets import Preset
+from ....values.budget import Budget, parse_keep, resolve
+from ....values.errors import ArgumentError
+
+KEY = "lftr"
+KEEP = "a ratio in (0, 1], as a number or as '1/16', or a whole number of tokens from 1 to 10**6"
+_FIELDS = ("method", "options", "keep")
+_MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method and how many tokens it keeps of each image and of each video.
+
+    Parameters
+    ----------
+    method : Method
+        Decides before the language model.
+    keep : float or int
+        A ratio or a count, see `lftr.values.budget.resolve`: what depends on sizes alone.
+    """
+
+    method: Method
+    keep: float | int
+
+    def count(self, size: int) -> int:
+        """Return how many of ``size`` tokens stay."""
+        return resolve(self.keep, size)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the setting as the values that `read` takes."""
+        return {**to_plain(self.method), "keep": self.keep}
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The setting in one spelling, whatever the spelling that it was given in."""
+        return json.dumps(self.to_plain(), sort_keys=True, separators=(",", ":"))
+
+    def __str__(self) -> str:
+        return f"{self.method} keep={self.keep:.6g}"
+
+
+def field_of(medium: str) -> str:
+    """Return under which name the items of a medium carry their setting."""
+    return f"{KEY}_{medium}"
+
+
+@functools.lru_cache(maxsize=256)
+def setting_of(text: str) -> Setting:
+    """Return the setting that has this `Setting.text`."""
+    values = json.loads(text)
+    return Setting(from_plain({key: values[key] for key in ("method", "options")}), values["keep"])
+
+
+def of_server(values: Any, provided: frozenset[str]) -> Setting:
+    """Read a server's own setting: ``method``, ``options`` and ``keep``, or a ``preset``.
+
+    Parameters
+    ----------
+    values : mapping or None
+        The ``lftr`` of the model's configuration; nothing is LFTR at a sixteenth.
+    provided : frozenset of str
+        What the model can tell a method.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is not allowed, or the method does not fit; the message names those that do.
+    """
+    base = Setting(get_method("lftr"), 1 / 16)
+    values = {} if values is None else values
+    if isinstance(values, Mapping) and "preset" in values:
+        if len(values) > 1:
+            raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and keep")
+        return of_preset(Preset.load(values["preset"]), provided)
+    return read(values, base, provided)
+
+
+def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
+    """Return a preset's method and keep.
+
+    Raises
+    ------
+    ArgumentError
+        If they are none for a server.
+    """
+    if len(preset.methods) != 1:
+        names = [str(method) for method in preset.methods]
+        raise ArgumentError.of("preset", names, "one method, before the language model")
+    if preset.encoder is not None:
+        merge = spell_merge(preset.encoder)
+        raise ArgumentError.of("encoder", merge, "None: vLLM's vision encoder merges no tokens")
+    return Setting(_fitting(preset.methods[0], provided), _read_keep(preset.keep))
+
+
+def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
+    """Read what a request asks for; what it leaves out is as in ``default``.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is not allowed, or the method does not fit; the message names those that do.
+    """
+    if not isinstance(values, Mapping):
+        raise ArgumentError.of(KEY, values, f"an object with {', '.join(_FIELDS)}")
+    _check_small(values)
+    for key in values:
+        if key not in _FIELDS:
+            raise ArgumentError.unknown(f"key of {KEY!r}", str(key), _FIELDS)
+    if "options" in values and "method" not in values:
+        raise ArgumentError.of("options", values["options"], "options beside the method's name")
+    method, name = default.method, values.get("method")
+    if "method" in values:
+        if name not in list_methods():
+            raise ArgumentError.unknown("method", str(name), fitting(provided))
+        plain = {key: values[key] for key in ("method", "options") if key in values}
+        method = _fitting(from_plain(plain), provided)
+    keep = _read_keep(values["keep"]) if "keep" in values else default.keep
+    return Setting(method, keep)
+
+
+def fitting(provided: frozenset[str]) -> list[str]:
+    """Return the names of the methods that can serve with what is provided."""
+    return [name for name in list_methods("before") if _lack(get_method(name), provided) is None]
+
+
+def _fitting(method: object, provided: frozenset[str]) -> Method:
+    lack = _lack(method, provided)
+    if lack is None:
+        assert isinstance(method, Method)
+        return method
+    raise ArgumentError(
+        f"method {method} cannot serve here: {lack}; those that can: {', '.join(fitting(provided))}"
+    )
+
+
+def _lack(method: object, provided: frozenset[str]) -> str | None:
+    """Return why a method cannot serve, or None."""
+    if not isinstance(method, Method):
+        return (
+            "it acts inside the language model, whose paged cache holds every token in all layers"
+        )
+    if any(isinstance(one, ImageMethod) for one in (method, *getattr(method, "methods", ()))):
+        return "it encodes the image a second time, at another size"
+    for names in method.evidence:
+        if not provided.intersection(names):
+            return f"it needs {' or '.join(names)}, and an item is encoded once for all prompts"
+    return None
+
+
+def _read_keep(keep: object) -> float | int:
+    if isinstance(keep, int) and keep > 10**6:  # some are too long to be printed
+        raise ArgumentError.of("keep", f"a number of {keep.bit_length()} bits", KEEP)
+    try:
+        found = parse_keep(keep)
+    except ArgumentError:
+        raise ArgumentError.of("keep", keep, KEEP) from None
+    if isinstance(found, Budget):
+        raise ArgumentError.of("keep", keep, f"{KEEP}: an item at a time")
+    return found
+
+
+def _check_small(values: Mapping[Any, Any]) -> None:
+    """Refuse what no method's options look like, before anything recursive sees it.
+
+    Ratios, weights and counts of tokens, groups or frames are all far below ``_MOST``; beyond, sums
+    overflow and loops do not end.
+    """
+    waiting: list[tuple[Any, int]] = [(values, 0)]
+    seen = text = 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if isinstance(value, Mapping):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, (list, tuple)):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, str):
+            text += len(value)
+        elif isinstance(value, int):
+            text += value.bit_length() // 4
+        if seen > _MOST_VALUES or text > _MOST_TEXT:
+            raise ArgumentError(
+                f"{KEY} holds more than a method and its options; allowed: {_MOST_VALUES} values, "
+                f"{_MOST_TEXT} characters"
+            )
+        if depth > 1 and isinstance(value, (int, float)) and not abs(value) <= _MOST:
+            raise ArgumentError.of("option", value, f"numbers from -{_MOST} to {_MOST}")

@@ -1,0 +1,197 @@
+"""Answers under several reductions, each image encoded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...hosts.transformers.encoder.encode_cache import encode_once
+from ...methods.encoder.merges import EncoderMerge
+from ...prompting import batch_inputs
+from ...values.errors import LftrError, TooLittleMemoryError
+from ...values.report import ItemReport, Report
+from .items import Asked
+from .settings import Setting
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one question, an equal share of its batch's.
+
+    Attributes
+    ----------
+    encode : float
+        The vision encoder at full size, which every setting needs, also where its output was
+        remembered from the setting before; with merges inside it, where a setting has some.
+    method, host : float
+        The method, and the bookkeeping around it.
+    total : float
+        All of it and the language model, to the end of the answer.
+    """
+
+    encode: float
+    method: float
+    host: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer under one setting.
+
+    Attributes
+    ----------
+    text : str
+        What the model said, without outer space.
+    items : tuple of ItemReport
+        What was done to each of the prompt's images; where methods decide inside the language
+        model, as the last layer has them.
+    kept : float
+        Visual tokens of the prompt that a decoder layer had, mean over the layers.
+    ms : Timing
+        How long it took.
+    ended : bool
+        Whether the model had said all it had to say; if not, ``max_new_tokens`` cut it short.
+    """
+
+    text: str
+    items: tuple[ItemReport, ...]
+    kept: float
+    ms: Timing
+    ended: bool
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of the prompt before."""
+        return sum(item.tokens for item in self.items)
+
+
+def inputs_for(model: Any, processor: Any, asked: Sequence[Asked]) -> Any:
+    """Return a model's inputs for several questions, on its device and in its dtype."""
+    inputs = batch_inputs(processor, [(one.images, one.question) for one in asked])
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+@contextmanager
+def one_batch(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    *,
+    text_tower: Any = None,
+    max_new_tokens: int = 8,
+) -> Iterator[Callable[[Setting], list[Answer]]]:
+    """Let some questions be answered in one batch, their images encoded once.
+
+    Yields
+    ------
+    callable
+        Takes a setting, returns an answer to each question under it. Raises `ArgumentError` if the
+        device has too little memory for the batch, and an `LftrError` that names the setting if the
+        model cannot do it.
+    """
+    inputs = inputs_for(model, processor, asked)
+    first_ms: dict[EncoderMerge | None, float] = {}  # of the pass that the others remember
+
+    @torch.inference_mode()
+    def ask(setting: Setting) -> list[Answer]:
+        try:
+            guided = setting.reduce(model, asked, processor=processor, text_tower=text_tower)
+            start = time.perf_counter()
+            with guided as reduction:
+                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+                new = ids[:, inputs["input_ids"].shape[1] :].cpu()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+            raise TooLittleMemoryError.of(
+                "batch", len(asked), f"fewer questions at a time on this device ({reason})"
+            ) from None
+        except LftrError as error:
+            raise setting.named(error) from None
+        wall_ms = (time.perf_counter() - start) * 1e3
+        report = reduction.report
+        encode_ms = first_ms.setdefault(setting.encoder, report.encode_ms)
+        ms = _share(report, wall_ms, encode_ms, len(asked))
+        texts = processor.batch_decode(new, skip_special_tokens=True)
+        return [
+            Answer(text.strip(), _items_of(report, row), report.kept_by(row), ms, ended)
+            for row, (text, ended) in enumerate(zip(texts, _ended(model, new), strict=True))
+        ]
+
+    with encode_once(model):
+        yield ask
+
+
+def answer_batch(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    settings: Sequence[Setting],
+    *,
+    text_tower: Any = None,
+    max_new_tokens: int = 8,
+) -> Iterator[tuple[int, list[Answer]]]:
+    """Answer some questions in one batch under every setting, as `one_batch` does.
+
+    Yields
+    ------
+    setting : int
+        Position in ``settings``.
+    answers : list of Answer
+        One for each question.
+    """
+    together = one_batch(
+        model, processor, asked, text_tower=text_tower, max_new_tokens=max_new_tokens
+    )
+    with together as ask:
+        for number, setting in enumerate(settings):
+            yield number, ask(setting)
+
+
+def _ended(model: Any, new: Tensor) -> list[bool]:
+    """Return for each row of generated ids whether one of the model's ends is among them."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return [False] * len(new)
+    ended: list[bool] = torch.isin(new, torch.as_tensor(ends)).any(dim=1).tolist()
+    return ended
+
+
+def _items_of(report: Report, row: int) -> tuple[ItemReport, ...]:
+    """Return a row's items as the innermost layer has them, or as they were where none is left."""
+    return tuple(report.innermost(item) or item for item in report.items if item.row == row)
+
+
+def _share(report: Report, wall_ms: float, encode_ms: float, count: int) -> Timing:
+    """Give each question its share, as if each setting had encoded for itself."""
+    encode = max(encode_ms, report.encode_ms)
+    total = wall_ms - report.encode_ms + encode
+    return Timing(encode / count, report.method_ms / count, report.host_ms / count, total / count)
+
+
+def answer_all(
+    model: Any,
+    processor: Any,
+    asked: Sequence[Asked],
+    settings: Sequence[Setting],
+    *,
+    text_tower: Any = None,
+    batch: int = 8,
+    max_new_tokens: int = 8,
+) -> Iterator[tuple[int, list[Answer]]]:
+    """Answer every question under every setting, batch by batch, as `answer_batch` does."""
+    for start in range(0, len(asked), batch):
+        yield from answer_batch(
+            model,
+            processor,
+            asked[start : start + batch],
+            settings,
+            text_tower=text_tower,
+            max_new_tokens=max_new_tokens,
+        )

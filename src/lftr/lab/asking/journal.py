@@ -1,0 +1,217 @@
+"""A folder with a configuration and lines that are added one by one: nothing lost or mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ...values.errors import ArgumentError
+from ...values.textfile import read_text
+
+CONFIG, LEFT_OUT = "config.json", "left_out.json"
+_LOCK = ".lock"
+_OWN = {_LOCK, CONFIG, CONFIG + ".part"}  # the last of a start that was killed
+
+
+class Journal:
+    """Lines of a file beside ``config.json``, in a folder of their own.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    name : str
+        The file of the lines, one JSON object in each.
+    config : dict
+        Plain values: what tells this folder's content from another's.
+    lines : list of dict
+        What the file holds.
+    lock : FileLock, optional
+        Held while this process may write.
+
+    Attributes
+    ----------
+    left_out : dict of str to str
+        Methods that the model turned out not to be able to do, with the reason.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        config: dict[str, Any],
+        lines: list[Any],
+        lock: FileLock | None = None,
+    ) -> None:
+        self.path, self.config, self.lines = path, config, lines
+        self.left_out = read_json(path / LEFT_OUT) if (path / LEFT_OUT).exists() else {}
+        self._file, self._lock = path / name, lock
+        self._whole = self._file.stat().st_size if self._file.exists() else 0  # bytes of lines
+
+    @classmethod
+    def open(cls, path: str | Path, name: str, config: Mapping[str, Any]) -> Journal:
+        """Begin a folder, or go on with one that was interrupted; alone, until ``close``.
+
+        Parameters
+        ----------
+        path : str or Path
+            A folder that is empty, is not there yet, or was begun with this very configuration.
+
+        Raises
+        ------
+        ArgumentError
+            If the folder cannot be written, holds something else or another configuration, or is
+            being written by another process.
+        """
+        folder = Path(path)
+        wanted: dict[str, Any] = json.loads(json.dumps(config))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_own(folder)
+            lock = FileLock(folder / _LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            allowed = "a folder that nobody else is writing to, in this process or another"
+            raise ArgumentError.of("folder", str(folder), allowed) from None
+        except OSError as error:
+            raise unwritable(folder, error) from None
+        try:
+            if (folder / CONFIG).exists():
+                _same(folder, read_json(folder / CONFIG), wanted)
+            else:
+                write_whole(folder / CONFIG, json.dumps(wanted, indent=1) + "\n")
+            _drop_torn_line(folder / name)
+            return cls(folder, name, wanted, _read_lines(folder / name), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> Journal:
+        """Read a folder without touching it, whether somebody writes to it or not."""
+        return cls(path, name, read_json(path / CONFIG), _read_lines(path / name))
+
+    def add(self, lines: Sequence[Any]) -> None:
+        """Append lines; they are on the disk when this returns.
+
+        Raises
+        ------
+        ArgumentError
+            If they cannot be written.
+        """
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        try:
+            with self._file.open("ab") as file:
+                file.truncate(self._whole)  # a write that failed may have left a part
+                file.write(text.encode(errors="surrogatepass"))  # names of files can hold any bytes
+                file.flush()
+                os.fsync(file.fileno())
+                self._whole = file.tell()
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        self.lines += lines
+
+    def leave_out(self, method: str, reason: str) -> None:
+        """Leave every setting of a method out from here on, and write down why.
+
+        Raises
+        ------
+        ArgumentError
+            If it cannot be written.
+        """
+        self.left_out = self.left_out | {method: " ".join(reason.split())}
+        write_whole(self.path / LEFT_OUT, json.dumps(self.left_out, indent=1) + "\n")
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder of something else before anything in it is touched."""
+    foreign = sorted(file.name for file in folder.iterdir() if file.name not in _OWN)
+    if foreign and not (folder / CONFIG).exists():
+        allowed = f"an empty folder or a run's; this one holds {foreign[0]}"
+        raise ArgumentError.of("folder", str(folder), allowed)
+
+
+def _same(folder: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = sorted(k for k in {*there, *wanted} if there.get(k) != wanted.get(k))
+    if different:
+        key = different[0]
+        raise ArgumentError.of(
+            "folder",
+            str(folder),
+            "a new folder, or the run's own configuration; its "
+            f"{', '.join(different)} differ: {_short(there.get(key))} there, "
+            f"{_short(wanted.get(key))} now",
+        )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object.
+
+    Raises
+    ------
+    ArgumentError
+        If it cannot be read.
+    """
+    try:
+        value: dict[str, Any] = json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        raise ArgumentError.of("run", str(path), f"JSON that can be read ({error})") from None
+    return value
+
+
+def _read_lines(path: Path) -> list[Any]:
+    """Read what is whole; a last line without its end was being written when a run died."""
+    if not path.exists():
+        return []
+    found: list[Any] = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            allowed = f"JSON on every line; line {number}: {error}"
+            raise ArgumentError.of("run", str(path), allowed) from None
+    return found
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a whole file or none.
+
+    Raises
+    ------
+    ArgumentError
+        If its folder cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+
+
+def unwritable(folder: Path, error: OSError) -> ArgumentError:
+    """Return what is said where a run's folder cannot be written."""
+    return ArgumentError.of("folder", str(folder), f"a folder to write to ({error})")

@@ -1,0 +1,175 @@
+"""Rows of a comparison: which method, at which budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from ...methods import get_method
+from ...methods.base import Method
+from ...methods.encoder.merges import EncoderMerge
+from ...methods.encoder.spelling import spell_merge
+from ...methods.inside import LayerMethod
+from ...prompting import frames_as_images
+from ...reducing import reduce
+from ...values.budget import Budget, Keep
+from ...values.errors import LftrError
+from .items import Asked
+
+if TYPE_CHECKING:
+    from ...hosts.transformers.reduction import Reduction
+
+CONTROLS = ("random", "uniform", "pool", "downsample")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a comparison.
+
+    Attributes
+    ----------
+    label : str
+        What the row is called.
+    method : Method or LayerMethod
+        Decides, before the language model or inside it.
+    keep : float, int or Budget
+        How much stays, inside the language model on average over its layers; ``1.0`` is the full
+        model, whatever the method.
+    positions : {"original", "compact"}, optional
+        As `lftr.reduce` takes it.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder.
+    """
+
+    label: str
+    method: Method | LayerMethod
+    keep: Keep
+    positions: str | None = None
+    encoder: EncoderMerge | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether this is the model as it is."""
+        return isinstance(self.keep, float) and self.keep == 1.0 and self.encoder is None
+
+    @property
+    def name(self) -> str:
+        """The method's own name, with the merge's; ``"full"`` for the model as it is."""
+        own = name_of(self.method)
+        if self.encoder is None:
+            return "full" if self.full else own
+        merge = spell_merge(self.encoder)
+        return merge if isinstance(self.keep, float) and self.keep == 1.0 else f"{own} + {merge}"
+
+    def reduce(
+        self,
+        model: Any,
+        asked: Sequence[Asked],
+        *,
+        processor: Any,
+        text_tower: Any = None,
+    ) -> Reduction:
+        """Lay this setting on a model, for some questions; see `lftr.reduce`."""
+        return reduce(
+            model,
+            self.method,
+            keep=self.keep,
+            positions=self.positions,
+            text=[one.question for one in asked],
+            processor=processor,
+            text_tower=text_tower,
+            encoder=self.encoder,
+            images_as_video=frames_as_images(processor, [one.images for one in asked]),
+        )
+
+    def named(self, error: LftrError) -> LftrError:
+        """Return an error of the same kind that says under which setting it came."""
+        return type(error)(f"{self.label}: {error}")
+
+
+def name_of(method: Method | LayerMethod) -> str:
+    """Return the name that a method is registered by, or that of its class."""
+    return method.name or type(method).__name__
+
+
+def spell(keep: Keep) -> str:
+    """Write a budget as the command line takes it: ``1/16``, ``64``; all is ``1/1``."""
+    if isinstance(keep, Budget):
+        return f"total {keep.total}"
+    if isinstance(keep, int):
+        return str(keep)
+    ratio = Fraction(keep).limit_denominator(1_000_000)
+    return f"{ratio.numerator}/{ratio.denominator}"  # 1 would be one token
+
+
+def full_model() -> Setting:
+    """Return the row of the model as it is."""
+    return Setting("full", get_method("uniform"), 1.0)
+
+
+def settings_of(
+    ratios: Sequence[float], method: str | Method = "lftr", controls: Sequence[str] = CONTROLS
+) -> list[Setting]:
+    """Return the rows of the usual table: the full model, then for each ratio method and controls.
+
+    Parameters
+    ----------
+    ratios : sequence of float
+        How many times fewer tokens: 16 keeps a sixteenth.
+    """
+    own = get_method(method) if isinstance(method, str) else method
+    methods = _with_controls([own], controls)
+    rows = [Setting(label, one, 1 / ratio) for ratio in ratios for label, one in methods.items()]
+    return [full_model(), *rows]
+
+
+def settings_grid(
+    methods: Iterable[Method],
+    keeps: Iterable[Keep],
+    controls: Sequence[str] = CONTROLS,
+    positions: str | None = None,
+) -> list[Setting]:
+    """Return the full model, then for each budget every method and the controls.
+
+    Labels are ``"lftr 1/16"``: unique, where methods and budgets are. A control that is among
+    ``methods`` stands there, with its options.
+    """
+    rows = _with_controls(methods, controls)
+    return [
+        full_model(),
+        *(
+            Setting(f"{name} {spell(keep)}", method, keep, positions)
+            for keep in {spell(keep): keep for keep in keeps}.values()
+            for name, method in rows.items()
+        ),
+    ]
+
+
+def with_merges(
+    settings: Sequence[Setting], merges: Iterable[EncoderMerge], methods: Iterable[Method] = ()
+) -> list[Setting]:
+    """Return settings and, after each that is no control, the same with each merge in the encoder.
+
+    After the full model that is the merge alone. A control that is among ``methods``, as it was
+    asked for, is treated as any method.
+    """
+    found, others = [], list(merges)
+    passed = set(CONTROLS) - {name_of(method) for method in methods}
+    for setting in settings:
+        found.append(setting)
+        if setting.name in passed:
+            continue
+        for merge in others:
+            name, budget = spell_merge(merge), f" {spell(setting.keep)}"
+            own = setting.label.removesuffix(budget)
+            both = f"{own} + {name}{budget if own != setting.label else ''}"
+            label = name if setting.full else both
+            found.append(replace(setting, label=label, encoder=merge))
+    return found
+
+
+def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:
+    own = {name_of(method): method for method in methods}
+    return own | {name: get_method(name) for name in controls if name not in own}

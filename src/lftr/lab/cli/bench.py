@@ -1,0 +1,117 @@
+"""``lftr bench``: what a reduction costs and saves, part by part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...cli import options
+from ...values.budget import parse_keep
+from ...values.errors import ArgumentError
+
+
+def bench(
+    model: options.Model = None,
+    method: options.Methods = ["lftr"],  # noqa: B006  (typer reads it, nobody writes to it)
+    keep: options.Keeps = ["1/4", "1/16"],  # noqa: B006
+    option: options.Options = None,
+    encoder: options.Encoders = None,
+    positions: options.Positions = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="full: measure the full model and the physical limit too, and print ratios.",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            "--video",
+            help="What is asked about, a picture or a clip; by default a picture of soft colours.",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="Ask the first question of a suite instead: scenes, clips."),
+    ] = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    question: Annotated[
+        str | None,
+        typer.Option("--question", help="What is asked; by default what is in the picture."),
+    ] = None,
+    batch: Annotated[
+        list[int],
+        typer.Option("--batch", min=1, help="Questions at a time; as many numbers as wanted."),
+    ] = [1],  # noqa: B006
+    resolution: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resolution", help="Width x height in pixels, as 672x672; as many as wanted."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 10,
+    decode: Annotated[int, typer.Option(min=1, help="Tokens generated, to time one.")] = 8,
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Time encoder, method, prefill and decoding each on its own; count memory and operations."""
+    from ...cli.loading import load_model
+    from ...cli.media_args import moves
+    from ...cli.parsing import parse_device, parse_dtype, parse_methods
+    from ...cli.terminal import print_json, progress
+    from ...methods.encoder.spelling import parse_merge
+    from ..asking.items import Question
+    from ..evaluation import settings_grid, with_merges
+    from ..profiling import Call
+    from ..profiling import bench as measure
+    from .bench_media import resized, sight_of, told
+    from .bench_tables import plain, tables
+
+    if against not in (None, "full"):
+        raise ArgumentError.of("--against", against, "full")
+    methods = parse_methods(method, option or [])
+    rows = settings_grid(methods, map(parse_keep, keep), (), positions)
+    settings = with_merges(rows, map(parse_merge, encoder or []), methods)
+    settings = settings if against else settings[1:]
+    sight, asked = sight_of(image, suite, frames, fps, question)
+    sights = resized(sight, resolution or [])
+    loaded = load_model(
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower(methods),
+        moves(sights),
+    )
+    calls = [
+        Call.of(
+            loaded.model,
+            loaded.processor,
+            [Question((sight,), asked)] * count,
+            loaded.text_tower,
+            f"{told(sight)}, batch {count}",
+        )
+        for sight in sights
+        for count in batch
+    ]
+    with progress("measuring", len(calls) * len(settings) * (rounds + 1)) as bar:
+        measured = measure(
+            calls,
+            settings,
+            rounds=rounds,
+            decode=decode,
+            limit=against is not None,
+            step=bar.step,
+        )
+    if as_json:
+        print_json(plain(measured, loaded.name, rounds))
+        return
+    for table in tables(measured, loaded.name, rounds):
+        table.print()

@@ -1,0 +1,72 @@
+"""What ``lftr bench`` asks about, at every resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...cli import options
+from ...cli.media_args import read_sight
+from ...media import Clip
+from ...prompting import Medium
+from ...values.errors import ArgumentError
+
+
+def sight_of(
+    path: Path | None,
+    suite: str | None,
+    frames: int | None,
+    fps: float | None,
+    question: str | None,
+) -> tuple[Medium, str]:
+    """Return what is asked about, and what is asked."""
+    given = {"--frames": frames, "--fps": fps}
+    if suite is not None:
+        options.refuse(given | {"--image": path, "--question": question}, "beside --suite")
+        from .. import suites
+        from ..asking.items import Question
+
+        first = Question.of(suites.load(suite, split="test", n=1)[0])
+        return first.images[0], first.question
+    question = "What is in the picture?" if question is None else question
+    if path is None:
+        options.refuse(given, "without --video")
+        return _soft_colours(), question
+    return read_sight(path, frames, fps), question
+
+
+def resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
+    """Return a picture or a clip at every resolution that is asked for."""
+    sizes = [_size(text) for text in resolutions] or [whole.size]
+    return [_at(whole, size) for size in sizes]
+
+
+def _at(sight: Medium, size: tuple[int, int]) -> Medium:
+    if isinstance(sight, Clip):
+        frames = (frame.resize(size, Image.Resampling.BICUBIC) for frame in sight.frames)
+        return replace(sight, frames=tuple(frames))
+    return sight.resize(size, Image.Resampling.BICUBIC)
+
+
+def told(sight: Medium) -> str:
+    """Return the size of a picture, or number and size of a clip's frames."""
+    width, height = sight.size
+    count = f"{len(sight.frames)} x " if isinstance(sight, Clip) else ""
+    return f"{count}{width}x{height}"
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ArgumentError.of("--resolution", text, "width x height in pixels, as 672x672")
+    return int(width), int(height)
+
+
+def _soft_colours(side: int = 336) -> Image.Image:
+    """Draw a picture that is everywhere different, the same one every time."""
+    few = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(few).resize((side, side), Image.Resampling.BICUBIC)

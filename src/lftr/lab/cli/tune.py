@@ -1,0 +1,178 @@
+"""``lftr tune``: the smallest budget that one's own questions bear, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...cli import options
+from ...values.budget import parse_keep
+
+if TYPE_CHECKING:
+    from ...cli.terminal import Table
+    from ..tuning.tune import Tuned
+
+
+def tune(
+    workload: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images or videos with prompts.txt (or --prompt), a JSONL file with "
+            "image or video and question, or a suite (scenes, clips)."
+        ),
+    ] = "scenes",
+    model: options.Model = None,
+    agreement: Annotated[
+        float,
+        typer.Option(
+            "--agreement",
+            help="Share of an image's answers that equal the full model's, mean over images.",
+        ),
+    ] = 0.95,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="How sure to be that what is found holds it.")
+    ] = 0.95,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="What every image of a folder is asked."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Which are raced; by default a few that suit any model."),
+    ] = None,
+    option: options.Options = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="Which budgets are tried; by default from 1/2 to 1/64."),
+    ] = None,
+    positions: options.Positions = None,
+    encoder: options.Encoder = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Most questions; by default 240 of a suite.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle, and a suite.")] = 0,
+    batch: options.Batch = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the preset is written.")] = Path(
+        "lftr-preset.json"
+    ),
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            help="Folder of the search's answers; by default one of its own in lftr-tune/ for "
+            "every configuration. A search that was interrupted goes on.",
+        ),
+    ] = None,
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Find the smallest budget whose answers agree with the full model's, and write a preset.
+
+    The same command goes on where a search was interrupted; what was answered stays answered.
+    Exit code 3: done, but for images that could not be read, which are named.
+    """
+    from ...cli.loading import load_model
+    from ...cli.media_args import ask_of_clips, check_picking
+    from ...cli.parsing import parse_device, parse_dtype, parse_methods
+    from ...cli.terminal import print_json, progress, say
+    from ...media import Picking
+    from ...methods.encoder.spelling import parse_merge
+    from ...presets import check_writable
+    from ..evaluation import Subject
+    from ..tuning.answers import answered
+    from ..tuning.plan import BUDGETS, Plan, tune_configuration
+    from ..tuning.search import Goal
+    from ..tuning.tune import check_size
+    from ..tuning.tune import tune as search
+    from ..tuning.workload import load_workload
+    from .exit_status import end, resumable
+    from .folders import check_folder, folder_of
+
+    if method is None:
+        options.refuse({"--option": option}, "without --method")
+    check_writable(out)
+    check_folder("--run", run, "tune")
+    plan = Plan(
+        None if method is None else parse_methods(method, option or []),
+        BUDGETS if keep is None else list(map(parse_keep, keep)),
+        positions,
+        None if encoder is None else parse_merge(encoder),
+        batch,
+        seed,
+    )
+    goal = Goal(agreement, confidence)
+    asked = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
+    check_picking(asked.items, frames, fps)
+    check_size(asked, goal)  # before the model is loaded
+    loaded = load_model(
+        model,
+        parse_device(device),
+        parse_dtype(dtype),
+        text_tower,
+        options.needs_tower(plan.candidates),
+        ask_of_clips(asked.items, model),
+    )
+    subject = Subject(
+        loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
+    )
+    config = tune_configuration(subject, asked, goal, plan)
+    folder = run or folder_of("tune", config)
+    there = answered(folder, config)
+    with resumable(folder, there), progress("asking", len(asked.groups)) as bar:
+        tuned = search(
+            subject,
+            asked,
+            goal,
+            plan,
+            run=folder,
+            step=bar.step,
+        )
+    tuned.preset.save(out)
+    if as_json:
+        told = {"preset": str(out), "run": str(folder), "verdict": tuned.verdict}
+        print_json(told | tuned.preset.to_plain() | {"problems": list(map(str, tuned.problems))})
+    else:
+        _table(tuned).print()
+        say(tuned.verdict, *_saving(tuned), f"preset: {out}")
+    end(tuned.problems)
+
+
+def _table(tuned: Tuned) -> Table:
+    from ...cli.terminal import Table
+
+    found = tuned.preset.found
+    table = Table(
+        ["setting", "visual tokens>", "images>", "agrees with full>", "verdict"],
+        title=(
+            f"Agreement of {found['agreement']:.4g} at a confidence of {found['confidence']:.4g}, "
+            f"{found['workload']['images']} images of {found['workload']['name']}"
+        ),
+        caption=(
+            "Tested on images that had no part in choosing the method. holds: shown; fails: "
+            "refuted; open: neither. What counts is what stands above the first that does not hold."
+        ),
+    )
+    for one in found["tested"]:
+        agrees = f"{one['agreement']:.1%}" if one["images"] else "-"
+        kept = f"{one['kept']:g}" if one["images"] else "-"
+        table.add(one["setting"], kept, str(one["images"]), agrees, one["verdict"])
+    return table
+
+
+def _saving(tuned: Tuned) -> list[str]:
+    if not tuned.holds:
+        return []  # the preset keeps all tokens
+    saving: dict[str, Any] = tuned.preset.found["prefill"]
+    after, whole = saving["after_encoder"], saving["with_encoder"]
+    return [
+        f"prefill {after['full_ms']:.1f} -> {after['ms']:.1f} ms after the encoder, "
+        f"{after['full_over_this']['median']:.2f}x faster; with the encoder "
+        f"{whole['full_over_this']['median']:.2f}x (median of {saving['questions']} questions)"
+    ]

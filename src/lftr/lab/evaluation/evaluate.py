@@ -1,0 +1,181 @@
+"""Ask every question under every setting, and write each answer down as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
+
+from ...values.errors import LftrError, TooLittleMemoryError, UnansweredError
+from ..asking.answering import Answer, answer_batch, one_batch
+from ..asking.controls import but_controls
+from ..asking.items import Item, Question
+from ..asking.problems import Problem, first_answered, or_unanswered, readable
+from ..asking.settings import CONTROLS, Setting
+from ..asking.subject import Subject
+from ..scoring.metrics import Metric, get_metric
+from .runs import Prediction, Run
+
+
+def try_settings(
+    subject: Subject, items: Sequence[Item], settings: Sequence[Setting]
+) -> dict[str, str]:
+    """Ask one question under every setting, before hours are spent on the first.
+
+    It is the first that can be read and is answered under the first setting, the full model: one
+    that is not is left out by `evaluate`.
+
+    Returns
+    -------
+    dict of str to str
+        Controls that this model cannot do, with the reason, for `Run.leave_out`.
+
+    Raises
+    ------
+    LftrError
+        If a setting fails whose method is no control, or no question is answered.
+    """
+    left_out: dict[str, str] = {}
+    questions = (
+        one_batch(
+            subject.model,
+            subject.processor,
+            [question],
+            text_tower=subject.text_tower,
+            max_new_tokens=1,
+        )
+        for _, question in readable(items, [])
+    )
+    first, *others = settings
+    with first_answered(questions, first) as ask:
+        if ask is None:
+            return {}
+        for setting in others:
+            try:
+                ask(setting)
+            except LftrError as error:
+                if setting.name not in CONTROLS or isinstance(error, TooLittleMemoryError):
+                    raise
+                left_out[setting.name] = str(error)
+    return left_out
+
+
+def evaluate(
+    run: Run,
+    subject: Subject,
+    items: Sequence[Item],
+    settings: Sequence[Setting],
+    *,
+    metric: str,
+    batch: int = 8,
+    step: Callable[[str, Sequence[Prediction]], None] = lambda label, lines: None,
+) -> list[Problem]:
+    """Answer what the run does not hold yet; every answer is on the disk before the next batch.
+
+    Batches are the same wherever a run was interrupted, so that its answers are too.
+
+    Parameters
+    ----------
+    step : callable
+        Called with a setting's label and its new lines.
+
+    Returns
+    -------
+    list of Problem
+        Questions whose images could not be read, once looked at, and those at which the processor
+        or the model failed; the others were answered. Both are tried again by the next call.
+
+    Raises
+    ------
+    TooLittleMemoryError
+        If the batch does not fit. What was answered stays, and the same call goes on from there.
+    """
+    score = get_metric(metric)
+    problems: list[Problem] = []
+
+    def answer(held: Sequence[tuple[Item, Question]]) -> None:
+        """Ask some questions together and, if that fails, one by one."""
+        done = run.done()
+        missing = _missing(_going(run, settings), [item for item, _ in held], done)
+        asked = [question for _, question in held]
+        try:
+            for setting, answers in or_unanswered(_answered(run, subject, asked, missing)):
+                lines = [
+                    _line(item, setting, answer, score)
+                    for (item, _), answer in zip(held, answers, strict=True)
+                    if (item.id, setting.label) not in done
+                ]
+                run.add(lines)
+                step(setting.label, lines)
+        except UnansweredError as error:
+            if len(held) == 1:
+                problems.append(Problem(held[0][0].told, str(error)))
+                return
+            for one in held:
+                answer([one])
+
+    for start in range(0, len(items), batch):
+        members = items[start : start + batch]
+        if _missing(_going(run, settings), members, run.done()):
+            answer(list(readable(members, problems)))
+    return problems
+
+
+def _going(run: Run, settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings that a run has not left out."""
+    return [setting for setting in settings if setting.name not in run.left_out]
+
+
+def _missing(
+    settings: Sequence[Setting], items: Sequence[Item], done: Collection[tuple[str, str]]
+) -> list[Setting]:
+    """Return the settings under which some of ``items`` have not been answered."""
+    return [
+        setting
+        for setting in settings
+        if any((item.id, setting.label) not in done for item in items)
+    ]
+
+
+def _answered(
+    run: Run, subject: Subject, asked: Sequence[Question], settings: Sequence[Setting]
+) -> Iterator[tuple[Setting, list[Answer]]]:
+    """Answer a batch; a control that cannot is left out of the run from here on."""
+    if not asked or not settings:
+        return iter(())
+
+    def ask(waiting: Sequence[Setting]) -> Iterator[list[Answer]]:
+        answered = answer_batch(
+            subject.model,
+            subject.processor,
+            asked,
+            waiting,
+            text_tower=subject.text_tower,
+            max_new_tokens=subject.max_new_tokens,
+        )
+        return (answers for _, answers in answered)
+
+    return but_controls(settings, ask, run.leave_out)
+
+
+def _line(item: Item, setting: Setting, answer: Answer, score: Metric) -> Prediction:
+    index = grid = None
+    if len(answer.items) == 1 and answer.kept < answer.tokens:
+        (one,) = answer.items
+        if len(one.grids) == 1 and not one.separators:
+            index, grid = list(one.positions), list(one.grids[0])
+    return {
+        "id": item.id,
+        "setting": setting.label,
+        "task": item.task,
+        "category": item.category,
+        "question": item.question,
+        "answers": list(item.answers),
+        "image": item.image,
+        "answer": answer.text,
+        "score": score(answer.text, item.answers, item.choices),
+        "tokens": answer.tokens,
+        "kept": answer.kept,
+        "index": index,
+        "grid": grid,
+        "ms": asdict(answer.ms),
+    }

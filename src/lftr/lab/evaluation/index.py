@@ -1,0 +1,224 @@
+"""A run of embeddings: every prompt under every setting, on disk, and what became of the index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...values.errors import ArgumentError, UnansweredError
+from ..asking.controls import but_controls
+from ..asking.items import Item, Question, digest
+from ..asking.journal import Journal, unwritable, write_whole
+from ..asking.problems import Problem, or_unanswered, readable
+from ..asking.settings import Setting
+from ..asking.subject import Subject
+from ..scoring.intervals import ITSELF, Bootstrap, spread
+from .configuration import plain_settings
+from .embeddings import Embedded, cosine, embed_batch, recall_agreement
+
+FORMAT = "embeddings 1"
+BATCHES, METRICS = "batches.jsonl", "metrics.json"
+
+
+def index_configuration(
+    subject: Subject, name: str, items: Sequence[Item], settings: Sequence[Setting], batch: int
+) -> dict[str, Any]:
+    """Return all that embeddings depend on, as plain values.
+
+    Raises
+    ------
+    ArgumentError
+        If two settings have one label.
+    """
+    return {
+        "format": FORMAT,
+        **subject.plain(),
+        "data": {"name": name, "prompts": len(items), "digest": digest(items)},
+        "settings": plain_settings(settings),
+        "batch": batch,
+    }
+
+
+def embed_run(
+    journal: Journal,
+    subject: Subject,
+    items: Sequence[Item],
+    settings: Sequence[Setting],
+    *,
+    batch: int = 8,
+    step: Callable[[int], None] = lambda prompts: None,
+) -> list[Problem]:
+    """Embed what the run does not hold yet; a batch is on the disk before the next one begins.
+
+    A batch of which something could not be read is looked at again: it may be there by now. A
+    control that the model turns out not to be able to do is left out of the journal's run.
+
+    Returns
+    -------
+    list of Problem
+        Prompts whose images could not be read, and those at which the processor or the model
+        failed; the others were embedded.
+    """
+    problems: list[Problem] = []
+    for number, start in enumerate(range(0, len(items), batch)):
+        members = items[start : start + batch]
+        done = _batches(journal).get(number, {"ids": []})["ids"]
+        if len(done) < len(members):
+            held = list(readable(members, problems))
+            if done:  # somebody could not be embedded then
+                held = _embeddable(journal, subject, held, settings, done, problems)
+            if len(held) > len(done):
+                _embed(journal, number, subject, held, settings, problems)
+        step(len(members))
+    return problems
+
+
+def _embeddable(
+    journal: Journal,
+    subject: Subject,
+    held: Sequence[tuple[Item, Question]],
+    settings: Sequence[Setting],
+    done: Sequence[str],
+    problems: list[Problem],
+) -> list[tuple[Item, Question]]:
+    """Return the prompts that are done, or can be embedded alone; others are problems."""
+    return [
+        one
+        for one in held
+        if one[0].id in done or _together(journal, subject, [one], settings, problems)
+    ]
+
+
+def _embed(
+    journal: Journal,
+    number: int,
+    subject: Subject,
+    held: Sequence[tuple[Item, Question]],
+    settings: Sequence[Setting],
+    problems: list[Problem],
+) -> None:
+    """Embed some prompts together and, if that fails, one by one; writes down what was found."""
+    parts = _together(journal, subject, held, settings, problems)
+    if not parts:
+        return
+    labels = [one.label for one in left(journal, settings)]
+    found = {label: Embedded.joined([part[label] for _, part in parts]) for label in labels}
+    ids = [item.id for members, _ in parts for item in members]
+    name = f"{len(journal.lines):06}.safetensors"  # never one that a line has named already
+    try:
+        save_file({label: rows.states for label, rows in found.items()}, journal.path / name)
+    except OSError as error:
+        raise unwritable(journal.path, error) from None
+    kept = {label: rows.kept for label, rows in found.items()}
+    line = {"batch": number, "ids": ids, "file": name, "kept": kept}
+    journal.add([line])  # the line makes the file count
+
+
+def _together(
+    journal: Journal,
+    subject: Subject,
+    held: Sequence[tuple[Item, Question]],
+    settings: Sequence[Setting],
+    problems: list[Problem],
+) -> list[tuple[list[Item], dict[str, Embedded]]]:
+    """Return what some prompts were embedded as under each setting's label, and which they are.
+
+    All together or, where that fails, one by one; those that fail alone are problems.
+    """
+    asked = [question for _, question in held]
+
+    def ask(waiting: Sequence[Setting]) -> Iterator[Embedded]:
+        return embed_batch(
+            subject.model, subject.processor, asked, waiting, text_tower=subject.text_tower
+        )
+
+    going = left(journal, settings)
+    try:
+        found = dict(or_unanswered(but_controls(going, ask, journal.leave_out)))
+    except UnansweredError as error:
+        if len(held) > 1:
+            return [
+                part
+                for one in held
+                for part in _together(journal, subject, [one], settings, problems)
+            ]
+        problems.append(Problem(held[0][0].told, str(error)))
+        return []
+    rows = {setting.label: embedded for setting, embedded in found.items()}
+    return [([item for item, _ in held], rows)]
+
+
+def left(journal: Journal, settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings that a run has not left out."""
+    return [setting for setting in settings if setting.name not in journal.left_out]
+
+
+def _batches(journal: Journal) -> dict[int, dict[str, Any]]:
+    """Return the lines by batch, in order; of two of one batch the later, which holds more."""
+    return dict(sorted({line["batch"]: line for line in journal.lines}.items()))
+
+
+def embedded(journal: Journal) -> int:
+    """Return how many prompts a run holds."""
+    return sum(len(line["ids"]) for line in _batches(journal).values())
+
+
+def embeddings_of(journal: Journal, settings: Sequence[Setting]) -> dict[str, Tensor]:
+    """Return for each setting's label all embeddings ``(N, D)``, in the order of the prompts."""
+    files = [load_file(journal.path / line["file"]) for line in _batches(journal).values()]
+    if not files:
+        raise ArgumentError.of("data", str(journal.path), "at least one prompt that can be read")
+    return {one.label: torch.cat([file[one.label] for file in files]) for one in settings}
+
+
+def index_metrics(
+    journal: Journal, items: Sequence[Item], settings: Sequence[Setting], k: int = 10
+) -> dict[str, Any]:
+    """Return and write how far each setting moves embeddings and what its index finds.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        The prompts. Those about one image go wrong together, and count so.
+    settings : sequence of Setting
+        The first is the full model; those that the run has left out are passed over.
+    k : int
+        How many neighbours are looked up; of few prompts, all others. There is no recall then:
+        whoever returns everything finds everything.
+    """
+    rows = left(journal, settings)
+    found = embeddings_of(journal, rows)
+    full = found[rows[0].label]
+    if len(full) < 2:
+        raise ArgumentError.of("data", f"{len(full)} prompts", "two or more: neighbours to find")
+    others = len(full) - 1
+    k = min(k, others)
+    lines = _batches(journal).values()
+    images = {item.id: item.image or item.id for item in items}
+    bootstrap = Bootstrap(
+        ["prompts"] * len(full), [images[id] for line in lines for id in line["ids"]]
+    )
+    told = []
+    for setting, plain in zip(rows, plain_settings(rows), strict=True):
+        states = found[setting.label]
+        alike = bootstrap.mean(cosine(full, states).tolist(), (-1.0, 1.0))
+        recall = bootstrap.mean(recall_agreement(full, states, k).tolist())
+        kept = [value for line in lines for value in line["kept"][setting.label]]
+        told.append(
+            {
+                "label": setting.label,
+                "method": setting.name,
+                "keep": plain["keep"],
+                "tokens": sum(kept) / len(kept),
+                **spread("cosine", ITSELF if setting.full else alike),
+                **spread("recall", None if k == others else ITSELF if setting.full else recall),
+            }
+        )
+    metrics = {"prompts": len(full), "k": k, "chance": k / others, "settings": told}
+    write_whole(journal.path / METRICS, json.dumps(metrics, indent=1) + "\n")
+    return metrics

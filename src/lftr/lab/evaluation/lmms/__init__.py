@@ -1,0 +1,18 @@
+"""The field's benchmarks, through lmms-eval, which finds ``lftr_hf`` by this package's entry point.
+
+``lmms-eval --model lftr_hf --model_args pretrained=...,method=lftr,keep=0.0625 --tasks pope``
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+
+def manifest() -> ModelManifest:
+    """Return what lmms-eval registers; the entry point of its group ``lmms_eval.models``."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest("lftr_hf", chat_class_path="lftr.lab.evaluation.lmms.model.LftrHf")

@@ -1,0 +1,80 @@
+"""Procedural visual question answering: images, questions and answers from a seed alone.
+
+``lftr.suites.load("scenes")`` and ``load("clips")`` give what the models of `lftr.bundled` were
+trained to answer. Nothing is downloaded; the handwritten digits come with scikit-learn (the extra
+``suites``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
+
+from ...values.errors import ArgumentError
+from .clip_questions import CLIP_CATEGORIES
+from .clips import Clip, Clips
+from .drawn import SPLITS
+from .example import Example, SceneObject
+from .questions import CATEGORIES
+from .scenes import Scenes
+from .tracks import Track
+
+_SUITES: dict[str, Callable[[str, int, int], Sequence[Any]]] = {"scenes": Scenes, "clips": Clips}
+NAMES = tuple(_SUITES)
+
+
+@overload
+def load(
+    name: Literal["scenes"] = ..., split: str = ..., n: int = ..., seed: int = ...
+) -> Sequence[Example]: ...
+@overload
+def load(
+    name: Literal["clips"], split: str = ..., n: int = ..., seed: int = ...
+) -> Sequence[Clip]: ...
+@overload
+def load(name: str, split: str = ..., n: int = ..., seed: int = ...) -> Sequence[Any]: ...
+def load(name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0) -> Sequence[Any]:
+    """Load a suite.
+
+    Parameters
+    ----------
+    name : str
+        ``"scenes"``: coloured shapes and handwritten digits, 192x192. ``"clips"``: eight frames
+        of 80x80 in which shapes move, appear, vanish, change colour, and digits flash.
+    split : {"train", "validation", "test"}
+        The splits share no scene and no handwritten digit.
+    n : int
+        How many examples; the first ``n`` stay the same when ``n`` grows.
+    seed : int
+        Another seed, other scenes of the same split.
+
+    Returns
+    -------
+    sequence of Example or Clip
+        Drawn when looked at, the same every time.
+
+    Raises
+    ------
+    ArgumentError
+        If the name or the split is unknown.
+    MissingExtraError
+        On the first look, if scikit-learn is not installed.
+    """
+    if name not in _SUITES:
+        raise ArgumentError.unknown("suite", name, _SUITES)
+    return _SUITES[name](split, n, seed)
+
+
+__all__ = [
+    "CATEGORIES",
+    "CLIP_CATEGORIES",
+    "NAMES",
+    "SPLITS",
+    "Clip",
+    "Clips",
+    "Example",
+    "SceneObject",
+    "Scenes",
+    "Track",
+    "load",
+]

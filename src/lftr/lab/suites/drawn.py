@@ -1,0 +1,60 @@
+"""What all suites share: examples that are drawn when they are looked at, the same every time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, overload
+
+from ...values.errors import ArgumentError
+
+SPLITS = ("train", "validation", "test")
+_Example = TypeVar("_Example", covariant=True)
+
+
+@dataclass(frozen=True)
+class Drawn(Sequence[_Example], Generic[_Example]):
+    """``n`` examples, drawn when they are looked at; the same ones every time.
+
+    Example ``i`` depends on ``split``, ``seed`` and ``i`` alone. Categories take turns.
+
+    Parameters
+    ----------
+    split : {"train", "validation", "test"}
+        The splits share no seed and no handwritten digit.
+    n : int
+        How many examples.
+    seed : int
+        Another seed, other examples.
+    """
+
+    split: str = "test"
+    n: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ArgumentError.unknown("split", self.split, SPLITS)
+        if self.n < 0:
+            raise ArgumentError.of("n", self.n, "a whole number >= 0")
+        if self.seed < 0:
+            raise ArgumentError.of("seed", self.seed, "a whole number >= 0")
+
+    def __len__(self) -> int:
+        return self.n
+
+    @overload
+    def __getitem__(self, index: int) -> _Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[_Example]: ...
+    def __getitem__(self, index: int | slice) -> _Example | Sequence[_Example]:
+        if isinstance(index, slice):
+            return [self._draw(i) for i in range(self.n)[index]]
+        return self._draw(range(self.n)[index])
+
+    def __iter__(self) -> Iterator[_Example]:
+        return (self._draw(i) for i in range(self.n))
+
+    @abstractmethod
+    def _draw(self, index: int) -> _Example: ...

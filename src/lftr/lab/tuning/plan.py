@@ -1,0 +1,131 @@
+"""What a search tries, and all that its answers and decisions depend on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...methods import get_method
+from ...methods.base import Method
+from ...methods.encoder.merges import EncoderMerge
+from ...reducing import reduce
+from ...values.budget import Budget, Keep
+from ...values.errors import ArgumentError, MissingEvidenceError
+from ..asking.items import digest
+from ..asking.settings import Setting, spell
+from ..asking.subject import Subject
+from ..evaluation.configuration import plain_settings
+from .search import Goal, grid
+from .workload import Workload
+
+FORMAT = "tune 1"
+METHODS = ("lftr", "coverage", "divprune", "pool")
+BUDGETS = tuple(1 / n for n in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search tries, and in which order.
+
+    Attributes
+    ----------
+    methods : sequence of Method, optional
+        Which are raced; by default those of `METHODS` that the model can feed.
+    budgets : sequence of float, int or Budget
+        Which are tried; all ratios, all counts, or all totals.
+    positions : {"original", "compact"}, optional
+        As `lftr.reduce` takes it.
+    encoder : EncoderMerge, optional
+        What merges tokens inside the vision encoder, under every method and budget that is tried.
+    batch : int
+        Questions at a time.
+    seed : int
+        Of the shuffle of images.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no methods or budgets, budgets of several kinds, or ``batch`` is below 1.
+    """
+
+    methods: Sequence[Method] | None = None
+    budgets: Sequence[Keep] = BUDGETS
+    positions: str | None = None
+    encoder: EncoderMerge | None = None
+    batch: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.methods is not None and not self.methods:
+            raise ArgumentError.of("methods", self.methods, "at least one")
+        if len({type(keep) for keep in self.budgets}) != 1:
+            allowed = "ratios alone, or counts alone, at least one"
+            raise ArgumentError.of("keep", list(self.budgets), allowed)
+        if self.batch < 1:
+            raise ArgumentError.of("batch", self.batch, "a whole number >= 1")
+
+    @property
+    def candidates(self) -> Sequence[Method]:
+        """Every method that may be raced: those that were named, or all of `METHODS`."""
+        return list(map(get_method, METHODS)) if self.methods is None else self.methods
+
+    def levels(self, methods: Sequence[Method]) -> list[list[Setting]]:
+        """Return for each budget, from the largest to the smallest, the settings of ``methods``."""
+        falling = sorted(
+            {spell(keep): keep for keep in self.budgets}.values(),
+            key=lambda keep: keep.total if isinstance(keep, Budget) else keep,
+            reverse=True,
+        )
+        return grid(methods, falling, self.positions, self.encoder)
+
+    def methods_for(self, subject: Subject) -> Sequence[Method]:
+        """Return what is raced on a model: of the default methods those that it can feed."""
+        if self.methods is not None:
+            return self.methods
+        found = []
+        for method in self.candidates:
+            try:
+                reduce(
+                    subject.model,
+                    method,
+                    keep=1,
+                    positions=self.positions,
+                    processor=subject.processor,
+                    text_tower=subject.text_tower,
+                    encoder=self.encoder,
+                ).remove()
+            except MissingEvidenceError:
+                continue
+            found.append(method)
+        return found
+
+
+def tune_configuration(
+    subject: Subject, workload: Workload, goal: Goal, plan: Plan
+) -> dict[str, Any]:
+    """Return all that a search's answers and decisions depend on, as plain values.
+
+    Raises
+    ------
+    ArgumentError
+        If two methods have one name.
+    """
+    return {
+        "format": FORMAT,
+        **subject.plain(),
+        "goal": asdict(goal),
+        "workload": plain_workload(workload),
+        "settings": plain_settings(
+            list(itertools.chain.from_iterable(plan.levels(plan.candidates)))
+        ),
+        "batch": plan.batch,
+        "seed": plan.seed,
+    }
+
+
+def plain_workload(workload: Workload) -> dict[str, Any]:
+    """Return a workload's name, size and digest, however it is shuffled, as plain values."""
+    items = sorted(workload.items, key=lambda item: item.id)
+    return {"name": workload.name, "images": len(workload.groups), "digest": digest(items)}

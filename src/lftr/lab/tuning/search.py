@@ -1,0 +1,241 @@
+"""The search for a budget: methods raced over a part of the images, then a test on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...methods.base import Method
+from ...methods.encoder.merges import EncoderMerge
+from ...values.budget import Keep
+from ...values.errors import ArgumentError
+from ..asking.settings import Setting, name_of, spell
+from .betting import Bets
+from .sitting import Sitting
+
+Verdict = Literal["holds", "fails", "open"]
+_BOLDER = 2  # budgets beyond the raced one that are tested, since the race may err
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a budget must hold.
+
+    Attributes
+    ----------
+    agreement : float
+        Share of answers that equal the full model's, on average over images.
+    confidence : float
+        Probability, at least, that what is found does hold it.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is not in (0, 1).
+    """
+
+    agreement: float = 0.95
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0.0 < value < 1.0:
+                raise ArgumentError.of(name, value, "a number between 0 and 1, without them")
+
+    @property
+    def alpha(self) -> float:
+        """Most probability of error."""
+        return 1.0 - self.confidence
+
+
+@dataclass
+class Trial:
+    """How a setting fared so far.
+
+    Attributes
+    ----------
+    shares : list of float
+        Of each image, the share of answers that equal the full model's.
+    tokens, kept : int, float
+        Visual tokens of all its questions, before and after.
+    questions : int
+        How many were answered.
+    """
+
+    setting: Setting
+    shares: list[float] = field(default_factory=list)
+    tokens: int = 0
+    kept: float = 0.0
+    questions: int = 0
+
+    def sit(self, sitting: Sitting) -> list[float]:
+        """Ask the images of a sitting; returns their shares."""
+        shares, answers = sitting.agreements(self.setting)
+        self.shares += shares
+        self.tokens += sum(answer.tokens for answer in answers)
+        self.kept += sum(answer.kept for answer in answers)
+        self.questions += sum(not answer.failed for answer in answers)
+        return shares
+
+    @property
+    def mean(self) -> float:
+        """Mean share, 0 before anything was asked."""
+        return sum(self.shares) / max(len(self.shares), 1)
+
+    @property
+    def kept_each(self) -> float:
+        """Visual tokens of a question that stay, on average."""
+        return self.kept / max(self.questions, 1)
+
+
+def grid(
+    methods: Sequence[Method],
+    budgets: Sequence[Keep],
+    positions: str | None = None,
+    encoder: EncoderMerge | None = None,
+) -> list[list[Setting]]:
+    """Return for each budget the settings of all methods."""
+    return [
+        [
+            Setting(f"{name_of(method)} {spell(keep)}", method, keep, positions, encoder)
+            for method in methods
+        ]
+        for keep in budgets
+    ]
+
+
+class Race:
+    """Methods at budgets, of which the smallest one is sought that looks good enough.
+
+    In every sitting the budgets are bisected: where some methods have agreed often enough so far,
+    these go on to smaller budgets, the others are out of the sitting; where none has, all that are
+    left go on to larger ones. A method that has failed too often at a budget to be saved by what is
+    still to come is not asked there again. Nothing here needs to be exact: what the race finds is
+    tested on other images.
+
+    Parameters
+    ----------
+    levels : sequence of sequence of Setting
+        What `grid` returned: the budgets from the largest to the smallest, each with every method,
+        in which order ties are broken.
+    images : int
+        How many images will be raced over.
+    barred : collection of str
+        Labels of the settings that are never asked, as a method cannot meet the budget; of every
+        method some are left.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Sequence[Setting]],
+        goal: Goal,
+        images: int,
+        barred: Collection[str] = (),
+    ) -> None:
+        self._goal = goal
+        self._spare = (1.0 - goal.agreement) * images  # disagreement that may be met in all
+        self._barred = barred
+        self.trials = [[Trial(setting) for setting in level] for level in levels]
+
+    def run(self, sitting: Sitting) -> None:
+        """Bisect the budgets for some images."""
+
+        def asked(trial: Trial) -> bool:
+            if self._open(trial) and len(trial.shares) - sum(trial.shares) <= self._spare:
+                trial.sit(sitting)
+            return self._looks_good(trial)
+
+        self._bisect(asked)
+
+    def chain(self) -> list[Setting]:
+        """Return what is to be tested, from safe to bold: one method, down to where it looks bad.
+
+        Safe budgets cost little, as their tests are over early, and save the day where the race,
+        over few images, has seen too bright a picture of bold ones.
+        """
+        place, racing = self._bisect(self._looks_good)
+        level = self.trials[max(place, 0)]
+        best = max(racing, key=lambda lane: (self._open(level[lane]), level[lane].mean))
+        reached = self.trials[: place + 1 + _BOLDER]
+        chain = [one[best].setting for one in reached if self._open(one[best])]
+        return chain or [next(one[best].setting for one in self.trials if self._open(one[best]))]
+
+    def _open(self, trial: Trial) -> bool:
+        return trial.setting.label not in self._barred
+
+    def _looks_good(self, trial: Trial) -> bool:
+        return bool(trial.shares) and trial.mean >= self._goal.agreement
+
+    def _bisect(self, passes: Callable[[Trial], bool]) -> tuple[int, Sequence[int]]:
+        """Return the place of the smallest budget that some methods pass, -1 for none, and them."""
+        low, high = 0, len(self.trials)
+        racing: Sequence[int] = range(len(self.trials[0]))
+        while low < high:
+            middle = (low + high) // 2
+            passing = [lane for lane in racing if passes(self.trials[middle][lane])]
+            if passing:
+                low, racing = middle + 1, passing
+            else:
+                high = middle
+        return low - 1, racing
+
+
+class Proof:
+    """A setting against the goal, image by image; decided as soon as can be."""
+
+    def __init__(self, setting: Setting, goal: Goal) -> None:
+        self.trial = Trial(setting)
+        self.verdict: Verdict = "open"
+        self._alpha = goal.alpha
+        self._above, self._below = Bets(goal.agreement), Bets(1.0 - goal.agreement)
+
+    def run(self, sitting: Sitting) -> None:
+        """See some images; the verdict falls at the first that decides."""
+        for share in self.trial.sit(sitting):
+            self._above.add(share)
+            self._below.add(1.0 - share)
+            if self.verdict == "open" and self._above.beyond(self._alpha):
+                self.verdict = "holds"
+            elif self.verdict == "open" and self._below.beyond(self._alpha):
+                self.verdict = "fails"
+
+    def can_hold(self, left: int) -> bool:
+        """Whether the goal can still be shown with ``left`` more images."""
+        return self.verdict == "holds" or (
+            self.verdict == "open" and self._above.within_reach(self._alpha, left)
+        )
+
+
+def prove(
+    proofs: Sequence[Proof], sittings: Iterator[tuple[int, Sitting | None]], images: int
+) -> int:
+    """Test settings in a fixed order, each at the full level; returns how many hold.
+
+    What counts are those before the first that does not hold. An error needs the first setting
+    that truly falls short of the goal to be taken to hold, so all of them together err as seldom as
+    one test does (fixed-sequence testing). It matters neither that all see the same images nor how
+    their answers depend on one another, only that the order was fixed before.
+
+    Parameters
+    ----------
+    proofs : sequence of Proof
+        From the safest to the boldest.
+    sittings : iterator
+        Images that had no part in choosing the settings.
+    images : int
+        How many images these have.
+    """
+    left, alive = images, len(proofs)
+    for taken, sitting in sittings:
+        left -= taken
+        for place, proof in enumerate(proofs[:alive]):
+            if sitting is not None and proof.verdict == "open":
+                proof.run(sitting)
+            if not proof.can_hold(left):
+                alive = place
+                break
+        if all(proof.verdict == "holds" for proof in proofs[:alive]):
+            break
+    failed = (place for place, proof in enumerate(proofs) if proof.verdict != "holds")
+    return next(failed, len(proofs))

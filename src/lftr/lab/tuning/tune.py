@@ -1,0 +1,278 @@
+"""The smallest budget whose answers are the full model's, on one's own images, without labels.
+
+What is promised. Of the answers to questions about images like these, at least ``agreement`` equal
+the full model's, image by image and then on average; with probability ``confidence`` this holds for
+the budget and method that come out, all looking and choosing on the way included.
+
+How. The images are shuffled and split. On the first part methods are raced over bisected budgets
+(`tune_search.Race`); whatever is chosen there needs no guarantee, because it is tested on the other
+part, which had no say in it. There the winner is tested at neighbouring budgets, from the largest
+to the smallest, each by an anytime-valid test (`tune_betting.Bets`) at the full level; only what
+comes before the first failure counts (`tune_search.prove`). So no correction for the number of
+methods and budgets is needed, and every test stops as soon as its verdict falls.
+
+What it rests on. Images are taken for independent draws from what will be asked later. Several
+questions about one image need not be independent: an image counts once, with its share.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...presets import Preset
+from ...values.errors import ArgumentError, LftrError, TooLittleMemoryError
+from ..asking.answering import one_batch
+from ..asking.items import Question
+from ..asking.problems import Problem, first_answered
+from ..asking.settings import Setting, full_model, name_of, spell
+from ..asking.subject import Subject
+from .answers import Answers
+from .betting import least_values
+from .plan import Plan, plain_workload, tune_configuration
+from .search import Goal, Proof, Race, Trial, prove
+from .sitting import Group, Seating
+from .workload import Workload
+
+Levels = Sequence[Sequence[Setting]]  # of every budget, from the largest, all methods
+
+_RACED = (8, 128)  # a quarter of the images is raced over, but no fewer and no more than these
+_TIMED = 5  # questions whose prefill is timed
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came out.
+
+    Attributes
+    ----------
+    preset : Preset
+        The smallest budget that was shown to hold, all tokens where none was; ``found`` tells
+        everything that was asked.
+    proofs : sequence of Proof
+        What was tested, from the largest budget to the smallest.
+    problems : sequence of Problem
+        What was left out of the workload, and why.
+    """
+
+    preset: Preset
+    goal: Goal
+    proofs: Sequence[Proof]
+    problems: Sequence[Problem]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on where the limit is, and why."""
+        found = self.preset.found
+        if not found["cut_short"]:
+            return self._limit
+        return (
+            f"{self._limit}; {found['cut_short']} of the full model's {found['answered']} answers "
+            f"were cut at {found['max_new_tokens']} tokens, and what would follow was not compared"
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether a budget was shown to hold; the preset keeps all tokens if not."""
+        return self.proofs[0].verdict == "holds"
+
+    @property
+    def _limit(self) -> str:
+        kept, tokens = self.preset.found["kept"], self.preset.found["tokens"]
+        share = f"{self.goal.agreement:.4g}"
+        bolder = next((proof for proof in self.proofs if proof.verdict != "holds"), None)
+        if bolder is None:
+            return (
+                f"{kept:g} of {tokens:g} tokens hold an agreement of {share}; smaller budgets did "
+                "worse in the race, or were not among those to try"
+            )
+        trial = bolder.trial
+        method = name_of(trial.setting.method)
+        sentence = f"not below {kept:g} tokens with {method} on this workload"
+        seen = f"at {trial.kept_each:g} tokens {trial.mean:.1%} agreed over {len(trial.shares)}"
+        if bolder.verdict == "fails":
+            return f"{sentence}: {seen} images, which refutes an agreement of {share}"
+        return f"{sentence}, as far as it can tell: {seen} images, which does not show {share}"
+
+
+def tune(
+    subject: Subject,
+    workload: Workload,
+    goal: Goal,
+    plan: Plan = Plan(),  # noqa: B008  (a value)
+    *,
+    run: str | Path | None = None,
+    step: Callable[[int], None] = lambda images: None,
+) -> Tuned:
+    """Find the smallest budget, and a method for it, that holds; see the module for what is held.
+
+    Parameters
+    ----------
+    goal : Goal
+        How often answers are to equal the full model's, and how sure to be.
+    plan : Plan
+        Which methods and budgets are tried, and how.
+    run : str or Path, optional
+        Folder where answers are written, and found again by the same search, should it be
+        interrupted. By default they are kept nowhere.
+    step : callable
+        Called with a number of images when they are done with; the sum stays below the workload's
+        where the search stops early.
+
+    Raises
+    ------
+    ArgumentError
+        If two methods have one name, there are too few images (with how many are needed), or the
+        folder is another search's.
+    """
+    check_size(workload, goal)
+    config = tune_configuration(subject, workload, goal, plan)
+    levels = plan.levels(plan.methods_for(subject))
+    with closing(Answers() if run is None else Answers.open(run, config)) as answers:
+        return _search(Seating(subject, plan.batch, step, answers), workload, goal, levels, plan)
+
+
+def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, plan: Plan) -> Tuned:
+    """Race, prove, and tell what was found."""
+    subject = seating.subject
+    groups = random.Random(plan.seed).sample(workload.groups, len(workload.groups))
+    first = _raced(len(groups))
+    barred = _unmet(seating, groups, levels)
+    race = Race(_left(levels, barred), goal, first, barred.keys())
+    with closing(seating.sittings(groups[:first])) as sittings:
+        for _, sitting in sittings:
+            if sitting is not None:
+                race.run(sitting)
+    proofs = [Proof(setting, goal) for setting in race.chain()]
+    with closing(seating.sittings(groups[first:])) as sittings:
+        held = prove(proofs, sittings, len(groups) - first)
+    if not proofs[0].trial.questions:
+        raise ArgumentError.of(
+            "workload",
+            workload.name,
+            f"images that can be read, and questions with an answer: {seating.problems[-1]}",
+        )
+
+    tokens = proofs[0].trial.tokens / proofs[0].trial.questions
+    setting = proofs[held - 1].trial.setting if held else full_model()
+    whole = (group for group in groups if seating.failed.isdisjoint(one.id for one in group))
+    readable = (one for group in whole for one in seating.read(group)[:1])
+    asked = list(itertools.islice(readable, _TIMED))
+    found = {
+        "agreement": goal.agreement,
+        "confidence": goal.confidence,
+        "workload": plain_workload(workload),
+        "seed": plan.seed,
+        "batch": plan.batch,
+        "max_new_tokens": subject.max_new_tokens,
+        "answered": seating.answered,
+        "cut_short": seating.cut_short,
+        "tokens": tokens,
+        "kept": proofs[held - 1].trial.kept_each if held else tokens,
+        "raced": [_plain(trial) for level in race.trials for trial in level if trial.shares],
+        "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
+        "prefill": _saving(subject, asked, setting) if held else None,
+    }
+    preset = Preset(
+        setting.method, setting.keep, plan.positions, subject.name, found, setting.encoder
+    )
+    unmet = (Problem(label, reason) for label, reason in barred.items())
+    met = [*workload.problems, *unmet, *seating.problems]
+    problems = dict.fromkeys(met)  # some are met twice
+    return Tuned(preset, goal, proofs, list(problems))
+
+
+def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
+    """Return the settings under which a question cannot be asked that the full model answers."""
+    subject, found = seating.subject, {}
+    questions = (
+        one_batch(
+            subject.model,
+            subject.processor,
+            held[:1],
+            text_tower=subject.text_tower,
+            max_new_tokens=1,
+        )
+        for group in groups
+        if (held := seating.read(group))
+    )
+    with first_answered(questions, full_model()) as ask:
+        if ask is None:
+            return {}
+        for setting in itertools.chain.from_iterable(levels):
+            try:
+                ask(setting)
+            except TooLittleMemoryError:
+                raise  # somebody else may have it: another start would decide otherwise
+            except LftrError as error:
+                found[setting.label] = str(error).removeprefix(f"{setting.label}: ")
+    return found
+
+
+def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
+    """Return the settings of the methods that can meet a budget at least."""
+    lanes = [lane for lane in zip(*levels, strict=True) if any(s.label not in barred for s in lane)]
+    if not lanes:
+        label, reason = next(iter(barred.items()))
+        budgets = [spell(level[0].keep) for level in levels]
+        raise ArgumentError.of("keep", budgets, f"what a method can do; {label}: {reason}")
+    return [list(level) for level in zip(*lanes, strict=True)]
+
+
+def _raced(images: int) -> int:
+    """Return how many of the images choose."""
+    least, most = _RACED
+    return min(max(math.ceil(images / 4), least), most)
+
+
+def check_size(workload: Workload, goal: Goal) -> None:
+    """Refuse a workload on which even answers that all agree would show nothing.
+
+    Raises
+    ------
+    ArgumentError
+        With the number of images that are needed.
+    """
+    tested = least_values(goal.agreement, goal.alpha)
+    images = len(workload.groups)
+    if images - _raced(images) < tested:
+        needed = next(n for n in range(tested, 2 * tested + _RACED[0]) if n - _raced(n) >= tested)
+        raise ArgumentError.of(
+            "workload",
+            f"{workload.name}, {images} images with questions",
+            f"at least {needed} images for an agreement of {goal.agreement:.4g} at a confidence of "
+            f"{goal.confidence:.4g}",
+        )
+
+
+def _saving(subject: Subject, asked: Sequence[Question], setting: Setting) -> dict[str, Any]:
+    """Time the prefill of a few questions, in full and as found."""
+    from ..profiling import Spread, time_settings
+
+    settings = [full_model(), setting]
+    full, own = time_settings(
+        subject.model, subject.processor, asked, settings, text_tower=subject.text_tower
+    )
+    return {"questions": len(asked), "device": str(subject.model.device)} | {
+        name: {
+            "full_ms": Spread.of(full.of(part)).median,
+            "ms": Spread.of(own.of(part)).median,
+            "full_over_this": Spread.of_ratios(full.of(part), own.of(part)).plain,
+        }
+        for name, part in (("after_encoder", "after_encoder"), ("with_encoder", "total"))
+    }
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    return {
+        "setting": trial.setting.label,
+        "kept": trial.kept_each,
+        "images": len(trial.shares),
+        "agreement": trial.mean,
+    }

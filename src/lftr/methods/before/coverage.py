@@ -1,0 +1,99 @@
+"""Our own: keep what the question asks for, and tokens that stand for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...options.checks import between, one_of
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..compose.mix import Mix
+from ..operations.cells import candidates, spread
+from ..operations.coverage import facility_location
+from ..operations.flows import mean_flow, nearest
+from ..operations.scaling import min_max, unit
+from ..operations.signals import ENCODER, encoder_features
+from .lftr import Lftr
+
+# Relevance to the question picks the first token and keeps a say; diversity picks the others.
+_ASKED = Lftr(relevance="text", diversity=0.9)
+
+
+@dataclass(frozen=True)
+class Coverage(Method, name="coverage"):
+    """Keep what the question asks for, then tokens that together stand for all others.
+
+    A share of the budget goes to tokens that answer the text and are unlike one another (`Lftr`
+    with ``relevance="text"`` and a diversity of 0.9). The rest covers what is left: greedy
+    maximisation of ``sum_u w_u max_picked exp(-(1 - cos(u, picked)) / width)``, a facility location
+    over evenly spread candidates; ``w = stand-out ** sharpness`` lets tokens that stand out from
+    the mean of the image count more. Found on the validation split of the bundled suite, see
+    ``benchmarks/coverage_search.py``. Memory is linear in N, see `facility_location`.
+
+    Source: this project.
+    Evidence: the encoder's features, or the features; CLIP's projected tokens and text, without
+    which coverage has the whole budget. The prompt's own embeddings do not stand in: guided by
+    them, the rule is no better on average than unguided.
+
+    Parameters
+    ----------
+    asked : float
+        Share of the budget, in [0, 1], that goes by the text; 0 needs none.
+    width : float
+        Distance at which a kept token stops standing for another, on the scale of ``1 - cos``.
+    sharpness : float
+        How much more tokens that stand out count; 0 counts all alike.
+    candidates : float
+        Only so many geometric means of N and K, evenly spread, can be kept; ``inf`` is all.
+    leftovers : {"merge", "drop"}
+        Whether dropped tokens flow into the nearest token kept for coverage, which becomes their
+        mean, or go.
+    """
+
+    asked: float = 0.5
+    width: float = 0.3
+    sharpness: float = 0.0
+    candidates: float = 1.0
+    leftovers: str = "drop"
+
+    def __post_init__(self) -> None:
+        between("asked", self.asked, 0.0, 1.0)
+        between("width", self.width, 1e-3)
+        between("sharpness", self.sharpness, 0.0)
+        between("candidates", self.candidates, 0.0)
+        one_of("leftovers", self.leftovers, ("merge", "drop"))
+
+    @property
+    def evidence(self) -> Evidence:
+        text = (("text_embeds", "features"), ("visual_projected", "features"))
+        return (ENCODER, *text) if self.asked else (ENCODER,)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        if self.asked == 0:
+            return self._cover(tokens, keep)
+        if tokens.text_embeds is None or tokens.visual_projected is None:
+            chosen = self._cover(tokens, keep)
+            return replace(chosen, notes=(*chosen.notes, "without a text tower, nothing was asked"))
+        return Mix(_ASKED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
+
+    def _cover(self, tokens: VisualTokens, keep: int) -> Selection:
+        x, notes = encoder_features(tokens)
+        index = spread(tokens, candidates(tokens.count, keep, self.candidates))
+        weight = self._importance(x)
+        picks = facility_location(x, keep, among=index, width=self.width, importance=weight)
+        kept = picks.sort(dim=1).values
+        if self.leftovers == "drop":
+            return Selection(kept, notes=notes)
+        return Selection(kept, mean_flow(nearest(x, kept)[0], keep), notes)
+
+    def _importance(self, x: Tensor) -> Tensor | None:
+        """Return how much each token counts ``(B, N)``; None where all count alike."""
+        if self.sharpness == 0:
+            return None
+        x = unit(x)
+        centre = unit(x.mean(dim=1, keepdim=True))
+        stand_out = min_max(1.0 - (x * centre).sum(dim=-1)).clamp_min(1e-3)
+        return stand_out**self.sharpness

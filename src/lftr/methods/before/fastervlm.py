@@ -1,0 +1,32 @@
+"""Keep what the encoder attends to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.signals import SALIENCY, saliency
+
+
+@dataclass(frozen=True)
+class FasterVLM(Method, name="fastervlm"):
+    """Keep the tokens that the encoder's CLS token attends to most.
+
+    Attention of CLIP's last layer but one, averaged over heads.
+
+    Source: FasterVLM (arXiv 2412.01818v1), section 3.2; ``LlavaMetaForCausalLM.encode_images``.
+    Evidence: CLS attention; from encoders without CLS the attention received from all tokens.
+    """
+
+    sees_features: ClassVar[bool] = False
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY,)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        scores, notes = saliency(tokens)
+        return Selection.top(scores, keep, notes)

@@ -1,0 +1,48 @@
+"""Keep what resembles the question, never two tokens that say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.greedy import suppress
+from ..operations.scaling import mean_cosine
+
+
+@dataclass(frozen=True)
+class GreedyNMS(Method, name="greedy-nms"):
+    """Keep by similarity to the prompt's last token, skipping what resembles a kept token.
+
+    GreedyPrune's rule, on the features and embeddings that enter the language model.
+
+    Parameters
+    ----------
+    threshold : float
+        Cosine above which a token counts as said already, from -1 to 1.
+
+    Notes
+    -----
+    Source: GreedyPrune (arXiv 2506.13166), algorithm 1, whose code is not public; 0.9 is the value
+    of a third party's port.
+    Evidence: the prompt's own token embeddings.
+    Differs: acts before the language model instead of on the states of an early layer; where fewer
+    than K tokens pass, the skipped ones follow by their similarity to the prompt, so that K is
+    exact.
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        between("threshold", self.threshold, -1.0, 1.0)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (("text_token_embeds",),)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        _, text = tokens.evidence("text_token_embeds")
+        scores = mean_cosine(tokens.features, text[:, -1:])
+        return Selection(suppress(tokens.features, scores, keep, float(self.threshold)))

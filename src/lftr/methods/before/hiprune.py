@@ -1,0 +1,86 @@
+"""Keep objects with their surroundings, registers, and what the question asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.signals import TEXT, Notes, received, stand_in, text_relevance
+
+
+@dataclass(frozen=True)
+class HiPrune(Method, name="hiprune"):
+    """Keep anchors of a middle layer with their neighbours, then what the last layer attends to.
+
+    Anchors receive most attention in a layer that sees objects; the tokens beside and above and
+    below them come along; the rest of the budget goes to what receives most attention in the last
+    layer used. With ``text_share`` a part of it goes to the tokens most relevant to the text
+    instead (HiPrune++).
+
+    Parameters
+    ----------
+    alpha : float
+        Share of the budget for anchors and their four neighbours, from 0 to 1.
+    text_share : float
+        Share of the budget for the text, from 0 to 1; HiPrune++ has 0.1.
+
+    Notes
+    -----
+    Source: HiPrune (arXiv 2508.00553), section 4; attention averaged over heads and all queries.
+    Evidence: ``attention_received_shallow`` of layer 9 of 24 (CLIP) or 16 of 32 (Qwen2.5-VL) and
+    ``attention_received`` of the last layer used, which stands in for the former where it is
+    missing; for the text CLIP's or the prompt's own embeddings.
+    Differs: neighbours are taken in the grid (the original wraps around row ends and clamps to the
+    first and last token); the text's share is one of the budget, so that K is exact.
+    """
+
+    alpha: float = 0.1
+    text_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 0.0, 1.0)
+        between("text_share", self.text_share, 0.0, 1.0)
+
+    @property
+    def evidence(self) -> Evidence:
+        attention: Evidence = (
+            ("attention_received",),
+            ("attention_received_shallow", "attention_received"),
+        )
+        text: Evidence = (TEXT, ("visual_projected", "features"))
+        return attention + text if self.text_share > 0 else attention
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        deep = received(tokens)
+        notes: Notes = ()
+        shallow = tokens.attention_received_shallow
+        if shallow is None:
+            shallow, notes = deep, stand_in("attention_received", "attention_received_shallow")
+        anchors = _ranks(shallow.float()) < round(keep * self.alpha / 5)
+        around = _beside(anchors, tokens.coordinates)
+        # one order of all tokens: anchors, neighbours, then by the deep layer's attention
+        order = _ranks(deep) - tokens.count * (around.int() + 2 * anchors.int())
+        if self.text_share == 0:
+            return Selection.top(-order, keep, notes)
+        asked, more = text_relevance(tokens)
+        seen = _ranks(-order) < keep - round(keep * self.text_share)
+        return Selection.top(seen.int() * 2 * tokens.count - _ranks(asked), keep, notes + more)
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Return the place of each token, highest score first; ties go to the earlier."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def _beside(anchors: Tensor, coordinates: Tensor) -> Tensor:
+    """Return which tokens are left, right, above or below an anchor ``(B, N)`` in its frame."""
+    count = int(anchors.sum(dim=1)[0])
+    index = anchors.nonzero()[:, 1].reshape(len(anchors), count)
+    step = (coordinates[:, None] - coordinates[index][:, None]).abs()  # (B, N, count, 3)
+    near = (step[..., 0] == 0) & (step[..., 1] + step[..., 2] == 1)
+    return near.any(dim=2)

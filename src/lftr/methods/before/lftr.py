@@ -1,0 +1,233 @@
+"""LFTR, the method that this library is named after."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...options.checks import between, one_of
+from ...values.errors import MissingEvidenceError
+from ...values.indexing import take
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.apportion import apportion
+from ..operations.cells import candidates, spread
+from ..operations.flows import mean_flow, nearest_to, own
+from ..operations.relevance_greedy import marginal_relevance
+from ..operations.scaling import mean_cosine, min_max, unit, z_score
+from ..operations.signals import ENCODER, TEXT, Notes, encoder_features, stand_in
+from ..operations.temporal import changed, nearest_kept, pick_in_frames, run_slots, slot_flow
+
+
+@dataclass(frozen=True)
+class Lftr(Method, name="lftr"):
+    """Keep what stands out from its frame, or answers the text, and says nothing twice.
+
+    Re-implemented from the published descriptions of Learning-Free Token Reduction (Zhao, Li and
+    Li, arXiv 2501.17391), spatial stage: tokens less significant are removed, by relevance to the
+    content of their own frame or to the text prompt, judged by similarity and not by an attention
+    map. The paper's equations and its authors' code were not at hand; what the descriptions leave
+    open is an option here, and each default was chosen by measurement, see
+    ``benchmarks/lftr_defaults.py``: relevance picks the first token and diversity the others, since
+    ranking by relevance alone drops what the language model needs of the background.
+
+    A video can be reduced in time first (``time_share``): of all its tokens those stay that are
+    least like the same place a frame before, and of the first frame an even share (by the letter
+    all of it, which at 16x leaves little for what comes later); what does not stay joins the last
+    token at its place that did, which becomes their mean. The spatial stage acts on every frame by
+    itself, whose slots are in proportion to what stays of it. By ``benchmarks/lftr_video.py`` the
+    whole reduction is in space by default: at 8x and 16x a half in time is level with it, at 4x
+    behind, since a model that was never trained so takes what merged with an earlier frame for
+    gone. That was measured on eight frames; longer and stiller videos have more to gain in time.
+
+    Scores are made in the encoder's space and the decision is applied to the language model's
+    tokens.
+
+    Parameters
+    ----------
+    relevance : {"frame", "text", "both"}
+        To the content of the frame, to the text, or the sum of both, z-scored.
+    descriptor : {"mean", "cls", "cls-attention"}
+        What stands for the frame's content: the mean of its patches, the encoder's CLS output, or
+        the CLS token's attention (the score is then that attention, whatever the direction).
+    direction : {"far", "near"}
+        Whether significant means unlike the frame's content (what stands out) or like it. The
+        literal reading of relevance, "near", picks background.
+    text_sign : {"positive", "negative"}
+        Whether tokens near the text count, or (TRIM, CDPruner) those far from it.
+    diversity : float
+        Weight in [0, 1] of being unlike what is kept already; 0 ranks by relevance alone.
+    among : {"spread", "relevant"}
+        Which tokens can be kept: evenly spread ones, or the most relevant.
+    candidates : float
+        How many those are, in geometric means of N and K: ``candidates * sqrt(N * K)``, at least K;
+        ``inf`` is all. Fewer keep outliers out and bound the cost.
+    leftovers : {"merge", "drop"}
+        Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go. Of
+        videos, in the spatial stage.
+    time_share : float
+        How much of the reduction of a video by a factor R is in time, in [0, 1]:
+        ``R ** time_share`` in time and the rest in space.
+    first : {"whole", "even"}
+        Whether all of a video's first frame, which has none before it, stays in time, as far as
+        there are slots, or only an even share of what stays.
+    still : {"merge", "drop"}
+        Whether what does not stay in time is merged or goes.
+    """
+
+    relevance: str = "frame"
+    descriptor: str = "mean"
+    direction: str = "far"
+    text_sign: str = "positive"
+    diversity: float = 1.0
+    among: str = "spread"
+    candidates: float = 1.0
+    leftovers: str = "drop"
+    time_share: float = 0.0
+    first: str = "even"
+    still: str = "merge"
+
+    def __post_init__(self) -> None:
+        one_of("relevance", self.relevance, ("frame", "text", "both"))
+        one_of("descriptor", self.descriptor, ("mean", "cls", "cls-attention"))
+        one_of("direction", self.direction, ("far", "near"))
+        one_of("text_sign", self.text_sign, ("positive", "negative"))
+        between("diversity", self.diversity, 0.0, 1.0)
+        one_of("among", self.among, ("spread", "relevant"))
+        between("candidates", self.candidates, 0.0)
+        one_of("leftovers", self.leftovers, ("merge", "drop"))
+        between("time_share", self.time_share, 0.0, 1.0)
+        one_of("first", self.first, ("whole", "even"))
+        one_of("still", self.still, ("merge", "drop"))
+
+    @property
+    def evidence(self) -> Evidence:
+        needs: list[tuple[str, ...]] = [ENCODER]
+        if self.relevance != "text":
+            frame = {"cls": ("frame_features",), "cls-attention": ("cls_attention",)}
+            needs += [frame[self.descriptor]] if self.descriptor in frame else []
+        if self.relevance != "frame":
+            needs += [TEXT, ("visual_projected", "features")]
+        return tuple(needs)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        x, notes = encoder_features(tokens)
+        x, length = _measured(x.float())
+        scores, more = self._scores(tokens, x, length)
+        notes = notes + more
+        if len(tokens.blocks) == 1 and tokens.blocks[0][0] > 1:
+            return replace(self._in_time(tokens, x, length, scores, keep), notes=notes)
+        index = self._candidates(tokens, scores, keep)
+        near = take(x, index, 1) / length.gather(1, index).unsqueeze(2)
+        picks = marginal_relevance(near, scores.gather(1, index), keep, self.diversity)
+        kept = index.gather(1, picks).sort(dim=1).values
+        if self.leftovers == "drop":
+            return Selection(kept, notes=notes)
+        centres = take(x, kept, 1) / length.gather(1, kept).unsqueeze(2)
+        slot = own(nearest_to(x, centres, length)[0], kept)
+        return Selection(kept, mean_flow(slot, keep), notes)
+
+    def _in_time(
+        self, tokens: VisualTokens, x: Tensor, length: Tensor, scores: Tensor, keep: int
+    ) -> Selection:
+        """Reduce a stack of clips, of measured features and scores as of `choose`, in both ways."""
+        frames, height, width = tokens.blocks[0]
+        size, total = height * width, tokens.count
+        x, scores = x.unflatten(1, (frames, size)), scores.unflatten(1, (frames, size))
+        between_stages = max(keep, math.ceil(total * (keep / total) ** self.time_share))
+        length = length.view_as(scores)
+        first = min(between_stages, size)
+        if self.first == "even":
+            first = math.ceil(between_stages / frames)
+        stays = changed(x, length, between_stages, first)
+        left = stays.sum(dim=2)
+        counts = apportion(keep, left, left)
+        frame = VisualTokens(tokens.features[:, :size], grid=(1, height, width))
+        kept = pick_in_frames(
+            x,
+            length,
+            scores,
+            stays,
+            counts,
+            frame,
+            diversity=self.diversity,
+            share=self.candidates,
+            relevant=self.among == "relevant",
+        )
+        index = kept.flatten(1).nonzero()[:, 1].reshape(len(x), keep)
+        if self.leftovers == self.still == "drop":
+            return Selection(index)
+        if self.leftovers == "merge":
+            slot = nearest_kept(x, length, kept).masked_fill(~stays, -1)
+        else:
+            slot = torch.where(kept, kept.flatten(1).cumsum(1).view_as(stays) - 1, -1)
+        if self.still == "merge":
+            slot = run_slots(slot, stays)
+        return Selection(index, slot_flow(slot.flatten(1), keep))
+
+    def _candidates(self, tokens: VisualTokens, scores: Tensor, keep: int) -> Tensor:
+        """Return the tokens ``(B, P)`` that can be kept, ascending."""
+        number = candidates(tokens.count, keep, self.candidates)
+        if self.among == "relevant":
+            return Selection.top(scores, number).index
+        return spread(tokens, number).expand(len(scores), -1)
+
+    def _scores(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> tuple[Tensor, Notes]:
+        """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""
+        if self.relevance == "frame":
+            return min_max(self._to_frame(tokens, x, length)), ()
+        text, notes = self._to_text(tokens)
+        if self.relevance == "text":
+            return min_max(text), notes
+        return min_max(z_score(self._to_frame(tokens, x, length)) + z_score(text)), notes
+
+    def _to_frame(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> Tensor:
+        """Return the relevance ``(B, N)`` to the token's own frame, higher for significant."""
+        if self.descriptor == "cls-attention":
+            return tokens.evidence("cls_attention")[1].float().mean(dim=1)
+        sign = 1.0 if self.direction == "near" else -1.0
+        if self.descriptor == "cls":
+            return sign * (x * _cls_outputs(tokens, x.shape[-1])).sum(dim=-1) / length
+        batch, total, width = x.shape
+        frames = tokens.grid[0] if tokens.grid is not None else 1
+        by_frame = x.reshape(batch * frames, total // frames, width)
+        # the mean of the patches at length one, in a single pass over them
+        content = torch.bmm(length.reciprocal().reshape(batch * frames, 1, -1), by_frame)
+        if frames > 1:  # the other way round is slower for many products, but not the same bits
+            return sign * torch.bmm(unit(content), by_frame.mT).reshape(batch, total) / length
+        return sign * torch.bmm(by_frame, unit(content).mT).reshape(batch, total) / length
+
+    def _to_text(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
+        """Return the relevance ``(B, N)`` to the text, by the sign that is asked for."""
+        sign = 1.0 if self.text_sign == "positive" else -1.0
+        used, text = tokens.evidence(*TEXT)
+        seen = tokens.evidence("visual_projected")[1] if used == TEXT[0] else tokens.features
+        return sign * mean_cosine(seen, text), stand_in(used, TEXT[0])
+
+
+def _cls_outputs(tokens: VisualTokens, width: int) -> Tensor:
+    """Return the CLS output that stands for each token's frame or tile, unit rows ``(B, N, D)``.
+
+    Tokens that are packed from several tiles share the tiles' mean, as ``(B, 1, D)``.
+    """
+    content = tokens.evidence("frame_features")[1]
+    if content.shape[-1] != width:
+        raise MissingEvidenceError(
+            f"descriptor = 'cls' needs frame_features of the encoder features' width {width}; "
+            f"this encoder's CLS output has {content.shape[-1]}: use 'mean' or 'cls-attention'"
+        )
+    if content.shape[1] != sum(frames for frames, _, _ in tokens.blocks):
+        return unit(content.float().mean(dim=1, keepdim=True))
+    return unit(content)[:, tokens.coordinates[:, 0]]
+
+
+def _measured(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and their lengths ``(B, N)``, none of them zero, over- or underflowing."""
+    length = x.norm(dim=-1)
+    if bool(((length > 1e-15) & (length < 1e15)).all()):
+        return x, length
+    return unit(x), torch.ones_like(length)

@@ -1,0 +1,69 @@
+"""Average pooling at several scales side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...options.checks import between, whole
+from ...values.budget import share
+from ...values.selection import Flow, Selection
+from ...values.tokens import VisualTokens
+from ..base import Method
+from ..operations.cells import cells
+from ..operations.flows import mean_flow
+
+
+@dataclass(frozen=True)
+class MultiScalePool(Method, name="multi-scale-pool"):
+    """Average the tokens of a fine grid of cells and of coarser ones; every token is in each.
+
+    ``keep`` is split over the scales, each with ``1 / factor`` as many cells as the one before: 320
+    slots are 16 x 16 and 8 x 8 cells. A slot's anchor is the token at the middle of its cell, or
+    the next one that no other slot took; slots are in the order of their anchors.
+
+    Parameters
+    ----------
+    scales : int
+        Number of scales; as published 2.
+    factor : float
+        How many times fewer cells the next scale has, at least 1; as published 4.
+
+    Notes
+    -----
+    Source: ADEM-VL (arXiv 2410.17779), multi-scale visual tokens by average pooling.
+    Differs: any count; the original fixes 16 x 16 and 8 x 8 and puts one grid after the other.
+    """
+
+    scales: int = 2
+    factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        whole("scales", self.scales, 1)
+        between("factor", self.factor, 1.0)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        scales = min(self.scales, keep)
+        counts = share(keep, [self.factor**-i for i in range(scales)], [keep] * scales)
+        grids = [cells(tokens.blocks, count) for count in counts]
+        wish = torch.cat([anchor for _, anchor in grids])
+        order = wish.argsort(stable=True)
+        rank, first = order.argsort(), 0
+        flows = []
+        for (cell, _), count in zip(grids, counts, strict=True):
+            flow = mean_flow(cell.unsqueeze(0), count)
+            flows.append((flow.source, rank[flow.slot + first], flow.weight))
+            first += count
+        parts = (torch.cat(part, dim=1) for part in zip(*flows, strict=True))
+        batch, device = len(tokens.features), tokens.features.device
+        flow = Flow(*(part.to(device).expand(batch, -1) for part in parts))
+        return Selection(_distinct(wish[order], tokens.count).to(device).expand(batch, -1), flow)
+
+
+def _distinct(wish: Tensor, total: int) -> Tensor:
+    """Return distinct tokens near those that are wished for ``(K,)``, ascending like them."""
+    place = torch.arange(len(wish))
+    pushed = (wish - place).cummax(dim=0).values  # each at least one after the one before
+    return pushed.clamp_max(total - len(wish)) + place

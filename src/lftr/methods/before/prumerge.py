@@ -1,0 +1,109 @@
+"""LLaVA-PruMerge: the tokens that CLS attends to, each with what resembles it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...options.checks import whole
+from ...values.indexing import take
+from ...values.selection import Flow, Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.flows import BLOCK
+from ..operations.outliers import outlier_count
+from ..operations.scaling import unit
+from ..operations.signals import KEYS, SALIENCY, keys, saliency
+
+
+@dataclass(frozen=True)
+class PruMerge(Method, name="prumerge"):
+    """Keep the K - 1 most attended tokens, add to each what resembles it, append the rest as one.
+
+    A kept token gains the sum of its nearest neighbours by cosine of the keys, kept or not, each
+    times its attention; the last slot is the sum of all dropped tokens times their attention, and
+    stands where the last of them stood. ``keep="auto"`` keeps the tokens whose attention exceeds
+    ``Q3 + 1.5 IQR``, and that slot.
+
+    Parameters
+    ----------
+    neighbours : int
+        How many tokens flow into each kept one; as published 32.
+
+    Notes
+    -----
+    Source: Shang et al., "LLaVA-PruMerge" (ICCV 2025, arXiv 2403.15388), section 3;
+    ``CLIPVisionTower.token_prune_merge_advanced``.
+    Evidence: CLS attention, or attention received; keys, or features.
+    Differs: attention is the encoder's own, averaged over heads (the original computes one head as
+    wide as the model in its last layer); slots are in raster order (the original: by attention);
+    "auto" counts within each item (the original over the batch).
+    """
+
+    neighbours: int = 32
+
+    def __post_init__(self) -> None:
+        whole("neighbours", self.neighbours, 0)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY, KEYS)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        attention, notes = saliency(tokens)
+        compared, more = keys(tokens)
+        kept = self.kept(attention, keep - 1)
+        neighbours = _nearest_others(compared, kept, min(self.neighbours, tokens.count - 1))
+        index, flow = _gathered(attention, kept, neighbours)
+        return Selection(index, flow, notes + more)
+
+    def kept(self, attention: Tensor, count: int) -> Tensor:
+        """Return the ``count`` tokens that stay, ascending, by their attention ``(B, N)``."""
+        order = attention.argsort(dim=1, descending=True, stable=True)
+        return order[:, :count].sort(dim=1).values
+
+    def auto_count(self, tokens: VisualTokens) -> list[int]:
+        return [count + 1 for count in outlier_count(saliency(tokens)[0]).tolist()]
+
+
+def _gathered(attention: Tensor, kept: Tensor, neighbours: Tensor) -> tuple[Tensor, Flow]:
+    """Return anchors and flow: kept tokens with their neighbours, and the slot of the dropped."""
+    batch, count, near = neighbours.shape
+    free = torch.ones_like(attention, dtype=torch.bool).scatter_(1, kept, False)
+    dropped = free.nonzero()[:, 1].reshape(batch, -1)
+    place = torch.arange(count, device=kept.device).expand(batch, -1)
+    others = torch.cat([neighbours.flatten(1), dropped], dim=1)
+    blind = attention.gather(1, dropped).sum(dim=1, keepdim=True) <= 0  # then the plain mean
+    attention = attention.masked_fill(blind, 1.0 / dropped.shape[1])
+    own = torch.ones_like(kept, dtype=torch.float32)
+    slot = torch.cat([place, place.repeat_interleave(near, 1), torch.full_like(dropped, count)], 1)
+    source = torch.cat([kept, others], dim=1)
+    weight = torch.cat([own, attention.gather(1, others)], dim=1)
+    return torch.cat([kept, dropped[:, -1:]], dim=1), Flow(source, slot, weight)
+
+
+def _nearest_others(x: Tensor, index: Tensor, count: int) -> Tensor:
+    """Return the ``count`` other tokens ``(B, M, count)`` nearest by cosine to each of ``index``.
+
+    Ties go to the earlier token. In blocks, so that memory stays linear in N.
+    """
+    x, (batch, total, _) = unit(x), x.shape
+    step = max(1, BLOCK // (total * batch))
+    out = []
+    for part in index.split(step, dim=1):
+        cosine = torch.bmm(take(x, part, 1), x.mT)
+        cosine.scatter_(2, part.unsqueeze(2), -torch.inf)
+        out.append(_top(cosine, count))
+    return torch.cat(out, dim=1) if out else index.new_zeros(batch, 0, count)
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """Return the places of the ``count`` highest along the last dimension, ties to the earlier."""
+    if count == 0:
+        return torch.zeros(*scores.shape[:-1], 0, dtype=torch.int64, device=scores.device)
+    least = scores.topk(count, dim=-1).values[..., -1:]
+    over, level = scores > least, scores == least
+    level &= level.cumsum(dim=-1) <= count - over.sum(dim=-1, keepdim=True)
+    return (over | level).nonzero()[:, -1].reshape(*scores.shape[:-1], count)

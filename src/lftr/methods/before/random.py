@@ -1,0 +1,39 @@
+"""Control: tokens drawn at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ...options.checks import whole
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Method
+
+
+@dataclass(frozen=True)
+class Random(Method, name="random"):
+    """Keep tokens drawn uniformly at random, the same ones for every item of equal size.
+
+    The control that any rule must beat. The draw depends on the seed and the item's size alone,
+    so it is the same on every device and whatever the batch-mates.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the draw, below ``2**63``.
+    """
+
+    sees_features: ClassVar[bool] = False
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("seed", self.seed, 0, 2**63 - 1)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        generator = torch.Generator().manual_seed(self.seed)
+        index = torch.randperm(tokens.count, generator=generator)[:keep].sort().values
+        return Selection(index.to(tokens.features.device).expand(len(tokens.features), keep))

@@ -1,0 +1,58 @@
+"""Keep tokens that cover the others, salient ones first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options.checks import between, one_of
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.coverage import facility_location
+from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
+
+
+@dataclass(frozen=True)
+class Scope(Method, name="scope"):
+    """Keep, one after the other, the token that covers most of what is not yet covered.
+
+    A token is covered as well as it resembles its most similar kept one (cosine of the encoder's
+    features). What a token adds to the coverage of all is multiplied by its saliency.
+
+    Parameters
+    ----------
+    alpha : float
+        Power of the saliency; 0 leaves coverage alone.
+    combined : {"multi", "add"}
+        Whether saliency multiplies what a token adds, or is added to it.
+
+    Notes
+    -----
+    Source: SCOPE (arXiv 2510.24214), algorithm 1; repository kinredon/SCOPE.
+    Evidence: encoder features and CLS attention, summed over heads as the original does where it is
+    added; without any attention all tokens are equally salient, as in the original.
+    """
+
+    alpha: float = 1.0
+    combined: str = "multi"
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 0.0)
+        one_of("combined", self.combined, ("multi", "add"))
+
+    @property
+    def evidence(self) -> Evidence:
+        return (ENCODER, SALIENCY)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        x, notes = encoder_features(tokens)
+        if all(getattr(tokens, name) is None for name in SALIENCY):
+            notes += ("without attention, all tokens counted as equally salient",)
+            return Selection(facility_location(x, keep), notes=notes)
+        scores, stood_in = saliency(tokens)
+        heads = 1 if tokens.cls_attention is None else tokens.cls_attention.shape[1]
+        scores = (scores * heads).clamp_min(0.0) ** self.alpha
+        weight, bonus = (scores, None) if self.combined == "multi" else (None, scores)
+        return Selection(
+            facility_location(x, keep, weight=weight, bonus=bonus), notes=notes + stood_in
+        )

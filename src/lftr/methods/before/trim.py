@@ -1,0 +1,58 @@
+"""Keep what the question asks for, and the mean of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...values.selection import Flow, Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.outliers import outlier_count
+from ..operations.signals import TEXT, Notes, text_relevance
+
+
+@dataclass(frozen=True)
+class Trim(Method, name="trim"):
+    """Keep the K - 1 tokens most relevant to the text, and one that is the mean of all others.
+
+    Relevance is the softmax over tokens of CLIP's *negated* product with the text: CLIP's patches
+    resemble a text the less, the more they show of it. The mean token stands where the last dropped
+    token stood. ``keep="auto"`` keeps the tokens whose relevance exceeds ``Q3 + 1.5 IQR``, and the
+    mean token.
+
+    Source: TRIM (arXiv 2409.10994), section 3; ``CLIPVisionTower.token_reduction``.
+    Evidence: CLIP's projected tokens and text; without a text tower the cosine with the prompt's
+    own embeddings, not negated.
+    Differs: the plain product of the original's code, not the cosine of its paper; "auto" counts
+    within each item (the original counts over the batch); K = N is defined.
+    """
+
+    @property
+    def evidence(self) -> Evidence:
+        return (TEXT, ("visual_projected", "features"))
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        scores, notes = relevance(tokens)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        kept, dropped = order[:, : keep - 1], order[:, keep - 1 :]
+        index = torch.cat([kept, dropped.amax(dim=1, keepdim=True)], dim=1)
+        slots = torch.arange(tokens.count, device=scores.device).clamp_max(keep - 1)
+        weight = torch.where(slots < keep - 1, 1.0, 1.0 / dropped.shape[1])
+        flow = Flow(order, slots.expand_as(order), weight.expand_as(order))
+        return Selection(index, flow, notes)
+
+    def auto_count(self, tokens: VisualTokens) -> list[int]:
+        scores, _ = relevance(tokens)
+        return [int(count) + 1 for count in outlier_count(scores)]
+
+
+def relevance(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return the score ``(B, N)`` of each token, a softmax over them, and what stood in."""
+    if tokens.text_embeds is None or tokens.visual_projected is None:
+        scores, notes = text_relevance(tokens)
+        return scores.softmax(dim=1), notes
+    text = tokens.text_embeds.float().mean(dim=1, keepdim=True)
+    return (-(tokens.visual_projected.float() * text).sum(dim=2)).softmax(dim=1), ()

@@ -1,0 +1,46 @@
+"""Keep what two experts like: the encoder's eye and the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options.checks import between
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.scaling import z_score
+from ..operations.signals import SALIENCY, TEXT, saliency, text_relevance
+
+
+@dataclass(frozen=True)
+class TwoExpert(Method, name="two-expert"):
+    """Keep the tokens of highest ``z(saliency) + text_weight * z(text relevance)``.
+
+    Both scores are brought to mean zero and deviation one within an item.
+
+    Parameters
+    ----------
+    text_weight : float
+        Weight of the text's expert; 0 leaves saliency alone.
+
+    Notes
+    -----
+    Source: the training-free twin of the selection of LLaVA-Meteor (arXiv 2505.11945), whose
+    experts are trained; its weights and its fusion before them are not reproduced.
+    Evidence: CLS attention or attention received; CLIP text or the prompt's own embeddings.
+    """
+
+    text_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        between("text_weight", self.text_weight, 0.0)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY, TEXT, ("visual_projected", "features"))
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        seen, notes = saliency(tokens)
+        asked, more = text_relevance(tokens)
+        scores = z_score(seen) + self.text_weight * z_score(asked)
+        return Selection.top(scores, keep, notes + more)

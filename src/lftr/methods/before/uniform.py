@@ -1,0 +1,24 @@
+"""Control: every n-th token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Method
+
+
+@dataclass(frozen=True)
+class Uniform(Method, name="uniform"):
+    """Keep tokens at equal steps through the raster, each in the middle of its stretch."""
+
+    sees_features: ClassVar[bool] = False
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        steps = torch.arange(keep, device=tokens.features.device)
+        index = (2 * steps + 1) * tokens.count // (2 * keep)
+        return Selection(index.expand(len(tokens.features), keep))

@@ -1,0 +1,59 @@
+"""Keep what the encoder attends to, and a diverse part of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...options.checks import between, whole
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
+from ..operations.thinning import thin
+
+
+@dataclass(frozen=True)
+class VisPruner(Method, name="vispruner"):
+    """Keep a share of tokens by attention; thin the rest until it holds no near duplicates.
+
+    The rest, in order of attention, is split into even and odd places; of the even ones the eight
+    most similar to an odd one go; repeat until the budget is met. Similarity is the cosine of the
+    encoder's features.
+
+    Parameters
+    ----------
+    important_ratio : float
+        Share of the budget that goes by attention, from 0 to 1.
+    step : int
+        Tokens that go in a round, at least 1.
+
+    Notes
+    -----
+    Source: VisPruner (arXiv 2412.01818v2), section 3; ``LlavaMetaForCausalLM.encode_images``.
+    Evidence: CLS attention, or attention received; encoder features.
+    Differs: rests of odd length and of fewer than 16 tokens are defined (the original raises).
+    """
+
+    important_ratio: float = 0.5
+    step: int = 8
+
+    def __post_init__(self) -> None:
+        between("important_ratio", self.important_ratio, 0.0, 1.0)
+        whole("step", self.step, 1)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (SALIENCY, ENCODER)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        scores, notes = saliency(tokens)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        important = int(keep * self.important_ratio)
+        if important == keep:
+            return Selection(order[:, :keep], notes=notes)
+        x, more = encoder_features(tokens)
+        diverse = thin(x, order[:, important:], keep - important, self.step)
+        index = torch.cat([order[:, :important], diverse], dim=1)
+        return Selection(index, notes=notes + more)

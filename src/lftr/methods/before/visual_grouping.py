@@ -1,0 +1,65 @@
+"""Visual tokens grouped around seeds: VisToG's training-free twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options.checks import one_of, whole
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.density import density_peaks
+from ..operations.flows import mean_flow, nearest, nearest_to, own
+from ..operations.greedy import farthest_point
+from ..operations.scaling import unit
+from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
+
+
+@dataclass(frozen=True)
+class VisualGrouping(Method, name="visual-grouping"):
+    """Group the tokens around ``K`` seeds in the encoder's space; a slot is the mean of its group.
+
+    Every token joins the seed that is nearest by cosine. A seed stays in its own group, so none is
+    empty; it is the group's anchor.
+
+    Parameters
+    ----------
+    seeds : str
+        ``"farthest"``: tokens far apart; ``"saliency"``: the most attended; ``"density"``: centres
+        of dense regions (DPC-kNN).
+    rounds : int
+        Further rounds of k-means, each around the groups' means, at most 100.
+
+    Notes
+    -----
+    Source: the training-free twin of VisToG (arXiv 2411.17773), which trains semantic tokens and a
+    grouping layer in the encoder, K = 64.
+    Evidence: encoder features; for seeds by saliency CLS attention, or attention received.
+    Differs: seeds are tokens of the item where VisToG's are learned, and features stay as they are.
+    """
+
+    seeds: str = "farthest"
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("seeds", self.seeds, ("farthest", "saliency", "density"))
+        whole("rounds", self.rounds, 0, 100)
+
+    @property
+    def evidence(self) -> Evidence:
+        return (ENCODER, SALIENCY) if self.seeds == "saliency" else (ENCODER,)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        x, notes = encoder_features(tokens)
+        if self.seeds == "saliency":
+            attention, more = saliency(tokens)
+            index, notes = Selection.top(attention, keep).index, notes + more
+        else:
+            pick = farthest_point if self.seeds == "farthest" else density_peaks
+            index = pick(x, keep).sort(dim=1).values
+        slot, _ = nearest(x, index)
+        x = unit(x)
+        for _ in range(self.rounds):
+            centre = mean_flow(slot, keep).combine(x, keep)
+            slot = own(nearest_to(x, unit(centre))[0], index)
+        return Selection(index, mean_flow(slot, keep), notes)

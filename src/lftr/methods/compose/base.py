@@ -1,0 +1,58 @@
+"""What methods made of other methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ...values.errors import ArgumentError
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Evidence, Method
+from ..operations.composing import stacked
+
+
+class Wrapper(Method):
+    """A method made of others, each given as such or by its name; asks for what they ask for.
+
+    Attributes
+    ----------
+    inside : tuple of str
+        The fields that hold methods, in the order in which those decide.
+    """
+
+    inside: ClassVar[tuple[str, ...]] = ("inner",)
+
+    def __post_init__(self) -> None:
+        for name in self.inside:
+            object.__setattr__(self, name, _as_method(name, getattr(self, name)))
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods inside, in the order in which they decide."""
+        return tuple(getattr(self, name) for name in self.inside)
+
+    @property
+    def evidence(self) -> Evidence:
+        return tuple(dict.fromkeys(need for method in self.methods for need in method.evidence))
+
+    def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
+        for method in self.methods:
+            counts = method.allot(items, counts)
+        return list(counts)
+
+
+def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:
+    """Let ``method`` decide for a stack; item by item if it has a ``select`` of its own."""
+    if type(method).select is Method.select:
+        return method.select(tokens, keep)
+    return stacked([method.select(tokens.item(i), keep) for i in range(len(tokens.features))])
+
+
+def _as_method(name: str, value: object) -> Method:
+    from .. import get_method  # here, because that module imports this one
+
+    method = get_method(value) if isinstance(value, str) else value
+    if not isinstance(method, Method):
+        raise ArgumentError.of(name, value, "a method that decides before the language model")
+    return method

@@ -1,0 +1,71 @@
+"""Two methods that share one budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...options.checks import between
+from ...values.selection import Flow, Selection
+from ...values.tokens import VisualTokens
+from ..base import Method
+from ..operations.composing import identity, merged_notes
+from .base import Wrapper, decide
+
+
+@dataclass(frozen=True)
+class Mix(Wrapper):
+    """Keep ``round(keep * share)`` tokens of ``a``'s choice and the others of ``b``'s.
+
+    The second chooses among the tokens that the first did not keep, so none is kept twice; it sees
+    no grid, since those need not fill one.
+
+    Parameters
+    ----------
+    a, b : Method or str
+        Who chooses first and second, as such or by name.
+    share : float
+        Share of the budget that the first has, in [0, 1].
+    """
+
+    a: Method | str
+    b: Method | str
+    share: float = 0.5
+
+    inside: ClassVar[tuple[str, ...]] = ("a", "b")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("share", self.share, 0.0, 1.0)
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        a, b = self.methods
+        count = int(keep * self.share + 0.5)
+        if count in (0, keep):
+            return decide(a if count else b, tokens, keep)
+        first = decide(a, tokens, count)
+        rest = _others(first.index, tokens.count)
+        return _union(first, decide(b, tokens.take(rest), keep - count).through(rest))
+
+
+def _others(index: Tensor, total: int) -> Tensor:
+    """Return the tokens ``(B, N - K)`` that are not in ``index`` ``(B, K)``, ascending."""
+    free = torch.ones(len(index), total, dtype=torch.bool, device=index.device)
+    return free.scatter_(1, index, False).nonzero()[:, 1].reshape(len(index), -1)
+
+
+def _union(first: Selection, second: Selection) -> Selection:
+    """Return the slots of both; their anchors are distinct."""
+    index, notes = torch.cat([first.index, second.index], dim=1), merged_notes(first, second)
+    if first.flow is None and second.flow is None:
+        return Selection(index, notes=notes)
+    one, two = first.flow or identity(first.index), second.flow or identity(second.index)
+    flow = Flow(
+        torch.cat([one.source, two.source], dim=1),
+        torch.cat([one.slot, two.slot + first.count], dim=1),
+        torch.cat([one.weight, two.weight], dim=1),
+    )
+    return Selection(index, flow, notes)

@@ -1,0 +1,67 @@
+"""One method after the other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ...values.budget import Budget, parse_keep, resolve
+from ...values.errors import ArgumentError
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..base import Method
+from ..operations.composing import after
+from .base import Wrapper, decide
+
+_MERGED = ("features", "encoder_features", "keys", "queries", "visual_projected")
+
+
+@dataclass(frozen=True)
+class Then(Wrapper):
+    """Let ``a`` reduce the tokens, then ``b`` reduce what is left to ``keep``.
+
+    The second sees the slots of the first: features, keys and the like merged as the first decided,
+    attention that of the anchors. It sees no grid, since what is left need not fill one. Where both
+    merge, the result is exactly the one after the other.
+
+    Parameters
+    ----------
+    a, b : Method or str
+        The first and the second, as such or by name.
+    first : float or int, optional
+        What the first keeps, a ratio of all tokens or a count, but never less than ``keep``. By
+        default the geometric mean of all and ``keep``: both reduce by the same factor.
+    """
+
+    a: Method | str
+    b: Method | str
+    first: float | int | None = None
+
+    inside: ClassVar[tuple[str, ...]] = ("a", "b")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first is not None and isinstance(parse_keep(self.first), Budget):
+            raise ArgumentError.of("first", self.first, "a ratio in (0, 1] or a whole number >= 1")
+
+    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+        a, b = self.methods
+        total = tokens.count
+        wish = resolve(self.first, total) if self.first else math.isqrt(total * keep)
+        chosen = decide(a, tokens, max(keep, wish))
+        if chosen.count == keep:
+            return chosen
+        return after(chosen, decide(b, _reduced(tokens, chosen), keep))
+
+
+def _reduced(tokens: VisualTokens, chosen: Selection) -> VisualTokens:
+    """Return the slots of a decision as tokens."""
+    if chosen.count == tokens.count and chosen.flow is None:
+        return tokens
+    slots = tokens.take(chosen.index)
+    if chosen.flow is None:
+        return slots
+    given = {name: getattr(tokens, name) for name in _MERGED}
+    merged: dict[str, Any] = {n: chosen.apply(x) for n, x in given.items() if x is not None}
+    return replace(slots, **merged)

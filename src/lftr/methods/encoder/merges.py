@@ -1,0 +1,184 @@
+"""Token merging inside the vision encoder: how much, in which of its layers, and of what.
+
+A merge is a value that knows no model; ``hosts/transformers/encoder/merge.py`` applies it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...options.checks import between, whole
+from ...values.budget import Budget, parse_keep, resolve
+from ...values.errors import ArgumentError
+from ...values.selection import Selection
+from ...values.tokens import VisualTokens
+from ..operations.matching import halvings, soft_matching
+from ..operations.signals import keys, saliency
+
+
+@dataclass(frozen=True)
+class MergingLayer:
+    """One encoder layer between its attention and its MLP, for a stack of images.
+
+    Attributes
+    ----------
+    tokens : VisualTokens
+        The states ``(B, N, D)`` as features, the layer's keys, and for merges that ask for it the
+        attention that the layer pays to them. A class token, if there is one, comes first.
+    size : Tensor, shape (B, N)
+        How many of the image's tokens each token stands for.
+    class_token : bool
+        Whether the first token is a class token. It merges with no other.
+    """
+
+    tokens: VisualTokens
+    size: Tensor
+    class_token: bool
+
+
+class EncoderMerge(ABC):
+    """Decides which tokens merge while the vision encoder runs; `lftr.reduce` takes it.
+
+    Merged tokens are means weighted by the number of tokens that each stands for; tokens keep
+    their order. Numbers follow from sizes alone.
+    """
+
+    @property
+    def weighs_attention(self) -> bool:
+        """Whether attention after a merge counts a token as often as it has merged tokens."""
+        return False
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether `merge` needs the layer's attention."""
+        return False
+
+    @abstractmethod
+    def places(self, layers: int) -> range:
+        """Return which of the ``layers`` up to the one whose output the model uses merge."""
+
+    @abstractmethod
+    def count(self, tokens: int, total: int) -> int:
+        """Return how many of the ``tokens`` that reach a merging layer go on.
+
+        Class tokens are not counted.
+
+        Parameters
+        ----------
+        total : int
+            Tokens of the image before any merge.
+        """
+
+    @abstractmethod
+    def merge(self, layer: MergingLayer, remove: int) -> Selection:
+        """Return the decision for a stack that removes ``remove`` tokens of each image."""
+
+
+@dataclass(frozen=True)
+class EncoderToMe(EncoderMerge):
+    """Merge the ``r`` likest pairs of an even and an odd token in every layer.
+
+    Parameters
+    ----------
+    r : int
+        Tokens that each layer removes, half of its tokens at most; 0 leaves the encoder as it is.
+    proportional : bool
+        Whether the logarithm of a token's size is added to its attention scores, as in the original
+        where it runs without training. Off by default, as in FOLDER's ports to multimodal models;
+        not under FlashAttention, which takes no such bias.
+
+    Notes
+    -----
+    Source: ToMe (ICLR 2023, arXiv 2210.09461), section 3: matching on the mean of the heads' keys
+    between attention and MLP, means weighted by size.
+    Differs: the order of the tokens is restored after every layer (the original leaves unmerged
+    ones before destinations), since the language model has positions.
+    """
+
+    r: int = 16
+    proportional: bool = False
+
+    def __post_init__(self) -> None:
+        whole("r", self.r, 0)
+
+    @property
+    def weighs_attention(self) -> bool:
+        """Where attention is proportional."""
+        return self.proportional
+
+    def places(self, layers: int) -> range:
+        """Return every layer; none where ``r`` is 0."""
+        return range(layers if self.r else 0)
+
+    def count(self, tokens: int, total: int) -> int:
+        """Return ``tokens`` less ``r``, or less half of them."""
+        return tokens - min(self.r, tokens // 2)
+
+    def merge(self, layer: MergingLayer, remove: int) -> Selection:
+        """Merge once, by keys."""
+        metric, _ = keys(layer.tokens)
+        return soft_matching(metric, [remove], size=layer.size, class_token=layer.class_token)
+
+
+@dataclass(frozen=True)
+class EncoderFolder(EncoderMerge):
+    """Merge at one place, in the layer whose output the model uses, and hold back what counts.
+
+    A fold removes half of the tokens at most; folds go on until ``keep`` are left.
+
+    Parameters
+    ----------
+    keep : float or int
+        Tokens of an image that are left, a ratio or a number; ``1.0`` leaves the encoder as it is.
+    alpha : float
+        Strength of the attention: a token's similarity loses ``100 * alpha`` times what the class
+        token pays to it, so that tokens looked at flow into no other. At least 0.
+
+    Notes
+    -----
+    Source: FOLDER (ICCV 2025, arXiv 2501.02430), the full version in the encoder: matching on the
+    mean of the heads' keys between attention and MLP. It keeps 1/3 or 1/4 of LLaVA-1.5's tokens,
+    with ``alpha = 5``.
+    Differs: the order of the tokens is restored (the original leaves unmerged ones before
+    destinations); works below 40 tokens, where the original raises; encoders without a class token
+    have the attention that a token receives from all.
+    """
+
+    keep: float | int = 1 / 3
+    alpha: float = 5.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keep, str) or isinstance(parse_keep(self.keep), Budget):
+            raise ArgumentError.of("keep", self.keep, "a ratio in (0, 1] or a whole number >= 1")
+        between("alpha", self.alpha, 0.0)
+
+    @property
+    def reads_attention(self) -> bool:
+        """Where ``alpha`` is not 0."""
+        return self.alpha > 0
+
+    def places(self, layers: int) -> range:
+        """Return the last layer; none where everything stays."""
+        everything = isinstance(self.keep, float) and self.keep == 1.0
+        return range(layers if everything else layers - 1, layers)
+
+    def count(self, tokens: int, total: int) -> int:
+        """Return ``keep`` of ``total``."""
+        return min(tokens, resolve(self.keep, total))
+
+    def merge(self, layer: MergingLayer, remove: int) -> Selection:
+        """Merge fold by fold, by keys and attention."""
+        metric, notes = keys(layer.tokens)
+        penalty = None
+        if self.reads_attention:
+            attention, notes = saliency(layer.tokens)
+            penalty = 100.0 * self.alpha * attention
+        total = layer.tokens.count
+        folds = halvings(total, total - remove, spare=1)
+        chosen = soft_matching(
+            metric, folds, size=layer.size, class_token=layer.class_token, penalty=penalty
+        )
+        return replace(chosen, notes=notes)

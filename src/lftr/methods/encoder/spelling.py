@@ -1,0 +1,49 @@
+"""Merges inside the vision encoder by name, as methods have one: ``tome:r=8``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from ...options.spelling import parse_options
+from ...values.errors import ArgumentError
+from .merges import EncoderFolder, EncoderMerge, EncoderToMe
+
+MERGES: Mapping[str, type[EncoderToMe] | type[EncoderFolder]] = {
+    "tome": EncoderToMe,
+    "folder": EncoderFolder,
+}
+
+
+def spell_merge(merge: EncoderMerge) -> str:
+    """Write a merge as the command line takes it, with what is not at its default.
+
+    One of the user's own is written by its class.
+    """
+    name = next((name for name, cls in MERGES.items() if type(merge) is cls), None)
+    if name is None:
+        return type(merge).__name__
+    given = {one.name: (getattr(merge, one.name), one.default) for one in fields(MERGES[name])}
+    changed = [f"{option}={value}" for option, (value, usual) in given.items() if value != usual]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def parse_merge(text: str) -> EncoderMerge:
+    """Return a merge inside the vision encoder, given as ``name`` or ``name:option=value,...``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none of that name, or an option is not one of it or out of its range.
+    """
+    name, _, rest = text.partition(":")
+    if name not in MERGES:
+        raise ArgumentError.unknown("encoder", name, MERGES)
+    known = [field.name for field in fields(MERGES[name])]
+    values = parse_options(
+        MERGES[name], [one for one in rest.split(",") if one.strip()], "--encoder"
+    )
+    for option in values:
+        if option not in known:
+            raise ArgumentError.unknown(f"option of encoder {name!r}", option, known)
+    return MERGES[name](**values)

@@ -1,0 +1,136 @@
+"""Gates, one a layer, that say from text alone whether the image is still needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from ...values.errors import ArgumentError, LftrError
+
+_FORMAT = "lftr.exits.Gates"
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """The language model that gates were trained on.
+
+    Attributes
+    ----------
+    model_type : str
+        Of its configuration.
+    hidden_size, depth : int
+        Width of its states, and its layers.
+    """
+
+    model_type: str
+    hidden_size: int
+    depth: int
+
+    @classmethod
+    def of(cls, config: Any) -> MadeFor:
+        """Describe a language model by its configuration, or that of a model around it."""
+        text = config.get_text_config()
+        return cls(str(text.model_type), int(text.hidden_size), int(text.num_hidden_layers))
+
+
+class Gates(nn.Module):
+    """A small network for every layer but the first: exit before it, or go on.
+
+    A new one never exits: its logits are equal.
+
+    Parameters
+    ----------
+    made_for : MadeFor
+        The language model whose states it reads.
+    width : int
+        Features between its two linear maps.
+    """
+
+    def __init__(self, made_for: MadeFor, width: int) -> None:
+        super().__init__()
+        self.made_for = made_for
+        self.width = width
+        self.gates = nn.ModuleList(
+            nn.Sequential(
+                _zeros(2 * made_for.hidden_size, width, bias=False), nn.GELU(), _zeros(width, 2)
+            )
+            for _ in range(1, made_for.depth)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the gates are."""
+        return next(self.parameters()).device
+
+    def forward(self, layer: int, features: Tensor) -> Tensor:
+        """Return the logits ``(..., 2)`` of going on and of exiting before ``layer``, from 1 on.
+
+        Parameters
+        ----------
+        features : Tensor, shape (..., 2 C)
+            What `lftr.methods.operations.exit_features.features_of` returns.
+        """
+        logits: Tensor = self.gates[layer - 1](features)
+        return logits
+
+    def save(self, path: str | Path) -> None:
+        """Write the gates, and what they were made for, as safetensors."""
+        known = dataclasses.asdict(self.made_for) | {"width": self.width, "format": _FORMAT}
+        tensors = {name: x.cpu().contiguous() for name, x in self.state_dict().items()}
+        try:
+            save_file(tensors, path, {name: str(value) for name, value in known.items()})
+        except (OSError, SafetensorError) as error:
+            raise ArgumentError.of("path", str(path), f"a file to write ({error})") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read gates that `save` wrote.
+
+        Raises
+        ------
+        LftrError
+            If the file cannot be read, or holds something else.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                known = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ArgumentError.of("gates", str(path), f"gates that were saved ({error})") from None
+        try:
+            if known["format"] != _FORMAT:
+                raise ValueError(known["format"])
+            sizes = int(known["hidden_size"]), int(known["depth"])
+            gates = cls(MadeFor(known["model_type"], *sizes), int(known["width"]))
+            gates.load_state_dict(tensors)
+        except (KeyError, ValueError, RuntimeError):
+            raise ArgumentError.of("gates", str(path), "a file that Gates.save wrote") from None
+        return gates.eval().requires_grad_(False)
+
+    def check(self, config: Any) -> None:
+        """Refuse any language model but the kind that these gates were trained on.
+
+        Raises
+        ------
+        LftrError
+            If its type, its width or its depth is another.
+        """
+        other = MadeFor.of(config)
+        if other != self.made_for:
+            raise LftrError(f"gates trained for {self.made_for} cannot serve {other}")
+
+
+def _zeros(size: int, width: int, bias: bool = True) -> nn.Linear:
+    """Return a linear map to zero; made without a draw from the global generator."""
+    linear: nn.Linear = skip_init(nn.Linear, size, width, bias=bias)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    return linear

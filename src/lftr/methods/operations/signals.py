@@ -1,0 +1,83 @@
+"""What the evidence says of each token: one score a token, and a note where a stand-in was used."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...values.tokens import VisualTokens
+from .scaling import mean_cosine
+
+SALIENCY = ("cls_attention", "attention_received")
+TEXT = ("text_embeds", "text_token_embeds")
+ENCODER = ("encoder_features", "features")
+KEYS = ("keys", "features")
+FRAMES = ("frame_features", "features")
+
+Notes = tuple[str, ...]
+
+
+def stand_in(used: str, wanted: str) -> Notes:
+    """Return the note that says that ``used`` stood in for ``wanted``; none if it is the same."""
+    return () if used == wanted else (f"{used} stood in for {wanted}",)
+
+
+def encoder_features(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return the encoder's features ``(B, N, D)``, or those after the projector."""
+    used, value = tokens.evidence(*ENCODER)
+    return value, stand_in(used, ENCODER[0])
+
+
+def keys(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return the encoder's keys ``(B, N, E)``, or the features."""
+    used, value = tokens.evidence(*KEYS)
+    return value, stand_in(used, KEYS[0])
+
+
+def frame_descriptors(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return one descriptor ``(B, T, F)`` for each frame of a stack of clips.
+
+    Where there is none, or none for each frame, the mean of the frame's features.
+    """
+    frames = tokens.blocks[0][0]
+    used, value = tokens.evidence(*FRAMES)
+    if used == FRAMES[0] and value.shape[1] == frames:
+        return value.float(), ()
+    means = tokens.features.unflatten(1, (frames, -1)).float().mean(dim=2)
+    return means, stand_in("the mean of its features", "a frame's frame_features")
+
+
+def saliency(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return the attention ``(B, N)`` that the encoder pays to each token, averaged over heads.
+
+    That of the CLS token; from encoders without one, that of all tokens, as a mean or in full.
+    """
+    used, value = tokens.evidence(*SALIENCY, "attention")
+    value = value.float()
+    if used == "cls_attention":
+        value = value.mean(dim=1)
+    elif used == "attention":
+        value = value.mean(dim=(1, 2))
+    return value, stand_in(used, SALIENCY[0])
+
+
+def text_relevance(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+    """Return the relevance ``(B, N)`` of each token to the text, higher for more relevant.
+
+    With a CLIP text tower, the *negated* cosine to the text, averaged over its segments: CLIP's
+    patches resemble a text the less, the more they show of it. Without one, the cosine of the
+    tokens with the mean of the prompt's own embeddings in the language model, not negated.
+    """
+    text, seen = tokens.text_embeds, tokens.visual_projected
+    if text is not None and seen is not None:
+        return -mean_cosine(seen, text), ()
+    if text is not None and tokens.text_token_embeds is None:
+        tokens.evidence("visual_projected")
+    used, text = tokens.evidence(*reversed(TEXT))
+    middle = text.float().mean(dim=1, keepdim=True)
+    return mean_cosine(tokens.features, middle), stand_in(used, TEXT[0])
+
+
+def received(tokens: VisualTokens) -> Tensor:
+    """Return the attention ``(B, N)`` that each token receives from all, averaged over heads."""
+    used, value = tokens.evidence("attention_received", "attention")
+    return value.float() if used == "attention_received" else value.float().mean(dim=(1, 2))

@@ -1,0 +1,36 @@
+"""Names: how methods of either kind are found and print themselves."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..values.errors import LftrError
+
+
+class Named:
+    """Something found by a name that is given in its class statement, unique over all kinds."""
+
+    name: ClassVar[str] = ""
+    registry: ClassVar[dict[str, Any]] = {}
+    _taken: ClassVar[dict[str, type[Named]]] = {}
+
+    def __init_subclass__(cls, *, name: str = "", **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name
+        if not name:
+            return
+        other = Named._taken.setdefault(name, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise LftrError(f"a method named {name!r} exists: {other.__module__}.{other.__name__}")
+        Named._taken[name] = cls.registry[name] = cls  # the same class again: a reloaded module
+
+    def __str__(self) -> str:
+        """Return the name with the options that are not at their defaults."""
+        fields = getattr(self, "__dataclass_fields__", {}).values()
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields
+            if f.init and getattr(self, f.name) != f.default
+        ]
+        name = self.name or type(self).__name__
+        return f"{name}({', '.join(changed)})" if changed else name

@@ -1,0 +1,104 @@
+"""Options of methods, merges and schedules as the command line spells them."""
+
+from __future__ import annotations
+
+import ast
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import InitVar
+from typing import Any
+
+from ..methods.inside.schedules import Schedule
+from ..values.budget import parse_ratio
+from ..values.errors import ArgumentError
+from .plain import from_plain
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def parse_options(cls: type, options: Sequence[str], where: str = "--option") -> dict[str, Any]:
+    """Read ``name=value`` as options of a class."""
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for option in options:
+        key, separator, text = option.partition("=")
+        if not separator:
+            raise ArgumentError.of(where, option, "name=value")
+        hint = hints.get(key.strip(), str)
+        hint = hint.type if isinstance(hint, InitVar) else hint  # what only begins a value
+        values[key.strip()] = parse_value(key.strip(), text.strip(), hint)
+    return values
+
+
+def parse_value(name: str, text: str, hint: Any) -> object:
+    """Read ``text`` as a value of the type ``hint``.
+
+    Raises
+    ------
+    ArgumentError
+        If it cannot be read so; the message names the option.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in arguments and text.lower() == "none":
+            return None
+        for one in sorted(arguments, key=_narrowness):
+            try:
+                return parse_value(name, text, one)
+            except ArgumentError:
+                continue
+        raise ArgumentError.of(name, text, f"a value of type {hint}")
+    if origin is typing.Literal:
+        return next((value for value in arguments if str(value) == text), text)
+    if origin is tuple:
+        parts = [part for part in text.split(",") if part.strip()]
+        return tuple(parse_value(name, part.strip(), arguments[0]) for part in parts)
+    if hint is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ArgumentError.of(name, text, "true or false")
+        return text.lower() in _TRUE
+    if hint in (int, float):
+        try:
+            return int(text) if hint is int else parse_ratio(text)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            kind = "a whole number" if hint is int else "a number"
+            raise ArgumentError.of(name, text, kind) from None
+    if hint is str:
+        return text
+    if isinstance(hint, type) and issubclass(hint, Schedule):
+        return parse_schedule(name, text)
+    raise ArgumentError.of(name, text, f"a value of type {hint}, in Python: not on a command line")
+
+
+def _narrowness(kind: Any) -> int:
+    """Return which types of a union are tried first: any whole number is one, any text a text."""
+    return {int: 0, str: 2}.get(kind, 1)
+
+
+def parse_schedule(name: str, text: str) -> object:
+    """Read ``Step(layer=2, keep=0.5)``, or another schedule with its options.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no such spelling (the message names the option), or no such schedule.
+    """
+    try:
+        return from_plain(_plain(ast.parse(text, mode="eval").body))
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        allowed = "a schedule with its options, such as Step(layer=2, keep=0.5)"
+        raise ArgumentError.of(name, text, allowed) from None
+
+
+def _plain(node: ast.expr) -> Any:
+    """Return a schedule as a plain value; a number or a list as it is."""
+    if not isinstance(node, ast.Call):
+        value = ast.literal_eval(node)
+        return list(value) if isinstance(value, tuple) else value
+    if node.args or not isinstance(node.func, ast.Name):
+        raise ValueError("options have names")
+    options = {str(option.arg): _plain(option.value) for option in node.keywords}
+    return {"schedule": node.func.id, "options": options}

@@ -1,0 +1,339 @@
+"""What a reduction did, counted from what the language model received."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from .errors import UnsupportedModelError
+from .selection import Selection
+from .tokens import Grid
+
+
+@dataclass(frozen=True)
+class ItemReport:
+    """One visual item: where it stood, what came in, what went on.
+
+    Attributes
+    ----------
+    row, number : int
+        Row of the batch, and which item of that row.
+    tokens, kept : int
+        Visual tokens before and after.
+    grids : tuple of (T, H, W)
+        The item's layout before.
+    positions : tuple of int
+        Raster index of every kept token's anchor.
+    notes : tuple of str
+        What the method wants known: stand-ins for evidence, values taken as 0.
+    selection : Selection
+        The decision itself, with what flowed where.
+    separators : tuple of int
+        Tokens that lie in no grid (newline tokens).
+    encoded : int, optional
+        Tokens that were left after the encoder, where some merged inside it.
+    medium : {"image", "video"}
+        What it is; frames that were given as images and taken for one item are a video.
+    """
+
+    row: int
+    number: int
+    tokens: int
+    kept: int
+    grids: tuple[Grid, ...]
+    positions: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    selection: Selection | None = field(default=None, repr=False, compare=False)
+    separators: tuple[int, ...] = field(default=(), repr=False)
+    encoded: int | None = None
+    medium: str = "image"
+
+    @classmethod
+    def of(
+        cls,
+        row: int,
+        number: int,
+        grids: Sequence[Grid] | None,
+        size: int,
+        choice: Selection,
+        separator: Tensor | None = None,
+        encoded: int | None = None,
+        medium: str = "image",
+    ) -> ItemReport:
+        """Describe what ``choice`` did to an item of ``size`` tokens."""
+        apart = () if separator is None else separator.nonzero().squeeze(1).tolist()
+        return cls(
+            row,
+            number,
+            size,
+            choice.count,
+            tuple(grids or ((1, 1, size),)),
+            tuple(choice.index.tolist()),
+            choice.notes,
+            choice,
+            tuple(apart),
+            encoded,
+            medium,
+        )
+
+    @property
+    def grid(self) -> Grid | None:
+        """The one grid ``(T, H, W)`` of an image or a video; None for tiles."""
+        return self.grids[0] if len(self.grids) == 1 else None
+
+    @property
+    def kept_by_frame(self) -> tuple[tuple[int, ...], ...]:
+        """For each frame (or tile), which of its places ``row * W + column`` hold a kept token."""
+        sizes = [high * wide for frames, high, wide in self.grids for _ in range(frames)]
+        apart, kept = set(self.separators), set(self.positions)
+        patches = (i for i in range(self.tokens) if i not in apart)
+        return tuple(
+            tuple(place for place, i in enumerate(islice(patches, size)) if i in kept)
+            for size in sizes
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the item as plain values for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "selection"}
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One decoder layer: what it worked on, over all rows of the call.
+
+    Attributes
+    ----------
+    layer : int
+        Its number, from 0.
+    tokens : int
+        Visual tokens that had not been dropped.
+    state : {"active", "frozen", "bypassed"}
+        Whether they were read and updated, read alone, or not seen.
+    columns : tuple of int
+        Tokens of any kind that it cached, one number for each row, padding apart.
+    """
+
+    layer: int
+    tokens: int
+    state: str
+    columns: tuple[int, ...]
+
+    @property
+    def shown(self) -> str:
+        """The state, or "dropped" where nothing is left."""
+        return self.state if self.tokens else "dropped"
+
+
+@dataclass
+class Report:
+    """The last reduced call of a reduction.
+
+    Attributes
+    ----------
+    method : str
+        The method, with the options that are not at their defaults.
+    items : list of ItemReport
+        Every visual item of the call.
+    prompt : int
+        Columns of the prompt as the caller gave it.
+    received : int
+        Columns of ``inputs_embeds`` that reached the language model's first layer; 0 if it has not
+        run (as after `lftr.prepare`).
+    layers : list of LayerReport
+        Every decoder layer, where methods decide inside the language model.
+    survivors : dict of int to tuple of int
+        For each row, which of the visual tokens that entered the language model the last layer that
+        has any works on.
+    cache_bytes, full_cache_bytes : int
+        Keys and values cached by that call, and what they would take with every layer holding the
+        whole prompt; 0 without such methods or without a cache.
+    decoder : transformers.PretrainedConfig, optional
+        Configuration of the decoder that ``layers`` are of; `flops` counts by it.
+    encode_ms, method_ms, host_ms : float
+        Time of the vision encoder, of the method, and of the bookkeeping around them.
+    notes : list of str
+        Warnings, each once.
+    """
+
+    method: str = ""
+    items: list[ItemReport] = field(default_factory=list)
+    prompt: int = 0
+    received: int = 0
+    notes: list[str] = field(default_factory=list)
+    layers: list[LayerReport] = field(default_factory=list)
+    survivors: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    cache_bytes: int = 0
+    full_cache_bytes: int = 0
+    decoder: Any = field(default=None, repr=False, compare=False)
+    clock: dict[str, Callable[[], float] | float] = field(default_factory=dict, repr=False)
+
+    def note(self, text: str) -> None:
+        """Add a warning, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens before, over all items."""
+        return sum(item.tokens for item in self.items)
+
+    @property
+    def kept(self) -> int:
+        """Visual tokens after, over all items."""
+        return sum(item.kept for item in self.items)
+
+    @property
+    def average(self) -> float:
+        """Visual tokens that a decoder layer reads, mean over the layers, over all rows."""
+        return float(sum(self.kept_by(row) for row in {item.row for item in self.items}))
+
+    def kept_by(self, row: int) -> float:
+        """Return the visual tokens of a row that a decoder layer reads, mean over the layers."""
+        kept = sum(item.kept for item in self.items if item.row == row)
+        if not self.layers:
+            return kept
+        columns = [layer.columns[row] for layer in self.layers]
+        return kept - columns[0] + sum(columns) / len(columns)
+
+    def innermost(self, item: ItemReport) -> ItemReport | None:
+        """Return an item as the last layer with visual tokens has it; None if nothing is left."""
+        if item.row not in self.survivors or item.selection is None:
+            return item
+        earlier = [i.kept for i in self.items if (i.row, i.number) < (item.row, item.number)]
+        first = sum(earlier[len(earlier) - item.number :])
+        left = [i - first for i in self.survivors[item.row] if first <= i < first + item.kept]
+        if not left:
+            return None
+        index = item.selection.index[left]
+        choice = Selection(index, notes=item.notes)
+        return replace(item, kept=len(left), positions=tuple(index.tolist()), selection=choice)
+
+    def flops(self, convention: str = "true", *, full: bool = False) -> int:
+        """Return the operations of the call's prefill through the decoder's layers, all rows.
+
+        Parameters
+        ----------
+        convention : {"fastv", "gated", "true"}
+            How they are counted, see `lftr.profiling.prefill_flops`.
+        full : bool
+            Count every layer with as many columns as the first one has.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If no methods decided inside the language model, or no formula describes it.
+        """
+        from .flops import prefill_flops
+
+        if not self.layers:
+            raise UnsupportedModelError("operations are counted where methods decide inside layers")
+        if any(layer.shown == "frozen" for layer in self.layers) and not full:
+            raise UnsupportedModelError("no formula counts layers in which tokens are frozen")
+        total = 0
+        for row in range(len(self.layers[0].columns)):
+            columns = [self.layers[0 if full else i].columns[row] for i in range(len(self.layers))]
+            total += prefill_flops(self.decoder, columns, convention)
+        return total
+
+    def _all_flops(self) -> dict[str, dict[str, int]]:
+        """Return both numbers by every convention; nothing where no formula describes the model."""
+        from .flops import CONVENTIONS
+
+        try:
+            return {
+                name: {"pruned": self.flops(name), "full": self.flops(name, full=True)}
+                for name in CONVENTIONS
+            }
+        except UnsupportedModelError:
+            return {}
+
+    def _ms(self, name: str) -> float:
+        reading = self.clock.get(name, 0.0)
+        return reading() if callable(reading) else reading
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: times read off, for clocks stay behind."""
+        return vars(self) | {"clock": {name: self._ms(name) for name in self.clock}}
+
+    @property
+    def encode_ms(self) -> float:
+        """Time of the vision encoder, milliseconds."""
+        return self._ms("encode")
+
+    @property
+    def method_ms(self) -> float:
+        """Time of the method, milliseconds."""
+        return self._ms("method")
+
+    @property
+    def host_ms(self) -> float:
+        """Time of the bookkeeping around both, milliseconds."""
+        return self._ms("host")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return {
+            "method": self.method,
+            "tokens": self.tokens,
+            "kept": self.kept,
+            "prompt": self.prompt,
+            "received": self.received,
+            "encode_ms": self.encode_ms,
+            "method_ms": self.method_ms,
+            "host_ms": self.host_ms,
+            "notes": list(self.notes),
+            "layers": [vars(layer) for layer in self.layers],
+            "cache_bytes": self.cache_bytes,
+            "full_cache_bytes": self.full_cache_bytes,
+            "flops": self._all_flops(),
+            "items": [item.to_dict() for item in self.items],
+        }
+
+    def __str__(self) -> str:
+        if not self.items:
+            return "lftr: no visual tokens seen yet"
+        share = self.tokens / max(self.kept, 1)
+        lines = [
+            f"lftr: {self.method}: {self.tokens} -> {self.kept} visual tokens "
+            f"({share:.1f}x fewer), prompt {self.prompt} -> {self.received or '?'} columns, "
+            f"method {self.method_ms:.2f} ms, host {self.host_ms:.2f} ms"
+        ]
+        for item in self.items:
+            shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
+            left = "" if item.encoded is None else f" -> {item.encoded} after the encoder"
+            lines.append(
+                f"  row {item.row} item {item.number}: {item.medium} of {item.tokens} ({shape})"
+                f"{left} -> {item.kept}"
+            )
+        if self.layers:
+            lines.append(f"  inside: {_stages(self.layers)}, {self.average:.1f} a layer on average")
+        if self.full_cache_bytes:
+            saved = (self.full_cache_bytes - self.cache_bytes) / 2**20
+            lines.append(f"  cache: {self.cache_bytes / 2**20:.2f} MiB, {saved:.2f} MiB saved")
+        for name, counted in self._all_flops().items():
+            if name == "true":
+                share = counted["pruned"] / counted["full"]
+                lines.append(f"  decoder: {100 * share:.1f} % of the operations of a full prefill")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _stages(layers: Sequence[LayerReport]) -> str:
+    """Return the layers in runs of equals: "layers 0-1: 576, layers 2-6: 144 frozen"."""
+    runs: list[list[LayerReport]] = []
+    for layer in layers:
+        if runs and (runs[-1][-1].tokens, runs[-1][-1].state) == (layer.tokens, layer.state):
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    told = []
+    for run in runs:
+        first, last = run[0].layer, run[-1].layer
+        place = f"layer {first}" if first == last else f"layers {first}-{last}"
+        state = "" if run[0].state == "active" else f" {run[0].state}"
+        told.append(f"{place}: {run[0].tokens}{state}")
+    return ", ".join(told)
