@@ -166,7 +166,7 @@ def test_the_readme_holds_its_table():
 
 def test_packages_that_few_need_come_when_they_are_asked_for():
     code = (
-        "import sys, lftr; assert 'lftr.suites' not in sys.modules; "
+        "import sys, lftr; assert 'lftr.lab.suites' not in sys.modules; "
         "print(lftr.suites.load('clips', n=1)[0].category, lftr.media.load_clip.__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -180,7 +180,7 @@ def test_nothing_heavy_is_imported_before_a_name_is_asked_for():
         "import sys, lftr\n"
         "heavy = ('torch', 'numpy', 'PIL', 'transformers', 'rich', 'typer')\n"
         "print([name for name in heavy if name in sys.modules])\n"
-        "import lftr.evaluation, lftr.media\n"
+        "import lftr.lab.evaluation, lftr.media\n"
         "assert callable(lftr.reduce) and set(lftr.__all__) <= set(dir(lftr))\n"
         "try: lftr.reduced\n"
         "except AttributeError as error: print(error)",
@@ -194,7 +194,7 @@ def test_help_imports_nothing_heavy(verb):
     told = python(
         "-c",
         "import sys\n"
-        "from lftr.cli import main\n"
+        "from lftr.__main__ import main\n"
         f"sys.argv = ['lftr', *{[verb] if verb else []}, '--help']\n"
         "try: main()\n"
         "except SystemExit: pass\n"

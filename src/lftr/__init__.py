@@ -36,14 +36,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _MODULES = {
-    "budget": ("Budget",),
-    "errors": ("LftrError",),
     "evidence.text": ("TextTower",),
-    "exits.calibrate": ("calibrate_exit",),
-    "exits.fit": ("fit_exit",),
+    "lab.exits.calibrate": ("calibrate_exit",),
+    "lab.exits.fit": ("fit_exit",),
     "methods": ("get_method", "list_methods"),
     "methods.base": ("Method",),
-    "methods.encoder": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
+    "methods.encoder.merges": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
     "methods.inside": ("LayerMethod", "schedules"),
     "presets": ("Preset",),
     "reducing": (
@@ -54,12 +52,21 @@ _MODULES = {
         "reductions",
         "restore",
     ),
-    "selection": ("Flow", "Selection"),
-    "tokens": ("VisualTokens",),
+    "values.budget": ("Budget",),
+    "values.errors": ("LftrError",),
+    "values.selection": ("Flow", "Selection"),
+    "values.tokens": ("VisualTokens",),
     "verifying": ("Verification", "verify"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("bundled", "evaluation", "media", "methods", "suites")
+_PACKAGES = {
+    "bundled": "bundled",
+    "evaluation": "lab.evaluation",
+    "media": "media",
+    "methods": "methods",
+    "profiling": "lab.profiling",
+    "suites": "lab.suites",
+}
 __all__ = [
     "Budget",
     "EncoderFolder",
@@ -97,7 +104,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what is asked for, once."""
     if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_PACKAGES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import lftr as library
-from lftr.cli import main
+from lftr.__main__ import main
 from lftr.cli.parsing import parse_method
 from lftr.methods import get_method, list_methods
 from lftr.methods.inside.schedules import Average, Stages, Step
@@ -140,7 +140,9 @@ def test_a_value_of_another_type_names_the_option(text, hint):
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys, package):
-    for name in [name for name in sys.modules if name.startswith("lftr.cli.")]:
+    for name in [
+        name for name in sys.modules if name.startswith(("lftr.app", "lftr.cli.", "lftr.lab.cli."))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     whole = builtins.__import__
 

@@ -17,8 +17,8 @@ from zoo.parts import siglip
 import lftr
 from lftr.hosts.transformers.encoder.encode_cache import encode_once
 from lftr.hosts.transformers.families import family_of
+from lftr.methods import FastV
 from lftr.methods.encoder.merges import EncoderMerge, MergingLayer
-from lftr.methods.inside import FastV
 
 from .support import (
     FAMILIES,

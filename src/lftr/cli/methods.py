@@ -47,8 +47,8 @@ def describe(method: Any) -> dict[str, Any]:
 
     What a method inside the language model reads is its evidence; its schedule is an option.
     """
-    from ..methods import KINDS
     from ..methods.inside import LayerMethod
+    from ..methods.lookup import KINDS
 
     summary = (inspect.getdoc(method) or "").strip().partition("\n\n")[0]
     fields: tuple[dataclasses.Field[Any], ...] = ()

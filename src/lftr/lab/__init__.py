@@ -1,1 +1,4 @@
-"""TODO."""
+"""What compares reductions: questions, evaluation, tuning, profiling, reports, and their commands.
+
+Nothing that changes a model imports this folder.
+"""

@@ -1,66 +1,139 @@
-"""Every method, one file each; a new file in this folder is found by itself.
+"""Every method by its class; `get_method` finds them by name.
 
-`Then`, `Merge`, `Mix`, `PerFrame` and `Adaptive` make methods of other methods; they have no name
-of their own.
-Methods made for videos are in `lftr.methods.video`, those that decide inside the language model in
-`lftr.methods.inside`, and all of them here by name.
+`before` decides before the language model, `video` is made for clips, `inside` decides inside the
+language model, `compose` makes methods of other methods, and `encoder` merges tokens while the
+vision encoder runs. A new file in one of the first three is found by itself.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from typing import Any, Literal
+from typing import Any
 
-from ..values.errors import ArgumentError
+from . import before, inside, video
 from .base import Method
-from .compose.adaptive import Adaptive as Adaptive
-from .compose.merge import Merge as Merge
-from .compose.mix import Mix as Mix
-from .compose.per_frame import PerFrame as PerFrame
-from .compose.then import Then as Then
-from .inside import LayerMethod
+from .before.aim import AIM
+from .before.cdpruner import CDPruner
+from .before.cls_only import ClsOnly
+from .before.coverage import Coverage
+from .before.dart import Dart
+from .before.divprune import DivPrune
+from .before.downsample import Downsample
+from .before.fastervlm import FasterVLM
+from .before.fold import Fold
+from .before.folder import Folder
+from .before.greedy_nms import GreedyNMS
+from .before.hiprune import HiPrune
+from .before.id_selection import IDSelection
+from .before.interpolate import Interpolate
+from .before.lftr import Lftr
+from .before.multi_scale_pool import MultiScalePool
+from .before.pixel_prune import PixelPrune
+from .before.pool import Pool
+from .before.prumerge import PruMerge
+from .before.prumerge_plus import PruMergePlus
+from .before.random import Random
+from .before.region_router import RegionRouter
+from .before.scope import Scope
+from .before.tome import ToMe
+from .before.trim import Trim
+from .before.two_expert import TwoExpert
+from .before.uniform import Uniform
+from .before.visionzip import VisionZip
+from .before.vispruner import VisPruner
+from .before.visual_grouping import VisualGrouping
+from .compose import Adaptive, Merge, Mix, PerFrame, Then
+from .inside.aim import AIMInside
+from .inside.autoprune import AutoPrune
+from .inside.bypass import Bypass
+from .inside.dart import DartInside
+from .inside.dyvte import DyVTE
+from .inside.fastv import FastV
+from .inside.freeze import Freeze
+from .inside.greedyprune import GreedyPrune
+from .inside.pyramiddrop import PyramidDrop
+from .inside.sparsevlm import SparseVLM
+from .inside.sparsevlm_plus import SparseVLMPlus
+from .inside.static_exit import StaticExit
+from .lookup import KINDS, get_method, list_methods
+from .video.aim import AIMVideo
+from .video.dycoke import DyCoke
+from .video.evs import EVS
+from .video.fastvid import FastVID
+from .video.frame_sample import FrameSample
+from .video.free_video_llm import FreeVideoLLM
+from .video.holitom import HoliTom
+from .video.prunevid import PruneVid
+from .video.vidcom2 import VidCom2
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-KINDS: dict[str, Any] = {"before": Method, "inside": LayerMethod}
-globals().update({cls.__name__: cls for kind in KINDS.values() for cls in kind.registry.values()})
+__all__ = [
+    "AIM",
+    "EVS",
+    "AIMInside",
+    "AIMVideo",
+    "Adaptive",
+    "AutoPrune",
+    "Bypass",
+    "CDPruner",
+    "ClsOnly",
+    "Coverage",
+    "Dart",
+    "DartInside",
+    "DivPrune",
+    "Downsample",
+    "DyCoke",
+    "DyVTE",
+    "FastV",
+    "FastVID",
+    "FasterVLM",
+    "Fold",
+    "Folder",
+    "FrameSample",
+    "FreeVideoLLM",
+    "Freeze",
+    "GreedyNMS",
+    "GreedyPrune",
+    "HiPrune",
+    "HoliTom",
+    "IDSelection",
+    "Interpolate",
+    "Lftr",
+    "Merge",
+    "Method",
+    "Mix",
+    "MultiScalePool",
+    "PerFrame",
+    "PixelPrune",
+    "Pool",
+    "PruMerge",
+    "PruMergePlus",
+    "PruneVid",
+    "PyramidDrop",
+    "Random",
+    "RegionRouter",
+    "Scope",
+    "SparseVLM",
+    "SparseVLMPlus",
+    "StaticExit",
+    "Then",
+    "ToMe",
+    "Trim",
+    "TwoExpert",
+    "Uniform",
+    "VidCom2",
+    "VisPruner",
+    "VisionZip",
+    "VisualGrouping",
+    "before",
+    "get_method",
+    "inside",
+    "list_methods",
+    "video",
+]
 
 
 def __getattr__(name: str) -> Any:
-    classes = [cls.__name__ for kind in KINDS.values() for cls in kind.registry.values()]
-    raise AttributeError(f"lftr.methods has no {name!r}; it has {', '.join(sorted(classes))}")
-
-
-def list_methods(where: Literal["before", "inside"] | None = None) -> list[str]:
-    """Return the names that `get_method` takes, sorted.
-
-    Parameters
-    ----------
-    where : {"before", "inside"}, optional
-        Only the methods that decide before the language model, or inside it.
-    """
-    if where not in (None, *KINDS):
-        raise ArgumentError.of("where", where, " or ".join(map(repr, KINDS)))
-    kinds = KINDS if where is None else [where]
-    return sorted(name for kind in kinds for name in KINDS[kind].registry)
-
-
-def get_method(name: str, **options: object) -> Any:
-    """Return the method of that name with the given options, a `Method` or a `LayerMethod`.
-
-    Raises
-    ------
-    ArgumentError
-        If the name or an option is unknown (the message gives the nearest ones), or an option's
-        value is out of its range.
-    """
-    if name not in list_methods():
-        raise ArgumentError.unknown("method", str(name), list_methods())
-    cls = next(kind.registry[name] for kind in KINDS.values() if name in kind.registry)
-    known = [f.name for f in getattr(cls, "__dataclass_fields__", {}).values() if f.init]
-    for option in options:
-        if option not in known:
-            raise ArgumentError.unknown(f"option of method {name!r}", option, known)
-    return cls(**options)
+    """Return a class that another package registered."""
+    classes = {cls.__name__: cls for kind in KINDS.values() for cls in kind.registry.values()}
+    if name not in classes:
+        raise AttributeError(f"lftr.methods has no {name!r}; it has {', '.join(sorted(classes))}")
+    return classes[name]

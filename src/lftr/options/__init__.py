@@ -1,1 +1,1 @@
-"""TODO."""
+"""Options of methods, schedules and merges: names, checks, plain values, spelling."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..values.errors import LftrError
+from .plain import Plain
 
 
-class Named:
+class Named(Plain, kind="method"):
     """Something found by a name that is given in its class statement, unique over all kinds."""
 
     name: ClassVar[str] = ""
     registry: ClassVar[dict[str, Any]] = {}
     _taken: ClassVar[dict[str, type[Named]]] = {}
 
-    def __init_subclass__(cls, *, name: str = "", **kwargs: object) -> None:
+    def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = name
         if not name:

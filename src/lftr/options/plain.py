@@ -1,15 +1,37 @@
-"""Methods as plain values, for files, and back; nested ones and schedules too."""
+"""Methods, schedules and merges as plain values for files, and back; nested ones too."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from ..methods.encoder.merges import EncoderMerge
-from ..methods.inside.schedules import Schedule
 from ..values.errors import ArgumentError
-from .named import Named
+
+
+class Plain:
+    """A value that files and the command line can name, with its dataclass fields as options.
+
+    A base class gives its kind in the class statement (``kind="schedule"``); its subclasses are of
+    that kind.
+
+    Attributes
+    ----------
+    kinds : dict
+        The base class of every kind, by the key under which plain values name it.
+    """
+
+    kinds: ClassVar[dict[str, type[Plain]]] = {}
+
+    def __init_subclass__(cls, *, kind: str = "", **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind:
+            Plain.kinds[kind] = cls
+
+
+def kind_of(cls: type) -> str | None:
+    """Return the kind that a class is of; None for other classes."""
+    return next((kind for kind, base in Plain.kinds.items() if issubclass(cls, base)), None)
 
 
 def to_plain(value: Any) -> Any:
@@ -25,9 +47,9 @@ def to_plain(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [to_plain(one) for one in value]
-    for kind, base in _KINDS.items():
-        if isinstance(value, base):
-            return {kind: _name(type(value)), "options": _options(value)}
+    kind = kind_of(type(value))
+    if kind is not None:
+        return {kind: _name(type(value)), "options": _options(value)}
     raise ArgumentError.of("option", value, "values that JSON has, methods, schedules and merges")
 
 
@@ -43,9 +65,11 @@ def from_plain(value: Any) -> Any:
         return tuple(from_plain(one) for one in value)
     if not isinstance(value, Mapping):
         return value
-    kind = next((kind for kind in _KINDS if kind in value), None)
+    kind = next((kind for kind in Plain.kinds if kind in value), None)
     if kind is None or not set(value) <= {kind, "options"}:
-        raise ArgumentError.of("method", dict(value), f"{' or '.join(_KINDS)}, with its options")
+        raise ArgumentError.of(
+            "method", dict(value), f"{' or '.join(Plain.kinds)}, with its options"
+        )
     classes = _classes(kind)
     name, options = value[kind], value.get("options", {})
     if not isinstance(name, str) or name not in classes:
@@ -62,17 +86,10 @@ def from_plain(value: Any) -> Any:
         raise ArgumentError.of("options", dict(options), f"those of {name}: {error}") from None
 
 
-_KINDS: dict[str, type[Any]] = {
-    "method": Named,
-    "schedule": Schedule,
-    "encoder": EncoderMerge,
-}
-
-
 def _classes(kind: str) -> dict[str, type[Any]]:
     """Return every class of a kind by the name that it is written by: its own, or the class's."""
     found: dict[str, type[Any]] = {}
-    waiting = [_KINDS[kind]]
+    waiting: list[type[Any]] = [Plain.kinds[kind]]
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import InitVar
 from typing import Any
 
-from ..methods.inside.schedules import Schedule
 from ..values.budget import parse_ratio
 from ..values.errors import ArgumentError
-from .plain import from_plain
+from .plain import from_plain, kind_of
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -66,7 +65,7 @@ def parse_value(name: str, text: str, hint: Any) -> object:
             raise ArgumentError.of(name, text, kind) from None
     if hint is str:
         return text
-    if isinstance(hint, type) and issubclass(hint, Schedule):
+    if isinstance(hint, type) and kind_of(hint) == "schedule":
         return parse_schedule(name, text)
     raise ArgumentError.of(name, text, f"a value of type {hint}, in Python: not on a command line")
 

@@ -16,8 +16,7 @@ from lftr.lab.exits.labels import Taught
 from lftr.lab.exits.layers import exit_layers
 from lftr.methods import DyVTE, StaticExit
 from lftr.methods.inside.schedules import Exit, Step
-from lftr.methods.operations.exit_features import features_of
-from lftr.methods.operations.exit_gates import Gates, MadeFor
+from lftr.methods.operations.exit_gates import Gates, MadeFor, features_of
 from lftr.prompting import batch_inputs, inputs_of
 
 from .views import build, view

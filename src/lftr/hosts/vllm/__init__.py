@@ -4,11 +4,9 @@
 own, ``Lftr...``; a model is served reduced where its configuration asks for one of those, and every
 other model is served as if lftr were not installed. ``lftr serve`` writes that configuration.
 
-The plugin's parts: `setting` (method and keep, from a configuration or a request), `guard` (what
-else a request may ask for: nothing), `processing` (how many placeholders an item gets, before
-anything is encoded; `placing` with M-RoPE), `reducing` (choosing among an item's tokens after the
-encoder), `given` (what the encoder was given), `reading` (the evidence, read off the encoder),
-`positions` (M-RoPE), and a file for each group of architectures.
+`request` reads and bounds a request before anything is encoded, `model` chooses among an item's
+tokens after the encoder, `families` holds a file for each group of architectures, and `server` is
+the command line of `lftr serve`.
 """
 
 from __future__ import annotations
@@ -24,5 +22,5 @@ def register() -> None:
 
     for architecture in ARCHITECTURES.values():
         if architecture.name not in ModelRegistry.models:
-            module = f"{__name__}.{architecture.module}:{architecture.name}"
+            module = f"{__name__}.families.{architecture.module}:{architecture.name}"
             ModelRegistry.register_model(architecture.name, module)

@@ -27,7 +27,7 @@ class Architecture:
     stock : str
         The architecture of vLLM that it extends.
     module : str
-        The module here that defines it.
+        The module of `families` that defines it.
     counted_positions : bool
         Whether positions just count, so that kept tokens are renumbered (``"compact"``); with
         M-RoPE each keeps its place (``"original"``).

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Questions, and a model's answers to them under several settings."""

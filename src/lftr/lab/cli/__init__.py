@@ -1,1 +1,1 @@
-"""TODO."""
+"""The commands of the lab: ``eval``, ``tune``, ``bench``, ``demo`` and ``report``."""

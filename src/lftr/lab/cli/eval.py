@@ -96,13 +96,13 @@ def evaluate(
     code 3: done, but for questions that could not be asked, which are named.
     """
     from ...cli.loading import load_model
-    from ...cli.media_args import ask_of_clips, check_picking
     from ...cli.parsing import parse_device, parse_dtype, parse_methods
     from ...media import Picking
     from ...methods.encoder.spelling import parse_merge
     from ...presets import check_writable
     from .. import evaluation, suites
     from .answers import answers as compare_answers
+    from .asked_media import ask_of_clips, check_picking
     from .embeddings import embeddings as compare_embeddings
     from .folders import check_folder
 

@@ -79,7 +79,6 @@ def tune(
     Exit code 3: done, but for images that could not be read, which are named.
     """
     from ...cli.loading import load_model
-    from ...cli.media_args import ask_of_clips, check_picking
     from ...cli.parsing import parse_device, parse_dtype, parse_methods
     from ...cli.terminal import print_json, progress, say
     from ...media import Picking
@@ -92,6 +91,7 @@ def tune(
     from ..tuning.tune import check_size
     from ..tuning.tune import tune as search
     from ..tuning.workload import load_workload
+    from .asked_media import ask_of_clips, check_picking
     from .exit_status import end, resumable
     from .folders import check_folder, folder_of
 

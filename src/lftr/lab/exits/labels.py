@@ -12,7 +12,7 @@ from torch import Tensor
 from ...methods.inside.base import LayerMethod, LayerView
 from ...methods.inside.schedules import Exit, Schedule
 from ...methods.inside.static_exit import StaticExit
-from ...methods.operations.exit_features import features_of
+from ...methods.operations.exit_gates import features_of
 from ...reducing import reduce
 from ...values.errors import ArgumentError
 

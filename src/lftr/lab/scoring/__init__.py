@@ -1,1 +1,1 @@
-"""TODO."""
+"""What an answer is worth, and what many answers say: metrics, intervals, hallucination."""

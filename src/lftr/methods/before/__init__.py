@@ -1,1 +1,9 @@
-"""TODO."""
+"""Methods that decide before the language model, one file each; a new file is found by itself."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,1 +1,11 @@
-"""TODO."""
+"""Methods made of other methods, which have no name of their own."""
+
+from __future__ import annotations
+
+from .adaptive import Adaptive
+from .merge import Merge
+from .mix import Mix
+from .per_frame import PerFrame
+from .then import Then
+
+__all__ = ["Adaptive", "Merge", "Mix", "PerFrame", "Then"]

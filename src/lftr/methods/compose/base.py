@@ -9,6 +9,7 @@ from ...values.errors import ArgumentError
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
+from ..lookup import get_method
 from ..operations.composing import stacked
 
 
@@ -50,8 +51,6 @@ def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:
 
 
 def _as_method(name: str, value: object) -> Method:
-    from .. import get_method  # here, because that module imports this one
-
     method = get_method(value) if isinstance(value, str) else value
     if not isinstance(method, Method):
         raise ArgumentError.of(name, value, "a method that decides before the language model")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Token merging inside the vision encoder."""

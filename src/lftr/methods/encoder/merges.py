@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...options.checks import between, whole
+from ...options.plain import Plain
 from ...values.budget import Budget, parse_keep, resolve
 from ...values.errors import ArgumentError
 from ...values.selection import Selection
@@ -39,7 +40,7 @@ class MergingLayer:
     class_token: bool
 
 
-class EncoderMerge(ABC):
+class EncoderMerge(Plain, ABC, kind="encoder"):
     """Decides which tokens merge while the vision encoder runs; `lftr.reduce` takes it.
 
     Merged tokens are means weighted by the number of tokens that each stands for; tokens keep

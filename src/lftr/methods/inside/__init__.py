@@ -10,5 +10,3 @@ from .base import LayerMethod as LayerMethod
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-
-globals().update({cls.__name__: cls for cls in LayerMethod.registry.values()})

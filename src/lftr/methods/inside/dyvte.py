@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...values.errors import ArgumentError
-from ..operations.exit_features import features_of
-from ..operations.exit_gates import Gates
+from ..operations.exit_gates import Gates, features_of
 from .base import LayerMethod, LayerView
 from .schedules import Exit, Schedule
 

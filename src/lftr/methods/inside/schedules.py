@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Literal
 
 from ...options.checks import between, whole
+from ...options.plain import Plain
 from ...values.budget import Keep, resolve
 from ...values.errors import ArgumentError
 from .options import Layer, check_keep, check_layer, layer_at, several
@@ -23,7 +24,7 @@ _MANY = 1_000_000  # tokens, to see where a schedule drops some
 State = Literal["active", "frozen", "bypassed"]
 
 
-class Schedule(ABC):
+class Schedule(Plain, ABC, kind="schedule"):
     """How many visual tokens work in each layer, and in which state; never growing."""
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Gates, one a layer, that say from text alone whether the image is still needed."""
+"""Gates, one for each layer, that decide from text alone whether the image is still needed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Gates(nn.Module):
         Parameters
         ----------
         features : Tensor, shape (..., 2 C)
-            What `lftr.methods.operations.exit_features.features_of` returns.
+            What `features_of` returns.
         """
         logits: Tensor = self.gates[layer - 1](features)
         return logits
@@ -126,6 +126,30 @@ class Gates(nn.Module):
         other = MadeFor.of(config)
         if other != self.made_for:
             raise LftrError(f"gates trained for {self.made_for} cannot serve {other}")
+
+
+def features_of(states: Tensor, text: Tensor) -> Tensor:
+    """Return the mean of the text's states without the last, and the last, each at length ``√C``.
+
+    Parameters
+    ----------
+    states : Tensor, shape (L, C)
+        Hidden states before a layer.
+    text : Tensor of int64, shape (M,)
+        Rows of text after the image, at least one. One alone is its own mean.
+
+    Returns
+    -------
+    Tensor, shape (2 C,)
+        Float32, detached.
+    """
+    said = states[text].detach().float()
+    before = said[:-1] if len(said) > 1 else said
+    return torch.cat([_normal(before.mean(dim=0)), _normal(said[-1])])
+
+
+def _normal(x: Tensor) -> Tensor:
+    return x / x.square().mean().sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _zeros(size: int, width: int, bias: bool = True) -> nn.Linear:

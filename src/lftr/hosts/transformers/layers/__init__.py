@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reduction inside the language model: what enters each decoder layer, and what it caches."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""A prompt that gets shorter: its columns, turns, text, and everything aligned with them."""

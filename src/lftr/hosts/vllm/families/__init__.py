@@ -1,1 +1,1 @@
-"""TODO."""
+"""A file for each group of architectures that vLLM serves reduced."""

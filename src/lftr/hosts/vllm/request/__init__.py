@@ -1,1 +1,1 @@
-"""TODO."""
+"""A request before anything is encoded: its setting, its refusals, its placeholders."""

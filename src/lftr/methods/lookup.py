@@ -1,0 +1,64 @@
+"""Methods by name: those of this package, and those of other packages that register their own."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from importlib import metadata
+from typing import Any, Literal
+
+from ..values.errors import ArgumentError
+from .base import Method
+from .inside.base import LayerMethod
+
+GROUP = "lftr.methods"
+"""Entry points of this group are loaded before a name is looked up; classes in them register."""
+KINDS: dict[str, Any] = {"before": Method, "inside": LayerMethod}
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Load the methods of other packages; one that cannot be loaded is left out with a warning."""
+    for point in metadata.entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:
+            warnings.warn(
+                f"the methods of the entry point {point.name!r} ({point.value}) are left out: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=4,
+            )
+
+
+def list_methods(where: Literal["before", "inside"] | None = None) -> list[str]:
+    """Return the names that `get_method` takes, sorted.
+
+    Parameters
+    ----------
+    where : {"before", "inside"}, optional
+        Only the methods that decide before the language model, or inside it.
+    """
+    if where not in (None, *KINDS):
+        raise ArgumentError.of("where", where, " or ".join(map(repr, KINDS)))
+    _load_plugins()
+    kinds = KINDS if where is None else [where]
+    return sorted(name for kind in kinds for name in KINDS[kind].registry)
+
+
+def get_method(name: str, **options: object) -> Any:
+    """Return the method of that name with the given options, a `Method` or a `LayerMethod`.
+
+    Raises
+    ------
+    ArgumentError
+        If the name or an option is unknown (the message gives the nearest ones), or an option's
+        value is out of its range.
+    """
+    if name not in list_methods():
+        raise ArgumentError.unknown("method", str(name), list_methods())
+    cls = next(kind.registry[name] for kind in KINDS.values() if name in kind.registry)
+    known = [f.name for f in getattr(cls, "__dataclass_fields__", {}).values() if f.init]
+    for option in options:
+        if option not in known:
+            raise ArgumentError.unknown(f"option of method {name!r}", option, known)
+    return cls(**options)
