@@ -133,6 +133,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Return a class that another package registered."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    list_methods()  # loads the methods of other packages
     classes = {cls.__name__: cls for kind in KINDS.values() for cls in kind.registry.values()}
     if name not in classes:
         raise AttributeError(f"lftr.methods has no {name!r}; it has {', '.join(sorted(classes))}")
