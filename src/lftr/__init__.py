@@ -10,9 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bundled, media, methods
+    from . import bundled, evaluation, media, methods, profiling, suites
     from .evidence.text import TextTower
-    from .lab import evaluation, suites
     from .lab.exits.calibrate import calibrate_exit
     from .lab.exits.fit import fit_exit
     from .methods import get_method, list_methods
@@ -59,14 +58,7 @@ _MODULES = {
     "verifying": ("Verification", "verify"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = {
-    "bundled": "bundled",
-    "evaluation": "lab.evaluation",
-    "media": "media",
-    "methods": "methods",
-    "profiling": "lab.profiling",
-    "suites": "lab.suites",
-}
+_PACKAGES = ("bundled", "evaluation", "media", "methods", "profiling", "suites")
 __all__ = [
     "Budget",
     "EncoderFolder",
@@ -91,6 +83,7 @@ __all__ = [
     "media",
     "methods",
     "prepare",
+    "profiling",
     "reduce",
     "reduce_module",
     "reductions",
@@ -104,7 +97,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what is asked for, once."""
     if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{_PACKAGES[name]}")
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,4 @@
+"""Procedural visual question answering: the public names of `lftr.lab.suites`."""
+
+from .lab.suites import *  # noqa: F403
+from .lab.suites import __all__ as __all__
