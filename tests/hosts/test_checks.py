@@ -88,6 +88,24 @@ def test_a_cache_that_does_not_reach_the_language_model(keep: float) -> None:
             prompt.generate(1, **given)
 
 
+@pytest.mark.parametrize("other", [None, "another"])
+def test_a_cache_that_generate_does_not_pass_on(monkeypatch: Any, other: str | None) -> None:
+    prompt = prompt_of()
+    original = prompt.model.prepare_inputs_for_generation
+
+    def prepare(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        cache = None if other is None else transformers.DynamicCache()
+        return dict(Call(original(*args, **kwargs)).but(cache=cache))
+
+    monkeypatch.setattr(prompt.model, "prepare_inputs_for_generation", prepare)
+    given = {Call.name("cache"): transformers.DynamicCache()}
+    with (
+        lftr.reduce(prompt.model, "lftr", keep=0.5),
+        pytest.raises(lftr.LftrError, match="generate did not pass the cache"),
+    ):
+        prompt.generate(1, **given)
+
+
 @pytest.mark.parametrize("method", ["lftr", FastV(layer=1, keep=0.5)])
 def test_a_layer_that_caches_other_columns(method: Any) -> None:
     """As when keys are cached twice: what PyramidDrop did under a renamed argument."""

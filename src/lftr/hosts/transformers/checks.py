@@ -107,6 +107,21 @@ class Forward:
                 raise _mismatch(f"the cache of layer {number}", f"{length} columns", sent)
 
 
+def check_passed_on(call: Call, given: Cache | None) -> None:
+    """Check that ``generate`` calls the model with the cache that it was given, if any.
+
+    Raises
+    ------
+    LftrError
+        If the model gets another cache, or none: it would not see the conversation so far.
+    """
+    if given is not None and call.cache is not given:
+        raise LftrError(
+            "generate did not pass the cache that it was given on to the model, which would "
+            f"answer without the conversation so far; {versions()}"
+        )
+
+
 def check_types(call: Call) -> None:
     """Check that ids, mask, positions and labels are tensors, and that the mask is 2-D.
 

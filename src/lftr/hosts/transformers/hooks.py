@@ -23,7 +23,7 @@ from .api import (
     generation_setting,
     returned_cache,
 )
-from .checks import Forward, check_received
+from .checks import Forward, check_passed_on, check_received
 from .columns import CachedPrompt, remember
 from .encoder.expand import expand_encoder_outputs
 from .families import Family
@@ -242,7 +242,9 @@ class Site:
             return None
         call = Call.of(self.model.forward, args, kwargs)
         if self._call.generates:
-            call = _with_mask(_caught_up(call, self._call.reduced), self._call.reduced)
+            reduced = self._call.reduced
+            check_passed_on(call, None if reduced is None else reduced.call.cache)
+            call = _with_mask(_caught_up(call, reduced), reduced)
         elif top.host.concerns(call):
             with precision_of(self.model):
                 reduced = top.reduce(call)
