@@ -4,7 +4,7 @@
 
 Every registered method with its defaults, and the compositions below, at 4x, 8x and 16x, beside the
 full model; relative accuracy and agreement with paired bootstrap intervals over the questions.
-``benchmarks/methods_doc.py`` writes docs/methods.md from it.
+``benchmarks/methods_doc.py`` writes docs/results.md from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write docs/methods.md: one row a method, from the registry and the measured results.
+"""Write docs/methods.md (one row a method, from the registry) and docs/results.md (measurements).
 
     python benchmarks/methods_doc.py
 
@@ -24,13 +24,16 @@ from lftr.methods import Method, get_method, list_methods
 from lftr.methods.video.base import ClipMethod
 
 HERE = Path(__file__).parent
-TARGET = HERE.parent / "docs" / "methods.md"
+CATALOGUE = HERE.parent / "docs" / "methods.md"
+RESULTS = HERE.parent / "docs" / "results.md"
+WRITTEN = "<!-- written by python benchmarks/methods_doc.py; edit that, not this -->"
 READS = {
     "nothing": "states",
     "previous": "attention of the layer before",
     "own": "the last token's attention in the layer to come",
 }
 CONTROLS = ("random", "uniform", "pool", "downsample")
+TIMES = [f"{r}x" for r in RATIOS]
 
 
 def read(name: str) -> Any:
@@ -72,8 +75,121 @@ def times() -> dict[str, str]:
     return {r["method"]: f"{r['ms']:.1f} ms ({r['ms'] / r['X @ X.T']:.2f})" for r in wanted}
 
 
-def videos() -> list[str]:
-    """Return the part on methods for videos."""
+def catalogue() -> list[str]:
+    """Return the lines of the catalogue: what each method does, and where it comes from."""
+    before = []
+    for name in images():
+        method = get_method(name)
+        summary, source = described(method)
+        needs = "; ".join(" or ".join(names) for names in method.evidence) or "features"
+        control = "control: " if name in CONTROLS else ""
+        before.append([f"`{name}`", control + summary, needs, source])
+    clips = []
+    for name in videos():
+        summary, source = described(get_method(name))
+        needs = ", ".join(names[0] for names in get_method(name).evidence) or "features"
+        clips.append([f"`{name}`", summary, needs, source])
+    layers = []
+    for name in list_methods("inside"):
+        method = get_method(name)
+        summary, source = described(method)
+        layers.append([f"`{name}`", summary, READS[method.reads], f"`{method.schedule}`", source])
+    return [
+        "# Methods",
+        "",
+        WRITTEN,
+        "",
+        "What each method does, which evidence it looks at, and where it comes from. How well each "
+        "does at equal budgets is on a page of its own, [results](results.md); how to choose among "
+        "them: [which method should I use?](choosing.md). `lftr methods` prints the options of "
+        "each, and [the API reference](api_methods.md) explains them. Several kinds of evidence "
+        "joined by *or*: the first that the model can give is used. A *control* is a simple rule "
+        "that every other method must beat at the same number of tokens.",
+        "",
+        "## Before the language model",
+        "",
+        "These choose among the tokens that the vision encoder and the projector give, before the "
+        "language model runs.",
+        "",
+        table(["method", "what it does", "looks at", "source"], escaped(before)),
+        "",
+        "## For videos",
+        "",
+        "A video is one item of `T` frames. These methods know frames; they take images too, as "
+        "clips of one frame. Every method above takes videos as well: `lftr.methods.PerFrame` puts "
+        "one on every frame, `lftr.methods.Adaptive` spreads the budget over the frames.",
+        "",
+        table(["method", "what it does", "looks at", "source"], escaped(clips)),
+        "",
+        "## Inside the language model",
+        "",
+        "Subclasses of `lftr.LayerMethod`: each drops rows of visual tokens from some decoder "
+        "layer on. The schedule says how many tokens each layer has "
+        "([inside the language model](inside.md)).",
+        "",
+        table(["method", "what it does", "reads", "schedule", "source"], escaped(layers)),
+        "",
+    ]
+
+
+def results() -> list[str]:
+    """Return the lines of the results: accuracy, time and memory of each method."""
+    return [
+        "# Results of the methods",
+        "",
+        WRITTEN,
+        "",
+        "Relative accuracy is in % of the full model's, with 95 % paired bootstrap intervals over "
+        "the questions, on the bundled suite with the bundled model: it tells the methods apart on "
+        "this model and predicts nothing about others. What each method does: "
+        "[methods](methods.md).",
+        "",
+        *before_results(),
+        *video_results(),
+        *inside_results(),
+    ]
+
+
+def before_results() -> list[str]:
+    """Return the results of the methods before the language model."""
+    measured, run = accuracies("methods_accuracy_test")
+    cost = times()
+    published = read("data/published.json")["figures"]
+    rows = [
+        [
+            f"`{name}`",
+            cost.get(name, "-"),
+            *measured.get(name, ["-"] * len(RATIOS)),
+            published.get(name, ""),
+        ]
+        for name in images()
+    ]
+    others = [
+        [f"`{label}`", *cells]
+        for label, cells in measured.items()
+        if label not in list_methods("before")
+    ]
+    return [
+        "## Before the language model",
+        "",
+        "Published figures are their authors' (or a re-run's) on LLaVA-1.5-7B; nothing of that "
+        "column was measured here. The first four rows are the controls.",
+        "",
+        made(run),
+        "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, decision and "
+        "application; in brackets its ratio to a plain `X @ X.T` of the run.",
+        "",
+        table(["method", "time (ratio)", *TIMES, "published, theirs"], escaped(rows)),
+        "",
+        "Compositions and other settings of the same run:",
+        "",
+        table(["setting", *TIMES], others),
+        "",
+    ]
+
+
+def video_results() -> list[str]:
+    """Return the results of the methods for videos."""
     measured, run = accuracies("lftr_video_test")
     speed = read("results/video_methods.json").get("figures", {"times": [], "memory": []})
     cost = {
@@ -83,38 +199,37 @@ def videos() -> list[str]:
     }
     longest = {row["method"]: f"{row['mib']:.0f} MiB" for row in speed["memory"]}
     rows = []
-    for name in ["lftr", *(n for n in list_methods("before") if for_videos(n))]:
-        summary, source = described(get_method(name))
-        needs = ", ".join(names[0] for names in get_method(name).evidence) or "features"
+    for name in videos():
         cells = measured.pop(name, ["-"] * len(RATIOS))
-        figures = [cost.get(name, "-"), longest.get(name, "-"), *cells]
-        rows.append([f"`{name}`", summary, needs, *figures, source])
-    ratios = [f"{r}x" for r in RATIOS]
-    head = ["method", "what it does", "looks at", "time", "memory", *ratios, "source"]
+        rows.append([f"`{name}`", cost.get(name, "-"), longest.get(name, "-"), *cells])
+    others = [
+        "Other settings of the same run:",
+        "",
+        table(["setting", *TIMES], [[f"`{n}`", *cells] for n, cells in measured.items()]),
+        "",
+    ]
     return [
         "## For videos",
-        "",
-        "A video is one item of `T` frames. These methods know frames; they take images too, as "
-        "clips of one frame. Every method above takes videos as well: `lftr.methods.PerFrame` puts "
-        "one on every frame, `lftr.methods.Adaptive` spreads the budget over the frames.",
         "",
         made(run),
         "Time: `python benchmarks/video_methods.py`, 32 frames of 196 tokens, C=1024, at 16x, one "
         "CPU thread. Memory: what a decision takes over what it is given, 512 frames, C=256.",
         "",
-        table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows]),
+        table(["method", "time", "memory", *TIMES], rows),
         "",
-        *(
-            [
-                "Other settings of the same run:",
-                "",
-                table(["setting", *ratios], [[f"`{n}`", *cells] for n, cells in measured.items()]),
-                "",
-            ]
-            if measured
-            else []
-        ),
+        *(others if measured else []),
     ]
+
+
+def images() -> list[str]:
+    """Return the methods before the language model that are not made for videos, controls first."""
+    names = [n for n in list_methods("before") if not for_videos(n)]
+    return sorted(names, key=lambda n: (n not in CONTROLS, n))
+
+
+def videos() -> list[str]:
+    """Return LFTR, which takes images too, and the methods made for videos."""
+    return ["lftr", *(n for n in list_methods("before") if for_videos(n))]
 
 
 def for_videos(name: str) -> bool:
@@ -122,8 +237,13 @@ def for_videos(name: str) -> bool:
     return isinstance(get_method(name), ClipMethod)
 
 
-def inside() -> list[str]:
-    """Return the part on methods inside the language model."""
+def escaped(rows: list[list[str]]) -> list[list[str]]:
+    """Return rows whose cells end no cell of a Markdown table."""
+    return [[cell.replace("|", "\\|") for cell in row] for row in rows]
+
+
+def inside_results() -> list[str]:
+    """Return the results of the methods inside the language model."""
     content = read("results/inside_accuracy.json")
     measured: dict[str, dict[str, str]] = {}
     for one in content["figures"]["rows"][1:] if content else []:
@@ -131,34 +251,26 @@ def inside() -> list[str]:
         measured.setdefault(one["label"], {})[share] = percent(one["relative"])
     shares = list(next(iter(measured.values()), {}))
 
-    def cells(name: str) -> list[str]:
-        return [measured.get(name, {}).get(share, "") for share in shares]
+    def row(name: str) -> list[str]:
+        return [f"`{name}`", *(measured.get(name, {}).get(share, "") for share in shares)]
 
-    rows = []
-    for name in list_methods("inside"):
-        method = get_method(name)
-        summary, source = described(method)
-        reads = READS[method.reads]
-        rows.append([f"`{name}`", summary, reads, f"`{method.schedule}`", *cells(name), source])
-    beside = [[f"`{name}`", *cells(name)] for name in measured if name in list_methods("before")]
-    head = ["method", "what it does", "reads", "schedule", *shares, "source"]
     return [
         "## Inside the language model",
         "",
-        "`lftr.LayerMethod`: rows are removed from some layer on. A budget is the average over the "
-        "layers, as papers count it: a method that decides before the language model has so many "
-        "tokens in every layer, one inside it all of them first and fewer later. Where a cell is "
-        "empty, the layers that see everything exceed the budget alone (the bundled model has "
-        f"{content['figures']['depth'] if content else '?'} layers), or the method takes none: "
-        "`dyvte` exits where its gates say, `freeze` and `bypass` keep all tokens.",
+        "A budget is the average over the layers, as papers count it: a method that decides before "
+        "the language model has so many tokens in every layer, one inside it all of them first and "
+        "fewer later. Where a cell is empty, the layers that see everything exceed the budget "
+        f"alone (the bundled model has {content['figures']['depth'] if content else '?'} layers), "
+        "or the method takes none: `dyvte` exits where its gates say, `freeze` and `bypass` keep "
+        "all tokens.",
         "",
         made(content),
         "",
-        table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows]),
+        table(["method", *shares], [row(name) for name in list_methods("inside")]),
         "",
         "Methods before the language model, at the same average, of the same run:",
         "",
-        table(["method", *shares], beside),
+        table(["method", *shares], [row(n) for n in measured if n in list_methods("before")]),
         "",
     ]
 
@@ -176,58 +288,9 @@ def made(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the page."""
-    measured, run = accuracies("methods_accuracy_test")
-    cost = times()
-    published = read("data/published.json")["figures"]
-    head = ["method", "what it does", "looks at", "time (ratio)", *(f"{r}x" for r in RATIOS),
-            "published, theirs", "source"]  # fmt: skip
-    lines = []
-    for name in sorted(list_methods("before"), key=lambda n: (n not in CONTROLS, n)):
-        if for_videos(name):
-            continue
-        method = get_method(name)
-        summary, source = described(method)
-        needs = "; ".join(" or ".join(names) for names in method.evidence) or "features"
-        kind = "control: " if name in CONTROLS else ""
-        cells = measured.get(name, ["-"] * len(RATIOS))
-        row = [f"`{name}`", kind + summary, needs, cost.get(name, "-"), *cells]
-        lines.append([*row, published.get(name, ""), source])
-    extra = [
-        [f"`{label}`", *cells]
-        for label, cells in measured.items()
-        if label not in list_methods("before")
-    ]
-    TARGET.write_text(
-        "\n".join(
-            [
-                "# Methods",
-                "",
-                "<!-- written by python benchmarks/methods_doc.py; edit that, not this -->",
-                "",
-                "## Before the language model",
-                "",
-                "Relative accuracy is in % of the "
-                "full model's, with 95 % paired bootstrap intervals over the questions, on the "
-                "bundled suite with the bundled model: it tells the methods apart on this model "
-                "and predicts nothing about others. Published figures are their authors' (or a "
-                "re-run's) on LLaVA-1.5-7B; nothing of that column was measured here.",
-                "",
-                made(run),
-                "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, "
-                "decision and application; in brackets its ratio to a plain `X @ X.T` of the run.",
-                "",
-                table(head, [[cell.replace("|", "\\|") for cell in line] for line in lines]),
-                "",
-                "Compositions and other settings of the same run:",
-                "",
-                table(["setting", *(f"{r}x" for r in RATIOS)], extra),
-                "",
-                *videos(),
-                *inside(),
-            ]
-        )
-    )
+    """Write both pages."""
+    CATALOGUE.write_text("\n".join(catalogue()))
+    RESULTS.write_text("\n".join(results()))
 
 
 if __name__ == "__main__":

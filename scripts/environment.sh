@@ -1,7 +1,8 @@
 # Sourced by the other scripts: makes an environment in the repository, once.
 #
-# usage: source scripts/environment.sh EXTRAS [FOLDER]
-# FOLDER is .venv by default. Leaves the environment's python in $PYTHON.
+# usage: source scripts/environment.sh EXTRAS [FOLDER [requirements]]
+# FOLDER is .venv by default. With `requirements`, what the extra EXTRAS lists is installed without
+# lftr itself and torch. Leaves the environment's python in $PYTHON.
 
 set -euo pipefail
 
@@ -38,14 +39,29 @@ install_torch() {
     "$PYTHON" -m pip install -qq torch
 }
 
+install_requirements() {
+    local listed
+    listed=$("$PYTHON" -c '
+import sys, tomllib
+with open(sys.argv[1], "rb") as file:
+    print(*tomllib.load(file)["project"]["optional-dependencies"][sys.argv[2]], sep="\n")
+' "$root/pyproject.toml" "$extras")
+    "$PYTHON" -m pip install -qq --requirement /dev/stdin <<<"$listed"
+}
+
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     chosen=$(find_python)
     echo "making $folder with $("$chosen" --version)" >&2
     "$chosen" -m venv --clear "$folder"
 fi
 if ! cmp --silent "$root/pyproject.toml" "$ready"; then
-    echo "installing lftr[$extras] into $folder" >&2
-    install_torch
-    "$PYTHON" -m pip install -qq --editable "$root[$extras]"
+    if [[ ${3:-} == requirements ]]; then
+        echo "installing the requirements of lftr[$extras] into $folder" >&2
+        install_requirements
+    else
+        echo "installing lftr[$extras] into $folder" >&2
+        install_torch
+        "$PYTHON" -m pip install -qq --editable "$root[$extras]"
+    fi
     cp "$root/pyproject.toml" "$ready"
 fi
