@@ -21,6 +21,11 @@ echo "$*" >> "$LOG"
 [[ -n "${FAIL:-}" && "$*" =~ $FAIL ]] && exit 1
 exit 0
 """
+LINTER = """#!/usr/bin/env bash
+echo "lint-imports $*" >> "$LOG"
+[[ -n "${FAIL:-}" && "lint-imports" =~ $FAIL ]] && exit 1
+exit 0
+"""
 CPU = "torch==2.13.0+cpu"
 INDEX = "torch --index-url https://download.pytorch.org/whl/cpu"
 
@@ -35,11 +40,13 @@ def clone(tmp_path):
     programs.mkdir()
     for name in ("bash", "env", "dirname", "cmp", "cp", "timeout"):
         (programs / name).symlink_to(shutil.which(name))
-    for environment in (".venv", ".venv-lmms", ".venv-transformers", ".venv-video", ".venv-vllm"):
+    names = ("", "-docs", "-lmms", "-transformers", "-video", "-vllm")
+    for environment in (f".venv{name}" for name in names):
         binary = tmp_path / environment / "bin"
         binary.mkdir(parents=True)
-        (binary / "python").write_text(PYTHON)
-        (binary / "python").chmod(0o755)
+        for name, program in (("python", PYTHON), ("lint-imports", LINTER)):
+            (binary / name).write_text(program)
+            (binary / name).chmod(0o755)
 
     def run(script: str, *words: str, fail: str = "") -> tuple[int, list[str]]:
         log = tmp_path / "log"
@@ -115,6 +122,18 @@ def test_lmms_eval_is_installed_once_and_without_what_it_asks_for(clone, tmp_pat
     assert installed(clone("scripts/test-lmms-eval")[1])[-1].startswith("--editable")
 
 
+def test_the_docs_are_built_strictly_and_without_torch(clone, tmp_path):
+    code, lines = clone("scripts/docs")
+    assert code == 0
+    assert installed(lines) == ["--requirement /dev/stdin"]
+    assert lines[-1] == "-m mkdocs build --strict --clean"
+    assert not installed(clone("scripts/docs")[1])
+    assert clone("scripts/docs", "serve")[1][-1] == "-m mkdocs serve"
+    assert clone("scripts/docs", fail="mkdocs")[0] != 0
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    assert clone("scripts/docs", fail="requirement")[0] != 0
+
+
 def test_older_releases_of_transformers_are_those_that_the_package_allows(clone):
     code, lines = clone("scripts/test-transformers", "-x")
     assert code == 0
@@ -147,11 +166,14 @@ def test_a_failed_install_is_no_success(clone):
 def test_the_tests_run_after_the_checks_and_take_arguments(clone):
     code, lines = clone("scripts/test", "-k", "budget")
     assert code == 0
-    assert [line.split()[1] for line in lines[-4:]] == ["ruff", "ruff", "mypy", "pytest"]
+    checks = [line.removeprefix("-m ").split()[0] for line in lines[-5:]]
+    assert checks == ["ruff", "ruff", "mypy", "lint-imports", "pytest"]
     assert lines[-1].endswith("pytest -n 2 -k budget")
 
 
-@pytest.mark.parametrize("part", ["ruff check", "ruff format", "mypy", "pytest"])
+@pytest.mark.parametrize(
+    "part", ["ruff check", "ruff format", "mypy", "lint-imports", "pytest", "mkdocs build"]
+)
 def test_continuous_integration_fails_with_any_part(clone, part):
     assert clone(".ci/run")[0] == 0
     assert clone(".ci/run", fail=part)[0] != 0
@@ -178,5 +200,6 @@ def test_without_a_python_it_says_what_is_missing(clone, tmp_path):
 
 
 def test_the_scripts_can_be_run():
-    for name in (*(f"scripts/{path.name}" for path in (ROOT / "scripts").glob("test*")), ".ci/run"):
+    tests = [f"scripts/{path.name}" for path in (ROOT / "scripts").glob("test*")]
+    for name in (*tests, "scripts/docs", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK)
