@@ -187,6 +187,17 @@ def test_continuous_integration_runs_every_environment(clone, part):
     assert clone(".ci/run", fail=part)[0] != 0
 
 
+def test_the_workflow_runs_the_same_scripts():
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    browser, script = (step["run"] for step in job["steps"] if "run" in step)
+    assert browser.split()[:2] == ["sudo", "scripts/install-browser"]
+    assert script.startswith("${{ matrix.script }}")
+    scripts = re.findall(r"scripts/[\w-]+", (ROOT / ".ci" / "run").read_text())
+    assert ["scripts/install-browser", *job["strategy"]["matrix"]["script"]] == scripts
+
+
 def test_without_a_python_it_says_what_is_missing(clone, tmp_path):
     shutil.rmtree(tmp_path / ".venv")
     done = subprocess.run(
