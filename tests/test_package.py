@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib import resources
 from pathlib import Path
@@ -19,13 +20,22 @@ import lftr
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "lftr").rglob("*.py"))
+README = ROOT / "README.md"
+CHANGELOG = ROOT / "CHANGELOG.md"  # names what was, too
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {CHANGELOG})
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def python(*words: str) -> str:
-    """Run a fresh interpreter and return what it printed."""
+def python(*words: str, folder: Path | None = None, **environment: str) -> str:
+    """Run a fresh interpreter, in a folder if one is given, and return what it printed."""
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=QUIET, check=False
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**QUIET, **environment},
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,7 +62,8 @@ def test_typed_and_licensed():
 
 
 def test_versions_agree():
-    assert f"## {lftr.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {lftr.__version__}" in CHANGELOG.read_text()
+    assert f"\nversion: {lftr.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("name", [n for n in lftr.__all__ if callable(getattr(lftr, n))])
@@ -84,7 +95,7 @@ def test_nothing_private_is_said():
     if listed.returncode or not names:
         pytest.skip("not a git checkout")
     place = re.compile(r"(?<![\w.])/" + r"(work|root|home|opt)/")
-    kinds = {".py", ".md", ".toml", ".json", ".yml", ".sh", ".txt", ""}
+    kinds = {".py", ".md", ".toml", ".json", ".yml", ".cff", ".sh", ".txt", ""}
     for name in names:
         path = ROOT / name
         if path.is_file() and path.suffix in kinds and path.stat().st_size < 1_000_000:
@@ -99,7 +110,7 @@ def test_examples_run(path):
 
 
 def test_links_in_the_docs_lead_somewhere():
-    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [*PAGES, CHANGELOG]:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -107,8 +118,7 @@ def test_links_in_the_docs_lead_somewhere():
 
 def test_the_readme_names_real_things():
     """What stands in backticks as lftr.something exists."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
+    for page in PAGES:
         for name in re.findall(
             r"(?<![/\w-])lftr\.([A-Za-z_]+)(?:\.([A-Za-z_]+))?", page.read_text()
         ):
@@ -119,12 +129,19 @@ def test_the_readme_names_real_things():
                 thing = getattr(thing, part)
 
 
-@pytest.mark.slow
-def test_a_wheel_holds_everything(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The package as it would be uploaded."""
     pytest.importorskip("hatchling", reason="the build backend is not installed")
+    folder = tmp_path_factory.mktemp("wheel")
     command = ["-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-q"]
-    python(*command, "-w", str(tmp_path))
-    (wheel,) = tmp_path.glob("lftr-*.whl")
+    python(*command, "-w", str(folder))
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_everything(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     source = ROOT / "src"
@@ -136,6 +153,27 @@ def test_a_wheel_holds_everything(tmp_path):
     assert any(name.endswith("licenses/LICENSE") for name in inside)
 
 
+@pytest.mark.slow
+def test_an_installed_wheel_runs(wheel, tmp_path):
+    """From another folder, beside the packages of this environment and before its own lftr."""
+    pytest.importorskip("typer", reason="the command line needs lftr[cli]")
+    pytest.importorskip("sklearn", reason="the suite's digits need lftr[suites]")
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    python("-m", "pip", "install", str(wheel), "--no-deps", "-q", "--target", str(site))
+
+    def installed(*words):
+        return python(*words, folder=elsewhere, PYTHONPATH=str(site))
+
+    assert Path(installed("-c", "import lftr; print(lftr.__file__)")).is_relative_to(site)
+    assert installed("-m", "lftr", "--version") == f"lftr {lftr.__version__}\n"
+    version = f"from importlib import metadata; print(metadata.version({PROJECT['name']!r}))"
+    assert installed("-c", version) == f"{lftr.__version__}\n"
+    listed = json.loads(installed(str(site / "bin" / "lftr"), "methods", "--json"))
+    assert [method["name"] for method in listed] == lftr.list_methods()
+    assert json.loads(installed("-m", "lftr", "demo", "--questions", "1", "--json"))
+
+
 def test_the_picture_of_the_readme_is_small():
     pictures = list((ROOT / "docs" / "images").iterdir())
     assert [path.name for path in pictures] == ["lftr-demo.png"]
@@ -145,7 +183,7 @@ def test_the_picture_of_the_readme_is_small():
 def test_the_docs_name_tests_and_scripts_that_exist():
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     files = {path.name for path in (ROOT / "tests").rglob("*.py")}
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         text = page.read_text()
         for name in re.findall(r"\b(test_\w+)\b(?!\.py)", text):
             assert f"def {name}(" in code, f"{page.name}: {name}"
@@ -158,9 +196,50 @@ def test_the_docs_name_tests_and_scripts_that_exist():
 
 
 def test_the_readme_holds_its_table():
-    page = (ROOT / "README.md").read_text()
+    page = README.read_text()
     table = page.partition("<!-- demo: begin -->")[2].partition("<!-- demo: end -->")[0]
     assert "| 16x | lftr | 36 |" in table
+
+
+@pytest.mark.slow
+def test_the_first_lines_of_the_readme_run(tmp_path):
+    """In another folder, and they print what the README says; times differ."""
+    pytest.importorskip("sklearn", reason="the suite's digits need lftr[suites]")
+    lines, said = re.findall(r"```(?:python|text)\n(.*?)```", README.read_text(), re.DOTALL)[:2]
+    told = python("-c", lines, folder=tmp_path)
+    times = re.compile(r"[\d.]+ ms")
+    assert times.sub("", told) == times.sub("", said)
+
+
+def test_the_readme_links_the_paper_of_every_method():
+    page = README.read_text()
+    classes = {name: type(lftr.get_method(name)) for name in lftr.list_methods()}
+    classes |= {f"lftr.{c.__name__}": c for c in (lftr.EncoderToMe, lftr.EncoderFolder)}
+    linked = dict(re.findall(r"\[`([\w.-]+)`\]\(https://arxiv\.org/abs/([\w.]+)\)", page))
+    assert len(linked) == page.count("arxiv.org/")
+    for name, method in classes.items():
+        papers = re.findall(r"arXiv (\d{4}\.\d{5}(?:v\d)?)", inspect.getdoc(method) or "")
+        assert f"`{name}`" in page
+        assert linked.pop(name, None) in (papers or [None]), name
+    assert not linked
+
+
+def test_the_readme_counts_model_types_as_the_page_does():
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    (counted,) = re.findall(r"^Of the \d+ model types .*$", page, re.MULTILINE)
+    assert counted in README.read_text()
+
+
+def test_the_docs_name_every_extra():
+    extras = PROJECT["optional-dependencies"]
+    page = (ROOT / "docs" / "commands.md").read_text()
+    table = page.partition("| extra |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(extras)
+    itself = re.compile(r"([\w-]+)\[([\w,]+)\]$")  # an extra that takes others in
+    for needed in (one for several in extras.values() for one in several):
+        if found := itself.match(needed):
+            assert found[1] == PROJECT["name"]
+            assert set(found[2].split(",")) <= set(extras)
 
 
 def test_packages_that_few_need_come_when_they_are_asked_for():
