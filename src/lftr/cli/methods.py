@@ -27,6 +27,7 @@ def methods(as_json: Json = False) -> None:
     table = Table(
         ["method", "acts", "what it does", "options (--option name=value)", "looks at"],
         caption="Acts: before the language model, or inside it, at the layers of its schedule. "
+        "In brackets: the words or numbers that an option may be. "
         "Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
     )
     for one in described:
