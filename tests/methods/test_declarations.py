@@ -8,7 +8,16 @@ import math
 import pickle
 from dataclasses import MISSING, InitVar, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pytest
 
@@ -44,6 +53,8 @@ def declaring():
 def outside(hint):
     """Values that a declaration refuses, with what it allows, read from the type alone."""
     arguments = get_args(hint)
+    if hint is bool:
+        return [(value, "true or false") for value in ("false", 0, None)]
     if get_origin(hint) is Literal:
         return [(value, ", ".join(map(repr, arguments))) for value in ("no such word", None, 3)]
     if get_origin(hint) is Annotated:
@@ -82,6 +93,12 @@ def test_a_value_outside_its_declaration_is_refused(cls, option, value, allowed)
     assert str(raised.value) == f"{option} = {value!r}; allowed: {allowed}"
 
 
+def test_every_option_of_every_method_is_checked():
+    by_hand = {"schedule", "centre", "heads", "gates"}
+    for cls in registered():
+        assert {field.name for field in fields_of(cls)} - rules_of(cls).keys() <= by_hand, cls
+
+
 @pytest.mark.parametrize("name", ["aim", "aim-video"])
 def test_of_a_sequence_the_element_is_named(name):
     assert lftr.get_method(name, folds=(1, 2)).folds == (1, 2)
@@ -118,6 +135,12 @@ def named(call):
     return isinstance(call.func, ast.Name)
 
 
+class Length(Protocol):
+    """A type whose instances cannot be told."""
+
+    def length(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Some(Plain):
     """Every form of a declaration."""
@@ -128,6 +151,7 @@ class Some(Plain):
     most: Annotated[int, Range(1)] | Annotated[float, Range(0.0, 0.5)] | None = None
     nested: Annotated[Literal["x"] | None, "a remark"] = None
     free: dict[str, Any] | None = None
+    check: bool | Length = False
 
 
 @pytest.mark.parametrize(
@@ -140,6 +164,8 @@ class Some(Plain):
         {"most": 0.25},
         {"nested": "x"},
         {"free": {"any": "thing"}},
+        {"check": True},
+        {"check": 3},
         {"share": 0.25, "size": "auto", "names": (), "most": None, "nested": None},
     ],
 )

@@ -1,9 +1,10 @@
-"""What the type of an option declares of its values: words, or numbers in a range.
+"""What the type of an option declares of its values: words, numbers in a range, true or false.
 
 ``Literal["a", "b"]`` allows those words, ``Annotated[float, Range(0.0, 1.0)]`` real numbers and
-``Annotated[int, Range(1)]`` whole numbers in a range. ``| None`` allows None as well, other types
-of a union their instances; a sequence, such as ``tuple[Annotated[int, Range(1)], ...]``, declares
-its elements. Declarations elsewhere, such as in a mapping's values, are not checked.
+``Annotated[int, Range(1)]`` whole numbers in a range, ``bool`` True and False alone. ``| None``
+allows None as well, other types of a union their instances; a sequence, such as
+``tuple[Annotated[int, Range(1)], ...]``, declares its elements. Declarations elsewhere, such as in
+a mapping's values, are not checked.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def rule_of(hint: Any) -> Rule | None:
         If a `Range` is given to a type other than ``int`` and ``float``.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is bool:
+        return Rule("true or false", lambda value: isinstance(value, bool))
     if origin is Literal:
         return Rule(", ".join(map(repr, arguments)), lambda value: value in arguments)
     if origin is Annotated:
@@ -166,7 +169,8 @@ def _instance(hint: Any) -> Rule:
     """Return the rule of a type without a declaration: its instances; anything where it is none."""
     cls = typing.get_origin(hint) or hint
     cls = {int: Integral, float: Real}.get(cls, cls)
-    if not isinstance(cls, type):
+    cannot_tell = getattr(cls, "_is_protocol", False) or typing.is_typeddict(cls)
+    if cannot_tell or not isinstance(cls, type):
         return Rule(str(hint), lambda value: True)
     return Rule(f"a value of type {hint.__name__}", lambda value: isinstance(value, cls))
 
