@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .methods.base import Method
     from .methods.encoder.merges import EncoderFolder, EncoderMerge, EncoderToMe
     from .methods.inside import LayerMethod, schedules
+    from .options.checks import Range
     from .presets import Preset
     from .reducing import (
         list_families,
@@ -42,6 +43,7 @@ _MODULES = {
     "methods.base": ("Method",),
     "methods.encoder.merges": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
     "methods.inside": ("LayerMethod", "schedules"),
+    "options.checks": ("Range",),
     "presets": ("Preset",),
     "reducing": (
         "list_families",
@@ -69,6 +71,7 @@ __all__ = [
     "LftrError",
     "Method",
     "Preset",
+    "Range",
     "Selection",
     "TextTower",
     "Verification",

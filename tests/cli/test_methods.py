@@ -24,6 +24,18 @@ def test_every_method_is_listed_with_its_options_and_evidence(reads):
     assert all(one["summary"].endswith((".", ":")) for one in told.values())
 
 
+def test_the_list_says_what_an_option_may_be(reads, lftr):
+    told = {one["name"]: one for one in reads("methods")}
+    assert told["lftr"]["allowed"]["relevance"] == "'frame', 'text', 'both'"
+    assert told["lftr"]["allowed"]["diversity"] == "a number in [0.0, 1.0]"
+    assert told["aim"]["allowed"]["folds"] == "several, each a whole number >= 1"
+    assert told["fastv"]["allowed"] == {}
+    assert all(set(one["allowed"]) <= set(one["options"]) for one in told.values())
+    table = lftr("methods").stdout
+    assert "pivots=4 (a whole number >= 1)" in table
+    assert "leftovers=drop ('merge', 'drop')" in table
+
+
 def test_methods_inside_the_language_model_say_what_they_read(reads):
     told = {one["name"]: one for one in reads("methods")}
     assert {one["acts"] for one in told.values()} == {"before", "inside"}

@@ -16,7 +16,7 @@ _READS = {
 
 
 def methods(as_json: Json = False) -> None:
-    """List every method: what it does, its options with their defaults, what it looks at."""
+    """List every method: what it does, its options with defaults and ranges, what it looks at."""
     from ..methods import get_method, list_methods
     from .terminal import Table, print_json
 
@@ -27,10 +27,14 @@ def methods(as_json: Json = False) -> None:
     table = Table(
         ["method", "acts", "what it does", "options (--option name=value)", "looks at"],
         caption="Acts: before the language model, or inside it, at the layers of its schedule. "
+        "In brackets: the words or numbers that an option may be. "
         "Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
     )
     for one in described:
-        options = [f"{name}={value}" for name, value in one["options"].items()]
+        allowed = {name: f" ({text})" for name, text in one["allowed"].items()}
+        options = [
+            f"{name}={value}{allowed.get(name, '')}" for name, value in one["options"].items()
+        ]
         needs = [" or ".join(names) for names in one["evidence"]]
         table.add(
             one["name"],
@@ -46,9 +50,11 @@ def describe(method: Any) -> dict[str, Any]:
     """Return a method's name, where it acts, summary, options and evidence as plain values.
 
     What a method inside the language model reads is its evidence; its schedule is an option.
+    ``allowed`` has an entry for each option whose type declares words or a range.
     """
     from ..methods.inside import LayerMethod
     from ..methods.lookup import KINDS
+    from ..options.checks import rules_of
 
     summary = (inspect.getdoc(method) or "").strip().partition("\n\n")[0]
     fields: tuple[dataclasses.Field[Any], ...] = ()
@@ -62,6 +68,7 @@ def describe(method: Any) -> dict[str, Any]:
         "options": {
             field.name: _plain(getattr(method, field.name)) for field in fields if field.init
         },
+        "allowed": {name: rule.allowed for name, rule in rules_of(type(method)).items()},
         "evidence": [list(names) for names in needs],
     }
 

@@ -27,7 +27,10 @@ class Method(Named):
 
     A subclass writes one of two functions. `choose` sees a clean stack of patches and a count, and
     is all that most ideas need; `select` sees one item as it is and takes over every duty below.
-    Options are dataclass fields, checked in ``__post_init__``. Registering takes one word::
+    Options are dataclass fields. A type that declares words, ``Literal["a", "b"]``, or a range,
+    ``Annotated[float, lftr.Range(0.0, 1.0)]``, is checked when the method is made; what depends on
+    several options is checked in ``__post_init__``, after ``super().__post_init__()``. Registering
+    takes one word::
 
         @dataclass(frozen=True)
         class Loudest(lftr.Method, name="loudest"):

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..values.errors import ArgumentError
+from .checks import fields_of, rules_of
 
 
 class Plain:
     """A value that files and the command line can name, with its dataclass fields as options.
+
+    What the fields' types declare, see `lftr.options.checks`, is checked when one is made. A
+    ``__post_init__`` of a subclass calls this class's first.
 
     A base class gives its kind in the class statement (``kind="schedule"``); its subclasses are of
     that kind.
@@ -27,6 +31,11 @@ class Plain:
         super().__init_subclass__(**kwargs)
         if kind:
             Plain.kinds[kind] = cls
+
+    def __post_init__(self) -> None:
+        """Refuse options that their types do not allow."""
+        for name, rule in rules_of(type(self)).items():
+            rule.check(name, getattr(self, name))
 
 
 def kind_of(cls: type) -> str | None:
@@ -76,7 +85,7 @@ def from_plain(value: Any) -> Any:
         raise ArgumentError.unknown(kind, str(name), classes)
     if not isinstance(options, Mapping):
         raise ArgumentError.of("options", options, "an object of names and values")
-    known = [field.name for field in _fields(classes[name])]
+    known = [field.name for field in fields_of(classes[name])]
     for option in options:
         if option not in known:
             raise ArgumentError.unknown(f"option of {kind} {name!r}", option, known)
@@ -102,9 +111,5 @@ def _name(cls: Any) -> str:
     return str(getattr(cls, "name", "") or cls.__name__)
 
 
-def _fields(cls: Any) -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
-
-
 def _options(value: Any) -> dict[str, Any]:
-    return {field.name: to_plain(getattr(value, field.name)) for field in _fields(value)}
+    return {field.name: to_plain(getattr(value, field.name)) for field in fields_of(value)}

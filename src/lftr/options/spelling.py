@@ -39,6 +39,8 @@ def parse_value(name: str, text: str, hint: Any) -> object:
         If it cannot be read so; the message names the option.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return parse_value(name, text, arguments[0])
     if origin in (typing.Union, types.UnionType):
         if type(None) in arguments and text.lower() == "none":
             return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ...methods.inside.schedules import Exit
 from ...methods.inside.static_exit import StaticExit
-from ...options.checks import between, whole
+from ...options.checks import Range, check
 from ...reducing import reduce
 from ...values.errors import ArgumentError
 from .layers import exit_layers
@@ -53,8 +53,8 @@ def calibrate_exit(
     """
     from ...hosts.transformers.encoder.encode_cache import encode_once
 
-    between("agreement", agreement, 0.0, 1.0)
-    whole("max_new_tokens", max_new_tokens, 1)
+    check("agreement", agreement, Annotated[float, Range(0.0, 1.0)])
+    check("max_new_tokens", max_new_tokens, Annotated[int, Range(1)])
     layers, inputs = exit_layers(model), list(inputs)
     with torch.no_grad(), encode_once(model):
         full = [_answers(model, batch, max_new_tokens) for batch in inputs]

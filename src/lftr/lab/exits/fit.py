@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...methods.operations.exit_gates import Gates, MadeFor
-from ...options.checks import one_of, whole
+from ...options.checks import Range, check
 from ...values.errors import ArgumentError
 from .labels import Taught
 from .layers import exit_layers
 
-_LOSS = {"loss": 1.03, "agreement": float("inf")}
+Same = Literal["loss", "agreement"]
+_LOSS: dict[Same, float] = {"loss": 1.03, "agreement": float("inf")}
 
 
 def fit_exit(
     model: Any,
     data: Iterable[Mapping[str, Any]],
     *,
-    rule: Literal["loss", "agreement"] = "loss",
+    rule: Same = "loss",
     draws: int = 4,
     width: int = 64,
     steps: int = 300,
@@ -72,10 +73,9 @@ def fit_exit(
     """
     from ...hosts.transformers.encoder.encode_cache import encode_once
 
-    one_of("rule", rule, tuple(_LOSS))
-    whole("draws", draws, 1)
-    whole("width", width, 1)
-    whole("steps", steps, 1)
+    check("rule", rule, Same)
+    for name, value in {"draws": draws, "width": width, "steps": steps}.items():
+        check(name, value, Annotated[int, Range(1)])
     chance = torch.Generator().manual_seed(seed)
     gates = Gates(MadeFor.of(model.config), width)
     layers = torch.tensor(exit_layers(model))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
-from ...options.checks import one_of, whole
+from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -44,15 +45,10 @@ class AIM(Method, name="aim"):
     pruning half acts inside the language model and is not part of this method.
     """
 
-    metric: str = "features"
-    folds: tuple[int, ...] = ()
+    metric: Literal["features", "keys"] = "features"
+    folds: tuple[Annotated[int, Range(1)], ...] = ()
     per_frame: bool = True
     scrambled: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("metric", self.metric, ("features", "keys"))
-        for step in self.folds:
-            whole("folds", step, 1)
 
     @property
     def evidence(self) -> Evidence:

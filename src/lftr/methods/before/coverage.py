@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 from torch import Tensor
 
-from ...options.checks import between, one_of
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -53,18 +54,11 @@ class Coverage(Method, name="coverage"):
         mean, or go.
     """
 
-    asked: float = 0.5
-    width: float = 0.3
-    sharpness: float = 0.0
-    candidates: float = 1.0
-    leftovers: str = "drop"
-
-    def __post_init__(self) -> None:
-        between("asked", self.asked, 0.0, 1.0)
-        between("width", self.width, 1e-3)
-        between("sharpness", self.sharpness, 0.0)
-        between("candidates", self.candidates, 0.0)
-        one_of("leftovers", self.leftovers, ("merge", "drop"))
+    asked: Annotated[float, Range(0.0, 1.0)] = 0.5
+    width: Annotated[float, Range(1e-3)] = 0.3
+    sharpness: Annotated[float, Range(0.0)] = 0.0
+    candidates: Annotated[float, Range(0.0)] = 1.0
+    leftovers: Literal["merge", "drop"] = "drop"
 
     @property
     def evidence(self) -> Evidence:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from ...options.checks import one_of, whole
+from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -39,14 +40,9 @@ class Dart(Method, name="dart"):
     first (the original: in that of a Python set).
     """
 
-    pivots: int = 4
-    text_pivots: int = 4
-    norm: str = "features"
-
-    def __post_init__(self) -> None:
-        whole("pivots", self.pivots, 1)
-        whole("text_pivots", self.text_pivots, 0)
-        one_of("norm", self.norm, ("features", "keys"))
+    pivots: Annotated[int, Range(1)] = 4
+    text_pivots: Annotated[int, Range(0)] = 4
+    norm: Literal["features", "keys"] = "features"
 
     @property
     def evidence(self) -> Evidence:

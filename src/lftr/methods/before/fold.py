@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...options.checks import whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
@@ -38,12 +39,8 @@ class Fold(Method, name="fold"):
     the readout that needs none.
     """
 
-    rows: int = 2
-    columns: int = 8
-
-    def __post_init__(self) -> None:
-        whole("rows", self.rows, 1)
-        whole("columns", self.columns, 1)
+    rows: Annotated[int, Range(1)] = 2
+    columns: Annotated[int, Range(1)] = 8
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         parts = cells(tokens.blocks, keep, aspect=self.columns / self.rows)

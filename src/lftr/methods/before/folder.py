@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -47,12 +48,9 @@ class Folder(Method, name="folder"):
     """
 
     full: bool = False
-    alpha: float = 5.0
+    alpha: Annotated[float, Range(0.0)] = 5.0
     scaling: bool = False
     class_token: bool = False
-
-    def __post_init__(self) -> None:
-        between("alpha", self.alpha, 0.0)
 
     @property
     def evidence(self) -> Evidence:

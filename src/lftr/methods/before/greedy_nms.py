@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -33,10 +34,7 @@ class GreedyNMS(Method, name="greedy-nms"):
     exact.
     """
 
-    threshold: float = 0.9
-
-    def __post_init__(self) -> None:
-        between("threshold", self.threshold, -1.0, 1.0)
+    threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
 
     @property
     def evidence(self) -> Evidence:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -39,12 +40,8 @@ class HiPrune(Method, name="hiprune"):
     first and last token); the text's share is one of the budget, so that K is exact.
     """
 
-    alpha: float = 0.1
-    text_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        between("alpha", self.alpha, 0.0, 1.0)
-        between("text_share", self.text_share, 0.0, 1.0)
+    alpha: Annotated[float, Range(0.0, 1.0)] = 0.1
+    text_share: Annotated[float, Range(0.0, 1.0)] = 0.0
 
     @property
     def evidence(self) -> Evidence:

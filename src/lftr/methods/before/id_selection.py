@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -35,10 +36,7 @@ class IDSelection(Method, name="id-selection"):
     third party's port stops all at zero, where the first in raster order follow.
     """
 
-    gamma: float = 20.0
-
-    def __post_init__(self) -> None:
-        between("gamma", self.gamma, 0.0)
+    gamma: Annotated[float, Range(0.0)] = 20.0
 
     @property
     def evidence(self) -> Evidence:

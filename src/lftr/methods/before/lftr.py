@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, one_of
+from ...options.checks import Range
 from ...values.errors import MissingEvidenceError
 from ...values.indexing import take
 from ...values.selection import Selection
@@ -79,30 +80,17 @@ class Lftr(Method, name="lftr"):
         Whether what does not stay in time is merged or goes.
     """
 
-    relevance: str = "frame"
-    descriptor: str = "mean"
-    direction: str = "far"
-    text_sign: str = "positive"
-    diversity: float = 1.0
-    among: str = "spread"
-    candidates: float = 1.0
-    leftovers: str = "drop"
-    time_share: float = 0.0
-    first: str = "even"
-    still: str = "merge"
-
-    def __post_init__(self) -> None:
-        one_of("relevance", self.relevance, ("frame", "text", "both"))
-        one_of("descriptor", self.descriptor, ("mean", "cls", "cls-attention"))
-        one_of("direction", self.direction, ("far", "near"))
-        one_of("text_sign", self.text_sign, ("positive", "negative"))
-        between("diversity", self.diversity, 0.0, 1.0)
-        one_of("among", self.among, ("spread", "relevant"))
-        between("candidates", self.candidates, 0.0)
-        one_of("leftovers", self.leftovers, ("merge", "drop"))
-        between("time_share", self.time_share, 0.0, 1.0)
-        one_of("first", self.first, ("whole", "even"))
-        one_of("still", self.still, ("merge", "drop"))
+    relevance: Literal["frame", "text", "both"] = "frame"
+    descriptor: Literal["mean", "cls", "cls-attention"] = "mean"
+    direction: Literal["far", "near"] = "far"
+    text_sign: Literal["positive", "negative"] = "positive"
+    diversity: Annotated[float, Range(0.0, 1.0)] = 1.0
+    among: Literal["spread", "relevant"] = "spread"
+    candidates: Annotated[float, Range(0.0)] = 1.0
+    leftovers: Literal["merge", "drop"] = "drop"
+    time_share: Annotated[float, Range(0.0, 1.0)] = 0.0
+    first: Literal["whole", "even"] = "even"
+    still: Literal["merge", "drop"] = "merge"
 
     @property
     def evidence(self) -> Evidence:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
@@ -37,12 +38,8 @@ class MultiScalePool(Method, name="multi-scale-pool"):
     Differs: any count; the original fixes 16 x 16 and 8 x 8 and puts one grid after the other.
     """
 
-    scales: int = 2
-    factor: float = 4.0
-
-    def __post_init__(self) -> None:
-        whole("scales", self.scales, 1)
-        between("factor", self.factor, 1.0)
+    scales: Annotated[int, Range(1)] = 2
+    factor: Annotated[float, Range(1.0)] = 4.0
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         scales = min(self.scales, keep)

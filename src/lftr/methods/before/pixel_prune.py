@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import Grid, VisualTokens
 from ..base import Evidence, Method
@@ -37,10 +38,7 @@ class PixelPrune(Method, name="pixel-prune"):
     Differs: K is exact, by the size of the largest difference, ties to the earlier token.
     """
 
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        between("threshold", self.threshold, 0.0)
+    threshold: Annotated[float, Range(0.0)] = 0.0
 
     @property
     def evidence(self) -> Evidence:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import whole
+from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
@@ -42,10 +43,7 @@ class PruMerge(Method, name="prumerge"):
     "auto" counts within each item (the original over the batch).
     """
 
-    neighbours: int = 32
-
-    def __post_init__(self) -> None:
-        whole("neighbours", self.neighbours, 0)
+    neighbours: Annotated[int, Range(0)] = 32
 
     @property
     def evidence(self) -> Evidence:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.tokens import VisualTokens
 from ..operations.outliers import outlier_count
 from ..operations.signals import saliency
@@ -37,11 +38,7 @@ class PruMergePlus(PruMerge, name="prumerge-plus"):
     third of the tokens, is defined (an error in the original).
     """
 
-    share: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("share", self.share, 0.0, 1.0)
+    share: Annotated[float, Range(0.0, 1.0)] = 0.25
 
     def kept(self, attention: Tensor, count: int) -> Tensor:
         order = attention.argsort(dim=1, descending=True, stable=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from ...options.checks import whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Method
@@ -28,10 +28,7 @@ class Random(Method, name="random"):
 
     sees_features: ClassVar[bool] = False
 
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        whole("seed", self.seed, 0, 2**63 - 1)
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         generator = torch.Generator().manual_seed(self.seed)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
@@ -41,10 +42,7 @@ class RegionRouter(Method, name="region-router"):
     not part of this method.
     """
 
-    region: int = 4
-
-    def __post_init__(self) -> None:
-        whole("region", self.region, 1)
+    region: Annotated[int, Range(1)] = 4
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         side, largest = self.region, max(max(rows, columns) for _, rows, columns in tokens.blocks)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from ...options.checks import between, one_of
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -33,12 +34,8 @@ class Scope(Method, name="scope"):
     added; without any attention all tokens are equally salient, as in the original.
     """
 
-    alpha: float = 1.0
-    combined: str = "multi"
-
-    def __post_init__(self) -> None:
-        between("alpha", self.alpha, 0.0)
-        one_of("combined", self.combined, ("multi", "add"))
+    alpha: Annotated[float, Range(0.0)] = 1.0
+    combined: Literal["multi", "add"] = "multi"
 
     @property
     def evidence(self) -> Evidence:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -30,10 +31,7 @@ class TwoExpert(Method, name="two-expert"):
     Evidence: CLS attention or attention received; CLIP text or the prompt's own embeddings.
     """
 
-    text_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        between("text_weight", self.text_weight, 0.0)
+    text_weight: Annotated[float, Range(0.0)] = 1.0
 
     @property
     def evidence(self) -> Evidence:

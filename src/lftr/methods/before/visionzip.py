@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
@@ -40,11 +41,8 @@ class VisionZip(Method, name="visionzip"):
     puts contextual ones last).
     """
 
-    contextual: float = 10 / 64
+    contextual: Annotated[float, Range(0.0, 1.0)] = 10 / 64
     official_sum: bool = False
-
-    def __post_init__(self) -> None:
-        between("contextual", self.contextual, 0.0, 1.0)
 
     @property
     def evidence(self) -> Evidence:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -36,12 +37,8 @@ class VisPruner(Method, name="vispruner"):
     Differs: rests of odd length and of fewer than 16 tokens are defined (the original raises).
     """
 
-    important_ratio: float = 0.5
-    step: int = 8
-
-    def __post_init__(self) -> None:
-        between("important_ratio", self.important_ratio, 0.0, 1.0)
-        whole("step", self.step, 1)
+    important_ratio: Annotated[float, Range(0.0, 1.0)] = 0.5
+    step: Annotated[int, Range(1)] = 8
 
     @property
     def evidence(self) -> Evidence:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from ...options.checks import one_of, whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
@@ -38,12 +39,8 @@ class VisualGrouping(Method, name="visual-grouping"):
     Differs: seeds are tokens of the item where VisToG's are learned, and features stay as they are.
     """
 
-    seeds: str = "farthest"
-    rounds: int = 0
-
-    def __post_init__(self) -> None:
-        one_of("seeds", self.seeds, ("farthest", "saliency", "density"))
-        whole("rounds", self.rounds, 0, 100)
+    seeds: Literal["farthest", "saliency", "density"] = "farthest"
+    rounds: Annotated[int, Range(0, 100)] = 0
 
     @property
     def evidence(self) -> Evidence:

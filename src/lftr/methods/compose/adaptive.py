@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, one_of
+from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -42,14 +43,9 @@ class Adaptive(Wrapper):
     """
 
     inner: Method | str
-    measure: str = "spread"
-    strength: float = 1.0
+    measure: Literal["spread", "rank"] = "spread"
+    strength: Annotated[float, Range(0.0)] = 1.0
     within: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("measure", self.measure, ("spread", "rank"))
-        between("strength", self.strength, 0.0)
 
     def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
         claims = [self._claim(item.features.unsqueeze(0)).item() for item in items]

@@ -25,6 +25,7 @@ class Wrapper(Method):
     inside: ClassVar[tuple[str, ...]] = ("inner",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.inside:
             object.__setattr__(self, name, _as_method(name, getattr(self, name)))
 

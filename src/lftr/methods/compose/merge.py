@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, one_of
+from ...options.checks import Range
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Method
@@ -33,13 +34,8 @@ class Merge(Wrapper):
     """
 
     inner: Method | str
-    weighting: str = "mean"
-    own: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("weighting", self.weighting, ("mean", "similarity"))
-        between("own", self.own, 0.0, 1.0)
+    weighting: Literal["mean", "similarity"] = "mean"
+    own: Annotated[float, Range(0.0, 1.0)] = 0.0
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         chosen = decide(self.methods[0], tokens, keep)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Method
@@ -33,13 +33,9 @@ class Mix(Wrapper):
 
     a: Method | str
     b: Method | str
-    share: float = 0.5
+    share: Annotated[float, Range(0.0, 1.0)] = 0.5
 
     inside: ClassVar[tuple[str, ...]] = ("a", "b")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("share", self.share, 0.0, 1.0)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         a, b = self.methods

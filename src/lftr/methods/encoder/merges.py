@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import Tensor
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...options.plain import Plain
 from ...values.budget import Budget, parse_keep, resolve
 from ...values.errors import ArgumentError
@@ -99,11 +100,8 @@ class EncoderToMe(EncoderMerge):
     ones before destinations), since the language model has positions.
     """
 
-    r: int = 16
+    r: Annotated[int, Range(0)] = 16
     proportional: bool = False
-
-    def __post_init__(self) -> None:
-        whole("r", self.r, 0)
 
     @property
     def weighs_attention(self) -> bool:
@@ -149,12 +147,12 @@ class EncoderFolder(EncoderMerge):
     """
 
     keep: float | int = 1 / 3
-    alpha: float = 5.0
+    alpha: Annotated[float, Range(0.0)] = 5.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.keep, str) or isinstance(parse_keep(self.keep), Budget):
             raise ArgumentError.of("keep", self.keep, "a ratio in (0, 1] or a whole number >= 1")
-        between("alpha", self.alpha, 0.0)
 
     @property
     def reads_attention(self) -> bool:

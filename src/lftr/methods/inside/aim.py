@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from .base import BLOCK, Heads, LayerMethod, LayerView, Reads
 from .schedules import Linear, Schedule
@@ -40,14 +40,9 @@ class AIMInside(LayerMethod, name="aim-inside"):
     """
 
     schedule: Schedule = Linear(start=15 / 28, stop=22 / 28, end=0.0)
-    temperature: float = 0.1
-    iterations: int = 5
+    temperature: Annotated[float, Range(1e-6)] = 0.1
+    iterations: Annotated[int, Range(1)] = 5
     reads: ClassVar[Reads] = "previous"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("temperature", self.temperature, 1e-6)
-        whole("iterations", self.iterations, 1)
 
     def select(self, view: LayerView, keep: int) -> Selection:
         ranks = importance(view.read, self.temperature, self.iterations)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ..operations.recycling import recycled
 from .base import LayerMethod, LayerView, Reads
@@ -49,17 +49,14 @@ class AutoPrune(LayerMethod, name="autoprune"):
 
     schedule: Schedule = Logistic(centre=14.9 / 32, slope=0.4, start=1)
     centre: Layer = 14.9 / 32
-    slope: float = 0.4
-    gamma: float = 0.2
-    recycle: float = 0.3
+    slope: Annotated[float, Range(0.0)] = 0.4
+    gamma: Annotated[float, Range(0.0)] = 0.2
+    recycle: Annotated[float, Range(0.0, 1.0)] = 0.3
     reads: ClassVar[Reads] = "previous"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_layer("centre", self.centre)
-        between("slope", self.slope, 0.0)
-        between("gamma", self.gamma, 0.0)
-        between("recycle", self.recycle, 0.0, 1.0)
 
     def watches(self, depth: int) -> frozenset[int]:
         return frozenset(range(1, depth))

@@ -208,8 +208,8 @@ class LayerView:
 class LayerMethod(Named):
     """Decides which visual tokens a decoder layer goes on with. Knows no model.
 
-    A subclass is a frozen dataclass with a field ``schedule`` and writes `select`. Options are
-    checked in ``__post_init__``, after this class's own. Registering takes one word::
+    A subclass is a frozen dataclass with a field ``schedule`` and writes `select`. The types of
+    other options are checked as those of a `lftr.Method` are. Registering takes one word::
 
         @dataclass(frozen=True)
         class Loudest(lftr.LayerMethod, name="loudest-inside"):
@@ -238,7 +238,8 @@ class LayerMethod(Named):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        """Refuse what is no such schedule."""
+        """Refuse options that their types do not allow, and what is no such schedule."""
+        super().__post_init__()
         self.scheduled.require("schedule", self.schedule)
 
     def check(self, config: Any) -> None:

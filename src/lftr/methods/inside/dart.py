@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from ...options.checks import whole
-from ...values.budget import Keep
+from ...options.checks import Range
 from ...values.selection import Selection
 from ..operations.pivots import largest, least_alike
 from .base import LayerView, Reads
 from .one_cut import OneCut
-from .options import Layer
 from .schedules import Schedule, Step
 
 
@@ -45,14 +43,9 @@ class DartInside(OneCut, name="dart-inside"):
     """
 
     schedule: Schedule = Step(layer=2, keep=128 / 576)
-    pivots: int = 4
-    text_pivots: int = 4
+    pivots: Annotated[int, Range(1)] = 4
+    text_pivots: Annotated[int, Range(0)] = 4
     reads: ClassVar[Reads] = "previous"
-
-    def __post_init__(self, layer: Layer | None, keep: Keep | None) -> None:
-        super().__post_init__(layer, keep)
-        whole("pivots", self.pivots, 1)
-        whole("text_pivots", self.text_pivots, 0)
 
     def select(self, view: LayerView, keep: int) -> Selection:
         heads = view.read

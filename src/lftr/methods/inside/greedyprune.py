@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ...options.checks import between
-from ...values.budget import Keep
+from ...options.checks import Range
 from ...values.selection import Selection
 from ..operations.greedy import suppress
 from ..operations.scaling import mean_cosine
 from .base import LayerView
 from .one_cut import OneCut
-from .options import Layer
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,7 @@ class GreedyPrune(OneCut, name="greedyprune"):
     token, so that K is exact. `greedy-nms` is the same rule before the language model.
     """
 
-    threshold: float = 0.9
-
-    def __post_init__(self, layer: Layer | None, keep: Keep | None) -> None:
-        super().__post_init__(layer, keep)
-        between("threshold", self.threshold, -1.0, 1.0)
+    threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
 
     def select(self, view: LayerView, keep: int) -> Selection:
         x = view.states[None, view.visual]

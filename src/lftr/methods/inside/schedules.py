@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...options.plain import Plain
 from ...values.budget import Keep, resolve
 from ...values.errors import ArgumentError
@@ -83,6 +83,7 @@ class Step(Schedule):
     keep: Keep = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("layer", self.layer)
         object.__setattr__(self, "keep", check_keep("keep", self.keep))
 
@@ -108,6 +109,7 @@ class Stages(Schedule):
     keep: Sequence[Keep] = (0.5, 0.25, 0.125)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         layers = several("layers", self.layers)
         for layer in layers:
             check_layer("layers", layer)
@@ -155,12 +157,12 @@ class Linear(Schedule):
 
     start: Layer = 0.5
     stop: Layer = 0.75
-    end: float = 0.0
+    end: Annotated[float, Range(0.0, 1.0)] = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("start", self.start)
         check_layer("stop", self.stop)
-        between("end", self.end, 0.0, 1.0)
 
     def counts(self, tokens: int, depth: int) -> list[int]:
         start = layer_at("start", self.start, depth)
@@ -188,12 +190,12 @@ class Logistic(Schedule):
     """
 
     centre: Layer = 0.5
-    slope: float = 0.4
+    slope: Annotated[float, Range(0.0, 1e6)] = 0.4
     start: Layer = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("centre", self.centre)
-        between("slope", self.slope, 0.0, 1e6)
         check_layer("start", self.start)
 
     def counts(self, tokens: int, depth: int) -> list[int]:
@@ -224,6 +226,7 @@ class Exit(Schedule):
     layer: Layer = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("layer", self.layer, beyond=True)
 
     def counts(self, tokens: int, depth: int) -> list[int]:
@@ -257,15 +260,12 @@ class Skip(Schedule):
         Or: the layers that are skipped.
     """
 
-    state: State = "frozen"
-    every: int | None = None
+    state: Literal["frozen", "bypassed"] = "frozen"
+    every: Annotated[int, Range(1)] | None = None
     layers: Sequence[Layer] = ()
 
     def __post_init__(self) -> None:
-        if self.state not in ("frozen", "bypassed"):
-            raise ArgumentError.of("state", self.state, "'frozen' or 'bypassed'")
-        if self.every is not None:
-            whole("every", self.every, 1)
+        super().__post_init__()
         if (self.every is None) == (not self.layers):
             raise ArgumentError.of("layers", self.layers, "layers, or every=..., and not both")
         for layer in several("layers", self.layers):
@@ -309,6 +309,7 @@ class Average(Schedule):
     keep: Keep
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "keep", check_keep("keep", self.keep))
 
     def counts(self, tokens: int, depth: int) -> list[int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ..operations.recycling import recycled
 from .base import LayerMethod, LayerView, Reads
@@ -43,12 +43,8 @@ class SparseVLM(LayerMethod, name="sparsevlm"):
     """
 
     schedule: Schedule = Stages(LAYERS, keep=(309 / 576, 204 / 576, 113 / 576))
-    recycle: float = 0.3
+    recycle: Annotated[float, Range(0.0, 1.0)] = 0.3
     reads: ClassVar[Reads] = "previous"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("recycle", self.recycle, 0.0, 1.0)
 
     def watches(self, depth: int) -> frozenset[int]:
         return frozenset({0})

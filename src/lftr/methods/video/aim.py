@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from ...options.checks import whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
@@ -37,11 +38,7 @@ class AIMVideo(ClipMethod, name="aim-video"):
     options for images; `aim-inside`, the half inside the language model, composes with this one.
     """
 
-    folds: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for step in self.folds:
-            whole("folds", step, 1)
+    folds: tuple[Annotated[int, Range(1)], ...] = ()
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
         frames, height, width = tokens.blocks[0]

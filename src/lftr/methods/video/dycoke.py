@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
@@ -40,11 +41,8 @@ class DyCoke(ClipMethod, name="dycoke"):
     five frames, where it crashes; any count.
     """
 
-    merging_ratio: float = 0.3
+    merging_ratio: Annotated[float, Range(0.0, 1.0)] = 0.3
     full_groups: bool = False
-
-    def __post_init__(self) -> None:
-        between("merging_ratio", self.merging_ratio, 0.0, 1.0)
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
         frames, height, width = tokens.blocks[0]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..operations.cells import spread
@@ -35,10 +36,7 @@ class EVS(ClipMethod, name="evs"):
     Differs: budgets under one frame, which the original raises to one frame.
     """
 
-    first: float = 1.0
-
-    def __post_init__(self) -> None:
-        between("first", self.first, 0.0, 1.0)
+    first: Annotated[float, Range(0.0, 1.0)] = 1.0
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
         frames, height, width = tokens.blocks[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence
@@ -52,18 +53,11 @@ class FastVID(ClipMethod, name="fastvid"):
     most attended of the other tokens. No noise is added to densities.
     """
 
-    segments: int = 8
-    threshold: float = 0.9
-    contextual: float = 0.4
-    step: int = 4
-    own: float = 0.6
-
-    def __post_init__(self) -> None:
-        whole("segments", self.segments, 1)
-        between("threshold", self.threshold, -1.0, 1.0)
-        between("contextual", self.contextual, 0.0, 1.0)
-        whole("step", self.step, 1)
-        between("own", self.own, 0.0, 1.0)
+    segments: Annotated[int, Range(1)] = 8
+    threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
+    contextual: Annotated[float, Range(0.0, 1.0)] = 0.4
+    step: Annotated[int, Range(1)] = 4
+    own: Annotated[float, Range(0.0, 1.0)] = 0.6
 
     @property
     def evidence(self) -> Evidence:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..operations.cells import centres, spread
@@ -29,12 +29,9 @@ class FrameSample(ClipMethod, name="frame-sample"):
         Of a frame's tokens, in (0, 1]: below 1, more frames, each thinned to that share.
     """
 
-    share: float = 1.0
+    share: Annotated[float, Range(1e-6, 1.0)] = 1.0
 
     sees_features: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        between("share", self.share, 1e-6, 1.0)
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
         frames, height, width = tokens.blocks[0]

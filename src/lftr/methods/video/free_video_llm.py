@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, one_of, whole
+from ...options.checks import Range
 from ...values.errors import MissingEvidenceError
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -58,20 +59,13 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
     shrink alike, regions to single tokens at most.
     """
 
-    slow: int = 3
-    middle: int = 5
-    side: int = 4
-    region: float = 0.8
-    pool: str = "max"
-    frames_by: str = "patches"
+    slow: Annotated[int, Range(0)] = 3
+    middle: Annotated[int, Range(0)] = 5
+    side: Annotated[int, Range(0)] = 4
+    region: Annotated[float, Range(1e-6, 1.0)] = 0.8
+    pool: Literal["max", "avg"] = "max"
+    frames_by: Literal["patches", "frame"] = "patches"
     transposed: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("slow", "middle", "side"):
-            whole(name, getattr(self, name), 0)
-        between("region", self.region, 1e-6, 1.0)
-        one_of("pool", self.pool, ("max", "avg"))
-        one_of("frames_by", self.frames_by, ("patches", "frame"))
 
     @property
     def evidence(self) -> Evidence:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence
@@ -55,19 +56,12 @@ class HoliTom(ClipMethod, name="holitom"):
     still the least is taken as moving. No noise is added to densities.
     """
 
-    threshold: float = 0.8
-    contextual: float = 0.0
-    neighbours: int = 7
-    own: float = 0.6
+    threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8
+    contextual: Annotated[float, Range(0.0, 1.0)] = 0.0
+    neighbours: Annotated[int, Range(1)] = 7
+    own: Annotated[float, Range(0.0, 1.0)] = 0.6
     mean: bool = False
-    longest: int = 1024
-
-    def __post_init__(self) -> None:
-        between("threshold", self.threshold, -1.0, 1.0)
-        between("contextual", self.contextual, 0.0, 1.0)
-        whole("neighbours", self.neighbours, 1)
-        between("own", self.own, 0.0, 1.0)
-        whole("longest", self.longest, 1)
+    longest: Annotated[int, Range(1)] = 1024
 
     @property
     def evidence(self) -> Evidence:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between, whole
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
@@ -50,18 +51,11 @@ class PruneVid(ClipMethod, name="prunevid"):
     left once all that stands still is one, what stands still the least is taken as moving.
     """
 
-    clusters: float = 0.25
-    threshold: float = 0.8
-    share: float = 0.5
-    few: int = 14
-    neighbours: int = 7
-
-    def __post_init__(self) -> None:
-        between("clusters", self.clusters, 1e-6, 1.0)
-        between("threshold", self.threshold, -1.0, 1.0)
-        between("share", self.share, 1e-6, 1.0)
-        whole("few", self.few, 0)
-        whole("neighbours", self.neighbours, 1)
+    clusters: Annotated[float, Range(1e-6, 1.0)] = 0.25
+    threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8
+    share: Annotated[float, Range(1e-6, 1.0)] = 0.5
+    few: Annotated[int, Range(0)] = 14
+    neighbours: Annotated[int, Range(1)] = 7
 
     def clip(self, tokens: VisualTokens, keep: int) -> Selection:
         x = _frames(tokens)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ...options.checks import between
+from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
@@ -40,12 +41,8 @@ class VidCom2(ClipMethod, name="vidcom2"):
     than frames, the frames that stand out the most keep one.
     """
 
-    temperature: float = 0.01
-    base_scale: float = 0.25
-
-    def __post_init__(self) -> None:
-        between("temperature", self.temperature, 1e-6)
-        between("base_scale", self.base_scale, 1e-6, 1.0)
+    temperature: Annotated[float, Range(1e-6)] = 0.01
+    base_scale: Annotated[float, Range(1e-6, 1.0)] = 0.25
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
         to_clip, to_frame = likenesses(by_frame(tokens, tokens.features))
