@@ -180,7 +180,14 @@ def test_continuous_integration_fails_with_any_part(clone, part):
 
 
 @pytest.mark.parametrize(
-    "part", ["tests/lmms", "tests/media", "tests/serving", "-n 2 tests/zoo tests/hosts/test_api.py"]
+    "part",
+    [
+        "tests/lmms",
+        "tests/media",
+        "tests/serving",
+        "-n 2 tests/hosts tests/zoo",
+        "-n 2 tests/zoo tests/hosts/test_api.py",
+    ],
 )
 def test_continuous_integration_runs_every_environment(clone, part):
     assert any(line.startswith(f"-m pytest {part}") for line in clone(".ci/run")[1])
