@@ -138,3 +138,13 @@ def test_both_pages_of_methods_have_every_method(page):
     text = (DOCS / page).read_text()
     for name in lftr.list_methods():
         assert f"| `{name}` |" in text, name
+
+
+def test_choosing_brings_no_figure_of_its_own():
+    page = (DOCS / "choosing.md").read_text()
+    measured = (DOCS / "results.md").read_text() + (DOCS / "benchmarks.md").read_text()
+    figures = re.findall(r"\b(\d+\.\d) %|\b(\d+\.\d) \(|\b(\d+\.\d\d)\b", page)
+    assert len(figures) > 40
+    options = {"0.25"}  # of a method
+    for figure in {number for found in figures for number in found if number} - options:
+        assert f"| {figure} (" in measured, figure
