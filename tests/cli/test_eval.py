@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from lftr import bundled, evaluation
+from lftr import bundled
+from lftr.lab import evaluation
 from lftr.lab.cli.exit_status import LEFT_OUT
 from lftr.lab.evaluation import Run
 
