@@ -28,7 +28,7 @@ _REFUSED = {
     "--headless": _SERVERS,
 }
 
-_GUARD = f"{__package__}.guard.Guard"
+_GUARD = f"{__package__}.request.guard.Guard"
 _OVERRIDES, _TRUST, _SHARDING = (
     "--hf-overrides",
     "--trust-request-mm-kwargs",
