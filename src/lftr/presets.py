@@ -13,6 +13,7 @@ from typing import Any
 from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
+from .methods.lookup import load_plugins
 from .options.plain import from_plain, to_plain
 from .values.budget import Budget, Keep, is_auto, parse_keep
 from .values.errors import ArgumentError
@@ -186,6 +187,7 @@ def _read_method(values: Mapping[str, Any]) -> Any:
         methods = values["method"]
     else:
         methods = [{key: values[key] for key in ("method", "options") if key in values}]
+    load_plugins()
     found = tuple(from_plain(one) for one in methods)
     if not found or not all(isinstance(one, Method | LayerMethod) for one in found):
         raise ArgumentError.of("method", values["method"], "a method's name, or a list of methods")

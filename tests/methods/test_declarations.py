@@ -127,8 +127,51 @@ def test_no_method_checks_words_or_ranges_by_hand_and_every_one_calls_its_base()
             body = [n for n in node.body if not isinstance(getattr(n, "value", 0), ast.Constant)]
             assert ast.unparse(body[0]).startswith("super().__post_init__("), where
             calls = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and named(n)}
-            assert not calls & {"one_of", "between", "whole", "check", "Range"}, where
+            assert not calls & {"check", "Range"}, where
     assert found > 5
+
+
+@dataclass(frozen=True)
+class OwnCheck(lftr.Method):
+    """Checks an option by itself, and does not call its base."""
+
+    share: Annotated[float, lftr.Range(0.0, 1.0)] = 0.5
+
+    def __post_init__(self):
+        pass
+
+
+@dataclass(frozen=True)
+class Below(OwnCheck):
+    """Inherits the check."""
+
+    times: Annotated[int, lftr.Range(1)] = 1
+
+
+def test_options_are_checked_without_a_call_of_the_base():
+    with pytest.raises(ArgumentError, match=r"share = 5; allowed: a number in"):
+        OwnCheck(share=5)
+    with pytest.raises(ArgumentError, match=r"times = 0; allowed: a whole number >= 1"):
+        Below(times=0)
+
+
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong"),
+    [
+        (list, [3], None),
+        (tuple[()], (), None),
+        (tuple[Literal["a"], Annotated[int, lftr.Range(1)]], ("a", 2), None),
+        (int | Literal["auto"], 3, True),
+        (float | Literal["auto"], "auto", False),
+        (Literal[1, 2], 1, True),
+        (Literal["a"], "a", ["a"]),
+    ],
+)
+def test_types_of_every_form(hint, right, wrong):
+    check("option", right, hint)
+    if wrong is not None:
+        with pytest.raises(ArgumentError):
+            check("option", wrong, hint)
 
 
 def named(call):
@@ -180,7 +223,7 @@ def test_what_a_declaration_allows(options):
     [
         ("share", 10**400, "allowed: a number in [0.0, 1.0]"),
         ("share", 1j, "share = 1j; allowed: a number in [0.0, 1.0]"),
-        ("size", 1.5, "size = 1.5; allowed: a value of type int or 'auto'"),
+        ("size", 1.5, "size = 1.5; allowed: a whole number or 'auto'"),
         ("names", ("a", "c"), "names = 'c'; allowed: 'a', 'b'"),
         ("names", "ab", "names = 'ab'; allowed: several, each 'a', 'b'"),
         ("most", 0.75, "most = 0.75; allowed: a whole number >= 1 or a number in [0.0, 0.5]"),

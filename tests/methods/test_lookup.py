@@ -58,7 +58,22 @@ def test_methods_of_another_package(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_another_package_that_cannot_be_loaded(tmp_path: Path) -> None:
-    other_package(tmp_path, "mine", "1 / 0")
-    done = run(tmp_path, "import lftr; print(lftr.get_method('uniform'))")
-    assert done.stdout.strip() == "uniform"
+    other_package(tmp_path, "mine", f"{MINE}\n1 / 0")
+    done = run(tmp_path, "import lftr; print(lftr.get_method('uniform'), lftr.list_methods())")
+    assert done.stdout.startswith("uniform [")
+    assert "'last'" not in done.stdout
     assert "'mine' (mine) are left out: ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_preset_of_another_packages_method(tmp_path: Path) -> None:
+    other_package(tmp_path, "mine", MINE)
+    preset = tmp_path / "preset.json"
+    preset.write_text('{"format": 1, "method": "last", "options": {}, "keep": "1/4"}')
+    code = f"import lftr; print(lftr.Preset.load({str(preset)!r}).method)"
+    assert run(tmp_path, code).stdout.strip() == "last"
+
+
+def test_what_is_no_option_is_named() -> None:
+    with pytest.raises(lftr.LftrError, match="option of method 'fastervlm'"):
+        lftr.get_method("fastervlm", sees_features=True)

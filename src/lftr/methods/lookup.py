@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from importlib import metadata
 from typing import Any, Literal
 
+from ..options.named import Named
 from ..values.errors import ArgumentError
 from .base import Method
 from .inside.base import LayerMethod
@@ -17,12 +19,17 @@ KINDS: dict[str, Any] = {"before": Method, "inside": LayerMethod}
 
 
 @functools.cache
-def _load_plugins() -> None:
+def load_plugins() -> None:
     """Load the methods of other packages; one that cannot be loaded is left out with a warning."""
     for point in metadata.entry_points(group=GROUP):
+        registries = (Named.taken, *(kind.registry for kind in KINDS.values()))
+        before = [dict(registry) for registry in registries]
         try:
             point.load()
         except Exception as error:
+            for registry, known in zip(registries, before, strict=True):
+                registry.clear()
+                registry.update(known)
             warnings.warn(
                 f"the methods of the entry point {point.name!r} ({point.value}) are left out: "
                 f"{type(error).__name__}: {error}",
@@ -40,7 +47,7 @@ def list_methods(where: Literal["before", "inside"] | None = None) -> list[str]:
     """
     if where not in (None, *KINDS):
         raise ArgumentError.of("where", where, " or ".join(map(repr, KINDS)))
-    _load_plugins()
+    load_plugins()
     kinds = KINDS if where is None else [where]
     return sorted(name for kind in kinds for name in KINDS[kind].registry)
 
@@ -57,7 +64,7 @@ def get_method(name: str, **options: object) -> Any:
     if name not in list_methods():
         raise ArgumentError.unknown("method", str(name), list_methods())
     cls = next(kind.registry[name] for kind in KINDS.values() if name in kind.registry)
-    known = [f.name for f in getattr(cls, "__dataclass_fields__", {}).values() if f.init]
+    known = list(inspect.signature(cls).parameters)
     for option in options:
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", option, known)

@@ -88,14 +88,18 @@ def rule_of(hint: Any) -> Rule | None:
     if hint is bool:
         return Rule("true or false", lambda value: isinstance(value, bool))
     if origin is Literal:
-        return Rule(", ".join(map(repr, arguments)), lambda value: value in arguments)
+        kinds = {(type(word), word) for word in arguments}  # True is not 1
+        words = ", ".join(map(repr, arguments))
+        return Rule(words, lambda value: _hashable(value) and (type(value), value) in kinds)
     if origin is Annotated:
         ranges = [one for one in arguments[1:] if isinstance(one, Range)]
         return _numbers(arguments[0], ranges[0]) if ranges else rule_of(arguments[0])
     if origin in (Union, types.UnionType):
         return _any_of(arguments)
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return _each(rule_of(arguments[0]))
+        # a tuple of unlike elements is left to the class
+        alike = [one for one in arguments if one is not Ellipsis]
+        return _each(rule_of(alike[0])) if len(alike) == 1 else None
     return None
 
 
@@ -103,7 +107,7 @@ def rules_of(cls: type) -> dict[str, Rule]:
     """Return, for each option of a class whose type declares something, what it declares."""
     rules = _RULES.get(cls)
     if rules is None:  # evaluating annotations takes far longer than making an object
-        hints = _hints(cls)
+        hints = hints_of(cls)
         found = {field.name: rule_of(hints.get(field.name)) for field in fields_of(cls)}
         rules = _RULES[cls] = {name: rule for name, rule in found.items() if rule is not None}
     return rules
@@ -114,7 +118,7 @@ def fields_of(cls: Any) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
     """Return the types of a class's fields, without those of a class that cannot be evaluated.
 
     That can be a user's class: its annotations may use names that type checkers alone import.
@@ -168,7 +172,9 @@ def _any_of(hints: Sequence[Any]) -> Rule | None:
 def _instance(hint: Any) -> Rule:
     """Return the rule of a type without a declaration: its instances; anything where it is none."""
     cls = typing.get_origin(hint) or hint
-    cls = {int: Integral, float: Real}.get(cls, cls)
+    if cls in (int, float):
+        kind, allowed = (Integral, "a whole number") if cls is int else (Real, "a number")
+        return Rule(allowed, lambda value: isinstance(value, kind) and not isinstance(value, bool))
     cannot_tell = getattr(cls, "_is_protocol", False) or typing.is_typeddict(cls)
     if cannot_tell or not isinstance(cls, type):
         return Rule(str(hint), lambda value: True)
@@ -184,6 +190,10 @@ def _each(element: Rule | None) -> Rule | None:
         return _is_sequence(value) and all(map(element.accepts, value))
 
     return Rule(f"several, each {element.allowed}", accepts, element)
+
+
+def _hashable(value: object) -> bool:
+    return type(value).__hash__ is not None
 
 
 def _is_sequence(value: object) -> bool:

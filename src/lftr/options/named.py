@@ -13,17 +13,17 @@ class Named(Plain, kind="method"):
 
     name: ClassVar[str] = ""
     registry: ClassVar[dict[str, Any]] = {}
-    _taken: ClassVar[dict[str, type[Named]]] = {}
+    taken: ClassVar[dict[str, type[Named]]] = {}
 
     def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = name
         if not name:
             return
-        other = Named._taken.setdefault(name, cls)
+        other = Named.taken.setdefault(name, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise LftrError(f"a method named {name!r} exists: {other.__module__}.{other.__name__}")
-        Named._taken[name] = cls.registry[name] = cls  # the same class again: a reloaded module
+        Named.taken[name] = cls.registry[name] = cls  # the same class again: a reloaded module
 
     def __str__(self) -> str:
         """Return the name with the options that are not at their defaults."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ..values.errors import ArgumentError
@@ -13,8 +14,8 @@ from .checks import fields_of, rules_of
 class Plain:
     """A value that files and the command line can name, with its dataclass fields as options.
 
-    What the fields' types declare, see `lftr.options.checks`, is checked when one is made. A
-    ``__post_init__`` of a subclass calls this class's first.
+    What the fields' types declare, see `lftr.options.checks`, is checked when one is made, before
+    a ``__post_init__`` of the class.
 
     A base class gives its kind in the class statement (``kind="schedule"``); its subclasses are of
     that kind.
@@ -31,11 +32,30 @@ class Plain:
         super().__init_subclass__(**kwargs)
         if kind:
             Plain.kinds[kind] = cls
+        if "__post_init__" in vars(cls):
+            cls.__post_init__ = _after_the_check(cls.__post_init__)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        """Refuse options that their types do not allow."""
-        for name, rule in rules_of(type(self)).items():
-            rule.check(name, getattr(self, name))
+        """Refuse options that their types do not allow, if no subclass has a check of its own."""
+        if type(self).__post_init__ is Plain.__post_init__:
+            _check_options(self)
+
+
+def _check_options(value: Plain) -> None:
+    for name, rule in rules_of(type(value)).items():
+        rule.check(name, getattr(value, name))
+
+
+def _after_the_check(post_init: Callable[..., None]) -> Callable[..., None]:
+    """Check the declared options first, whether or not a class's own function calls ``super``."""
+
+    @functools.wraps(post_init)
+    def checked(self: Plain, *args: Any) -> None:
+        if type(self).__post_init__ is checked:  # once, by that of the class itself
+            _check_options(self)
+        post_init(self, *args)
+
+    return checked
 
 
 def kind_of(cls: type) -> str | None:

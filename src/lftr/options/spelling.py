@@ -11,6 +11,7 @@ from typing import Any
 
 from ..values.budget import parse_ratio
 from ..values.errors import ArgumentError
+from .checks import hints_of
 from .plain import from_plain, kind_of
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -18,7 +19,7 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 def parse_options(cls: type, options: Sequence[str], where: str = "--option") -> dict[str, Any]:
     """Read ``name=value`` as options of a class."""
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     values: dict[str, Any] = {}
     for option in options:
         key, separator, text = option.partition("=")

@@ -16,6 +16,7 @@ from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
 from .api import (
     EXPAND,
     GENERATION,
+    Cache,
     Call,
     Expansion,
     Model,
@@ -133,14 +134,16 @@ class Site:
         return self.stack[-1] if self.stack else None
 
     @contextmanager
-    def _inside_generate(self, reduced: Reduced | None = None) -> Iterator[None]:
+    def _inside_generate(
+        self, cache: Cache | None, reduced: Reduced | None = None
+    ) -> Iterator[None]:
         call = self._call
-        before = call.generates, call.reduced
-        call.generates, call.reduced = True, reduced
+        before = call.generates, call.reduced, call.given
+        call.generates, call.reduced, call.given = True, reduced, cache
         try:
             yield
         finally:
-            call.generates, call.reduced = before
+            call.generates, call.reduced, call.given = before
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = Call.of(original, args, kwargs)
@@ -150,8 +153,9 @@ class Site:
         if top is not None and top.inside is not None:
             self._refuse_chunks(call)
         if top is None or not top.host.concerns(call):
-            with self._inside_generate():
+            with self._inside_generate(call.cache):
                 return original(*args, **kwargs)
+        self._refuse_guidance(call)
         if call.mask is None and isinstance(call.ids, Tensor) and not call.packed:
             call = call.but(mask=self._infer_mask(call))
         try:
@@ -163,7 +167,7 @@ class Site:
                 view = PromptView(ids, reduced.length)
                 changes |= view.callbacks(call)
             with (
-                self._inside_generate(reduced),
+                self._inside_generate(call.cache, reduced),
                 _announced(top.inside, reduced),
                 self._fed(reduced) as given,
             ):
@@ -190,6 +194,15 @@ class Site:
             raise UnsupportedModelError(
                 f"prefill_chunk_size = {size}; methods inside the language model need the whole "
                 "prompt at once: leave it out, or choose a method that decides before"
+            )
+
+    def _refuse_guidance(self, call: Call) -> None:
+        """Refuse to call the model a second time in each step, without the prompt."""
+        scale = generation_setting(self.model, call, "guidance_scale")
+        if scale not in (None, 1):
+            raise UnsupportedModelError(
+                f"guidance_scale = {scale}; generate then calls the model twice in each step, once "
+                "on a shorter prompt, which lftr cannot place: leave it out"
             )
 
     def _infer_mask(self, call: Call) -> Tensor:
@@ -242,8 +255,8 @@ class Site:
             return None
         call = Call.of(self.model.forward, args, kwargs)
         if self._call.generates:
-            reduced = self._call.reduced
-            check_passed_on(call, None if reduced is None else reduced.call.cache)
+            reduced, given, self._call.given = self._call.reduced, self._call.given, None
+            check_passed_on(call, given)
             call = _with_mask(_caught_up(call, reduced), reduced)
         elif top.host.concerns(call):
             with precision_of(self.model):
@@ -289,6 +302,8 @@ class _Thread(threading.local):
         Whether the thread is in ``generate``, whose prompt is already reduced.
     reduced : Reduced, optional
         The reduced call of that ``generate``.
+    given : Cache, optional
+        The cache that it was given, until its first forward.
     prompt : CachedPrompt, optional
         The record for the cache that a forward outside ``generate`` fills.
     forward : Forward, optional
@@ -298,6 +313,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.generates = False
         self.reduced: Reduced | None = None
+        self.given: Cache | None = None
         self.prompt: CachedPrompt | None = None
         self.forward: Forward | None = None
 
