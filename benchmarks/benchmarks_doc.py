@@ -135,7 +135,8 @@ def main() -> None:
         "## Checks and start-up",
         "",
         "Every forward of a reduced model is checked (design.md, *What transformers calls "
-        "things*); the target was well under 0.1 ms, and 0.3 s for `lftr --help`.",
+        "things*). Timed here are the checks of arguments, of the language model's arguments and "
+        "of the cache's lengths; those of methods inside the language model are not.",
         "",
         made(small),
         "",

@@ -4,6 +4,7 @@ Run: python examples/own_method.py
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -20,7 +21,7 @@ class Colourful(lftr.Method, name="colourful"):
         How much a token on the rim counts, in [0, 1].
     """
 
-    edge: float = 0.5
+    edge: Annotated[float, lftr.Range(0.0, 1.0)] = 0.5
 
     def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
         """See a stack of images, ``(B, N, C)``, and return ``keep`` tokens of each."""

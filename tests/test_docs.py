@@ -39,6 +39,18 @@ def code_of(page: str) -> str:
     return "\n".join(blocks)
 
 
+def test_every_import_of_a_page_works():
+    """Of all pages, whether or not their blocks run: what they import is there."""
+    found = 0
+    for page in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
+        for block in re.findall(r"^```py(?:thon)?\n(.*?)^```$", page.read_text(), re.M | re.S):
+            lines = re.findall(r"^(?:from lftr\S* import [^(\n]+|import lftr\S*)$", block, re.M)
+            for line in lines:
+                exec(compile(line.partition("#")[0].strip(), page.name, "exec"), {})
+                found += 1
+    assert found > 20
+
+
 @pytest.mark.slow
 def test_the_code_of_the_pages_and_of_the_notebook_runs(tmp_path):
     """One fresh interpreter for all: it takes most of the time to start."""

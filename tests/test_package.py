@@ -145,8 +145,8 @@ def test_a_wheel_holds_everything(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     source = ROOT / "src"
-    weights = (source / "lftr" / "bundled" / "weights").rglob("*")
-    wanted = [*SOURCES, *(path for path in weights if path.is_file())]
+    every = (source / "lftr").rglob("*")  # weights and the report's template too
+    wanted = [path for path in every if path.is_file() and "__pycache__" not in path.parts]
     missing = {str(path.relative_to(source)) for path in wanted} - inside
     assert not missing
     assert "lftr/py.typed" in inside

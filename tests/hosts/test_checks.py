@@ -88,8 +88,11 @@ def test_a_cache_that_does_not_reach_the_language_model(keep: float) -> None:
             prompt.generate(1, **given)
 
 
+@pytest.mark.parametrize("images", [True, False])
 @pytest.mark.parametrize("other", [None, "another"])
-def test_a_cache_that_generate_does_not_pass_on(monkeypatch: Any, other: str | None) -> None:
+def test_a_cache_that_generate_does_not_pass_on(
+    monkeypatch: Any, other: str | None, images: bool
+) -> None:
     prompt = prompt_of()
     original = prompt.model.prepare_inputs_for_generation
 
@@ -98,12 +101,23 @@ def test_a_cache_that_generate_does_not_pass_on(monkeypatch: Any, other: str | N
         return dict(Call(original(*args, **kwargs)).but(cache=cache))
 
     monkeypatch.setattr(prompt.model, "prepare_inputs_for_generation", prepare)
-    given = {Call.name("cache"): transformers.DynamicCache()}
+    inputs = prompt.inputs() if images else {"input_ids": torch.tensor([[20, 21, 22]])}
+    inputs |= {Call.name("cache"): transformers.DynamicCache()}
     with (
         lftr.reduce(prompt.model, "lftr", keep=0.5),
         pytest.raises(lftr.LftrError, match="generate did not pass the cache"),
     ):
-        prompt.generate(1, **given)
+        prompt.model.generate(**inputs, max_new_tokens=1)
+
+
+def test_guidance_is_refused() -> None:
+    """It calls the model once more in each step, on a prompt of its own."""
+    prompt = prompt_of()
+    with (
+        lftr.reduce(prompt.model, "lftr", keep=0.5),
+        pytest.raises(lftr.LftrError, match=r"guidance_scale = 1\.5"),
+    ):
+        prompt.generate(1, guidance_scale=1.5)
 
 
 @pytest.mark.parametrize("method", ["lftr", FastV(layer=1, keep=0.5)])

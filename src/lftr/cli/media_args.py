@@ -12,7 +12,7 @@ from ..values.errors import ArgumentError
 from .terminal import progress
 
 
-def read_sight(path: str | Path, frames: int | None = None, fps: float | None = None) -> Medium:
+def read_medium(path: str | Path, frames: int | None = None, fps: float | None = None) -> Medium:
     """Read a picture, or frames of a clip with a progress bar.
 
     Raises
@@ -28,7 +28,7 @@ def read_sight(path: str | Path, frames: int | None = None, fps: float | None = 
     return read_image(path)
 
 
-def read_sights(
+def read_media(
     paths: Sequence[str], frames: int | None = None, fps: float | None = None
 ) -> list[Medium]:
     """Read pictures and clips; frames are asked of clips alone.
@@ -40,7 +40,7 @@ def read_sights(
     """
     if any(map(is_clip, paths)):
         return [_clip(path, frames, fps) if is_clip(path) else read_image(path) for path in paths]
-    return [read_sight(path, frames, fps) for path in paths]
+    return [read_medium(path, frames, fps) for path in paths]
 
 
 def _clip(path: str | Path, frames: int | None, fps: float | None) -> Clip:

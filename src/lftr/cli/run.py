@@ -50,7 +50,7 @@ def run(
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import check_budget, reduce
     from .loading import load_model
-    from .media_args import moves, read_sights
+    from .media_args import moves, read_media
     from .method_args import choose
     from .parsing import parse_device, parse_dtype
     from .terminal import print_json, remark, say, working
@@ -67,7 +67,7 @@ def run(
         options.refuse(by_hand, "beside --preset")
         chosen = Preset.load(preset)
         check_budget(chosen.method, chosen.keep)
-    media = read_sights(paths, frames, fps)
+    media = read_media(paths, frames, fps)
     loaded = load_model(
         model,
         parse_device(device),

@@ -43,23 +43,23 @@ def show(
     from ..reducing import reduce
     from .frame_sheet import check_picture, frames_of, save, save_frames
     from .loading import load_model
-    from .media_args import moves, read_sight
+    from .media_args import moves, read_medium
     from .method_args import choose
     from .parsing import parse_device, parse_dtype
     from .terminal import print_json, say, working
 
     check_picture(out)
     chosen = choose(method, keep, option, encoder=encoder)
-    sight = read_sight(image, frames, fps)
+    medium = read_medium(image, frames, fps)
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
         options.needs_tower(chosen.methods),
-        moves([sight]),
+        moves([medium]),
     )
-    inputs = inputs_of(loaded.processor, [sight], question)
+    inputs = inputs_of(loaded.processor, [medium], question)
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
     on = reduce(
         loaded.model,
@@ -67,16 +67,16 @@ def show(
         text=question,
         processor=loaded.processor,
         text_tower=loaded.text_tower,
-        images_as_video=frames_as_images(loaded.processor, [[sight]]),
+        images_as_video=frames_as_images(loaded.processor, [[medium]]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
-    if isinstance(sight, Clip):
-        save_frames(frames_of(items[0], sight, loaded.processor), sight, out)
+    if isinstance(medium, Clip):
+        save_frames(frames_of(items[0], medium, loaded.processor), medium, out)
     else:
-        part = shown_part(loaded.processor, sight)
+        part = shown_part(loaded.processor, medium)
         save(below([draw_item(item, part) for item in items]), out)
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})

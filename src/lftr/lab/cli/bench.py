@@ -71,7 +71,7 @@ def bench(
     from ..evaluation import settings_grid, with_merges
     from ..profiling import Call
     from ..profiling import bench as measure
-    from .bench_media import resized, sight_of, told
+    from .bench_media import medium_of, resized, told
     from .bench_tables import plain, tables
 
     if against not in (None, "full"):
@@ -80,25 +80,25 @@ def bench(
     rows = settings_grid(methods, map(parse_keep, keep), (), positions)
     settings = with_merges(rows, map(parse_merge, encoder or []), methods)
     settings = settings if against else settings[1:]
-    sight, asked = sight_of(image, suite, frames, fps, question)
-    sights = resized(sight, resolution or [])
+    medium, asked = medium_of(image, suite, frames, fps, question)
+    media = resized(medium, resolution or [])
     loaded = load_model(
         model,
         parse_device(device),
         parse_dtype(dtype),
         text_tower,
         options.needs_tower(methods),
-        moves(sights),
+        moves(media),
     )
     calls = [
         Call.of(
             loaded.model,
             loaded.processor,
-            [Question((sight,), asked)] * count,
+            [Question((medium,), asked)] * count,
             loaded.text_tower,
-            f"{told(sight)}, batch {count}",
+            f"{told(medium)}, batch {count}",
         )
-        for sight in sights
+        for medium in media
         for count in batch
     ]
     with progress("measuring", len(calls) * len(settings) * (rounds + 1)) as bar:

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from ...cli import options
-from ...cli.media_args import read_sight
+from ...cli.media_args import read_medium
 from ...media import Clip
 from ...prompting import Medium
 from ...values.errors import ArgumentError
 
 
-def sight_of(
+def medium_of(
     path: Path | None,
     suite: str | None,
     frames: int | None,
@@ -36,7 +36,7 @@ def sight_of(
     if path is None:
         options.refuse(given, "without --video")
         return _soft_colours(), question
-    return read_sight(path, frames, fps), question
+    return read_medium(path, frames, fps), question
 
 
 def resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
@@ -45,17 +45,17 @@ def resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
     return [_at(whole, size) for size in sizes]
 
 
-def _at(sight: Medium, size: tuple[int, int]) -> Medium:
-    if isinstance(sight, Clip):
-        frames = (frame.resize(size, Image.Resampling.BICUBIC) for frame in sight.frames)
-        return replace(sight, frames=tuple(frames))
-    return sight.resize(size, Image.Resampling.BICUBIC)
+def _at(medium: Medium, size: tuple[int, int]) -> Medium:
+    if isinstance(medium, Clip):
+        frames = (frame.resize(size, Image.Resampling.BICUBIC) for frame in medium.frames)
+        return replace(medium, frames=tuple(frames))
+    return medium.resize(size, Image.Resampling.BICUBIC)
 
 
-def told(sight: Medium) -> str:
+def told(medium: Medium) -> str:
     """Return the size of a picture, or number and size of a clip's frames."""
-    width, height = sight.size
-    count = f"{len(sight.frames)} x " if isinstance(sight, Clip) else ""
+    width, height = medium.size
+    count = f"{len(medium.frames)} x " if isinstance(medium, Clip) else ""
     return f"{count}{width}x{height}"
 
 

@@ -5,10 +5,10 @@ the full model's, image by image and then on average; with probability ``confide
 the budget and method that come out, all looking and choosing on the way included.
 
 How. The images are shuffled and split. On the first part methods are raced over bisected budgets
-(`tune_search.Race`); whatever is chosen there needs no guarantee, because it is tested on the other
+(`search.Race`); whatever is chosen there needs no guarantee, because it is tested on the other
 part, which had no say in it. There the winner is tested at neighbouring budgets, from the largest
-to the smallest, each by an anytime-valid test (`tune_betting.Bets`) at the full level; only what
-comes before the first failure counts (`tune_search.prove`). So no correction for the number of
+to the smallest, each by an anytime-valid test (`betting.Bets`) at the full level; only what
+comes before the first failure counts (`search.prove`). So no correction for the number of
 methods and budgets is needed, and every test stops as soon as its verdict falls.
 
 What it rests on. Images are taken for independent draws from what will be asked later. Several
