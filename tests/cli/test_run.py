@@ -59,6 +59,14 @@ def test_options_reach_the_method_with_their_types(reads, picture):
     assert "seed=7" in reads("run", picture, QUESTION, *words)["report"]["method"]
 
 
+def test_several_methods_compose(reads, picture):
+    words = ("--method", "divprune", "--method", "fastv", "--option", "fastv.layer=1")
+    report = reads("run", picture, "What?", *words, "--keep", "1/4")["report"]
+    assert report["method"].startswith("divprune + fastv(")
+    assert report["kept"] == 144
+    assert "active" in str(report["layers"])
+
+
 def test_a_count_above_all_tokens_keeps_all_and_says_so(reads, picture):
     told = reads("run", picture, QUESTION, "--keep", "5000", "--max-new-tokens", "1")
     assert told["report"]["kept"] == 576

@@ -116,6 +116,7 @@ def test_the_versions_are_told() -> None:
     [
         ({"method": "downsample"}, "encodes the image again"),
         ({"method": ["lftr", "downsample"]}, "encodes the image again"),
+        ({"method": "fastv", "keep": 1 / 100}, "keep = 0.01; allowed: at least"),
         ({"method": []}, "method = []; allowed: at least one method"),
         ({"method": "divprun"}, "did you mean 'divprune'"),
         ({"method": 3}, "method = 3"),

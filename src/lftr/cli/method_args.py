@@ -8,11 +8,11 @@ from ..methods.base import Method
 from ..methods.encoder.spelling import parse_merge
 from ..presets import Preset
 from ..reducing import check_budget
-from .parsing import parse_method
+from .parsing import parse_methods
 
 
 def choose(
-    method: str | None,
+    method: Sequence[str] | None,
     keep: str | None,
     option: Sequence[str] | None,
     positions: str | None = None,
@@ -25,9 +25,9 @@ def choose(
     ArgumentError
         If a word is none that `lftr.reduce` takes on any model.
     """
-    chosen = parse_method(method or "lftr", option or [])
-    if keep is None and isinstance(chosen, Method):  # inside the model, schedules say how many
-        keep = "1/16"
+    chosen = parse_methods(method or ["lftr"], option or [])
+    if keep is None and any(isinstance(one, Method) for one in chosen):
+        keep = "1/16"  # inside the model, schedules say how many
     check_budget(chosen, keep)
     merge = None if encoder is None else parse_merge(encoder)
-    return Preset(chosen, keep, positions, encoder=merge)
+    return Preset(chosen[0] if len(chosen) == 1 else chosen, keep, positions, encoder=merge)

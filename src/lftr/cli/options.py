@@ -34,6 +34,14 @@ MethodName = Annotated[
     str | None,
     typer.Option("--method", help="A name that `lftr methods` lists; by default lftr."),
 ]
+MethodNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="A name that `lftr methods` lists; by default lftr. Several compose: one before the "
+        "language model, others inside it.",
+    ),
+]
 Keep = Annotated[
     str | None,
     typer.Option(

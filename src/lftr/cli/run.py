@@ -26,7 +26,7 @@ def run(
         Path | None,
         typer.Option("--preset", help="What `lftr tune` found: method, options, keep, positions."),
     ] = None,
-    method: options.MethodName = None,
+    method: options.MethodNames = None,
     keep: options.Keep = None,
     option: options.Options = None,
     encoder: options.Encoder = None,

@@ -20,7 +20,7 @@ def show(
     ] = "What is in the image?",
     out: options.Picture = Path("lftr-show.png"),
     model: options.Model = None,
-    method: options.MethodName = None,
+    method: options.MethodNames = None,
     keep: options.Keep = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
