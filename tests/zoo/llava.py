@@ -150,6 +150,9 @@ class VideoLlava(FramesEntry, Llava):
     ) -> dict[str, Any]:
         return {self.pixels: super().visual_inputs(model, rows)["pixel_values"]}
 
+    def shown(self, inputs: Mapping[str, Any], clips: bool) -> str:
+        return "pixel_values_videos" if clips else self.pixels
+
 
 class LlavaOnevision(FramesEntry, LlavaNext):
     """As LLaVA-NeXT with SigLIP and Qwen2.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
 from .api import (
+    CHUNKS_HAVE_IMAGES,
     EXPAND,
     GENERATION,
     Cache,
@@ -156,6 +157,7 @@ class Site:
             with self._inside_generate(call.cache):
                 return original(*args, **kwargs)
         self._refuse_guidance(call)
+        self._refuse_blind_chunks(call)
         if call.mask is None and isinstance(call.ids, Tensor) and not call.packed:
             call = call.but(mask=self._infer_mask(call))
         try:
@@ -194,6 +196,15 @@ class Site:
             raise UnsupportedModelError(
                 f"prefill_chunk_size = {size}; methods inside the language model need the whole "
                 "prompt at once: leave it out, or choose a method that decides before"
+            )
+
+    def _refuse_blind_chunks(self, call: Call) -> None:
+        """Refuse to prefill in pieces on releases that give no piece the images."""
+        size = generation_setting(self.model, call, "prefill_chunk_size")
+        if size is not None and not CHUNKS_HAVE_IMAGES:
+            raise UnsupportedModelError(
+                f"prefill_chunk_size = {size}; before transformers 5.23 generate gives no chunk of "
+                "the prompt the images: leave it out, or pip install --upgrade transformers"
             )
 
     def _refuse_guidance(self, call: Call) -> None:
