@@ -22,6 +22,8 @@ from ...values.errors import ArgumentError, LftrError, UnsupportedModelError, re
 FLOOR, CEILING = (5, 18), (5, 25)  # the releases that the tests run on: from, and below
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
+# Whether a checkpointed layer's hooks stay outside what its backward pass runs again.
+HOOKS_RUN_ONCE = RELEASE >= (5, 23)
 CHUNKS_HAVE_IMAGES = RELEASE >= (5, 23)  # with prefill_chunk_size; before, none was given any
 
 # The name of the cache among arguments and outputs: "cache" from 5.24 on. Callers, and model code

@@ -22,7 +22,7 @@ from ....methods.inside import LayerMethod
 from ....methods.inside.schedules import State
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
-from ..api import Call, Model, attention_of
+from ..api import HOOKS_RUN_ONCE, Call, Model, attention_of
 from ..cache_record import held_by
 from ..checkpointing import run_once
 from ..checks import check_unpacked
@@ -170,8 +170,11 @@ class LayerHost:
         decisions = call.decisions if inner.cache is None else None
         end = None if call.prompt is None else call.prompt - past
         call.now = Descent(self, visual, known, past, held, end, decisions)
-        frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
-        call.taps.enter_context(run_once(self.layers[number] for number in frozen))
+        once = self.layers  # older releases would run our hooks in the backward pass too
+        if HOOKS_RUN_ONCE:
+            frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
+            once = [self.layers[number] for number in frozen]
+        call.taps.enter_context(run_once(once))
         for number in call.now.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
                 capture = call.now.captures[number] = Capture()
