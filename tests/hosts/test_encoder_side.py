@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 import zoo
 from zoo import Image
 
@@ -163,14 +164,17 @@ def test_what_cannot_be_right_is_refused() -> None:
         lftr.reduce(blip, "uniform", keep=4, positions="original")
     with pytest.raises(LftrError, match="stage = 'encoder'"):
         lftr.reduce(zoo.FAMILIES["llava"].model(), "uniform", keep=4, stage="encoder")
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_a_static_cache_of_mllama_is_refused(configured: bool) -> None:
+    """It is sized for all vision tokens; asked for by an argument or by a configuration."""
     entry, mllama, rows = prepared("mllama")
-    with (
-        pytest.raises(LftrError, match="static"),
-        lftr.reduce(mllama, "uniform", keep=4),
-    ):
-        mllama.generate(
-            **entry.inputs(mllama, rows), max_new_tokens=2, cache_implementation="static"
-        )
+    options: dict[str, Any] = {"max_new_tokens": 2, "cache_implementation": "static"}
+    if configured:
+        options = {"generation_config": transformers.GenerationConfig(**options)}
+    with lftr.reduce(mllama, "uniform", keep=4), pytest.raises(LftrError, match="static"):
+        mllama.generate(**entry.inputs(mllama, rows), **options)
 
 
 @cases

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ....values.errors import UnsupportedModelError
 from ....values.report import Report
 from ....values.selection import Selection
-from ..api import Call, Model
+from ..api import Call, Model, generation_setting
 from ..clock import Clock
 from ..families import Family, Layout
 from ..items import Item, Plan, Reduced, drops, write_report
@@ -82,7 +82,7 @@ class CrossAttentionHost:
 
     def reduce(self, call: Call, report: Report) -> Reduced:
         """Note what the hook needs to know; the prompt stays as it is."""
-        if call.get("cache_implementation") in _STATIC:
+        if generation_setting(self.model, call, "cache_implementation") in _STATIC:
             raise UnsupportedModelError(
                 "cache_implementation='static' sizes mllama's cross-attention cache for all vision "
                 "tokens; use the default cache with a reduction"
