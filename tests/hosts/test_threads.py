@@ -92,7 +92,7 @@ def test_a_reduction_that_is_on_from_two_threads(llava: ZooEntry, kind: str) -> 
         with reduction:
             (error,) = together(enter)
             assert isinstance(error, lftr.LftrError)
-            assert "laid on by another thread" in str(error)
+            assert "attached by another thread" in str(error)
             assert reduction.on
         assert not reduction.on
     assert together(enter) == ["entered"]

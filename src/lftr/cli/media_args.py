@@ -31,7 +31,7 @@ def read_medium(path: str | Path, frames: int | None = None, fps: float | None =
 def read_media(
     paths: Sequence[str], frames: int | None = None, fps: float | None = None
 ) -> list[Medium]:
-    """Read pictures and clips; frames are asked of clips alone.
+    """Read pictures and clips; ``frames`` and ``fps`` apply to clips.
 
     Raises
     ------

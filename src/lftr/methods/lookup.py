@@ -1,4 +1,4 @@
-"""Methods by name: those of this package, and those of other packages that register their own."""
+"""Find methods by name: those of this package, and those that other packages register."""
 
 from __future__ import annotations
 

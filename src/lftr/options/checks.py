@@ -77,7 +77,7 @@ def check(name: str, value: object, hint: Any) -> None:
 
 
 def rule_of(hint: Any) -> Rule | None:
-    """Return what a type declares of its values; None where it declares nothing.
+    """Return what a type declares of its values, or None if it declares nothing.
 
     Raises
     ------

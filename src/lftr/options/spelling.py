@@ -26,7 +26,7 @@ def parse_options(cls: type, options: Sequence[str], where: str = "--option") ->
         if not separator:
             raise ArgumentError.of(where, option, "name=value")
         hint = hints.get(key.strip(), str)
-        hint = hint.type if isinstance(hint, InitVar) else hint  # what only begins a value
+        hint = hint.type if isinstance(hint, InitVar) else hint  # an argument that is no field
         values[key.strip()] = parse_value(key.strip(), text.strip(), hint)
     return values
 

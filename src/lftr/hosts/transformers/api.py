@@ -24,7 +24,8 @@ RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 # Whether a checkpointed layer's hooks stay outside what its backward pass runs again.
 HOOKS_RUN_ONCE = RELEASE >= (5, 23)
-CHUNKS_HAVE_IMAGES = RELEASE >= (5, 23)  # with prefill_chunk_size; before, none was given any
+# Whether ``generate(prefill_chunk_size=...)`` gives the images to the chunks of the prompt.
+CHUNKS_HAVE_IMAGES = RELEASE >= (5, 23)
 
 # The name of the cache among arguments and outputs: "cache" from 5.24 on. Callers, and model code
 # from the hub, may use the older name on newer releases.
@@ -345,7 +346,7 @@ def encoder_of(model: Model, medium: str) -> Any:
 
 
 def generation_setting(model: Model, call: Call, name: str) -> Any:
-    """Return an option of ``generate``: the call's own, else its configuration's, else None."""
+    """Return an option of ``generate``: from the call, else from its configuration, else None."""
     config = call.get(GENERATION) or model.generation_config
     return call.get(name, getattr(config, name, None))
 

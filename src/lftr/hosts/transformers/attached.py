@@ -29,22 +29,22 @@ class Attached(ABC):
         """Whether the reduction is attached."""
 
     def _begin(self) -> None:
-        """Lay it on, as this thread's."""
-        self._lay_on()
+        """Attach the reduction, which from now on belongs to this thread."""
+        self._attach()
         self._owner = threading.current_thread()
 
     @abstractmethod
-    def _lay_on(self) -> None:
+    def _attach(self) -> None:
         """Attach the reduction; called only while it is detached."""
 
     @abstractmethod
-    def _take_off(self) -> None:
+    def _detach(self) -> None:
         """Detach the reduction; called only while it is attached."""
 
     def remove(self) -> None:
         """Detach the reduction; a second call does nothing."""
         if self.on:
-            self._take_off()
+            self._detach()
 
     def __enter__(self) -> Self:
         thread = threading.current_thread()
@@ -53,7 +53,7 @@ class Attached(ABC):
                 self._begin()
             elif self._owner is not thread and self._owner is not None and self._owner.is_alive():
                 raise LftrError(
-                    f"{self} was laid on by another thread, which is still running; ask the model "
+                    f"{self} was attached by another thread, which still runs; call the model "
                     "from this thread without a with block, or end the reduction there first"
                 )
             self._owner = thread
@@ -66,5 +66,5 @@ class Attached(ABC):
             self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: it is no thread's, and threads cannot be copied."""
+        """Return the attributes of a copy: all but the thread, which cannot be copied."""
         return {name: value for name, value in vars(self).items() if name != "_owner"}

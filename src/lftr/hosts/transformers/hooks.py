@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from .layers.host import LayerHost
     from .reduction import Reduction
 
-_NAME = "_lftr_site"  # where a model holds what is laid on it: a cycle, collected with the model
+_NAME = (
+    "_lftr_site"  # the attribute of a model that holds its `Site`; the cycle is collected with it
+)
 _lock = threading.Lock()
 
 
 class Site:
-    """Where a model is hooked: one for a model, whatever number of reductions lie on it."""
+    """The hooks of one model, which all reductions of it share; the topmost one acts."""
 
     def __init__(self, model: Model, family: Family) -> None:
         self.model = model
@@ -82,7 +84,7 @@ class Site:
             try:
                 site.uncover()
             except BaseException:
-                site._take_off(reduction)
+                site._detach(reduction)
                 raise
             return site
 
@@ -95,9 +97,9 @@ class Site:
     def pull(self, reduction: Reduction) -> None:
         """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
         with _lock:
-            self._take_off(reduction)
+            self._detach(reduction)
 
-    def _take_off(self, reduction: Reduction) -> None:
+    def _detach(self, reduction: Reduction) -> None:
         self.cover()
         self.stack.remove(reduction)
         self.uncover()

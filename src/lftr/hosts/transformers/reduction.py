@@ -66,11 +66,11 @@ class Reduction(Attached):
         """Whether the reduction is attached to its model."""
         return self._site is not None
 
-    def _lay_on(self) -> None:
+    def _attach(self) -> None:
         site = SITES.get(self._family.kind, Site)
         self._site = site.push(self._model, self._family, self)
 
-    def _take_off(self) -> None:
+    def _detach(self) -> None:
         assert self._site is not None
         self._site.pull(self)
         self._site = None

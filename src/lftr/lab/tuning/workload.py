@@ -168,9 +168,9 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
 
 
 def _check_nothing_within(folder: Path) -> None:
-    """Refuse a folder within the workload's, unless it shows nothing.
+    """Refuse a folder within the workload's folder if it has pictures or videos.
 
-    Its pictures may be frames of one clip as well as pictures by themselves, so it is not guessed.
+    Its pictures may be the frames of one clip or separate pictures, and nothing tells which.
     """
     if folder.name.startswith(".") or not any(
         is_named_as(one, _SHOWN) for one in folder.rglob("*")

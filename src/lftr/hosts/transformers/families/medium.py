@@ -107,7 +107,7 @@ class Medium:
         return features if added is None else features + added.to(features)
 
     def added(self, model: Model) -> Tensor | None:
-        """Return what the model adds to every token of the encoder, ``(C,)``; None where nothing.
+        """Return what the model adds to each token of the encoder, ``(C,)``; None if nothing.
 
         Weights of a merge that do not sum to 1 (PruMerge's) are of the tokens as received, so the
         host must know this part of them.

@@ -48,10 +48,10 @@ class ModuleReduction(Attached):
         """Whether the reduction is attached to its module."""
         return self._handle is not None
 
-    def _lay_on(self) -> None:
+    def _attach(self) -> None:
         self._handle = self._module.register_forward_hook(self._after)
 
-    def _take_off(self) -> None:
+    def _detach(self) -> None:
         self._handle.remove()
         self._handle = None
 

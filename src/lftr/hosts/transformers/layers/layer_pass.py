@@ -244,7 +244,7 @@ class Descent:
                     "its choice among cached keys cannot be read before the layer runs; use a "
                     "method that reads the previous layer"
                 )
-            # the layer chooses among what this mask shows, and hides the rest in its own
+            # the layer chooses among the keys that this mask shows, and masks the others itself
             shown = self.along.columns(alive)
             here[Call.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
         rest = tuple(map(self._narrowed, rest))
