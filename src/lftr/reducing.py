@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 AnyMethod = str | Method | LayerMethod
 POSITIONS = ("original", "compact")
 STAGES = ("llm", "encoder")
+WEIGHTS = {"size": 1.0, "none": 0.0}  # words for exponents
 
 
 def as_method(method: object) -> Method:
@@ -52,6 +54,7 @@ def reduce(
     preset: str | Path | Preset | None = None,
     encoder: EncoderMerge | None = None,
     images_as_video: bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] = False,
+    weights: str | float | None = None,
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -98,6 +101,11 @@ def reduce(
         prompt has several clips, or pictures beside them, how many images each takes, in order:
         ``[8, 8, 1]`` for two clips and a picture. ``[True, False]`` for two rows: all images of the
         first are of one clip, even if it has one frame, those of the second are pictures.
+    weights : {"size", "none"} or float, optional
+        How a slot counts that stands for ``s`` tokens, because a method merged them: "size" adds
+        ``log(s)`` to the logits of its key in each attention layer of the language model, so that
+        it counts as ``s`` equal tokens; a number ``e`` adds ``e * log(s)``, and "none" nothing. By
+        default "size" where the model's attention can take it, else "none", and the report says so.
 
     Returns
     -------
@@ -149,6 +157,7 @@ def reduce(
         notes,
         None if encoder is None else check_merge(model, family, encoder, before),
         _check_frames(family, images_as_video, encoder),
+        parse_weights(weights),
     )
     return Reduction(model, family, plan)
 
@@ -377,6 +386,25 @@ def _planned(
             raise ArgumentError.of("keep", keep, "None where several methods have their schedules")
         inside = (inside[0].averaging(check_keep("keep", keep)),)
     return get_method("uniform"), 1.0, inside
+
+
+def parse_weights(weights: object) -> float | None:
+    """Return the exponent of the slots' weights; None for the default.
+
+    Raises
+    ------
+    ArgumentError
+        If it is neither a word of `reduce` nor a finite number from 0 on.
+    """
+    if weights is None:
+        return None
+    try:
+        exponent = WEIGHTS[weights] if weights in WEIGHTS else float(str(weights))
+    except ValueError:
+        exponent = math.nan
+    if isinstance(weights, bool) or not 0.0 <= exponent < math.inf:
+        raise ArgumentError.of("weights", weights, "'size', 'none' or a number from 0 on")
+    return exponent
 
 
 def _parse(keep: object) -> Keep | Literal["auto"]:

@@ -7,7 +7,8 @@ and the plain language model runs again on those. Nothing of lftr's host takes p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,24 @@ class Choice:
         marks[self.selection.index] = True
         return marks
 
+    @property
+    def log_weight(self) -> Tensor:
+        """The logarithm of how many tokens each slot stands for, at its anchor, `(size,)`.
+
+        Counted from the flow, entry by entry.
+        """
+        total, flow = torch.zeros(self.size), self.selection.flow
+        if flow is None:
+            return total
+        parts: dict[int, float] = {}
+        for source, weight in zip(flow.source.tolist(), flow.weight.tolist(), strict=True):
+            parts[source] = parts.get(source, 0.0) + abs(weight)
+        entries = zip(flow.source.tolist(), flow.slot.tolist(), flow.weight.tolist(), strict=True)
+        for source, slot, weight in entries:
+            if weight:
+                total[self.selection.index[slot]] += abs(weight) / parts[source]
+        return total.where(total > 0, 1.0).log()
+
     def spread(self, x: Tensor) -> Tensor:
         """`x` with every slot's value in the place of its anchor."""
         return x.index_copy(0, self.selection.index, self.selection.apply(x))
@@ -44,6 +63,7 @@ def true_logits(
     new: Sequence[int] = (),
     positions: str = "original",
     placed: Callable[[Tensor], Tensor] = torch.Tensor.clone,
+    exponent: float = 1.0,
 ) -> Tensor:
     """Logits of the last column and of each of `new` after it, `(1 + len(new), V)`.
 
@@ -59,8 +79,10 @@ def true_logits(
         Tokens that were generated.
     placed : callable
         Makes the positions of the row alone those that it has in its batch.
+    exponent : float
+        How much the slots' weights count in attention.
     """
-    keep, logits = gathered(model, inputs, visual, choices, new, positions, placed)
+    keep, logits = gathered(model, inputs, visual, choices, new, positions, placed, exponent)
     return logits[int(keep.sum()) - 1 :]
 
 
@@ -72,6 +94,7 @@ def gathered(
     new: Sequence[int] = (),
     positions: str = "original",
     placed: Callable[[Tensor], Tensor] = torch.Tensor.clone,
+    exponent: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Which columns of the prompt stay `(L,)`, and the logits of all of them and of `new`."""
     keep = ~visual
@@ -120,7 +143,10 @@ def gathered(
     plain = model.base_model if own_masks else language_model(model)
     if own_masks:
         call |= {name: values[:, index] for name, values in types.items()}
-    with torch.no_grad():
+    bias = torch.zeros(len(whole))
+    if choices:
+        bias[seen] = torch.cat([choice.log_weight for choice in choices]) * exponent
+    with torch.no_grad(), weighed(language_model(model), bias[index]):
         hidden = plain(**call)[0]
     return keep, head(model, hidden)[0]
 
@@ -129,6 +155,40 @@ def language_model(model: Any) -> Any:
     base = model.base_model  # Chameleon's is its language model
     names = ("language_model", "text_model", "model")
     return next((getattr(base, name) for name in names if hasattr(base, name)), base)
+
+
+@contextmanager
+def weighed(inner: Any, bias: Tensor) -> Iterator[None]:
+    """Add `bias` to the logits of the keys in every attention layer, by the mask that it is given.
+
+    For one row without padding and without a cache: a layer without a mask sees all columns before.
+    """
+    if not bias.any():
+        yield
+        return
+    causal = torch.full((len(bias), len(bias)), torch.finfo(bias.dtype).min).triu(1)
+
+    def add(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            mask = causal[None, None]
+        elif mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, torch.finfo(bias.dtype).min)
+        return args, kwargs | {"attention_mask": mask + bias}
+
+    layers = getattr(inner, "layers", None) or inner.model.layers
+    handles = [
+        part.register_forward_pre_hook(add, with_kwargs=True)
+        for layer in layers
+        for name, part in layer.named_children()
+        if name in ("self_attn", "attention")
+    ]
+    assert handles
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Handed(Exception):

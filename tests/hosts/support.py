@@ -146,13 +146,18 @@ class Prompt:
         return self.entry.is_visual(self.model, ids)
 
     def truth(
-        self, row: int, choices: list[Choice], new: Sequence[int] = (), positions: str = "original"
+        self,
+        row: int,
+        choices: list[Choice],
+        new: Sequence[int] = (),
+        positions: str = "original",
+        exponent: float = 1.0,
     ) -> Tensor:
         """Logits `(1 + len(new), V)` after a row and after each of `new`."""
         inputs = self.alone(row).inputs()
         visual = self.visual(inputs["input_ids"][0])
         placed = self.placed(row)
-        return true_logits(self.model, inputs, visual, choices, new, positions, placed)
+        return true_logits(self.model, inputs, visual, choices, new, positions, placed, exponent)
 
     def placed(self, row: int) -> Callable[[Tensor], Tensor]:
         """What makes the positions of a row alone those that it has in the batch."""

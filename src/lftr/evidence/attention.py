@@ -3,7 +3,8 @@
 Every attention layer of transformers looks its kernel up by ``ALL_ATTENTION_FUNCTIONS``'
 ``get_interface``. While a tap is open, what the tapping thread is given there passes everything
 through and, for tapped modules, reads the exact queries and keys (after rotary embeddings and
-normalisation, whatever the kernel). When the last tap closes the table is as it was.
+normalisation, whatever the kernel). `changed` uses the same place to call a kernel with other
+arguments. When the last tap closes the table is as it was.
 
 Why the lookup is replaced, and not a kernel registered (``AttentionInterface.register``) and
 chosen by ``config._attn_implementation``, which is transformers' own way to add one:
@@ -148,8 +149,12 @@ def _receive(
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+# Calls the kernel it is given first, with other arguments if need be, and returns what it returns.
+Change = Callable[..., Any]
+
 AnyReader = TypeVar("AnyReader", bound=Reader)
 _open: ContextVar[dict[int, Reader] | None] = ContextVar("lftr_taps", default=None)
+_changes: ContextVar[dict[int, Change] | None] = ContextVar("lftr_changes", default=None)
 _lock = threading.Lock()
 _users = 0
 _NAME = "get_interface"
@@ -171,6 +176,30 @@ def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
         yield tap
     finally:
         _open.reset(token)
+        _uninstall()
+
+
+@contextmanager
+def changed(changes: Mapping[int, Change]) -> Iterator[None]:
+    """Let functions call the attention kernels of modules while the body runs, in this thread.
+
+    Parameters
+    ----------
+    changes : mapping
+        For the ``id`` of each module what is called in place of its kernel, with the kernel as its
+        first argument and the kernel's own arguments after it. Readers see the arguments before.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If this release of transformers does not look kernels up as expected.
+    """
+    _install()
+    token = _changes.set({**(_changes.get() or {}), **changes})
+    try:
+        yield
+    finally:
+        _changes.reset(token)
         _uninstall()
 
 
@@ -218,7 +247,7 @@ def _uninstall() -> None:
 def _wrapping(get_interface: Callable[..., Any]) -> Callable[..., Any]:
     def look_up(*args: Any, **kwargs: Any) -> Callable[..., Any]:
         function: Callable[..., Any] = get_interface(*args, **kwargs)
-        return _passing_on(function) if _open.get() else function
+        return _passing_on(function) if _open.get() or _changes.get() else function
 
     return look_up
 
@@ -236,6 +265,9 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
         tap = (_open.get() or {}).get(id(module))
         if tap is not None:
             _show(tap, query, key, attention_mask, kwargs)
+        change = (_changes.get() or {}).get(id(module))
+        if change is not None:
+            return change(function, module, query, key, value, attention_mask, *args, **kwargs)
         return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attend

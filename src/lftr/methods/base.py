@@ -181,7 +181,11 @@ def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> 
     if spare == 0:
         return full
     first = separator.nonzero().squeeze(1)[:spare].expand(len(full.index), spare)
-    return Selection(torch.cat([full.index, first.to(full.index.device)], dim=1), notes=full.notes)
+    index = torch.cat([full.index, first.to(full.index.device)], dim=1)
+    weight = full.slot_weight
+    if weight is not None:
+        weight = torch.nn.functional.pad(weight, (0, spare), value=1.0)
+    return Selection(index, notes=full.notes, slot_weight=weight)
 
 
 def _finite(tokens: VisualTokens, features: bool) -> tuple[VisualTokens, tuple[str, ...]]:

@@ -53,6 +53,23 @@ class Flow:
         )
         return out.to(x.dtype).reshape(batch, count, *x.shape[2:])
 
+    def shares(self) -> Tensor:
+        """Return which share of its source each entry carries; those of a source sum to one.
+
+        A token that flows into several slots is divided among them in proportion to the size of
+        its factors. An entry of factor 0 carries nothing.
+
+        Returns
+        -------
+        Tensor of float32
+            Shaped like the flow.
+        """
+        factor = self.weight.float().abs()
+        length = int(self.source.max()) + 1 if self.source.numel() else 0
+        total = factor.new_zeros(*self.source.shape[:-1], length)
+        total = total.scatter_add(-1, self.source, factor).gather(-1, self.source)
+        return factor / total.where(total > 0, 1.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -66,16 +83,21 @@ class Selection:
         For merging methods, what each slot is made of. Without it a slot is its anchor.
     notes : tuple of str
         What the report should say of this decision, such as the evidence that stood in.
+    slot_weight : Tensor of float, shaped like the index, optional
+        How many tokens each slot stands for, where that does not follow from the flow; see
+        `weight`.
 
     Raises
     ------
     ArgumentError
-        If the index is not a list of distinct non-negative whole numbers.
+        If the index is not a list of distinct non-negative whole numbers, or the weights are not
+        positive, one for each slot.
     """
 
     index: Tensor
     flow: Flow | None = None
     notes: tuple[str, ...] = ()
+    slot_weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         index = torch.as_tensor(self.index)
@@ -85,6 +107,11 @@ class Selection:
         index = index.long()
         if index.shape[-1] == 0:
             raise ArgumentError.of("index", index.tolist(), "at least one token")
+        weight = self.slot_weight
+        if weight is not None and (weight.shape != index.shape or not bool((weight > 0).all())):
+            shown = f"{tuple(weight.shape)}, the least {weight.min()}"
+            allowed = f"positive numbers of shape {tuple(index.shape)}"
+            raise ArgumentError.of("slot_weight", shown, allowed)
         rising = index[..., 1:] > index[..., :-1]
         if not bool(rising.all()):
             index, order = index.sort(dim=-1)
@@ -94,6 +121,8 @@ class Selection:
                 slot = order.argsort(dim=-1).gather(-1, self.flow.slot)
                 flow = Flow(self.flow.source, slot, self.flow.weight)
                 object.__setattr__(self, "flow", flow)
+            if weight is not None:
+                object.__setattr__(self, "slot_weight", weight.gather(-1, order))
         if index[..., 0].amin().item() < 0:
             raise ArgumentError.of("index", self.index, "non-negative whole numbers")
         object.__setattr__(self, "index", index)
@@ -107,6 +136,41 @@ class Selection:
     def count(self) -> int:
         """Number of kept slots ``K``."""
         return self.index.shape[-1]
+
+    @property
+    def weight(self) -> Tensor:
+        """How many tokens each slot stands for, float32, shaped like the index.
+
+        1 for a slot that is its anchor alone; for a merged one the number of tokens that flow into
+        it, where a token that flows into several slots counts in each by its share.
+        """
+        tokens = int(self.index.max()) + 1
+        if self.flow is not None:
+            tokens = max(tokens, int(self.flow.source.max()) + 1)
+        ones = torch.ones(*self.index.shape[:-1], tokens, device=self.index.device)
+        return self.inherited(ones)
+
+    def inherited(self, weight: Tensor) -> Tensor:
+        """Return how many tokens each slot stands for, if each token stands for several already.
+
+        Parameters
+        ----------
+        weight : Tensor of float32, shape (N,) or (B, N)
+            For how many each token stands.
+
+        Returns
+        -------
+        Tensor of float32
+            Shaped like the index.
+        """
+        if self.slot_weight is not None:
+            return self.slot_weight.float() * weight.gather(-1, self.index)
+        if self.flow is None:
+            return weight.gather(-1, self.index)
+        flow = Flow(self.flow.source, self.flow.slot, self.flow.shares())
+        total = flow.combine(weight if self.batched else weight[None], self.count)
+        total = total if self.batched else total[0]
+        return total.where(total > 0, 1.0)  # nothing flows into a slot: it is one token
 
     def apply(self, x: Tensor, dim: int | None = None) -> Tensor:
         """Reduce anything that is aligned with the tokens.
@@ -176,7 +240,8 @@ class Selection:
         flow = self.flow
         if flow is not None:
             flow = Flow(flow.source[i], flow.slot[i], flow.weight[i])
-        return Selection(self.index[i], flow, self.notes)
+        weight = None if self.slot_weight is None else self.slot_weight[i]
+        return Selection(self.index[i], flow, self.notes, weight)
 
     def through(self, index: Tensor) -> Selection:
         """Return this decision about tokens ``x[index]`` as one about ``x``; ``index`` ascends."""
@@ -190,7 +255,7 @@ class Selection:
         flow = self.flow
         if flow is not None:
             flow = Flow(pull(flow.source), flow.slot, flow.weight)
-        return Selection(pull(self.index), flow, self.notes)
+        return Selection(pull(self.index), flow, self.notes, self.slot_weight)
 
     @classmethod
     def everything(cls, total: int, batch: int | None = None) -> Selection:

@@ -69,6 +69,8 @@ class CachedPrompt:
         The position after the last one of the full prompt.
     whole : Tensor of bool, shape (B,)
         Rows that lost no token.
+    bias : Tensor of float32, shape (B, L')
+        What is added to the attention logits of each column: the logarithm of a slot's weight.
     """
 
     ids: Tensor
@@ -76,6 +78,7 @@ class CachedPrompt:
     position_ids: Tensor
     following: Tensor
     whole: Tensor
+    bias: Tensor
 
     @property
     def full(self) -> int:

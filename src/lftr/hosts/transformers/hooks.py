@@ -271,13 +271,18 @@ class Site:
             reduced, given, self._call.given = self._call.reduced, self._call.given, None
             check_passed_on(call, given)
             call = _with_mask(_caught_up(call, reduced), reduced)
+            prompt = None if reduced is None else reduced.prompt
         elif top.host.concerns(call):
             with precision_of(self.model):
                 reduced = top.reduce(call)
-            self._call.prompt = reduced.prompt
+            self._call.prompt = prompt = reduced.prompt
             call = reduced.call
+        else:
+            prompt = None
         if top.inside is not None:
             top.inside.announce(call)
+        if top.weights is not None:
+            top.weights.announce(None if prompt is None else prompt.bias)
         self._call.forward = Forward.of(call)
         return (), call
 

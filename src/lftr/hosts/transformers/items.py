@@ -60,6 +60,9 @@ class Plan:
     images_as_video : bool or tuple of tuple of int
         Whether images of a row that follow each other are the frames of one video, or how many of
         them each video has: one tuple for all rows, or one for each.
+    weights : float, optional
+        The exponent of the slots' weights in attention; 0 for none, None for the default, which a
+        model whose attention takes no weights goes without.
     """
 
     method: Method
@@ -73,6 +76,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None
     images_as_video: Framing = False
+    weights: float | None = None
 
     @property
     def label(self) -> str:

@@ -24,6 +24,7 @@ from .kinds.module import ModuleReduction, module_reductions
 from .kinds.prefill import Prefill
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
+from .layers.slot_weights import SlotWeights
 
 HOSTS: dict[str, Any] = {
     "prefill": Prefill,
@@ -57,6 +58,9 @@ class Reduction(Attached):
         self.columns = _Columns()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         self.host = HOSTS[family.kind](model, family, plan)
+        self.weights = (
+            SlotWeights(model, family, self.inside) if getattr(self.host, "exponent", 0) else None
+        )
         self._model, self._family = model, family
         self._site: Site | None = None
         self._begin()
@@ -81,13 +85,20 @@ class Reduction(Attached):
         Raises
         ------
         UnsupportedModelError
-            If the reduction is off: nothing would be done inside the model it is for.
+            If the reduction is off: nothing would be done inside the model it is for. Or if slots
+            have weights, which no argument of a model can pass on.
         """
         if not self.on:
             raise UnsupportedModelError(f"{self} is off; use it in a with block to lay it on again")
         try:
             with torch.no_grad():
-                return self.reduce(Call(inputs)).call
+                reduced = self.reduce(Call(inputs))
+            if reduced.prompt is not None and bool(reduced.prompt.bias.any()):
+                raise UnsupportedModelError(
+                    f"{self} merges tokens, and prepared inputs cannot pass on how many each slot "
+                    "stands for: reduce with weights='none', or call the model with the full inputs"
+                )
+            return reduced.call
         finally:
             self.host.end()
 
@@ -117,6 +128,8 @@ class Reduction(Attached):
         yield from self.host.hooks()
         if self.inside is not None:
             yield from self.inside.hooks()
+        if self.weights is not None:
+            yield from self.weights.hooks()
 
     def __repr__(self) -> str:
         plan = self.host.plan

@@ -56,12 +56,14 @@ def _others(index: Tensor, total: int) -> Tensor:
 def _union(first: Selection, second: Selection) -> Selection:
     """Return the slots of both; their anchors are distinct."""
     index, notes = torch.cat([first.index, second.index], dim=1), merged_notes(first, second)
+    told = first.slot_weight is not None or second.slot_weight is not None
+    weight = torch.cat([first.weight, second.weight], dim=1) if told else None
     if first.flow is None and second.flow is None:
-        return Selection(index, notes=notes)
+        return Selection(index, None, notes, weight)
     one, two = first.flow or identity(first.index), second.flow or identity(second.index)
     flow = Flow(
         torch.cat([one.source, two.source], dim=1),
         torch.cat([one.slot, two.slot + first.count], dim=1),
         torch.cat([one.weight, two.weight], dim=1),
     )
-    return Selection(index, flow, notes)
+    return Selection(index, flow, notes, weight)

@@ -27,11 +27,13 @@ def after(first: Selection, second: Selection) -> Selection:
     Both are stacks. Exact: ``after(a, b).apply(x)`` is ``b.apply(a.apply(x))`` up to rounding.
     """
     notes = merged_notes(first, second)
+    told = first.slot_weight is not None or second.slot_weight is not None
+    weight = second.inherited(first.weight) if told else None
     if first.flow is None:
         whole = second.through(first.index)
-        return Selection(whole.index, whole.flow, notes)
+        return Selection(whole.index, whole.flow, notes, weight)
     flow = _product(first.flow, second.flow or identity(second.index), first.count)
-    return Selection(first.index.gather(1, second.index), flow, notes)
+    return Selection(first.index.gather(1, second.index), flow, notes, weight)
 
 
 def _product(first: Flow, second: Flow, middle: int) -> Flow:
@@ -87,6 +89,7 @@ class Joined:
 
     def __init__(self, batch: int, count: int, device: torch.device) -> None:
         self.index = torch.zeros(batch, count, dtype=torch.int64, device=device)
+        self.weight = torch.ones(batch, count, device=device)
         self.entries: list[tuple[Tensor, ...]] = []
         self.parts: list[Selection] = []
 
@@ -106,6 +109,8 @@ class Joined:
         place = slot + torch.arange(part.count, device=slot.device)
         index = part.index.to(self.index.device)
         self.index[row, place] = index + token
+        if part.flow is not None or part.slot_weight is not None:
+            self.weight[row, place] = part.weight.to(self.weight)
         flow = part.flow or identity(index)
         entries = (row.expand_as(flow.source), flow.source + token, flow.slot + slot, flow.weight)
         self.entries.append(tuple(entry.flatten() for entry in entries))
@@ -114,10 +119,12 @@ class Joined:
     def selection(self) -> Selection:
         """Return the decision about whole items."""
         notes = merged_notes(*self.parts)
+        told = any(part.slot_weight is not None for part in self.parts)
+        weight = self.weight if told else None
         if all(part.flow is None for part in self.parts):
-            return Selection(self.index, notes=notes)
+            return Selection(self.index, None, notes, weight)
         flow = padded(*map(torch.cat, zip(*self.entries, strict=True)), batch=len(self.index))
-        return Selection(self.index, flow, notes)
+        return Selection(self.index, flow, notes, weight)
 
 
 def stacked(parts: Sequence[Selection]) -> Selection:
@@ -128,5 +135,7 @@ def stacked(parts: Sequence[Selection]) -> Selection:
         flow = part.flow and Flow(
             *(p[None] for p in (part.flow.source, part.flow.slot, part.flow.weight))
         )
-        joined.add(Selection(part.index[None], flow, part.notes), nothing + i, nothing, nothing)
+        weight = part.slot_weight if part.slot_weight is None else part.slot_weight[None]
+        stack = Selection(part.index[None], flow, part.notes, weight)
+        joined.add(stack, nothing + i, nothing, nothing)
     return joined.selection()

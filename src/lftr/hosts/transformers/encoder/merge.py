@@ -245,4 +245,5 @@ class Merging:
         own = (flow.source == 0) | (flow.slot == 0)  # the class token's: an entry of weight 0
         source, slot = ((part - 1).clamp_min(0) for part in (flow.source, flow.slot))
         flow = Flow(source, slot, flow.weight.masked_fill(own, 0.0))
-        return Merged(self._total, Selection(whole.index[:, 1:] - 1, flow, whole.notes))
+        weight = None if whole.slot_weight is None else whole.slot_weight[:, 1:]
+        return Merged(self._total, Selection(whole.index[:, 1:] - 1, flow, whole.notes, weight))

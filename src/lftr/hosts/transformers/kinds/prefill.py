@@ -34,11 +34,14 @@ from ..encoder.encode import choose_evidence, encoder_names
 from ..encoder.media_input import Shown
 from ..families import Clips, Family, Medium, list_families
 from ..items import Item, Plan, Reduced, choose, drops, fresh_of, in_order, of_medium, write_report
+from ..layers.slot_weights import no_weights
 from ..prompt.flash import hide_positions, reads_gaps
 from ..prompt.frames import as_video
 from ..prompt.logits import shorter_logits
 from ..prompt.segment import Segment
 from ..prompt.text_evidence import row_texts
+
+WEIGHTS = 1.0  # the exponent of slots' weights, unless the caller names one
 
 
 class Prefill:
@@ -47,7 +50,8 @@ class Prefill:
     def __init__(self, model: Model, family: Family, plan: Plan) -> None:
         self.model = model
         self.family = family
-        self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
+        self.exponent, notes = _exponent(model, family, plan)
+        self.plan = replace(plan, notes=(*plan.notes, *notes, *family.notes(model)))
         self.evidence = choose_evidence(
             family,
             model,
@@ -180,6 +184,11 @@ class Prefill:
             fresh = fresh_of(of_medium(items, part.medium))
             if fresh:
                 keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
+        bias = torch.zeros(keep.shape, device=keep.device)
+        for part in shown:
+            fresh = fresh_of(of_medium(items, part.medium))
+            if fresh and self.exponent:
+                bias = bias.masked_scatter(part.visual, self._log_weights(fresh).to(bias.device))
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
         out: dict[str, Any] = {
@@ -215,7 +224,17 @@ class Prefill:
             positions=positions[..., positions.shape[-1] - ids.shape[1] :],
         )
         lag = None if self.plan.positions == "compact" else self._lag(full, positions, segment.mask)
-        return shorter, segment.cached_as(columns, positions, following, whole), lag
+        bias = columns.take(bias, 0)
+        return shorter, segment.cached_as(columns, positions, following, whole, bias), lag
+
+    def _log_weights(self, items: Sequence[Item]) -> Tensor:
+        """Return what is added to the attention logits of the items' tokens, one after another."""
+        sizes = [item.size for item in items]
+        out = [torch.zeros(size) for size in sizes]
+        for bias, item in zip(out, items, strict=True):
+            assert item.whole is not None
+            bias[item.anchors.cpu()] = item.whole.weight.cpu().log() * self.exponent
+        return torch.cat(out)
 
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """Return how far the last position is behind the full prompt's, or None if it is not."""
@@ -223,6 +242,24 @@ class Prefill:
         if self.family.counts_columns(self.model, lag):  # this axis counts the kept columns
             lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
         return lag if pads_left(mask) and bool(lag.any()) else None
+
+
+def _exponent(model: Model, family: Family, plan: Plan) -> tuple[float, tuple[str, ...]]:
+    """Return the exponent of the slots' weights, and notes.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If weights were asked for, and the model's attention cannot take them.
+    """
+    if plan.weights == 0:
+        return 0.0, ()
+    reason = no_weights(model, family)
+    if reason is None:
+        return (WEIGHTS if plan.weights is None else plan.weights), ()
+    if plan.weights is not None:
+        raise UnsupportedModelError(f"weights = {plan.weights}; {reason}; or use weights='none'")
+    return 0.0, (f"slots have no weights: {reason}",)
 
 
 def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:

@@ -134,6 +134,17 @@ class LayerHost:
         self._call.decisions = None if prompt is None else {}
         self._call.visual = None
 
+    def columns_behind_keys(self, number: int) -> Tensor | None:
+        """Return the conversation's columns behind a layer's keys in this forward.
+
+        Returns
+        -------
+        Tensor of int64, shape (B, S), optional
+            -1 for padding and free places of a static cache; None if no layer drops any column.
+        """
+        now = self._call.now
+        return None if now is None else now.keys[number]
+
     def announce(self, call: Call) -> None:
         """Take note of which columns of the next forward are visual tokens, and which padding."""
         if isinstance(call.ids, Tensor):

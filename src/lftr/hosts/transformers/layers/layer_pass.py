@@ -65,6 +65,7 @@ class Descent:
         self.along = Along(self.rows.everything, past, held, host.depth)
         self.cache: Cache | None = None
         self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
+        self.keys: dict[int, Tensor] = {}  # the columns behind the keys of each layer
         self.captures: dict[int, Capture] = {}
         self.prompts = [
             Prompt(row, host.methods, count, host.depth, host.first)
@@ -95,7 +96,7 @@ class Descent:
         if state != "active":
             text, _, both = self.rows.apart()
             new = both if state == "frozen" else text
-        keys = self._keys(number, new)  # counted before the cache grows
+        keys = self.keys[number] = self._keys(number, new)  # counted before the cache grows
         if state == "frozen":
             states = self.rows.move(states, self.rows.apart()[1])
             call = self._freeze(number, layer, states, rest, call)

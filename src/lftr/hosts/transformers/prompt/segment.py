@@ -168,17 +168,23 @@ class Segment:
         return torch.cat([old, between.expand(*lead, *between.shape), new], dim=-1)
 
     def cached_as(
-        self, columns: Columns, position_ids: Tensor, following: Tensor, whole: Tensor
+        self,
+        columns: Columns,
+        position_ids: Tensor,
+        following: Tensor,
+        whole: Tensor,
+        bias: Tensor,
     ) -> CachedPrompt:
-        """Return what a cache holds once this segment is in it."""
+        """Return what a cache holds once this segment is in it; ``bias`` is of its columns."""
         if self.prefix is not None:
             rows = len(self.full_ids)
             steps = torch.arange(self.between, device=columns.index.device).expand(rows, -1)
             between = Columns(steps, torch.ones_like(steps, dtype=torch.bool))
+            bias = torch.cat([self.prefix.bias.to(bias), bias.new_zeros(steps.shape), bias], dim=1)
             columns = self.prefix.columns.join(between, self.prefix.full).join(
                 columns, self.prefix.full + self.between
             )
-        return CachedPrompt(self._known_ids(), columns, position_ids, following, whole)
+        return CachedPrompt(self._known_ids(), columns, position_ids, following, whole, bias)
 
     def _known_ids(self) -> Tensor:
         if self.prefix is None or self.whole:

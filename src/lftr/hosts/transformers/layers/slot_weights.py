@@ -1,0 +1,279 @@
+"""A slot that stands for several tokens counts as many in every attention layer.
+
+Attention sums over keys. If a slot stands for ``s`` tokens of equal keys and values, their part of
+the sum is ``s * exp(logit) = exp(logit + log(s))``, so ``log(s)`` is added to the logits of the
+slot's key. The rule is exact for equal tokens and approximate for similar ones. ToMe (arXiv
+2210.09461) calls it proportional attention and uses it inside vision encoders.
+
+The kernels do not change. With an additive mask, the term is added to the mask. Without one, and
+under FlashAttention, which takes none, it is added by extra channels: queries get ones there and
+keys ``log(s) / scale``, so that the product of both adds ``log(s)`` to the logit. The cache holds
+the keys as they were.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....evidence.attention import attention_modules, changed, unread
+from ....values.errors import LftrError, UnsupportedModelError
+from ..api import Call, Model, attention_of, versions
+from ..cache_record import layer_sizes
+from ..checkpointing import run_once
+from ..families import Family
+from .host import LayerHost
+
+CHANNELS = 8  # FlashAttention wants head sizes that are multiples of 8
+_MOST = 256  # the largest head size of FlashAttention
+
+
+def no_weights(model: Model, family: Family) -> str | None:
+    """Return why slots cannot have weights in a model's attention, or None if they can."""
+    if family.kind != "prefill":
+        return f"{type(model).__name__} reads images by cross-attention, a Q-Former or in blocks"
+    decoder: Any = family.decoder(model)
+    modules: list[Any] = [one for layer in decoder.layers for one in attention_modules(layer)]
+    if not modules:
+        return f"the language model of {type(model).__name__} has no attention that lftr can read"
+    sizes = [size for one in modules if (size := getattr(one, "head_dim", None)) is not None]
+    kernel = attention_of(model.config.get_text_config())
+    if "flash" in kernel and sizes and max(sizes) + CHANNELS > _MOST:
+        return (
+            f"attn_implementation = {kernel!r} takes heads of at most {_MOST} channels, and this "
+            f"{type(model).__name__} has {max(sizes)} beside the {CHANNELS} that weights need: "
+            "load the model with attn_implementation='sdpa'"
+        )
+    return None
+
+
+class SlotWeights:
+    """Adds the logarithms of the slots' weights to the attention logits of a language model.
+
+    Parameters
+    ----------
+    inside : LayerHost, optional
+        Drops columns inside the language model, so that each layer has its own.
+    """
+
+    def __init__(self, model: Model, family: Family, inside: LayerHost | None) -> None:
+        self.language_model = family.language_model(model)
+        decoder: Any = family.decoder(model)
+        self.layers: list[nn.Module] = list(decoder.layers)
+        self.inside = inside
+        self.kernel = attention_of(model.config.get_text_config())
+        self._modules = [
+            (number, module)
+            for number, layer in enumerate(self.layers)
+            for module in attention_modules(layer)
+        ]
+        self._call = _Call()
+
+    def announce(self, bias: Tensor | None) -> None:
+        """Take what to add to the logits of the conversation's columns in the next forward.
+
+        Parameters
+        ----------
+        bias : Tensor of float32, shape (B, L'), optional
+            For the columns of the prompt, from the first of the cache on; later ones get 0.
+        """
+        self._call.bias = bias if bias is not None and bool(bias.any()) else None
+
+    def hooks(self) -> Iterator[Any]:
+        """Attach to the language model; yields each handle."""
+        language_model: Any = self.language_model
+        yield language_model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        yield language_model.register_forward_hook(self._end, always_call=True)
+        yield self
+
+    def remove(self) -> None:
+        """End a call that was interrupted; called with the removal of the hooks."""
+        self._call.stack.close()
+        self._call.now = None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = self._call
+        call.stack.close()  # of a call that was interrupted
+        bias, call.bias, call.now = call.bias, None, None
+        if bias is None:
+            return
+        inner = Call.of(module.forward, args, kwargs)
+        call.now = now = _Pass(self, bias, inner)
+        call.stack.enter_context(run_once(self.layers))  # a second run would miss the weights
+        call.stack.enter_context(changed({id(one): now.attend(n) for n, one in self._modules}))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._call.stack.close()
+        now, self._call.now = self._call.now, None
+        if now is None or output is None:  # None: the language model raised
+            return
+        for number, attention in self._modules:
+            if number not in now.weighed:
+                raise unread(attention)
+
+
+class _Pass:
+    """One forward of the language model.
+
+    Parameters
+    ----------
+    bias : Tensor of float32, shape (B, L')
+        See `SlotWeights.announce`.
+    inner : Call
+        The arguments of the language model.
+    """
+
+    def __init__(self, host: SlotWeights, bias: Tensor, inner: Call) -> None:
+        self.host = host
+        self.weighed: set[int] = set()
+        assert inner.columns is not None
+        rows, new = inner.columns
+        bias = bias.repeat_interleave(rows // len(bias), dim=0)  # beams
+        self.bias = nn.functional.pad(bias, (0, max(0, inner.past + new - bias.shape[1])))
+        layers = [] if inner.cache is None else inner.cache.layers
+        self.sizes = {
+            number: layer_sizes(inner.cache, number, new)
+            for number, layer in enumerate(layers)
+            if hasattr(layer, "get_mask_sizes")
+        }
+        self.others = set(self.sizes.values()) or {(new, 0)}
+        self._known: dict[tuple[Any, ...], Tensor | None] = {}
+
+    def attend(self, number: int) -> Callable[..., Any]:
+        """Return what calls the attention kernel of layer ``number``, with the weights."""
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def call(
+            kernel: Callable[..., Any],
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            mask: Any = None,
+            **kwargs: Any,
+        ) -> Any:
+            self.weighed.add(number)
+            bias = self._of(number, key)
+            if bias is None:
+                return kernel(module, query, key, value, mask, **kwargs)
+            flat = self.host.kernel == "eager" or (
+                self.host.kernel == "sdpa" and query.shape[2] == 1
+            )
+            if flat or (isinstance(mask, Tensor) and mask.ndim == 4):
+                mask = _added(mask, bias[:, None, None].to(query.dtype))
+                return kernel(module, query, key, value, mask, **kwargs)
+            return _folded(kernel, module, query, key, value, mask, bias, kwargs)
+
+        return call  # type: ignore[no-any-return]
+
+    def _of(self, number: int, key: Tensor) -> Tensor | None:
+        """Return what is added to the logits of a layer's keys ``(B, S)``; None for zeros."""
+        length = key.shape[2]
+        inside = self.host.inside
+        columns = None if inside is None else inside.columns_behind_keys(number)
+        if columns is None:
+            start = self._first_column(number, length)
+            part: tuple[Any, ...] = (start, length)
+        else:
+            part = (id(columns),)
+        if (*part, key.device) not in self._known:
+            bias = self._between(start, length) if columns is None else self._at(columns)
+            if bias.shape[1] != length:
+                raise _mismatch(number, length, bias.shape[1])
+            self._known[*part, key.device] = bias.to(key.device) if bool(bias.any()) else None
+        return self._known[*part, key.device]
+
+    def _between(self, start: int, length: int) -> Tensor:
+        bias = self.bias[:, start : start + length]
+        return nn.functional.pad(bias, (0, length - bias.shape[1]))  # a static cache's free places
+
+    def _at(self, columns: Tensor) -> Tensor:
+        real = (columns >= 0) & (columns < self.bias.shape[1])
+        return self.bias.gather(1, columns.where(real, 0)) * real
+
+    def _first_column(self, number: int, length: int) -> int:
+        """Return the column of a layer's first key."""
+        if number in self.sizes:
+            sizes = {self.sizes[number]}
+        else:  # the first call, or a layer that uses the keys of another one
+            sizes = self.others
+        starts = {start for size, start in sizes if size == length}
+        if len(starts) != 1:
+            raise _mismatch(number, length, sorted(size for size, _ in sizes))
+        return starts.pop()
+
+
+def _added(mask: Tensor | None, term: Tensor) -> Tensor:
+    """Return the mask ``(B, 1, Q, S)``, bool or additive or none, with ``term`` ``(B, 1, 1, S)``."""
+    if mask is None:
+        return term
+    mask = mask[..., : term.shape[-1]]
+    if mask.dtype == torch.bool:
+        return torch.where(mask, term, torch.finfo(term.dtype).min)
+    return mask + term.to(mask.dtype)
+
+
+def _folded(
+    kernel: Callable[..., Any],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    bias: Tensor,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call a kernel with extra channels whose product is the bias."""
+    if kwargs.get("softcap") is not None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} limits its attention logits (softcap), which a kernel without "
+            "an additive mask applies to the weights of slots too: load the model with "
+            "attn_implementation='eager', or use weights='none'"
+        )
+    scale = kwargs.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    term = (bias / scale)[:, None, :, None].expand(-1, key.shape[1], -1, -1)
+    high = term.to(key.dtype)
+    rest = (term - high).to(key.dtype)  # what the first channel loses in half precision
+    empty = (*key.shape[:3], CHANNELS - 2)
+    keys = torch.cat([key, high, rest, key.new_zeros(empty)], dim=-1)
+    ones = query.new_ones(*query.shape[:3], 2)
+    queries = torch.cat([query, ones, query.new_zeros(*query.shape[:3], CHANNELS - 2)], dim=-1)
+    width = value.shape[-1]
+    # kernels that take no values of another width get as many channels of zeros
+    values = nn.functional.pad(value, (0, CHANNELS)) if width == key.shape[-1] else value
+    output = kernel(module, queries, keys, values, mask, **{**kwargs, "scaling": scale})
+    return output[0][..., :width], *output[1:]
+
+
+def _mismatch(number: int, found: int, expected: object) -> LftrError:
+    return LftrError(
+        f"the attention of layer {number} got {found} keys, where its cache has {expected}: weights "
+        f"of slots would be added to other keys; {versions()}"
+    )
+
+
+class _Call(threading.local):
+    """What is known of the call that a thread is in.
+
+    Attributes
+    ----------
+    bias : Tensor, optional
+        For the next forward, see `SlotWeights.announce`.
+    now : _Pass, optional
+        The forward that is under way.
+    stack : ExitStack
+        Closed at its end.
+    """
+
+    def __init__(self) -> None:
+        self.bias: Tensor | None = None
+        self.now: _Pass | None = None
+        self.stack = ExitStack()
