@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_utils import AttentionInterface
 
 from lftr import Selection
 
@@ -159,36 +161,35 @@ def language_model(model: Any) -> Any:
 
 @contextmanager
 def weighed(inner: Any, bias: Tensor) -> Iterator[None]:
-    """Add `bias` to the logits of the keys in every attention layer, by the mask that it is given.
+    """Add `bias` to the logits of the keys in every attention layer, by an additive mask.
 
     For one row without padding and without a cache: a layer without a mask sees all columns before.
+    The mask is changed where the kernel gets it, after layers that choose keys by it have done so.
     """
     if not bias.any():
         yield
         return
-    causal = torch.full((len(bias), len(bias)), torch.finfo(bias.dtype).min).triu(1)
-
-    def add(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mask = kwargs.get("attention_mask")
-        if mask is None:
-            mask = causal[None, None]
-        elif mask.dtype == torch.bool:
-            mask = torch.where(mask, 0.0, torch.finfo(bias.dtype).min)
-        return args, kwargs | {"attention_mask": mask + bias}
-
+    lowest = torch.finfo(bias.dtype).min
+    causal = torch.full((len(bias), len(bias)), lowest).triu(1)[None, None]
     layers = getattr(inner, "layers", None) or inner.model.layers
-    handles = [
-        part.register_forward_pre_hook(add, with_kwargs=True)
-        for layer in layers
-        for name, part in layer.named_children()
-        if name in ("self_attn", "attention")
-    ]
-    assert handles
-    try:
+    own = {part for layer in layers for part in layer.modules()}
+    plain = AttentionInterface.get_interface
+
+    def look_up(table: Any, name: str, default: Any) -> Any:
+        kernel = plain(table, name, default)
+
+        def attend(module: Any, q: Any, k: Any, v: Any, mask: Any, *rest: Any, **more: Any) -> Any:
+            if module in own and k.shape[2] == len(bias):  # else not over the columns
+                mask = causal if mask is None else mask
+                mask = torch.where(mask, 0.0, lowest) if mask.dtype == torch.bool else mask
+                mask = mask + bias
+            return kernel(module, q, k, v, mask, *rest, **more)
+
+        return attend
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttentionInterface, "get_interface", look_up)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Handed(Exception):
