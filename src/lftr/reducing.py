@@ -398,8 +398,9 @@ def parse_weights(weights: object) -> float | None:
     """
     if weights is None:
         return None
+    word = str(weights)
     try:
-        exponent = WEIGHTS[weights] if weights in WEIGHTS else float(str(weights))
+        exponent = WEIGHTS[word] if word in WEIGHTS else float(word)
     except ValueError:
         exponent = math.nan
     if isinstance(weights, bool) or not 0.0 <= exponent < math.inf:

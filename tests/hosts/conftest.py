@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from .kernels import flash_kernel
 from .support import FAMILIES, HOSTED, ZooEntry
 
 torch.set_num_threads(1)
@@ -23,6 +24,13 @@ def entry(request: pytest.FixtureRequest) -> ZooEntry:
 def llava() -> ZooEntry:
     """The simplest family, for what does not depend on the family."""
     return FAMILIES["llava"]
+
+
+@pytest.fixture
+def flash() -> Iterator[str]:
+    """The name of an attention implementation that takes what FlashAttention takes."""
+    with flash_kernel() as name:
+        yield name
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
-from lftr.methods import Merge
+from lftr.hosts.transformers.layers import slot_weights
+from lftr.methods import FastV, Merge
+from lftr.methods.operations.flows import mean_flow
 
 from .support import (
     ALL,
+    EVERY,
+    FAMILIES,
     NEW,
+    PLAIN,
     ROWS,
+    SQUARE,
     WIDE,
     Image,
     Prompt,
@@ -20,37 +32,357 @@ from .support import (
     assert_close,
     assert_true,
     distance,
-    last_columns,
+    fresh,
     reduced,
 )
+from .test_turns import LARGE, Chat, new_alone
 
-
-@pytest.fixture(params=ALL, ids=str)
-def entry(request: pytest.FixtureRequest) -> ZooEntry:
-    """A family that is shown images, clips, or both."""
-    value: ZooEntry = request.param
-    return value
+MERGED = Merge("random")
 
 
 def positions_of(entry: ZooEntry) -> str:
     return "compact" if entry.traits.unplaced else "original"
 
 
+# ---- the truth: the plain language model on the slots, their weights in its mask -----------------
+
+
 @pytest.mark.parametrize("rows", [[WIDE], ROWS], ids=["one row", "three rows"])
+@pytest.mark.parametrize("entry", ALL, ids=str)
 def test_generate(entry: ZooEntry, rows: list[Row]) -> None:
-    """The plain language model on the slots, with the logarithms of their weights in its mask."""
     prompt, positions = Prompt(entry, rows), positions_of(entry)
-    with reduced(prompt.model, Merge("random"), positions=positions) as run:
+    with reduced(prompt.model, MERGED, positions=positions) as run:
         assert_true(prompt, run, prompt.generate(), positions)
 
 
+@pytest.mark.parametrize("entry", ALL, ids=str)
 def test_control(entry: ZooEntry) -> None:
-    """Without weights the answer is another, and it is the plain model's without them."""
+    """Without weights the answer is another: the plain model's on the slots."""
     prompt, positions = Prompt(entry, [WIDE]), positions_of(entry)
-    with reduced(prompt.model, Merge("random"), positions=positions) as run:
+    with reduced(prompt.model, MERGED, positions=positions) as run:
         weighed = prompt.generate(1).logits[0][0]
-    with reduced(prompt.model, Merge("random"), positions=positions, weights="none") as run:
+    with reduced(prompt.model, MERGED, positions=positions, weights="none") as run:
         plain = prompt.generate(1).logits[0][0]
         truth = prompt.truth(0, run.choices(), positions=positions, exponent=0.0)[0]
     assert_close(entry, plain, truth)
     assert distance(weighed, plain) > 5e-3
+
+
+@pytest.mark.parametrize("entry", EVERY, ids=str)
+def test_a_second_turn(entry: ZooEntry) -> None:
+    """The weights of the first turn's slots hold in the second, beside those of a new image."""
+    with reduced(entry.model(), MERGED, positions=positions_of(entry)) as run:
+        chat = Chat(entry, run, positions_of(entry))
+        chat.say(20, LARGE, 21)
+        chat.answer(new_alone(chat, LARGE), chat.cache)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 2.0])
+def test_exponent(entry: ZooEntry, exponent: float) -> None:
+    prompt = Prompt(entry, [SQUARE])
+    with reduced(prompt.model, MERGED, weights=exponent) as run:
+        logits = prompt.generate(1).logits[0]
+        assert_close(entry, logits, prompt.truth(0, run.choices(), exponent=exponent))
+
+
+# ---- equal tokens: exact, against the full prompt itself -----------------------------------------
+
+
+@dataclass(frozen=True)
+class OneOfEach(lftr.Method):
+    """Merges tokens that are equal: each run of ``times``."""
+
+    times: int
+
+    def choose(self, tokens: lftr.VisualTokens, keep: int) -> lftr.Selection:
+        slot = (torch.arange(tokens.count) // self.times).expand(len(tokens.features), -1)
+        index = torch.arange(0, tokens.count, self.times).expand(len(slot), -1)
+        return lftr.Selection(index, mean_flow(slot, keep))
+
+
+@pytest.mark.parametrize("weights", ["size", "none"])
+@pytest.mark.parametrize("name", ["llava", "vipllava", "aya_vision", "mistral3"])
+def test_equal_tokens(name: str, weights: str) -> None:
+    """N tokens that are K different ones, at K positions, answer as the K slots with weights do.
+
+    The plain model's copies of a token see each other, by a mask of the caller's; otherwise the
+    first copy would see fewer keys than the last, and they would no longer be equal after a layer.
+    """
+    entry, times = FAMILIES[name], 3
+    prompt = Prompt(entry, [[2, Image("square", 2), 3]], model=fresh(FAMILIES[name]))
+    model: Any = prompt.model
+
+    def equal(_: Any, args: Any, output: Tensor) -> Tensor:
+        shape = output.shape
+        rows = output.reshape(-1, shape[-1])
+        return rows[::times].repeat_interleave(times, dim=0).reshape(shape)
+
+    model.base_model.multi_modal_projector.register_forward_hook(equal)
+    inputs = prompt.inputs()
+    ids = inputs["input_ids"]
+    visual = prompt.visual(ids)[0]
+    begins = ~visual | ((visual.cumsum(0) - 1) % times == 0)
+    group = begins.cumsum(0) - 1
+    with lftr.reduce(model, OneOfEach(times), keep=1 / times, weights=weights):
+        output = model.generate(
+            **inputs,
+            position_ids=group[None],
+            max_new_tokens=NEW,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    new = output.sequences[:, -NEW:]
+    places = torch.cat([group, group[-1] + torch.arange(1, NEW)])
+    seen = places[:, None] >= places[None, :]
+    whole = model(
+        **{n: x for n, x in inputs.items() if n not in ("input_ids", "attention_mask", "labels")},
+        input_ids=torch.cat([ids, new[:, :-1]], dim=1),
+        position_ids=places[None],
+        attention_mask=torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[None, None],
+        use_cache=False,
+    )
+    found, expected = torch.cat(list(output.logits)), whole.logits[0, -NEW:]
+    if weights == "size":
+        assert_close(entry, found, expected)
+    else:
+        assert distance(found, expected) > 5e-3
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many queries each call had whose weights went through extra channels."""
+    calls: list[int] = []
+    fold = slot_weights._folded
+
+    def noted(kernel: Any, module: Any, query: Tensor, *rest: Any) -> Any:
+        calls.append(query.shape[2])
+        return fold(kernel, module, query, *rest)
+
+    monkeypatch.setattr(slot_weights, "_folded", noted)
+    return calls
+
+
+@pytest.mark.parametrize("rows", [[WIDE], [WIDE, PLAIN, SQUARE]], ids=["one row", "padded"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl", "internvl", "mistral3"])
+def test_kernels(flash: str, folds: list[int], name: str, rows: list[Row]) -> None:
+    """Masks where a kernel has one, extra channels where it has none: the same answers."""
+    answers: dict[str, Tensor] = {}
+    entry = FAMILIES[name]
+    for kernel in ("eager", "sdpa", flash):
+        prompt = Prompt(entry, rows, model=fresh(entry))
+        prompt.model.config.get_text_config()._attn_implementation = kernel
+        folds.clear()
+        with lftr.reduce(prompt.model, MERGED, keep=0.4):
+            answers[kernel] = torch.stack(prompt.generate().logits, dim=1)
+        single = len(rows) == 1
+        assert bool(folds) == (kernel == flash or (kernel == "sdpa" and single))
+        assert kernel != "sdpa" or 1 not in folds  # one query needs no channels
+    for kernel in ("sdpa", flash):
+        assert_close(entry, answers[kernel], answers["eager"], slack=3)
+
+
+def test_flex(folds: list[int]) -> None:
+    entry = FAMILIES["llava"]
+    answers = []
+    for kernel in ("eager", "flex_attention"):
+        model = fresh(entry)
+        model.config.get_text_config()._attn_implementation = kernel
+        prompt = Prompt(entry, [WIDE], model=model)
+        with lftr.reduce(model, MERGED, keep=0.4):
+            answers.append(prompt.generate(1).logits[0])
+    assert folds
+    assert_close(entry, answers[1], answers[0], slack=3)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_half_precision(name: str) -> None:
+    """The second channel holds what a weight loses in bfloat16: as near as the mask is."""
+    entry = FAMILIES[name]
+    exact = Prompt(entry, [SQUARE])
+    with lftr.reduce(exact.model, MERGED, keep=0.2):
+        truth = exact.generate(1).logits[0]
+    half = Prompt(entry, [SQUARE], model=fresh(entry).to(torch.bfloat16))
+    half.model.config.get_text_config()._attn_implementation = "sdpa"
+    with lftr.reduce(half.model, MERGED, keep=0.2):
+        found = half.generate(1).logits[0].float()
+    with lftr.reduce(half.model, MERGED, keep=0.2, weights="none"):
+        plain = half.generate(1).logits[0].float()
+    assert distance(found, truth) < 0.5 * distance(plain, truth)
+
+
+def test_channels_are_exact() -> None:
+    """log(s) / scale through bfloat16 channels, to the precision of float32 products."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 5, 16, dtype=torch.bfloat16) for _ in range(3))
+    bias = torch.log(torch.tensor([[1.0, 3.0, 16.0, 47.0, 573.0]]))
+    seen: dict[str, Tensor] = {}
+
+    def kernel(_: Any, q: Tensor, k: Tensor, v: Tensor, __: Any, scaling: float) -> Any:
+        seen["logits"] = (q.float() @ k.float().mT) * scaling
+        return (v.transpose(1, 2), None)
+
+    output = slot_weights._folded(kernel, torch.nn.Identity(), query, key, value, None, bias, {})
+    plain = (query.float() @ key.float().mT) * 16**-0.5
+    torch.testing.assert_close(seen["logits"] - plain, bias.expand_as(plain), atol=1e-3, rtol=0)
+    assert output[0].shape == (1, 5, 2, 16)
+
+
+# ---- callers -------------------------------------------------------------------------------------
+
+
+def test_whole_is_plain(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots that all stand for themselves: no kernel is touched."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    prompt = Prompt(entry, [WIDE])
+    monkeypatch.setattr(slot_weights, "changed", never)
+    with reduced(prompt.model, "random") as run:
+        assert_true(prompt, run, prompt.generate())
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "beams": {"num_beams": 3},
+    "static": {"cache_implementation": "static"},
+    "offloaded": {"cache_implementation": "offloaded"},
+    "lookup": {"prompt_lookup_num_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "internvl"])
+def test_callers(name: str, option: str) -> None:
+    """The same answer as with the same weights by the mask of every layer."""
+    if option == "offloaded" and not torch.cuda.is_available():
+        pytest.skip("transformers offloads caches from a GPU alone")
+    entry = FAMILIES[name]
+    prompt = Prompt(entry, [SQUARE] if option == "lookup" else [WIDE, SQUARE])
+    settings = {"max_new_tokens": 5, "do_sample": False}
+    with lftr.reduce(prompt.model, MERGED, keep=0.4):
+        plain = prompt.model.generate(**prompt.inputs(), **settings)
+        found = prompt.model.generate(**prompt.inputs(), **settings, **OPTIONS[option])
+    if option != "beams":
+        assert torch.equal(found, plain)
+        return
+    with reduced(prompt.model, MERGED) as run:
+        found = prompt.generate(5, num_beams=3, output_scores=True)
+    length = prompt.inputs()["input_ids"].shape[1]
+    for row in range(2):
+        new = found.sequences[row, length:].tolist()
+        truth = prompt.truth(row, run.choices(row), new[:-1]).log_softmax(dim=-1)
+        score = truth[range(len(new)), new].sum() / len(new)
+        assert abs(float(score - found.sequences_scores[row])) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3"])
+def test_inside(name: str) -> None:
+    """Each layer's keys are those that the methods inside left there, with their weights."""
+    entry = FAMILIES[name]
+    prompt = Prompt(entry, [WIDE, PLAIN, SQUARE])
+    inside = FastV(layer=1, keep=0.5)
+    answers = []
+    for kernel in ("eager", "sdpa"):
+        model = fresh(entry)
+        model.config.get_text_config()._attn_implementation = kernel
+        prompt = Prompt(entry, [WIDE, PLAIN, SQUARE], model=model)
+        with lftr.reduce(model, [MERGED, inside], keep=0.4):
+            together = prompt.generate()
+            answers.append(torch.stack(together.logits, dim=1))
+            for row in (0, 2):
+                alone = prompt.alone(row).generate()
+                assert_close(entry, torch.stack(alone.logits, dim=1)[0], answers[-1][row], slack=3)
+        with lftr.reduce(model, [MERGED, inside], keep=0.4, weights="none"):
+            plain = torch.stack(prompt.generate().logits, dim=1)
+        assert distance(plain, answers[-1]) > 5e-3
+    assert_close(entry, answers[1], answers[0], slack=3)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradients(llava: ZooEntry, checkpointed: bool) -> None:
+    """Those of the eager kernel's mask, through the channels of another one, layers run again too."""
+    found: list[Tensor] = []
+    for kernel in ("eager", "sdpa"):
+        model = fresh(llava).requires_grad_(True)
+        model.config.get_text_config()._attn_implementation = kernel
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        prompt = Prompt(llava, [WIDE], model=model)
+        with torch.enable_grad(), lftr.reduce(model, MERGED, keep=0.4):
+            model(**prompt.inputs()).logits.square().mean().backward()
+        layer = model.base_model.language_model.layers[0]
+        found.append(layer.self_attn.k_proj.weight.grad.clone())
+    assert float(found[0].abs().max()) > 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+# ---- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["sizes", -1, float("nan"), True, [1.0]])
+def test_wrong_values(llava: ZooEntry, weights: object) -> None:
+    with pytest.raises(lftr.LftrError, match="weights = .*'size', 'none' or a number"):
+        lftr.reduce(llava.model(), keep=0.4, weights=weights)  # type: ignore[arg-type]
+
+
+def test_prepare(llava: ZooEntry) -> None:
+    """What no argument can pass on is not lost without a word."""
+    prompt = Prompt(llava, [WIDE])
+    with (
+        lftr.reduce(prompt.model, MERGED, keep=0.4),
+        pytest.raises(lftr.LftrError, match="how many each slot stands for"),
+    ):
+        lftr.prepare(prompt.model, **prompt.inputs())
+
+
+def test_heads_without_room(flash: str, llava: ZooEntry) -> None:
+    """Asked for by name: refused. By default: without weights, and the report says so."""
+    model = fresh(llava)
+    model.config.get_text_config()._attn_implementation = flash
+    for layer in model.base_model.language_model.layers:
+        layer.self_attn.head_dim = 256
+    with pytest.raises(lftr.LftrError, match=r"weights = 1\.0; .*at most 256 channels"):
+        lftr.reduce(model, MERGED, keep=0.4, weights="size")
+    reduction = lftr.reduce(model, MERGED, keep=0.4)
+    assert any("no weights" in note for note in reduction.host.plan.notes)
+    reduction.remove()
+
+
+@pytest.mark.parametrize("what", ["a layer is missed", "other keys"])
+def test_it_notices(llava: ZooEntry, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that the weights cannot reach raises, and the model is as it was."""
+    prompt = Prompt(llava, [WIDE], model=fresh(llava))
+    attention = prompt.model.base_model.language_model.layers[1].self_attn
+    if what == "a layer is missed":
+        own = type(attention).forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:  # looks no kernel up by transformers' table
+            with monkeypatch.context() as patch:
+                patch.delitem(vars(ALL_ATTENTION_FUNCTIONS), "get_interface")
+                return own(attention, *args, **kwargs)
+
+        attention.forward = forward
+        reason = "could not be read"
+    else:
+        kernel: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+        def shorter(module: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **more: Any) -> Any:
+            return kernel(module, q, k, v, *rest, **more)
+
+        def cut(module: Any, args: Any, kwargs: Any) -> Any:
+            return args, kwargs | {"hidden_states": kwargs["hidden_states"]}
+
+        attention.register_forward_pre_hook(cut, with_kwargs=True)
+        monkeypatch.setattr(slot_weights, "layer_sizes", lambda *_: (7, 0))
+        reason = "got .* keys"
+    with lftr.reduce(prompt.model, MERGED, keep=0.4):
+        with pytest.raises(lftr.LftrError, match=reason):
+            prompt.generate(2)
+    assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS)
+
+

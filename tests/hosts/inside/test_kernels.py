@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
-from transformers.modeling_flash_attention_utils import _is_packed_sequence
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
 from lftr.methods.inside.schedules import Exit, Skip
@@ -20,39 +16,6 @@ from ..oracle import full_positions, lengthened
 from ..support import FAMILIES, NEW, PLAIN, SQUARE, WIDE, Image, Prompt, assert_close
 from .oracle import layers_of
 from .support import Planned, methods_for
-
-
-def flash_like(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """Attention as FlashAttention's interface has it: padding as (B, S), causal from the end.
-
-    Without a mask, one row's positions with gaps are taken for packed sequences, as transformers
-    does; then the kernel reads no more keys than there are queries.
-    """
-    assert mask is None or mask.ndim == 2
-    if _is_packed_sequence(kwargs.get("position_ids"), len(query)) and mask is None:
-        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool)
-    seen = seen.tril(key.shape[2] - query.shape[2])[None, None]
-    if mask is not None:
-        seen = seen & mask.bool()[:, None, None]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, scale=kwargs.get("scaling")
-    )
-    return out.transpose(1, 2).contiguous().nan_to_num(), None
-
-
-@pytest.fixture
-def flash() -> Iterator[str]:
-    name = "flash_like"
-    ALL_ATTENTION_FUNCTIONS.register(name, flash_like)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, flash_attention_mask)
-    yield name
-    for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
-        del type(table)._global_mapping[name]
 
 
 @pytest.mark.parametrize("kind", ["previous", "own", "merging", "exit"])

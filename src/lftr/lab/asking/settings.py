@@ -41,6 +41,8 @@ class Setting:
         As `lftr.reduce` takes it.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
+    weights : float or str, optional
+        As `lftr.reduce` takes it.
     """
 
     label: str
@@ -48,6 +50,7 @@ class Setting:
     keep: Keep
     positions: str | None = None
     encoder: EncoderMerge | None = None
+    weights: float | str | None = None
 
     @property
     def full(self) -> bool:
@@ -82,6 +85,7 @@ class Setting:
             text_tower=text_tower,
             encoder=self.encoder,
             images_as_video=frames_as_images(processor, [one.images for one in asked]),
+            weights=self.weights,
         )
 
     def named(self, error: LftrError) -> LftrError:

@@ -14,7 +14,7 @@ from ..base import Evidence, Method
 from ..compose.mix import Mix
 from ..operations.cells import candidates, spread
 from ..operations.coverage import facility_location
-from ..operations.flows import mean_flow, nearest
+from ..operations.flows import clusters, mean_flow
 from ..operations.scaling import min_max, unit
 from ..operations.signals import ENCODER, encoder_features
 from .lftr import Lftr
@@ -52,6 +52,8 @@ class Coverage(Method, name="coverage"):
     leftovers : {"merge", "drop"}
         Whether dropped tokens flow into the nearest token kept for coverage, which becomes their
         mean, or go.
+    rounds : int
+        Rounds of k-means by which the groups of leftovers are improved.
     """
 
     asked: Annotated[float, Range(0.0, 1.0)] = 0.5
@@ -59,6 +61,7 @@ class Coverage(Method, name="coverage"):
     sharpness: Annotated[float, Range(0.0)] = 0.0
     candidates: Annotated[float, Range(0.0)] = 1.0
     leftovers: Literal["merge", "drop"] = "drop"
+    rounds: Annotated[int, Range(0)] = 0
 
     @property
     def evidence(self) -> Evidence:
@@ -81,7 +84,8 @@ class Coverage(Method, name="coverage"):
         kept = picks.sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
-        return Selection(kept, mean_flow(nearest(x, kept)[0], keep), notes)
+        slot, _ = clusters(x, kept, self.rounds)
+        return Selection(kept, mean_flow(slot, keep), notes)
 
     def _importance(self, x: Tensor) -> Tensor | None:
         """Return how much each token counts ``(B, N)``; None where all count alike."""

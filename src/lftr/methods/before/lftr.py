@@ -17,7 +17,7 @@ from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.apportion import apportion
 from ..operations.cells import candidates, spread
-from ..operations.flows import mean_flow, nearest_to, own
+from ..operations.flows import clusters, mean_flow
 from ..operations.relevance_greedy import marginal_relevance
 from ..operations.scaling import mean_cosine, min_max, unit, z_score
 from ..operations.signals import ENCODER, TEXT, Notes, encoder_features, stand_in
@@ -70,6 +70,8 @@ class Lftr(Method, name="lftr"):
     leftovers : {"merge", "drop"}
         Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go. Of
         videos, in the spatial stage.
+    rounds : int
+        Rounds of k-means by which the groups of leftovers of an image are improved.
     time_share : float
         How much of the reduction of a video by a factor R is in time, in [0, 1]:
         ``R ** time_share`` in time and the rest in space.
@@ -88,6 +90,7 @@ class Lftr(Method, name="lftr"):
     among: Literal["spread", "relevant"] = "spread"
     candidates: Annotated[float, Range(0.0)] = 1.0
     leftovers: Literal["merge", "drop"] = "drop"
+    rounds: Annotated[int, Range(0)] = 0
     time_share: Annotated[float, Range(0.0, 1.0)] = 0.0
     first: Literal["whole", "even"] = "even"
     still: Literal["merge", "drop"] = "merge"
@@ -115,9 +118,7 @@ class Lftr(Method, name="lftr"):
         kept = index.gather(1, picks).sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
-        centres = take(x, kept, 1) / length.gather(1, kept).unsqueeze(2)
-        slot = own(nearest_to(x, centres, length)[0], kept)
-        return Selection(kept, mean_flow(slot, keep), notes)
+        return Selection(kept, mean_flow(clusters(x, kept, self.rounds)[0], keep), notes)
 
     def _in_time(
         self, tokens: VisualTokens, x: Tensor, length: Tensor, scores: Tensor, keep: int

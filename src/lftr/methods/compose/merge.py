@@ -11,37 +11,59 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
-from ..base import Method
-from ..operations.flows import nearest, weighted_flow
+from ..base import Evidence, Method
+from ..operations.flows import clusters, weighted_flow
+from ..operations.signals import ENCODER, encoder_features
 from .base import Wrapper, decide
 
 
 @dataclass(frozen=True)
 class Merge(Wrapper):
-    """Merge what ``inner`` drops into the nearest kept token by cosine of the features.
+    """Merge each token that ``inner`` drops into the slot that it is most like.
 
-    A method that merges by itself is left as it is.
+    Likeness is the cosine of the encoder's features. A merged slot stands for all of its tokens,
+    and attention can count it as many (`lftr.reduce`, ``weights``). Of a method that merges some
+    tokens itself, the slots stay, and take in the tokens that it drops.
 
     Parameters
     ----------
     inner : Method or str
         The method that decides what is kept, as such or by name.
-    weighting : str
-        ``"mean"``: all tokens of a slot count the same; ``"similarity"``: each counts by its cosine
-        with the kept one, not at all below zero.
+    weighting : {"mean", "similarity", "anchor"}
+        "mean": all tokens of a slot count the same; "similarity": each counts by its cosine with
+        the kept one, not at all below zero; "anchor": a slot keeps the features of its kept token,
+        and only stands for the others.
     own : float
         Least share of the kept token in its slot, in [0, 1]; 0.6 is FastVID's.
+    rounds : int
+        Rounds of k-means by which the groups are improved.
+    within : {"item", "frame"}
+        Whether a token can flow into any slot, or only into one of its own frame or tile, where
+        that has one.
     """
 
     inner: Method | str
-    weighting: Literal["mean", "similarity"] = "mean"
+    weighting: Literal["mean", "similarity", "anchor"] = "mean"
     own: Annotated[float, Range(0.0, 1.0)] = 0.0
+    rounds: Annotated[int, Range(0)] = 0
+    within: Literal["item", "frame"] = "item"
+
+    @property
+    def evidence(self) -> Evidence:
+        return tuple(dict.fromkeys((ENCODER, *super().evidence)))
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         chosen = decide(self.methods[0], tokens, keep)
+        x, notes = encoder_features(tokens)
+        chosen = replace(chosen, notes=tuple(dict.fromkeys((*chosen.notes, *notes))))
+        part = tokens.coordinates[:, 0] if self.within == "frame" else None
+        slot, cosine = clusters(x, chosen.index, self.rounds, part)
         if chosen.flow is not None:
-            return chosen
-        slot, cosine = nearest(tokens.features, chosen.index)
+            return _with_heirs(chosen, chosen.flow, slot)
+        if self.weighting == "anchor":
+            ones = torch.ones_like(slot, dtype=torch.float32)
+            number = torch.zeros(chosen.index.shape, device=slot.device).scatter_add(1, slot, ones)
+            return replace(chosen, slot_weight=number)
         similar = self.weighting == "similarity"
         weight = cosine.clamp_min(0.0) if similar else torch.ones_like(cosine)
         flow = weighted_flow(slot, weight, keep)
@@ -51,6 +73,25 @@ class Merge(Wrapper):
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
         return self.methods[0].auto_count(tokens)
+
+
+def _with_heirs(chosen: Selection, flow: Flow, slot: Tensor) -> Selection:
+    """Let tokens that flow nowhere flow into ``slot`` ``(B, N)``; each counts as one there."""
+    carried = torch.zeros(slot.shape, device=slot.device)
+    carried = carried.scatter_add(1, flow.source, flow.weight.float().abs())
+    lost = (carried == 0).float()
+    before = chosen.weight
+    after = before.scatter_add(1, slot, lost)
+    kept = flow.weight * (before / after).gather(1, flow.slot)
+    source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
+    return replace(
+        chosen,
+        flow=Flow(
+            torch.cat([flow.source, source], dim=1),
+            torch.cat([flow.slot, slot], dim=1),
+            torch.cat([kept, lost / after.gather(1, slot)], dim=1),
+        ),
+    )
 
 
 def _with_own_share(flow: Flow, index: Tensor, least: float) -> Flow:

@@ -65,17 +65,52 @@ def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     index : Tensor of int64, shape (B, K)
         The kept tokens.
     """
+    return clusters(x, index)
+
+
+def clusters(
+    x: Tensor, index: Tensor, rounds: int = 0, part: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the slot ``(B, N)`` of each token, and its cosine with what stands for the slot.
+
+    At first that is the kept token; in each round of k-means it becomes the mean of the slot's
+    tokens at length one, and every token goes to the nearest slot again. Kept tokens stay in their
+    own slots.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    index : Tensor of int64, shape (B, K)
+        The kept tokens.
+    rounds : int
+        Rounds of k-means.
+    part : Tensor of int64, shape (N,), optional
+        The part of the item that each token is in, such as its frame. Tokens flow into slots of
+        their own part, where it has any.
+    """
     x = unit(x)
-    slot, cosine = nearest_to(x, take(x, index, 1))
-    return own(slot, index), cosine
+    parts = None if part is None else (part, part[index])
+    slot, cosine = nearest_to(x, take(x, index, 1), parts=parts)
+    slot = own(slot, index)
+    for _ in range(rounds):
+        centres = unit(mean_flow(slot, index.shape[1]).combine(x, index.shape[1]))
+        slot, cosine = nearest_to(x, centres, parts=parts)
+        slot = own(slot, index)
+    return slot, cosine
 
 
-def nearest_to(x: Tensor, centres: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest_to(
+    x: Tensor,
+    centres: Tensor,
+    length: Tensor | None = None,
+    parts: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return the centre of ``(B, K, C)`` nearest to each token of ``(B, N, C)``, and their cosine.
 
     Both have length one, or the tokens the given ``length`` ``(B, N)``. Of equally near centres the
     earlier is taken; cosines that differ by rounding alone are equal. Compared in blocks, so that
-    memory stays linear in N.
+    memory stays linear in N. ``parts`` are those of the tokens ``(N,)`` and of the centres
+    ``(B, K)``: centres of another part are farther than all of the own one.
     """
     step = max(1, BLOCK // (centres.shape[1] * len(x)))
     slots, best = [], []
@@ -83,6 +118,8 @@ def nearest_to(x: Tensor, centres: Tensor, length: Tensor | None = None) -> tupl
         cosine = torch.bmm(centres, x[:, start : start + step].mT)
         if length is not None:
             cosine /= length[:, None, start : start + step]
+        if parts is not None:
+            cosine -= 3.0 * (parts[1].unsqueeze(2) != parts[0][start : start + step])
         best.append(cosine.amax(dim=1))
         slots.append((cosine >= best[-1].unsqueeze(1) - ROUNDING).max(dim=1).indices)
     return torch.cat(slots, dim=1), torch.cat(best, dim=1)

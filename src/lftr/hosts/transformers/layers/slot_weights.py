@@ -200,10 +200,8 @@ class _Pass:
 
     def _first_column(self, number: int, length: int) -> int:
         """Return the column of a layer's first key."""
-        if number in self.sizes:
-            sizes = {self.sizes[number]}
-        else:  # the first call, or a layer that uses the keys of another one
-            sizes = self.others
+        # without one of its own: the first call, or a layer that uses the keys of another one
+        sizes = {self.sizes[number]} if number in self.sizes else self.others
         starts = {start for size, start in sizes if size == length}
         if len(starts) != 1:
             raise _mismatch(number, length, sorted(size for size, _ in sizes))
