@@ -45,5 +45,3 @@ def flash_kernel() -> Iterator[str]:
     yield name
     for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
         del type(table)._global_mapping[name]
-
-

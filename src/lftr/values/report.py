@@ -81,6 +81,11 @@ class ItemReport:
         )
 
     @property
+    def stands_for(self) -> float:
+        """How many of the item's tokens the kept ones stand for, merged ones included."""
+        return self.kept if self.selection is None else float(self.selection.weight.sum())
+
+    @property
     def grid(self) -> Grid | None:
         """The one grid ``(T, H, W)`` of an image or a video; None for tiles."""
         return self.grids[0] if len(self.grids) == 1 else None
@@ -98,7 +103,8 @@ class ItemReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the item as plain values for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "selection"}
+        values = {name: value for name, value in vars(self).items() if name != "selection"}
+        return values | {"stands_for": self.stands_for}
 
 
 @dataclass(frozen=True)
@@ -305,9 +311,10 @@ class Report:
         for item in self.items:
             shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
             left = "" if item.encoded is None else f" -> {item.encoded} after the encoder"
+            mass = "" if item.stands_for == item.kept else f", for {item.stands_for:.0f}"
             lines.append(
                 f"  row {item.row} item {item.number}: {item.medium} of {item.tokens} ({shape})"
-                f"{left} -> {item.kept}"
+                f"{left} -> {item.kept}{mass}"
             )
         if self.layers:
             lines.append(f"  inside: {_stages(self.layers)}, {self.average:.1f} a layer on average")

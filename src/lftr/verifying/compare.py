@@ -110,13 +110,15 @@ def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
     deviations, wrong, sizes = [], [], []
     for claim in claims:
         own, truth, places = choices[claim.row], claim.truth(subject, prompt), list(claim.places)
-        right = truth.logits(own, on.positions)[places]
+        right = truth.logits(own, on.positions, on.exponent)[places]
         deviations.append(distance(claim.logits, right))
         sizes.append(float(right.abs().max()))
         wrong.append(distance(truth.logits()[places], right))
         if on.positions == "original" and not truth.crosses:
-            elsewhere = distance(truth.logits(own, "compact")[places], right)
+            elsewhere = distance(truth.logits(own, "compact", on.exponent)[places], right)
             wrong += [elsewhere] if elsewhere else []  # some models look at no positions
+        if on.exponent and any(bool((one.selection.weight != 1).any()) for one in own):
+            wrong.append(distance(truth.logits(own, on.positions)[places], right))
     return Figures(max(deviations), max(plain), min(wrong), max(sizes))
 
 

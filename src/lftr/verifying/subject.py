@@ -161,7 +161,8 @@ class Subject:
         }
         with self.on(recorder, **options) as reduction:
             positions = str(reduction.host.plan.positions)
-            yield Reduced(self.model, recorder, options["keep"], positions)
+            exponent = reduction.host.plan.weights
+            yield Reduced(self.model, recorder, options["keep"], positions, exponent)
 
     @contextmanager
     def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
@@ -178,12 +179,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Reduced:
-    """An active reduction with its recorded decisions and its positions."""
+    """An active reduction: its recorded decisions, positions, and exponent of slots' weights."""
 
     model: Any
     recorder: Recorder
     keep: object
     positions: str
+    exponent: float
 
     def choices(self, prompt: Prompt) -> list[list[Choice]]:
         """Return the decisions about the items of each row.

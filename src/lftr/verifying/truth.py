@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..evidence.attention import attention_modules, changed
 from ..hosts.transformers.api import Call
 from ..values.errors import LftrError, UnsupportedModelError
 from ..values.selection import Selection
@@ -79,7 +80,10 @@ class Truth:
         self.crosses = self.given.get(VISION_STATES) is not None  # by cross-attention
 
     def logits(
-        self, choices: Sequence[Choice] | None = None, positions: str = "original"
+        self,
+        choices: Sequence[Choice] | None = None,
+        positions: str = "original",
+        exponent: float = 0.0,
     ) -> Tensor:
         """Return the logits after the prompt and after each following token.
 
@@ -89,6 +93,9 @@ class Truth:
             The decision about each visual item of the row, in order. By default all tokens stay.
         positions : {"original", "compact"}
             Whether kept columns keep their positions or are renumbered.
+        exponent : float
+            How much the tokens that a slot stands for count: ``exponent * log(weight)`` is added to
+            the attention logits of its key.
 
         Returns
         -------
@@ -107,7 +114,8 @@ class Truth:
             # again for the kept columns
             del gathered[MASK]
         call = self.inputs if self._needs_pixels() else columns.text(self.inputs)
-        return self._run(call, gathered)
+        with _weighed(self.model.get_decoder(), columns.log_weights() * exponent):
+            return self._run(call, gathered)
 
     def _places(self) -> Tensor | None:
         """Return the positions of the full prompt, counted if the model passes none."""
@@ -220,6 +228,30 @@ def _handing(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def _weighed(decoder: nn.Module, bias: Tensor) -> Iterator[None]:
+    """Add ``bias`` ``(L,)`` to the attention logits of the decoder's keys, by an additive mask."""
+    if not bool(bias.any()):
+        yield
+        return
+
+    def attend(
+        kernel: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **more: Any
+    ) -> Any:
+        if key.shape[2] != len(bias):  # not over the columns
+            return kernel(module, query, key, value, mask, **more)
+        lowest = torch.finfo(query.dtype).min
+        if mask is None:
+            mask = torch.ones(len(bias), len(bias), dtype=torch.bool, device=query.device)
+            mask = mask.tril()[None, None]
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
+        return kernel(module, query, key, value, mask + bias.to(mask), **more)
+
+    with changed({id(module): attend for module in attention_modules(decoder)}):
+        yield
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The kept columns ``index``, visual and text, of a prompt with ``length`` columns.
@@ -252,6 +284,15 @@ class _Columns:
         if choices:
             keep[visual] = torch.cat([choice.anchors for choice in choices])
         return cls(len(ids), keep.nonzero().squeeze(1), visual, choices)
+
+    def log_weights(self) -> Tensor:
+        """Return the logarithm of the number of tokens that each kept column stands for."""
+        logs = torch.zeros(self.length)
+        seen = self.visual.nonzero().squeeze(1).split([choice.size for choice in self.choices])
+        for place, choice in zip(seen, self.choices, strict=True):
+            index = choice.selection.index.cpu()
+            logs[place[index]] = choice.selection.weight.cpu().log()
+        return logs[self.index]
 
     def text(self, inputs: Inputs) -> Inputs:
         """Return a text with as many columns; a hook replaces its embeddings and positions."""

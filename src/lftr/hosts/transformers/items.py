@@ -61,8 +61,10 @@ class Plan:
         Whether images of a row that follow each other are the frames of one video, or how many of
         them each video has: one tuple for all rows, or one for each.
     weights : float, optional
-        The exponent of the slots' weights in attention; 0 for none, None for the default, which a
-        model whose attention takes no weights goes without.
+        The exponent of the slots' weights in attention; None for the default, see
+        `layers.slot_weights.with_weights`, which makes it a number.
+    unweighted : str
+        Where attention takes a slot for one token, and why; for reports of methods that merge.
     """
 
     method: Method
@@ -77,6 +79,7 @@ class Plan:
     encoder: EncoderMerge | None = None
     images_as_video: Framing = False
     weights: float | None = None
+    unweighted: str = ""
 
     @property
     def label(self) -> str:
@@ -300,6 +303,8 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             )
         for note in item.notes:
             report.note(note)
+    if plan.unweighted and any(item.stands_for != item.kept for item in report.items):
+        report.note(plan.unweighted)
     clips = plan.images_as_video
     if (clips is True or (clips and True in clips)) and _joined_none(items):
         report.note(

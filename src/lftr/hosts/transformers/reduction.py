@@ -24,7 +24,7 @@ from .kinds.module import ModuleReduction, module_reductions
 from .kinds.prefill import Prefill
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
-from .layers.slot_weights import SlotWeights
+from .layers.slot_weights import SlotWeights, with_weights
 
 HOSTS: dict[str, Any] = {
     "prefill": Prefill,
@@ -57,10 +57,9 @@ class Reduction(Attached):
         self.report = Report()
         self.columns = _Columns()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
+        plan = with_weights(model, family, plan)
         self.host = HOSTS[family.kind](model, family, plan)
-        self.weights = (
-            SlotWeights(model, family, self.inside) if getattr(self.host, "exponent", 0) else None
-        )
+        self.weights = SlotWeights(model, family, self.inside) if plan.weights else None
         self._model, self._family = model, family
         self._site: Site | None = None
         self._begin()

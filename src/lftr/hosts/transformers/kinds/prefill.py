@@ -34,14 +34,11 @@ from ..encoder.encode import choose_evidence, encoder_names
 from ..encoder.media_input import Shown
 from ..families import Clips, Family, Medium, list_families
 from ..items import Item, Plan, Reduced, choose, drops, fresh_of, in_order, of_medium, write_report
-from ..layers.slot_weights import no_weights
 from ..prompt.flash import hide_positions, reads_gaps
 from ..prompt.frames import as_video
 from ..prompt.logits import shorter_logits
 from ..prompt.segment import Segment
 from ..prompt.text_evidence import row_texts
-
-WEIGHTS = 1.0  # the exponent of slots' weights, unless the caller names one
 
 
 class Prefill:
@@ -50,8 +47,7 @@ class Prefill:
     def __init__(self, model: Model, family: Family, plan: Plan) -> None:
         self.model = model
         self.family = family
-        self.exponent, notes = _exponent(model, family, plan)
-        self.plan = replace(plan, notes=(*plan.notes, *notes, *family.notes(model)))
+        self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
         self.evidence = choose_evidence(
             family,
             model,
@@ -187,7 +183,7 @@ class Prefill:
         bias = torch.zeros(keep.shape, device=keep.device)
         for part in shown:
             fresh = fresh_of(of_medium(items, part.medium))
-            if fresh and self.exponent:
+            if fresh and self.plan.weights:
                 bias = bias.masked_scatter(part.visual, self._log_weights(fresh).to(bias.device))
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
@@ -233,7 +229,7 @@ class Prefill:
         out = [torch.zeros(size) for size in sizes]
         for bias, item in zip(out, items, strict=True):
             assert item.whole is not None
-            bias[item.anchors.cpu()] = item.whole.weight.cpu().log() * self.exponent
+            bias[item.anchors.cpu()] = item.whole.weight.cpu().log() * (self.plan.weights or 0.0)
         return torch.cat(out)
 
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
@@ -242,24 +238,6 @@ class Prefill:
         if self.family.counts_columns(self.model, lag):  # this axis counts the kept columns
             lag = torch.cat([torch.zeros_like(lag[:1]), lag[1:]])
         return lag if pads_left(mask) and bool(lag.any()) else None
-
-
-def _exponent(model: Model, family: Family, plan: Plan) -> tuple[float, tuple[str, ...]]:
-    """Return the exponent of the slots' weights, and notes.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If weights were asked for, and the model's attention cannot take them.
-    """
-    if plan.weights == 0:
-        return 0.0, ()
-    reason = no_weights(model, family)
-    if reason is None:
-        return (WEIGHTS if plan.weights is None else plan.weights), ()
-    if plan.weights is not None:
-        raise UnsupportedModelError(f"weights = {plan.weights}; {reason}; or use weights='none'")
-    return 0.0, (f"slots have no weights: {reason}",)
 
 
 def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:

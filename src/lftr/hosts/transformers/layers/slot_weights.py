@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,13 +28,36 @@ from ..api import Call, Model, attention_of, versions
 from ..cache_record import layer_sizes
 from ..checkpointing import run_once
 from ..families import Family
+from ..items import Plan
 from .host import LayerHost
 
 CHANNELS = 8  # FlashAttention wants head sizes that are multiples of 8
 _MOST = 256  # the largest head size of FlashAttention
+DEFAULT = 1.0  # the exponent, unless the caller names one
 
 
-def no_weights(model: Model, family: Family) -> str | None:
+def with_weights(model: Model, family: Family, plan: Plan) -> Plan:
+    """Return the plan with a number for ``weights``, and the reason where they do not act.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If weights were asked for, and the model's attention cannot take them.
+    """
+    if plan.weights == 0:
+        return plan
+    reason = _no_weights(model, family)
+    if reason is None:
+        deaf = _without_attention(model, family)
+        note = f"layers {deaf} have no attention, and take each slot for one token" if deaf else ""
+        weights = DEFAULT if plan.weights is None else plan.weights
+        return replace(plan, weights=weights, unweighted=note)
+    if plan.weights is not None:
+        raise UnsupportedModelError(f"weights = {plan.weights}; {reason}; or use weights='none'")
+    return replace(plan, weights=0.0, unweighted=f"slots have no weights: {reason}")
+
+
+def _no_weights(model: Model, family: Family) -> str | None:
     """Return why slots cannot have weights in a model's attention, or None if they can."""
     if family.kind != "prefill":
         return f"{type(model).__name__} reads images by cross-attention, a Q-Former or in blocks"
@@ -50,6 +74,13 @@ def no_weights(model: Model, family: Family) -> str | None:
             "load the model with attn_implementation='sdpa'"
         )
     return None
+
+
+def _without_attention(model: Model, family: Family) -> str:
+    """Return the numbers of layers without attention, such as those with linear attention."""
+    decoder: Any = family.decoder(model)
+    deaf = [n for n, layer in enumerate(decoder.layers) if not attention_modules(layer)]
+    return ", ".join(map(str, deaf))
 
 
 class SlotWeights:
@@ -209,7 +240,7 @@ class _Pass:
 
 
 def _added(mask: Tensor | None, term: Tensor) -> Tensor:
-    """Return the mask ``(B, 1, Q, S)``, bool or additive or none, with ``term`` ``(B, 1, 1, S)``."""
+    """Return the mask ``(B, 1, Q, S)``, bool, additive or none, plus ``term`` ``(B, 1, 1, S)``."""
     if mask is None:
         return term
     mask = mask[..., : term.shape[-1]]
@@ -231,8 +262,8 @@ def _folded(
     """Call a kernel with extra channels whose product is the bias."""
     if kwargs.get("softcap") is not None:
         raise UnsupportedModelError(
-            f"{type(module).__name__} limits its attention logits (softcap), which a kernel without "
-            "an additive mask applies to the weights of slots too: load the model with "
+            f"{type(module).__name__} limits its attention logits (softcap), and a kernel without "
+            "an additive mask would limit the weights of slots too: load the model with "
             "attn_implementation='eager', or use weights='none'"
         )
     scale = kwargs.get("scaling")
@@ -253,8 +284,8 @@ def _folded(
 
 def _mismatch(number: int, found: int, expected: object) -> LftrError:
     return LftrError(
-        f"the attention of layer {number} got {found} keys, where its cache has {expected}: weights "
-        f"of slots would be added to other keys; {versions()}"
+        f"the attention of layer {number} got {found} keys, where its cache has {expected}: the "
+        f"weights of slots would be added to other keys; {versions()}"
     )
 
 
