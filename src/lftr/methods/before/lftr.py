@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
-from ...values.errors import MissingEvidenceError
+from ...values.errors import ArgumentError, MissingEvidenceError
 from ...values.indexing import take
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -45,13 +45,15 @@ class Lftr(Method, name="lftr"):
     behind, since a model that was never trained so takes what merged with an earlier frame for
     gone. That was measured on eight frames; longer and stiller videos have more to gain in time.
 
-    Scores are made in the encoder's space and the decision is applied to the language model's
-    tokens.
+    Tokens are compared by the features that the language model receives, or by the encoder's.
 
     Parameters
     ----------
     relevance : {"frame", "text", "both"}
         To the content of the frame, to the text, or the sum of both, z-scored.
+    space : {"model", "encoder"}
+        Which features tokens are compared by: those that the language model receives, or those
+        that the encoder gave before the projector.
     descriptor : {"mean", "cls", "cls-attention"}
         What stands for the frame's content: the mean of its patches, the encoder's CLS output, or
         the CLS token's attention (the score is then that attention, whatever the direction).
@@ -83,6 +85,7 @@ class Lftr(Method, name="lftr"):
     """
 
     relevance: Literal["frame", "text", "both"] = "frame"
+    space: Literal["model", "encoder"] = "model"
     descriptor: Literal["mean", "cls", "cls-attention"] = "mean"
     direction: Literal["far", "near"] = "far"
     text_sign: Literal["positive", "negative"] = "positive"
@@ -95,9 +98,16 @@ class Lftr(Method, name="lftr"):
     first: Literal["whole", "even"] = "even"
     still: Literal["merge", "drop"] = "merge"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.descriptor == "cls" and self.space == "model":
+            raise ArgumentError.of(
+                "space", self.space, "'encoder' with descriptor='cls', which the encoder gives"
+            )
+
     @property
     def evidence(self) -> Evidence:
-        needs: list[tuple[str, ...]] = [ENCODER]
+        needs: list[tuple[str, ...]] = [ENCODER] if self.space == "encoder" else []
         if self.relevance != "text":
             frame = {"cls": ("frame_features",), "cls-attention": ("cls_attention",)}
             needs += [frame[self.descriptor]] if self.descriptor in frame else []
@@ -106,7 +116,7 @@ class Lftr(Method, name="lftr"):
         return tuple(needs)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        x, notes = encoder_features(tokens)
+        x, notes = (tokens.features, ()) if self.space == "model" else encoder_features(tokens)
         x, length = _measured(x.float())
         scores, more = self._scores(tokens, x, length)
         notes = notes + more
