@@ -13,7 +13,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import lftr
 from lftr.hosts.transformers.layers import slot_weights
 from lftr.methods import FastV, Merge
-from lftr.methods.operations.flows import mean_flow
+from lftr.methods.inside.schedules import Schedule, Step
+from lftr.methods.operations.flows import grouped_flow, mean_flow
 
 from .support import (
     ALL,
@@ -278,26 +279,47 @@ def test_callers(name: str, option: str) -> None:
         assert abs(float(score - found.sequences_scores[row])) < 1e-3
 
 
+@dataclass(frozen=True)
+class Halves(lftr.LayerMethod):
+    """Merges neighbours in pairs before a layer; ``kept`` alone is read, or only its weight."""
+
+    schedule: Schedule = Step(1, 0.5)
+    weight_alone: bool = False
+
+    def select(self, view: Any, keep: int) -> lftr.Selection:
+        slot = (torch.arange(len(view.visual)) * keep) // len(view.visual)
+        index = torch.searchsorted(slot, torch.arange(keep))
+        if self.weight_alone:
+            return lftr.Selection(index, slot_weight=torch.bincount(slot).float())
+        return lftr.Selection(index, grouped_flow(torch.arange(len(slot)), slot, keep))
+
+
+INSIDE = [FastV(layer=1, keep=0.5), Halves(), Halves(Step(2, 0.5), weight_alone=True)]
+
+
+@pytest.mark.parametrize("inside", INSIDE, ids=str)
+@pytest.mark.parametrize("before", [True, False], ids=["after a merge", "alone"])
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3"])
-def test_inside(name: str) -> None:
+def test_inside(name: str, before: bool, inside: Any) -> None:
     """Each layer's keys are those that the methods inside left there, with their weights."""
     entry = FAMILIES[name]
-    prompt = Prompt(entry, [WIDE, PLAIN, SQUARE])
-    inside = FastV(layer=1, keep=0.5)
+    methods = [MERGED, inside] if before else inside
+    keep = 0.4 if before else None
     answers = []
     for kernel in ("eager", "sdpa"):
         model = fresh(entry)
         model.config.get_text_config()._attn_implementation = kernel
         prompt = Prompt(entry, [WIDE, PLAIN, SQUARE], model=model)
-        with lftr.reduce(model, [MERGED, inside], keep=0.4):
+        with lftr.reduce(model, methods, keep=keep):
             together = prompt.generate()
             answers.append(torch.stack(together.logits, dim=1))
             for row in (0, 2):
                 alone = prompt.alone(row).generate()
                 assert_close(entry, torch.stack(alone.logits, dim=1)[0], answers[-1][row], slack=3)
-        with lftr.reduce(model, [MERGED, inside], keep=0.4, weights="none"):
+        with lftr.reduce(model, methods, keep=keep, weights="none"):
             plain = torch.stack(prompt.generate().logits, dim=1)
-        assert distance(plain, answers[-1]) > 5e-3
+        weighs = before or not isinstance(inside, FastV)
+        assert (distance(plain, answers[-1]) > 5e-3) == weighs
     assert_close(entry, answers[1], answers[0], slack=3)
 
 

@@ -138,6 +138,11 @@ class Selection:
         return self.index.shape[-1]
 
     @property
+    def plain(self) -> bool:
+        """Whether every slot is its anchor and stands for no other token."""
+        return self.flow is None and self.slot_weight is None
+
+    @property
     def weight(self) -> Tensor:
         """How many tokens each slot stands for, float32, shaped like the index.
 
@@ -163,6 +168,7 @@ class Selection:
         Tensor of float32
             Shaped like the index.
         """
+        weight = weight.to(self.index.device)
         if self.slot_weight is not None:
             return self.slot_weight.float() * weight.gather(-1, self.index)
         if self.flow is None:

@@ -163,14 +163,16 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
         truth = Truth(model, row, answer.tokens[0][:-1])
         plain = distance(answer.logits[0], hidden_logits(truth, Hidden(columns)))
     recorder = LayerRecorder(method)
-    with refusable(), subject.on(recorder):
+    with refusable(), subject.on(recorder) as reduction:
         answer = subject.answer(row)
+        exponent = reduction.host.plan.weights
     states = method.schedule.states(depth)
     if not recorder.said and min(method.schedule.counts(len(columns), depth)) < len(columns):
         raise LftrError(f"{method} was never asked, although its schedule drops tokens")
     if not recorder.said and set(states) == {"active"}:
         raise Skip("nothing was dropped")
-    truth, hidden = Truth(model, row, answer.tokens[0][:-1]), Hidden(columns, recorder.said, states)
+    truth = Truth(model, row, answer.tokens[0][:-1])
+    hidden = Hidden(columns, recorder.said, states, exponent=exponent)
     right = hidden_logits(truth, hidden)
     figures = Figures(
         distance(answer.logits[0], right),

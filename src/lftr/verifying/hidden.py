@@ -40,12 +40,15 @@ class Hidden:
     noise : bool
         Whether dropped columns are filled with noise. If this changes the logits, layers read
         columns in spite of the mask, and this reference does not hold.
+    exponent : float
+        How much the tokens that a merged one stands for count, see `Truth.logits`.
     """
 
     columns: Tensor
     said: Sequence[Said] = ()
     states: Sequence[str] = ()
     noise: bool = False
+    exponent: float = 0.0
 
     def alive(self, layer: int) -> Tensor:
         """Return the columns of the visual tokens that a layer receives, ascending."""
@@ -60,6 +63,14 @@ class Hidden:
                 )
             columns = columns[:0] if choice is None else columns[choice.index.cpu()]
         return columns
+
+    def log_weight(self, layer: int, length: int) -> Tensor:
+        """Return the logarithms of how many tokens the columns stand for in a layer, ``(L,)``."""
+        weight = torch.ones(len(self.columns))
+        for at, _, choice in self.said:
+            if at <= layer:
+                weight = weight[:0] if choice is None else choice.inherited(weight)
+        return torch.zeros(length).index_copy(0, self.alive(layer).cpu(), weight.log().cpu())
 
 
 def hidden_logits(truth: Truth, hidden: Hidden) -> Tensor:
@@ -129,6 +140,7 @@ class _Layer:
         self.gone = torch.zeros(length, dtype=torch.bool)
         self.gone[hidden.columns] = True
         self.gone[self.alive] = False
+        self.logs = hidden.log_weight(number, length) * hidden.exponent
         self.entered = torch.empty(0)
 
     def enter(
@@ -140,7 +152,13 @@ class _Layer:
         self.entered = states
         unseen = self.gone.clone()
         unseen[self.alive] = self.state == "bypassed"
-        kwargs[MASK] = hide(kwargs.get(MASK), unseen, states)
+        mask = hide(kwargs.get(MASK), unseen, states)
+        if bool(self.logs.any()):
+            if mask.dtype == torch.bool:
+                lowest = torch.finfo(states.dtype).min
+                mask = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, lowest)
+            mask = mask + self.logs.to(mask)
+        kwargs[MASK] = mask
         return (states, *args[1:]), kwargs
 
     def leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

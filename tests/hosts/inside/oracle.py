@@ -64,6 +64,16 @@ class Turn:
                 columns = columns[:0] if choice is None else columns[choice.index]
         return columns
 
+    def log_weight(self, number: int, length: int) -> Tensor:
+        """The logarithms of how many tokens the columns stand for in a layer, `(length,)`."""
+        weight = torch.ones(len(self.columns))
+        for layer, _, choice in self.said:
+            if layer <= number and choice is not None:
+                weight = choice.inherited(weight)
+            elif layer <= number:
+                weight = weight[:0]
+        return torch.zeros(length).index_copy(0, self.alive(number), weight.log())
+
 
 @dataclass
 class Truth:
@@ -73,6 +83,7 @@ class Truth:
     inputs: dict[str, Any]
     turns: Sequence[Turn]
     states: Sequence[str] = ()
+    exponent: float = 1.0
 
     def logits(self, new: Sequence[int] = ()) -> Tensor:
         """Logits of the prompt's last column and of each of `new` after it."""
@@ -102,6 +113,7 @@ class Truth:
         for turn in self.turns:
             hidden[turn.columns] = True
         hidden[alive] = state == "bypassed"
+        logs = sum(turn.log_weight(number, length) for turn in self.turns) * self.exponent
         before: list[Tensor] = []
 
         def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -115,8 +127,12 @@ class Truth:
                         states = states.clone()
                         states[0, seen[choice.index]] = choice.apply(states[0, seen])
             before[:] = [states]
-            mask = kwargs.get("attention_mask")
-            return (states, *args[1:]), {**kwargs, "attention_mask": hide(mask, hidden, states)}
+            mask = hide(kwargs.get("attention_mask"), hidden, states)
+            if logs.any():
+                low = torch.finfo(logs.dtype).min
+                mask = torch.where(mask, 0.0, low) if mask.dtype == torch.bool else mask
+                mask = mask + logs
+            return (states, *args[1:]), {**kwargs, "attention_mask": mask}
 
         def leave(layer: nn.Module, args: Any, output: Any) -> Any:
             states = output[0] if isinstance(output, tuple) else output

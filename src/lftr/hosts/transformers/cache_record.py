@@ -31,16 +31,20 @@ class Held:
         Columns that ``begun`` speaks of; every layer has all later ones.
     length : int
         Columns of the whole conversation.
+    log_weights : list of Tensor or None
+        For each layer, the logarithms ``(B, n)`` of how many tokens the first ``n`` columns stand
+        for; None where that is as it was before the first layer.
     """
 
     begun: list[Tensor | None]
     prefix: int
     length: int
+    log_weights: list[Tensor | None]
 
     @classmethod
     def everything(cls, depth: int, length: int) -> Held:
         """Return the record of a cache whose layers have all of ``length`` columns."""
-        return cls([None] * depth, length, length)
+        return cls([None] * depth, length, length, [None] * depth)
 
     def entries(self, layer: int) -> int:
         """Entries that a layer's cache was given."""
@@ -82,6 +86,9 @@ class Held:
                     f"the cache was filled with {len(begun)} rows; now there are {rows}"
                 )
             self.begun[layer] = begun.repeat_interleave(rows // len(begun), dim=0)
+        for layer, logs in enumerate(self.log_weights):
+            if logs is not None and len(logs) != rows:
+                self.log_weights[layer] = logs.repeat_interleave(rows // len(logs), dim=0)
 
 
 def held_by(cache: Any) -> Held | None:

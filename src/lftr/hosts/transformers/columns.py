@@ -69,8 +69,8 @@ class CachedPrompt:
         The position after the last one of the full prompt.
     whole : Tensor of bool, shape (B,)
         Rows that lost no token.
-    bias : Tensor of float32, shape (B, L')
-        What is added to the attention logits of each column: the logarithm of a slot's weight.
+    log_weight : Tensor of float32, shape (B, L')
+        The logarithm of how many tokens each column stands for.
     """
 
     ids: Tensor
@@ -78,7 +78,7 @@ class CachedPrompt:
     position_ids: Tensor
     following: Tensor
     whole: Tensor
-    bias: Tensor
+    log_weight: Tensor
 
     @property
     def full(self) -> int:

@@ -279,10 +279,11 @@ class Site:
             call = reduced.call
         else:
             prompt = None
+        log_weight = None if prompt is None else prompt.log_weight
         if top.inside is not None:
-            top.inside.announce(call)
+            top.inside.announce(call, log_weight)
         if top.weights is not None:
-            top.weights.announce(None if prompt is None else prompt.bias)
+            top.weights.announce(log_weight)
         self._call.forward = Forward.of(call)
         return (), call
 

@@ -59,7 +59,9 @@ class Reduction(Attached):
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         plan = with_weights(model, family, plan)
         self.host = HOSTS[family.kind](model, family, plan)
-        self.weights = SlotWeights(model, family, self.inside) if plan.weights else None
+        self.weights = (
+            SlotWeights(model, family, plan.weights, self.inside) if plan.weights else None
+        )
         self._model, self._family = model, family
         self._site: Site | None = None
         self._begin()
@@ -92,7 +94,7 @@ class Reduction(Attached):
         try:
             with torch.no_grad():
                 reduced = self.reduce(Call(inputs))
-            if reduced.prompt is not None and bool(reduced.prompt.bias.any()):
+            if reduced.prompt is not None and bool(reduced.prompt.log_weight.any()):
                 raise UnsupportedModelError(
                     f"{self} merges tokens, and prepared inputs cannot pass on how many each slot "
                     "stands for: reduce with weights='none', or call the model with the full inputs"

@@ -180,11 +180,12 @@ class Prefill:
             fresh = fresh_of(of_medium(items, part.medium))
             if fresh:
                 keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
-        bias = torch.zeros(keep.shape, device=keep.device)
+        log_weight = torch.zeros(keep.shape, device=keep.device)
         for part in shown:
             fresh = fresh_of(of_medium(items, part.medium))
             if fresh and self.plan.weights:
-                bias = bias.masked_scatter(part.visual, self._log_weights(fresh).to(bias.device))
+                logs = _log_weights(fresh).to(log_weight.device)
+                log_weight = log_weight.masked_scatter(part.visual, logs)
         columns = Columns.of(keep, pads_left(segment.mask))
         fill = pad_id(self.model.config, segment.input_ids, segment.mask, visual)
         out: dict[str, Any] = {
@@ -220,17 +221,9 @@ class Prefill:
             positions=positions[..., positions.shape[-1] - ids.shape[1] :],
         )
         lag = None if self.plan.positions == "compact" else self._lag(full, positions, segment.mask)
-        bias = columns.take(bias, 0)
-        return shorter, segment.cached_as(columns, positions, following, whole, bias), lag
-
-    def _log_weights(self, items: Sequence[Item]) -> Tensor:
-        """Return what is added to the attention logits of the items' tokens, one after another."""
-        sizes = [item.size for item in items]
-        out = [torch.zeros(size) for size in sizes]
-        for bias, item in zip(out, items, strict=True):
-            assert item.whole is not None
-            bias[item.anchors.cpu()] = item.whole.weight.cpu().log() * (self.plan.weights or 0.0)
-        return torch.cat(out)
+        log_weight = columns.take(log_weight, 0)
+        prompt = segment.cached_as(columns, positions, following, whole, log_weight)
+        return shorter, prompt, lag
 
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """Return how far the last position is behind the full prompt's, or None if it is not."""
@@ -280,6 +273,17 @@ def _marks(items: Sequence[Item]) -> Tensor:
         marks[item.anchors.cpu() + offset] = True
         offset += item.size
     return marks
+
+
+def _log_weights(items: Sequence[Item]) -> Tensor:
+    """Return the logarithm of each slot's weight at its anchor, one item after the other."""
+    logs = torch.zeros(sum(item.size for item in items))
+    offset = 0
+    for item in items:
+        if item.whole is not None and not item.whole.plain:
+            logs[item.anchors.cpu() + offset] = item.whole.weight.cpu().log()
+        offset += item.size
+    return logs
 
 
 def _placing(medium: Medium, call: Call, segment: Segment, items: Sequence[Item]) -> dict[str, Any]:

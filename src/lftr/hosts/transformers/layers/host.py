@@ -134,6 +134,11 @@ class LayerHost:
         self._call.decisions = None if prompt is None else {}
         self._call.visual = None
 
+    @property
+    def acts(self) -> bool:
+        """Whether this forward has visual tokens or goes on with a cache that lost some."""
+        return self._call.now is not None
+
     def columns_behind_keys(self, number: int) -> Tensor | None:
         """Return the conversation's columns behind a layer's keys in this forward.
 
@@ -145,8 +150,23 @@ class LayerHost:
         now = self._call.now
         return None if now is None else now.keys[number]
 
-    def announce(self, call: Call) -> None:
-        """Take note of which columns of the next forward are visual tokens, and which padding."""
+    def log_weight(self, number: int) -> Tensor | None:
+        """Return the logarithms of how many tokens the conversation's columns stand for.
+
+        Returns
+        -------
+        Tensor of float32, shape (B, past + L), optional
+            As layer ``number`` has them; None where no method here changed them.
+        """
+        now = self._call.now
+        return None if now is None else now.log_weight(number)
+
+    def announce(self, call: Call, log_weight: Tensor | None = None) -> None:
+        """Take note of the columns of the next forward: visual tokens, padding, and weights.
+
+        ``log_weight`` is of the whole conversation, see `CachedPrompt`.
+        """
+        self._call.log_weight = log_weight
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
             self._call.visual = visual, _known(call.mask, call.ids)
@@ -162,6 +182,7 @@ class LayerHost:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inner, call = Call.of(module.forward, args, kwargs), self._call
         announced, call.visual = call.visual, None
+        log_weight, call.log_weight = call.log_weight, None
         held = None if inner.cache is None else held_by(inner.cache)
         shape = inner.columns
         assert shape is not None
@@ -180,7 +201,11 @@ class LayerHost:
         known = torch.nn.functional.pad(known, (past + shape[1] - known.shape[1], 0), value=True)
         decisions = call.decisions if inner.cache is None else None
         end = None if call.prompt is None else call.prompt - past
-        call.now = Descent(self, visual, known, past, held, end, decisions)
+        logs = torch.zeros(known.shape, device=known.device)
+        if log_weight is not None:
+            repeated = log_weight.repeat_interleave(shape[0] // len(log_weight), dim=0)
+            logs[:, : repeated.shape[1]] = repeated[:, : logs.shape[1]]
+        call.now = Descent(self, visual, known, logs, past, held, end, decisions)
         once = self.layers  # older releases would run our hooks in the backward pass too
         if HOOKS_RUN_ONCE:
             frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
@@ -222,6 +247,8 @@ class _Call(threading.local):
     ----------
     visual : pair of Tensor, optional
         Which columns of the next forward are visual tokens, and which are no padding.
+    log_weight : Tensor, optional
+        The logarithms of how many tokens the conversation's columns stand for.
     now : Descent, optional
         The forward that is under way.
     taps : ExitStack
@@ -234,6 +261,7 @@ class _Call(threading.local):
 
     def __init__(self) -> None:
         self.visual: tuple[Tensor, Tensor] | None = None
+        self.log_weight: Tensor | None = None
         self.now: Descent | None = None
         self.taps = ExitStack()
         self.prompt: int | None = None

@@ -28,10 +28,13 @@ class Verdict:
         Rows that go.
     changed : Tensor, optional
         The states of all rows, where tokens merged.
+    weight : Tensor, optional
+        How many tokens each row stands for, where that changed.
     """
 
     dropped: Tensor
     changed: Tensor | None
+    weight: Tensor | None
 
 
 class Prompt:
@@ -87,6 +90,7 @@ class Prompt:
         number: int,
         states: Tensor,
         visual: Tensor,
+        weight: Tensor,
         heads: Mapping[str, Heads],
         norm: Callable[[Tensor], Tensor],
         rotary: tuple[Tensor, Tensor] | None,
@@ -100,6 +104,8 @@ class Prompt:
             As they enter the layer.
         visual : Tensor of bool, shape (L,)
             Which of them are visual tokens.
+        weight : Tensor of float32, shape (L,)
+            How many tokens each of them stands for.
         heads : mapping of str to Heads
             What `LayerMethod.reads` names, over the same rows.
         rotary : pair of Tensor, shape (L, d), optional
@@ -115,7 +121,7 @@ class Prompt:
         if self._before is None:  # the first visual tokens may go later on
             self._before = int(visual.int().argmax())
         live = torch.arange(len(states), device=states.device)
-        merged = False
+        merged = weighed = False
         for m in self._looking(number):
             seen = visual[live]
             tokens = seen.nonzero().squeeze(1)
@@ -144,6 +150,10 @@ class Prompt:
                 states = states.clone() if not merged else states
                 states[live[kept]] = choice.apply(states[live[tokens]])
                 merged = True
+            if choice is not None and not choice.plain:
+                weight = weight if weighed else weight.clone()
+                weight[live[kept]] = choice.inherited(weight[live[tokens]])
+                weighed = True
             stays = ~seen
             stays[kept] = True
             live = live[stays]
@@ -152,12 +162,13 @@ class Prompt:
                 "the prompt ends in visual tokens, and what would be predicted from the last of "
                 "them was dropped: methods inside the language model need text after them"
             )
+        changes = states if merged else None, weight if weighed else None
         if len(live) == len(visual):
-            return Verdict(live[:0], states) if merged else None
+            return Verdict(live[:0], *changes) if merged or weighed else None
         self._gone = not bool(visual[live].any())
         gone = torch.ones_like(visual)
         gone[live] = False
-        return Verdict(gone.nonzero().squeeze(1), states if merged else None)
+        return Verdict(gone.nonzero().squeeze(1), *changes)
 
     def _ask(self, m: int, view: LayerView) -> Selection | None:
         method, size = self.methods[m], len(view.visual)

@@ -33,6 +33,8 @@ class Descent:
         Columns of this call that are visual tokens.
     known : Tensor of bool, shape (B, past + L)
         Columns of the whole conversation that are no padding.
+    log_weight : Tensor of float32, shape (B, past + L)
+        The logarithms of how many tokens these columns stand for, before any layer.
     past : int
         Columns before this call.
     held : Held, optional
@@ -48,6 +50,7 @@ class Descent:
         host: LayerHost,
         visual: Tensor,
         known: Tensor,
+        log_weight: Tensor,
         past: int,
         held: Held | None,
         end: int | None,
@@ -66,6 +69,11 @@ class Descent:
         self.cache: Cache | None = None
         self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
         self.keys: dict[int, Tensor] = {}  # the columns behind the keys of each layer
+        self.weight = log_weight[:, past:].exp()  # how many tokens the call's columns stand for
+        self.weights: dict[int, Tensor] = {}  # the same in each layer, once a method changed it
+        self._weighed = False
+        self._log_weight = log_weight
+        self._log_weights: dict[int, Tensor] = {}
         self.captures: dict[int, Capture] = {}
         self.prompts = [
             Prompt(row, host.methods, count, host.depth, host.first)
@@ -89,6 +97,8 @@ class Descent:
         call = call.without(Call.name("states"))
         self.cache = call.cache
         states = self._decide(number, layer, self.rows.move(states, self.rows.alive), rest, call)
+        if self._weighed:
+            self.weights[number] = self.weight
         self.counts.append(self.rows.left)
         state = self.host.states[number] if self.rows.left else "active"
         states = self.rows.move(states, self.rows.alive)
@@ -168,6 +178,7 @@ class Descent:
                 number,
                 states[row, places.to(device)],
                 self.rows.visual[row, columns].to(device),
+                self.weight[row, columns].to(device),
                 {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
                 self._rotary(row, columns, call.rotary),
@@ -176,6 +187,10 @@ class Descent:
             if verdict is None:
                 continue
             lost[row] = columns[verdict.dropped.to(columns.device)]
+            if verdict.weight is not None:
+                self.weight = self.weight.clone()
+                self.weight[row, columns] = verdict.weight.to(self.weight)
+                self._weighed = True
             if verdict.changed is not None:
                 merged.append((row, places, verdict.changed))
         if merged:
@@ -185,6 +200,22 @@ class Descent:
         if lost:
             self.rows.drop(lost)
         return states
+
+    def log_weight(self, number: int) -> Tensor | None:
+        """Return `LayerHost.log_weight`."""
+        old = None if self.held is None else self.held.log_weights[number]
+        new = self.weights.get(number)
+        if old is None and new is None:
+            return None
+        if number not in self._log_weights:
+            whole = self._log_weight.clone()
+            if old is not None:
+                old = old[:, : self.past].to(whole)
+                whole[:, : old.shape[1]] = old
+            if new is not None:
+                whole[:, self.past :] = new.log()
+            self._log_weights[number] = whole
+        return self._log_weights[number]
 
     def _rotary(self, row: int, columns: Tensor, given: Any) -> tuple[Tensor, Tensor] | None:
         """Return the cosines and sines of a row's columns, of models that turn queries by them."""
@@ -337,8 +368,9 @@ class Descent:
     def _record(self) -> Held:
         held = self.held or Held.everything(self.host.depth, self.past)
         total = self.past + self.rows.length
+        logs = [self.log_weight(number) for number in range(self.host.depth)]
         if not self._shorter():
-            return Held(held.begun, held.prefix, total)
+            return Held(held.begun, held.prefix, total, logs)
         everything = self.along.columns(self.rows.everything)
         begun = [
             None
@@ -346,7 +378,7 @@ class Descent:
             else held.columns(number, everything if columns is None else columns)
             for number, columns in enumerate(self.columns)
         ]
-        return Held(begun, total, total)
+        return Held(begun, total, total, logs)
 
     def _tell(self, report: Report) -> None:
         report.layers = [

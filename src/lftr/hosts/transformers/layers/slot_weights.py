@@ -88,11 +88,16 @@ class SlotWeights:
 
     Parameters
     ----------
+    exponent : float
+        What the logarithms are multiplied by.
     inside : LayerHost, optional
         Drops columns inside the language model, so that each layer has its own.
     """
 
-    def __init__(self, model: Model, family: Family, inside: LayerHost | None) -> None:
+    def __init__(
+        self, model: Model, family: Family, exponent: float, inside: LayerHost | None
+    ) -> None:
+        self.exponent = exponent
         self.language_model = family.language_model(model)
         decoder: Any = family.decoder(model)
         self.layers: list[nn.Module] = list(decoder.layers)
@@ -105,15 +110,15 @@ class SlotWeights:
         ]
         self._call = _Call()
 
-    def announce(self, bias: Tensor | None) -> None:
-        """Take what to add to the logits of the conversation's columns in the next forward.
+    def announce(self, log_weight: Tensor | None) -> None:
+        """Take the logarithms of the weights of the conversation's columns, for the next forward.
 
         Parameters
         ----------
-        bias : Tensor of float32, shape (B, L'), optional
-            For the columns of the prompt, from the first of the cache on; later ones get 0.
+        log_weight : Tensor of float32, shape (B, L'), optional
+            For the columns of the prompt, from the first of the cache on; later ones have 0.
         """
-        self._call.bias = bias if bias is not None and bool(bias.any()) else None
+        self._call.log_weight = log_weight
 
     def hooks(self) -> Iterator[Any]:
         """Attach to the language model; yields each handle."""
@@ -131,11 +136,11 @@ class SlotWeights:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = self._call
         call.stack.close()  # of a call that was interrupted
-        bias, call.bias, call.now = call.bias, None, None
-        if bias is None:
+        logs, call.log_weight, call.now = call.log_weight, None, None
+        inside = self.inside is not None and self.inside.acts
+        if not inside and (logs is None or not bool(logs.any())):
             return
-        inner = Call.of(module.forward, args, kwargs)
-        call.now = now = _Pass(self, bias, inner)
+        call.now = now = _Pass(self, logs, Call.of(module.forward, args, kwargs))
         call.stack.enter_context(run_once(self.layers))  # a second run would miss the weights
         call.stack.enter_context(changed({id(one): now.attend(n) for n, one in self._modules}))
 
@@ -155,19 +160,22 @@ class _Pass:
 
     Parameters
     ----------
-    bias : Tensor of float32, shape (B, L')
+    log_weight : Tensor of float32, shape (B, L'), optional
         See `SlotWeights.announce`.
     inner : Call
         The arguments of the language model.
     """
 
-    def __init__(self, host: SlotWeights, bias: Tensor, inner: Call) -> None:
+    def __init__(self, host: SlotWeights, log_weight: Tensor | None, inner: Call) -> None:
         self.host = host
         self.weighed: set[int] = set()
         assert inner.columns is not None
         rows, new = inner.columns
-        bias = bias.repeat_interleave(rows // len(bias), dim=0)  # beams
-        self.bias = nn.functional.pad(bias, (0, max(0, inner.past + new - bias.shape[1])))
+        self.log_weight: Tensor | None = None  # None: zeros
+        if log_weight is not None and bool(log_weight.any()):
+            logs = log_weight.repeat_interleave(rows // len(log_weight), dim=0)  # beams
+            more = max(0, inner.past + new - logs.shape[1])
+            self.log_weight = nn.functional.pad(logs, (0, more))
         layers = [] if inner.cache is None else inner.cache.layers
         self.sizes = {
             number: layer_sizes(inner.cache, number, new)
@@ -208,26 +216,22 @@ class _Pass:
         """Return what is added to the logits of a layer's keys ``(B, S)``; None for zeros."""
         length = key.shape[2]
         inside = self.host.inside
-        columns = None if inside is None else inside.columns_behind_keys(number)
-        if columns is None:
-            start = self._first_column(number, length)
-            part: tuple[Any, ...] = (start, length)
-        else:
-            part = (id(columns),)
-        if (*part, key.device) not in self._known:
-            bias = self._between(start, length) if columns is None else self._at(columns)
+        logs, columns = self.log_weight, None
+        if inside is not None and inside.acts:
+            columns = inside.columns_behind_keys(number)
+            own = inside.log_weight(number)
+            logs = logs if own is None else own
+        if logs is None:
+            return None
+        start = self._first_column(number, length) if columns is None else 0
+        known = (id(logs), id(columns), start, length, key.device)
+        if known not in self._known:
+            bias = _between(logs, start, length) if columns is None else _at(logs, columns)
             if bias.shape[1] != length:
                 raise _mismatch(number, length, bias.shape[1])
-            self._known[*part, key.device] = bias.to(key.device) if bool(bias.any()) else None
-        return self._known[*part, key.device]
-
-    def _between(self, start: int, length: int) -> Tensor:
-        bias = self.bias[:, start : start + length]
-        return nn.functional.pad(bias, (0, length - bias.shape[1]))  # a static cache's free places
-
-    def _at(self, columns: Tensor) -> Tensor:
-        real = (columns >= 0) & (columns < self.bias.shape[1])
-        return self.bias.gather(1, columns.where(real, 0)) * real
+            bias = bias.to(key.device) * self.host.exponent
+            self._known[known] = bias if bool(bias.any()) else None
+        return self._known[known]
 
     def _first_column(self, number: int, length: int) -> int:
         """Return the column of a layer's first key."""
@@ -237,6 +241,19 @@ class _Pass:
         if len(starts) != 1:
             raise _mismatch(number, length, sorted(size for size, _ in sizes))
         return starts.pop()
+
+
+def _between(logs: Tensor, start: int, length: int) -> Tensor:
+    """Return the columns from ``start`` on, with zeros for the free places of a static cache."""
+    part = logs[:, start : start + length]
+    return nn.functional.pad(part, (0, length - part.shape[1]))
+
+
+def _at(logs: Tensor, columns: Tensor) -> Tensor:
+    """Return ``logs`` ``(B, L')`` at columns ``(B, S)``, 0 where they are padding or later."""
+    columns = columns.to(logs.device)
+    real = (columns >= 0) & (columns < logs.shape[1])
+    return logs.gather(1, columns.where(real, 0)) * real
 
 
 def _added(mask: Tensor | None, term: Tensor) -> Tensor:
@@ -294,7 +311,7 @@ class _Call(threading.local):
 
     Attributes
     ----------
-    bias : Tensor, optional
+    log_weight : Tensor, optional
         For the next forward, see `SlotWeights.announce`.
     now : _Pass, optional
         The forward that is under way.
@@ -303,6 +320,6 @@ class _Call(threading.local):
     """
 
     def __init__(self) -> None:
-        self.bias: Tensor | None = None
+        self.log_weight: Tensor | None = None
         self.now: _Pass | None = None
         self.stack = ExitStack()

@@ -173,18 +173,20 @@ class Segment:
         position_ids: Tensor,
         following: Tensor,
         whole: Tensor,
-        bias: Tensor,
+        log_weight: Tensor,
     ) -> CachedPrompt:
-        """Return what a cache holds once this segment is in it; ``bias`` is of its columns."""
+        """Return what a cache holds once this segment, of these columns, is in it."""
         if self.prefix is not None:
             rows = len(self.full_ids)
             steps = torch.arange(self.between, device=columns.index.device).expand(rows, -1)
             between = Columns(steps, torch.ones_like(steps, dtype=torch.bool))
-            bias = torch.cat([self.prefix.bias.to(bias), bias.new_zeros(steps.shape), bias], dim=1)
+            old, gap = self.prefix.log_weight.to(log_weight), log_weight.new_zeros(steps.shape)
+            log_weight = torch.cat([old, gap, log_weight], dim=1)
             columns = self.prefix.columns.join(between, self.prefix.full).join(
                 columns, self.prefix.full + self.between
             )
-        return CachedPrompt(self._known_ids(), columns, position_ids, following, whole, bias)
+        ids = self._known_ids()
+        return CachedPrompt(ids, columns, position_ids, following, whole, log_weight)
 
     def _known_ids(self) -> Tensor:
         if self.prefix is None or self.whole:
