@@ -14,7 +14,7 @@ from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.options import check_keep
 from .presets import Preset, name_of
-from .values.budget import Keep, is_auto, parse_keep
+from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def reduce(
     model: Any,
     method: AnyMethod | Sequence[AnyMethod] = "lftr",
     *,
-    keep: object = None,
+    keep: float | Budget | str | None = None,
+    tokens: int | None = None,
     positions: str | None = None,
     stage: str = "llm",
     text: str | Sequence[str] | None = None,
@@ -68,12 +69,13 @@ def reduce(
     method : str, Method or LayerMethod, or a sequence of them
         Decides which tokens stay: at most one method before the language model, and any number
         inside it (``["lftr", FastV()]``), in the order in which they meet at a layer.
-    keep : float, int, Budget or "auto"
-        A ratio in (0, 1] (``1/16``), a count for each item (``64``; a whole video is one item),
-        `lftr.Budget(total=...)` for each prompt, or the method's own number (TRIM and PruMerge have
-        one). Methods inside the language model have schedules of their own, of what reaches them;
-        where there is one of them and nothing before, ``keep`` is what a layer has of its tokens on
-        average.
+    keep : float, Budget or "auto", optional
+        A ratio in (0, 1] (``1/16``), `lftr.Budget(total=...)` for each prompt, or the method's own
+        number (TRIM and PruMerge have one). Methods inside the language model have schedules of
+        their own, of what reaches them; where there is one of them and nothing before, the budget
+        is what a layer has of its tokens on average.
+    tokens : int, optional
+        In place of ``keep``, a count for each item (``64``); a whole video is one item.
     positions : {"original", "compact"}, optional
         Whether kept tokens stay where they were, or are renumbered without gaps. By default where
         they were, but for Q-Former queries, which have no place in the image, and for models that
@@ -129,8 +131,9 @@ def reduce(
 
     notes: tuple[str, ...] = ()
     if preset is not None:
-        given = {"method": method, "keep": keep, "positions": positions, "encoder": encoder}
-        method, keep, positions, encoder, notes = _preset_of(preset, model, given)
+        given: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
+        given |= {"positions": positions, "encoder": encoder}
+        method, keep, tokens, positions, encoder, notes = _preset_of(preset, model, given)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
     _check_text(text, processor, text_tower)
@@ -144,10 +147,10 @@ def reduce(
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
-    before, count, inside = _planned(method, keep)
+    before, budget, inside = _planned(method, budget_of(keep, tokens))
     plan = Plan(
         before,
-        count,
+        budget,
         _positions(model, family, positions),
         stage,
         text,
@@ -208,8 +211,9 @@ def restore(model: nn.Module) -> None:
 def reduce_module(
     module: nn.Module,
     method: str | Method,
-    keep: object,
+    keep: float | Budget | str | None = None,
     *,
+    tokens: int | None = None,
     grid: Sequence[Any] | None = None,
 ) -> ModuleReduction:
     """Reduce what a module returns, in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
@@ -227,8 +231,10 @@ def reduce_module(
         Q-Former tokens without a grid; for LLaVA ``model.get_model().mm_projector``.
     method : str or Method
         Decides; text-guided methods and those that read attention need a hosted model.
-    keep : float, int
-        How many tokens of each row stay.
+    keep : float, optional
+        The share of each row's tokens that stays, in (0, 1].
+    tokens : int, optional
+        In place of ``keep``, how many tokens of each row stay.
     grid : (T, H, W) or sequence of them, optional
         How the tokens lie.
 
@@ -246,7 +252,7 @@ def reduce_module(
     from .hosts.transformers.items import Plan
     from .hosts.transformers.kinds.module import ModuleReduction
 
-    return ModuleReduction(module, Plan(as_method(method), _parse(keep)), grid)
+    return ModuleReduction(module, Plan(as_method(method), _needed(budget_of(keep, tokens))), grid)
 
 
 def list_families() -> list[str]:
@@ -256,14 +262,12 @@ def list_families() -> list[str]:
     return families()
 
 
-def _preset_of(
-    preset: object, model: Any, given: Mapping[str, Any]
-) -> tuple[Any, Any, Any, Any, tuple[str, ...]]:
+def _preset_of(preset: object, model: Any, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what a preset holds, and its warnings; it stands in for all of ``given``."""
-    if given != {"method": "lftr", "keep": None, "positions": None, "encoder": None}:
+    if given != dict.fromkeys(given) | {"method": "lftr"}:
         beside = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ArgumentError.of(
-            "preset", preset, f"no method, keep, positions or encoder beside it ({beside})"
+            "preset", preset, f"no method, keep, tokens, positions or encoder beside it ({beside})"
         )
     if not isinstance(preset, Preset):
         if not isinstance(preset, (str, Path)):
@@ -271,7 +275,7 @@ def _preset_of(
         preset = Preset.load(preset)
     note = preset.note(name_of(model))
     notes = () if note is None else (note,)
-    return preset.method, preset.keep, preset.positions, preset.encoder, notes
+    return (*(preset.arguments().get(name) for name in given), notes)
 
 
 def _positions(model: Any, family: Family, asked: str | None) -> str:
@@ -339,15 +343,20 @@ def _are_counts(values: Sequence[object]) -> bool:
     return all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
 
 
-def check_budget(method: object, keep: object) -> None:
+def check_budget(method: object, budget: Keep | Literal["auto"] | None) -> None:
     """Refuse a method and a budget that `reduce` would refuse on any model, before one is loaded.
+
+    Parameters
+    ----------
+    budget : float, int, Budget, "auto" or None
+        As `lftr.values.budget.budget_of` returns it.
 
     Raises
     ------
     ArgumentError
         As `reduce` raises it.
     """
-    _planned(method, keep)
+    _planned(method, budget)
 
 
 def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
@@ -365,7 +374,7 @@ def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
 
 
 def _planned(
-    method: object, keep: object
+    method: object, budget: Keep | Literal["auto"] | None
 ) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
     """Return the method before the language model, what it keeps, and the methods inside.
 
@@ -380,11 +389,12 @@ def _planned(
             "one method before the language model; lftr.methods.Then joins several",
         )
     if before or not inside:
-        return as_method(before[0] if before else method), _parse(keep), inside
-    if keep is not None:
+        return as_method(before[0] if before else method), _needed(budget), inside
+    if budget is not None:
         if len(inside) > 1:
-            raise ArgumentError.of("keep", keep, "None where several methods have their schedules")
-        inside = (inside[0].averaging(check_keep("keep", keep)),)
+            allowed = "None where several methods have their schedules"
+            raise ArgumentError.of("keep", budget, allowed)
+        inside = (inside[0].averaging(check_keep("keep", budget)),)
     return get_method("uniform"), 1.0, inside
 
 
@@ -408,5 +418,6 @@ def parse_weights(weights: object) -> float | None:
     return exponent
 
 
-def _parse(keep: object) -> Keep | Literal["auto"]:
-    return "auto" if is_auto(keep) else parse_keep(keep)
+def _needed(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:
+    """Refuse None: a method before the language model needs a budget."""
+    return parse_keep(None) if budget is None else budget

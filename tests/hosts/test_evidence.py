@@ -228,7 +228,7 @@ def test_text_tower_without_text(llava: ZooEntry, clip: Any) -> None:
     prompt = Prompt(llava)
     for text in (None, ["only one question"]):
         with (
-            lftr.reduce(prompt.model, "trim", keep=5, text_tower=tower, text=text),
+            lftr.reduce(prompt.model, "trim", tokens=5, text_tower=tower, text=text),
             pytest.raises(lftr.LftrError, match=r"text = .*question"),
         ):
             prompt.generate(1)
@@ -263,7 +263,7 @@ def test_text_guides_by_the_models_own_embeddings(llava: ZooEntry) -> None:
 def test_text_that_cannot_guide(llava: ZooEntry, options: dict[str, Any], said: str) -> None:
     prompt = Prompt(llava)
     with (
-        lftr.reduce(prompt.model, Asking("text_token_embeds"), keep=5, **options),
+        lftr.reduce(prompt.model, Asking("text_token_embeds"), tokens=5, **options),
         pytest.raises(ArgumentError, match=said),
     ):
         prompt.generate(1)

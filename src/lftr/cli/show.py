@@ -22,6 +22,7 @@ def show(
     model: options.Model = None,
     method: options.MethodNames = None,
     keep: options.Keep = None,
+    tokens: options.Tokens = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
     frames: options.Frames = None,
@@ -49,7 +50,7 @@ def show(
     from .terminal import print_json, say, working
 
     check_picture(out)
-    chosen = choose(method, keep, option, encoder=encoder)
+    chosen = choose(method, keep, tokens, option, encoder=encoder)
     medium = read_medium(image, frames, fps)
     loaded = load_model(
         model,

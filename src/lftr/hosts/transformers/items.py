@@ -14,7 +14,7 @@ from ...methods.base import Method, check_choice
 from ...methods.encoder.merges import EncoderMerge
 from ...methods.inside import LayerMethod
 from ...methods.operations.composing import after, stacked
-from ...values.budget import Keep, resolve_all
+from ...values.budget import Keep, resolve_all, stated
 from ...values.errors import LftrError
 from ...values.exact import exactly
 from ...values.report import ItemReport, Report
@@ -89,7 +89,7 @@ class Plan:
         return " + ".join([*others, *before, *map(str, self.inside)])
 
     def __str__(self) -> str:
-        return f"{self.label} keep={self.keep}"
+        return f"{self.label} {stated(self.keep)}"
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
     for item in report.items:
         if isinstance(plan.keep, int) and plan.keep > item.tokens:
             report.note(
-                f"keep = {plan.keep} is more than {_A[item.medium]} of {item.tokens} tokens has: "
+                f"{stated(plan.keep)} is more than {_A[item.medium]} of {item.tokens} tokens has: "
                 "all stay"
             )
         for note in item.notes:
