@@ -240,7 +240,7 @@ def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
     assert [item.kept for item in run.report.items] == [7, 7]
     with reduced(prompt.model, keep=200, images_as_video=True) as run:
         prompt.generate(1)
-    noted = [note for note in run.report.notes if note.startswith("keep = 200 is more than")]
+    noted = [note for note in run.report.notes if note.startswith("tokens=200 is more than")]
     assert ["a video of 108" in noted[0], "an image of 36" in noted[1]] == [True, True]
     assert run.report.items[0].to_dict()["medium"] == "video"
     with reduced(prompt.model, "downsample", 9, images_as_video=True) as run:

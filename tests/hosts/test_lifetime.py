@@ -162,7 +162,7 @@ def test_a_model_ends_with_its_last_reference(llava: ZooEntry, method: Any) -> N
     """Without the collector: a long run would hold the weights until that comes by."""
     prompt = Prompt(llava, model=fresh(llava))
     seen = weakref.ref(prompt.model)
-    options: dict[str, Any] = {"keep": 3} if isinstance(method, str) else {}
+    options: dict[str, Any] = {"tokens": 3} if isinstance(method, str) else {}
     gc.collect()
     gc.disable()
     try:

@@ -170,7 +170,7 @@ def test_grids(grid: Any) -> None:
 )
 def test_grids_that_are_none(grid: Any) -> None:
     with pytest.raises(LftrError, match=r"grid = .*allowed: \(T, H, W\)"):
-        lftr.reduce_module(nn.Identity(), "lftr", 4, grid=grid)
+        lftr.reduce_module(nn.Identity(), "lftr", tokens=4, grid=grid)
 
 
 def test_bad_input(model: MiniGPTv2) -> None:

@@ -44,15 +44,16 @@ def _options_of(name: str, methods: Sequence[str], given: Sequence[str]) -> list
 
 def parse_budget(keep: str | None, tokens: int | None) -> Keep | Literal["auto"] | None:
     """Return the budget of ``--keep`` or ``--tokens``; a count as ``--keep`` brings a note."""
-    budget = budget_of(keep, tokens)
-    if keep is not None and isinstance(budget, int):
-        from .terminal import remark
+    if tokens is not None or keep is None or not keep.strip().isdecimal():
+        return budget_of(keep, tokens)
+    from .terminal import remark
 
-        remark(
-            f"note: --keep {keep} is a count of tokens; write --tokens {budget} (--keep 1.0 keeps "
-            "all). The next release will take --keep as a ratio alone."
-        )
-    return budget
+    count = parse_keep(keep)
+    remark(
+        f"note: --keep {keep} is a count of tokens; write --tokens {count} (--keep 1.0 keeps all). "
+        "The next release will take --keep as a ratio alone."
+    )
+    return count
 
 
 def parse_budgets(
