@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bundled, evaluation, media, methods, profiling, suites
+    from .evidence.guidance import Guidance
     from .evidence.text import TextTower
     from .lab.exits.calibrate import calibrate_exit
     from .lab.exits.fit import fit_exit
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _MODULES = {
+    "evidence.guidance": ("Guidance",),
     "evidence.text": ("TextTower",),
     "lab.exits.calibrate": ("calibrate_exit",),
     "lab.exits.fit": ("fit_exit",),
@@ -67,6 +69,7 @@ __all__ = [
     "EncoderMerge",
     "EncoderToMe",
     "Flow",
+    "Guidance",
     "LayerMethod",
     "LftrError",
     "Method",

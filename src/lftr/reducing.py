@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from .evidence.guidance import Guidance, as_guidance
 from .evidence.text import TextTower
 from .methods import get_method
 from .methods.base import Method
@@ -31,6 +32,15 @@ STAGES = ("llm", "encoder")
 WEIGHTS = {"size": 1.0, "none": 0.0}  # words for exponents
 
 
+class OlderArguments(TypedDict, total=False):
+    """Arguments that `reduce` had in earlier releases and still takes."""
+
+    text: str | Sequence[str] | None
+    processor: Any
+    text_tower: TextTower | None
+    preset: str | Path | Preset | None
+
+
 def as_method(method: object) -> Method:
     """Return a method given by name or as an object; one that decides before the language model."""
     found = get_method(method) if isinstance(method, str) else method
@@ -49,13 +59,11 @@ def reduce(
     tokens: int | None = None,
     positions: str | None = None,
     stage: str = "llm",
-    text: str | Sequence[str] | None = None,
-    processor: Any = None,
-    text_tower: TextTower | None = None,
-    preset: str | Path | Preset | None = None,
+    guidance: Guidance | str | Sequence[str] | None = None,
     encoder: EncoderMerge | None = None,
     images_as_video: bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] = False,
     weights: str | float | None = None,
+    **older: Unpack[OlderArguments],
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -83,15 +91,9 @@ def reduce(
     stage : {"llm", "encoder"}
         Which visual tokens: the language model's, or (BLIP-2, InstructBLIP) those of the encoder
         that the Q-Former reads.
-    text : str or sequence of str, optional
-        What guides text-guided methods: one question, or one for each row of the batch.
-    processor : optional
-        The model's processor or tokenizer; decodes the prompt where a text tower needs words and
-        ``text`` is not given, and embeds ``text`` where there is no text tower.
-    text_tower : TextTower, optional
-        CLIP's text side, for methods that compare in CLIP's space.
-    preset : path or Preset, optional
-        What ``lftr tune`` wrote: method, keep, positions and encoder, in their place.
+    guidance : Guidance, or str or a sequence of them, optional
+        What guides text-guided methods, by default the prompt: a text, one for each row, or a
+        `lftr.Guidance`, which also holds the processor and a text tower.
     encoder : EncoderMerge, optional
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
         LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
@@ -108,6 +110,9 @@ def reduce(
         ``log(s)`` to the logits of its key in each attention layer of the language model, so that
         it counts as ``s`` equal tokens; a number ``e`` adds ``e * log(s)``, and "none" nothing. By
         default "size" where the model's attention can take it, else "none", and the report says so.
+    **older
+        Arguments of earlier releases: ``text``, ``processor`` and ``text_tower``, now fields of
+        ``guidance``; ``preset``, a path or a Preset, now ``**preset.arguments()``.
 
     Returns
     -------
@@ -129,14 +134,17 @@ def reduce(
     from .hosts.transformers.reduction import Reduction
     from .hosts.transformers.wrapped import unwrapped
 
+    for name in older:
+        if name not in OlderArguments.__annotations__:
+            raise TypeError(f"reduce() got an unexpected keyword argument {name!r}")
     notes: tuple[str, ...] = ()
-    if preset is not None:
+    if (preset := older.pop("preset", None)) is not None:
         given: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
         given |= {"positions": positions, "encoder": encoder}
         method, keep, tokens, positions, encoder, notes = _preset_of(preset, model, given)
+    guidance = as_guidance(guidance, **older)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
-    _check_text(text, processor, text_tower)
     model = unwrapped(model)
     family = family_of(model)
     if not hasattr(model, "generate"):
@@ -153,9 +161,7 @@ def reduce(
         budget,
         _positions(model, family, positions),
         stage,
-        text,
-        getattr(processor, "tokenizer", processor),
-        text_tower,
+        guidance,
         inside,
         notes,
         None if encoder is None else check_merge(model, family, encoder, before),
@@ -294,18 +300,6 @@ def _positions(model: Any, family: Family, asked: str | None) -> str:
             f"positions: {family.compact_only}; use 'compact'"
         )
     return "compact"
-
-
-def _check_text(text: object, processor: object, text_tower: object) -> None:
-    """Refuse what cannot guide a method."""
-    rows = text if isinstance(text, (list, tuple)) else [text]
-    if text is not None and not (rows and all(isinstance(row, str) for row in rows)):
-        raise ArgumentError.of("text", text, "a string, or a list of one for each row")
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if processor is not None and not (callable(tokenizer) or hasattr(tokenizer, "decode")):
-        raise ArgumentError.of("processor", processor, "a processor or tokenizer of transformers")
-    if text_tower is not None and not isinstance(text_tower, TextTower):
-        raise ArgumentError.of("text_tower", text_tower, "a lftr.TextTower")
 
 
 def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Framing:

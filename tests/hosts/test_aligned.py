@@ -229,6 +229,10 @@ def test_what_is_no_tensor(name: str, argument: str, value: Any) -> None:
         ({"processor": 5}, "processor = 5"),
         ({"processor": SimpleNamespace(tokenizer="bert")}, "processor = "),
         ({"text_tower": "clip"}, "text_tower = 'clip'"),
+        ({"guidance": 5}, "guidance = 5"),
+        ({"guidance": [5]}, r"text = \[5\]"),
+        ({"guidance": "a", "text": "b"}, "text = 'b'; allowed: None beside guidance"),
+        ({"guidance": lftr.Guidance(), "processor": print}, "processor = .* None beside guidance"),
         ({"preset": 5}, "preset = 5"),
         ({"encoder": "tome"}, "encoder = 'tome'"),
         ({"stage": 1}, "stage = 1"),
@@ -243,6 +247,11 @@ def test_arguments_of_reduce(llava: ZooEntry, options: dict[str, Any], words: st
     with pytest.raises(ArgumentError, match=words):
         lftr.reduce(llava.model(), **given, **options)
     assert lftr.reductions(llava.model()) == []
+
+
+def test_unknown_arguments_of_reduce(llava: ZooEntry) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'keeps'"):
+        lftr.reduce(llava.model(), keeps=0.5)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("model", [None, 3, "llava", torch.nn.Linear(1, 1)], ids=str)

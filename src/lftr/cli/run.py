@@ -47,6 +47,7 @@ def run(
     """
     import torch
 
+    from ..evidence.guidance import Guidance
     from ..presets import Preset
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import check_budget, reduce
@@ -83,9 +84,7 @@ def run(
     on = reduce(
         loaded.model,
         **chosen.arguments(),
-        text=question,
-        processor=loaded.processor,
-        text_tower=loaded.text_tower,
+        guidance=Guidance(question, loaded.processor, loaded.text_tower),
         images_as_video=frames_as_images(loaded.processor, [media]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("answering"):

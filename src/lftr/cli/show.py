@@ -39,6 +39,7 @@ def show(
     import torch
 
     from ..drawing import below, draw_item, shown_part
+    from ..evidence.guidance import Guidance
     from ..media import Clip
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import reduce
@@ -65,9 +66,7 @@ def show(
     on = reduce(
         loaded.model,
         **chosen.arguments(),
-        text=question,
-        processor=loaded.processor,
-        text_tower=loaded.text_tower,
+        guidance=Guidance(question, loaded.processor, loaded.text_tower),
         images_as_video=frames_as_images(loaded.processor, [[medium]]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("looking"):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..evidence.guidance import Guidance
 from ..media.picture import read_image
 from ..methods.base import Method
 from ..methods.inside.base import LayerMethod
@@ -157,8 +158,7 @@ class Subject:
         options = {
             **as_arguments(budget),
             "positions": self.positions,
-            "processor": self.processor,
-            "text_tower": self.text_tower,
+            "guidance": Guidance(None, self.processor, self.text_tower),
         }
         with self.on(recorder, **options) as reduction:
             positions = str(reduction.host.plan.positions)

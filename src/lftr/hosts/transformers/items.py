@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from ...evidence.text import TextTower
+from ...evidence.guidance import Guidance
 from ...methods.base import Method, check_choice
 from ...methods.encoder.merges import EncoderMerge
 from ...methods.inside import LayerMethod
@@ -44,13 +44,8 @@ class Plan:
         Whether kept tokens stay where they were or are renumbered.
     stage : {"llm", "encoder"}
         Whether the language model's visual tokens are reduced, or those that a Q-Former reads.
-    text : str or sequence of str, optional
-        What guides text-guided methods, one for all rows or one for each.
-    tokenizer : optional
-        Turns a row of prompt ids into text where ``text`` is not given, and ``text`` into ids where
-        the prompt's own embeddings would guide.
-    tower : TextTower, optional
-        CLIP's text side.
+    guidance : Guidance
+        What guides text-guided methods.
     inside : tuple of LayerMethod
         What decides inside the language model.
     notes : tuple of str
@@ -71,9 +66,7 @@ class Plan:
     keep: Keep | Literal["auto"]
     positions: str = "original"
     stage: str = "llm"
-    text: str | Sequence[str] | None = None
-    tokenizer: Any = None
-    tower: TextTower | None = None
+    guidance: Guidance = field(default_factory=Guidance)
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ...evidence.guidance import Guidance
 from ...methods import get_method
 from ...methods.base import Method
 from ...methods.encoder.merges import EncoderMerge
@@ -79,9 +80,7 @@ class Setting:
             self.method,
             **as_arguments(self.keep),
             positions=self.positions,
-            text=[one.question for one in asked],
-            processor=processor,
-            text_tower=text_tower,
+            guidance=Guidance([one.question for one in asked], processor, text_tower),
             encoder=self.encoder,
             images_as_video=frames_as_images(processor, [one.images for one in asked]),
             weights=self.weights,

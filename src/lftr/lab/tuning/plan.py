@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...evidence.guidance import Guidance
 from ...methods import get_method
 from ...methods.base import Method
 from ...methods.encoder.merges import EncoderMerge
@@ -92,8 +93,7 @@ class Plan:
                     method,
                     tokens=1,
                     positions=self.positions,
-                    processor=subject.processor,
-                    text_tower=subject.text_tower,
+                    guidance=Guidance(None, subject.processor, subject.text_tower),
                     encoder=self.encoder,
                 ).remove()
             except MissingEvidenceError:

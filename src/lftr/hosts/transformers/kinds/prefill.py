@@ -52,7 +52,7 @@ class Prefill:
             family,
             model,
             plan.method.evidence,
-            has_tower=plan.tower is not None,
+            has_tower=plan.guidance.text_tower is not None,
             has_frames=bool(plan.images_as_video),
         )
 
@@ -158,7 +158,7 @@ class Prefill:
     ) -> list[VisualTokens]:
         """Put together what the method sees of each new item, in the prompt's order."""
         words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
-        texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
+        texts = row_texts(self.model, self.plan.guidance, self.evidence, segment.input_ids, words)
         found: dict[str, Iterator[VisualTokens]] = {}
         for part in asked:
             own = of_medium(items, part.medium)

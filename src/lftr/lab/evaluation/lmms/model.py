@@ -13,6 +13,7 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from .... import bundled
+from ....evidence.guidance import Guidance
 from ....methods import get_method
 from ....methods.encoder.merges import EncoderMerge
 from ....methods.encoder.spelling import parse_merge
@@ -173,9 +174,9 @@ class LftrHf(lmms):
             self.method,
             **as_arguments(self.keep),
             positions=self.positions,
-            text=["\n".join(texts) for texts in questions],
-            processor=self.processor,
-            text_tower=self.text_tower,
+            guidance=Guidance(
+                ["\n".join(texts) for texts in questions], self.processor, self.text_tower
+            ),
             encoder=self.encoder,
         )
         with guided:
