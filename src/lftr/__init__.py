@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from .values.budget import Budget
     from .values.errors import LftrError
+    from .values.frames import Frames
     from .values.selection import Flow, Selection
     from .values.tokens import VisualTokens
     from .verifying import Verification, verify
@@ -57,6 +58,7 @@ _MODULES = {
     ),
     "values.budget": ("Budget",),
     "values.errors": ("LftrError",),
+    "values.frames": ("Frames",),
     "values.selection": ("Flow", "Selection"),
     "values.tokens": ("VisualTokens",),
     "verifying": ("Verification", "verify"),
@@ -69,6 +71,7 @@ __all__ = [
     "EncoderMerge",
     "EncoderToMe",
     "Flow",
+    "Frames",
     "Guidance",
     "LayerMethod",
     "LftrError",

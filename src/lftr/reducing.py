@@ -17,12 +17,12 @@ from .methods.inside.options import check_keep
 from .presets import Preset, name_of
 from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
+from .values.frames import Frames, as_frames
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .hosts.transformers.families import Family
-    from .hosts.transformers.items import Framing
     from .hosts.transformers.kinds.module import ModuleReduction
     from .hosts.transformers.reduction import Reduction
 
@@ -39,6 +39,7 @@ class OlderArguments(TypedDict, total=False):
     processor: Any
     text_tower: TextTower | None
     preset: str | Path | Preset | None
+    images_as_video: Frames | bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] | None
 
 
 def as_method(method: object) -> Method:
@@ -61,7 +62,7 @@ def reduce(
     stage: str = "llm",
     guidance: Guidance | str | Sequence[str] | None = None,
     encoder: EncoderMerge | None = None,
-    images_as_video: bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] = False,
+    frames: Frames | None = None,
     weights: str | float | None = None,
     **older: Unpack[OlderArguments],
 ) -> Reduction:
@@ -98,13 +99,9 @@ def reduce(
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
         LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
         image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
-    images_as_video : bool, or sequence of bool or int, or one of int for each row
-        Images of a row that follow each other, whatever text stands between, and have the same
-        single grid are the frames of one video: one item of grid (T, H, W) for the method, for
-        ``keep`` and in the report. For models that are given a clip as several images. Where a
-        prompt has several clips, or pictures beside them, how many images each takes, in order:
-        ``[8, 8, 1]`` for two clips and a picture. ``[True, False]`` for two rows: all images of the
-        first are of one clip, even if it has one frame, those of the second are pictures.
+    frames : Frames, optional
+        Which images are frames of clips, for models that are given a clip as several images:
+        ``lftr.Frames()`` for one clip in each prompt.
     weights : {"size", "none"} or float, optional
         How a slot counts that stands for ``s`` tokens, because a method merged them: "size" adds
         ``log(s)`` to the logits of its key in each attention layer of the language model, so that
@@ -112,7 +109,8 @@ def reduce(
         default "size" where the model's attention can take it, else "none", and the report says so.
     **older
         Arguments of earlier releases: ``text``, ``processor`` and ``text_tower``, now fields of
-        ``guidance``; ``preset``, a path or a Preset, now ``**preset.arguments()``.
+        ``guidance``; ``preset``, a path or a Preset, now ``**preset.arguments()``;
+        ``images_as_video``, True or what `lftr.Frames` is made of, now ``frames``.
 
     Returns
     -------
@@ -142,6 +140,10 @@ def reduce(
         given: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
         given |= {"positions": positions, "encoder": encoder}
         method, keep, tokens, positions, encoder, notes = _preset_of(preset, model, given)
+    if (framed := as_frames(older.pop("images_as_video", None))) is not None:
+        if frames is not None:
+            raise ArgumentError.of("images_as_video", framed, "None beside frames")
+        frames = framed
     guidance = as_guidance(guidance, **older)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
@@ -165,7 +167,7 @@ def reduce(
         inside,
         notes,
         None if encoder is None else check_merge(model, family, encoder, before),
-        _check_frames(family, images_as_video, encoder),
+        _check_frames(family, frames, encoder),
         parse_weights(weights),
     )
     return Reduction(model, family, plan)
@@ -302,39 +304,19 @@ def _positions(model: Any, family: Family, asked: str | None) -> str:
     return "compact"
 
 
-def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Framing:
-    """Return which images are frames; refuses to make frames of them where that cannot be."""
-    found = _as_framing(clips)
-    if found is None:
-        allowed = "True, False, or how many images each clip has, at least 1 (for each row)"
-        raise ArgumentError.of("images_as_video", clips, allowed)
-    if found and encoder is not None:
-        raise ArgumentError.of(
-            "images_as_video", clips, "False with encoder=: merged tokens fill no grid of frames"
-        )
-    if found and family.kind != "prefill":
-        raise ArgumentError.of(
-            "images_as_video", clips, "False with a Q-Former or cross-attention: no grid is left"
-        )
-    return found
-
-
-def _as_framing(value: object) -> Framing | None:
-    """Return a flag as it is, and numbers as tuples; None for anything else."""
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, (list, tuple)) or not value:
+def _check_frames(family: Family, frames: object, encoder: EncoderMerge | None) -> Frames | None:
+    """Return ``frames``; refuses them where no grid of frames is left."""
+    if frames is None:
         return None
-    if all(isinstance(one, bool) for one in value):
-        return tuple(value) if any(value) else False
-    if all(isinstance(one, (list, tuple)) for one in value):
-        rows = [tuple(one) for one in value]
-        return tuple(rows) if all(map(_are_counts, rows)) else None
-    return (tuple(value),) if _are_counts(value) else None
-
-
-def _are_counts(values: Sequence[object]) -> bool:
-    return all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
+    if not isinstance(frames, Frames):
+        raise ArgumentError.of("frames", frames, "a lftr.Frames, or None")
+    if encoder is not None:
+        allowed = "None with encoder=: merged tokens fill no grid of frames"
+        raise ArgumentError.of("frames", frames, allowed)
+    if family.kind != "prefill":
+        allowed = "None with a Q-Former or cross-attention: no grid is left"
+        raise ArgumentError.of("frames", frames, allowed)
+    return frames
 
 
 def check_budget(method: object, budget: Keep | Literal["auto"] | None) -> None:

@@ -158,7 +158,7 @@ def test_videos(entry: ZooEntry) -> None:
     video = prompt.inputs() | {"pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
     with lftr.reduce(prompt.model, "random", keep=0.5):
         for call in (prompt.model.generate, prompt.model):
-            with pytest.raises(UnsupportedModelError, match=r"qwen2_vl.*images_as_video=True"):
+            with pytest.raises(UnsupportedModelError, match=r"qwen2_vl.*frames=lftr\.Frames\(\)"):
                 call(**video)
 
 

@@ -85,7 +85,7 @@ def run(
         loaded.model,
         **chosen.arguments(),
         guidance=Guidance(question, loaded.processor, loaded.text_tower),
-        images_as_video=frames_as_images(loaded.processor, [media]),
+        frames=frames_as_images(loaded.processor, [media]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("answering"):
         start = time.perf_counter()

@@ -67,7 +67,7 @@ def show(
         loaded.model,
         **chosen.arguments(),
         guidance=Guidance(question, loaded.processor, loaded.text_tower),
-        images_as_video=frames_as_images(loaded.processor, [[medium]]),
+        frames=frames_as_images(loaded.processor, [[medium]]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)

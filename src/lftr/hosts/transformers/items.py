@@ -17,6 +17,7 @@ from ...methods.operations.composing import after, stacked
 from ...values.budget import Keep, resolve_all, stated
 from ...values.errors import LftrError
 from ...values.exact import exactly
+from ...values.frames import Frames
 from ...values.report import ItemReport, Report
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -24,9 +25,6 @@ from .api import Call
 from .columns import CachedPrompt
 from .families import Layout, Medium
 
-# whether images are frames, or whether those of each row are all of one clip, or how many of them
-# each video has, in all rows or in each
-Framing = bool | tuple[bool, ...] | tuple[tuple[int, ...], ...]
 _A = {"image": "an image", "video": "a video"}
 
 
@@ -52,9 +50,8 @@ class Plan:
         Warnings that belong into every report.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
-    images_as_video : bool or tuple of tuple of int
-        Whether images of a row that follow each other are the frames of one video, or how many of
-        them each video has: one tuple for all rows, or one for each.
+    frames : Frames, optional
+        Which images are the frames of clips.
     weights : float, optional
         The exponent of the slots' weights in attention; None for the default, see
         `layers.slot_weights.with_weights`, which makes it a number.
@@ -70,7 +67,7 @@ class Plan:
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None
-    images_as_video: Framing = False
+    frames: Frames | None = None
     weights: float | None = None
     unweighted: str = ""
 
@@ -298,10 +295,9 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             report.note(note)
     if plan.unweighted and any(item.stands_for != item.kept for item in report.items):
         report.note(plan.unweighted)
-    clips = plan.images_as_video
-    if (clips is True or (clips and True in clips)) and _joined_none(items):
+    if plan.frames is not None and not plan.frames.counts and _joined_none(items):
         report.note(
-            "images_as_video joined no images: frames follow each other and have one grid each, "
+            "frames joined no images: frames of a clip follow each other and have one grid each, "
             "the same; images that are cut into tiles have several"
         )
     bare = sorted(set(range(rows)) - {item.row for item in items})

@@ -82,7 +82,7 @@ class Setting:
             positions=self.positions,
             guidance=Guidance([one.question for one in asked], processor, text_tower),
             encoder=self.encoder,
-            images_as_video=frames_as_images(processor, [one.images for one in asked]),
+            frames=frames_as_images(processor, [one.images for one in asked]),
             weights=self.weights,
         )
 
