@@ -169,6 +169,7 @@ def test_another_model_is_noted():
 def test_a_loaded_model_knows_its_name():
     model, _ = bundled.load()
     assert name_of(model) == "bundled"
+    assert Preset(lftr.get_method("lftr"), 1 / 4, model="bundled").note(model) is None
     model.config.name_or_path = model.name_or_path = "org/other"
     assert name_of(model) == "org/other"
 

@@ -26,6 +26,8 @@ _KEYS = {"format", "method", "options", "keep", "tokens", "positions", "encoder"
 class Preset:
     """The arguments of `lftr.reduce`, with where they come from.
 
+    ``lftr.reduce(model, **preset.arguments())`` reduces as it says.
+
     Attributes
     ----------
     method : Method, LayerMethod or a sequence of them
@@ -162,11 +164,12 @@ class Preset:
             "encoder": self.encoder,
         }
 
-    def note(self, model: str) -> str | None:
-        """Return a warning if this was found on another model than the one of that name."""
-        if self.model is None or _last(self.model) == _last(model):
+    def note(self, model: Any) -> str | None:
+        """Return a warning if this was found on another model than ``model``, loaded or a name."""
+        name = model if isinstance(model, str) else name_of(model)
+        if self.model is None or _last(self.model) == _last(name):
             return None
-        return f"the preset was found on {self.model}, and is used on {model}"
+        return f"the preset was found on {self.model}, and is used on {name}"
 
 
 def check_writable(path: str | Path, name: str = "preset") -> None:

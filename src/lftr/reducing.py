@@ -14,7 +14,7 @@ from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.options import check_keep
-from .presets import Preset, name_of
+from .presets import Preset
 from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
 from .values.frames import Frames, as_frames
@@ -281,7 +281,7 @@ def _preset_of(preset: object, model: Any, given: Mapping[str, Any]) -> tuple[An
         if not isinstance(preset, (str, Path)):
             raise ArgumentError.of("preset", preset, "a path or a lftr.Preset")
         preset = Preset.load(preset)
-    note = preset.note(name_of(model))
+    note = preset.note(model)
     notes = () if note is None else (note,)
     return (*(preset.arguments().get(name) for name in given), notes)
 
