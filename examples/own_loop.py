@@ -13,7 +13,7 @@ model, processor = lftr.bundled.load()
 example = suites.load("scenes", split="test", n=1)[0]
 inputs = inputs_of(processor, [example.image], example.question)
 
-with lftr.reduce(model, "lftr", keep=64) as reduction, torch.inference_mode():
+with lftr.reduce(model, "lftr", tokens=64) as reduction, torch.inference_mode():
     prepared = lftr.prepare(model, **inputs)  # ids, mask, positions, the encoded image
     print(f"prompt: {inputs['input_ids'].shape[1]} -> {prepared['input_ids'].shape[1]} columns")
     out = model(**prepared, use_cache=True)

@@ -39,4 +39,4 @@ print(selection.index.tolist())
 
 # and on one, by its name; `lftr.methods.Merge("colourful")` would merge what it drops
 model, processor = lftr.bundled.load()
-print(lftr.reduce(model, "colourful", keep=36))
+print(lftr.reduce(model, "colourful", tokens=36))

@@ -13,6 +13,7 @@ from lftr.methods import Adaptive, Merge, Mix, Then
 from lftr.options.plain import from_plain, to_plain
 from lftr.presets import check_writable, name_of
 from lftr.prompting import inputs_of
+from lftr.values.budget import as_arguments
 
 NESTED = {
     "merge": Merge("divprune", own=0.3),
@@ -37,12 +38,34 @@ def test_nested_methods_come_back(name):
     assert str(again) == str(NESTED[name])
 
 
-@pytest.mark.parametrize("keep", [1 / 16, 1.0, 1, 64, 0.07, lftr.Budget(total=99), "auto", None])
-def test_budgets_come_back(tmp_path, keep):
-    Preset(lftr.get_method("trim"), keep).save(tmp_path / "preset.json")
-    again = Preset.load(tmp_path / "preset.json").keep
-    assert again == keep
-    assert type(again) is type(keep)  # 1.0 keeps all, 1 keeps one
+@pytest.mark.parametrize("budget", [1 / 16, 1.0, 1, 64, 0.07, lftr.Budget(99), "auto", None])
+def test_budgets_come_back(tmp_path, budget):
+    preset = Preset(lftr.get_method("trim"), **as_arguments(budget))
+    preset.save(tmp_path / "preset.json")
+    again = Preset.load(tmp_path / "preset.json")
+    assert again == preset
+    assert again.budget == budget
+    assert type(again.budget) is type(budget)
+
+
+@pytest.mark.parametrize(
+    ("written", "budget"),
+    [({"keep": 1}, 1.0), ({"keep": "6.25%"}, 1 / 16), ({"keep": "64"}, 64), ({"tokens": 1}, 1)],
+)
+def test_budgets_in_json(written, budget):
+    """JavaScript writes 1.0 as 1: ``keep`` is a ratio, and counts are ``tokens``."""
+    preset = Preset.from_plain({"format": 1, "method": "lftr"} | written)
+    assert preset.budget == budget
+    assert type(preset.budget) is type(budget)
+
+
+def test_counts_as_keep_are_deprecated():
+    with pytest.warns(DeprecationWarning, match="write tokens=64") as caught:
+        preset = Preset(lftr.get_method("lftr"), 64)
+    assert caught[0].filename == __file__
+    assert preset == Preset(lftr.get_method("lftr"), tokens=64)
+    with pytest.warns(DeprecationWarning, match="write tokens=64"):
+        assert Preset.from_plain({"format": 1, "method": "lftr", "keep": 64}).tokens == 64
 
 
 def test_everything_comes_back(tmp_path):
@@ -83,7 +106,7 @@ BROKEN = {
     "a list": ("[]", r"preset = \[\]; allowed: an object"),
     "no format": ({"method": "lftr", "keep": 4}, "format = None; allowed: 1"),
     "another format": (GOOD | {"format": 2}, "format = 2; allowed: 1"),
-    "no budget": ({"format": 1, "method": "lftr"}, "method, keep"),
+    "no budget": ({"format": 1, "method": "lftr"}, "method, keep or tokens"),
     "something more": (GOOD | {"kep": 1}, "'kep'"),
     "an unknown method": (GOOD | {"method": "divprun"}, "did you mean 'divprune'"),
     "no method": (GOOD | {"method": []}, "method = []; allowed"),
@@ -94,6 +117,9 @@ BROKEN = {
     "an option out of range": (GOOD | {"options": {"diversity": 2}}, "diversity = 2"),
     "a missing option": (GOOD | {"method": "Merge"}, "'inner'"),
     "a budget out of range": (GOOD | {"keep": 0}, "keep = 0; allowed"),
+    "a count out of range": (GOOD | {"keep": None, "tokens": 0}, "tokens = 0; allowed"),
+    "a count that is none": (GOOD | {"keep": None, "tokens": 1.0}, "tokens = 1.0; allowed"),
+    "two budgets": (GOOD | {"tokens": 4}, "tokens = 4; allowed: None beside keep"),
     "a budget of nothing": (GOOD | {"keep": {"total": 0}}, "Budget.total = 0"),
     "a budget that is none": (GOOD | {"keep": [4]}, r"keep = \[4\]"),
     "positions": (GOOD | {"positions": "middle"}, "positions = 'middle'"),
@@ -125,7 +151,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(lftr.LftrError, match=r"bytes\.json"):
         Preset.load(tmp_path / "bytes.json")
-    preset = Preset(lftr.get_method("lftr"), 4)
+    preset = Preset(lftr.get_method("lftr"), tokens=4)
     for path in (tmp_path / "absent" / "preset.json", tmp_path):
         with pytest.raises(lftr.LftrError, match="a file"):
             check_writable(path)
@@ -134,15 +160,16 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
 
 
 def test_another_model_is_noted():
-    preset = Preset(lftr.get_method("lftr"), 4, model="llava-hf/llava-1.5-7b-hf")
+    preset = Preset(lftr.get_method("lftr"), tokens=4, model="llava-hf/llava-1.5-7b-hf")
     assert preset.note("/models/llava-1.5-7b-hf/") is None
     assert "llava-1.5-7b-hf, and is used on bundled" in preset.note("bundled")
-    assert Preset(lftr.get_method("lftr"), 4).note("bundled") is None
+    assert Preset(lftr.get_method("lftr"), tokens=4).note("bundled") is None
 
 
 def test_a_loaded_model_knows_its_name():
     model, _ = bundled.load()
     assert name_of(model) == "bundled"
+    assert Preset(lftr.get_method("lftr"), 1 / 4, model="bundled").note(model) is None
     model.config.name_or_path = model.name_or_path = "org/other"
     assert name_of(model) == "org/other"
 

@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lftr
-from lftr.values.budget import parse_keep, resolve, resolve_all, share
+from lftr.values.budget import (
+    as_arguments,
+    budget_of,
+    parse_keep,
+    resolve,
+    resolve_all,
+    share,
+    spell,
+    stated,
+)
 from lftr.values.errors import ArgumentError, MissingEvidenceError
 from lftr.values.tokens import VisualTokens
 
@@ -67,6 +76,44 @@ def test_what_is_no_budget_is_refused(keep):
     with pytest.raises(lftr.LftrError, match=r"keep = .*allowed: a ratio") as caught:
         resolve(keep, 10)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("keep", "tokens", "budget"),
+    [
+        (None, None, None),
+        ("auto", None, "auto"),
+        (0.25, None, 0.25),
+        (1.0, None, 1.0),
+        ("1.0", None, 1.0),
+        ("1/1", None, 1.0),
+        ("64", None, 64),
+        (lftr.Budget(9), None, lftr.Budget(9)),
+        (None, 1, 1),
+        (None, np.int64(7), 7),
+    ],
+)
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_keep_and_tokens_state_a_budget(keep, tokens, budget):
+    got = budget_of(keep, tokens)
+    assert got == budget
+    assert type(got) is type(budget)
+    assert budget_of(**as_arguments(got)) == got
+
+
+@pytest.mark.parametrize("keep", [1, 64, np.int64(7), "1"])
+def test_a_count_as_keep_is_deprecated(keep):
+    with pytest.warns(DeprecationWarning, match=f"write tokens={keep} "):
+        assert budget_of(keep) == int(keep)
+
+
+def test_budgets_are_written():
+    assert [spell(one) for one in (1 / 16, 1.0, 64)] == ["1/16", "1/1", "64"]
+    assert [stated(one) for one in (1 / 3, 64, "auto")] == [
+        "keep=0.333333",
+        "tokens=64",
+        "keep=auto",
+    ]
 
 
 def test_auto_is_refused_with_its_reason():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bundled, evaluation, media, methods, profiling, suites
+    from .evidence.guidance import Guidance
     from .evidence.text import TextTower
     from .lab.exits.calibrate import calibrate_exit
     from .lab.exits.fit import fit_exit
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     )
     from .values.budget import Budget
     from .values.errors import LftrError
+    from .values.frames import Frames
     from .values.selection import Flow, Selection
     from .values.tokens import VisualTokens
     from .verifying import Verification, verify
 
 __version__ = "0.1.0"
 _MODULES = {
+    "evidence.guidance": ("Guidance",),
     "evidence.text": ("TextTower",),
     "lab.exits.calibrate": ("calibrate_exit",),
     "lab.exits.fit": ("fit_exit",),
@@ -55,6 +58,7 @@ _MODULES = {
     ),
     "values.budget": ("Budget",),
     "values.errors": ("LftrError",),
+    "values.frames": ("Frames",),
     "values.selection": ("Flow", "Selection"),
     "values.tokens": ("VisualTokens",),
     "verifying": ("Verification", "verify"),
@@ -67,6 +71,8 @@ __all__ = [
     "EncoderMerge",
     "EncoderToMe",
     "Flow",
+    "Frames",
+    "Guidance",
     "LayerMethod",
     "LftrError",
     "Method",

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,26 @@ from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.lookup import load_plugins
 from .options.plain import from_plain, to_plain
-from .values.budget import Budget, Keep, is_auto, parse_keep
+from .values.budget import Budget, Keep, as_arguments, budget_from_plain, budget_of, spell
 from .values.errors import ArgumentError
 from .values.textfile import read_text
 
 FORMAT = 1
-_KEYS = {"format", "method", "options", "keep", "positions", "encoder", "model", "found"}
+_KEYS = {"format", "method", "options", "keep", "tokens", "positions", "encoder", "model", "found"}
 
 
 @dataclass(frozen=True)
 class Preset:
     """The arguments of `lftr.reduce`, with where they come from.
 
+    ``lftr.reduce(model, **preset.arguments())`` reduces as it says.
+
     Attributes
     ----------
     method : Method, LayerMethod or a sequence of them
         As `lftr.reduce` takes it.
-    keep : float, int, Budget, str or None
-        As `lftr.reduce` takes it: "auto", and the command line's spelling, are strings.
+    keep : float, Budget, "auto" or None
+        As `lftr.reduce` takes it. A string in the command line's spelling is read.
     positions : {"original", "compact"}, optional
         By default what suits the model.
     model : str, optional
@@ -41,14 +42,23 @@ class Preset:
         What was measured when it was found; plain values, written by `lftr tune`.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
+    tokens : int, optional
+        A count for each item, in place of ``keep``.
     """
 
     method: Method | LayerMethod | Sequence[Method | LayerMethod]
-    keep: Keep | str | None
+    keep: float | Budget | str | None = None
     positions: str | None = None
     model: str | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     encoder: EncoderMerge | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Read strings, and put a count into ``tokens``."""
+        budget = budget_of(self.keep, self.tokens, stacklevel=3)
+        for name, value in ({"keep": None, "tokens": None} | as_arguments(budget)).items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def load(cls, path: str | Path) -> Preset:
@@ -82,10 +92,10 @@ class Preset:
         if values.get("format") != FORMAT:
             raise ArgumentError.of("format", values.get("format"), f"{FORMAT}, of this lftr")
         unknown = sorted(set(values) - _KEYS)
-        if unknown or not {"method", "keep"} <= set(values):
+        if unknown or "method" not in values or not {"keep", "tokens"} & set(values):
             known = ", ".join(sorted(_KEYS))
             raise ArgumentError.of(
-                "preset", sorted(values), f"method, keep, and no more than {known}"
+                "preset", sorted(values), f"method, keep or tokens, and no more than {known}"
             )
         positions, model, found = values.get("positions"), values.get("model"), values.get("found")
         if positions not in (None, "original", "compact"):
@@ -94,8 +104,15 @@ class Preset:
             raise ArgumentError.of("model", model, "a name")
         if not isinstance(found, dict | None):
             raise ArgumentError.of("found", found, "an object")
-        method, keep, merge = _read_method(values), _read_keep(values["keep"]), _read_merge(values)
-        return cls(method, keep, positions, model, found or {}, merge)
+        method, merge, budget = _read_method(values), _read_merge(values), budget_from_plain(values)
+        return cls(
+            method,
+            positions=positions,
+            model=model,
+            found=found or {},
+            encoder=merge,
+            **as_arguments(budget),
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """Return the preset as plain values."""
@@ -104,7 +121,7 @@ class Preset:
         return {
             "format": FORMAT,
             **method,
-            "keep": _write_keep(self.keep),
+            **_written(self.budget),
             "positions": self.positions,
             "encoder": to_plain(self.encoder),
             "model": self.model,
@@ -129,24 +146,30 @@ class Preset:
             raise ArgumentError.of("preset", str(path), f"a file to write ({reason})") from None
 
     @property
+    def budget(self) -> Keep | Any:
+        """``tokens`` or, where that is None, ``keep``: a budget as `lftr.values.budget` has it."""
+        return self.keep if self.tokens is None else self.tokens
+
+    @property
     def methods(self) -> Sequence[Method | LayerMethod]:
         """The method, or all of them where it is several."""
         return self.method if isinstance(self.method, Sequence) else (self.method,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what `lftr.reduce` takes by name: method, keep, positions and encoder."""
+        """Return the arguments of `lftr.reduce`: ``lftr.reduce(model, **preset.arguments())``."""
         return {
             "method": self.method,
-            "keep": self.keep,
+            **as_arguments(self.budget),
             "positions": self.positions,
             "encoder": self.encoder,
         }
 
-    def note(self, model: str) -> str | None:
-        """Return a warning if this was found on another model than the one of that name."""
-        if self.model is None or _last(self.model) == _last(model):
+    def note(self, model: Any) -> str | None:
+        """Return a warning if this was found on another model than ``model``, loaded or a name."""
+        name = model if isinstance(model, str) else name_of(model)
+        if self.model is None or _last(self.model) == _last(name):
             return None
-        return f"the preset was found on {self.model}, and is used on {model}"
+        return f"the preset was found on {self.model}, and is used on {name}"
 
 
 def check_writable(path: str | Path, name: str = "preset") -> None:
@@ -202,17 +225,8 @@ def _read_merge(values: Mapping[str, Any]) -> EncoderMerge | None:
     return found
 
 
-def _read_keep(keep: Any) -> Any:
-    if keep is None or is_auto(keep):
-        return keep
-    return parse_keep(Budget(**keep) if isinstance(keep, dict) and set(keep) == {"total"} else keep)
-
-
-def _write_keep(keep: Any) -> Any:
-    """Write a ratio as a fraction, which reads back as the same number of tokens."""
-    if isinstance(keep, Budget):
-        return {"total": keep.total}
-    if not isinstance(keep, float):
-        return keep
-    ratio = Fraction(keep).limit_denominator(1_000_000)
-    return f"{ratio.numerator}/{ratio.denominator}"  # 1/1 is all, where 1 is one token
+def _written(budget: Any) -> dict[str, Any]:
+    """Write a budget; a ratio as a fraction, which reads back as the same number of tokens."""
+    if isinstance(budget, Budget):
+        return {"keep": {"total": budget.total}}
+    return as_arguments(budget) if not isinstance(budget, float) else {"keep": spell(budget)}

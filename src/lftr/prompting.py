@@ -12,6 +12,7 @@ from PIL import Image
 from .media.clip import Clip
 from .media.picture import read_image as read_image
 from .values.errors import ArgumentError, LftrError, reason_of
+from .values.frames import Frames
 
 Medium = Image.Image | Clip
 Asked = tuple[Sequence[Medium], str]
@@ -147,12 +148,11 @@ def _answerable(processor: Any, texts: Sequence[str]) -> Iterator[None]:
         raise ArgumentError.of("question", given, allowed) from error
 
 
-def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool | list[bool]:
-    """Tell which rows are clips whose frames a processor is given as images.
+def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames | None:
+    """Return for `lftr.reduce` which rows are clips whose frames a processor is given as images.
 
-    That is so where it has no video processor. It is what `lftr.reduce` is to be told
-    (``images_as_video``): all images of such a row are of one clip, even if it has one frame.
-    False where no row is.
+    That is so where it has no video processor. All images of such a row are of one clip, even if it
+    has one frame. None where no row is a clip of that kind.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool |
     """
     clips = any(isinstance(one, Clip) for media in rows for one in media)
     if not clips or getattr(processor, "video_processor", None) is not None:
-        return False
+        return None
     if any(len(media) > 1 for media in rows):
         raise ArgumentError.of(
             "media",
@@ -174,7 +174,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> bool |
             f"one clip or one picture for each question: {type(processor).__name__} has no video "
             "processor, so that frames are images, and nothing tells them from others",
         )
-    return [any(isinstance(one, Clip) for one in media) for media in rows]
+    return Frames(rows=[any(isinstance(one, Clip) for one in media) for media in rows])
 
 
 def _frames(media: Sequence[Medium]) -> list[Image.Image]:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from .evidence.guidance import Guidance, as_guidance
 from .evidence.text import TextTower
 from .methods import get_method
 from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.options import check_keep
-from .presets import Preset, name_of
-from .values.budget import Keep, is_auto, parse_keep
+from .presets import Preset
+from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
+from .values.frames import Frames, as_frames
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .hosts.transformers.families import Family
-    from .hosts.transformers.items import Framing
     from .hosts.transformers.kinds.module import ModuleReduction
     from .hosts.transformers.reduction import Reduction
 
@@ -29,6 +30,16 @@ AnyMethod = str | Method | LayerMethod
 POSITIONS = ("original", "compact")
 STAGES = ("llm", "encoder")
 WEIGHTS = {"size": 1.0, "none": 0.0}  # words for exponents
+
+
+class OlderArguments(TypedDict, total=False):
+    """Arguments that `reduce` had in earlier releases and still takes."""
+
+    text: str | Sequence[str] | None
+    processor: Any
+    text_tower: TextTower | None
+    preset: str | Path | Preset | None
+    images_as_video: Frames | bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] | None
 
 
 def as_method(method: object) -> Method:
@@ -45,16 +56,15 @@ def reduce(
     model: Any,
     method: AnyMethod | Sequence[AnyMethod] = "lftr",
     *,
-    keep: object = None,
+    keep: float | Budget | str | None = None,
+    tokens: int | None = None,
     positions: str | None = None,
     stage: str = "llm",
-    text: str | Sequence[str] | None = None,
-    processor: Any = None,
-    text_tower: TextTower | None = None,
-    preset: str | Path | Preset | None = None,
+    guidance: Guidance | str | Sequence[str] | None = None,
     encoder: EncoderMerge | None = None,
-    images_as_video: bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] = False,
+    frames: Frames | None = None,
     weights: str | float | None = None,
+    **older: Unpack[OlderArguments],
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
@@ -68,12 +78,13 @@ def reduce(
     method : str, Method or LayerMethod, or a sequence of them
         Decides which tokens stay: at most one method before the language model, and any number
         inside it (``["lftr", FastV()]``), in the order in which they meet at a layer.
-    keep : float, int, Budget or "auto"
-        A ratio in (0, 1] (``1/16``), a count for each item (``64``; a whole video is one item),
-        `lftr.Budget(total=...)` for each prompt, or the method's own number (TRIM and PruMerge have
-        one). Methods inside the language model have schedules of their own, of what reaches them;
-        where there is one of them and nothing before, ``keep`` is what a layer has of its tokens on
-        average.
+    keep : float, Budget or "auto", optional
+        A ratio in (0, 1] (``1/16``), `lftr.Budget(total=...)` for each prompt, or the method's own
+        number (TRIM and PruMerge have one). Methods inside the language model have schedules of
+        their own, of what reaches them; where there is one of them and nothing before, the budget
+        is what a layer has of its tokens on average.
+    tokens : int, optional
+        In place of ``keep``, a count for each item (``64``); a whole video is one item.
     positions : {"original", "compact"}, optional
         Whether kept tokens stay where they were, or are renumbered without gaps. By default where
         they were, but for Q-Former queries, which have no place in the image, and for models that
@@ -81,31 +92,25 @@ def reduce(
     stage : {"llm", "encoder"}
         Which visual tokens: the language model's, or (BLIP-2, InstructBLIP) those of the encoder
         that the Q-Former reads.
-    text : str or sequence of str, optional
-        What guides text-guided methods: one question, or one for each row of the batch.
-    processor : optional
-        The model's processor or tokenizer; decodes the prompt where a text tower needs words and
-        ``text`` is not given, and embeds ``text`` where there is no text tower.
-    text_tower : TextTower, optional
-        CLIP's text side, for methods that compare in CLIP's space.
-    preset : path or Preset, optional
-        What ``lftr tune`` wrote: method, keep, positions and encoder, in their place.
+    guidance : Guidance, or str or a sequence of them, optional
+        What guides text-guided methods, by default the prompt: a text, one for each row, or a
+        `lftr.Guidance`, which also holds the processor and a text tower.
     encoder : EncoderMerge, optional
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
         LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
         image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
-    images_as_video : bool, or sequence of bool or int, or one of int for each row
-        Images of a row that follow each other, whatever text stands between, and have the same
-        single grid are the frames of one video: one item of grid (T, H, W) for the method, for
-        ``keep`` and in the report. For models that are given a clip as several images. Where a
-        prompt has several clips, or pictures beside them, how many images each takes, in order:
-        ``[8, 8, 1]`` for two clips and a picture. ``[True, False]`` for two rows: all images of the
-        first are of one clip, even if it has one frame, those of the second are pictures.
+    frames : Frames, optional
+        Which images are frames of clips, for models that are given a clip as several images:
+        ``lftr.Frames()`` for one clip in each prompt.
     weights : {"size", "none"} or float, optional
         How a slot counts that stands for ``s`` tokens, because a method merged them: "size" adds
         ``log(s)`` to the logits of its key in each attention layer of the language model, so that
         it counts as ``s`` equal tokens; a number ``e`` adds ``e * log(s)``, and "none" nothing. By
         default "size" where the model's attention can take it, else "none", and the report says so.
+    **older
+        Arguments of earlier releases: ``text``, ``processor`` and ``text_tower``, now fields of
+        ``guidance``; ``preset``, a path or a Preset, now ``**preset.arguments()``;
+        ``images_as_video``, True or what `lftr.Frames` is made of, now ``frames``.
 
     Returns
     -------
@@ -127,13 +132,21 @@ def reduce(
     from .hosts.transformers.reduction import Reduction
     from .hosts.transformers.wrapped import unwrapped
 
+    for name in older:
+        if name not in OlderArguments.__annotations__:
+            raise TypeError(f"reduce() got an unexpected keyword argument {name!r}")
     notes: tuple[str, ...] = ()
-    if preset is not None:
-        given = {"method": method, "keep": keep, "positions": positions, "encoder": encoder}
-        method, keep, positions, encoder, notes = _preset_of(preset, model, given)
+    if (preset := older.pop("preset", None)) is not None:
+        given: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
+        given |= {"positions": positions, "encoder": encoder}
+        method, keep, tokens, positions, encoder, notes = _preset_of(preset, model, given)
+    if (framed := as_frames(older.pop("images_as_video", None))) is not None:
+        if frames is not None:
+            raise ArgumentError.of("images_as_video", framed, "None beside frames")
+        frames = framed
+    guidance = as_guidance(guidance, **older)
     if positions not in (None, *POSITIONS):
         raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
-    _check_text(text, processor, text_tower)
     model = unwrapped(model)
     family = family_of(model)
     if not hasattr(model, "generate"):
@@ -144,19 +157,17 @@ def reduce(
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
-    before, count, inside = _planned(method, keep)
+    before, budget, inside = _planned(method, budget_of(keep, tokens))
     plan = Plan(
         before,
-        count,
+        budget,
         _positions(model, family, positions),
         stage,
-        text,
-        getattr(processor, "tokenizer", processor),
-        text_tower,
+        guidance,
         inside,
         notes,
         None if encoder is None else check_merge(model, family, encoder, before),
-        _check_frames(family, images_as_video, encoder),
+        _check_frames(family, frames, encoder),
         parse_weights(weights),
     )
     return Reduction(model, family, plan)
@@ -208,8 +219,9 @@ def restore(model: nn.Module) -> None:
 def reduce_module(
     module: nn.Module,
     method: str | Method,
-    keep: object,
+    keep: float | Budget | str | None = None,
     *,
+    tokens: int | None = None,
     grid: Sequence[Any] | None = None,
 ) -> ModuleReduction:
     """Reduce what a module returns, in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
@@ -227,8 +239,10 @@ def reduce_module(
         Q-Former tokens without a grid; for LLaVA ``model.get_model().mm_projector``.
     method : str or Method
         Decides; text-guided methods and those that read attention need a hosted model.
-    keep : float, int
-        How many tokens of each row stay.
+    keep : float, optional
+        The share of each row's tokens that stays, in (0, 1].
+    tokens : int, optional
+        In place of ``keep``, how many tokens of each row stay.
     grid : (T, H, W) or sequence of them, optional
         How the tokens lie.
 
@@ -246,7 +260,7 @@ def reduce_module(
     from .hosts.transformers.items import Plan
     from .hosts.transformers.kinds.module import ModuleReduction
 
-    return ModuleReduction(module, Plan(as_method(method), _parse(keep)), grid)
+    return ModuleReduction(module, Plan(as_method(method), _needed(budget_of(keep, tokens))), grid)
 
 
 def list_families() -> list[str]:
@@ -256,22 +270,20 @@ def list_families() -> list[str]:
     return families()
 
 
-def _preset_of(
-    preset: object, model: Any, given: Mapping[str, Any]
-) -> tuple[Any, Any, Any, Any, tuple[str, ...]]:
+def _preset_of(preset: object, model: Any, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what a preset holds, and its warnings; it stands in for all of ``given``."""
-    if given != {"method": "lftr", "keep": None, "positions": None, "encoder": None}:
+    if given != dict.fromkeys(given) | {"method": "lftr"}:
         beside = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ArgumentError.of(
-            "preset", preset, f"no method, keep, positions or encoder beside it ({beside})"
+            "preset", preset, f"no method, keep, tokens, positions or encoder beside it ({beside})"
         )
     if not isinstance(preset, Preset):
         if not isinstance(preset, (str, Path)):
             raise ArgumentError.of("preset", preset, "a path or a lftr.Preset")
         preset = Preset.load(preset)
-    note = preset.note(name_of(model))
+    note = preset.note(model)
     notes = () if note is None else (note,)
-    return preset.method, preset.keep, preset.positions, preset.encoder, notes
+    return (*(preset.arguments().get(name) for name in given), notes)
 
 
 def _positions(model: Any, family: Family, asked: str | None) -> str:
@@ -292,62 +304,35 @@ def _positions(model: Any, family: Family, asked: str | None) -> str:
     return "compact"
 
 
-def _check_text(text: object, processor: object, text_tower: object) -> None:
-    """Refuse what cannot guide a method."""
-    rows = text if isinstance(text, (list, tuple)) else [text]
-    if text is not None and not (rows and all(isinstance(row, str) for row in rows)):
-        raise ArgumentError.of("text", text, "a string, or a list of one for each row")
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if processor is not None and not (callable(tokenizer) or hasattr(tokenizer, "decode")):
-        raise ArgumentError.of("processor", processor, "a processor or tokenizer of transformers")
-    if text_tower is not None and not isinstance(text_tower, TextTower):
-        raise ArgumentError.of("text_tower", text_tower, "a lftr.TextTower")
-
-
-def _check_frames(family: Family, clips: object, encoder: EncoderMerge | None) -> Framing:
-    """Return which images are frames; refuses to make frames of them where that cannot be."""
-    found = _as_framing(clips)
-    if found is None:
-        allowed = "True, False, or how many images each clip has, at least 1 (for each row)"
-        raise ArgumentError.of("images_as_video", clips, allowed)
-    if found and encoder is not None:
-        raise ArgumentError.of(
-            "images_as_video", clips, "False with encoder=: merged tokens fill no grid of frames"
-        )
-    if found and family.kind != "prefill":
-        raise ArgumentError.of(
-            "images_as_video", clips, "False with a Q-Former or cross-attention: no grid is left"
-        )
-    return found
-
-
-def _as_framing(value: object) -> Framing | None:
-    """Return a flag as it is, and numbers as tuples; None for anything else."""
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, (list, tuple)) or not value:
+def _check_frames(family: Family, frames: object, encoder: EncoderMerge | None) -> Frames | None:
+    """Return ``frames``; refuses them where no grid of frames is left."""
+    if frames is None:
         return None
-    if all(isinstance(one, bool) for one in value):
-        return tuple(value) if any(value) else False
-    if all(isinstance(one, (list, tuple)) for one in value):
-        rows = [tuple(one) for one in value]
-        return tuple(rows) if all(map(_are_counts, rows)) else None
-    return (tuple(value),) if _are_counts(value) else None
+    if not isinstance(frames, Frames):
+        raise ArgumentError.of("frames", frames, "a lftr.Frames, or None")
+    if encoder is not None:
+        allowed = "None with encoder=: merged tokens fill no grid of frames"
+        raise ArgumentError.of("frames", frames, allowed)
+    if family.kind != "prefill":
+        allowed = "None with a Q-Former or cross-attention: no grid is left"
+        raise ArgumentError.of("frames", frames, allowed)
+    return frames
 
 
-def _are_counts(values: Sequence[object]) -> bool:
-    return all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
-
-
-def check_budget(method: object, keep: object) -> None:
+def check_budget(method: object, budget: Keep | Literal["auto"] | None) -> None:
     """Refuse a method and a budget that `reduce` would refuse on any model, before one is loaded.
+
+    Parameters
+    ----------
+    budget : float, int, Budget, "auto" or None
+        As `lftr.values.budget.budget_of` returns it.
 
     Raises
     ------
     ArgumentError
         As `reduce` raises it.
     """
-    _planned(method, keep)
+    _planned(method, budget)
 
 
 def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
@@ -365,7 +350,7 @@ def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
 
 
 def _planned(
-    method: object, keep: object
+    method: object, budget: Keep | Literal["auto"] | None
 ) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
     """Return the method before the language model, what it keeps, and the methods inside.
 
@@ -380,11 +365,12 @@ def _planned(
             "one method before the language model; lftr.methods.Then joins several",
         )
     if before or not inside:
-        return as_method(before[0] if before else method), _parse(keep), inside
-    if keep is not None:
+        return as_method(before[0] if before else method), _needed(budget), inside
+    if budget is not None:
         if len(inside) > 1:
-            raise ArgumentError.of("keep", keep, "None where several methods have their schedules")
-        inside = (inside[0].averaging(check_keep("keep", keep)),)
+            allowed = "None where several methods have their schedules"
+            raise ArgumentError.of("keep", budget, allowed)
+        inside = (inside[0].averaging(check_keep("keep", budget)),)
     return get_method("uniform"), 1.0, inside
 
 
@@ -408,5 +394,6 @@ def parse_weights(weights: object) -> float | None:
     return exponent
 
 
-def _parse(keep: object) -> Keep | Literal["auto"]:
-    return "auto" if is_auto(keep) else parse_keep(keep)
+def _needed(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:
+    """Refuse None: a method before the language model needs a budget."""
+    return parse_keep(None) if budget is None else budget

@@ -36,7 +36,7 @@ def test_measures_every_setting_on_every_call_against_the_full_model(reads):
 
 
 def test_without_the_full_model_there_are_no_ratios(lftr, reads):
-    told = reads("bench", "--keep", 64, *QUICK)
+    told = reads("bench", "--tokens", 64, *QUICK)
     assert [row["setting"] for row in told["rows"]] == ["lftr 64"]
     assert told["rows"][0]["full_over_this"] is None
     assert told["rows"][0]["limit_ms"] is None
@@ -52,14 +52,14 @@ def test_prints_tables_that_name_conventions_and_sources(lftr):
 
 
 def test_pictures_and_resolutions_of_one_s_own(reads, picture):
-    told = reads("bench", "--image", picture, "--keep", 8, *QUICK)
+    told = reads("bench", "--image", picture, "--tokens", 8, *QUICK)
     assert told["rows"][0]["call"] == "288x192, batch 1"
-    told = reads("bench", "--resolution", "100x50", "--resolution", "64X64", "--keep", 8, *QUICK)
+    told = reads("bench", "--resolution", "100x50", "--resolution", "64X64", "--tokens", 8, *QUICK)
     assert [row["call"] for row in told["rows"]] == ["100x50, batch 1", "64x64, batch 1"]
 
 
 def test_text_guided_methods_measure_with_the_text_tower(reads):
-    told = reads("bench", "--method", "trim", "--keep", 8, *QUICK)
+    told = reads("bench", "--method", "trim", "--tokens", 8, *QUICK)
     assert told["rows"][0]["kept"] == 8
 
 

@@ -95,7 +95,7 @@ def test_images_are_encoded_once_and_methods_see_only_what_they_ask_for():
     def look(*needs):
         method = Watching()
         method.needs = tuple((need,) for need in needs)
-        with library.reduce(model, method, keep=9):
+        with library.reduce(model, method, tokens=9):
             return library.prepare(model, **inputs)["mm_encoder_outputs"]["image"].pooler_output
 
     with encode_once(model):

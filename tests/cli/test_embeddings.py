@@ -189,12 +189,12 @@ def test_what_would_go_unheard_is_refused(fails, words):
 
 
 def test_merges_of_one_label_are_refused(fails, album):
-    words = ["--data", album, "--keep", 8, "--encoder", "tome", "--encoder", "tome:r=16"]
+    words = ["--data", album, "--tokens", 8, "--encoder", "tome", "--encoder", "tome:r=16"]
     assert "one of each; there are two" in fails("eval", "--embeddings", *words)
 
 
 def test_what_cannot_be_embedded(lftr, fails, album, tmp_path):
-    embed = ["eval", "--embeddings", "--keep", 8]
+    embed = ["eval", "--embeddings", "--tokens", 8]
     assert "--data = " in fails(*embed, "--data", album, "--data", "scenes")
     assert "--report = " in fails(*embed, "--data", album, "--report", tmp_path / "x.html")
     assert "two or more prompts" in fails(*embed, "--n", 1)
@@ -207,5 +207,5 @@ def test_what_cannot_be_embedded(lftr, fails, album, tmp_path):
     assert "left out: 5.png" in result.stderr
     assert "a run of answers" in fails("report", out)
     assert "its settings differ" in fails(
-        "eval", "--embeddings", "--keep", 9, "--data", album, "--prompt", "What?", "--out", out
+        "eval", "--embeddings", "--tokens", 9, "--data", album, "--prompt", "What?", "--out", out
     )

@@ -29,7 +29,9 @@ def test_a_merge_is_spelled_by_name_and_options(text):
     assert type(merge) is type(MERGES[text])
     assert parse_merge(spell_merge(merge)) == merge
     again = library.Preset.from_plain(
-        json.loads(json.dumps(library.Preset(get_method("lftr"), 4, encoder=merge).to_plain()))
+        json.loads(
+            json.dumps(library.Preset(get_method("lftr"), tokens=4, encoder=merge).to_plain())
+        )
     )
     assert again.encoder == merge
 
@@ -79,7 +81,7 @@ def test_run_merges_in_the_encoder(reads, picture):
 
 def test_a_preset_may_hold_a_merge(reads, fails, picture, tmp_path):
     path = tmp_path / "preset.json"
-    library.Preset(get_method("lftr"), 36, encoder=EncoderToMe(r=40)).save(path)
+    library.Preset(get_method("lftr"), tokens=36, encoder=EncoderToMe(r=40)).save(path)
     words = ("run", picture, "What?", "--preset", path, "--max-new-tokens", 1)
     (item,) = reads(*words)["report"]["items"]
     assert (item["encoded"], item["kept"]) == (376, 36)

@@ -35,7 +35,7 @@ def questions(tmp_path):
 @pytest.mark.slow
 def test_every_table_holds_full_and_the_controls(reads, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["eval", "--n", 2, "--keep", "1/16", "--keep", "72", *QUICK]
+    words = ["eval", "--n", 2, "--keep", "1/16", "--tokens", "72", *QUICK]
     told = reads(*words, "--method", "lftr", "--method", "divprune")
     rows = told["settings"]
     methods = ["lftr", "divprune", *CONTROLS]
@@ -60,7 +60,7 @@ def test_the_same_command_finds_its_run_again_and_another_has_its_own(
     lftr, reads, tmp_path, monkeypatch, questions
 ):
     monkeypatch.chdir(tmp_path)
-    words = ["eval", "--data", questions(1), "--keep", "8", *QUICK]
+    words = ["eval", "--data", questions(1), "--tokens", "8", *QUICK]
     first = reads(*words)
     again = reads(*words)
     assert again == first  # times and all: nothing was asked
@@ -76,7 +76,7 @@ def test_the_same_command_finds_its_run_again_and_another_has_its_own(
 @pytest.mark.slow
 def test_what_cannot_be_asked_is_named_and_the_rest_is_done(lftr, questions, tmp_path):
     path = questions(1, "{", json.dumps({"image": "absent.png", "question": "?", "answers": "a"}))
-    words = ["eval", "--data", path, "--keep", "8", "--out", tmp_path / "run", *QUICK]
+    words = ["eval", "--data", path, "--tokens", "8", "--out", tmp_path / "run", *QUICK]
     result = lftr(*words, "--json")
     assert result.exit_code == LEFT_OUT
     told = json.loads(result.stdout)
@@ -92,9 +92,9 @@ def test_what_cannot_be_asked_is_named_and_the_rest_is_done(lftr, questions, tmp
 @pytest.mark.slow
 def test_a_run_of_another_configuration_is_refused(fails, lftr, questions, tmp_path):
     words = ["eval", "--data", questions(1), "--out", tmp_path / "run", *QUICK]
-    assert lftr(*words, "--keep", 8).exit_code == 0
+    assert lftr(*words, "--tokens", 8).exit_code == 0
     before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
-    line = fails(*words, "--keep", 9)
+    line = fails(*words, "--tokens", 9)
     assert "its settings differ" in line
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
 
@@ -130,7 +130,7 @@ def test_an_interrupt_says_where_to_go_on(lftr, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluation, "evaluate", stop)
-    result = lftr("eval", "--n", 1, "--keep", 8, "--out", tmp_path / "run", *QUICK)
+    result = lftr("eval", "--n", 1, "--tokens", 8, "--out", tmp_path / "run", *QUICK)
     assert result.exit_code == 130
     assert f"interrupted; the same command goes on in {tmp_path / 'run'}" in result.stderr
 
@@ -141,7 +141,7 @@ def test_an_empty_set_is_an_error(fails, questions):
 
 def test_a_folder_that_cannot_be_written(fails, tmp_path):
     (tmp_path / "file").write_text("")
-    line = fails("eval", "--n", 1, "--keep", 8, "--out", tmp_path / "file" / "run")
+    line = fails("eval", "--n", 1, "--tokens", 8, "--out", tmp_path / "file" / "run")
     assert "out = " in line
     assert "a folder to write to" in line
 

@@ -19,10 +19,10 @@ def test_prints_the_answer_and_what_was_dropped(lftr, picture):
 
 
 def test_answers_as_the_library_does(reads, picture):
-    told = reads("run", picture, QUESTION, "--method", "divprune", "--keep", "72")
+    told = reads("run", picture, QUESTION, "--method", "divprune", "--tokens", "72")
     model, processor = bundled.load()
     inputs = inputs_of(processor, [read_image(picture)], QUESTION)
-    with library.reduce(model, "divprune", keep=72), torch.inference_mode():
+    with library.reduce(model, "divprune", tokens=72), torch.inference_mode():
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=64)
     new = ids[:, inputs["input_ids"].shape[1] :]
     assert told["answer"] == processor.batch_decode(new, skip_special_tokens=True)[0].strip()
@@ -68,9 +68,24 @@ def test_several_methods_compose(reads, picture):
 
 
 def test_a_count_above_all_tokens_keeps_all_and_says_so(reads, picture):
-    told = reads("run", picture, QUESTION, "--keep", "5000", "--max-new-tokens", "1")
+    told = reads("run", picture, QUESTION, "--tokens", "5000", "--max-new-tokens", "1")
     assert told["report"]["kept"] == 576
     assert "all stay" in told["report"]["notes"][0]
+
+
+def test_a_count_as_keep_brings_a_note(lftr, picture):
+    words = ("run", picture, QUESTION, "--max-new-tokens", "1")
+    for keep, count in (("36", 36), ("1", 1)):
+        result = lftr(*words, "--keep", keep)
+        assert f"576 -> {count} visual tokens" in result.stdout
+        assert f"write --tokens {count} " in " ".join(result.stderr.split())
+    for budget in (("--tokens", "36"), ("--keep", "1/16"), ("--keep", "1.0")):
+        assert "write --tokens" not in lftr(*words, *budget).stderr
+
+
+def test_keep_and_tokens_exclude_each_other(fails, picture):
+    line = fails("run", picture, QUESTION, "--keep", "1/4", "--tokens", "36")
+    assert "tokens = 36; allowed: None beside keep = 1/4" in line
 
 
 @pytest.mark.parametrize("keep", ["0", "-1", "1.5", "nan", "1/0", "many"])
@@ -113,11 +128,11 @@ def test_a_preset_says_method_budget_and_positions(lftr, reads, picture, tmp_pat
 
 @pytest.mark.parametrize(
     "words",
-    [["--keep", "4"], ["--method", "pool"], ["--option", "a=1"], ["--positions", "compact"]],
+    [["--tokens", "4"], ["--method", "pool"], ["--option", "a=1"], ["--positions", "compact"]],
     ids=["keep", "method", "option", "positions"],
 )
 def test_beside_a_preset_nothing_is_said_by_hand(fails, picture, tmp_path, words):
-    library.Preset(library.get_method("lftr"), 4).save(tmp_path / "preset.json")
+    library.Preset(library.get_method("lftr"), tokens=4).save(tmp_path / "preset.json")
     line = fails("run", picture, QUESTION, "--preset", tmp_path / "preset.json", *words)
     assert f"{words[0]} = " in line
     assert "no such option beside --preset" in line

@@ -39,7 +39,7 @@ def test_marks_the_kept_tokens_and_no_other(reads, picture, tmp_path):
 
 def test_shows_what_flowed_where(lftr, picture, tmp_path):
     out = tmp_path / "flows.png"
-    result = lftr("show", picture, "--out", out, "--method", "pool", "--keep", "16")
+    result = lftr("show", picture, "--out", out, "--method", "pool", "--tokens", "16")
     assert result.exit_code == 0
     assert str(out) in result.stdout
     drawn = Image.open(out)
@@ -57,7 +57,7 @@ def test_the_default_method_draws(reads, picture, tmp_path):
 
 def test_shows_what_the_encoder_merged_too(reads, fails, picture, tmp_path):
     out = tmp_path / "merged.png"
-    words = ("show", picture, "--out", out, "--method", "uniform", "--keep", 8)
+    words = ("show", picture, "--out", out, "--method", "uniform", "--tokens", 8)
     (item,) = reads(*words, "--encoder", "folder:keep=1/3")["report"]["items"]
     assert (item["tokens"], item["encoded"], item["kept"]) == (576, 192, 8)
     drawn = Image.open(out)

@@ -88,7 +88,7 @@ def test_a_failure_is_said_and_exits_with_1(lftr, words):
 
 @pytest.mark.usefixtures("tiny")
 def test_what_proves_nothing_exits_with_1(lftr):
-    result = lftr("verify", "--keep", "5000")
+    result = lftr("verify", "--tokens", "5000")
     assert result.exit_code == 1
     assert "NOT PROVED" in result.stdout.splitlines()[-1]
 

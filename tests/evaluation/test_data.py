@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from lftr import suites
-from lftr.lab.asking.settings import spell
 from lftr.lab.evaluation import load_data, settings_grid
 from lftr.methods import get_method
+from lftr.values.budget import spell
 from lftr.values.errors import ArgumentError
 
 RED = {"image": "red.png", "question": "What colour?", "answers": ["red"]}

@@ -19,6 +19,7 @@ from zoo import FAMILIES, MIXED, VIDEOS, Image, Row, Side, Videos, ZooEntry
 from zoo.base import images_of
 
 import lftr
+from lftr.values.budget import as_arguments
 
 from .oracle import Choice, true_logits
 
@@ -116,11 +117,11 @@ class Run:
 
 @contextmanager
 def reduced(
-    model: Any, method: str | lftr.Method = "random", keep: object = 0.4, **options: Any
+    model: Any, method: str | lftr.Method = "random", keep: Any = 0.4, **options: Any
 ) -> Iterator[Run]:
-    """`lftr.reduce`, with every decision written down."""
+    """`lftr.reduce`, with every decision written down; an int is a count."""
     recording = Recording(method)
-    with lftr.reduce(model, recording, keep=keep, **options) as reduction:
+    with lftr.reduce(model, recording, **as_arguments(keep), **options) as reduction:
         yield Run(reduction, recording)
 
 

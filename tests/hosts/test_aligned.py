@@ -142,9 +142,9 @@ def test_compact_rows_do_not_depend_on_each_other(name: str, side: Any) -> None:
     sizes = {kind: entry.counts(entry.model(), Image(kind)) for kind in KINDS}
     small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     prompt = Prompt(entry, [[3, Image(large), 2], [2, Image(small), 3], [6]])
-    keep = sizes[small]
-    assert keep < sizes[large]
-    with lftr.reduce(prompt.model, "uniform", keep=keep, positions="compact"):
+    count = sizes[small]
+    assert count < sizes[large]
+    with lftr.reduce(prompt.model, "uniform", tokens=count, positions="compact"):
         together = prompt.forward(side).logits
         short = lftr.prepare(prompt.model, **prompt.inputs(side))["attention_mask"]
         for row in range(3):
@@ -157,12 +157,12 @@ def test_compact_in_a_later_turn() -> None:
     entry = FAMILIES["qwen2_5_vl"]
     model = entry.model()
     rows: list[Row] = [[2, Image("square"), 3], [2, Image("small"), 3]]
-    keep = entry.counts(model, Image("small"))
-    assert keep < entry.counts(model, Image("square"))
+    count = entry.counts(model, Image("small"))
+    assert count < entry.counts(model, Image("square"))
     options = {"max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}
     more = torch.tensor([[20, 21, 22]])
     found = []
-    with lftr.reduce(model, "uniform", keep=keep, positions="compact"):
+    with lftr.reduce(model, "uniform", tokens=count, positions="compact"):
         for chosen in (rows, rows[:1], rows[1:]):
             inputs = entry.inputs(model, chosen)
             begun = model.generate(**inputs, **options)
@@ -229,6 +229,10 @@ def test_what_is_no_tensor(name: str, argument: str, value: Any) -> None:
         ({"processor": 5}, "processor = 5"),
         ({"processor": SimpleNamespace(tokenizer="bert")}, "processor = "),
         ({"text_tower": "clip"}, "text_tower = 'clip'"),
+        ({"guidance": 5}, "guidance = 5"),
+        ({"guidance": [5]}, r"text = \[5\]"),
+        ({"guidance": "a", "text": "b"}, "text = 'b'; allowed: None beside guidance"),
+        ({"guidance": lftr.Guidance(), "processor": print}, "processor = .* None beside guidance"),
         ({"preset": 5}, "preset = 5"),
         ({"encoder": "tome"}, "encoder = 'tome'"),
         ({"stage": 1}, "stage = 1"),
@@ -245,6 +249,11 @@ def test_arguments_of_reduce(llava: ZooEntry, options: dict[str, Any], words: st
     assert lftr.reductions(llava.model()) == []
 
 
+def test_unknown_arguments_of_reduce(llava: ZooEntry) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'keeps'"):
+        lftr.reduce(llava.model(), keeps=0.5)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("model", [None, 3, "llava", torch.nn.Linear(1, 1)], ids=str)
 def test_prepare_of_no_model(model: Any) -> None:
     with pytest.raises(lftr.LftrError):
@@ -254,12 +263,12 @@ def test_prepare_of_no_model(model: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "method", "keep", "grid", "words"),
     [
-        (None, "uniform", 3, None, "module = "),
-        (torch.nn.Linear(2, 2), 5, 3, None, "method = 5"),
-        (torch.nn.Linear(2, 2), "fastv", 3, None, "method = "),
+        (None, "uniform", 0.5, None, "module = "),
+        (torch.nn.Linear(2, 2), 5, 0.5, None, "method = 5"),
+        (torch.nn.Linear(2, 2), "fastv", 0.5, None, "method = "),
         (torch.nn.Linear(2, 2), "uniform", None, None, "keep = None"),
-        (torch.nn.Linear(2, 2), "uniform", 3, "square", "grid = 'square'"),
-        (torch.nn.Linear(2, 2), "uniform", 3, (1, 0, 3), "grid = "),
+        (torch.nn.Linear(2, 2), "uniform", 0.5, "square", "grid = 'square'"),
+        (torch.nn.Linear(2, 2), "uniform", 0.5, (1, 0, 3), "grid = "),
     ],
 )
 def test_arguments_of_reduce_module(

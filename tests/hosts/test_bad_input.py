@@ -47,6 +47,23 @@ def test_keep(llava: ZooEntry, keep: Any) -> None:
     assert isinstance(caught.value, ValueError)
 
 
+def test_a_count_as_keep_is_deprecated(llava: ZooEntry) -> None:
+    for keep in (4, "1"):
+        with pytest.warns(DeprecationWarning, match=f"write tokens={keep} ") as caught:
+            reduction = lftr.reduce(llava.model(), "random", keep=keep)  # type: ignore[arg-type]
+        reduction.remove()
+        assert caught[0].filename == __file__
+        assert reduction.host.plan.keep == int(keep)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 0.5, 4.0, "4", True, float("nan")])
+def test_tokens(llava: ZooEntry, tokens: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"tokens = .*allowed: a whole number >= 1"):
+        lftr.reduce(llava.model(), "random", tokens=tokens)
+    with pytest.raises(ArgumentError, match=r"tokens = .*allowed: None beside keep = 0\.5"):
+        lftr.reduce(llava.model(), "random", keep=0.5, tokens=tokens)
+
+
 def test_keep_auto_needs_a_method_that_counts(llava: ZooEntry) -> None:
     prompt = Prompt(llava)
     with (
@@ -141,7 +158,7 @@ def test_videos(entry: ZooEntry) -> None:
     video = prompt.inputs() | {"pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
     with lftr.reduce(prompt.model, "random", keep=0.5):
         for call in (prompt.model.generate, prompt.model):
-            with pytest.raises(UnsupportedModelError, match=r"qwen2_vl.*images_as_video=True"):
+            with pytest.raises(UnsupportedModelError, match=r"qwen2_vl.*frames=lftr\.Frames\(\)"):
                 call(**video)
 
 
@@ -200,7 +217,7 @@ class Wrong(lftr.Method):
 def test_a_method_that_counts_wrong(llava: ZooEntry, more: int) -> None:
     prompt = Prompt(llava)
     with (
-        lftr.reduce(prompt.model, Wrong(more), keep=5),
+        lftr.reduce(prompt.model, Wrong(more), tokens=5),
         pytest.raises(lftr.LftrError, match=r"Wrong.choose returned slots"),
     ):
         prompt.generate(1)
@@ -226,7 +243,7 @@ def test_a_method_that_returns_no_selection(
 ) -> None:
     prompt = Prompt(llava)
     with (
-        lftr.reduce(prompt.model, method, keep=5),
+        lftr.reduce(prompt.model, method, tokens=5),
         pytest.raises(lftr.LftrError, match=rf"{said} returned Tensor where a lftr\.Selection"),
     ):
         prompt.generate(1)
@@ -247,7 +264,7 @@ class Loose(lftr.Method):
 def test_a_select_that_is_wrong(llava: ZooEntry, shift: int, more: int) -> None:
     prompt = Prompt(llava)
     with (
-        lftr.reduce(prompt.model, Loose(shift, more), keep=5),
+        lftr.reduce(prompt.model, Loose(shift, more), tokens=5),
         pytest.raises(lftr.LftrError, match=r"Loose.select returned slots"),
     ):
         prompt.generate(1)

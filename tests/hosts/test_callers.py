@@ -47,7 +47,7 @@ def test_the_callers_own_cache(prompt: Any, kind: str, as_dict: bool, again: boo
     model, inputs, _ = prompt
     text = model.config.get_text_config()
     cache = DynamicCache(config=text) if kind == "dynamic" else StaticCache(text, max_cache_len=120)
-    with lftr.reduce(model, "uniform", keep=3):
+    with lftr.reduce(model, "uniform", tokens=3):
         out = model.generate(
             **inputs, past_key_values=cache, return_dict_in_generate=as_dict, **OPTIONS
         )
@@ -63,7 +63,7 @@ def test_the_callers_own_cache(prompt: Any, kind: str, as_dict: bool, again: boo
 def test_a_tuple_output_marks_its_cache(prompt: Any) -> None:
     model, inputs, _ = prompt
     step = torch.tensor([[20]])
-    with torch.no_grad(), lftr.reduce(model, "uniform", keep=3):
+    with torch.no_grad(), lftr.reduce(model, "uniform", tokens=3):
         first = model(**inputs, use_cache=True, return_dict=False)
         cache = next(part for part in first if isinstance(part, DynamicCache))
         got = model(input_ids=step, past_key_values=cache).logits
@@ -88,7 +88,7 @@ def test_criteria_and_processors_see_the_callers_prompt(prompt: Any) -> None:
         seen["allowed"].append(len(ids))
         return list(range(20, 40))
 
-    with lftr.reduce(model, "uniform", keep=3):
+    with lftr.reduce(model, "uniform", tokens=3):
         out = model.generate(
             **inputs,
             max_new_tokens=9,
@@ -107,7 +107,7 @@ def test_criteria_and_processors_see_the_callers_prompt(prompt: Any) -> None:
 def test_a_configuration_is_copied(prompt: Any) -> None:
     model, inputs, length = prompt
     config = GenerationConfig(max_length=length + 3, do_sample=False, pad_token_id=0)
-    with lftr.reduce(model, "uniform", keep=3):
+    with lftr.reduce(model, "uniform", tokens=3):
         out = model.generate(**inputs, generation_config=config)
     assert out.shape[1] == length + 3
     assert config.max_length == length + 3
@@ -118,12 +118,12 @@ def test_received_is_counted_over_chunks(prompt: Any) -> None:
     options = {**OPTIONS, "prefill_chunk_size": 4}
     if zoo.RELEASE < (5, 23):  # no chunk is given the images
         with (
-            lftr.reduce(model, "uniform", keep=3),
+            lftr.reduce(model, "uniform", tokens=3),
             pytest.raises(LftrError, match="chunk_size = 4"),
         ):
             model.generate(**inputs, **options)
         return
-    with lftr.reduce(model, "uniform", keep=3) as reduction:
+    with lftr.reduce(model, "uniform", tokens=3) as reduction:
         model.generate(**inputs, **options)
     report = reduction.report
     assert report.received == length - report.tokens + report.kept > 4
@@ -134,7 +134,7 @@ def test_hidden_placeholders_and_embeddings_are_refused(prompt: Any) -> None:
     mask = inputs["attention_mask"].clone()
     mask[:, 5:8] = 0
     embeds = model.get_input_embeddings()(inputs["input_ids"] % 100)
-    with lftr.reduce(model, "uniform", keep=3):
+    with lftr.reduce(model, "uniform", tokens=3):
         with pytest.raises(LftrError, match="attention_mask hides"):
             model(**inputs | {"attention_mask": mask})
         with pytest.raises(LftrError, match="inputs_embeds cannot"):
@@ -151,7 +151,7 @@ def test_a_call_that_fails_marks_no_other_cache() -> None:
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    with torch.no_grad(), lftr.reduce(model, "uniform", keep=3):
+    with torch.no_grad(), lftr.reduce(model, "uniform", tokens=3):
         handle = model.get_output_embeddings().register_forward_pre_hook(fail)
         with pytest.raises(MemoryError):
             model(**inputs)
@@ -167,13 +167,13 @@ def test_a_model_without_its_head_is_refused_and_left_alone() -> None:
     base = zoo.FAMILIES["llava"].model().base_model
     hooks = len(base._forward_hooks), len(base._forward_pre_hooks)
     with pytest.raises(LftrError, match="with its head"):
-        lftr.reduce(base, "uniform", keep=3)
+        lftr.reduce(base, "uniform", tokens=3)
     assert (len(base._forward_hooks), len(base._forward_pre_hooks)) == hooks
 
 
 def test_a_reduced_model_is_not_copied_and_not_kept_alive() -> None:
     model = zoo.FAMILIES["llava"].build()
-    reduction = lftr.reduce(model, "uniform", keep=3)
+    reduction = lftr.reduce(model, "uniform", tokens=3)
     for attempt in (copy.deepcopy, pickle.dumps):
         with pytest.raises(LftrError, match="cannot be copied"):
             attempt(model)
@@ -185,10 +185,10 @@ def test_a_reduced_model_is_not_copied_and_not_kept_alive() -> None:
 
 def test_a_thread_that_ended_does_not_hold_the_model() -> None:
     model = zoo.FAMILIES["llava"].build()
-    thread = threading.Thread(target=lambda: lftr.reduce(model, "uniform", keep=3))
+    thread = threading.Thread(target=lambda: lftr.reduce(model, "uniform", tokens=3))
     thread.start()
     thread.join()
-    with lftr.reduce(model, "uniform", keep=4) as reduction:
+    with lftr.reduce(model, "uniform", tokens=4) as reduction:
         entry = zoo.FAMILIES["llava"]
         model(**entry.inputs(model, [[3, Image("wide"), 2]]))
     assert reduction.report.kept == 4

@@ -46,7 +46,7 @@ def test_bfloat16(entry: ZooEntry) -> None:
         name: value.bfloat16() if torch.is_tensor(value) and value.is_floating_point() else value
         for name, value in prompt.inputs().items()
     }
-    with lftr.reduce(prompt.model, "lftr", keep=5) as reduction:
+    with lftr.reduce(prompt.model, "lftr", tokens=5) as reduction:
         output = prompt.model.generate(**inputs, max_new_tokens=2)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 2
     assert all(item.kept == min(5, item.tokens) for item in reduction.report.items)

@@ -19,6 +19,7 @@ from lftr.hosts.transformers.encoder.encode_cache import encode_once
 from lftr.hosts.transformers.families import family_of
 from lftr.methods import FastV
 from lftr.methods.encoder.merges import EncoderMerge, MergingLayer
+from lftr.values.budget import as_arguments
 
 from .support import (
     FAMILIES,
@@ -230,7 +231,7 @@ def true_choices(prompt: Prompt, written: Written, method: Recording) -> list[li
 )
 def test_truth(prompt: Prompt, written: Written, name: str, keep: float) -> None:
     method = Recording(name)
-    with lftr.reduce(prompt.model, method, keep=keep, encoder=written) as reduction:
+    with lftr.reduce(prompt.model, method, **as_arguments(keep), encoder=written) as reduction:
         output = prompt.generate()
     length = prompt.inputs()["input_ids"].shape[1]
     choices = true_choices(prompt, written, method)
@@ -363,7 +364,7 @@ def test_nothing_is_left_behind(prompt: Prompt, written: Written) -> None:
 def test_keep_is_of_the_images_own_tokens(llava: Any, keep: Any, kept: int) -> None:
     prompt = Prompt(llava, [[2, Image("square", 2), 3]])
     merge = lftr.EncoderToMe(r=7)
-    with lftr.reduce(prompt.model, "lftr", keep=keep, encoder=merge) as reduction:
+    with lftr.reduce(prompt.model, "lftr", **as_arguments(keep), encoder=merge) as reduction:
         prompt.generate(1)
     (item,) = reduction.report.items
     assert (item.tokens, item.encoded, item.kept) == (36, 22, kept)
@@ -398,11 +399,11 @@ class Looking(Recording):
 def test_evidence_is_of_the_merged_tokens(llava: Any) -> None:
     prompt, model = Prompt(llava), llava.model()
     plain = Looking("uniform")
-    with lftr.reduce(model, plain, keep=30):
+    with lftr.reduce(model, plain, tokens=30):
         prompt.forward()
     # all merges stand in the one layer that evidence is read at, so it is that of the plain model
     written, method = Written(lftr.EncoderFolder(keep=20)), Looking("uniform")
-    with lftr.reduce(model, method, keep=5, encoder=written):
+    with lftr.reduce(model, method, tokens=5, encoder=written):
         prompt.forward()
     chosen = written.chosen[0]
     for image, (found, whole) in enumerate(zip(method.tokens, plain.tokens, strict=True)):
@@ -425,7 +426,7 @@ def test_images_that_are_encoded_once(llava: Any) -> None:
     prompt = Prompt(llava)
 
     def logits(**options: Any) -> Tensor:
-        with lftr.reduce(prompt.model, "uniform", keep=5, **options):
+        with lftr.reduce(prompt.model, "uniform", tokens=5, **options):
             return prompt.model(**inputs).logits
 
     inputs = prompt.inputs()

@@ -145,7 +145,7 @@ def test_nothing_is_left(name: str, stage: str) -> None:
 
     def nested() -> None:
         with lftr.reduce(model, "uniform", keep=0.4, stage=stage):
-            with lftr.reduce(model, "random", keep=2, stage=stage):
+            with lftr.reduce(model, "random", tokens=2, stage=stage):
                 model(**inputs)
             raise ZeroDivisionError
 
@@ -161,9 +161,9 @@ def test_nothing_is_left(name: str, stage: str) -> None:
 def test_what_cannot_be_right_is_refused() -> None:
     _, blip, _ = prepared("blip_2")
     with pytest.raises(LftrError, match="positions = 'original'"):
-        lftr.reduce(blip, "uniform", keep=4, positions="original")
+        lftr.reduce(blip, "uniform", tokens=4, positions="original")
     with pytest.raises(LftrError, match="stage = 'encoder'"):
-        lftr.reduce(zoo.FAMILIES["llava"].model(), "uniform", keep=4, stage="encoder")
+        lftr.reduce(zoo.FAMILIES["llava"].model(), "uniform", tokens=4, stage="encoder")
 
 
 @pytest.mark.parametrize("configured", [False, True])
@@ -173,7 +173,7 @@ def test_a_static_cache_of_mllama_is_refused(configured: bool) -> None:
     options: dict[str, Any] = {"max_new_tokens": 2, "cache_implementation": "static"}
     if configured:
         options = {"generation_config": transformers.GenerationConfig(**options)}
-    with lftr.reduce(mllama, "uniform", keep=4), pytest.raises(LftrError, match="static"):
+    with lftr.reduce(mllama, "uniform", tokens=4), pytest.raises(LftrError, match="static"):
         mllama.generate(**entry.inputs(mllama, rows), **options)
 
 
@@ -205,7 +205,7 @@ def test_what_is_known_of_a_call_ends_with_it(
 
     monkeypatch.setattr(module, "row_texts", noting)
     method = Asking("text_token_embeds" if stage == "llm" else "features")
-    with lftr.reduce(model, method, keep=4, stage=stage) as reduction:
+    with lftr.reduce(model, method, tokens=4, stage=stage) as reduction:
         if way == "forward":
             model(**inputs)
         elif way == "generate":
@@ -224,7 +224,7 @@ def test_what_is_known_of_a_call_ends_with_it(
 def test_text_that_fits_no_encoder_state_is_refused_at_once(name: str) -> None:
     model = zoo.FAMILIES[name].model()
     with pytest.raises(LftrError, match="text_token_embeds"):
-        lftr.reduce(model, Asking("text_token_embeds"), keep=4, stage="encoder")
+        lftr.reduce(model, Asking("text_token_embeds"), tokens=4, stage="encoder")
 
 
 def _reduced_part(name: str, stage: str, model: Any) -> Any:

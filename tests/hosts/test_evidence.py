@@ -212,11 +212,11 @@ def test_text_tower_guides(llava: ZooEntry, clip: Any) -> None:
     prompt = Prompt(llava)
     questions = ["where is the dog", "nothing", "how many red squares are there in this image"]
     names = ("encoder_features", "visual_projected", "text_embeds")
-    items = seen(prompt, *names, text_tower=tower, text=questions)
+    items = seen(prompt, *names, guidance=lftr.Guidance(questions, text_tower=tower))
     for tokens, row in zip(items, (0, 0, 2), strict=True):
         assert distance(tokens.text_embeds, tower.embed(questions[row])) < 1e-6
         assert distance(tokens.visual_projected, tower.project(tokens.encoder_features)) < 1e-6
-    with reduced(prompt.model, "trim", 5, text_tower=tower, text=questions[0]) as run:
+    with reduced(prompt.model, "trim", 5, guidance=questions[0], text_tower=tower) as run:
         prompt.generate(1)
         tokens, chosen = run.method.tokens[0], run.method.selections[0]
     products = tokens.visual_projected @ tokens.text_embeds.mean(dim=0)
@@ -228,7 +228,7 @@ def test_text_tower_without_text(llava: ZooEntry, clip: Any) -> None:
     prompt = Prompt(llava)
     for text in (None, ["only one question"]):
         with (
-            lftr.reduce(prompt.model, "trim", keep=5, text_tower=tower, text=text),
+            lftr.reduce(prompt.model, "trim", tokens=5, guidance=lftr.Guidance(text, None, tower)),
             pytest.raises(lftr.LftrError, match=r"text = .*question"),
         ):
             prompt.generate(1)
@@ -245,17 +245,22 @@ def test_text_guides_by_the_models_own_embeddings(llava: ZooEntry) -> None:
     """Without a text tower `text` is embedded by the model, a row each; never ignored."""
     prompt = Prompt(llava)
     texts, embed = ["a dog", "none", "how many cats"], prompt.model.get_input_embeddings()
-    options: dict[str, Any] = {"processor": Letters(), "text": texts}
-    items = seen(prompt, "text_token_embeds", **options)
-    for tokens, row in zip(items, (0, 0, 2), strict=True):
-        ids = torch.tensor(Letters()(texts[row], add_special_tokens=False)["input_ids"])
-        assert torch.equal(tokens.text_token_embeds, embed(ids))
+    spellings: list[dict[str, Any]] = [
+        {"guidance": lftr.Guidance(texts, Letters())},
+        {"guidance": texts, "processor": Letters()},
+        {"text": texts, "processor": Letters()},
+    ]
+    for options in spellings:
+        items = seen(prompt, "text_token_embeds", **options)
+        for tokens, row in zip(items, (0, 0, 2), strict=True):
+            ids = torch.tensor(Letters()(texts[row], add_special_tokens=False)["input_ids"])
+            assert torch.equal(tokens.text_token_embeds, embed(ids))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"text": "a dog"}, r"text = 'a dog'.*text_tower=.*processor="),
+        ({"text": "a dog"}, r"text = 'a dog'.*text_tower.*processor.*guidance="),
         ({"text": ["a", "b"], "processor": Letters()}, r"text = \['a', 'b'\].*3, one for each row"),
         ({"text": "", "processor": Letters()}, "text = 'a row without text'"),
     ],
@@ -263,7 +268,7 @@ def test_text_guides_by_the_models_own_embeddings(llava: ZooEntry) -> None:
 def test_text_that_cannot_guide(llava: ZooEntry, options: dict[str, Any], said: str) -> None:
     prompt = Prompt(llava)
     with (
-        lftr.reduce(prompt.model, Asking("text_token_embeds"), keep=5, **options),
+        lftr.reduce(prompt.model, Asking("text_token_embeds"), tokens=5, **options),
         pytest.raises(ArgumentError, match=said),
     ):
         prompt.generate(1)
@@ -278,7 +283,7 @@ def test_processor_tells_the_text(llava: ZooEntry, clip: Any) -> None:
 
     tower = TextTower.from_clip(clip, Words())
     prompt = Prompt(llava, [[3, *Prompt(llava).rows[2][1:]]])
-    options = {"text_tower": tower, "processor": Decoder()}
+    options = {"guidance": lftr.Guidance(None, Decoder(), tower)}
     names = ("encoder_features", "visual_projected", "text_embeds")
     items = seen(prompt, *names, **options)
     ids = prompt.inputs()["input_ids"][0]

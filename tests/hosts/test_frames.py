@@ -47,7 +47,7 @@ def frames(entry: ZooEntry) -> Prompt:
 
 def test_one_item_that_is_true(frames: Prompt) -> None:
     """The frames are one item for the method, and what is kept of it is the truth."""
-    with reduced(frames.model, keep=0.3, images_as_video=True) as run:
+    with reduced(frames.model, keep=0.3, frames=lftr.Frames()) as run:
         assert_true(frames, run, frames.generate())
     clip, single = run.method.tokens
     sizes = frames.entry.row_counts(frames.model, CLIP)
@@ -66,7 +66,7 @@ described_alone = pytest.mark.parametrize(
 def described(frames: Prompt, row: Row) -> lftr.VisualTokens:
     """A row's images, with the descriptors of its frames."""
     prompt = Prompt(frames.entry, [row])
-    found: lftr.VisualTokens = seen(prompt, "frame_features", images_as_video=True)[0]
+    found: lftr.VisualTokens = seen(prompt, "frame_features", frames=lftr.Frames())[0]
     return found
 
 
@@ -94,7 +94,7 @@ def test_a_second_turn(name: str, pixels: str) -> None:
     from zoo import FAMILIES
 
     entry = FAMILIES[name]
-    with reduced(entry.model(), images_as_video=True) as run:
+    with reduced(entry.model(), frames=lftr.Frames()) as run:
         chat = Chat(entry, run, old=Image("small"))
         for seeds in ((1, 2), (3, 4)):
             new = [Image("small", seed) for seed in seeds]
@@ -125,7 +125,7 @@ def test_a_row_is_a_clip_or_is_none(name: str) -> None:
     one: Row = [2, Image("small", 3), 3]
     prompt = Prompt(FAMILIES[name], [CLIP, one, one, CLIP])
     flags = [True, True, False, False]
-    with reduced(prompt.model, keep=0.5, images_as_video=flags) as run:
+    with reduced(prompt.model, keep=0.5, frames=lftr.Frames(rows=flags)) as run:
         assert_true(prompt, run, prompt.generate())
     named = [(item.row, item.medium) for item in run.report.items]
     assert {pair for pair in named if pair[0] in (0, 1)} == {(0, "video"), (1, "video")}
@@ -139,7 +139,7 @@ def test_a_row_is_a_clip_or_is_none(name: str) -> None:
 def test_flags_are_one_for_each_row(llava: ZooEntry) -> None:
     prompt = Prompt(llava, [CLIP, [2, Image("small"), 3], CLIP])
     with (
-        reduced(prompt.model, keep=0.5, images_as_video=[True, False]),
+        reduced(prompt.model, keep=0.5, frames=lftr.Frames(rows=[True, False])),
         pytest.raises(ArgumentError, match="one for each row; there is a row 2"),
     ):
         prompt.generate(1)
@@ -150,7 +150,7 @@ def test_other_grids_are_other_items() -> None:
 
     rows: list[Row] = [[Image("small"), Image("small", 1), 2, Image("wide"), 1, Image("small", 2)]]
     prompt = Prompt(FAMILIES["qwen2_vl"], rows)
-    with reduced(prompt.model, keep=0.5, images_as_video=True) as run:
+    with reduced(prompt.model, keep=0.5, frames=lftr.Frames()) as run:
         assert_true(prompt, run, prompt.generate())
     grids = [item.grids for item in run.report.items]
     assert grids == [((2, 2, 3),), ((1, 4, 8),), ((1, 2, 3),)]
@@ -183,7 +183,7 @@ def test_frames_that_do_not_add_up(llava: ZooEntry, clips: Any) -> None:
     prompt = Prompt(llava, [TWO, [2, Image("small"), 3, Image("small", 1)]])
     with (
         reduced(prompt.model, keep=3, images_as_video=clips),
-        pytest.raises(ArgumentError, match=r"images_as_video = .*add up to the \d images of row"),
+        pytest.raises(ArgumentError, match=r"frames = .*add up to the \d images of row"),
     ):
         prompt.generate(1)
 
@@ -196,7 +196,7 @@ def test_frames_of_two_grids_are_no_clip(name: str, second: Image) -> None:
 
     prompt = Prompt(FAMILIES[name], [[Image("small"), 2, second, 1]])
     with (
-        reduced(prompt.model, keep=3, images_as_video=[2]),
+        reduced(prompt.model, keep=3, frames=lftr.Frames([2])),
         pytest.raises(ArgumentError, match="one grid each, the same"),
     ):
         prompt.generate(1)
@@ -217,7 +217,7 @@ def test_a_note_where_nothing_was_joined(name: str, clips: Any, noted: bool) -> 
 
 def test_no_note_where_one_image_stands_beside_a_video() -> None:
     prompt = Prompt(MIXED["qwen2_vl"], [[3, Image("small"), 2, Image("small", 1), 1]])
-    with reduced(prompt.model, keep=0.5, images_as_video=True) as run:
+    with reduced(prompt.model, keep=0.5, frames=lftr.Frames()) as run:
         prompt.generate(1)
     assert [item.medium for item in run.report.items] == ["image", "video"]
     assert run.report.notes == []
@@ -229,21 +229,21 @@ def test_what_stands_between_frames_is_no_question(llava: ZooEntry) -> None:
     def words(row: Row, **options: Any) -> int:
         return len(seen(Prompt(llava, [row]), "text_token_embeds", **options)[0].text_token_embeds)
 
-    assert words(CLIP, images_as_video=True) == words([3, Image("small"), 5])
+    assert words(CLIP, frames=lftr.Frames()) == words([3, Image("small"), 5])
     assert words(CLIP) == words([3, Image("small"), 5]) + 3
 
 
 def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
     prompt = Prompt(llava, ROWS)
-    with reduced(prompt.model, keep=7, images_as_video=True) as run:
+    with reduced(prompt.model, keep=7, frames=lftr.Frames()) as run:
         prompt.generate(1)
     assert [item.kept for item in run.report.items] == [7, 7]
-    with reduced(prompt.model, keep=200, images_as_video=True) as run:
+    with reduced(prompt.model, keep=200, frames=lftr.Frames()) as run:
         prompt.generate(1)
-    noted = [note for note in run.report.notes if note.startswith("keep = 200 is more than")]
+    noted = [note for note in run.report.notes if note.startswith("tokens=200 is more than")]
     assert ["a video of 108" in noted[0], "an image of 36" in noted[1]] == [True, True]
     assert run.report.items[0].to_dict()["medium"] == "video"
-    with reduced(prompt.model, "downsample", 9, images_as_video=True) as run:
+    with reduced(prompt.model, "downsample", 9, frames=lftr.Frames()) as run:
         prompt.generate(1)
     assert [len(frame) for frame in run.report.items[0].kept_by_frame] == [3, 3, 3]
 
@@ -251,6 +251,8 @@ def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"frames": True}, "frames = True; allowed: a lftr.Frames"),
+        ({"frames": lftr.Frames(), "images_as_video": [2]}, "None beside frames"),
         ({"images_as_video": 1}, "True, False"),
         ({"images_as_video": [2, 0]}, "at least 1"),
         ({"images_as_video": [[2], 1]}, "for each row"),
@@ -260,3 +262,38 @@ def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
 def test_refused(llava: ZooEntry, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         lftr.reduce(llava.model(), "random", keep=0.5, **options)
+
+
+@pytest.mark.parametrize(
+    ("older", "frames"),
+    [
+        (False, None),
+        (None, None),
+        ([False, False], None),
+        (True, lftr.Frames()),
+        ([True, False], lftr.Frames(rows=(True, False))),
+        ([8, 8, 1], lftr.Frames(counts=((8, 8, 1),))),
+        ([[8, 1], [4]], lftr.Frames(counts=[[8, 1], [4]])),
+        (lftr.Frames([2]), lftr.Frames([2])),
+    ],
+)
+def test_images_as_video_of_earlier_releases(llava: ZooEntry, older: Any, frames: Any) -> None:
+    with lftr.reduce(llava.model(), "random", keep=0.5, images_as_video=older) as reduction:
+        assert reduction.host.plan.frames == frames
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"counts": 2}, "counts = 2"),
+        ({"counts": [2, True]}, "counts = "),
+        ({"counts": [[2], "a"]}, "counts = "),
+        ({"counts": [2, 0]}, "at least 1"),
+        ({"rows": True}, "rows = True"),
+        ({"rows": [1]}, r"rows = \[1\]"),
+        ({"rows": [True], "counts": [2]}, "beside counts"),
+    ],
+)
+def test_frames_that_are_none(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        lftr.Frames(**options)

@@ -83,10 +83,10 @@ def test_restores_after_exceptions(entry: ZooEntry) -> None:
 def test_the_inner_reduction_replaces_the_outer(llava: ZooEntry) -> None:
     prompt = warmed(llava)
     before = traces(prompt.model)
-    with lftr.reduce(prompt.model, "uniform", keep=7) as outer:
+    with lftr.reduce(prompt.model, "uniform", tokens=7) as outer:
         prompt.generate(1)
         assert outer.report.kept == 21
-        with lftr.reduce(prompt.model, "random", keep=3) as inner:
+        with lftr.reduce(prompt.model, "random", tokens=3) as inner:
             prompt.generate(1)
             assert (inner.report.kept, outer.report.kept) == (9, 21)
         inner_before = inner.report.to_dict()["received"]
@@ -98,8 +98,8 @@ def test_the_inner_reduction_replaces_the_outer(llava: ZooEntry) -> None:
 def test_removal_out_of_order(llava: ZooEntry) -> None:
     prompt = warmed(llava)
     before = traces(prompt.model)
-    outer = lftr.reduce(prompt.model, "uniform", keep=7)
-    inner = lftr.reduce(prompt.model, "uniform", keep=3)
+    outer = lftr.reduce(prompt.model, "uniform", tokens=7)
+    inner = lftr.reduce(prompt.model, "uniform", tokens=3)
     outer.remove()
     prompt.generate(1)
     assert (inner.report.kept, outer.report.kept) == (9, 0)
@@ -120,7 +120,10 @@ def test_a_generate_of_ones_own_stays(llava: ZooEntry) -> None:
 
     prompt.model.generate = own
     full = prompt.inputs()["input_ids"].shape[1]
-    with lftr.reduce(prompt.model, "uniform", keep=3), lftr.reduce(prompt.model, "random", keep=3):
+    with (
+        lftr.reduce(prompt.model, "uniform", tokens=3),
+        lftr.reduce(prompt.model, "random", tokens=3),
+    ):
         prompt.generate(1)
     assert prompt.model.generate is own
     assert len(calls) == 1
@@ -131,7 +134,7 @@ def test_hooks_of_others_stay(llava: ZooEntry) -> None:
     prompt = Prompt(llava, model=fresh(llava))
     calls: list[int] = []
     prompt.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with lftr.reduce(prompt.model, "uniform", keep=3):
+    with lftr.reduce(prompt.model, "uniform", tokens=3):
         prompt.forward()
     prompt.forward()
     assert len(calls) == 2
@@ -139,7 +142,7 @@ def test_hooks_of_others_stay(llava: ZooEntry) -> None:
 
 def test_a_reduction_without_a_block(llava: ZooEntry) -> None:
     prompt = warmed(llava)
-    reduction = lftr.reduce(prompt.model, "uniform", keep=3)
+    reduction = lftr.reduce(prompt.model, "uniform", tokens=3)
     assert "on" in repr(reduction)
     prompt.generate(1)
     assert reduction.report.kept == 9
@@ -159,7 +162,7 @@ def test_a_model_ends_with_its_last_reference(llava: ZooEntry, method: Any) -> N
     """Without the collector: a long run would hold the weights until that comes by."""
     prompt = Prompt(llava, model=fresh(llava))
     seen = weakref.ref(prompt.model)
-    options: dict[str, Any] = {"keep": 3} if isinstance(method, str) else {}
+    options: dict[str, Any] = {"tokens": 3} if isinstance(method, str) else {}
     gc.collect()
     gc.disable()
     try:

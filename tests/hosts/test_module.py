@@ -84,7 +84,7 @@ def test_the_language_model_sees_the_reduced_tokens(model: MiniGPTv2, method: st
 def test_it_is_restored_also_after_an_error(model: MiniGPTv2) -> None:
     call = inputs(1)
     plain = model(**call)
-    with pytest.raises(ZeroDivisionError), lftr.reduce_module(model.llama_proj, "pool", 4):
+    with pytest.raises(ZeroDivisionError), lftr.reduce_module(model.llama_proj, "pool", tokens=4):
         raise ZeroDivisionError
     assert torch.equal(model(**call), plain)
     assert not model.llama_proj._forward_hooks
@@ -101,7 +101,7 @@ def test_outputs_of_other_kinds() -> None:
             return {"tuple": (x, "rest"), "output": BaseModelOutput(last_hidden_state=x)}[kind]
 
     tower = Tower()
-    with lftr.reduce_module(tower, "uniform", 3):
+    with lftr.reduce_module(tower, "uniform", tokens=3):
         first, rest = tower("tuple")
         assert first.shape == (1, 3, 2)
         assert rest == "rest"
@@ -121,7 +121,7 @@ def test_a_named_tuple_stays_one() -> None:
             return Pair(torch.arange(24.0).reshape(1, 12, 2), "rest")
 
     tower = Tower()
-    with lftr.reduce_module(tower, "uniform", 3):
+    with lftr.reduce_module(tower, "uniform", tokens=3):
         pair = tower()
     assert type(pair) is Pair
     assert pair.tokens.shape == (1, 3, 2)
@@ -130,12 +130,12 @@ def test_a_named_tuple_stays_one() -> None:
 
 def test_the_inner_replaces_the_outer_until_it_ends() -> None:
     module, x = nn.Identity(), torch.randn(1, 12, 2)
-    outer = lftr.reduce_module(module, "uniform", 6)
-    with lftr.reduce_module(module, "uniform", 4) as inner:
+    outer = lftr.reduce_module(module, "uniform", tokens=6)
+    with lftr.reduce_module(module, "uniform", tokens=4) as inner:
         assert module(x).shape[1] == 4
         assert (inner.report.tokens, outer.report.tokens) == (12, 0)
     assert module(x).shape[1] == 6
-    again = lftr.reduce_module(module, "uniform", 4)
+    again = lftr.reduce_module(module, "uniform", tokens=4)
     outer.remove()  # out of order
     assert module(x).shape[1] == 4
     again.remove()
@@ -156,7 +156,7 @@ def test_the_inner_replaces_the_outer_until_it_ends() -> None:
 )
 def test_grids(grid: Any) -> None:
     module = nn.Identity()
-    with lftr.reduce_module(module, "lftr", 4, grid=grid) as reduction:
+    with lftr.reduce_module(module, "lftr", tokens=4, grid=grid) as reduction:
         module(torch.randn(1, 16, 2))
     item = reduction.report.items[0]
     assert sum(t * h * w for t, h, w in item.grids) == 16
@@ -170,24 +170,24 @@ def test_grids(grid: Any) -> None:
 )
 def test_grids_that_are_none(grid: Any) -> None:
     with pytest.raises(LftrError, match=r"grid = .*allowed: \(T, H, W\)"):
-        lftr.reduce_module(nn.Identity(), "lftr", 4, grid=grid)
+        lftr.reduce_module(nn.Identity(), "lftr", tokens=4, grid=grid)
 
 
 def test_bad_input(model: MiniGPTv2) -> None:
     with pytest.raises(LftrError, match=r"module = .*torch\.nn\.Module"):
-        lftr.reduce_module("llama_proj", "lftr", 4)  # type: ignore[arg-type]
+        lftr.reduce_module("llama_proj", "lftr", tokens=4)  # type: ignore[arg-type]
     with pytest.raises(LftrError, match="keep = 0"):
         lftr.reduce_module(model.llama_proj, "lftr", 0)
     with pytest.raises(LftrError, match="cls_attention"):
-        lftr.reduce_module(model.llama_proj, "fastervlm", 4)
+        lftr.reduce_module(model.llama_proj, "fastervlm", tokens=4)
     with (
         pytest.raises(LftrError, match=r"grid = .*256 tokens"),
-        lftr.reduce_module(model.llama_proj, "lftr", 4, grid=(1, 5, 5)),
+        lftr.reduce_module(model.llama_proj, "lftr", tokens=4, grid=(1, 5, 5)),
     ):
         model(**inputs(1))
     with (
         pytest.raises(LftrError, match=r"visual tokens \(B, N, C\)"),
-        lftr.reduce_module(model.patches, "lftr", 4),
+        lftr.reduce_module(model.patches, "lftr", tokens=4),
     ):
         model(**inputs(1))
     assert not model.llama_proj._forward_hooks

@@ -45,13 +45,14 @@ def test_inside_the_language_model(llava: ZooEntry, tmp_path: Path) -> None:
     [
         {"method": "divprune"},
         {"keep": 0.5},
+        {"tokens": 4},
         {"positions": "compact"},
         {"encoder": lftr.EncoderToMe()},
     ],
     ids=repr,
 )
 def test_nothing_beside_it(llava: ZooEntry, beside: dict[str, Any]) -> None:
-    with pytest.raises(lftr.LftrError, match="no method, keep, positions or encoder beside it"):
+    with pytest.raises(lftr.LftrError, match="no method, keep, tokens, positions or encoder"):
         lftr.reduce(llava.model(), preset=PRESET, **beside)
 
 

@@ -43,7 +43,7 @@ def test_nested_blocks_of_one_reduction(llava: ZooEntry) -> None:
     prompt = warmed(llava)
     before = traces(prompt.model)
     full = prompt.forward().logits.shape[1]
-    with lftr.reduce(prompt.model, "uniform", keep=3) as reduction:
+    with lftr.reduce(prompt.model, "uniform", tokens=3) as reduction:
         with reduction:
             assert columns(prompt, reduction) < full
         assert columns(prompt, reduction) < full
@@ -52,9 +52,9 @@ def test_nested_blocks_of_one_reduction(llava: ZooEntry) -> None:
 
 def test_a_reduction_comes_back_on_top(llava: ZooEntry) -> None:
     prompt = warmed(llava)
-    first = lftr.reduce(prompt.model, "uniform", keep=3)
+    first = lftr.reduce(prompt.model, "uniform", tokens=3)
     first.remove()
-    with lftr.reduce(prompt.model, "uniform", keep=7) as other:
+    with lftr.reduce(prompt.model, "uniform", tokens=7) as other:
         with first:
             prompt.generate(1)
             assert (first.report.kept, other.report.kept) == (9, 0)
@@ -64,7 +64,7 @@ def test_a_reduction_comes_back_on_top(llava: ZooEntry) -> None:
 
 def test_a_block_that_raises_can_be_entered_again(llava: ZooEntry) -> None:
     prompt = warmed(llava)
-    reduction = lftr.reduce(prompt.model, "uniform", keep=3)
+    reduction = lftr.reduce(prompt.model, "uniform", tokens=3)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), reduction:
             raise ZeroDivisionError
@@ -75,7 +75,7 @@ def test_a_block_that_raises_can_be_entered_again(llava: ZooEntry) -> None:
 
 def test_a_removed_reduction_prepares_nothing(llava: ZooEntry) -> None:
     prompt = warmed(llava)
-    reduction = lftr.reduce(prompt.model, "uniform", keep=3)
+    reduction = lftr.reduce(prompt.model, "uniform", tokens=3)
     reduction.remove()
     with pytest.raises(lftr.LftrError, match="is off"):
         reduction.prepare(**prompt.inputs())
@@ -85,8 +85,8 @@ def test_a_cell_that_ran_twice(llava: ZooEntry) -> None:
     """The handle of the first is lost; the model still tells, and comes clean."""
     prompt = warmed(llava)
     before = traces(prompt.model)
-    for keep in (7, 3):
-        reduction = lftr.reduce(prompt.model, "uniform", keep=keep)
+    for count in (7, 3):
+        reduction = lftr.reduce(prompt.model, "uniform", tokens=count)
     found = lftr.reductions(prompt.model)
     assert found[-1] is reduction
     assert [one.host.plan.keep for one in found] == [7, 3]
@@ -102,7 +102,7 @@ def test_a_cell_that_ran_twice(llava: ZooEntry) -> None:
 def test_wrapped_models_tell_too(llava: ZooEntry) -> None:
     model = fresh(llava)
     wrapped = torch.compile(model, backend="eager")
-    with lftr.reduce(wrapped, "uniform", keep=3) as reduction:
+    with lftr.reduce(wrapped, "uniform", tokens=3) as reduction:
         assert lftr.reductions(wrapped) == lftr.reductions(model) == [reduction]
         lftr.restore(wrapped)
         assert lftr.reductions(model) == []
@@ -118,13 +118,13 @@ def test_reductions_of_what_is_no_module(wrong: Any) -> None:
 def test_a_module_in_a_second_block() -> None:
     model = nn.Sequential(nn.Linear(4, 6))
     states = torch.randn(2, 9, 4)
-    reduction = lftr.reduce_module(model[0], "uniform", 3)
+    reduction = lftr.reduce_module(model[0], "uniform", tokens=3)
     for _ in range(2):
         with reduction:
             assert model(states).shape == (2, 3, 6)
             assert lftr.reductions(model) == [reduction]
         assert model(states).shape == (2, 9, 6)
-    other = lftr.reduce_module(model[0], "uniform", 5)
+    other = lftr.reduce_module(model[0], "uniform", tokens=5)
     with reduction:  # the last one that was laid on acts
         assert model(states).shape == (2, 3, 6)
     assert model(states).shape == (2, 5, 6)

@@ -81,7 +81,7 @@ def test_a_count_above_the_item(llava: ZooEntry) -> None:
     with reduced(prompt.model, keep=100) as run:
         prompt.generate(1)
     assert run.report.kept == run.report.tokens == 108
-    assert "keep = 100 is more than an image of 36 tokens has: all stay" in run.report.notes
+    assert "tokens=100 is more than an image of 36 tokens has: all stay" in run.report.notes
 
 
 def test_stand_ins_are_told(entry: ZooEntry) -> None:

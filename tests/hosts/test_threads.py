@@ -82,7 +82,7 @@ def test_a_reduction_that_is_on_from_two_threads(llava: ZooEntry, kind: str) -> 
     if kind == "model":
         reduction: Any = lftr.reduce(Prompt(llava).model, "random", keep=0.4)
     else:
-        reduction = lftr.reduce_module(nn.Linear(4, 6), "uniform", 3)
+        reduction = lftr.reduce_module(nn.Linear(4, tokens=6), "uniform", 3)
 
     def enter() -> str:
         with reduction:
@@ -101,7 +101,7 @@ def test_a_reduction_that_is_on_from_two_threads(llava: ZooEntry, kind: str) -> 
 
 def test_a_module_is_copied_while_it_is_reduced() -> None:
     module = nn.Linear(4, 6)
-    with lftr.reduce_module(module, "uniform", 3):
+    with lftr.reduce_module(module, "uniform", tokens=3):
         copied = copy.deepcopy(module)
         assert torch.equal(copied(states := torch.randn(2, 9, 4)), module(states))
 
@@ -276,7 +276,7 @@ def test_two_threads_ask_one_reduced_model(method: str) -> None:
     entry = zoo.FAMILIES["llava"]
     model = entry.model()
     prompts = [entry.inputs(model, [[3, zoo.Image("wide", seed), 5]]) for seed in (1, 2)]
-    with lftr.reduce(model, method, keep=4):
+    with lftr.reduce(model, method, tokens=4):
         wanted = [_scores(model, prompt) for prompt in prompts]
 
         def ask(which: int) -> list[torch.Tensor]:

@@ -34,7 +34,7 @@ def tiled(request: Any) -> ZooEntry:
 def test_a_count_is_of_an_image(tiled: ZooEntry, side: Any) -> None:
     """Next to each other or with words between, of one tile or of several."""
     prompt = Prompt(tiled, ROWS)
-    with lftr.reduce(prompt.model, "uniform", keep=4) as reduction:
+    with lftr.reduce(prompt.model, "uniform", tokens=4) as reduction:
         short = lftr.prepare(prompt.model, **prompt.inputs(side))
     sizes = [tiled.row_counts(prompt.model, row) for row in prompt.rows]
     found = [(item.row, item.number, item.tokens, item.kept) for item in reduction.report.items]
@@ -60,7 +60,7 @@ def test_a_later_turn_brings_another_image(tiled: ZooEntry) -> None:
     ids = tiled.row_ids(model, [2, first, 4])
     more = tiled.row_ids(model, [2, second, 3])[1:]
     options = {"max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}
-    with lftr.reduce(model, "uniform", keep=4) as reduction, torch.no_grad():
+    with lftr.reduce(model, "uniform", tokens=4) as reduction, torch.no_grad():
         begun = model.generate(**conversation(tiled, model, ids, [first]), **options)
         cache = {"past_key_values": begun.past_key_values}
         whole = [*begun.sequences[0].tolist(), *more]
@@ -82,6 +82,6 @@ def test_prompts_without_marks_have_an_item_a_run(tiled: ZooEntry) -> None:
     words = [20, 21, 22, 23, 24]
     ids = [1, *words, *[token] * 16, *words, *[token] * 16, *words]
     inputs = conversation(tiled, model, ids, [Image("small"), Image("small", 1)])
-    with lftr.reduce(model, "uniform", keep=4) as reduction:
+    with lftr.reduce(model, "uniform", tokens=4) as reduction:
         lftr.prepare(model, **inputs)
     assert [item.kept for item in reduction.report.items] == [4, 4]

@@ -333,7 +333,7 @@ def test_adaptive_spreads_over_frames() -> None:
     inputs["pixel_values_videos"][:, 1] = 0.0
     prompt.model.model.vision_tower.embeddings.position_embedding.weight.data.mul_(scale := 1e-3)
     try:
-        with lftr.reduce(prompt.model, Adaptive("uniform", strength=2.0), keep=6) as reduction:
+        with lftr.reduce(prompt.model, Adaptive("uniform", strength=2.0), tokens=6) as reduction:
             prompt.model.generate(**inputs, max_new_tokens=1)
     finally:
         prompt.model.model.vision_tower.embeddings.position_embedding.weight.data.div_(scale)

@@ -81,7 +81,7 @@ def test_lora_is_its_merged_model(name: str, method: str) -> None:
 
 def test_lora_laid_on_under_a_reduction(llava: ZooEntry) -> None:
     model = fresh(llava)
-    with lftr.reduce(model, "uniform", keep=3) as reduction:
+    with lftr.reduce(model, "uniform", tokens=3) as reduction:
         wrapped = lora(model)
         prompt = Prompt(llava, model=wrapped)
         prompt.forward()
@@ -102,7 +102,7 @@ def test_learned_tokens_are_refused(llava: ZooEntry) -> None:
     peft = pytest.importorskip("peft")
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises((UnsupportedModelError, ValueError, AttributeError)) as caught:
-        lftr.reduce(peft.get_peft_model(fresh(llava), config), "uniform", keep=3)
+        lftr.reduce(peft.get_peft_model(fresh(llava), config), "uniform", tokens=3)
     assert isinstance(caught.value, UnsupportedModelError), "PEFT made no such model"
     assert "PREFIX_TUNING" in str(caught.value)
 
@@ -154,7 +154,7 @@ def test_fsdp(gloo: None, name: str, method: str, version: int) -> None:
 
 def test_data_parallel_is_refused(llava: ZooEntry) -> None:
     with pytest.raises(UnsupportedModelError, match="DataParallel: it runs copies"):
-        lftr.reduce(nn.DataParallel(fresh(llava)), "uniform", keep=3)
+        lftr.reduce(nn.DataParallel(fresh(llava)), "uniform", tokens=3)
 
 
 # ---- DeepSpeed ---------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Valued(nn.Module):
 
 def test_an_unknown_wrapper_is_told_what_it_holds(llava: ZooEntry) -> None:
     with pytest.raises(LftrError, match=r"Valued.*LlavaForConditionalGeneration: \.policy\.model"):
-        lftr.reduce(Valued(llava.model()), "uniform", keep=3)
+        lftr.reduce(Valued(llava.model()), "uniform", tokens=3)
 
 
 def test_a_pipeline_is_refused() -> None:
@@ -233,13 +233,13 @@ def test_a_pipeline_is_refused() -> None:
     model, processor = lftr.bundled.load()
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
     with pytest.raises(UnsupportedModelError, match=r"reduce pipeline\.model"):
-        lftr.reduce(pipe, "uniform", keep=3)
+        lftr.reduce(pipe, "uniform", tokens=3)
 
 
 def test_wrappers_in_wrappers(llava: ZooEntry) -> None:
     prompt = Prompt(llava)
     wrapped = torch.compile(DeepSpeedEngine(lora(fresh(llava))), backend="eager")
-    with lftr.reduce(wrapped, "uniform", keep=3) as reduction:
+    with lftr.reduce(wrapped, "uniform", tokens=3) as reduction:
         short = lftr.prepare(wrapped, **prompt.inputs())
         assert lftr.reductions(wrapped) == [reduction]
     assert short["input_ids"].shape[1] < prompt.inputs()["input_ids"].shape[1]

@@ -106,7 +106,7 @@ def test_a_text_ends_at_its_stops(model, examples):
 
 
 def test_text_guided_methods_are_given_the_question(examples, monkeypatch):
-    guided = get_model("lftr_hf").create_from_arg_string("method=trim,keep=36")
+    guided = get_model("lftr_hf").create_from_arg_string("method=trim,tokens=36")
     asked, whole = [], lftr.TextTower.embed
 
     def note(tower, text):

@@ -48,8 +48,8 @@ class Recording:
 
 def test_without_a_video_processor_frames_are_images():
     processor = Recording()
-    assert frames_as_images(processor, [[CLIP]]) == [True]
-    assert frames_as_images(processor, [[CLIP], [STILL]]) == [True, False]
+    assert frames_as_images(processor, [[CLIP]]) == lftr.Frames(rows=[True])
+    assert frames_as_images(processor, [[CLIP], [STILL]]) == lftr.Frames(rows=[True, False])
     assert not frames_as_images(processor, [[STILL, STILL]])
     inputs_of(processor, [CLIP], "What?")
     assert processor.kinds == [["image"] * 8 + ["text"]]

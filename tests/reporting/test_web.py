@@ -25,6 +25,7 @@ from lftr.app import app
 from lftr.lab.web.comparison import compare_answers
 from lftr.methods import list_methods
 from lftr.prompting import inputs_of
+from lftr.values.budget import as_arguments
 from lftr.values.errors import ArgumentError
 
 needs_gradio = pytest.mark.skipif(
@@ -61,7 +62,7 @@ def test_both_answers_are_those_of_plain_calls(ask):
     found = ask(scene.image, f" {scene.question} ", "random", "64")
     inputs = inputs_of(ask.processor, [scene.image], scene.question)
     for answer, keep, kept in ((found.full, 1.0, 576), (found.reduced, 64, 64)):
-        with torch.inference_mode(), lftr.reduce(ask.model, "random", keep=keep):
+        with torch.inference_mode(), lftr.reduce(ask.model, "random", **as_arguments(keep)):
             ids = ask.model.generate(**inputs, do_sample=False, max_new_tokens=32)
         new = ids[:, inputs["input_ids"].shape[1] :]
         assert answer.text == ask.processor.batch_decode(new, skip_special_tokens=True)[0].strip()

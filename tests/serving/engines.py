@@ -14,6 +14,7 @@ from hosts.support import Recording
 from PIL import Image
 
 import lftr
+from lftr.values.budget import as_arguments
 
 from . import tiny
 
@@ -60,7 +61,7 @@ class Question:
         found: dict[str, Any] = {"prompt": self.prompt(checkpoint.sign, checkpoint.film)}
         media = {"image": self.images, "video": self.clips}
         found["multi_modal_data"] = {name: items for name, items in media.items() if items}
-        asked = {"keep": self.keep, "method": self.method, "options": self.options}
+        asked = as_arguments(self.keep) | {"method": self.method, "options": self.options}
         asked = {name: value for name, value in asked.items() if value is not None}
         if asked:
             found["mm_processor_kwargs"] = {"lftr": asked}
@@ -195,7 +196,7 @@ class Served:
         inputs = question.inputs(self.tiny)
         full = inputs["input_ids"].shape[1]
         method = Recording(lftr.get_method(question.method, **question.options or {}))
-        how = {"keep": question.keep, "positions": self.positions}
+        how = as_arguments(question.keep) | {"positions": self.positions}
         with torch.inference_mode(), lftr.reduce(self.tiny.model, method, **how) as reduction:
             out = self.tiny.model.generate(
                 **inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None

@@ -84,14 +84,19 @@ def test_options_meet_those_of_vllm(serve: Any) -> None:
 
 def test_a_preset(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "preset.json"
-    Preset(lftr.get_method("visionzip", contextual=0.5), 64, "original", "llava-7b").save(path)
+    Preset(
+        lftr.get_method("visionzip", contextual=0.5),
+        tokens=64,
+        positions="original",
+        model="llava-7b",
+    ).save(path)
     code, command, said = serve("--preset", str(path))
     assert code == 0
-    assert overrides(command)["lftr"]["keep"] == 64
+    assert overrides(command)["lftr"]["tokens"] == 64
     assert overrides(command)["lftr"]["options"]["contextual"] == 0.5
     assert "found on llava-7b" in said
     assert "with original positions; vLLM has compact ones" in said
-    Preset(lftr.get_method("visionzip"), 64, None, "bundled").save(path)
+    Preset(lftr.get_method("visionzip"), tokens=64, model="bundled").save(path)
     assert "note: " not in serve("--preset", str(path))[2]
     code, _, said = serve("--preset", str(path), "--keep", "0.5")
     assert code == 1

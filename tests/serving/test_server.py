@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 import lftr
+from lftr.values.budget import as_arguments
 
 from . import tiny
 
@@ -173,7 +174,9 @@ def on_transformers(
     full = inputs["input_ids"].shape[1]
     with (
         torch.inference_mode(),
-        lftr.reduce(checkpoint.model, method, keep=keep, positions="compact") as reduction,
+        lftr.reduce(
+            checkpoint.model, method, **as_arguments(keep), positions="compact"
+        ) as reduction,
     ):
         out = checkpoint.model.generate(
             **inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None
@@ -197,14 +200,14 @@ def test_answers_and_usage(server: Server) -> None:
             ("lftr", 0.25, None),
             ("lftr", 1 / 16, {"keep": "1/16"}),
             ("visionzip", 0.5, {"keep": 0.5, "method": "visionzip"}),
-            ("divprune", 5, {"keep": 5, "method": "divprune"}),
+            ("divprune", 5, {"tokens": 5, "method": "divprune"}),
             ("lftr", 1.0, {"keep": 1.0}),
         ]
     ):
         picture = tiny.image(40, 36, seed)
         found = told(server, chat(picture, "t20 t30", asked))
         assert found == on_transformers(server, picture, method, keep)
-    two = chat(tiny.image(40, 36, 7), "t20", {"keep": 4})
+    two = chat(tiny.image(40, 36, 7), "t20", {"tokens": 4})
     two["messages"][0]["content"] *= 2
     server.post(json.dumps(two).encode())
     spent = server.counters() - before
@@ -290,7 +293,7 @@ def test_a_mixed_load(server: Server) -> None:
     for seed in range(12):
         keep, method = kinds[seed % len(kinds)]
         picture = None if keep is None else tiny.image(24 + 6 * (seed % 4), 30, seed)
-        asked = {} if keep is None else {"keep": keep}
+        asked = {} if keep is None else as_arguments(keep)
         asked |= {"method": method} if isinstance(method, str) else {}
         request = json.dumps(chat(picture, f"t20 t{30 + seed}", asked or None)).encode()
         code, answer = server.post(request)

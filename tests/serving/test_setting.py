@@ -70,7 +70,18 @@ def test_one_spelling() -> None:
         {"keep": "0.25"},
     ]
     assert len({read(one, SERVER, CLIP).text for one in asked}) == 1
-    assert read({"keep": 1}, SERVER, CLIP).text != read({"keep": 1.0}, SERVER, CLIP).text
+
+
+def test_a_whole_number_in_json() -> None:
+    """JavaScript writes 1.0 as 1, which keeps all; counts have a key of their own."""
+    assert read({"keep": 1}, SERVER, CLIP) == Setting(SERVER.method, 1.0)
+    assert read({"tokens": 1}, SERVER, CLIP) == Setting(SERVER.method, 1)
+    assert json.loads(read({"tokens": 64}, SERVER, CLIP).text)["tokens"] == 64
+    with pytest.warns(DeprecationWarning, match="write tokens=64"):
+        assert read({"keep": 64}, SERVER, CLIP) == read({"tokens": 64}, SERVER, CLIP)
+    server = Setting(SERVER.method, 7)
+    assert read({"keep": 0.5}, server, CLIP).keep == 0.5
+    assert read({"method": "divprune"}, server, CLIP).keep == 7
 
 
 @given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**5))
@@ -85,7 +96,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=12,
 )
-keys = st.sampled_from(["keep", "method", "options", "preset"]) | st.text(max_size=6)
+keys = st.sampled_from(["keep", "tokens", "method", "options", "preset"]) | st.text(max_size=6)
 names = st.sampled_from(["lftr", "visionzip", "divprune", "Then", "Step", "method"])
 
 
@@ -115,6 +126,13 @@ def nested(depth: int) -> object:
         {"keep": "1/" + "0" * 9},
         {"keep": 10**4000},
         {"keep": 1e-320, "method": "x" * 100_000},
+        {"tokens": 10**4000},
+        {"tokens": 0},
+        {"tokens": True},
+        {"tokens": 64.0},
+        {"tokens": None},
+        {"keep": None},
+        {"keep": 0.5, "tokens": 4},
         {"method": "lftr", "options": {str(n): n for n in range(100)}},
         {"method": "lftr", "options": nested(900)},
         {"method": ["lftr"] * 10_000},
@@ -122,7 +140,7 @@ def nested(depth: int) -> object:
         {"options": {"diversity": 0.5}},
         {1: 2},
     ],
-    ids=range(11),
+    ids=range(18),
 )
 def test_hostile_settings_are_refused_at_once(values: dict[str, object]) -> None:
     with pytest.raises(lftr.LftrError):

@@ -124,7 +124,7 @@ def test_a_method_inside_that_cannot_be_checked_is_not_proved() -> None:
 
 def test_keep_is_of_the_method_given() -> None:
     entry = entry_of("llava")
-    result = verified(entry, method=["divprune", lftr.methods.FastV(layer=1)], keep=5)
+    result = verified(entry, method=["divprune", lftr.methods.FastV(layer=1)], tokens=5)
     assert (result.ok, result.keep, result.method.split()[0]) == (True, "5", "divprune")
     result = verified(entry, method=lftr.methods.FastV(layer=1, keep=0.3), keep=0.5)
     assert result.keep == "0.25"
@@ -133,7 +133,7 @@ def test_keep_is_of_the_method_given() -> None:
 
 def test_everything_stays() -> None:
     """Then there is nothing to prove, and that is said."""
-    result = verified(entry_of("llava"), keep=1000)
+    result = verified(entry_of("llava"), tokens=1000)
     assert verdicts(result)["reduced"] == "skipped"
     assert not result.ok
     assert not result.failed

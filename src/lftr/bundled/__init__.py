@@ -92,8 +92,8 @@ def load_text_tower(model: Any) -> TextTower:
     Returns
     -------
     TextTower
-        For ``lftr.reduce(model, ..., text_tower=...)``: patches and texts in one space of 128
-        dimensions, compared by cosine.
+        For ``lftr.Guidance(text_tower=...)``: patches and texts in one space of 128 dimensions,
+        compared by cosine.
     """
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, CLIPTextModelWithProjection

@@ -8,12 +8,14 @@ from ..methods.base import Method
 from ..methods.encoder.spelling import parse_merge
 from ..presets import Preset
 from ..reducing import check_budget
-from .parsing import parse_methods
+from ..values.budget import as_arguments
+from .parsing import parse_budget, parse_methods
 
 
 def choose(
     method: Sequence[str] | None,
     keep: str | None,
+    tokens: int | None,
     option: Sequence[str] | None,
     positions: str | None = None,
     encoder: str | None = None,
@@ -26,8 +28,14 @@ def choose(
         If a word is none that `lftr.reduce` takes on any model.
     """
     chosen = parse_methods(method or ["lftr"], option or [])
-    if keep is None and any(isinstance(one, Method) for one in chosen):
-        keep = "1/16"  # inside the model, schedules say how many
-    check_budget(chosen, keep)
+    budget = parse_budget(keep, tokens)
+    if budget is None and any(isinstance(one, Method) for one in chosen):
+        budget = 1 / 16  # inside the model, schedules say how many
+    check_budget(chosen, budget)
     merge = None if encoder is None else parse_merge(encoder)
-    return Preset(chosen[0] if len(chosen) == 1 else chosen, keep, positions, encoder=merge)
+    return Preset(
+        chosen[0] if len(chosen) == 1 else chosen,
+        positions=positions,
+        encoder=merge,
+        **as_arguments(budget),
+    )

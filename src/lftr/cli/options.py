@@ -46,18 +46,29 @@ Keep = Annotated[
     str | None,
     typer.Option(
         "--keep",
-        help="A ratio (1/16, 0.25, 6.25%) or a count for each image (64); by default 1/16, or what "
-        "the schedule of a method inside the model says.",
+        help="A ratio (1/16, 0.25, 6.25%); by default 1/16, or what the schedule of a method "
+        "inside the model says.",
     ),
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", min=1, help="In place of --keep: a count for each image or clip."),
 ]
 Methods = Annotated[
     list[str],
     typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
 ]
 Keeps = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
-        "--keep", help="A ratio (1/16, 6.25%) or a count for each image; as many as wanted."
+        "--keep",
+        help="A ratio (1/16, 6.25%); as many as wanted. Without this and --tokens, 1/4 and 1/16.",
+    ),
+]
+Counts = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--tokens", min=1, help="A count for each image or clip; as many as wanted, beside --keep."
     ),
 ]
 Options = Annotated[

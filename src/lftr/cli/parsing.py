@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
 from ..methods import get_method
 from ..methods.base import Method
 from ..options.spelling import parse_options
+from ..values.budget import Keep, budget_of, parse_keep
 from ..values.errors import ArgumentError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,6 +40,36 @@ def _options_of(name: str, methods: Sequence[str], given: Sequence[str]) -> list
         else:
             raise ArgumentError.of("--option", option, "method.name=value, of several methods")
     return own
+
+
+def parse_budget(keep: str | None, tokens: int | None) -> Keep | Literal["auto"] | None:
+    """Return the budget of ``--keep`` or ``--tokens``; a count as ``--keep`` brings a note."""
+    if tokens is not None or keep is None or not keep.strip().isdecimal():
+        return budget_of(keep, tokens)
+    from .terminal import remark
+
+    count = parse_keep(keep)
+    remark(
+        f"note: --keep {keep} is a count of tokens; write --tokens {count} (--keep 1.0 keeps all). "
+        "The next release will take --keep as a ratio alone."
+    )
+    return count
+
+
+def parse_budgets(
+    keeps: Sequence[str] | None,
+    counts: Sequence[int] | None,
+    default: Sequence[Keep] = (1 / 4, 1 / 16),
+) -> list[Keep]:
+    """Return the budgets of several ``--keep`` and ``--tokens``, or by default some ratios.
+
+    Raises
+    ------
+    ArgumentError
+        If one is out of its range, or "auto": the settings of a comparison need numbers.
+    """
+    given = [(keep, None) for keep in keeps or ()] + [(None, count) for count in counts or ()]
+    return [parse_keep(parse_budget(*one)) for one in given] or list(default)
 
 
 def parse_dtype(name: str) -> torch.dtype | None:

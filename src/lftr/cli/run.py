@@ -28,6 +28,7 @@ def run(
     ] = None,
     method: options.MethodNames = None,
     keep: options.Keep = None,
+    tokens: options.Tokens = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
     frames: options.Frames = None,
@@ -46,6 +47,7 @@ def run(
     """
     import torch
 
+    from ..evidence.guidance import Guidance
     from ..presets import Preset
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import check_budget, reduce
@@ -60,13 +62,13 @@ def run(
         allowed = 'image files, videos or folders of frames, then a "question"'
         raise ArgumentError.of("IMAGE", question, allowed)
     if preset is None:
-        chosen = choose(method, keep, option, positions, encoder)
+        chosen = choose(method, keep, tokens, option, positions, encoder)
     else:
-        by_hand = {"--method": method, "--keep": keep, "--option": option}
-        by_hand |= {"--positions": positions, "--encoder": encoder}
+        by_hand = {"--method": method, "--keep": keep, "--tokens": tokens}
+        by_hand |= {"--option": option, "--positions": positions, "--encoder": encoder}
         options.refuse(by_hand, "beside --preset")
         chosen = Preset.load(preset)
-        check_budget(chosen.method, chosen.keep)
+        check_budget(chosen.method, chosen.budget)
     media = read_media(paths, frames, fps)
     loaded = load_model(
         model,
@@ -82,10 +84,8 @@ def run(
     on = reduce(
         loaded.model,
         **chosen.arguments(),
-        text=question,
-        processor=loaded.processor,
-        text_tower=loaded.text_tower,
-        images_as_video=frames_as_images(loaded.processor, [media]),
+        guidance=Guidance(question, loaded.processor, loaded.text_tower),
+        frames=frames_as_images(loaded.processor, [media]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("answering"):
         start = time.perf_counter()

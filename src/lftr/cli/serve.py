@@ -24,10 +24,11 @@ def serve(
         typer.Argument(help="Hugging Face id or folder; by default the bundled model."),
     ] = None,
     preset: Annotated[
-        Path | None, typer.Option("--preset", help="What `lftr tune` found: method and keep.")
+        Path | None, typer.Option("--preset", help="What `lftr tune` found: method and budget.")
     ] = None,
     method: options.MethodName = None,
     keep: options.Keep = None,
+    tokens: options.Tokens = None,
     option: options.Options = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print the command that would start the server.")
@@ -35,13 +36,13 @@ def serve(
 ) -> None:
     """Serve a model with vLLM; every other option goes on to vLLM's server.
 
-    Method and keep are those of requests that ask for none. A request can ask for others, with the
-    stock OpenAI client:
+    Method and budget are those of requests that ask for none. A request can ask for others, with
+    the stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
     from ..hosts.vllm.server import check_version, plan
 
-    given = {"--method": method, "--keep": keep, "--option": option}
+    given = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
         rest, model = [model, *rest], None
@@ -59,11 +60,13 @@ def serve(
 def _setting(given: dict[str, Any]) -> dict[str, Any]:
     from ..methods.base import Method
     from ..options.plain import to_plain
-    from .parsing import parse_method
+    from ..values.budget import as_arguments
+    from .parsing import parse_budget, parse_method
 
     chosen = parse_method(given["--method"] or "lftr", given["--option"] or [])
     plain = to_plain(chosen) if isinstance(chosen, Method) else {"method": chosen.name}
-    return {**plain, "keep": given["--keep"] or "1/16"}
+    budget = parse_budget(given["--keep"], given["--tokens"])
+    return {**plain, **as_arguments(1 / 16 if budget is None else budget)}
 
 
 def _preset(path: Path, given: dict[str, Any]) -> Preset:

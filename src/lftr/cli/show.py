@@ -22,6 +22,7 @@ def show(
     model: options.Model = None,
     method: options.MethodNames = None,
     keep: options.Keep = None,
+    tokens: options.Tokens = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
     frames: options.Frames = None,
@@ -38,6 +39,7 @@ def show(
     import torch
 
     from ..drawing import below, draw_item, shown_part
+    from ..evidence.guidance import Guidance
     from ..media import Clip
     from ..prompting import frames_as_images, inputs_of
     from ..reducing import reduce
@@ -49,7 +51,7 @@ def show(
     from .terminal import print_json, say, working
 
     check_picture(out)
-    chosen = choose(method, keep, option, encoder=encoder)
+    chosen = choose(method, keep, tokens, option, encoder=encoder)
     medium = read_medium(image, frames, fps)
     loaded = load_model(
         model,
@@ -64,10 +66,8 @@ def show(
     on = reduce(
         loaded.model,
         **chosen.arguments(),
-        text=question,
-        processor=loaded.processor,
-        text_tower=loaded.text_tower,
-        images_as_video=frames_as_images(loaded.processor, [[medium]]),
+        guidance=Guidance(question, loaded.processor, loaded.text_tower),
+        frames=frames_as_images(loaded.processor, [[medium]]),
     )
     with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)

@@ -24,10 +24,9 @@ def verify(
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(
-            "--keep", help="A ratio (1/16, 0.25) or a count for each image (64); by default 1/4."
-        ),
+        typer.Option("--keep", help="A ratio (1/16, 0.25); by default 1/4."),
     ] = None,
+    tokens: options.Tokens = None,
     option: options.Options = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
@@ -51,8 +50,9 @@ def verify(
     """
     from .. import verify as prove
     from ..media.picture import read_image
+    from ..values.budget import as_arguments
     from .loading import load_model
-    from .parsing import parse_device, parse_dtype, parse_methods
+    from .parsing import parse_budget, parse_device, parse_dtype, parse_methods
     from .terminal import print_json, progress, say
 
     chosen = parse_methods(method or ["lftr"], option or [])
@@ -75,7 +75,7 @@ def verify(
             loaded.model,
             loaded.processor,
             chosen,
-            keep=keep,
+            **as_arguments(parse_budget(keep, tokens)),
             positions=positions,
             full=full,
             images=shown,

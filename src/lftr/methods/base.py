@@ -66,7 +66,8 @@ class Method(Named):
         tokens : VisualTokens
             One item, or a stack of items, each decided as if it were alone.
         keep : float, int, Budget or "auto"
-            How many stay, see `lftr.values.budget.resolve`. Separators are the first to go.
+            How many stay: a ratio (float), a count (int) or a total, see
+            `lftr.values.budget.resolve`. Separators are the first to go.
             ``"auto"`` leaves the number to the method, where it knows one; a stack needs equal
             numbers.
 

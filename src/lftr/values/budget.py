@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .errors import ArgumentError
 
-_ALLOWED = "a ratio in (0, 1], a whole number of tokens >= 1, or lftr.Budget(total=...)"
+_ALLOWED = "a ratio in (0, 1], lftr.Budget(total=...), or a count >= 1, which tokens= takes"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,87 @@ Keep: TypeAlias = float | int | Budget
 def is_auto(keep: object) -> bool:
     """Whether the number is left to the method, by ``keep="auto"``."""
     return isinstance(keep, str) and keep == "auto"
+
+
+def budget_of(
+    keep: object = None, tokens: object = None, stacklevel: int = 2
+) -> Keep | Literal["auto"] | None:
+    """Return the budget that the public arguments ``keep`` and ``tokens`` state.
+
+    Parameters
+    ----------
+    keep : float, Budget, str or None
+        A ratio in (0, 1], a total for each prompt, or ``"auto"``. A string may state a count. An
+        int is a count too, with a `DeprecationWarning`.
+    tokens : int, optional
+        A count for each item.
+    stacklevel : int
+        Of that warning; 2 is the caller of the function that calls this one.
+
+    Returns
+    -------
+    float, int, Budget, "auto" or None
+        An int is a count. None where both arguments are None.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range, or both arguments are given.
+    """
+    if tokens is not None:
+        if keep is not None:
+            raise ArgumentError.of("tokens", tokens, f"None beside keep = {keep}")
+        if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
+            raise ArgumentError.of("tokens", tokens, "a whole number >= 1")
+        return int(tokens)
+    if keep is None:
+        return None
+    if is_auto(keep):
+        return "auto"
+    budget = parse_keep(keep)
+    if isinstance(keep, Integral) or (isinstance(keep, str) and keep.strip() == "1"):
+        warnings.warn(
+            f"keep = {keep!r} is taken as a count of {keep}; write tokens={keep} (keep=1.0 keeps "
+            "all). The next release will take keep as a ratio alone.",
+            DeprecationWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return budget
+
+
+def as_arguments(budget: Keep | Literal["auto"] | None) -> dict[str, Any]:
+    """Return a budget as ``{"tokens": count}`` or ``{"keep": budget}``: what `budget_of` takes."""
+    return {"tokens" if isinstance(budget, int) else "keep": budget}
+
+
+def stated(budget: Keep | Literal["auto"] | None) -> str:
+    """Write a budget as the argument that states it: ``keep=0.0625``, ``tokens=64``."""
+    ((name, value),) = as_arguments(budget).items()
+    return f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+
+
+def spell(budget: Keep | Literal["auto"]) -> str:
+    """Write a budget as the command line takes it: ``1/16``, ``64``; all is ``1/1``."""
+    if isinstance(budget, Budget):
+        return f"total {budget.total}"
+    if isinstance(budget, int | str):
+        return str(budget)
+    ratio = Fraction(budget).limit_denominator(1_000_000)
+    return f"{ratio.numerator}/{ratio.denominator}"  # 1 would be one token
+
+
+def budget_from_plain(values: Mapping[str, Any], stacklevel: int = 2) -> Any:
+    """Return the budget that ``keep`` and ``tokens`` of a JSON object state; see `budget_of`.
+
+    JSON does not tell 1 from 1.0, and JavaScript writes both as 1, so ``"keep": 1`` is the ratio
+    1.0. A `Budget` is an object with ``total``.
+    """
+    keep = values.get("keep")
+    if isinstance(keep, int) and keep == 1 and keep is not True:
+        keep = 1.0
+    if isinstance(keep, Mapping) and set(keep) == {"total"}:
+        keep = Budget(**keep)
+    return budget_of(keep, values.get("tokens"), stacklevel + 1)
 
 
 def parse_keep(keep: object) -> Keep:

@@ -38,8 +38,8 @@ PROVIDERS = {
     "attention": "small attention encoders; hosts never materialise it",
     "keys": "encoders with attention layers",
     "queries": "encoders with attention layers",
-    "visual_projected": "CLIP towers, with a text tower given to lftr.reduce(text_tower=...)",
-    "text_embeds": "a CLIP text tower given to lftr.reduce(text_tower=...) and text=...",
+    "visual_projected": "CLIP towers, with a text tower in lftr.reduce(guidance=...)",
+    "text_embeds": "a CLIP text tower and a text in lftr.reduce(guidance=...)",
     "text_token_embeds": "any model, from the prompt's own embeddings",
     "frame_features": "encoders with a CLS token, or models that take videos",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -16,6 +16,7 @@ from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
 from ..reducing import as_method, by_place, reduce, reductions
+from ..values.budget import Budget, Keep, budget_of, spell
 from ..values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
 from .checks import checks_of, named_checks, run
 from .result import ESSENTIAL
@@ -38,7 +39,8 @@ def verify(
     processor: Any = None,
     method: str | Method | LayerMethod | Sequence[str | Method | LayerMethod] = "lftr",
     *,
-    keep: object = None,
+    keep: float | Budget | str | None = None,
+    tokens: int | None = None,
     positions: str | None = None,
     full: bool = False,
     images: Sequence[Image.Image] = (),
@@ -73,9 +75,11 @@ def verify(
         As in `lftr.reduce`. The first method before the language model goes through all checks, and
         the first one inside it through those for methods inside (without one, FastV in an early
         layer). Each further method is checked by its answer about one image.
-    keep : float, int or Budget, optional
+    keep : float, Budget or "auto", optional
         How much the methods before the language model keep, by default a quarter. If only methods
         inside it are given, how much those keep.
+    tokens : int, optional
+        In place of ``keep``, a count for each item.
     positions : {"original", "compact"}, optional
         As in `lftr.reduce`.
     full : bool
@@ -107,7 +111,7 @@ def verify(
         raise ArgumentError.of(
             "processor", None, "the model's: AutoProcessor.from_pretrained(its id or folder)"
         )
-    before, count, within = _methods_to_check(method, keep)
+    before, count, within = _methods_to_check(method, budget_of(keep, tokens))
     if not isinstance(steps, int) or steps < 2:
         raise ArgumentError.of("steps", steps, "a whole number, at least 2")
     model = unwrapped(model)
@@ -147,8 +151,8 @@ def verify(
 
 
 def _methods_to_check(
-    method: object, keep: object
-) -> tuple[list[Method], object, list[LayerMethod]]:
+    method: object, budget: Keep | Literal["auto"] | None
+) -> tuple[list[Method], Keep | Literal["auto"], list[LayerMethod]]:
     """Return the methods before the language model, what they keep, and the methods inside.
 
     Where only methods inside are given, the one before the language model is LFTR.
@@ -166,9 +170,9 @@ def _methods_to_check(
                 "again at another size, and there is no reference to compare it with",
             )
     if before:
-        return before, KEEP if keep is None else keep, within
-    if keep is not None:
-        within = [one.averaging(check_keep("keep", keep)) for one in within]
+        return before, KEEP if budget is None else budget, within
+    if budget is not None:
+        within = [one.averaging(check_keep("keep", budget)) for one in within]
     return [as_method("lftr")], KEEP, within
 
 
@@ -186,7 +190,7 @@ def _described(subject: Subject) -> dict[str, Any]:
     return {
         "model": type(model).__name__,
         "model_type": str(model.config.model_type),
-        "keep": str(subject.keep),
+        "keep": spell(subject.keep),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": _devices(model),
         "attention": attention_of(model.config.get_text_config()),

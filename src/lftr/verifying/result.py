@@ -63,7 +63,7 @@ class Verification:
     method : str
         The methods, with the options that are not at their defaults.
     keep : str
-        The ``keep`` of the method before the language model.
+        What the method before the language model keeps, as the command line spells it.
     dtype, device, attention : str
         The dtype, devices and attention implementation of the language model.
     versions : dict
@@ -119,6 +119,7 @@ class Verification:
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        budget = f"{'tokens' if self.keep.isdecimal() else 'keep'}={self.keep}"
         heads = ["check", "verdict", "deviation", "plain model", "allowed", "a wrong one"]
         rows = [
             [check.name, check.verdict, *map(_figure, _figures(check))] for check in self.checks
@@ -126,7 +127,7 @@ class Verification:
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         lines = [
             f"{self.model} ({self.model_type}), {self.dtype} on {self.device}, {self.attention}",
-            f"{self.method}, keep={self.keep}; {versions}",
+            f"{self.method}, {budget}; {versions}",
             "",
         ]
         for check, row in zip([None, *self.checks], [heads, *rows], strict=True):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..evidence.guidance import Guidance
 from ..media.picture import read_image
 from ..methods.base import Method
 from ..methods.inside.base import LayerMethod
 from ..prompting import Asked, batch_inputs
 from ..reducing import reduce
-from ..values.budget import is_auto, parse_keep, resolve
+from ..values.budget import Keep, as_arguments, resolve, stated
 from ..values.errors import LftrError
 from .recorders import Recorder
 from .traces import traces
@@ -83,7 +84,7 @@ class Subject:
     model: Any
     processor: Any
     method: Method
-    keep: object
+    keep: Keep | Literal["auto"]
     positions: str | None
     inside: LayerMethod | None
     text_tower: TextTower | None
@@ -147,22 +148,22 @@ class Subject:
         return Answer(tokens, logits, output)
 
     @contextmanager
-    def reduced(self, keep: object = None) -> Iterator[Reduced]:
+    def reduced(self, keep: float | None = None) -> Iterator[Reduced]:
         """Reduce the model while the body runs, and record the decisions.
 
         ``keep`` replaces that of the subject.
         """
         recorder = Recorder(self.method)
+        budget = self.keep if keep is None else keep
         options = {
-            "keep": self.keep if keep is None else keep,
+            **as_arguments(budget),
             "positions": self.positions,
-            "processor": self.processor,
-            "text_tower": self.text_tower,
+            "guidance": Guidance(None, self.processor, self.text_tower),
         }
         with self.on(recorder, **options) as reduction:
             positions = str(reduction.host.plan.positions)
             exponent = reduction.host.plan.weights
-            yield Reduced(self.model, recorder, options["keep"], positions, exponent)
+            yield Reduced(self.model, recorder, budget, positions, exponent)
 
     @contextmanager
     def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
@@ -183,7 +184,7 @@ class Reduced:
 
     model: Any
     recorder: Recorder
-    keep: object
+    keep: Keep | Literal["auto"]
     positions: str
     exponent: float
 
@@ -203,9 +204,9 @@ class Reduced:
         if not decided:
             if self._drops(places, prompt.media):
                 raise LftrError(
-                    f"nothing was reduced at keep={self.keep}: the method was not asked"
+                    f"nothing was reduced at {stated(self.keep)}: the method was not asked"
                 )
-            raise Skip(f"every token stays at keep={self.keep}; choose a smaller keep")
+            raise Skip(f"every token stays at {stated(self.keep)}; choose a smaller number")
         one_each = len(decided) == sum(places)  # one placeholder per item: cross-attention
         found: list[list[Choice]] = [[] for _ in places]
         for row, left in enumerate(places):
@@ -220,7 +221,7 @@ class Reduced:
 
     def _drops(self, places: Sequence[int], media: Sequence[int]) -> bool:
         """Whether this ratio must drop tokens of some row, however they are distributed."""
-        keep = self.keep if is_auto(self.keep) else parse_keep(self.keep)
+        keep = self.keep
         if not isinstance(keep, float):
             return False
         rows = zip(places, media, strict=True)

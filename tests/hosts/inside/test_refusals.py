@@ -189,11 +189,11 @@ def test_a_method_that_returns_nonsense(llava: ZooEntry, said: Any, words: str) 
 
 def test_a_number_that_a_prompt_cannot_meet(llava: ZooEntry) -> None:
     prompt = Prompt(llava, [WIDE])
-    with lftr.reduce(prompt.model, "fastv", keep=60) as reduction:
+    with lftr.reduce(prompt.model, "fastv", tokens=60) as reduction:
         prompt.generate()
         assert reduction.report.tokens * 2 / 3 < reduction.report.average <= 60
     with (
-        lftr.reduce(prompt.model, "fastv", keep=9),
+        lftr.reduce(prompt.model, "fastv", tokens=9),
         pytest.raises(lftr.LftrError, match="keep = 9; allowed: at least 48"),
     ):
         prompt.generate()

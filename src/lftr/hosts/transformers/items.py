@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from ...evidence.text import TextTower
+from ...evidence.guidance import Guidance
 from ...methods.base import Method, check_choice
 from ...methods.encoder.merges import EncoderMerge
 from ...methods.inside import LayerMethod
 from ...methods.operations.composing import after, stacked
-from ...values.budget import Keep, resolve_all
+from ...values.budget import Keep, resolve_all, stated
 from ...values.errors import LftrError
 from ...values.exact import exactly
+from ...values.frames import Frames
 from ...values.report import ItemReport, Report
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
@@ -24,9 +25,6 @@ from .api import Call
 from .columns import CachedPrompt
 from .families import Layout, Medium
 
-# whether images are frames, or whether those of each row are all of one clip, or how many of them
-# each video has, in all rows or in each
-Framing = bool | tuple[bool, ...] | tuple[tuple[int, ...], ...]
 _A = {"image": "an image", "video": "a video"}
 
 
@@ -44,22 +42,16 @@ class Plan:
         Whether kept tokens stay where they were or are renumbered.
     stage : {"llm", "encoder"}
         Whether the language model's visual tokens are reduced, or those that a Q-Former reads.
-    text : str or sequence of str, optional
-        What guides text-guided methods, one for all rows or one for each.
-    tokenizer : optional
-        Turns a row of prompt ids into text where ``text`` is not given, and ``text`` into ids where
-        the prompt's own embeddings would guide.
-    tower : TextTower, optional
-        CLIP's text side.
+    guidance : Guidance
+        What guides text-guided methods.
     inside : tuple of LayerMethod
         What decides inside the language model.
     notes : tuple of str
         Warnings that belong into every report.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
-    images_as_video : bool or tuple of tuple of int
-        Whether images of a row that follow each other are the frames of one video, or how many of
-        them each video has: one tuple for all rows, or one for each.
+    frames : Frames, optional
+        Which images are the frames of clips.
     weights : float, optional
         The exponent of the slots' weights in attention; None for the default, see
         `layers.slot_weights.with_weights`, which makes it a number.
@@ -71,13 +63,11 @@ class Plan:
     keep: Keep | Literal["auto"]
     positions: str = "original"
     stage: str = "llm"
-    text: str | Sequence[str] | None = None
-    tokenizer: Any = None
-    tower: TextTower | None = None
+    guidance: Guidance = field(default_factory=Guidance)
     inside: tuple[LayerMethod, ...] = ()
     notes: tuple[str, ...] = ()
     encoder: EncoderMerge | None = None
-    images_as_video: Framing = False
+    frames: Frames | None = None
     weights: float | None = None
     unweighted: str = ""
 
@@ -89,7 +79,7 @@ class Plan:
         return " + ".join([*others, *before, *map(str, self.inside)])
 
     def __str__(self) -> str:
-        return f"{self.label} keep={self.keep}"
+        return f"{self.label} {stated(self.keep)}"
 
 
 @dataclass(frozen=True)
@@ -298,17 +288,16 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
     for item in report.items:
         if isinstance(plan.keep, int) and plan.keep > item.tokens:
             report.note(
-                f"keep = {plan.keep} is more than {_A[item.medium]} of {item.tokens} tokens has: "
+                f"{stated(plan.keep)} is more than {_A[item.medium]} of {item.tokens} tokens has: "
                 "all stay"
             )
         for note in item.notes:
             report.note(note)
     if plan.unweighted and any(item.stands_for != item.kept for item in report.items):
         report.note(plan.unweighted)
-    clips = plan.images_as_video
-    if (clips is True or (clips and True in clips)) and _joined_none(items):
+    if plan.frames is not None and not plan.frames.counts and _joined_none(items):
         report.note(
-            "images_as_video joined no images: frames follow each other and have one grid each, "
+            "frames joined no images: frames of a clip follow each other and have one grid each, "
             "the same; images that are cut into tiles have several"
         )
     bare = sorted(set(range(rows)) - {item.row for item in items})

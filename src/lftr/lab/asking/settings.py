@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from ...evidence.guidance import Guidance
 from ...methods import get_method
 from ...methods.base import Method
 from ...methods.encoder.merges import EncoderMerge
@@ -14,7 +14,7 @@ from ...methods.encoder.spelling import spell_merge
 from ...methods.inside import LayerMethod
 from ...prompting import frames_as_images
 from ...reducing import reduce
-from ...values.budget import Budget, Keep
+from ...values.budget import Keep, as_arguments, spell
 from ...values.errors import LftrError
 from .items import Asked
 
@@ -35,8 +35,8 @@ class Setting:
     method : Method or LayerMethod
         Decides, before the language model or inside it.
     keep : float, int or Budget
-        How much stays, inside the language model on average over its layers; ``1.0`` is the full
-        model, whatever the method.
+        How much stays: a ratio (float), a count (int) or a total, inside the language model on
+        average over its layers; ``1.0`` is the full model, whatever the method.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     encoder : EncoderMerge, optional
@@ -78,13 +78,11 @@ class Setting:
         return reduce(
             model,
             self.method,
-            keep=self.keep,
+            **as_arguments(self.keep),
             positions=self.positions,
-            text=[one.question for one in asked],
-            processor=processor,
-            text_tower=text_tower,
+            guidance=Guidance([one.question for one in asked], processor, text_tower),
             encoder=self.encoder,
-            images_as_video=frames_as_images(processor, [one.images for one in asked]),
+            frames=frames_as_images(processor, [one.images for one in asked]),
             weights=self.weights,
         )
 
@@ -96,16 +94,6 @@ class Setting:
 def name_of(method: Method | LayerMethod) -> str:
     """Return the name that a method is registered by, or that of its class."""
     return method.name or type(method).__name__
-
-
-def spell(keep: Keep) -> str:
-    """Write a budget as the command line takes it: ``1/16``, ``64``; all is ``1/1``."""
-    if isinstance(keep, Budget):
-        return f"total {keep.total}"
-    if isinstance(keep, int):
-        return str(keep)
-    ratio = Fraction(keep).limit_denominator(1_000_000)
-    return f"{ratio.numerator}/{ratio.denominator}"  # 1 would be one token
 
 
 def full_model() -> Setting:

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from ...cli import options
-from ...values.budget import parse_keep
 from ...values.errors import ArgumentError
 
 
 def bench(
     model: options.Model = None,
     method: options.Methods = ["lftr"],  # noqa: B006  (typer reads it, nobody writes to it)
-    keep: options.Keeps = ["1/4", "1/16"],  # noqa: B006
+    keep: options.Keeps = None,
+    tokens: options.Counts = None,
     option: options.Options = None,
     encoder: options.Encoders = None,
     positions: options.Positions = None,
@@ -64,7 +64,7 @@ def bench(
     """Time encoder, method, prefill and decoding each on its own; count memory and operations."""
     from ...cli.loading import load_model
     from ...cli.media_args import moves
-    from ...cli.parsing import parse_device, parse_dtype, parse_methods
+    from ...cli.parsing import parse_budgets, parse_device, parse_dtype, parse_methods
     from ...cli.terminal import print_json, progress
     from ...methods.encoder.spelling import parse_merge
     from ..asking.items import Question
@@ -77,7 +77,7 @@ def bench(
     if against not in (None, "full"):
         raise ArgumentError.of("--against", against, "full")
     methods = parse_methods(method, option or [])
-    rows = settings_grid(methods, map(parse_keep, keep), (), positions)
+    rows = settings_grid(methods, parse_budgets(keep, tokens), (), positions)
     settings = with_merges(rows, map(parse_merge, encoder or []), methods)
     settings = settings if against else settings[1:]
     medium, asked = medium_of(image, suite, frames, fps, question)

@@ -13,6 +13,7 @@ from ...cli.frame_sheet import sheet
 from ...cli.loading import Loaded
 from ...cli.terminal import Table
 from ...drawing import below, beside, draw_frames, draw_item, shown_part
+from ...evidence.guidance import Guidance
 from ...media import Clip
 from ...methods.base import Method
 from ...methods.inside import LayerMethod
@@ -36,12 +37,12 @@ _LENGTH = 288  # pixels of an image's side in the picture
 
 def met(loaded: Loaded, method: Method | LayerMethod) -> tuple[Sequence[float], str | None]:
     """Return by how many times a method can reduce on this model, and why not by more."""
-    reason = None
+    reason, guidance = None, Guidance(text_tower=loaded.text_tower)
     rising = (*reversed(_MILDER), *RATIOS)
     for place in range(len(rising), 0, -1):
         try:
             keep = 1 / rising[place - 1]
-            reduce(loaded.model, method, keep=keep, text_tower=loaded.text_tower).remove()
+            reduce(loaded.model, method, keep=keep, guidance=guidance).remove()
         except ArgumentError as error:
             reason = str(error)
             continue

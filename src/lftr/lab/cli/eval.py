@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...cli import options
-from ...values.budget import parse_keep
 from ...values.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ def evaluate(
         ),
     ] = ["scenes"],  # noqa: B006  (typer reads it, nobody writes to it)
     method: options.Methods = ["lftr"],  # noqa: B006
-    keep: options.Keeps = ["1/4", "1/16"],  # noqa: B006
+    keep: options.Keeps = None,
+    tokens: options.Counts = None,
     option: options.Options = None,
     metric: Annotated[
         str | None,
@@ -96,7 +96,7 @@ def evaluate(
     code 3: done, but for questions that could not be asked, which are named.
     """
     from ...cli.loading import load_model
-    from ...cli.parsing import parse_device, parse_dtype, parse_methods
+    from ...cli.parsing import parse_budgets, parse_device, parse_dtype, parse_methods
     from ...media import Picking
     from ...methods.encoder.spelling import parse_merge
     from ...presets import check_writable
@@ -122,7 +122,7 @@ def evaluate(
     metric = metric or "exact"
     methods = parse_methods(method, option or [])
     evaluation.get_metric(metric)
-    plain = evaluation.settings_grid(methods, map(parse_keep, keep), positions=positions)
+    plain = evaluation.settings_grid(methods, parse_budgets(keep, tokens), positions=positions)
     settings = evaluation.with_merges(plain, map(parse_merge, encoder or []), methods)
     picking = Picking(frames, fps)
     workload = _workload(data, prompt or (), n, seed, split, picking) if embeddings else None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...cli import options
-from ...values.budget import parse_keep
 
 if TYPE_CHECKING:
     from ...cli.terminal import Table
@@ -45,7 +44,11 @@ def tune(
     option: options.Options = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", help="Which budgets are tried; by default from 1/2 to 1/64."),
+        typer.Option("--keep", help="Which ratios are tried; by default from 1/2 to 1/64."),
+    ] = None,
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option("--tokens", min=1, help="In place of --keep: which counts are tried."),
     ] = None,
     positions: options.Positions = None,
     encoder: options.Encoder = None,
@@ -79,7 +82,7 @@ def tune(
     Exit code 3: done, but for images that could not be read, which are named.
     """
     from ...cli.loading import load_model
-    from ...cli.parsing import parse_device, parse_dtype, parse_methods
+    from ...cli.parsing import parse_budgets, parse_device, parse_dtype, parse_methods
     from ...cli.terminal import print_json, progress, say
     from ...media import Picking
     from ...methods.encoder.spelling import parse_merge
@@ -101,7 +104,7 @@ def tune(
     check_folder("--run", run, "tune")
     plan = Plan(
         None if method is None else parse_methods(method, option or []),
-        BUDGETS if keep is None else list(map(parse_keep, keep)),
+        parse_budgets(keep, tokens, BUDGETS),
         positions,
         None if encoder is None else parse_merge(encoder),
         batch,

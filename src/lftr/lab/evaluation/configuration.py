@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...options.plain import to_plain
+from ...values.budget import spell
 from ...values.errors import ArgumentError
 from ..asking.data import Data
-from ..asking.settings import Setting, spell
+from ..asking.settings import Setting
 from ..asking.subject import Subject
 from .runs import FORMAT
 

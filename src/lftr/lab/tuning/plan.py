@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...evidence.guidance import Guidance
 from ...methods import get_method
 from ...methods.base import Method
 from ...methods.encoder.merges import EncoderMerge
 from ...reducing import reduce
-from ...values.budget import Budget, Keep
+from ...values.budget import Budget, Keep, spell
 from ...values.errors import ArgumentError, MissingEvidenceError
 from ..asking.items import digest
-from ..asking.settings import Setting, spell
+from ..asking.settings import Setting
 from ..asking.subject import Subject
 from ..evaluation.configuration import plain_settings
 from .search import Goal, grid
@@ -90,10 +91,9 @@ class Plan:
                 reduce(
                     subject.model,
                     method,
-                    keep=1,
+                    tokens=1,
                     positions=self.positions,
-                    processor=subject.processor,
-                    text_tower=subject.text_tower,
+                    guidance=Guidance(None, subject.processor, subject.text_tower),
                     encoder=self.encoder,
                 ).remove()
             except MissingEvidenceError:

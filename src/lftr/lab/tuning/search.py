@@ -8,9 +8,9 @@ from typing import Literal
 
 from ...methods.base import Method
 from ...methods.encoder.merges import EncoderMerge
-from ...values.budget import Keep
+from ...values.budget import Keep, spell
 from ...values.errors import ArgumentError
-from ..asking.settings import Setting, name_of, spell
+from ..asking.settings import Setting, name_of
 from .betting import Bets
 from .sitting import Sitting
 

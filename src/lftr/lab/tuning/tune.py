@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from ...presets import Preset
+from ...values.budget import as_arguments, spell
 from ...values.errors import ArgumentError, LftrError, TooLittleMemoryError
 from ..asking.answering import one_batch
 from ..asking.items import Question
 from ..asking.problems import Problem, first_answered
-from ..asking.settings import Setting, full_model, name_of, spell
+from ..asking.settings import Setting, full_model, name_of
 from ..asking.subject import Subject
 from .answers import Answers
 from .betting import least_values
@@ -180,7 +181,12 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, pl
         "prefill": _saving(subject, asked, setting) if held else None,
     }
     preset = Preset(
-        setting.method, setting.keep, plan.positions, subject.name, found, setting.encoder
+        setting.method,
+        positions=plan.positions,
+        model=subject.name,
+        found=found,
+        encoder=setting.encoder,
+        **as_arguments(setting.keep),
     )
     unmet = (Problem(label, reason) for label, reason in barred.items())
     met = [*workload.problems, *unmet, *seating.problems]

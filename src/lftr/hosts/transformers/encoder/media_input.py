@@ -169,8 +169,9 @@ class Shown:
                 values["frame_features"] = frames[i].detach()
             elif "frame_features" in evidence:
                 values["frame_features"] = frame_means(values["encoder_features"], layout)
-            if "visual_projected" in evidence and plan.tower is not None:
-                values["visual_projected"] = plan.tower.project(values["encoder_features"])
+            tower = plan.guidance.text_tower
+            if "visual_projected" in evidence and tower is not None:
+                values["visual_projected"] = tower.project(values["encoder_features"])
             for name in maps.keys() - evidence:  # what others were made of
                 del values[name]
             values |= {name: rows[item.row] for name, rows in texts.items()}

@@ -90,7 +90,7 @@ class CrossAttentionHost:
         ids: Tensor = call.ids
         mask = torch.ones_like(ids) if call.mask is None else call.mask
         words = mask.bool() & ~self.family.placeholders(self.model, ids)
-        texts = row_texts(self.model, self.plan, self.evidence, ids, words)
+        texts = row_texts(self.model, self.plan.guidance, self.evidence, ids, words)
         tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images), without padding
         ratios = call["aspect_ratio_ids"].tolist()
         self._call.images = _Images(report, texts, ids.shape[1], tiles, ratios)

@@ -52,8 +52,8 @@ class Prefill:
             family,
             model,
             plan.method.evidence,
-            has_tower=plan.tower is not None,
-            has_frames=bool(plan.images_as_video),
+            has_tower=plan.guidance.text_tower is not None,
+            has_frames=plan.frames is not None,
         )
 
     def concerns(self, call: Call) -> bool:
@@ -63,7 +63,7 @@ class Prefill:
             raise UnsupportedModelError(
                 f"videos of {self.model.config.model_type} are not reduced, only those of "
                 f"{', '.join(list_families(video=True))}; frames that are given as images, of one "
-                "grid each, are, with lftr.reduce(images_as_video=True)"
+                "grid each, are, with lftr.reduce(frames=lftr.Frames())"
             )
         shown = any(medium.given(call) for medium in self.family.media)
         begins = not call.past and isinstance(call.ids, Tensor) and call.encoded is None
@@ -101,9 +101,7 @@ class Prefill:
                 part.encode(self.plan, self.evidence)
             clock.lap("encode")
             items = in_order([item for part in asked for item in part.items(segment)])
-            items = (
-                as_video(items, self.plan.images_as_video) if self.plan.images_as_video else items
-            )
+            items = items if self.plan.frames is None else as_video(items, self.plan.frames)
             own = {part.medium.name: of_medium(items, part.medium) for part in asked}
             tokens = []
             chooses = drops(self.plan.keep, items)
@@ -158,7 +156,7 @@ class Prefill:
     ) -> list[VisualTokens]:
         """Put together what the method sees of each new item, in the prompt's order."""
         words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
-        texts = row_texts(self.model, self.plan, self.evidence, segment.input_ids, words)
+        texts = row_texts(self.model, self.plan.guidance, self.evidence, segment.input_ids, words)
         found: dict[str, Iterator[VisualTokens]] = {}
         for part in asked:
             own = of_medium(items, part.medium)

@@ -91,7 +91,7 @@ class QFormerHost:
         ids: Tensor = call.ids
         mask = torch.ones_like(ids) if call.mask is None else call.mask
         visual = self.family.placeholders(self.model, ids)
-        texts = row_texts(self.model, self.plan, self.evidence, ids, mask.bool() & ~visual)
+        texts = row_texts(self.model, self.plan.guidance, self.evidence, ids, mask.bool() & ~visual)
         frames = self.family.frames(call)
         self._call.image = _Image(report, texts, ids.shape[1], frames)
         if self.plan.stage == "encoder":

@@ -5,37 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
+from typing import Any, TypeVar
 
 from ....values.errors import ArgumentError
-from ..items import Framing, Item, in_order
+from ....values.frames import Frames
+from ..items import Item, in_order
+
+T = TypeVar("T")
 
 
-def as_video(items: Sequence[Item], clips: Framing) -> list[Item]:
-    """Join images of one grid each, and the same, that follow each other in a row: frames.
+def as_video(items: Sequence[Item], frames: Frames) -> list[Item]:
+    """Join the images that are frames of one clip into one item.
 
-    With ``clips`` as numbers, so many images to each video. With a flag for each row, all images of
-    a row are of one clip, or none is.
+    Raises
+    ------
+    ArgumentError
+        If ``frames`` does not fit the rows, or joins images that cannot be frames of one clip.
     """
     joined: list[Item] = []
     for row, members in groupby(items, key=lambda item: item.row):
         own = list(members)
-        of_row = _of_row(clips, row)
-        if of_row is False:
-            joined += own
-            continue
-        if of_row is True and clips is not True:
+        if frames.rows:
+            if not _of_row(frames.rows, row, frames):
+                joined += own
+                continue
             own = [replace(item, framed=item.medium == "image") for item in own]
-        begins = _begins(of_row, clips, row, sum(item.medium == "image" for item in own))
+        begins = _begins(frames, row, sum(item.medium == "image" for item in own))
         image = 0
         for place, item in enumerate(own):
             new = place == 0 or not _goes_on(joined[-1], item)
             if begins is not None:
                 if new and image not in begins:
-                    raise ArgumentError.of(
-                        "images_as_video",
-                        clips,
-                        "frames that follow each other and have one grid each, the same",
-                    )
+                    allowed = "frames that follow each other and have one grid each, the same"
+                    raise ArgumentError.of("frames", frames, allowed)
                 new = image in begins
             image += item.medium == "image"
             if new:
@@ -52,26 +54,22 @@ def as_video(items: Sequence[Item], clips: Framing) -> list[Item]:
     return in_order(joined)
 
 
-def _of_row(clips: Framing, row: int) -> bool | tuple[int, ...]:
-    """Return what is said of a row's images; what is said of one row alone is said of all."""
-    if isinstance(clips, bool):
-        return clips
-    if len(clips) > 1 and row >= len(clips):
-        raise ArgumentError.of("images_as_video", clips, f"one for each row; there is a row {row}")
-    return clips[0 if len(clips) == 1 else row]
+def _of_row(values: Sequence[T], row: int, frames: Frames) -> T:
+    """Return the value of a row; one value alone is for all rows."""
+    if len(values) > 1 and row >= len(values):
+        raise ArgumentError.of("frames", frames, f"one for each row; there is a row {row}")
+    return values[0 if len(values) == 1 else row]
 
 
-def _begins(
-    of_row: bool | tuple[int, ...], clips: Framing, row: int, images: int
-) -> set[int] | None:
-    """Return which of a row's images begin a video; None where that is for the grids to tell."""
-    if isinstance(of_row, bool):
+def _begins(frames: Frames, row: int, images: int) -> set[int] | None:
+    """Return which of a row's images begin a clip; None where their grids decide."""
+    if not frames.counts:
         return None
-    if sum(of_row) != images:
-        raise ArgumentError.of(
-            "images_as_video", clips, f"numbers that add up to the {images} images of row {row}"
-        )
-    return {0, *accumulate(of_row)}
+    counts: Any = _of_row(frames.counts, row, frames)
+    if sum(counts) != images:
+        allowed = f"numbers that add up to the {images} images of row {row}"
+        raise ArgumentError.of("frames", frames, allowed)
+    return {0, *accumulate(counts)}
 
 
 def _goes_on(clip: Item, frame: Item) -> bool:

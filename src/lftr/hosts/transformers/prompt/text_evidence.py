@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....evidence.guidance import Guidance
 from ....evidence.text import prompt_embeddings
 from ....values.errors import ArgumentError
 from ..api import Call, Model
-from ..items import Plan
 
 _MARKS = [
     f"{what}_{end}_token_id" for what in ("vision", "image", "video") for end in ("start", "end")
@@ -17,7 +17,7 @@ _SPECIAL = ["bos_token_id", "eos_token_id", "pad_token_id", *_MARKS]
 
 
 def row_texts(
-    model: Model, plan: Plan, evidence: frozenset[str], input_ids: Tensor, words: Tensor
+    model: Model, guidance: Guidance, evidence: frozenset[str], input_ids: Tensor, words: Tensor
 ) -> dict[str, list[Tensor]]:
     """Return the text evidence that is asked for, a tensor for each row.
 
@@ -35,7 +35,7 @@ def row_texts(
     ArgumentError
         If ``text`` is not one for each row, cannot be read by this model, or nobody gave any.
     """
-    text = plan.text
+    text = guidance.text
     if text is not None and not isinstance(text, str) and len(text) != len(input_ids):
         raise ArgumentError.of("text", text, f"one question, or {len(input_ids)}, one for each row")
     found: dict[str, list[Tensor]] = {}
@@ -44,42 +44,41 @@ def row_texts(
         if text is None:
             own = prompt_embeddings(embed, input_ids, words, _special_ids(model))
         else:
-            rows = [_ids(plan, _text(plan, row, ids)) for row, ids in enumerate(input_ids)]
+            rows = [_ids(guidance, _text(guidance, row, ids)) for row, ids in enumerate(input_ids)]
             own = [embed(row.to(input_ids.device)) for row in rows]
         if not all(len(row) for row in own):
             name = Call.name("ids") if text is None else "text"
             raise ArgumentError.of(name, "a row without text", "text to be guided by")
         found["text_token_embeds"] = [row.detach() for row in own]
-    if "text_embeds" in evidence and plan.tower is not None:
+    if "text_embeds" in evidence and guidance.text_tower is not None:
         found["text_embeds"] = [
-            plan.tower.embed(_text(plan, row, ids[mask]))
+            guidance.text_tower.embed(_text(guidance, row, ids[mask]))
             for row, (ids, mask) in enumerate(zip(input_ids, words, strict=True))
         ]
     return found
 
 
-def _text(plan: Plan, row: int, ids: Tensor) -> str:
-    text = plan.text
+def _text(guidance: Guidance, row: int, ids: Tensor) -> str:
+    text = guidance.text
     if isinstance(text, str):
         return text
     if text is not None:
         return text[row]
-    if plan.tokenizer is not None:
-        return str(plan.tokenizer.decode(ids, skip_special_tokens=True))
-    raise ArgumentError.of(
-        "text", text, "the question (one, or one for each row), or processor=... to decode it"
-    )
+    if guidance.tokenizer is not None:
+        return str(guidance.tokenizer.decode(ids, skip_special_tokens=True))
+    allowed = "the question (one, or one for each row), or a processor in guidance= to decode it"
+    raise ArgumentError.of("text", text, allowed)
 
 
-def _ids(plan: Plan, text: str) -> Tensor:
-    if not callable(plan.tokenizer):
+def _ids(guidance: Guidance, text: str) -> Tensor:
+    if not callable(guidance.tokenizer):
         raise ArgumentError.of(
             "text",
             text,
-            "a text with text_tower=... (CLIP's text side) or processor=... (to embed it by this "
-            "model); without text=, the prompt itself guides",
+            "a text with a text_tower (CLIP's text side) or a processor (to embed it by this "
+            "model) in guidance=; without text, the prompt itself guides",
         )
-    ids = plan.tokenizer(text, add_special_tokens=False)[Call.name("ids")]
+    ids = guidance.tokenizer(text, add_special_tokens=False)[Call.name("ids")]
     return torch.tensor(ids, dtype=torch.long)
 
 

@@ -13,12 +13,13 @@ from ....methods.base import ImageMethod, Method
 from ....methods.encoder.spelling import spell_merge
 from ....options.plain import from_plain, to_plain
 from ....presets import Preset
-from ....values.budget import Budget, parse_keep, resolve
+from ....values.budget import as_arguments, budget_from_plain, resolve, stated
 from ....values.errors import ArgumentError
 
 KEY = "lftr"
-KEEP = "a ratio in (0, 1], as a number or as '1/16', or a whole number of tokens from 1 to 10**6"
-_FIELDS = ("method", "options", "keep")
+BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole number up to 10**6"
+_BUDGET = ("keep", "tokens")
+_FIELDS = ("method", "options", *_BUDGET)
 _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
 
@@ -31,7 +32,8 @@ class Setting:
     method : Method
         Decides before the language model.
     keep : float or int
-        A ratio or a count, see `lftr.values.budget.resolve`: what depends on sizes alone.
+        A ratio (float) or a count (int), see `lftr.values.budget.resolve`: what depends on sizes
+        alone.
     """
 
     method: Method
@@ -43,7 +45,7 @@ class Setting:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the setting as the values that `read` takes."""
-        return {**to_plain(self.method), "keep": self.keep}
+        return {**to_plain(self.method), **as_arguments(self.keep)}
 
     @functools.cached_property
     def text(self) -> str:
@@ -51,7 +53,7 @@ class Setting:
         return json.dumps(self.to_plain(), sort_keys=True, separators=(",", ":"))
 
     def __str__(self) -> str:
-        return f"{self.method} keep={self.keep:.6g}"
+        return f"{self.method} {stated(self.keep)}"
 
 
 def field_of(medium: str) -> str:
@@ -63,11 +65,12 @@ def field_of(medium: str) -> str:
 def setting_of(text: str) -> Setting:
     """Return the setting that has this `Setting.text`."""
     values = json.loads(text)
-    return Setting(from_plain({key: values[key] for key in ("method", "options")}), values["keep"])
+    method = from_plain({key: values[key] for key in ("method", "options")})
+    return Setting(method, budget_from_plain(values))
 
 
 def of_server(values: Any, provided: frozenset[str]) -> Setting:
-    """Read a server's own setting: ``method``, ``options`` and ``keep``, or a ``preset``.
+    """Read a server's own setting: ``method``, ``options`` and a budget; or a ``preset``.
 
     Parameters
     ----------
@@ -85,13 +88,13 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
     values = {} if values is None else values
     if isinstance(values, Mapping) and "preset" in values:
         if len(values) > 1:
-            raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and keep")
+            raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and a budget")
         return of_preset(Preset.load(values["preset"]), provided)
     return read(values, base, provided)
 
 
 def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
-    """Return a preset's method and keep.
+    """Return a preset's method and budget.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
     if preset.encoder is not None:
         merge = spell_merge(preset.encoder)
         raise ArgumentError.of("encoder", merge, "None: vLLM's vision encoder merges no tokens")
-    return Setting(_fitting(preset.methods[0], provided), _read_keep(preset.keep))
+    return Setting(_fitting(preset.methods[0], provided), _read_budget(as_arguments(preset.budget)))
 
 
 def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
@@ -129,8 +132,8 @@ def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
             raise ArgumentError.unknown("method", str(name), fitting(provided))
         plain = {key: values[key] for key in ("method", "options") if key in values}
         method = _fitting(from_plain(plain), provided)
-    keep = _read_keep(values["keep"]) if "keep" in values else default.keep
-    return Setting(method, keep)
+    budget = {key: values[key] for key in _BUDGET if key in values}
+    return Setting(method, _read_budget(budget) if budget else default.keep)
 
 
 def fitting(provided: frozenset[str]) -> list[str]:
@@ -162,15 +165,18 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
     return None
 
 
-def _read_keep(keep: object) -> float | int:
-    if isinstance(keep, int) and keep > 10**6:  # some are too long to be printed
-        raise ArgumentError.of("keep", f"a number of {keep.bit_length()} bits", KEEP)
+def _read_budget(values: Mapping[str, Any]) -> float | int:
+    """Return the ratio or the count of an object that has ``keep``, ``tokens`` or both."""
+    name, value = list(values.items())[-1]
+    for key, number in values.items():
+        if isinstance(number, int) and number > 10**6:  # some are too long to be printed
+            raise ArgumentError.of(key, f"a number of {number.bit_length()} bits", BUDGET)
     try:
-        found = parse_keep(keep)
+        found = budget_from_plain(values)
     except ArgumentError:
-        raise ArgumentError.of("keep", keep, KEEP) from None
-    if isinstance(found, Budget):
-        raise ArgumentError.of("keep", keep, f"{KEEP}: an item at a time")
+        raise ArgumentError.of(name, value, BUDGET) from None
+    if not isinstance(found, int | float):
+        raise ArgumentError.of(name, value, f"{BUDGET}: an item at a time")
     return found
 
 

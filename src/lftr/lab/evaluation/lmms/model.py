@@ -13,12 +13,13 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from .... import bundled
+from ....evidence.guidance import Guidance
 from ....methods import get_method
 from ....methods.encoder.merges import EncoderMerge
 from ....methods.encoder.spelling import parse_merge
 from ....prompting import batch_inputs, chat_inputs
 from ....reducing import reduce
-from ....values.budget import parse_keep
+from ....values.budget import as_arguments, budget_of
 from ....values.errors import ArgumentError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ class LftrHf(lmms):
         Hugging Face id or folder; ``bundled`` for the model inside the package.
     method : str
         A name that ``lftr methods`` lists; its options are further arguments (``seed=3``).
-    keep : float, int or str
-        As `lftr.reduce` takes it; ``1.0`` is the full model.
+    keep : float or str, optional
+        As `lftr.reduce` takes it, by default ``1/16``; ``1.0`` is the full model.
+    tokens : int, optional
+        In place of ``keep``, a count for each image.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     encoder : str, optional
@@ -67,7 +70,8 @@ class LftrHf(lmms):
         self,
         pretrained: str = BUNDLED,
         method: str = "lftr",
-        keep: float | int | str = "1/16",
+        keep: float | str | None = None,
+        tokens: int | None = None,
         positions: str | None = None,
         encoder: str | None = None,
         batch_size: int | str = 1,
@@ -86,7 +90,8 @@ class LftrHf(lmms):
         merge = {name: value for name, value in options.items() if name.startswith(_MERGE)}
         self.method = get_method(method, **{k: v for k, v in options.items() if k not in merge})
         self.encoder = _merge(encoder, merge)
-        self.keep = parse_keep(keep)
+        budget = budget_of(keep, tokens)
+        self.keep = 1 / 16 if budget is None else budget
         self.positions = positions
         self.system_prompt = system_prompt
         on_cpu = device == "cpu" or not torch.accelerator.is_available()
@@ -167,11 +172,11 @@ class LftrHf(lmms):
         guided = reduce(
             self.model,
             self.method,
-            keep=self.keep,
+            **as_arguments(self.keep),
             positions=self.positions,
-            text=["\n".join(texts) for texts in questions],
-            processor=self.processor,
-            text_tower=self.text_tower,
+            guidance=Guidance(
+                ["\n".join(texts) for texts in questions], self.processor, self.text_tower
+            ),
             encoder=self.encoder,
         )
         with guided:
