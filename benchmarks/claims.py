@@ -351,9 +351,8 @@ def main() -> None:
     parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=list(CLAIMS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        loaded = load_model(options.model, device, None)
+        loaded = load_model(options.model)
         figures = measure(loaded, options.n, options.rounds, options.claims)
     except LftrError as error:
         raise SystemExit(f"claims: {error}") from None

@@ -41,7 +41,7 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="module")
 def bundled() -> Any:
     torch.set_num_threads(1)
-    return load_model(None, torch.device("cpu"), None)
+    return load_model(device="cpu")
 
 
 KEPT, LOST = (0.99, 0.975, 1.0), (0.99, 0.96, 1.0)

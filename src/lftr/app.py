@@ -15,14 +15,28 @@ from .cli.show import show
 from .cli.verify import verify
 from .lab.cli.bench import bench
 from .lab.cli.demo import demo
+from .lab.cli.embeddings import embeddings
 from .lab.cli.eval import evaluate
 from .lab.cli.report import report
 from .lab.cli.tune import tune
+from .lab.cli.web import web
 from .values.errors import LftrError
+
+# options that became commands; the old spelling works for one release
+_NOW_COMMANDS = {("eval", "--embeddings"): "embeddings", ("demo", "--web"): "web"}
 
 
 class _Group(TyperGroup):
     """Verbs whose user errors are one line on stderr and exit code 1."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for (verb, option), command in _NOW_COMMANDS.items():
+            if args[:1] == [verb] and option in args:
+                from .cli.terminal import remark
+
+                remark(f"warning: `lftr {verb} {option}` is deprecated: use `lftr {command}`")
+                args = [command, *(word for word in args[1:] if word != option)]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -45,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Multimodal LLMs that answer from a fraction of their visual tokens, without training.",
 )
-for _verb in (run, demo, methods, show, bench, report, tune, verify):
+for _verb in (run, show, verify, methods, tune, embeddings, report, bench, demo, web):
     app.command()(_verb)
 app.command("eval")(evaluate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)

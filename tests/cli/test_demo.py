@@ -130,4 +130,4 @@ def test_a_method_inside_the_model_is_shown_at_budgets_that_it_can_meet(lftr, tm
 def test_methods_without_a_budget_are_refused(fails, tmp_path):
     words = ("demo", "--questions", 1, "--out", tmp_path)
     assert "one that can be given a budget" in fails(*words, "--method", "bypass")
-    assert "--method = 'fastv'" in fails("demo", "--web", "--method", "fastv")
+    assert "--method = 'fastv'" in fails("web", "--method", "fastv")

@@ -48,6 +48,24 @@ def bundled_method():
     return get_method("uniform")
 
 
+def test_verify_refuses_wrong_words_at_once(unloaded, fails, tmp_path):
+    absent = tmp_path / "absent.png"
+    assert f"image = '{absent}'; allowed: a file that exists" in fails("verify", absent)
+    assert "encodes the image again" in fails("verify", "--method", "downsample")
+    assert "keep = " in fails("verify", "--keep", "0")
+
+
+@pytest.mark.parametrize("name", ["./absent", "../absent", "/absent/model", "~/absent", "a/b/c"])
+def test_a_path_without_a_model(unloaded, fails, picture, name):
+    said = f"--model = '{name}'; allowed: a Hugging Face id, or a folder that exists"
+    for words in (("run", picture, "?"), ("show", picture), ("verify",), ("tune",), ("eval",)):
+        assert said in fails(*words, "--model", name)
+
+
+def test_a_file_is_no_model(unloaded, fails, picture):
+    assert "a folder that exists" in fails("verify", "--model", picture)
+
+
 def test_percent_is_a_ratio(reads, picture):
     assert parse_keep("6.25%") == parse_keep("1/16") == 0.0625
     assert parse_keep(" 100 % ") == 1.0

@@ -1,4 +1,4 @@
-"""`lftr eval --embeddings`: an index of one's own pictures, reduced."""
+"""`lftr embeddings`: an index of one's own pictures, reduced."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def album(tmp_path):
 
 
 def test_a_folder_has_cosine_and_recall_beside_the_controls(lftr, reads, album, tmp_path):
-    words = ["eval", "--embeddings", "--data", album, "--keep", "1/16", "--k", 2, "--batch", 2]
+    words = ["embeddings", "--data", album, "--keep", "1/16", "--k", 2, "--batch", 2]
     words += ["--out", tmp_path / "run"]
     told = reads(*words)
     assert (told["prompts"], told["k"], told["chance"]) == (5, 2, 0.5)
@@ -56,7 +56,7 @@ def test_a_folder_has_cosine_and_recall_beside_the_controls(lftr, reads, album, 
 
 
 def test_it_goes_on_where_it_was_killed(reads, album, tmp_path):
-    words = ["eval", "--embeddings", "--data", album, "--keep", "1/16", "--batch", 2]
+    words = ["embeddings", "--data", album, "--keep", "1/16", "--batch", 2]
     whole = reads(*words, "--out", tmp_path / "whole")
     killed = tmp_path / "killed"
     reads(*words, "--out", killed)
@@ -81,7 +81,7 @@ def test_what_was_left_out_is_told_and_tried_again(lftr, album, tmp_path, monkey
         return read(path)
 
     monkeypatch.setattr(module, "read_image", away)
-    words = ["eval", "--embeddings", "--data", album, "--keep", "1/16", "--batch", 2, "--k", 2]
+    words = ["embeddings", "--data", album, "--keep", "1/16", "--batch", 2, "--k", 2]
     words += ["--out", tmp_path / "run", "--json"]
     for _ in range(2):
         result = lftr(*words)
@@ -114,7 +114,7 @@ def test_a_control_that_fails_later_is_left_out(lftr, album, tmp_path, monkeypat
             yield found
 
     monkeypatch.setattr(module, "embed_batch", tiled)
-    words = ["eval", "--embeddings", "--data", album, "--keep", "1/16", "--batch", 2]
+    words = ["embeddings", "--data", album, "--keep", "1/16", "--batch", 2]
     words += ["--out", tmp_path / "run", "--json"]
     for _ in range(2):
         told = json.loads(lftr(*words).stdout)
@@ -126,7 +126,7 @@ def test_a_control_that_fails_later_is_left_out(lftr, album, tmp_path, monkeypat
 
 
 def test_recall_of_all_there_are_is_no_measure(lftr, reads, album, tmp_path):
-    words = ["eval", "--embeddings", "--data", album, "--keep", "1/16", "--out", tmp_path / "run"]
+    words = ["embeddings", "--data", album, "--keep", "1/16", "--out", tmp_path / "run"]
     told = reads(*words)  # --k is 10
     assert (told["k"], told["chance"]) == (4, 1.0)
     assert {row["recall"] for row in told["settings"]} == {None}
@@ -161,7 +161,7 @@ def subject_rows(tmp_path):
 
 
 def test_n_and_split_are_heard(reads, album, tmp_path):
-    words = ["eval", "--embeddings", "--keep", "1/16", "--batch", 4, "--n", 3]
+    words = ["embeddings", "--keep", "1/16", "--batch", 4, "--n", 3]
     assert reads(*words, "--data", album, "--out", tmp_path / "a")["prompts"] == 3
     runs = [
         reads(*words, "--data", "scenes", "--split", split, "--out", tmp_path / split)
@@ -174,29 +174,37 @@ def test_n_and_split_are_heard(reads, album, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ("--embeddings", "--metric", "vqa"),
-        ("--embeddings", "--max-new-tokens", 4),
-        ("--prompt", "What?"),
-        ("--k", 3),
+        ("embeddings", "--metric", "vqa"),
+        ("embeddings", "--max-new-tokens", 4),
+        ("embeddings", "--report", "x.html"),
+        ("eval", "--prompt", "What?"),
+        ("eval", "--k", 3),
     ],
 )
-def test_what_would_go_unheard_is_refused(fails, words):
-    option = words[-2]
-    where = "beside" if words[0] == "--embeddings" else "without"
-    said = fails("eval", *words)
-    assert option in said
-    assert f"no such option {where} --embeddings" in said
+def test_options_of_the_other_command_are_wrong_usage(lftr, words):
+    result = lftr(*words)
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+
+
+def test_the_old_spelling_warns_and_works(lftr, album, tmp_path):
+    words = ["--data", album, "--keep", "1/16", "--method", "uniform", "--k", 2, "--json"]
+    old = lftr("eval", *words, "--embeddings", "--out", tmp_path / "run")
+    new = lftr("embeddings", *words, "--out", tmp_path / "run")
+    assert old.exit_code == new.exit_code == 0
+    assert old.stdout == new.stdout
+    assert "use `lftr embeddings`" in old.stderr
+    assert "deprecated" not in new.stderr
 
 
 def test_merges_of_one_label_are_refused(fails, album):
     words = ["--data", album, "--tokens", 8, "--encoder", "tome", "--encoder", "tome:r=16"]
-    assert "one of each; there are two" in fails("eval", "--embeddings", *words)
+    assert "one of each; there are two" in fails("embeddings", *words)
 
 
 def test_what_cannot_be_embedded(lftr, fails, album, tmp_path):
-    embed = ["eval", "--embeddings", "--tokens", 8]
+    embed = ["embeddings", "--tokens", 8]
     assert "--data = " in fails(*embed, "--data", album, "--data", "scenes")
-    assert "--report = " in fails(*embed, "--data", album, "--report", tmp_path / "x.html")
     assert "two or more prompts" in fails(*embed, "--n", 1)
     (album / "prompts.txt").unlink()
     assert "prompts.txt" in fails(*embed, "--data", album)
@@ -207,5 +215,5 @@ def test_what_cannot_be_embedded(lftr, fails, album, tmp_path):
     assert "left out: 5.png" in result.stderr
     assert "a run of answers" in fails("report", out)
     assert "its settings differ" in fails(
-        "eval", "--embeddings", "--tokens", 9, "--data", album, "--prompt", "What?", "--out", out
+        "embeddings", "--tokens", 9, "--data", album, "--prompt", "What?", "--out", out
     )

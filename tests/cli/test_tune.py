@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import lftr as library
-from lftr.cli.options import needs_tower
+from lftr.cli.loading import needs_tower
 from lftr.lab.cli.exit_status import LEFT_OUT
 from lftr.lab.tuning.plan import Plan
 

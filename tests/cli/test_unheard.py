@@ -28,14 +28,9 @@ def lines(tmp_path, picture):
         (("bench", "--suite", "clips", "--question", "What?"), "beside --suite"),
         (("eval", "--n", 1, "--frames", 3), "without questions about clips in files"),
         (("eval", "--suite", "clips", "--n", 1, "--fps", 2.0), "without questions about clips"),
-        (("eval", "--embeddings", "--n", 1, "--frames", 3), "without questions about clips"),
+        (("embeddings", "--n", 1, "--frames", 3), "without questions about clips"),
         (("tune", "--n", 100, "--frames", 3), "without questions about clips in files"),
         (("tune", "--option", "diversity=0"), "without --method"),
-        (("demo", "--port", 8000), "without --web"),
-        (("demo", "--host", "0.0.0.0"), "without --web"),
-        (("demo", "--web", "--out", "here"), "beside --web"),
-        (("demo", "--web", "--suite", "scenes"), "beside --web"),
-        (("demo", "--web", "--questions", 5), "beside --web"),
         (("demo", "--json", "--markdown"), "beside --json"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -46,9 +41,9 @@ def test_the_option_is_named(fails, words, where):
 
 
 @pytest.mark.parametrize("words", [("--split", "train"), ("--seed", 1), ("--frames", 3)])
-@pytest.mark.parametrize("more", [(), ("--embeddings",)], ids=["answers", "embeddings"])
-def test_a_file_has_no_splits_and_pictures_no_frames(fails, lines, words, more):
-    assert f"{words[0]} = '{words[1]}'" in fails("eval", "--data", lines, *words, *more)
+@pytest.mark.parametrize("verb", ["eval", "embeddings"])
+def test_a_file_has_no_splits_and_pictures_no_frames(fails, lines, words, verb):
+    assert f"{words[0]} = '{words[1]}'" in fails(verb, "--data", lines, *words)
 
 
 def test_a_suite_and_a_file_have_questions(fails, lines):

@@ -1,4 +1,4 @@
-"""`lftr demo --web`: the page in headless Chromium, and what stands behind it."""
+"""`lftr web`: the page in headless Chromium, and what stands behind it."""
 
 from __future__ import annotations
 
@@ -114,9 +114,16 @@ def test_what_cannot_be_asked(ask):
 
 def test_the_page_prints_no_table():
     for option in ("--json", "--markdown"):
-        result = CliRunner().invoke(app, ["demo", "--web", option])
-        assert result.exit_code == 1
-        assert "--web" in result.stderr
+        result = CliRunner().invoke(app, ["web", option])
+        assert result.exit_code == 2
+        assert option in result.stderr
+
+
+def test_the_old_spelling_warns():
+    result = CliRunner().invoke(app, ["demo", "--web", "--method", "fastv"])
+    assert result.exit_code == 1
+    assert "use `lftr web`" in result.stderr
+    assert "--method = 'fastv'" in result.stderr
 
 
 @needs_gradio
@@ -154,7 +161,7 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith(("lftr.lab.web", "gradio"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    result = CliRunner().invoke(app, ["demo", "--web"])
+    result = CliRunner().invoke(app, ["web"])
     assert result.exit_code == 1
     assert "error: gradio is not installed" in result.stderr
     assert "'demo'" in result.stderr
@@ -177,7 +184,7 @@ def server(tmp_path_factory):
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     given = {"PYTHONPATH": path, "CONNECTIONS": str(connections), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lftr", "demo", "--web", "--port", str(port)],
+        [sys.executable, "-m", "lftr", "web", "--port", str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -283,7 +290,7 @@ def test_what_is_wrong_is_said_on_the_page(browser, server):
 @needs_gradio
 def test_a_port_that_is_taken(server):
     port = server[0].rstrip("/").rpartition(":")[2]
-    result = CliRunner().invoke(app, ["demo", "--web", "--port", port])
+    result = CliRunner().invoke(app, ["web", "--port", port])
     assert result.exit_code == 1
     assert "error: port = " in result.stderr
     assert "GRADIO_ANALYTICS_ENABLED" not in os.environ

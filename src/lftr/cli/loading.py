@@ -3,59 +3,96 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..evidence.guidance import Guidance
 from ..evidence.text import TextTower
+from ..hosts.transformers.reduction import Reduction
+from ..methods.base import Method
+from ..methods.inside import LayerMethod
+from ..presets import Preset
+from ..prompting import Medium, frames_as_images, inputs_of
+from ..reducing import reduce
 from ..values.errors import ArgumentError
 from .options import refuse
+from .parsing import parse_device, parse_dtype
 from .terminal import working
 
 
 @dataclass
 class Loaded:
-    """A model with what is needed to ask it."""
+    """A model with its processor and, where a method needs one, a text tower."""
 
     name: str
     model: Any
     processor: Any
     text_tower: TextTower | None
 
+    def inputs(self, media: Sequence[Medium], question: str) -> Any:
+        """Return the inputs for a question about images and clips, on the model's device."""
+        inputs = inputs_of(self.processor, media, question)
+        return inputs.to(self.model.device, dtype=self.model.dtype)
+
+    def reduce(self, preset: Preset, media: Sequence[Medium], question: str) -> Reduction:
+        """Reduce the model for a question about images and clips, as `lftr.reduce` does."""
+        return reduce(
+            self.model,
+            **preset.arguments(),
+            guidance=Guidance(question, self.processor, self.text_tower),
+            frames=frames_as_images(self.processor, [media]),
+        )
+
 
 def load_model(
-    name: str | None,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    name: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    methods: Iterable[Method | LayerMethod] = (),
     text_tower: str | None = None,
-    needs_tower: bool = False,
     clips: bool = False,
 ) -> Loaded:
-    """Load a model by Hugging Face id or folder; a bundled one without a name.
+    """Load the model that the options of a command name.
 
     Parameters
     ----------
+    name : str, optional
+        Hugging Face id or folder, by default the bundled model.
+    device, dtype : str
+        As `parse_device` and `parse_dtype` read them.
+    methods : iterable of Method or LayerMethod
+        The methods that will reduce the model; they decide whether it needs a text tower.
+    text_tower : str, optional
+        Hugging Face id or folder of a CLIP model.
     clips : bool
-        Whether it is asked about clips: which of the bundled ones.
+        Whether the bundled model is the one of clips.
 
     Raises
     ------
     ArgumentError
-        If it cannot be loaded, with the first line of the reason; or a text tower is named that
-        nothing would ask.
+        If an option has a wrong value, the model cannot be loaded (with the first line of the
+        reason), or no method would use the text tower.
     """
-    given = {"--text-tower": text_tower}
+    where, kind, needed = parse_device(device), parse_dtype(dtype), needs_tower(methods)
     if name is None:
-        refuse(given, "without --model: the bundled model brings its own")
-    elif not needs_tower:
-        refuse(given, "with methods that ask for no text in CLIP's space")
+        refuse({"--text-tower": text_tower}, "without --model: the bundled model brings its own")
+    elif not needed:
+        refuse({"--text-tower": text_tower}, "with methods that ask for no text in CLIP's space")
     _quieten()
     with working(f"loading {name or 'the bundled model'}"):
         if name is None:
-            return _bundled(device, dtype, needs_tower, "clips" if clips else "scenes")
-        tower = None if text_tower is None else _clip_tower(text_tower, device)
-        return Loaded(name, *_load(name, device, dtype), tower)
+            return _bundled(where, kind, needed, "clips" if clips else "scenes")
+        tower = None if text_tower is None else _clip_tower(text_tower, where)
+        return Loaded(name, *_load(name, where, kind), tower)
+
+
+def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
+    """Whether any method asks for text in CLIP's space."""
+    before = [method for method in methods if isinstance(method, Method)]
+    return any("text_embeds" in names for method in before for names in method.evidence)
 
 
 def _bundled(

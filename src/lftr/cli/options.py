@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os.path
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..values.errors import ArgumentError
 
-if TYPE_CHECKING:
-    from ..methods.base import Method
-    from ..methods.inside import LayerMethod
+
+def existing_model(name: str | None) -> str | None:
+    """Return a model's name; refuse a path without a folder before anything is loaded.
+
+    A Hugging Face id is ``name`` or ``owner/name``; every other spelling is a path.
+    """
+    if name is None or os.path.isdir(name):
+        return name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.exists(name):
+        raise ArgumentError.of("--model", name, "a Hugging Face id, or a folder that exists")
+    return name
 
 
 def _known_positions(value: str | None) -> str | None:
@@ -28,7 +37,11 @@ def _known_positions(value: str | None) -> str | None:
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", help="Hugging Face id or folder; by default the bundled model."),
+    typer.Option(
+        "--model",
+        callback=existing_model,
+        help="Hugging Face id or folder; by default the bundled model.",
+    ),
 ]
 MethodName = Annotated[
     str | None,
@@ -111,6 +124,17 @@ Fps = Annotated[
     float | None,
     typer.Option("--fps", help="Frames of each second of a clip; with --frames, at most so many."),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="Of a suite: train, validation or, by default, test."),
+]
+Questions = Annotated[
+    int | None,
+    typer.Option("--n", min=1, help="Most questions of each data set; by default 240 of a suite."),
+]
+SuiteSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Of a suite's scenes; by default 0.")
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda...; by default a GPU if there is one.")
@@ -126,30 +150,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Picture = Annotated[Path, typer.Option("-o", "--out", help="Where the picture is written.")]
 
 
-def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
-    """Whether any of some methods asks for text in CLIP's space."""
-    from ..methods.base import Method
-
-    before = [method for method in methods if isinstance(method, Method)]
-    return any("text_embeds" in names for method in before for names in method.evidence)
-
-
-def refuse(given: Mapping[str, object], where: str) -> None:
-    """Refuse an option that was given and would go unheard.
+def refuse(options: Mapping[str, object], where: str) -> None:
+    """Refuse an option that would have no effect.
 
     Parameters
     ----------
-    given : mapping
-        The values of options by name; None, False and nothing in a list are not given.
+    options : mapping
+        Values of options by name; None, False and an empty list stand for an absent option.
     where : str
         As in "no such option beside --preset".
 
     Raises
     ------
     ArgumentError
-        Naming the first of them.
+        Naming the first option that is present.
     """
-    for name, value in given.items():
-        if value is not None and value is not False and value != []:  # 0 was given
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:  # 0 is a value
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             raise ArgumentError.of(name, shown, f"no such option {where}")

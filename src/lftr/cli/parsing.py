@@ -1,4 +1,4 @@
-"""From the command line's words to values: methods, dtypes, devices."""
+"""Values of the options of a command: methods, presets, dtypes, devices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import torch
 
 from ..methods import get_method
 from ..methods.base import Method
+from ..methods.encoder.spelling import parse_merge
 from ..options.spelling import parse_options
-from ..values.budget import Keep, budget_of, parse_keep
+from ..presets import Preset
+from ..reducing import check_budget
+from ..values.budget import Keep, as_arguments, budget_of, parse_keep
 from ..values.errors import ArgumentError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,17 +32,47 @@ def parse_methods(names: Sequence[str], options: Sequence[str]) -> list[Method]:
     return [parse_method(name, _options_of(name, names, options)) for name in names]
 
 
-def _options_of(name: str, methods: Sequence[str], given: Sequence[str]) -> list[str]:
-    own = []
-    for option in given:
+def _options_of(name: str, methods: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return the options of the method ``name``, without its name in front."""
+    chosen = []
+    for option in options:
         key, dot, _ = option.partition("=")[0].partition(".")
         if dot and key in methods:
-            own += [option[len(key) + 1 :]] * (key == name)
+            chosen += [option[len(key) + 1 :]] * (key == name)
         elif len(methods) == 1:
-            own.append(option)
+            chosen.append(option)
         else:
             raise ArgumentError.of("--option", option, "method.name=value, of several methods")
-    return own
+    return chosen
+
+
+def parse_setting(
+    method: Sequence[str] | None,
+    keep: str | None,
+    tokens: int | None,
+    option: Sequence[str] | None,
+    positions: str | None = None,
+    encoder: str | None = None,
+) -> Preset:
+    """Return methods and budget as a preset, by default LFTR with a sixteenth of the tokens.
+
+    Raises
+    ------
+    ArgumentError
+        If `lftr.reduce` would refuse a value on any model.
+    """
+    chosen = parse_methods(method or ["lftr"], option or [])
+    budget = parse_budget(keep, tokens)
+    if budget is None and any(isinstance(one, Method) for one in chosen):
+        budget = 1 / 16  # inside the model, schedules say how many
+    check_budget(chosen, budget)
+    merge = None if encoder is None else parse_merge(encoder)
+    return Preset(
+        chosen[0] if len(chosen) == 1 else chosen,
+        positions=positions,
+        encoder=merge,
+        **as_arguments(budget),
+    )
 
 
 def parse_budget(keep: str | None, tokens: int | None) -> Keep | Literal["auto"] | None:

@@ -47,14 +47,11 @@ def run(
     """
     import torch
 
-    from ..evidence.guidance import Guidance
     from ..presets import Preset
-    from ..prompting import frames_as_images, inputs_of
-    from ..reducing import check_budget, reduce
+    from ..reducing import check_budget
     from .loading import load_model
     from .media_args import moves, read_media
-    from .method_args import choose
-    from .parsing import parse_device, parse_dtype
+    from .parsing import parse_setting
     from .terminal import print_json, remark, say, working
 
     *paths, question = words
@@ -62,7 +59,7 @@ def run(
         allowed = 'image files, videos or folders of frames, then a "question"'
         raise ArgumentError.of("IMAGE", question, allowed)
     if preset is None:
-        chosen = choose(method, keep, tokens, option, positions, encoder)
+        chosen = parse_setting(method, keep, tokens, option, positions, encoder)
     else:
         by_hand = {"--method": method, "--keep": keep, "--tokens": tokens}
         by_hand |= {"--option": option, "--positions": positions, "--encoder": encoder}
@@ -70,23 +67,9 @@ def run(
         chosen = Preset.load(preset)
         check_budget(chosen.method, chosen.budget)
     media = read_media(paths, frames, fps)
-    loaded = load_model(
-        model,
-        parse_device(device),
-        parse_dtype(dtype),
-        text_tower,
-        options.needs_tower(chosen.methods),
-        moves(media),
-    )
+    loaded = load_model(model, device, dtype, chosen.methods, text_tower, moves(media))
     note = chosen.note(loaded.name)
-    inputs = inputs_of(loaded.processor, media, question)
-    inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
-    on = reduce(
-        loaded.model,
-        **chosen.arguments(),
-        guidance=Guidance(question, loaded.processor, loaded.text_tower),
-        frames=frames_as_images(loaded.processor, [media]),
-    )
+    inputs, on = loaded.inputs(media, question), loaded.reduce(chosen, media, question)
     with unanswered(), on as reduction, torch.inference_mode(), working("answering"):
         start = time.perf_counter()
         ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)

@@ -46,7 +46,7 @@ def serve(
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
         rest, model = [model, *rest], None
-    name = _bundled() if model is None else model
+    name = _bundled() if model is None else str(options.existing_model(model))
     setting = _setting(given) if preset is None else _preset(preset, given)
     version = check_version()
     planned = plan(name, _config(name), setting, rest)

@@ -39,36 +39,18 @@ def show(
     import torch
 
     from ..drawing import below, draw_item, shown_part
-    from ..evidence.guidance import Guidance
     from ..media import Clip
-    from ..prompting import frames_as_images, inputs_of
-    from ..reducing import reduce
     from .frame_sheet import check_picture, frames_of, save, save_frames
     from .loading import load_model
     from .media_args import moves, read_medium
-    from .method_args import choose
-    from .parsing import parse_device, parse_dtype
+    from .parsing import parse_setting
     from .terminal import print_json, say, working
 
     check_picture(out)
-    chosen = choose(method, keep, tokens, option, encoder=encoder)
+    chosen = parse_setting(method, keep, tokens, option, encoder=encoder)
     medium = read_medium(image, frames, fps)
-    loaded = load_model(
-        model,
-        parse_device(device),
-        parse_dtype(dtype),
-        text_tower,
-        options.needs_tower(chosen.methods),
-        moves([medium]),
-    )
-    inputs = inputs_of(loaded.processor, [medium], question)
-    inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
-    on = reduce(
-        loaded.model,
-        **chosen.arguments(),
-        guidance=Guidance(question, loaded.processor, loaded.text_tower),
-        frames=frames_as_images(loaded.processor, [[medium]]),
-    )
+    loaded = load_model(model, device, dtype, chosen.methods, text_tower, moves([medium]))
+    inputs, on = loaded.inputs([medium], question), loaded.reduce(chosen, [medium], question)
     with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report

@@ -48,22 +48,19 @@ def verify(
     two images, a video, a method inside the language model. Exits with 1 if a check fails, or if
     nothing could be proved.
     """
-    from .. import verify as prove
     from ..media.picture import read_image
     from ..values.budget import as_arguments
+    from ..verifying import methods_to_check
+    from ..verifying import verify as prove
     from .loading import load_model
-    from .parsing import parse_budget, parse_device, parse_dtype, parse_methods
+    from .parsing import parse_budget, parse_methods
     from .terminal import print_json, progress, say
 
     chosen = parse_methods(method or ["lftr"], option or [])
+    budget = parse_budget(keep, tokens)
+    methods_to_check(chosen, budget)  # refuses before a model is loaded
     shown = [read_image(path) for path in images or []]
-    loaded = load_model(
-        model,
-        parse_device(device),
-        parse_dtype(dtype),
-        text_tower,
-        options.needs_tower(chosen),
-    )
+    loaded = load_model(model, device, dtype, chosen, text_tower)
     with progress("checking", 1) as bar:
 
         def told(name: str, number: int, total: int) -> None:
@@ -75,7 +72,7 @@ def verify(
             loaded.model,
             loaded.processor,
             chosen,
-            **as_arguments(parse_budget(keep, tokens)),
+            **as_arguments(budget),
             positions=positions,
             full=full,
             images=shown,

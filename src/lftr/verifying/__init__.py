@@ -15,7 +15,7 @@ from ..hosts.transformers.wrapped import unwrapped
 from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
-from ..reducing import as_method, by_place, reduce, reductions
+from ..reducing import as_method, by_place, check_budget, reduce, reductions
 from ..values.budget import Budget, Keep, budget_of, spell
 from ..values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
 from .checks import checks_of, named_checks, run
@@ -111,7 +111,7 @@ def verify(
         raise ArgumentError.of(
             "processor", None, "the model's: AutoProcessor.from_pretrained(its id or folder)"
         )
-    before, count, within = _methods_to_check(method, budget_of(keep, tokens))
+    before, count, within = methods_to_check(method, budget_of(keep, tokens))
     if not isinstance(steps, int) or steps < 2:
         raise ArgumentError.of("steps", steps, "a whole number, at least 2")
     model = unwrapped(model)
@@ -129,9 +129,8 @@ def verify(
     )
     with subject.reduced():  # raises at once what lftr.reduce refuses
         pass
-    for (
-        one
-    ) in within:  # a wrong option is the caller's; what this model lacks is for a check to say
+    # a wrong option is the caller's mistake; what this model lacks is reported by a check
+    for one in within:
         with suppress(UnsupportedModelError, MissingEvidenceError):
             reduce(model, one).remove()
     found, named = [], named_checks(before[1:], within[1:])
@@ -150,12 +149,17 @@ def verify(
     )
 
 
-def _methods_to_check(
+def methods_to_check(
     method: object, budget: Keep | Literal["auto"] | None
 ) -> tuple[list[Method], Keep | Literal["auto"], list[LayerMethod]]:
     """Return the methods before the language model, what they keep, and the methods inside.
 
     Where only methods inside are given, the one before the language model is LFTR.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no method, or one that encodes images again, or no model would take the budget.
     """
     found, within = by_place(method)
     if not (found or within):
@@ -170,7 +174,9 @@ def _methods_to_check(
                 "again at another size, and there is no reference to compare it with",
             )
     if before:
-        return before, KEEP if budget is None else budget, within
+        budget = KEEP if budget is None else budget
+        check_budget(before[0], budget)
+        return before, budget, within
     if budget is not None:
         within = [one.averaging(check_keep("keep", budget)) for one in within]
     return [as_method("lftr")], KEEP, within

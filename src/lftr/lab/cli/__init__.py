@@ -1,1 +1,1 @@
-"""The commands of the lab: ``eval``, ``tune``, ``bench``, ``demo`` and ``report``."""
+"""The commands that compare: ``eval``, ``embeddings``, ``tune``, ``bench``, ``demo``, ``web``..."""

@@ -64,32 +64,23 @@ def bench(
     """Time encoder, method, prefill and decoding each on its own; count memory and operations."""
     from ...cli.loading import load_model
     from ...cli.media_args import moves
-    from ...cli.parsing import parse_budgets, parse_device, parse_dtype, parse_methods
     from ...cli.terminal import print_json, progress
-    from ...methods.encoder.spelling import parse_merge
     from ..asking.items import Question
-    from ..evaluation import settings_grid, with_merges
     from ..profiling import Call
     from ..profiling import bench as measure
+    from .asking import parse_settings
     from .bench_media import medium_of, resized, told
     from .bench_tables import plain, tables
 
     if against not in (None, "full"):
         raise ArgumentError.of("--against", against, "full")
-    methods = parse_methods(method, option or [])
-    rows = settings_grid(methods, parse_budgets(keep, tokens), (), positions)
-    settings = with_merges(rows, map(parse_merge, encoder or []), methods)
+    methods, settings = parse_settings(
+        method, option, keep, tokens, encoder, positions, controls=()
+    )
     settings = settings if against else settings[1:]
     medium, asked = medium_of(image, suite, frames, fps, question)
     media = resized(medium, resolution or [])
-    loaded = load_model(
-        model,
-        parse_device(device),
-        parse_dtype(dtype),
-        text_tower,
-        options.needs_tower(methods),
-        moves(media),
-    )
+    loaded = load_model(model, device, dtype, methods, text_tower, moves(media))
     calls = [
         Call.of(
             loaded.model,

@@ -17,7 +17,7 @@ from ...evidence.guidance import Guidance
 from ...media import Clip
 from ...methods.base import Method
 from ...methods.inside import LayerMethod
-from ...prompting import Medium, inputs_of
+from ...prompting import Medium
 from ...reducing import prepare, reduce
 from ...values.errors import ArgumentError
 from ...values.report import ItemReport
@@ -35,8 +35,10 @@ _SHOWN = 5  # scenes whose answers are printed
 _LENGTH = 288  # pixels of an image's side in the picture
 
 
-def met(loaded: Loaded, method: Method | LayerMethod) -> tuple[Sequence[float], str | None]:
-    """Return by how many times a method can reduce on this model, and why not by more."""
+def possible_ratios(
+    loaded: Loaded, method: Method | LayerMethod
+) -> tuple[Sequence[float], str | None]:
+    """Return the ratios by which a method can reduce this model, and why not by higher ones."""
     reason, guidance = None, Guidance(text_tower=loaded.text_tower)
     rising = (*reversed(_MILDER), *RATIOS)
     for place in range(len(rising), 0, -1):
@@ -118,8 +120,7 @@ def picture(
     for i, example in enumerate(examples):
         asked = Question.of(example)
         (medium,) = asked.images
-        inputs = inputs_of(loaded.processor, asked.images, asked.question)
-        inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+        inputs = loaded.inputs(asked.images, asked.question)
         pictures, captions = [], []
         for outcome in reduced:
             on = outcome.setting.reduce(

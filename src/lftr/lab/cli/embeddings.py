@@ -1,49 +1,96 @@
-"""``lftr eval --embeddings``: how far reduction moves an index, and what it still finds."""
+"""``lftr embeddings``: how far reduction moves embeddings, and which neighbours it keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ...cli.terminal import Table, percent, print_json, progress, say
+import typer
+
+from ...cli import options
 from ...values.errors import ArgumentError
-from .exit_status import end, resumable
-from .folders import folder_of
 
 if TYPE_CHECKING:
-    from ..evaluation import Setting, Subject
-    from ..tuning.workload import Workload
+    from ...cli.terminal import Table
 
 
 def embeddings(
-    subject: Subject,
-    workload: Workload,
-    settings: Sequence[Setting],
-    *,
-    k: int,
-    batch: int,
-    out: Path | None,
-    as_json: bool,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            "--suite",
+            help="A folder of images (with prompts.txt or --prompt), a JSONL file with image or "
+            "video and question, or a suite (scenes, clips).",
+        ),
+    ] = ["scenes"],  # noqa: B006  (typer reads it, nobody writes to it)
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="What every image of a folder is asked."),
+    ] = None,
+    model: options.Model = None,
+    method: options.Methods = ["lftr"],  # noqa: B006
+    keep: options.Keeps = None,
+    tokens: options.Counts = None,
+    option: options.Options = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Nearest neighbours to compare.")] = 10,
+    split: options.Split = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    n: options.Questions = None,
+    seed: options.SuiteSeed = None,
+    batch: options.Batch = 8,
+    encoder: options.Encoders = None,
+    positions: options.Positions = None,
+    text_tower: options.Tower = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of the run; by default one of its own in lftr-embeddings/ for every "
+            "configuration. A run that was interrupted goes on.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Embed a workload under every setting, and print the table."""
+    """Compare embeddings at equal tokens: cosine and Recall@k agreement with the full model.
+
+    An embedding is the last layer's state of a prompt's last token; no right answers are needed.
+    Exit code 3: done, but for prompts that could not be embedded, which are named.
+    """
+    from ...cli.terminal import print_json, progress, say
+    from ...media import Picking
+    from .. import suites
     from ..asking.journal import Journal
     from ..evaluation import try_settings
-    from ..evaluation.index import (
-        BATCHES,
-        embed_run,
-        embedded,
-        index_configuration,
-        index_metrics,
-    )
+    from ..evaluation.index import BATCHES, embed_run, embedded, index_configuration, index_metrics
+    from ..tuning.workload import load_workload
+    from .asking import check_picking, load_subject, parse_settings
+    from .exit_status import end, resumable
+    from .folders import check_folder, folder_of
 
+    if len(data) > 1:
+        raise ArgumentError.of("--data", list(data), "one source: the prompts form one index")
+    if data[0] not in suites.NAMES:
+        options.refuse({"--split": split, "--seed": seed}, "without a suite in --data")
+    check_folder("--out", out, "embeddings")
+    methods, settings = parse_settings(method, option, keep, tokens, encoder, positions)
+    workload = load_workload(
+        data[0], prompt or (), n, seed or 0, split or "test", Picking(frames, fps)
+    )
     items = workload.items
+    check_picking(items, frames, fps)
     if len(items) < 2:
         raise ArgumentError.of("data", workload.name, "two or more prompts: neighbours to find")
+    # no answer is generated; the length is part of a subject's configuration
+    subject = load_subject(items, model, device, dtype, methods, text_tower, max_new_tokens=16)
     refused = try_settings(subject, items, settings)
     config = index_configuration(subject, workload.name, items, settings, batch)
-    journal = Journal.open(out or folder_of("eval", config), BATCHES, config)
+    journal = Journal.open(out or folder_of("embeddings", config), BATCHES, config)
     with closing(journal):
         for name, reason in refused.items():
             journal.leave_out(name, reason)
@@ -51,14 +98,7 @@ def embeddings(
             resumable(journal.path, embedded(journal), "prompts"),
             progress("embedding", len(items)) as bar,
         ):
-            unread = embed_run(
-                journal,
-                subject,
-                items,
-                settings,
-                batch=batch,
-                step=bar.step,
-            )
+            unread = embed_run(journal, subject, items, settings, batch=batch, step=bar.step)
         metrics = index_metrics(journal, items, settings, k)
     left_out = journal.left_out
     problems = [*workload.problems, *unread]
@@ -72,6 +112,8 @@ def embeddings(
 
 
 def _table(metrics: Mapping[str, Any], name: str, left_out: Mapping[str, str]) -> Table:
+    from ...cli.terminal import Table, percent
+
     k = metrics["k"]
     notes = [
         "Embedding: the last layer's state of the prompt's last token. Cosine: to the full model's "

@@ -81,20 +81,18 @@ def tune(
     The same command goes on where a search was interrupted; what was answered stays answered.
     Exit code 3: done, but for images that could not be read, which are named.
     """
-    from ...cli.loading import load_model
-    from ...cli.parsing import parse_budgets, parse_device, parse_dtype, parse_methods
+    from ...cli.parsing import parse_budgets, parse_methods
     from ...cli.terminal import print_json, progress, say
     from ...media import Picking
     from ...methods.encoder.spelling import parse_merge
     from ...presets import check_writable
-    from ..evaluation import Subject
     from ..tuning.answers import answered
     from ..tuning.plan import BUDGETS, Plan, tune_configuration
     from ..tuning.search import Goal
     from ..tuning.tune import check_size
     from ..tuning.tune import tune as search
     from ..tuning.workload import load_workload
-    from .asked_media import ask_of_clips, check_picking
+    from .asking import check_picking, load_subject
     from .exit_status import end, resumable
     from .folders import check_folder, folder_of
 
@@ -114,16 +112,8 @@ def tune(
     asked = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
     check_picking(asked.items, frames, fps)
     check_size(asked, goal)  # before the model is loaded
-    loaded = load_model(
-        model,
-        parse_device(device),
-        parse_dtype(dtype),
-        text_tower,
-        options.needs_tower(plan.candidates),
-        ask_of_clips(asked.items, model),
-    )
-    subject = Subject(
-        loaded.name, loaded.model, loaded.processor, loaded.text_tower, max_new_tokens
+    subject = load_subject(
+        asked.items, model, device, dtype, plan.candidates, text_tower, max_new_tokens
     )
     config = tune_configuration(subject, asked, goal, plan)
     folder = run or folder_of("tune", config)
