@@ -169,6 +169,11 @@ def test_the_tests_run_after_the_checks_and_take_arguments(clone):
     checks = [line.removeprefix("-m ").split()[0] for line in lines[-5:]]
     assert checks == ["ruff", "ruff", "mypy", "lint-imports", "pytest"]
     assert lines[-1].endswith("pytest -n 2 -k budget")
+    assert clone("scripts/test")[1][-1].endswith("pytest -n 2 -m not slow and not nightly")
+
+
+def test_continuous_integration_runs_slow_tests_too(clone):
+    assert "-m pytest -n 2 -m not nightly" in clone(".ci/run")[1]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +206,8 @@ def test_the_workflow_runs_the_same_scripts():
     browser, script = (step["run"] for step in job["steps"] if "run" in step)
     assert browser.split()[:2] == ["sudo", "scripts/install-browser"]
     assert script.startswith("${{ matrix.script }}")
-    scripts = re.findall(r"scripts/[\w-]+", (ROOT / ".ci" / "run").read_text())
+    run = (ROOT / ".ci" / "run").read_text()
+    scripts = re.findall(r"scripts/[\w-]+(?: -m \"[\w ]+\")?", run)
     assert ["scripts/install-browser", *job["strategy"]["matrix"]["script"]] == scripts
 
 

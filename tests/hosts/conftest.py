@@ -6,11 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from families import mark_slow
 
 from .kernels import flash_kernel
 from .support import FAMILIES, HOSTED, ZooEntry
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow(items)
 
 
 @pytest.fixture(params=HOSTED, ids=str, scope="session")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import CORE
 from torch import Tensor, nn
 from transformers import DynamicCache
 from zoo import FAMILIES, MIXED, VIDEOS, Image, Row, Side, Videos, ZooEntry
@@ -38,15 +39,8 @@ EVERY = [
     *(VIDEOS[n] for n in ("ernie4_5_vl_moe", "hy_v4_vl", "qwen3_omni_moe_thinker") if n in VIDEOS),
     *(MIXED[n] for n in ("glm5_next",) if n in MIXED),
 ]
-# all other tests run over these, which differ from each other in kind: how tokens are packed and
-# placed, which masks and caches there are. With the environment variable LFTR_EVERY_FAMILY=1 they
-# run over EVERY, which is 9000 tests more: for whoever adds a family, and for nightly runs
-CORE = {
-    *("llava", "vipllava", "llava_next", "llava_onevision", "llava_onevision-videos"),
-    *("qwen2_vl", "qwen2_5_vl", "qwen2_5_vl-videos", "qwen3_vl", "qwen3_vl-mixed", "qwen3_5"),
-    *("glm4v", "internvl", "idefics3", "gemma3", "gemma4", "gemma4_shared", "paligemma"),
-    *("mistral3", "aya_vision", "kimi_k25", "llama4"),
-}
+# all other tests run over CORE. With the environment variable LFTR_EVERY_FAMILY=1 they run over
+# EVERY, which is 9000 tests more: for whoever adds a family, and for nightly runs
 HOSTED = [e for e in EVERY if os.environ.get("LFTR_EVERY_FAMILY") == "1" or str(e) in CORE]
 # those whose encoder's attention can be read
 TAPPED = [entry for entry in HOSTED if entry.traits.reads == "attention"]

@@ -55,6 +55,7 @@ def test_generate(entry: ZooEntry, rows: list[Row], positions: str) -> None:
         assert_true(prompt, run, prompt.generate(), positions)
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_forward(entry: ZooEntry, side: str) -> None:
     prompt = Prompt(entry)

@@ -31,8 +31,6 @@ from lftr.values.budget import as_arguments
 
 from . import tiny
 
-REQUESTS = int(os.environ.get("LFTR_SERVING_REQUESTS", "10000"))
-"""Of the mixed load, which takes about two minutes on two cores."""
 NEW = 6
 START = 400
 
@@ -286,7 +284,8 @@ def test_wrong_requests_are_answered(server: Server) -> None:
     assert (server.counters() - before)["lftr:refused_total"] == ours
 
 
-def test_a_mixed_load(server: Server) -> None:
+@pytest.mark.parametrize("requests", [1000, pytest.param(10_000, marks=pytest.mark.nightly)])
+def test_a_mixed_load(server: Server, requests: int) -> None:
     """Right and wrong requests of all kinds, eight at a time: right answers, and flat memory."""
     kinds = [(None, 1.0), (0.25, None), (1 / 9, "divprune"), (7, "visionzip"), (1.0, "uniform")]
     right: list[tuple[bytes, Any]] = []
@@ -315,12 +314,12 @@ def test_a_mixed_load(server: Server) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(one, seeds))
 
-    load(range(REQUESTS // 2))
+    load(range(requests // 2))
     before = server.memory()
-    load(range(REQUESTS // 2, REQUESTS))
+    load(range(requests // 2, requests))
     grown = server.memory() - before
     assert server.process.poll() is None
-    assert grown < 64 * 2**20, f"{grown / 2**20:.0f} MiB more after {REQUESTS // 2} requests"
+    assert grown < 64 * 2**20, f"{grown / 2**20:.0f} MiB more after {requests // 2} requests"
 
 
 def _essence(answer: dict[str, Any]) -> tuple[str, int]:
