@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlavaConfig
 import lftr
 from lftr import bundled, suites
 from lftr.lab.exits import calibrate
-from lftr.lab.exits.labels import Taught
-from lftr.lab.exits.layers import exit_layers
+from lftr.lab.exits.calibrate import exit_layers
+from lftr.lab.exits.fit import FullRun
 from lftr.methods import DyVTE, StaticExit
 from lftr.methods.inside.schedules import Exit, Step
 from lftr.methods.operations.exit_gates import Gates, MadeFor, features_of
@@ -115,7 +115,7 @@ def test_calibration_of_a_batch_is_that_of_its_rows(bundle, prompts):
 
 def test_labels_are_those_of_runs_without_the_image(bundle, taught):
     model, _ = bundle
-    whole = Taught.by(model, taught[0])
+    whole = FullRun.of(model, taught[0])
     labels = taught[0]["labels"][0, 1:]
     place = labels != -100
     for layer in (1, 6):
@@ -149,7 +149,7 @@ def test_a_gate_is_taught_what_it_will_see(bundle, prompts, taught):
 
     with lftr.reduce(model, Watcher()), torch.no_grad():
         model(**prompts[0])
-    features = Taught.by(model, taught[0]).features
+    features = FullRun.of(model, taught[0]).features
     assert features.keys() == seen.keys() == set(range(1, 7))
     for layer, x in features.items():
         torch.testing.assert_close(x, seen[layer], rtol=1e-4, atol=1e-5)

@@ -1,1 +1,1 @@
-"""Where the image is no longer needed: layers found by calibration, gates trained for it."""
+"""Layers after which a model no longer needs the image, by calibration or by trained gates."""

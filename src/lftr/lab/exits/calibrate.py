@@ -1,4 +1,4 @@
-"""The layer after which a model's answers no longer need the image, found without labels."""
+"""Finds the layer after which a model's answers no longer need the image, without labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from ...methods.inside.static_exit import StaticExit
 from ...options.checks import Range, check
 from ...reducing import reduce
 from ...values.errors import ArgumentError
-from .layers import exit_layers
 
 
 def calibrate_exit(
@@ -23,28 +22,30 @@ def calibrate_exit(
     agreement: float = 0.99,
     max_new_tokens: int = 32,
 ) -> StaticExit:
-    """Find the earliest layer before which the image can go with the same answers.
+    """Find the earliest layer before which the visual tokens can be dropped with the same answers.
 
-    The whole model answers every prompt; then, by bisection, with the image gone before a layer. A
-    layer is given up as soon as too many answers differ. That later exits agree more is assumed;
-    the agreement at the layer that is returned, and its lack at one before, are measured. What the
-    vision encoder says of each prompt is held until the end.
+    The full model answers every prompt. A bisection over the layers then repeats the answers with
+    the visual tokens dropped before one layer, and ends each try as soon as too many answers
+    differ. It assumes that a later exit agrees more; the agreement at the returned layer, and the
+    lack of it one layer before, are measured. The outputs of the vision encoder are held in memory
+    until the end.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
         A model that `lftr.reduce` takes.
     inputs : sequence of mapping
-        What the model's processor returned, of a prompt or a batch each; no answers are needed.
+        Outputs of the model's processor, each for a prompt or a batch; no answers are needed.
     agreement : float
-        Least share of prompts whose greedy answer stays the same, to the token.
+        Least share of prompts whose greedy answer stays the same, token by token.
     max_new_tokens : int
         Tokens of each answer that are compared.
 
     Returns
     -------
     StaticExit
-        For `lftr.reduce`; at the model's depth, which is never, where no layer will do.
+        For `lftr.reduce`. Its layer is the model's depth, so that nothing is dropped, if no layer
+        reaches the agreement.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def calibrate_exit(
         if not prompts:
             raise ArgumentError.of("inputs", inputs, "at least one prompt")
         allowed = prompts - agreement * prompts
-        low, high = layers[0], layers[-1] + 1  # the last is never, and agrees
+        low, high = layers[0], layers[-1] + 1  # the model's depth drops nothing, and agrees
         while low < high:
             layer = (low + high) // 2
             if _differing(model, inputs, full, layer, max_new_tokens, allowed) > allowed:
@@ -80,19 +81,19 @@ def _differing(
     max_new_tokens: int,
     enough: float,
 ) -> int:
-    """Return how many answers differ if the image goes before ``layer``, counted until enough."""
+    """Count answers that differ with an exit before ``layer``; stop above ``enough``."""
     differing = 0
     with reduce(model, StaticExit(Exit(layer))):
-        for batch, wanted in zip(inputs, full, strict=True):
-            given = _answers(model, batch, max_new_tokens)
-            differing += sum(a != b for a, b in zip(given, wanted, strict=True))
+        for batch, expected in zip(inputs, full, strict=True):
+            answers = _answers(model, batch, max_new_tokens)
+            differing += sum(a != b for a, b in zip(answers, expected, strict=True))
             if differing > enough:
                 break
     return differing
 
 
 def _answers(model: Any, batch: Mapping[str, Any], max_new_tokens: int) -> list[list[int]]:
-    """Return the ids of each row's prompt and greedy answer, without what pads their end."""
+    """Return the ids of each row's prompt and greedy answer, without padding at the end."""
     ids: Tensor = model.generate(
         **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
     )
@@ -104,3 +105,26 @@ def _answers(model: Any, batch: Mapping[str, Any], max_new_tokens: int) -> list[
         while row and row[-1] in padding:
             row.pop()
     return rows
+
+
+def exit_layers(model: Any) -> list[int]:
+    """Return the layers before which the visual tokens of ``model`` can be dropped, ascending.
+
+    Raises
+    ------
+    LftrError
+        If the model cannot be reduced inside its language model.
+    """
+    depth = int(model.config.get_text_config().num_hidden_layers)
+    first = next((layer for layer in range(1, depth) if _can_exit(model, layer)), depth)
+    if first == depth:
+        reduce(model, StaticExit(Exit(depth - 1))).remove()  # raises, with the reason
+    return list(range(first, depth))
+
+
+def _can_exit(model: Any, layer: int) -> bool:
+    try:
+        reduce(model, StaticExit(Exit(layer))).remove()
+    except ArgumentError:  # a later layer still adds features of the image
+        return False
+    return True

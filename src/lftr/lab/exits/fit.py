@@ -1,18 +1,22 @@
-"""Training exit gates on a model that stays as it is."""
+"""Training exit gates for a model whose weights stay fixed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...methods.operations.exit_gates import Gates, MadeFor
+from ...methods.inside.base import LayerMethod, LayerView
+from ...methods.inside.schedules import Exit, Schedule
+from ...methods.inside.static_exit import StaticExit
+from ...methods.operations.exit_gates import Gates, MadeFor, features_of
 from ...options.checks import Range, check
+from ...reducing import reduce
 from ...values.errors import ArgumentError
-from .labels import Taught
-from .layers import exit_layers
+from .calibrate import exit_layers
 
 Same = Literal["loss", "agreement"]
 _LOSS: dict[Same, float] = {"loss": 1.03, "agreement": float("inf")}
@@ -29,31 +33,32 @@ def fit_exit(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Gates:
-    """Train the gates of `DyVTE` for a model, which is not changed.
+    """Train the gates of `DyVTE` for a model, whose weights stay fixed.
 
-    For each example some layers are drawn. Its answer is forced with the whole model and with the
-    image gone before that layer; where the answer stays the same, the layer's gate learns to exit.
+    For each example some layers are drawn. Its answer is forced (teacher forcing) with the full
+    model and with the visual tokens dropped before the layer. If the answer stays the same, the
+    layer's gate learns to exit.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
         A model that `lftr.reduce` takes.
     data : iterable of mapping
-        Examples as for training: the inputs of one prompt with its answer, and ``labels``, -100
-        where the prompt is.
+        Examples as for training: the inputs of one prompt with its answer, and ``labels`` that are
+        -100 at the tokens of the prompt.
     rule : {"loss", "agreement"}
-        When an answer counts as the same: if more than 99 % of its tokens stay the likeliest, and,
-        by ``"loss"``, if its loss stays below 1.03 of the whole model's, as published.
+        An answer counts as the same if more than 99 % of its tokens stay the likeliest and, with
+        ``"loss"``, its loss also stays below 1.03 times the full model's, as published.
     draws : int
-        Layers drawn for each example, as published 1; none twice.
+        Number of different layers drawn for each example; 1 in the paper.
     width : int
-        Features inside a gate, as published 2048.
+        Number of features inside a gate; 2048 in the paper.
     steps : int
         Steps of AdamW for each gate, each on all examples that drew its layer.
     learning_rate : float
-        Of AdamW.
+        Learning rate of AdamW.
     seed : int
-        Of the draws and the gates.
+        Seed of the drawn layers and of the gates' weights.
 
     Returns
     -------
@@ -79,19 +84,19 @@ def fit_exit(
     chance = torch.Generator().manual_seed(seed)
     gates = Gates(MadeFor.of(model.config), width)
     layers = torch.tensor(exit_layers(model))
-    seen: dict[int, list[tuple[Tensor, bool]]] = {}
+    examples_of: dict[int, list[tuple[Tensor, bool]]] = {}
     if isinstance(data, Mapping):
         raise ArgumentError.of("data", sorted(data), "several examples, a mapping each")
     for inputs in data:
         drawn = layers[torch.randperm(len(layers), generator=chance)[:draws]].tolist()
         with encode_once(model):
-            taught = Taught.by(model, inputs)
+            full = FullRun.of(model, inputs)
             for layer in drawn:
-                label = taught.needs_no_image(model, layer, agreement=0.99, loss=_LOSS[rule])
-                seen.setdefault(layer, []).append((taught.features[layer].cpu(), label))
-    if not seen:
+                label = full.needs_no_image(model, layer, agreement=0.99, loss=_LOSS[rule])
+                examples_of.setdefault(layer, []).append((full.features[layer].cpu(), label))
+    if not examples_of:
         raise ArgumentError.of("data", data, "at least one example")
-    for layer, examples in sorted(seen.items()):
+    for layer, examples in sorted(examples_of.items()):
         gate = gates.gates[layer - 1]
         nn.init.kaiming_uniform_(gate[0].weight, a=5**0.5, generator=chance)  # type: ignore[index]
         features = torch.stack([x for x, _ in examples])
@@ -107,3 +112,108 @@ def _train(gate: nn.Module, features: Tensor, labels: Tensor, steps: int, rate: 
         optimizer.zero_grad()
         nn.functional.cross_entropy(gate(features), labels.long()).backward()
         optimizer.step()
+
+
+@dataclass(frozen=True)
+class FeatureReader(LayerMethod):
+    """Drops nothing, and records the features that the gate of each layer would see.
+
+    Parameters
+    ----------
+    answer : int
+        Number of tokens of the answer at the end of the prompt, which a gate never sees.
+    features : dict of int to Tensor
+        Features of each layer, filled as the model runs.
+    """
+
+    answer: int
+    features: dict[int, Tensor] = field(default_factory=dict)
+    schedule: Schedule = Exit(1.0)
+
+    def watches(self, depth: int) -> frozenset[int]:
+        """Return all layers but the first."""
+        return frozenset(range(1, depth))
+
+    def count(self, view: LayerView, planned: int) -> int:
+        """Record the features, and keep all tokens."""
+        end = len(view.states) - self.answer
+        text = view.text[view.text < end]
+        last = torch.tensor([end - 1], device=text.device)
+        self.features[view.layer] = features_of(view.states, text if len(text) else last)
+        return planned
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """One example as the full model runs it.
+
+    Attributes
+    ----------
+    inputs : mapping
+        Inputs of one prompt with its answer, and ``labels``.
+    features : dict of int to Tensor
+        Features that the gate of each layer sees.
+    loss : float
+        Loss of the answer, mean over its tokens.
+    predicted : Tensor of int64
+        The likeliest token at each position of the answer.
+    """
+
+    inputs: Mapping[str, Any]
+    features: dict[int, Tensor]
+    loss: float
+    predicted: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Any, inputs: Mapping[str, Any]) -> FullRun:
+        """Run the full model on a prompt with its answer.
+
+        Raises
+        ------
+        ArgumentError
+            If there is not exactly one prompt, with an image and an answer.
+        """
+        reader = FeatureReader(_answer_length(inputs))
+        with reduce(model, reader):
+            out = model(**inputs)
+        if not reader.features:
+            raise ArgumentError.of("data", sorted(inputs), "inputs with an image")
+        predicted = _predicted(out.logits, inputs["labels"])
+        return cls(inputs, reader.features, float(out.loss), predicted)
+
+    @torch.no_grad()
+    def needs_no_image(self, model: Any, layer: int, agreement: float, loss: float) -> bool:
+        """Whether the answer stays the same if the visual tokens are dropped before ``layer``.
+
+        Parameters
+        ----------
+        agreement : float
+            The share of the answer's tokens that stay the likeliest must exceed this.
+        loss : float
+            The loss must stay below this multiple of the full model's.
+        """
+        with reduce(model, StaticExit(Exit(layer))):
+            out = model(**self.inputs)
+        predicted = _predicted(out.logits, self.inputs["labels"])
+        same = float((predicted == self.predicted).float().mean())
+        return same > agreement and float(out.loss) < loss * self.loss
+
+
+def _answer_length(inputs: Mapping[str, Any]) -> int:
+    """Return the number of tokens from the start of the answer on, without padding."""
+    labels = inputs.get("labels")
+    if not isinstance(labels, Tensor) or labels.ndim != 2 or len(labels) != 1:
+        shown = tuple(labels.shape) if isinstance(labels, Tensor) else labels
+        allowed = "labels (1, L) of one prompt and its answer, -100 where the prompt is"
+        raise ArgumentError.of("data", f"labels of shape {shown}", allowed)
+    answered = (labels[0] != -100).nonzero().flatten().tolist()
+    if not answered or answered[0] == 0:
+        raise ArgumentError.of("data", labels.tolist(), "labels of an answer after a prompt")
+    mask: Tensor = inputs.get("attention_mask", torch.ones_like(labels))
+    return int(mask[0, answered[0] :].sum())
+
+
+def _predicted(logits: Tensor, labels: Tensor) -> Tensor:
+    answered = labels[0, 1:].to(logits.device) != -100
+    return logits[0, :-1][answered].argmax(dim=-1)
