@@ -78,6 +78,10 @@ class LayerRecorder(LayerMethod):
         """Return the layers that the method watches."""
         return self.inner.watches(depth)
 
+    def observe(self, view: LayerView) -> None:
+        """Let the method look."""
+        self.inner.observe(view)
+
     def count(self, view: LayerView, planned: int) -> int:
         """Return the method's count, and record it if no token stays."""
         found = self.inner.count(view, planned)

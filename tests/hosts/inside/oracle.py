@@ -35,8 +35,11 @@ class Recorder(lftr.LayerMethod):
     def watches(self, depth: int) -> frozenset[int]:
         return self.inner.watches(depth)
 
-    def count(self, view: LayerView, planned: int) -> int:
+    def observe(self, view: LayerView) -> None:
         self.views.append(view)
+        self.inner.observe(view)
+
+    def count(self, view: LayerView, planned: int) -> int:
         found = self.inner.count(view, planned)
         if found <= 0 < view.layer:
             self.said.append((view.layer, len(view.visual), None))

@@ -110,6 +110,7 @@ def test_sparsevlm(file):
     states = case.inputs["hidden_states"]
     first, second = rated(case, states)
     method = lftr.get_method("sparsevlm")
+    method.observe(first)
     assert method.count(first, case.params["n_visual"]) == case.params["n_visual"]
     assert raters(second).sub(first.text[0]).equal(case.expected["text_rater_index"])
     close(second.received(raters(second)), case.expected["scores"])

@@ -175,7 +175,7 @@ def test_memory_is_the_prompts_own(name):
     method = ready(name, one)
     method.select(one, 7)
     if 0 in method.watches(8):
-        method.count(dataclasses.replace(other, layer=0), 20)
+        method.observe(dataclasses.replace(other, layer=0))
     assert method.select(other, 7).index.equal(alone.index)
 
 

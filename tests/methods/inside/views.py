@@ -75,7 +75,9 @@ def ready(name, seen):
     """Return a method by name, once it has looked at a prompt as it does before the first layer."""
     method = lftr.get_method(name)
     if 0 in method.watches(seen.depth):
-        assert method.count(dataclasses.replace(seen, layer=0), seen.tokens) == seen.tokens
+        first = dataclasses.replace(seen, layer=0)
+        method.observe(first)
+        assert method.count(first, seen.tokens) == seen.tokens
     return method
 
 
@@ -99,6 +101,7 @@ def descend(method, seed=0, depth=8, visual=30, text=5):
         seen = dataclasses.replace(seen, memory=memory, heads=seen.heads if layer else None)
         drops = layer > 0 and plan[layer] < plan[layer - 1]
         if len(rows) and (drops or layer in method.watches(depth)):
+            method.observe(seen)
             count = min(method.count(seen, min(plan[layer], len(rows))), len(rows))
             if layer and count < len(rows):
                 rows = rows[method.select(seen, count).index] if count else rows[:0]

@@ -134,13 +134,12 @@ class FeatureReader(LayerMethod):
         """Return all layers but the first."""
         return frozenset(range(1, depth))
 
-    def count(self, view: LayerView, planned: int) -> int:
-        """Record the features, and keep all tokens."""
+    def observe(self, view: LayerView) -> None:
+        """Record the features of a layer's gate."""
         end = len(view.states) - self.answer
         text = view.text[view.text < end]
         last = torch.tensor([end - 1], device=text.device)
         self.features[view.layer] = features_of(view.states, text if len(text) else last)
-        return planned
 
 
 @dataclass(frozen=True)

@@ -257,13 +257,20 @@ class LayerMethod(Named):
         """
 
     def watches(self, depth: int) -> frozenset[int]:
-        """Return the layers before which `count` is asked even if the schedule drops nothing."""
+        """Return the layers before which the method looks even if the schedule drops nothing."""
         return frozenset()
+
+    def observe(self, view: LayerView) -> None:
+        """Look at the states before a decision; `LayerView.memory` holds values for later layers.
+
+        Called before `count`, at every layer where the schedule drops tokens or that `watches`
+        names. By default it does nothing.
+        """
 
     def count(self, view: LayerView, planned: int) -> int:
         """Return how many visual tokens stay, where the schedule plans ``planned``; 0 drops all.
 
-        Before layer 0 nothing can be dropped; a method may look there all the same.
+        Before layer 0 nothing can be dropped.
         """
         return planned
 

@@ -49,9 +49,8 @@ class SparseVLM(LayerMethod, name="sparsevlm"):
     def watches(self, depth: int) -> frozenset[int]:
         return frozenset({0})
 
-    def count(self, view: LayerView, planned: int) -> int:
-        raters(view)
-        return planned
+    def observe(self, view: LayerView) -> None:
+        raters(view)  # chosen at the first layer, and kept in memory
 
     def select(self, view: LayerView, keep: int) -> Selection:
         scores = view.received(raters(view))

@@ -173,6 +173,7 @@ class Prompt:
     def _ask(self, m: int, view: LayerView) -> Selection | None:
         method, size = self.methods[m], len(view.visual)
         planned = min(self.plans[m][view.layer], size)
+        method.observe(view)
         count = min(int(method.count(view, planned)), size)
         if view.layer < self.first or count == size:
             return Selection.everything(size)
