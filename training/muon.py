@@ -2,6 +2,10 @@
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the update scaled to AdamW's
 root mean square as in Liu et al. 2025 (arXiv 2502.16982), so that both share learning rates.
+
+`torch.optim.Muon` has the same update (``adjust_lr_fn="match_rms_adamw"``), but it converts the
+learning rate to a Python number, which fails while a CUDA graph is recorded, and updates one matrix
+at a time.
 """
 
 from __future__ import annotations
