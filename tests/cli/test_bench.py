@@ -9,6 +9,7 @@ from lftr.lab.profiling import CONVENTIONS
 QUICK = ("--rounds", 1, "--decode", 1)
 
 
+@pytest.mark.slow
 def test_measures_every_setting_on_every_call_against_the_full_model(reads):
     told = reads(
         "bench", "--against", "full", "--method", "lftr", "--method", "pool", "--keep", "1/16",

@@ -71,6 +71,7 @@ def test_it_goes_on_where_it_was_killed(reads, album, tmp_path):
     assert len(file.read_bytes().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_told_and_tried_again(lftr, album, tmp_path, monkeypatch):
     module = importlib.import_module("lftr.lab.tuning.workload")
     read = module.read_image
@@ -98,6 +99,7 @@ def test_what_was_left_out_is_told_and_tried_again(lftr, album, tmp_path, monkey
         assert {row["tokens"] for row in told["settings"]} == {576, 36}
 
 
+@pytest.mark.slow
 def test_a_control_that_fails_later_is_left_out(lftr, album, tmp_path, monkeypatch):
     """As downsample does where the second image is cut into tiles."""
     module = importlib.import_module("lftr.lab.evaluation.index")
@@ -160,6 +162,7 @@ def subject_rows(tmp_path):
     return rows
 
 
+@pytest.mark.slow
 def test_n_and_split_are_heard(reads, album, tmp_path):
     words = ["embeddings", "--keep", "1/16", "--batch", 4, "--n", 3]
     assert reads(*words, "--data", album, "--out", tmp_path / "a")["prompts"] == 3

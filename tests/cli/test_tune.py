@@ -97,6 +97,7 @@ def test_a_folder_without_prompts(fails, album):
     assert "prompts.txt" in fails("tune", album)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_in_a_folder_of_its_own(lftr, album, tmp_path, monkeypatch):
     """Every configuration has one in the working directory; a word says what was found there."""
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,15 @@ from lftr.methods import get_method
 from .browser import Browser
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what opens a page in a browser to `.ci/run`."""
+    for item in items:
+        opens = {"browser", "server"} & set(getattr(item, "fixturenames", ()))
+        if opens and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Workers share the machine."""

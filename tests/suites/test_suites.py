@@ -46,6 +46,7 @@ def test_drawing_pictures_does_not_change_the_questions(suite, examples):
         assert (example.objects, example.question) == (objects, question.text)
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_the_process(suite, examples):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
