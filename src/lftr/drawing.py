@@ -1,4 +1,4 @@
-"""Pictures of a selection: which tokens stayed, which flowed where."""
+"""Pictures of a selection: the kept tokens, and the tokens merged into them."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _GAP = 12
 
 
 def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 480) -> Image.Image:
-    """Draw one visual item of a report, each of its grids beside the other.
+    """Draw one visual item of a report, its grids side by side.
 
-    Kept tokens are bright inside a border. With merging, every slot has a colour: its anchor a
-    border of it, the tokens that flowed into it a tint. What was dropped is dim.
+    Kept tokens are bright inside a border. With merging, every slot has a colour: the border of its
+    anchor, and a tint of the tokens that were merged into it. Dropped tokens are dim.
 
     Parameters
     ----------
     item : ItemReport
-        From a report whose reduction ran.
+        An item of the report of a forward or generate.
     image : PIL.Image.Image, optional
-        What the model was shown. It lies under an item of one grid; tiles, and tokens that have
-        no place (a Q-Former's), are drawn on plain ground.
+        The image as the model received it, drawn below an item of one grid. Tiles, and tokens
+        without a place (a Q-Former's), are drawn on a plain background.
     length : int
-        Pixels of a grid's longer side, at the least.
+        Smallest length of a grid's longer side, in pixels.
     """
     pictures = []
     for number, (frames, rows, columns) in enumerate(item.grids):
@@ -59,12 +59,12 @@ def draw_frames(
     Parameters
     ----------
     item : ItemReport
-        Of one grid (T, H, W).
+        An item of one grid (T, H, W).
     frames : sequence of PIL.Image.Image
-        What the model was shown; where T is smaller, as it is where a model joins frames, the first
-        of those that were joined is drawn.
+        The frames as the model received them. If the model joins frames, so that T is smaller, the
+        first of each joined group is drawn.
     length : int
-        Pixels of a frame's longer side, at the least.
+        Smallest length of a frame's longer side, in pixels.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def draw_frames(
 
 
 def kept_of_frames(item: ItemReport) -> list[int]:
-    """Return how many tokens stayed of each frame of a clip's visual item of one grid."""
+    """Return the number of kept tokens in each frame of an item of one grid."""
     count, rows, columns = item.grids[0]
     shown = _Tokens.of(item, 0)
     return [sum(shown.frame(number, rows * columns).anchors) for number in range(count)]
@@ -90,7 +90,7 @@ def kept_of_frames(item: ItemReport) -> list[int]:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Some tokens of an item in raster order: the slot of each, and whether it is an anchor."""
+    """Tokens of an item in raster order: the slot of each, and whether it is an anchor."""
 
     slots: Sequence[int]
     anchors: Sequence[bool]
@@ -98,7 +98,7 @@ class _Tokens:
 
     @classmethod
     def of(cls, item: ItemReport, number: int) -> _Tokens:
-        """Return those of one of the item's grids."""
+        """Return the tokens of one of the item's grids."""
         assert item.selection is not None, "reports of a reduction hold their selections"
         slots = item.selection.assignment(item.tokens).tolist()
         anchors, separators = set(item.positions), set(item.separators)
@@ -110,17 +110,17 @@ class _Tokens:
         )
 
     def frame(self, number: int, size: int) -> _Tokens:
-        """Return those of one frame."""
+        """Return the tokens of one frame."""
         part = slice(number * size, (number + 1) * size)
         return _Tokens(self.slots[part], self.anchors[part], self.colours)
 
     def draw(self, shape: tuple[int, int], under: Image.Image | None, side: int) -> Image.Image:
-        """Draw them as so many rows and columns, each ``side`` pixels wide and high."""
+        """Draw the tokens in rows and columns, each ``side`` pixels wide and high."""
         return _draw_grid(shape, self.slots, self.anchors, self.colours, under, side)
 
 
 def slot_colours(selection: Selection) -> list[Colour]:
-    """Return a colour for each slot: one for all where nothing merges, else hues far apart."""
+    """Return a colour for each slot: the same without merging, else distinct hues."""
     if selection.flow is None:
         return [ACCENT] * selection.count
     return [_hue(slot) for slot in range(selection.count)]
@@ -198,7 +198,7 @@ def below(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def shown_part(processor: Any, image: Image.Image) -> Image.Image:
-    """Return the part of an image that a processor shows the model: the middle, if it crops.
+    """Return the part of an image that a processor passes to the model: the centre if it crops.
 
     As `prompting` hands it on: upright, in RGB.
     """

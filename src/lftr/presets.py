@@ -1,4 +1,4 @@
-"""Presets: what to reduce by, how far, and what that was found on, in a file."""
+"""Presets: methods and budget of a reduction, and how they were found, in a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEYS = {"format", "method", "options", "keep", "tokens", "positions", "encoder"
 
 @dataclass(frozen=True)
 class Preset:
-    """The arguments of `lftr.reduce`, with where they come from.
+    """The arguments of `lftr.reduce`, with their origin.
 
     ``lftr.reduce(model, **preset.arguments())`` reduces as it says.
 
@@ -35,11 +35,11 @@ class Preset:
     keep : float, Budget, "auto" or None
         As `lftr.reduce` takes it. A string in the command line's spelling is read.
     positions : {"original", "compact"}, optional
-        By default what suits the model.
+        By default the model's own.
     model : str, optional
         Which model it was found on: a Hugging Face id, a path, or ``"bundled"``.
     found : mapping
-        What was measured when it was found; plain values, written by `lftr tune`.
+        Measurements of the search that found it; plain values, written by `lftr tune`.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
     tokens : int, optional
@@ -80,12 +80,12 @@ class Preset:
 
     @classmethod
     def from_plain(cls, values: Any) -> Preset:
-        """Make a preset of what `to_plain` returned.
+        """Make a preset from the result of `to_plain`.
 
         Raises
         ------
         ArgumentError
-            If something is missing, unknown or of another kind.
+            If a value is missing, unknown or of a wrong type.
         """
         if not isinstance(values, dict):
             raise ArgumentError.of("preset", values, "an object")
@@ -129,7 +129,7 @@ class Preset:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the preset, the whole file or none.
+        """Write the preset; the file is complete or unchanged.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class Preset:
 
     @property
     def methods(self) -> Sequence[Method | LayerMethod]:
-        """The method, or all of them where it is several."""
+        """The methods, as a sequence even if there is only one."""
         return self.method if isinstance(self.method, Sequence) else (self.method,)
 
     def arguments(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Preset:
 
 
 def check_writable(path: str | Path, name: str = "preset") -> None:
-    """Refuse a path that could not be written, before hours are spent on what goes there.
+    """Refuse a path that cannot be written, before a long computation.
 
     Raises
     ------
@@ -186,22 +186,22 @@ def check_writable(path: str | Path, name: str = "preset") -> None:
 
 
 def name_of(model: Any) -> str:
-    """Return the name by which presets know a loaded model: its id, its path, ``"bundled"``..."""
+    """Return the name of a loaded model in presets: its id, its path, ``"bundled"``..."""
     name = str(getattr(model, "name_or_path", "") or getattr(model.config, "name_or_path", ""))
     return known_as(name) or type(model).__name__
 
 
 def known_as(name: str) -> str:
-    """Return the name by which presets know a model's id or path."""
+    """Return the name of a model's id or path in presets."""
     from . import bundled
 
-    own = {str(bundled.path(one)): f"bundled-{one}" for one in bundled.NAMES}
-    own[str(bundled.path())] = "bundled"
-    return own.get(name, name)
+    names = {str(bundled.path(one)): f"bundled-{one}" for one in bundled.NAMES}
+    names[str(bundled.path())] = "bundled"
+    return names.get(name, name)
 
 
 def _last(model: str) -> str:
-    """Return a model's name without who publishes it or where it lies."""
+    """Return a model's name without owner or folder, in lower case."""
     return model.rstrip("/\\").replace("\\", "/").rpartition("/")[2].lower()
 
 
@@ -211,18 +211,18 @@ def _read_method(values: Mapping[str, Any]) -> Any:
     else:
         methods = [{key: values[key] for key in ("method", "options") if key in values}]
     load_plugins()
-    found = tuple(from_plain(one) for one in methods)
-    if not found or not all(isinstance(one, Method | LayerMethod) for one in found):
+    parsed = tuple(from_plain(one) for one in methods)
+    if not parsed or not all(isinstance(one, Method | LayerMethod) for one in parsed):
         raise ArgumentError.of("method", values["method"], "a method's name, or a list of methods")
-    return found if isinstance(values["method"], list) else found[0]
+    return parsed if isinstance(values["method"], list) else parsed[0]
 
 
 def _read_merge(values: Mapping[str, Any]) -> EncoderMerge | None:
-    given = values.get("encoder")
-    found = from_plain(given)
-    if not isinstance(found, EncoderMerge | None):
-        raise ArgumentError.of("encoder", given, "a merge inside the encoder, with its options")
-    return found
+    plain = values.get("encoder")
+    merge = from_plain(plain)
+    if not isinstance(merge, EncoderMerge | None):
+        raise ArgumentError.of("encoder", plain, "a merge inside the encoder, with its options")
+    return merge
 
 
 def _written(budget: Any) -> dict[str, Any]:

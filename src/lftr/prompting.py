@@ -1,4 +1,4 @@
-"""From pictures, clips and a question to a model's inputs, for any processor."""
+"""A model's inputs for pictures, clips and a question, with any processor."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ Medium = Image.Image | Clip
 Asked = tuple[Sequence[Medium], str]
 
 _PLACEHOLDERS = ("image_token", "video_token", "boi_token", "fake_image_token")
-_TICKS = 1000  # of a second, in which processors are told when a frame was
+_TICKS = 1000  # ticks per second of the frame times that processors receive
 
 
 def inputs_of(processor: Any, media: Sequence[Medium], question: str) -> Any:
     """Return a model's inputs for one question about some images or clips.
 
-    With the processor's chat template where it has one; without, the processor's image tokens come
-    before the question. A clip goes through the processor's video processor; where there is none,
-    its frames are so many images, see `frames_as_images`.
+    Uses the processor's chat template if it has one; else the image tokens stand before the
+    question. A clip goes through the processor's video processor; without one, its frames become
+    images, see `frames_as_images`.
     """
     return batch_inputs(processor, [(media, question)])
 
 
 def batch_inputs(processor: Any, asked: Sequence[Asked]) -> Any:
-    """Return a model's inputs for several questions, each about media of its own, left-padded.
+    """Return a model's inputs for several questions about different media, left-padded.
 
     The processor is given every image as `lftr.media.read_image` reads a file: upright, in RGB.
 
     Raises
     ------
     ArgumentError
-        If frames are images and nothing would tell them from other images, see `frames_as_images`;
-        a question holds the processor's own placeholder of an image; or the processor fails.
+        If frames become images that could not be told from other images, see `frames_as_images`; a
+        question contains the processor's image placeholder; or the processor fails.
     """
     asked = [([_viewed(one) for one in media], question) for media, question in asked]
     if frames_as_images(processor, [media for media, _ in asked]):
@@ -79,7 +79,7 @@ def chat_inputs(
     Raises
     ------
     ArgumentError
-        If a text holds the processor's own placeholder of an image, or the processor fails.
+        If a text contains the processor's image placeholder, or the processor fails.
     """
     parts = [
         part
@@ -102,7 +102,7 @@ def chat_inputs(
 
 
 def _viewed(medium: Medium) -> Medium:
-    """Return a picture, or a clip's frames, as viewers show them, whoever opened them."""
+    """Return a picture, or the frames of a clip, converted as viewers show them."""
     if isinstance(medium, Clip):
         return replace(medium, frames=tuple(map(read_image, medium.frames)))
     return read_image(medium)
@@ -126,7 +126,7 @@ def _viewed_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_texts(processor: Any, texts: Sequence[str]) -> None:
-    """Refuse what would be taken for one more image: the processor puts its placeholders itself."""
+    """Refuse texts with the image placeholder, which the processor inserts itself."""
     for name in _PLACEHOLDERS:
         token = str(getattr(processor, name, None) or "")
         for text in texts:
@@ -137,7 +137,7 @@ def _check_texts(processor: Any, texts: Sequence[str]) -> None:
 
 @contextmanager
 def _answerable(processor: Any, texts: Sequence[str]) -> Iterator[None]:
-    """Say in one sentence what a processor, of anybody's making, has raised over some questions."""
+    """Turn any error of a processor about these questions into one sentence."""
     try:
         yield
     except LftrError:
@@ -162,7 +162,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames
     Raises
     ------
     ArgumentError
-        If so, and another picture or clip stands beside a clip, or several pictures in another row.
+        If it is so for a row with another picture or clip, or beside a row of several pictures.
     """
     clips = any(isinstance(one, Clip) for media in rows for one in media)
     if not clips or getattr(processor, "video_processor", None) is not None:
@@ -182,7 +182,7 @@ def _frames(media: Sequence[Medium]) -> list[Image.Image]:
 
 
 def _video_options(videos: Sequence[Sequence[Clip]]) -> dict[str, Any]:
-    """Return what tells a video processor when the frames were, and to take them all."""
+    """Return the options that pass all frames, with their times, to a video processor."""
     return {
         "do_sample_frames": False,
         "video_metadata": [[_metadata(clip) for clip in clips] for clips in videos],
@@ -219,7 +219,7 @@ def _part(medium: Medium) -> dict[str, Any]:
 
 
 def _bare_prompt(processor: Any, media: Sequence[Medium], question: str) -> str:
-    """Put image tokens in front, unless the processor does so itself (BLIP-2 and its kin)."""
+    """Put image tokens in front, unless the processor does so itself (BLIP-2, InstructBLIP)."""
     token = getattr(processor, "image_token", None)
     if not isinstance(token, str) or getattr(processor, "num_query_tokens", None) is not None:
         return question

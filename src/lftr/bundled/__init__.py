@@ -1,8 +1,8 @@
-"""The small LLaVAs inside the package: really trained, loaded without a network.
+"""The two small trained LLaVAs inside the package; loading them needs no network.
 
-One answers the scenes of `lftr.suites`, one the clips. They demonstrate and test; what they answer
-predicts nothing about other models. MODEL_CARD.md and MODEL_CARD_CLIPS.md beside this file say how
-they were made and how well they answer.
+One answers questions about the scenes of `lftr.suites`, one about the clips. They are for
+demonstrations and tests; their results do not predict those of other models. MODEL_CARD.md and
+MODEL_CARD_CLIPS.md beside this file say how they were made and how well they answer.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def load_text_tower(model: Any) -> TextTower:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Load without transformers' progress bars; what takes no time needs none."""
+    """Load without transformers' progress bars, since loading is fast."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

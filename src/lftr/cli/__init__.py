@@ -1,4 +1,4 @@
 """The commands that reduce a model: ``run``, ``show``, ``methods``, ``verify`` and ``serve``.
 
-Nothing of it is imported by the library. Typer and rich come with the extra ``cli``.
+The library does not import them. Typer and rich come with the extra ``cli``.
 """

@@ -1,4 +1,4 @@
-"""A clip's kept tokens, frame by frame: as a sheet, or moving."""
+"""The kept tokens of a clip, frame by frame: as a sheet, or as a GIF."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..values.report import ItemReport
 
 _SHEET = Image.new("RGB", (64, 64))
 _COLUMNS = 4  # of a sheet
-_LEAST_MS = 20  # of a frame of a GIF: what is shorter is shown slower
+_LEAST_MS = 20  # of a frame of a GIF; viewers slow down shorter ones
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a path that no picture could be written to, before a model is loaded.
+    """Refuse a path to which no picture can be written, before a model is loaded.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def frames_of(item: ItemReport, clip: Clip, processor: Any) -> list[Image.Image]
 
 
 def save_frames(pictures: Sequence[Image.Image], clip: Clip, path: Path) -> None:
-    """Write a GIF that moves as the clip does, or a sheet in any other format.
+    """Write a GIF with the duration of the clip, or a sheet in any other format.
 
     Raises
     ------
@@ -108,6 +108,6 @@ def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def _lasting(clip: Clip, pictures: Sequence[Image.Image]) -> int:
-    """Return the milliseconds of each frame, so that the whole takes as long as the clip."""
+    """Return the milliseconds of each frame, so that the GIF is as long as the clip."""
     span = (clip.times[-1] - clip.times[0]) * len(clip.times) / max(len(clip.times) - 1, 1)
     return max(_LEAST_MS, round(1000 * span / len(pictures)))

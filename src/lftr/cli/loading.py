@@ -143,7 +143,7 @@ def _not_loaded(option: str, name: str, error: Exception) -> ArgumentError:
 
 
 def _quieten() -> None:
-    """Leave the terminal to this program's own progress."""
+    """Turn off the progress bars and warnings of transformers and huggingface_hub."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Pictures and clips that are named on the command line."""
+"""Pictures and clips of a command's arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_medium(path: str | Path, frames: int | None = None, fps: float | None =
     Raises
     ------
     ArgumentError
-        If it cannot be read, or frames are asked of a still picture.
+        If it cannot be read, or ``frames`` or ``fps`` is given for a still picture.
     """
     if is_clip(path):
         return _clip(path, frames, fps)
@@ -36,7 +36,7 @@ def read_media(
     Raises
     ------
     ArgumentError
-        If one cannot be read, or there is no clip to ask frames of.
+        If one cannot be read, or ``frames`` or ``fps`` is given without a clip.
     """
     if any(map(is_clip, paths)):
         return [_clip(path, frames, fps) if is_clip(path) else read_image(path) for path in paths]

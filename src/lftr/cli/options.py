@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def existing_model(name: str | None) -> str | None:
 
 
 def _known_positions(value: str | None) -> str | None:
-    """Refuse a word that no model takes before any model is loaded."""
+    """Refuse an unknown value before a model is loaded."""
     if value is None:
         return None
     from ..reducing import POSITIONS

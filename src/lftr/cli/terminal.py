@@ -1,4 +1,4 @@
-"""What every verb writes with: results to stdout, everything else to stderr."""
+"""Output of the commands: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def stderr() -> Console:
 
 
 def say(*lines: str, style: str | None = None) -> None:
-    """Write lines to stdout as they stand."""
+    """Write lines to stdout, without markup."""
     for line in lines:
         stdout().print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def remark(*lines: str) -> None:
-    """Write lines that are no result to stderr as they stand."""
+    """Write lines to stderr, without markup."""
     for line in lines:
         stderr().print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -63,7 +63,7 @@ def percent(row: Mapping[str, Any], name: str) -> str:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show that something of unknown length goes on; one line where there is no terminal."""
+    """Show a spinner; one line if there is no terminal."""
     console = stderr()
     if not console.is_terminal:
         console.print(f"{what}...", highlight=False)
@@ -72,27 +72,27 @@ def working(what: str) -> Iterator[None]:
 
 
 class Bars(Progress):
-    """Bars on stderr that go when the work is done.
+    """Progress bars on stderr that vanish at the end.
 
-    Where there is no terminal, lines: one at first, and one whenever half a minute has gone by.
+    Without a terminal, a line at the start and one every half minute.
     """
 
     def __init__(self, *columns: ProgressColumn) -> None:
         super().__init__(*columns, console=stderr(), transient=True)
         self._written = -math.inf
 
-    def update(self, *given: Any, **options: Any) -> None:
-        """Set what a bar shows."""
-        super().update(*given, **options)
+    def update(self, *args: Any, **options: Any) -> None:
+        """Update a bar."""
+        super().update(*args, **options)
         self._write()
 
-    def advance(self, *given: Any, **options: Any) -> None:
-        """Go on by some steps."""
-        super().advance(*given, **options)
+    def advance(self, *args: Any, **options: Any) -> None:
+        """Advance a bar."""
+        super().advance(*args, **options)
         self._write()
 
     def step(self, count: float) -> None:
-        """Go on by some steps of the first bar."""
+        """Advance the first bar."""
         self.advance(self.task_ids[0], count)
 
     def _write(self) -> None:

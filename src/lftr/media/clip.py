@@ -1,4 +1,4 @@
-"""A clip as models are asked about it: some frames, and when they were."""
+"""A clip: frames with their times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-FRAMES = 8  # of a clip, where nobody says how many
+FRAMES = 8  # frames of a clip, by default
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,6 @@ class Clip:
 
     @property
     def fps(self) -> float:
-        """Frames of a second, on average; 1 of a single frame."""
+        """Mean number of frames per second; 1 for a single frame."""
         span = self.times[-1] - self.times[0]
         return (len(self.times) - 1) / span if span > 0 else 1.0

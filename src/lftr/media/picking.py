@@ -13,14 +13,14 @@ from .clip import FRAMES
 
 @dataclass(frozen=True)
 class Picking:
-    """How many frames, evenly spread; the last one is always picked.
+    """Number of frames to read, evenly spread; the last frame is always among them.
 
     Attributes
     ----------
     frames : int, optional
-        How many at most; 8 where ``fps`` does not say either.
+        Largest number of frames; 8 if ``fps`` is not given either.
     fps : float, optional
-        How many of a second.
+        Frames per second.
 
     Raises
     ------
@@ -40,12 +40,12 @@ class Picking:
             raise ArgumentError.of("fps", self.fps, "a number above 0")
 
     def of(self, times: Sequence[float]) -> list[int]:
-        """Return the numbers of the frames that are read, rising.
+        """Return the numbers of the frames to read, in ascending order.
 
         Parameters
         ----------
         times : sequence of float
-            When each frame of the clip begins, rising; at least one.
+            Start of each frame of the clip, in ascending order; at least one.
         """
         picked = list(range(len(times))) if self.fps is None else self._by_time(times)
         most = self.frames or (FRAMES if self.fps is None else len(picked))
@@ -61,9 +61,9 @@ class Picking:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Return up to ``most`` of ``count`` places, evenly spread, first and last among them.
+    """Return up to ``most`` of ``count`` indices, evenly spread, with the first and the last.
 
-    The only one is the last.
+    A single index is the last one.
     """
     if count <= most:
         return list(range(count))

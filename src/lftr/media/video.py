@@ -1,4 +1,4 @@
-"""Frames of a video file, by PyAV (FFmpeg): what is asked for is decoded, and little else."""
+"""Frames of a video file, by PyAV (FFmpeg), which decodes little more than the wanted frames."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _ALIGNED = 0.02  # of a display matrix: entries that are smaller by so much turn
 
 @dataclass(frozen=True)
 class _Index:
-    """When the frames of a stream are shown, in its own unit, without decoding any.
+    """Presentation times of a stream's frames, in its time base, read without decoding.
 
     Attributes
     ----------
     stamps : sequence of int
-        Of every frame, rising.
+        Time of every frame, in ascending order.
     keys : sequence of int
-        Of those that can be decoded by themselves, rising.
+        Times of the key frames, in ascending order.
     exact : bool
-        Whether the file says when every frame is shown, not only when it is decoded: it does not
-        where the codec shows frames in another order than it decodes them, but the file has none.
+        Whether the file has presentation times. Without them only decoding times are known, which
+        differ if the codec reorders frames.
     """
 
     stamps: Sequence[int]
@@ -46,7 +46,7 @@ class _Index:
     exact: bool
 
     def times(self, stream: Any) -> list[float]:
-        """Return the seconds of every frame from the first."""
+        """Return the times of all frames, in seconds from the first."""
         unit = float(stream.time_base or 1)
         return [(stamp - self.stamps[0]) * unit for stamp in self.stamps]
 
@@ -58,8 +58,8 @@ class _Index:
 def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -> Clip:
     """Read frames of a video file, all at the size of the first one that is read.
 
-    Where the file's index is not exact (transport streams, some AVI), everything is decoded, twice:
-    to count the frames, and to keep those that are wanted.
+    If the file's index is not exact (transport streams, some AVI), everything is decoded twice: to
+    count the frames, and to keep the wanted ones.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def _stream(path: Path, container: Any) -> Any:
 
 
 def _index(path: Path, container: Any, stream: Any) -> _Index:
-    """Read the headers of all packets; nothing is decoded and nothing of them is kept."""
+    """Read the headers of all packets, without decoding or keeping them."""
     stamps, keys, exact = [], [], True
     for packet in container.demux(stream):
         stamp = packet.dts if packet.pts is None else packet.pts
@@ -134,9 +134,9 @@ def _index(path: Path, container: Any, stream: Any) -> _Index:
 def _sought(
     container: Any, stream: Any, index: _Index, wanted: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Decode the frames of those stamps, from the nearest key frame on wherever that is ahead.
+    """Decode the frames with these times; seek to a key frame if it is ahead.
 
-    Ends early where a stamp is not met exactly.
+    Ends early if no frame has exactly one of the times.
     """
     if not index.exact:
         return
@@ -155,7 +155,7 @@ def _sought(
 
 
 def _counted(av: Any, path: Path) -> list[float]:
-    """Decode everything; returns when each frame is shown, in seconds from the first."""
+    """Decode everything; return the times of all frames, in seconds from the first."""
     with av.open(str(path)) as container:
         stream = _stream(path, container)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
@@ -170,7 +170,7 @@ def _counted(av: Any, path: Path) -> list[float]:
 
 
 def _in_order(av: Any, path: Path, wanted: Sequence[int]) -> Iterator[Image.Image]:
-    """Decode everything up to the last wanted frame; returns the frames of those numbers."""
+    """Decode up to the last wanted frame; return the frames with these numbers."""
     numbers = set(wanted)
     with av.open(str(path)) as container:
         stream = _stream(path, container)

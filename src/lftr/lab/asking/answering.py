@@ -22,17 +22,17 @@ from .settings import Setting
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one question, an equal share of its batch's.
+    """Milliseconds per question; the time of a batch is divided equally among its questions.
 
     Attributes
     ----------
     encode : float
-        The vision encoder at full size, which every setting needs, also where its output was
-        remembered from the setting before; with merges inside it, where a setting has some.
+        The vision encoder, with merging inside it if the setting has it. A setting that reuses the
+        encoder's output of an earlier setting counts that setting's time.
     method, host : float
-        The method, and the bookkeeping around it.
+        The method, and the host's work on positions, masks and inputs.
     total : float
-        All of it and the language model, to the end of the answer.
+        All of these and the language model, until the end of the answer.
     """
 
     encode: float
@@ -48,16 +48,16 @@ class Answer:
     Attributes
     ----------
     text : str
-        What the model said, without outer space.
+        The generated text, stripped.
     items : tuple of ItemReport
-        What was done to each of the prompt's images; where methods decide inside the language
-        model, as the last layer has them.
+        The report of each image of the prompt; with methods inside the language model, the state in
+        the last layer.
     kept : float
-        Visual tokens of the prompt that a decoder layer had, mean over the layers.
+        Number of the prompt's visual tokens in a decoder layer, mean over the layers.
     ms : Timing
-        How long it took.
+        Times of the question.
     ended : bool
-        Whether the model had said all it had to say; if not, ``max_new_tokens`` cut it short.
+        Whether the model generated an end token; if not, ``max_new_tokens`` cut the answer short.
     """
 
     text: str
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of the prompt before."""
+        """Number of visual tokens of the prompt without reduction."""
         return sum(item.tokens for item in self.items)
 
 
@@ -87,7 +87,7 @@ def one_batch(
     text_tower: Any = None,
     max_new_tokens: int = 8,
 ) -> Iterator[Callable[[Setting], list[Answer]]]:
-    """Let some questions be answered in one batch, their images encoded once.
+    """Prepare a batch of questions whose images are encoded once for all settings.
 
     Yields
     ------
@@ -155,7 +155,7 @@ def answer_batch(
 
 
 def _ended(model: Any, new: Tensor) -> list[bool]:
-    """Return for each row of generated ids whether one of the model's ends is among them."""
+    """Return for each row of generated ids whether it contains an end token."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         return [False] * len(new)
@@ -164,12 +164,12 @@ def _ended(model: Any, new: Tensor) -> list[bool]:
 
 
 def _items_of(report: Report, row: int) -> tuple[ItemReport, ...]:
-    """Return a row's items as the innermost layer has them, or as they were where none is left."""
+    """Return a row's items in the last layer that still has them."""
     return tuple(report.innermost(item) or item for item in report.items if item.row == row)
 
 
 def _share(report: Report, wall_ms: float, encode_ms: float, count: int) -> Timing:
-    """Give each question its share, as if each setting had encoded for itself."""
+    """Divide the times among the questions, as if each setting had run the encoder itself."""
     encode = max(encode_ms, report.encode_ms)
     total = wall_ms - report.encode_ms + encode
     return Timing(encode / count, report.method_ms / count, report.host_ms / count, total / count)

@@ -1,4 +1,4 @@
-"""Controls that a model turns out not to be able to do: left out, and everything else goes on."""
+"""Controls that a model does not support are left out, and the comparison continues."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def but_controls(
     ask: Callable[[Sequence[Setting]], Iterator[Found]],
     leave_out: Callable[[str, str], None],
 ) -> Iterator[tuple[Setting, Found]]:
-    """Yield what ``ask`` finds under each setting; a control that cannot do it is left out.
+    """Yield the results of ``ask`` for each setting; leave out a control that is not supported.
 
-    As downsample of tiled images: whether a model cuts an image into tiles depends on the image,
-    and the first may not show it.
+    Support can depend on the image: downsample fails on images that the model cuts into tiles, and
+    the first image may not be one of them.
 
     Parameters
     ----------
     ask : callable
-        Takes settings, yields what it finds under each, in order.
+        Takes settings and yields a result for each, in order.
     leave_out : callable
         Takes the name of a control and the reason.
 
     Raises
     ------
     UnsupportedModelError
-        If a setting fails whose method is no control.
+        If a setting fails whose method is not a control.
     """
     waiting = list(settings)
     while waiting:

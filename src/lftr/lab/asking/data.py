@@ -1,4 +1,4 @@
-"""Where questions come from: a suite of the package, or a JSONL file of one's own."""
+"""Questions of a suite of the package, or of the user's own JSONL file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Data:
     name : str
         The suite, or the file.
     source : str
-        The suite, or where the file lies.
+        The suite, or the path of the file.
     items : sequence of Item
-        What is asked.
+        The questions.
     problems : sequence of Problem
-        Lines that are left out, and why.
+        Lines that are left out, with the reason.
     """
 
     name: str
@@ -60,21 +60,21 @@ def load_data(
         The name of a suite, or the path of a JSONL file: one object in each line, with ``image`` or
         ``video`` (a path or several, relative to the file), ``question``, ``answers`` (one or
         several) and optionally ``id``, ``category`` and ``choices``; ``images``, ``videos`` and
-        ``answer`` are other spellings. Other fields are not read, but for one that is nearly the
-        name of a field which the line does not have: such a line is a problem.
+        ``answer`` are other spellings. Other fields are ignored, unless one looks like a misspelt
+        name of a field that the line lacks: such a line is reported as a problem.
     split, seed : str, int
         Of a suite.
     n : int, optional
-        How many; by default 240 of a suite, all of a file.
+        Number of questions; by default 240 of a suite, all of a file.
     metric : str
-        Questions whose answers it cannot score are left out, and problems.
+        Questions whose answers it cannot score are left out and reported as problems.
     picking : Picking
         Which frames of a file's clips are read.
 
     Raises
     ------
     ArgumentError
-        If there is neither, or nothing that can be asked, or nothing that ``metric`` can score.
+        If there is no such suite or file, or no question that can be asked and scored.
     """
     if source in suites.NAMES:
         examples = suites.load(source, split, 240 if n is None else n, seed)
@@ -98,7 +98,7 @@ def load_data(
 
 
 def _scored(suite: str, items: Sequence[Item], metric: str) -> Data:
-    """Return the questions of a suite that a metric can score; how many it cannot is a problem."""
+    """Return the questions of a suite that a metric can score; report the number of others."""
     kept, reasons = [], []
     for item in items:
         try:

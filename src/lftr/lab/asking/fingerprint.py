@@ -1,4 +1,4 @@
-"""What tells a loaded model from another of the same name, for well under a second."""
+"""Digests that tell a loaded model from another one of the same name, within a second."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _TEXT = "How many red squares stand left of the 2 grey lines? Yes, no; 1/16."
 
 def weights_of(module: nn.Module) -> str:
     """Return a digest of every parameter and buffer: name, kind, shape, dtype and some values."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for name, whole in (*module.named_parameters(), *module.named_buffers()):
         for part in _parts(whole):
             kind = [name, type(whole).__name__, list(part.shape), str(part.dtype)]
-            found.update(json.dumps(kind).encode())
+            total.update(json.dumps(kind).encode())
             if not part.is_meta:  # what accelerate keeps elsewhere
-                found.update(_sampled(part))
-    return found.hexdigest()
+                total.update(_sampled(part))
+    return total.hexdigest()
 
 
 def config_of(model: Any) -> str:
-    """Return a digest of how a model runs: its configuration, how it generates and attends."""
+    """Return a digest of a model's configuration, generation settings and attention."""
     from ...hosts.transformers.api import attention_of
 
     config = model.config.to_dict()
@@ -41,7 +41,7 @@ def config_of(model: Any) -> str:
 
 
 def processor_of(processor: Any) -> str:
-    """Return a digest of what makes a prompt's inputs: image sizes, template, tokens of a text."""
+    """Return a digest of a processor: image sizes, chat template, tokens of a sample text."""
     tokenizer = processor.tokenizer
     return _digest(
         [
@@ -61,7 +61,7 @@ def _digest(value: Any) -> str:
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield a tensor, or those that one of another class (quantized, sharded) is made of."""
+    """Yield a tensor, or the tensors inside one of another class (quantised, sharded)."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor.detach()
         return

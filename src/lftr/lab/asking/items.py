@@ -1,4 +1,4 @@
-"""What an evaluation asks, wherever it comes from."""
+"""Questions about images and clips, of suites and of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import suites
 
 
 class Asked(Protocol):
-    """What can be asked: some images or clips and a question about them."""
+    """A question with its images and clips, as a protocol."""
 
     @property
     def images(self) -> Sequence[Medium]:
@@ -34,38 +34,38 @@ class Question:
 
     @classmethod
     def of(cls, example: suites.Example | suites.Clip) -> Question:
-        """Take over an example of a suite; the frames of a clip become one."""
+        """Convert an example of a suite; the frames of a clip become one `Clip`."""
         return cls(_media(example), example.question)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question about some images, with what may be answered.
+    """One question about images or clips, with its right answers.
 
     Attributes
     ----------
     id : str
         Unique in a run.
     task : str
-        The data set; relative scores are of each, then averaged.
+        The data set; relative scores are computed for each, then averaged.
     question : str
-        The prompt's text, as it stands.
+        The prompt's text, unchanged.
     answers : tuple of str
-        Any of them is right; metrics say how.
+        The right answers; the metric decides how they are compared.
     category : str
-        Scored apart; may be empty.
+        A group of questions that reports score separately; may be empty.
     choices : tuple of str
-        Of a multiple choice, in the order of their letters.
+        The options of a multiple-choice question, in the order of their letters.
     image : str or None
-        Path of the first image, where it is a file.
+        Path of the first image if it is a file.
     content : str
-        What tells the images' content from another, where they are files.
+        Digest of the images' content if they are files.
     read : callable
         Returns the images and clips.
     moves : bool
         Whether there is a clip among them.
     place : str
-        Where it is written, as ``mine.jsonl line 3``; empty where the id says so.
+        Its place in a file, as ``mine.jsonl line 3``; empty if the id names it.
     """
 
     id: str
@@ -82,12 +82,12 @@ class Item:
 
     @property
     def told(self) -> str:
-        """What it is called where it is left out: its id, and where that is written."""
+        """Its name in a list of problems: the id, and its place in a file."""
         return f"{self.id} ({self.place})" if self.place else self.id
 
     @property
     def images(self) -> Sequence[Medium]:
-        """The images and clips, read anew."""
+        """The images and clips; each access reads them again."""
         return self.read()
 
     def asked(self) -> Question:
@@ -107,7 +107,7 @@ class Item:
         task: str,
         again: Callable[[], suites.Example | suites.Clip],
     ) -> Item:
-        """Take over an example of a suite, but for its images, which ``again`` draws anew."""
+        """Convert an example of a suite without its images, which ``again`` draws when needed."""
         return cls(
             example.scene,
             task,
@@ -121,17 +121,17 @@ class Item:
 
 
 def _media(example: suites.Example | suites.Clip) -> tuple[Medium, ...]:
-    """Return an example's image, or its frames as one clip, a frame a second."""
+    """Return an example's image, or its frames as a clip with one frame per second."""
     if isinstance(example, suites.Clip):
         return (Clip(example.images, tuple(map(float, range(len(example.images))))),)
     return example.images
 
 
 def digest(items: Iterable[Item]) -> str:
-    """Return a SHA-256 of all that an answer and its score depend on, in order."""
-    found = hashlib.sha256()
+    """Return a SHA-256 of everything in the questions that answers and scores depend on."""
+    total = hashlib.sha256()
     for item in items:
-        asked = [item.id, item.task, item.question, item.content]
-        line = [*asked, list(item.answers), item.category, list(item.choices)]
-        found.update(json.dumps(line, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
-    return found.hexdigest()
+        fields = [item.id, item.task, item.question, item.content]
+        line = [*fields, list(item.answers), item.category, list(item.choices)]
+        total.update(json.dumps(line, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
+    return total.hexdigest()

@@ -1,4 +1,4 @@
-"""A folder with a configuration and lines that are added one by one: nothing lost or mixed."""
+"""A folder with a configuration and a file of lines, to which one process appends."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _OWN = {_LOCK, CONFIG, CONFIG + ".part"}  # the last of a start that was killed
 
 
 class Journal:
-    """Lines of a file beside ``config.json``, in a folder of their own.
+    """A folder with ``config.json`` and a file of lines, one JSON object each.
 
     Parameters
     ----------
     path : Path
         The folder.
     name : str
-        The file of the lines, one JSON object in each.
+        The name of the file of lines.
     config : dict
-        Plain values: what tells this folder's content from another's.
+        Plain values on which the lines depend; a folder holds one configuration.
     lines : list of dict
-        What the file holds.
+        The lines of the file.
     lock : FileLock, optional
         Held while this process may write.
 
     Attributes
     ----------
     left_out : dict of str to str
-        Methods that the model turned out not to be able to do, with the reason.
+        Methods that the model does not support, with the reason.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Journal:
 
     @classmethod
     def open(cls, path: str | Path, name: str, config: Mapping[str, Any]) -> Journal:
-        """Begin a folder, or go on with one that was interrupted; alone, until ``close``.
+        """Start a folder or continue an interrupted one, and lock it until ``close``.
 
         Parameters
         ----------
         path : str or Path
-            A folder that is empty, is not there yet, or was begun with this very configuration.
+            A folder that is empty or does not exist, or was started with the same configuration.
 
         Raises
         ------
@@ -93,11 +93,11 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path, name: str) -> Journal:
-        """Read a folder without touching it, whether somebody writes to it or not."""
+        """Read a folder without a lock and without changing it."""
         return cls(path, name, read_json(path / CONFIG), _read_lines(path / name))
 
     def add(self, lines: Sequence[Any]) -> None:
-        """Append lines; they are on the disk when this returns.
+        """Append lines, and write them to disk before returning.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Journal:
         self.lines += lines
 
     def leave_out(self, method: str, reason: str) -> None:
-        """Leave every setting of a method out from here on, and write down why.
+        """Leave out all settings of a method from now on, and record the reason.
 
         Raises
         ------
@@ -128,13 +128,13 @@ class Journal:
         write_whole(self.path / LEFT_OUT, json.dumps(self.left_out, indent=1) + "\n")
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Release the lock of the folder."""
         if self._lock is not None:
             self._lock.release()
 
 
 def _check_own(folder: Path) -> None:
-    """Refuse a folder of something else before anything in it is touched."""
+    """Refuse a folder with other content before anything in it is changed."""
     foreign = sorted(file.name for file in folder.iterdir() if file.name not in _OWN)
     if foreign and not (folder / CONFIG).exists():
         allowed = f"an empty folder or a run's; this one holds {foreign[0]}"
@@ -175,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> list[Any]:
-    """Read what is whole; a last line without its end was being written when a run died."""
+    """Read the complete lines; a last line without its end was cut off when a run was killed."""
     if not path.exists():
         return []
     found: list[Any] = []
@@ -197,7 +197,7 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a whole file or none.
+    """Write a file completely or not at all.
 
     Raises
     ------
@@ -213,5 +213,5 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def unwritable(folder: Path, error: OSError) -> ArgumentError:
-    """Return what is said where a run's folder cannot be written."""
+    """Return the error for a run's folder that cannot be written."""
     return ArgumentError.of("folder", str(folder), f"a folder to write to ({error})")

@@ -1,4 +1,4 @@
-"""Questions from a JSONL file; a line that cannot be used is reported, and the rest goes on."""
+"""Questions from a JSONL file; a line that cannot be used is reported and skipped."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def read_jsonl(
     check: Callable[[Sequence[str], Sequence[str]], None] = lambda answers, choices: None,
     picking: Picking = Picking(),  # noqa: B008  (a value)
 ) -> tuple[list[Item], list[Problem]]:
-    """Read the questions of a file, and the problems of the lines that hold none.
+    """Return the questions of a file, and a problem for each line that cannot be used.
 
-    Image files are looked at, not decoded: one that breaks off is found when it is asked about.
+    Image files are opened but not decoded: a truncated one is found when its question is asked.
 
     Parameters
     ----------
     answered : bool
-        Whether every question must have its answers; they are not read where not.
+        Whether each line must have answers; if not, they are not read.
     check : callable
-        Takes a line's answers and choices; raises `ValueError` where they cannot be used.
+        Takes a line's answers and choices; raises `ValueError` if they cannot be used.
     picking : Picking
         Which frames of clips are read.
 
@@ -99,16 +99,16 @@ def _place(path: Path, number: int) -> str:
 
 
 def content_of(paths: Sequence[Path], picking: Picking | None = None) -> str:
-    """Return a SHA-256 over files, so that a run is not gone on with over other pictures.
+    """Return a SHA-256 of files, so that a run is not continued with other pictures.
 
-    Folders stand for their frames; of clips, which of the frames are picked counts too.
+    A folder counts as its frames; for clips the picked frames are part of the digest.
     """
-    found = hashlib.sha256(b"" if picking is None else repr(picking).encode())
+    total = hashlib.sha256(b"" if picking is None else repr(picking).encode())
     for path in paths:
         for file in frames_in(path) if path.is_dir() else [path]:
             with file.open("rb") as content:
-                found.update(hashlib.file_digest(content, "sha256").digest())
-    return found.hexdigest()
+                total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
 
 
 def _read(stills: Sequence[Path], clips: Sequence[Path], picking: Picking) -> tuple[Medium, ...]:
@@ -117,7 +117,7 @@ def _read(stills: Sequence[Path], clips: Sequence[Path], picking: Picking) -> tu
 
 
 def _paths(value: Mapping[str, Any], folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return the paths under the one of ``names`` that is there; none where none is."""
+    """Return the paths in the field of ``names`` that the line has; empty if it has none."""
     if not any(name in value for name in names):
         return []
     return [folder / text for text in _texts(value, *names)]
@@ -130,12 +130,12 @@ def _question(value: Mapping[str, Any]) -> str:
 
 
 def _texts(value: Mapping[str, Any], *names: str) -> tuple[str, ...]:
-    """Return one text or several under the one of ``names`` that is there."""
+    """Return the texts in the field of ``names`` that the line has."""
     name = next((name for name in names if name in value), None)
     if name is None:
         raise ValueError(f"no {' or '.join(map(repr, names))}")
-    given = value[name]
-    several = given if isinstance(given, list) else [given]
+    field = value[name]
+    several = field if isinstance(field, list) else [field]
     if not several:
         raise ValueError(f"{name} = []; allowed: one text or more")
     return tuple(_text(one, name) for one in several)

@@ -1,4 +1,4 @@
-"""What could not be asked, and why; the rest goes on."""
+"""Questions that could not be asked, with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that could not be asked, and why."""
+    """A question, line or file that could not be used, with the reason."""
 
     where: str
     reason: str
@@ -30,7 +30,7 @@ class Problem:
 
 
 def readable(items: Iterable[Item], problems: list[Problem]) -> Iterator[tuple[Item, Question]]:
-    """Yield items with their images read; those whose images cannot be are added to problems."""
+    """Yield items with their images; add those whose images cannot be read to problems."""
     for item in items:
         try:
             yield item, item.asked()
@@ -39,7 +39,7 @@ def readable(items: Iterable[Item], problems: list[Problem]) -> Iterator[tuple[I
 
 
 def or_unanswered(found: Iterable[Found]) -> Iterator[Found]:
-    """Yield what is found; what fails in finding it, not in using it, is an `UnansweredError`."""
+    """Yield the results; an error while computing one becomes an `UnansweredError`."""
     iterator = iter(found)
     while True:
         with unanswered():
@@ -54,7 +54,7 @@ def or_unanswered(found: Iterable[Found]) -> Iterator[Found]:
 def first_answered(
     questions: Iterable[AbstractContextManager[Ask]], setting: Setting
 ) -> Iterator[Ask | None]:
-    """Let the first question be asked that is answered under ``setting``.
+    """Find the first question that is answered under ``setting``, and ask it.
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ def first_answered(
     Yields
     ------
     callable or None
-        Asks it under a setting; None where there are no questions.
+        Asks that question under a setting; None if there are no questions.
 
     Raises
     ------
     LftrError
-        What came of the first of them, where none is answered.
+        The error of the first question, if none is answered.
     """
     first: UnansweredError | None = None
     for question in questions:

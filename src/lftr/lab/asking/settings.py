@@ -31,16 +31,16 @@ class Setting:
     Attributes
     ----------
     label : str
-        What the row is called.
+        Name of the row.
     method : Method or LayerMethod
-        Decides, before the language model or inside it.
+        The method, before the language model or inside it.
     keep : float, int or Budget
         How much stays: a ratio (float), a count (int) or a total, inside the language model on
         average over its layers; ``1.0`` is the full model, whatever the method.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     encoder : EncoderMerge, optional
-        What merges tokens inside the vision encoder.
+        Merges tokens inside the vision encoder.
     weights : float or str, optional
         As `lftr.reduce` takes it.
     """
@@ -54,17 +54,17 @@ class Setting:
 
     @property
     def full(self) -> bool:
-        """Whether this is the model as it is."""
+        """Whether this is the model without reduction."""
         return isinstance(self.keep, float) and self.keep == 1.0 and self.encoder is None
 
     @property
     def name(self) -> str:
-        """The method's own name, with the merge's; ``"full"`` for the model as it is."""
-        own = name_of(self.method)
+        """Names of the method and the merge; ``"full"`` for the model without reduction."""
+        name = name_of(self.method)
         if self.encoder is None:
-            return "full" if self.full else own
+            return "full" if self.full else name
         merge = spell_merge(self.encoder)
-        return merge if isinstance(self.keep, float) and self.keep == 1.0 else f"{own} + {merge}"
+        return merge if isinstance(self.keep, float) and self.keep == 1.0 else f"{name} + {merge}"
 
     def reduce(
         self,
@@ -74,7 +74,7 @@ class Setting:
         processor: Any,
         text_tower: Any = None,
     ) -> Reduction:
-        """Lay this setting on a model, for some questions; see `lftr.reduce`."""
+        """Reduce a model by this setting, for a batch of questions; see `lftr.reduce`."""
         return reduce(
             model,
             self.method,
@@ -87,32 +87,32 @@ class Setting:
         )
 
     def named(self, error: LftrError) -> LftrError:
-        """Return an error of the same kind that says under which setting it came."""
+        """Return an error of the same type whose message names this setting."""
         return type(error)(f"{self.label}: {error}")
 
 
 def name_of(method: Method | LayerMethod) -> str:
-    """Return the name that a method is registered by, or that of its class."""
+    """Return a method's registered name, or the name of its class."""
     return method.name or type(method).__name__
 
 
 def full_model() -> Setting:
-    """Return the row of the model as it is."""
+    """Return the setting of the full model."""
     return Setting("full", get_method("uniform"), 1.0)
 
 
 def settings_of(
     ratios: Sequence[float], method: str | Method = "lftr", controls: Sequence[str] = CONTROLS
 ) -> list[Setting]:
-    """Return the rows of the usual table: the full model, then for each ratio method and controls.
+    """Return the full model, then for each ratio the method and the controls.
 
     Parameters
     ----------
     ratios : sequence of float
-        How many times fewer tokens: 16 keeps a sixteenth.
+        Reduction ratios: 16 keeps a sixteenth of the tokens.
     """
-    own = get_method(method) if isinstance(method, str) else method
-    methods = _with_controls([own], controls)
+    chosen = get_method(method) if isinstance(method, str) else method
+    methods = _with_controls([chosen], controls)
     rows = [Setting(label, one, 1 / ratio) for ratio in ratios for label, one in methods.items()]
     return [full_model(), *rows]
 
@@ -125,8 +125,8 @@ def settings_grid(
 ) -> list[Setting]:
     """Return the full model, then for each budget every method and the controls.
 
-    Labels are ``"lftr 1/16"``: unique, where methods and budgets are. A control that is among
-    ``methods`` stands there, with its options.
+    Labels are like ``"lftr 1/16"``. A control that is among ``methods`` has its place and options
+    there.
     """
     rows = _with_controls(methods, controls)
     return [
@@ -142,15 +142,15 @@ def settings_grid(
 def with_merges(
     settings: Sequence[Setting], merges: Iterable[EncoderMerge], methods: Iterable[Method] = ()
 ) -> list[Setting]:
-    """Return settings and, after each that is no control, the same with each merge in the encoder.
+    """Return settings and, after each but the controls, the same with each encoder merge.
 
-    After the full model that is the merge alone. A control that is among ``methods``, as it was
-    asked for, is treated as any method.
+    After the full model this is the merge alone. A control that is among ``methods`` is treated as
+    a method.
     """
-    found, others = [], list(merges)
+    rows, others = [], list(merges)
     passed = set(CONTROLS) - {name_of(method) for method in methods}
     for setting in settings:
-        found.append(setting)
+        rows.append(setting)
         if setting.name in passed:
             continue
         for merge in others:
@@ -158,10 +158,10 @@ def with_merges(
             own = setting.label.removesuffix(budget)
             both = f"{own} + {name}{budget if own != setting.label else ''}"
             label = name if setting.full else both
-            found.append(replace(setting, label=label, encoder=merge))
-    return found
+            rows.append(replace(setting, label=label, encoder=merge))
+    return rows
 
 
 def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:
-    own = {name_of(method): method for method in methods}
-    return own | {name: get_method(name) for name in controls if name not in own}
+    named = {name_of(method): method for method in methods}
+    return named | {name: get_method(name) for name in controls if name not in named}

@@ -1,4 +1,4 @@
-"""The model that is asked, as evaluation hands it around."""
+"""The model under evaluation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .fingerprint import config_of, processor_of, weights_of
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is asked.
+    """The model under evaluation, with its processor and the length of answers.
 
     Attributes
     ----------
     name : str
-        What the run's configuration calls it.
+        Name in the run's configuration.
     """
 
     name: str
@@ -32,9 +32,9 @@ class Subject:
     max_new_tokens: int = 8
 
     def plain(self) -> dict[str, Any]:
-        """Return what its answers depend on, as plain values: model, device, versions.
+        """Return what answers depend on, as plain values: model, device, versions.
 
-        A name is not the model: digests tell one that was trained on, or is loaded in another way.
+        Digests distinguish models of one name, such as a fine-tuned or a quantised one.
         """
         return {
             "lftr": __version__,
@@ -57,7 +57,7 @@ class Subject:
 def _tower(tower: TextTower) -> dict[str, str]:
     """Return the id or path of a text tower, or the name of its class, with digests of its weights.
 
-    A function that embeds text is known by its name alone.
+    A function that embeds text has a name only.
     """
     model = tower.text_model
     parts = {"text": model, "projection": tower.visual_projection, "norm": tower.post_layernorm}

@@ -1,4 +1,4 @@
-"""``lftr eval``'s answers: what each setting says, its score and its share of the full model's."""
+"""The work of ``lftr eval``: answers under every setting, and the table of scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scores import Scores
 if TYPE_CHECKING:
     from ..evaluation import Data, Setting, Subject
 
-_ENOUGH = 0.9  # of a score that could be shown; fewer than 36 images of one task cannot
+_ENOUGH = 0.9  # the score that a run of right answers can show; fewer than 36 images cannot
 
 
 def answers(
@@ -51,8 +51,8 @@ def answers(
         write_report(run.path, report)
     problems = [*(p for source in sources for p in source.problems), *unread]
     if as_json:
-        told = {"run": str(run.path), "config": run.config, "problems": list(map(str, problems))}
-        print_json(told | metrics)
+        plain = {"run": str(run.path), "config": run.config, "problems": list(map(str, problems))}
+        print_json(plain | metrics)
     else:
         _table(metrics, run.config).print()
         say(f"run: {run.path}")

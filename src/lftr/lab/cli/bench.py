@@ -69,7 +69,7 @@ def bench(
     from ..profiling import Call
     from ..profiling import bench as measure
     from .asking import parse_settings
-    from .bench_media import medium_of, resized, told
+    from .bench_media import described, medium_of, resized
     from .bench_tables import plain, tables
 
     if against not in (None, "full"):
@@ -87,7 +87,7 @@ def bench(
             loaded.processor,
             [Question((medium,), asked)] * count,
             loaded.text_tower,
-            f"{told(medium)}, batch {count}",
+            f"{described(medium)}, batch {count}",
         )
         for medium in media
         for count in batch

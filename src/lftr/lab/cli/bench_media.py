@@ -1,4 +1,4 @@
-"""What ``lftr bench`` asks about, at every resolution."""
+"""The picture or clip of ``lftr bench``, at every resolution."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def medium_of(
     fps: float | None,
     question: str | None,
 ) -> tuple[Medium, str]:
-    """Return what is asked about, and what is asked."""
-    given = {"--frames": frames, "--fps": fps}
+    """Return the picture or clip, and the question."""
+    picking = {"--frames": frames, "--fps": fps}
     if suite is not None:
-        options.refuse(given | {"--image": path, "--question": question}, "beside --suite")
+        options.refuse(picking | {"--image": path, "--question": question}, "beside --suite")
         from .. import suites
         from ..asking.items import Question
 
@@ -34,13 +34,13 @@ def medium_of(
         return first.images[0], first.question
     question = "What is in the picture?" if question is None else question
     if path is None:
-        options.refuse(given, "without --video")
+        options.refuse(picking, "without --video")
         return _soft_colours(), question
     return read_medium(path, frames, fps), question
 
 
 def resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
-    """Return a picture or a clip at every resolution that is asked for."""
+    """Return a picture or a clip at every resolution."""
     sizes = [_size(text) for text in resolutions] or [whole.size]
     return [_at(whole, size) for size in sizes]
 
@@ -52,8 +52,8 @@ def _at(medium: Medium, size: tuple[int, int]) -> Medium:
     return medium.resize(size, Image.Resampling.BICUBIC)
 
 
-def told(medium: Medium) -> str:
-    """Return the size of a picture, or number and size of a clip's frames."""
+def described(medium: Medium) -> str:
+    """Return the size of a picture, or the number and size of a clip's frames, as text."""
     width, height = medium.size
     count = f"{len(medium.frames)} x " if isinstance(medium, Clip) else ""
     return f"{count}{width}x{height}"
@@ -67,6 +67,6 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _soft_colours(side: int = 336) -> Image.Image:
-    """Draw a picture that is everywhere different, the same one every time."""
+    """Draw a deterministic picture without uniform areas."""
     few = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     return Image.fromarray(few).resize((side, side), Image.Resampling.BICUBIC)

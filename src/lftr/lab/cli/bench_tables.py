@@ -20,8 +20,8 @@ Cell = Callable[[Row], str]
 
 def tables(rows: Sequence[Row], model: str, rounds: int) -> list[Table]:
     """Return times, sizes and, beside the full model, ratios."""
-    found = [_times(rows, model, rounds), _sizes(rows)]
-    return [*found, _ratios(rows)] if rows[0].setting.full else found
+    result = [_times(rows, model, rounds), _sizes(rows)]
+    return [*result, _ratios(rows)] if rows[0].setting.full else result
 
 
 def plain(rows: Sequence[Row], model: str, rounds: int) -> dict[str, Any]:
@@ -179,5 +179,5 @@ def _times_as(spread: Spread) -> str:
     return f"{_short(spread.median)}x\n({_short(spread.low)}-{_short(spread.high)})"
 
 
-def _over(full: int | None, own: int | None) -> str:
-    return f"{full / own:.2f}x" if full and own else "-"
+def _over(full: int | None, reduced: int | None) -> str:
+    return f"{full / reduced:.2f}x" if full and reduced else "-"

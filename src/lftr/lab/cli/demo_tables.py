@@ -1,4 +1,4 @@
-"""What ``lftr demo`` shows: tables, plain values, and a picture of some scenes."""
+"""The output of ``lftr demo``: tables, plain values, and a picture of some scenes."""
 
 from __future__ import annotations
 

@@ -103,8 +103,8 @@ def embeddings(
     left_out = journal.left_out
     problems = [*workload.problems, *unread]
     if as_json:
-        told = {"run": str(journal.path), "left_out": left_out, "config": config}
-        print_json(told | metrics | {"problems": list(map(str, problems))})
+        plain = {"run": str(journal.path), "left_out": left_out, "config": config}
+        print_json(plain | metrics | {"problems": list(map(str, problems))})
     else:
         _table(metrics, workload.name, left_out).print()
         say(f"run: {journal.path}")

@@ -1,4 +1,4 @@
-"""How a verb ends that could not ask everything, or was interrupted: it says what is done."""
+"""Exit codes of commands that left questions out or were interrupted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ...cli.terminal import remark
 if TYPE_CHECKING:
     from ..asking.problems import Problem
 
-LEFT_OUT = 3  # exit code of a run that is whole but for questions that could not be asked
-_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
+LEFT_OUT = 3  # exit code of a run that is complete except for questions that could not be asked
+_INTERRUPTED = 130  # as shells do: 128 plus the number of SIGINT
 
 
 def end(problems: Sequence[Problem]) -> None:
-    """Name what could not be asked, and say so by the exit code."""
+    """Print the problems, and exit with `LEFT_OUT` if there are any."""
     remark(*(f"left out: {problem}" for problem in problems))
     if len(problems) > 1:
         remark(f"{len(problems)} lines or images left out")
@@ -28,10 +28,10 @@ def end(problems: Sequence[Problem]) -> None:
 
 
 @contextmanager
-def resumable(folder: Path, found: int, what: str = "answers") -> Iterator[None]:
-    """Say what was ``found`` in a run's folder, and how to go on where the user interrupts."""
-    if found:
-        remark(f"going on: {found} {what} in {folder}")
+def resumable(folder: Path, count: int, what: str = "answers") -> Iterator[None]:
+    """Print how many answers a run's folder has, and on an interrupt how to continue."""
+    if count:
+        remark(f"going on: {count} {what} in {folder}")
     try:
         yield
     except KeyboardInterrupt:

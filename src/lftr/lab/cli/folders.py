@@ -1,4 +1,4 @@
-"""Where a verb writes that is given no folder."""
+"""The folder of a run, by default one that its configuration names."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ...values.errors import ArgumentError
 
 
 def folder_of(verb: str, config: Mapping[str, Any]) -> Path:
-    """Name a configuration's folder, so that the same command finds it again."""
+    """Return the default folder of a configuration; the same command finds it again."""
     text = json.dumps(config, sort_keys=True)
     return _home(verb) / hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def check_folder(option: str, given: Path | None, verb: str) -> None:
-    """Refuse a folder that could not be written, or the one for a verb's own, before the work.
+def check_folder(option: str, path: Path | None, verb: str) -> None:
+    """Refuse a folder, by default the command's own, that cannot be written.
 
     Raises
     ------
     ArgumentError
         Naming the option.
     """
-    folder = given or _home(verb)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ArgumentError.of(option, str(folder), f"a folder to write to ({there} is none)")
+    folder = path or _home(verb)
+    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ArgumentError.of(option, str(folder), f"a folder to write to ({existing} is none)")
 
 
 def _home(verb: str) -> Path:

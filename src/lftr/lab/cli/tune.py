@@ -117,8 +117,7 @@ def tune(
     )
     config = tune_configuration(subject, asked, goal, plan)
     folder = run or folder_of("tune", config)
-    there = answered(folder, config)
-    with resumable(folder, there), progress("asking", len(asked.groups)) as bar:
+    with resumable(folder, answered(folder, config)), progress("asking", len(asked.groups)) as bar:
         tuned = search(
             subject,
             asked,
@@ -129,8 +128,8 @@ def tune(
         )
     tuned.preset.save(out)
     if as_json:
-        told = {"preset": str(out), "run": str(folder), "verdict": tuned.verdict}
-        print_json(told | tuned.preset.to_plain() | {"problems": list(map(str, tuned.problems))})
+        plain = {"preset": str(out), "run": str(folder), "verdict": tuned.verdict}
+        print_json(plain | tuned.preset.to_plain() | {"problems": list(map(str, tuned.problems))})
     else:
         _table(tuned).print()
         say(tuned.verdict, *_saving(tuned), f"preset: {out}")

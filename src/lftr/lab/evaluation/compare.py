@@ -14,7 +14,7 @@ from ..suites import Clip, Example
 
 @dataclass
 class Outcome:
-    """What came of a setting.
+    """The answers of one setting.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class Outcome:
     correct : list of bool
         Whether each is right.
     kept : list of float
-        Visual tokens of each question that reached the language model.
+        Number of visual tokens of each question in the language model.
     """
 
     setting: Setting
@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def tokens(self) -> float:
-        """Visual tokens of a question that reached the language model, on average."""
+        """Mean number of visual tokens of a question in the language model."""
         return sum(self.kept) / max(len(self.kept), 1)
 
     @property
@@ -42,7 +42,7 @@ class Outcome:
         return sum(self.correct) / max(len(self.correct), 1)
 
     def agreement(self, other: Outcome) -> float:
-        """Share of answers that are the same as another setting's."""
+        """Share of answers that equal those of another setting."""
         same = [a == b for a, b in zip(self.answers, other.answers, strict=True)]
         return sum(same) / max(len(same), 1)
 

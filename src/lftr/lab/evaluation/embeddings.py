@@ -1,4 +1,4 @@
-"""How far reduction moves embeddings, and whether an index built on them finds the same."""
+"""How far reduction moves embeddings, and whether their nearest neighbours stay the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..asking.settings import Setting
 
 
 def cosine(full: Tensor, reduced: Tensor) -> Tensor:
-    """Return the cosine between each embedding and its reduced self.
+    """Return the cosine between each embedding and its reduced version.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def recall_agreement(
     full, reduced : Tensor
         ``(N, D)``, an index of the same items; compared by cosine.
     k : int
-        How many are looked up, fewer than there are items to find.
+        Number of nearest neighbours, smaller than the number of other items.
     queries : Tensor, optional
         ``(Q, D)``, looked up in both. Without, every item looks for its neighbours in its own
         index, itself left out.
@@ -68,8 +68,8 @@ def recall_agreement(
     most = len(full) - (queries is None)
     if not 1 <= k <= most:
         raise ArgumentError.of("k", k, f"a whole number from 1 to {most}")
-    whole, own = _nearest(full, queries, k), _nearest(reduced, queries, k)
-    return (whole[:, :, None] == own[:, None, :]).any(2).float().mean(1)
+    right, got = _nearest(full, queries, k), _nearest(reduced, queries, k)
+    return (right[:, :, None] == got[:, None, :]).any(2).float().mean(1)
 
 
 def _nearest(index: Tensor, queries: Tensor | None, k: int) -> Tensor:
@@ -104,25 +104,25 @@ def embed_all(
     list of Tensor
         One ``(len(asked), D)`` for each setting, float32, on the CPU.
     """
-    found: list[list[Tensor]] = [[] for _ in settings]
+    parts: list[list[Tensor]] = [[] for _ in settings]
     for start in range(0, len(asked), batch):
         members = asked[start : start + batch]
         embedded = embed_batch(model, processor, members, settings, text_tower=text_tower)
-        for rows, one in zip(found, embedded, strict=True):
+        for rows, one in zip(parts, embedded, strict=True):
             rows.append(one.states)
-    return [torch.cat(rows) for rows in found]
+    return [torch.cat(rows) for rows in parts]
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some prompts under one setting.
+    """Embeddings of prompts under one setting.
 
     Attributes
     ----------
     states : Tensor
         ``(B, D)``, float32, on the CPU.
     kept : tuple of float
-        Visual tokens of each prompt that a decoder layer had, mean over the layers.
+        Number of visual tokens of each prompt in a decoder layer, mean over the layers.
     """
 
     states: Tensor
@@ -130,7 +130,7 @@ class Embedded:
 
     @classmethod
     def joined(cls, parts: Sequence[Embedded]) -> Embedded:
-        """Return the prompts of several parts, in order."""
+        """Concatenate several parts, in order."""
         kept = tuple(value for part in parts for value in part.kept)
         return cls(torch.cat([part.states for part in parts]), kept)
 
@@ -144,12 +144,12 @@ def embed_batch(
     *,
     text_tower: Any = None,
 ) -> Iterator[Embedded]:
-    """Embed some prompts in one batch under every setting in turn, their images encoded once.
+    """Embed a batch of prompts under each setting; their images are encoded once.
 
     Raises
     ------
     LftrError
-        If the model cannot do a setting, which is named.
+        If the model does not support a setting, which the message names.
     """
     inputs = inputs_for(model, processor, asked)
     with encode_once(model):

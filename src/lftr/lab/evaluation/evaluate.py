@@ -1,4 +1,4 @@
-"""Ask every question under every setting, and write each answer down as it comes."""
+"""Ask every question under every setting, and write each answer to disk at once."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def try_settings(
 ) -> dict[str, str]:
     """Ask one question under every setting, before hours are spent on the first.
 
-    It is the first that can be read and is answered under the first setting, the full model: one
-    that is not is left out by `evaluate`.
+    This is the first question that can be read and that the first setting, the full model, answers;
+    `evaluate` leaves out the others.
 
     Returns
     -------
     dict of str to str
-        Controls that this model cannot do, with the reason, for `Run.leave_out`.
+        Controls that this model does not support, with the reason, for `Run.leave_out`.
 
     Raises
     ------
     LftrError
-        If a setting fails whose method is no control, or no question is answered.
+        If a setting fails whose method is not a control, or no question is answered.
     """
     left_out: dict[str, str] = {}
     questions = (
@@ -69,9 +69,9 @@ def evaluate(
     batch: int = 8,
     step: Callable[[str, Sequence[Prediction]], None] = lambda label, lines: None,
 ) -> list[Problem]:
-    """Answer what the run does not hold yet; every answer is on the disk before the next batch.
+    """Answer the questions that the run lacks; each batch is on disk before the next starts.
 
-    Batches are the same wherever a run was interrupted, so that its answers are too.
+    The batches do not depend on where a run was interrupted, so the answers do not either.
 
     Parameters
     ----------
@@ -81,19 +81,19 @@ def evaluate(
     Returns
     -------
     list of Problem
-        Questions whose images could not be read, once looked at, and those at which the processor
-        or the model failed; the others were answered. Both are tried again by the next call.
+        Questions whose images could not be read, and those on which the processor or the model
+        failed; the next call tries both again. All others were answered.
 
     Raises
     ------
     TooLittleMemoryError
-        If the batch does not fit. What was answered stays, and the same call goes on from there.
+        If the batch does not fit. Earlier answers stay, and the same call continues after them.
     """
     score = get_metric(metric)
     problems: list[Problem] = []
 
     def answer(held: Sequence[tuple[Item, Question]]) -> None:
-        """Ask some questions together and, if that fails, one by one."""
+        """Ask questions as one batch and, if that fails, one by one."""
         done = run.done()
         missing = _missing(_going(run, settings), [item for item, _ in held], done)
         asked = [question for _, question in held]
@@ -139,7 +139,7 @@ def _missing(
 def _answered(
     run: Run, subject: Subject, asked: Sequence[Question], settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, list[Answer]]]:
-    """Answer a batch; a control that cannot is left out of the run from here on."""
+    """Answer a batch; a control that fails is left out of the run from now on."""
     if not asked or not settings:
         return iter(())
 

@@ -1,4 +1,4 @@
-"""Thumbnails of the examples worth looking at."""
+"""Thumbnails of the examples on which settings differ most."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ _SIDE = 336
 def gallery(run: Run) -> list[str]:
     """Return the ids of up to 24 examples of a run.
 
-    The 16 on which the most settings answer otherwise than the full model, then 8 on which all
-    agree.
+    The 16 on which the most settings differ from the full model, then 8 on which all agree.
     """
     full = run.config["settings"][0]["label"]
     right = {line["id"]: line["answer"] for line in run.predictions if line["setting"] == full}
@@ -54,7 +53,7 @@ def _picture(medium: Medium, processor: Any) -> Image.Image:
 def write_thumbnails(run: Run, items: Sequence[Item], processor: Any) -> list[Problem]:
     """Write the pictures of a run's `gallery`, each frame at most 336 pixels wide and high.
 
-    A picture shows what the processor shows the model, so that a grid of tokens lies evenly on it.
+    A picture is cropped as the processor crops it, so that the grid of tokens fits it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A run of embeddings: every prompt under every setting, on disk, and what became of the index."""
+"""A run of embeddings on disk: every prompt under every setting, and the metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCHES, METRICS = "batches.jsonl", "metrics.json"
 def index_configuration(
     subject: Subject, name: str, items: Sequence[Item], settings: Sequence[Setting], batch: int
 ) -> dict[str, Any]:
-    """Return all that embeddings depend on, as plain values.
+    """Return everything that embeddings depend on, as plain values.
 
     Raises
     ------
@@ -53,16 +53,16 @@ def embed_run(
     batch: int = 8,
     step: Callable[[int], None] = lambda prompts: None,
 ) -> list[Problem]:
-    """Embed what the run does not hold yet; a batch is on the disk before the next one begins.
+    """Embed the prompts that the run lacks; each batch is on disk before the next starts.
 
-    A batch of which something could not be read is looked at again: it may be there by now. A
-    control that the model turns out not to be able to do is left out of the journal's run.
+    A batch in which a prompt could not be read is tried again. A control that the model does not
+    support is left out of the run.
 
     Returns
     -------
     list of Problem
-        Prompts whose images could not be read, and those at which the processor or the model
-        failed; the others were embedded.
+        Prompts whose images could not be read, and those on which the processor or the model
+        failed; all others were embedded.
     """
     problems: list[Problem] = []
     for number, start in enumerate(range(0, len(items), batch)):
@@ -86,7 +86,7 @@ def _embeddable(
     done: Sequence[str],
     problems: list[Problem],
 ) -> list[tuple[Item, Question]]:
-    """Return the prompts that are done, or can be embedded alone; others are problems."""
+    """Return the prompts that are done or can be read; add the others to the problems."""
     return [
         one
         for one in held
@@ -102,19 +102,19 @@ def _embed(
     settings: Sequence[Setting],
     problems: list[Problem],
 ) -> None:
-    """Embed some prompts together and, if that fails, one by one; writes down what was found."""
+    """Embed prompts as one batch or, if that fails, one by one, and write the embeddings."""
     parts = _together(journal, subject, held, settings, problems)
     if not parts:
         return
     labels = [one.label for one in left(journal, settings)]
-    found = {label: Embedded.joined([part[label] for _, part in parts]) for label in labels}
+    joined = {label: Embedded.joined([part[label] for _, part in parts]) for label in labels}
     ids = [item.id for members, _ in parts for item in members]
     name = f"{len(journal.lines):06}.safetensors"  # never one that a line has named already
     try:
-        save_file({label: rows.states for label, rows in found.items()}, journal.path / name)
+        save_file({label: rows.states for label, rows in joined.items()}, journal.path / name)
     except OSError as error:
         raise unwritable(journal.path, error) from None
-    kept = {label: rows.kept for label, rows in found.items()}
+    kept = {label: rows.kept for label, rows in joined.items()}
     line = {"batch": number, "ids": ids, "file": name, "kept": kept}
     journal.add([line])  # the line makes the file count
 
@@ -126,20 +126,20 @@ def _together(
     settings: Sequence[Setting],
     problems: list[Problem],
 ) -> list[tuple[list[Item], dict[str, Embedded]]]:
-    """Return what some prompts were embedded as under each setting's label, and which they are.
+    """Return the embeddings of prompts by setting, and the prompts that could be embedded.
 
-    All together or, where that fails, one by one; those that fail alone are problems.
+    As one batch or, if that fails, one by one; a prompt that fails alone is a problem.
     """
-    asked = [question for _, question in held]
+    questions = [question for _, question in held]
 
     def ask(waiting: Sequence[Setting]) -> Iterator[Embedded]:
         return embed_batch(
-            subject.model, subject.processor, asked, waiting, text_tower=subject.text_tower
+            subject.model, subject.processor, questions, waiting, text_tower=subject.text_tower
         )
 
     going = left(journal, settings)
     try:
-        found = dict(or_unanswered(but_controls(going, ask, journal.leave_out)))
+        results = dict(or_unanswered(but_controls(going, ask, journal.leave_out)))
     except UnansweredError as error:
         if len(held) > 1:
             return [
@@ -149,7 +149,7 @@ def _together(
             ]
         problems.append(Problem(held[0][0].told, str(error)))
         return []
-    rows = {setting.label: embedded for setting, embedded in found.items()}
+    rows = {setting.label: embedded for setting, embedded in results.items()}
     return [([item for item, _ in held], rows)]
 
 
@@ -159,12 +159,12 @@ def left(journal: Journal, settings: Sequence[Setting]) -> list[Setting]:
 
 
 def _batches(journal: Journal) -> dict[int, dict[str, Any]]:
-    """Return the lines by batch, in order; of two of one batch the later, which holds more."""
+    """Return the lines by batch, in order; a later line of the same batch replaces the earlier."""
     return dict(sorted({line["batch"]: line for line in journal.lines}.items()))
 
 
 def embedded(journal: Journal) -> int:
-    """Return how many prompts a run holds."""
+    """Return the number of prompts in a run."""
     return sum(len(line["ids"]) for line in _batches(journal).values())
 
 
@@ -179,21 +179,21 @@ def embeddings_of(journal: Journal, settings: Sequence[Setting]) -> dict[str, Te
 def index_metrics(
     journal: Journal, items: Sequence[Item], settings: Sequence[Setting], k: int = 10
 ) -> dict[str, Any]:
-    """Return and write how far each setting moves embeddings and what its index finds.
+    """Compute the cosine and recall of each setting, write and return them.
 
     Parameters
     ----------
     items : sequence of Item
-        The prompts. Those about one image go wrong together, and count so.
+        The prompts. Those about the same image are one group for the intervals.
     settings : sequence of Setting
-        The first is the full model; those that the run has left out are passed over.
+        The first is the full model; settings that the run left out are skipped.
     k : int
-        How many neighbours are looked up; of few prompts, all others. There is no recall then:
-        whoever returns everything finds everything.
+        Number of nearest neighbours, at most all other prompts. With all of them recall is not
+        defined, since every index finds them.
     """
     rows = left(journal, settings)
-    found = embeddings_of(journal, rows)
-    full = found[rows[0].label]
+    embeddings = embeddings_of(journal, rows)
+    full = embeddings[rows[0].label]
     if len(full) < 2:
         raise ArgumentError.of("data", f"{len(full)} prompts", "two or more: neighbours to find")
     others = len(full) - 1
@@ -203,13 +203,13 @@ def index_metrics(
     bootstrap = Bootstrap(
         ["prompts"] * len(full), [images[id] for line in lines for id in line["ids"]]
     )
-    told = []
+    figures = []
     for setting, plain in zip(rows, plain_settings(rows), strict=True):
-        states = found[setting.label]
+        states = embeddings[setting.label]
         alike = bootstrap.mean(cosine(full, states).tolist(), (-1.0, 1.0))
         recall = bootstrap.mean(recall_agreement(full, states, k).tolist())
         kept = [value for line in lines for value in line["kept"][setting.label]]
-        told.append(
+        figures.append(
             {
                 "label": setting.label,
                 "method": setting.name,
@@ -219,6 +219,6 @@ def index_metrics(
                 **spread("recall", None if k == others else ITSELF if setting.full else recall),
             }
         )
-    metrics = {"prompts": len(full), "k": k, "chance": k / others, "settings": told}
+    metrics = {"prompts": len(full), "k": k, "chance": k / others, "settings": figures}
     write_whole(journal.path / METRICS, json.dumps(metrics, indent=1) + "\n")
     return metrics

@@ -1,4 +1,4 @@
-"""A run on disk: its configuration, its answers line by line, and what was made of them."""
+"""A run on disk: its configuration, its answers line by line, and its metrics."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
-        """Start a run, or go on with one that was interrupted; alone, until ``close``.
+        """Start a run or continue an interrupted one, and lock it until ``close``.
 
         Parameters
         ----------
         path : str or Path
-            A folder that is empty, is not there yet, or holds a run of this very configuration.
+            A folder that is empty or does not exist, or holds a run of the same configuration.
         config : mapping
             Plain values.
 
@@ -79,7 +79,7 @@ class Run:
 
     @classmethod
     def read(cls, path: str | Path) -> Run:
-        """Read a run, finished or not, without touching it.
+        """Read a run, finished or not, without changing it.
 
         Raises
         ------
@@ -96,14 +96,14 @@ class Run:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Methods that the model turned out not to be able to do, with the reason."""
+        """Methods that the model does not support, with the reason."""
         return self._journal.left_out
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was asked, of what, with which versions; with what was left out, and without it.
+        """The configuration: questions, model, versions, and the settings that were not left out.
 
-        ``config.json`` holds every setting that was asked for.
+        ``config.json`` also holds the settings that were left out.
         """
         settings = [
             one for one in self._journal.config["settings"] if one["method"] not in self.left_out
@@ -118,7 +118,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds: made of `config` and `predictions` alone."""
+        """The content of ``metrics.json``, computed from `config` and `predictions` alone."""
         return summarise(self.config, self.predictions)
 
     def done(self) -> set[tuple[str, str]]:
@@ -126,12 +126,12 @@ class Run:
         return set(self._done)
 
     def add(self, lines: Sequence[Prediction]) -> None:
-        """Append answers; they are on the disk when this returns.
+        """Append answers, and write them to disk before returning.
 
         Raises
         ------
         ArgumentError
-            If one of them is there already, or a line cannot be written.
+            If the run already has one of them, or a line cannot be written.
         """
         keys = [(line["id"], line["setting"]) for line in lines]
         twice = next((k for i, k in enumerate(keys) if k in self._done or k in keys[:i]), None)
@@ -141,21 +141,21 @@ class Run:
         self._done.update(keys)
 
     def leave_out(self, method: str, reason: str) -> None:
-        """Leave every setting of a method out of the run, and write down why."""
+        """Leave out all settings of a method, and record the reason."""
         self._journal.leave_out(method, reason)
 
     def image(self, id: str) -> Path:
-        """Return where the thumbnail of an example is, or would be: an id can hold any letters."""
+        """Return the path of an example's thumbnail, for an id with any characters."""
         return self.path / IMAGES / f"{hashlib.sha256(id.encode()).hexdigest()[:16]}.png"
 
     def write_metrics(self) -> dict[str, Any]:
-        """Write ``metrics.json`` and return what it holds."""
+        """Write ``metrics.json`` and return its content."""
         metrics = self.metrics
         write_whole(self.path / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         return metrics
 
     def close(self) -> None:
-        """Let others write to the directory."""
+        """Release the lock of the directory."""
         self._journal.close()
 
     def __enter__(self) -> Run:

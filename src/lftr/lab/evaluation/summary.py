@@ -1,4 +1,4 @@
-"""A run's figures, made of its configuration and its answers alone."""
+"""The metrics of a run, computed from its configuration and its answers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CLOCKS = ("encode", "method", "host", "total")
 
 
 def summarise(config: Mapping[str, Any], predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Return what ``metrics.json`` holds.
+    """Return the content of ``metrics.json``.
 
-    Only questions that every setting has answered count, so that all are compared on the same.
-    ``can_show`` is where an interval begins if everything is right: no more can be shown by so few
-    images.
+    Only questions that every setting has answered count, so that all settings are compared on the
+    same questions. ``can_show`` is the lower end of the interval if every answer is right: the most
+    that this number of images can show.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ def _scores(lines: Sequence[Prediction]) -> list[float]:
 def _by(
     key: Callable[[Prediction], str], lines: Sequence[Prediction], full: Sequence[Prediction]
 ) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {}
+    scores: dict[str, dict[str, float | None]] = {}
     for name in sorted({key(line) for line in full} - {""}):
-        own = float(np.mean([line["score"] for line in lines if key(line) == name]))
+        score = float(np.mean([line["score"] for line in lines if key(line) == name]))
         whole = [line["score"] for line in full if key(line) == name]
-        relative = own / float(np.mean(whole)) if any(whole) else None
-        found[name] = {"score": own, "relative": relative, "questions": len(whole)}
-    return found
+        relative = score / float(np.mean(whole)) if any(whole) else None
+        scores[name] = {"score": score, "relative": relative, "questions": len(whole)}
+    return scores
 
 
 def _quartiles(values: Sequence[float]) -> dict[str, float]:
@@ -103,11 +103,11 @@ def _quartiles(values: Sequence[float]) -> dict[str, float]:
 
 def _hallucination(lines: Sequence[Prediction]) -> dict[str, float] | None:
     """POPE's figures over the questions whose every right answer is yes, or is no."""
-    asked = []
+    pairs = []
     for line in lines:
         truths = {answer.strip(" .").lower() for answer in line["answers"]}
         if truths in ({"yes"}, {"no"}):
-            asked.append((line["answer"], verdict(truths.pop())))
-    if not asked:
+            pairs.append((line["answer"], verdict(truths.pop())))
+    if not pairs:
         return None
-    return asdict(Hallucination.of(*zip(*asked, strict=True)))
+    return asdict(Hallucination.of(*zip(*pairs, strict=True)))

@@ -1,4 +1,4 @@
-"""What every setting costs, beside the full model and the physical limit, in one run."""
+"""The cost of every setting, with the full model and the physical limit, in one run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PARTS = ("encoder", "method", "host", "prefill", "total")
 
 @dataclass
 class Row:
-    """One setting on one call.
+    """The measurements of one setting on one call.
 
     Attributes
     ----------
     call : Call
-        What was asked.
+        The inputs.
     sizes : Sizes
         Tokens, memory, operations of the whole batch.
     short : dict, optional
@@ -34,8 +34,8 @@ class Row:
     decode : list of float
         Milliseconds for each generated token, of every round.
     limit : list of float
-        Milliseconds of the plain language model on a prompt with so few visual tokens to begin
-        with, of every round; empty without ``short``.
+        Milliseconds of the plain language model on a prompt with as few visual tokens from the
+        start, of every round; empty without ``short``.
     """
 
     call: Call
@@ -47,7 +47,7 @@ class Row:
     limit: list[float] = field(default_factory=list)
 
     def time(self) -> None:
-        """Take the times of one prefill, and of the limit beside it."""
+        """Time one prefill, and the limit."""
         self.times.parts.append(time_prefill(self.call, self.setting))
         if self.short is not None:
             self.limit.append(time_short(self.call, self.short))
@@ -66,7 +66,7 @@ class Row:
         return Spread.of_ratios(self.times.of("after_encoder"), self.limit)
 
     def faster_than(self, other: Row) -> Mapping[str, Spread]:
-        """Return how many times as long another row takes: ratios within each round."""
+        """Return the times of another row over this one's, as ratios within each round."""
         parts = {
             name: (other.times.of(name), self.times.of(name))
             for name in ("prefill", "after_encoder", "total")
@@ -86,15 +86,15 @@ def bench(
 ) -> list[Row]:
     """Measure every setting on every call.
 
-    In each round all of them take their turn, so that a slow moment of the machine hits all alike
-    and ratios are of neighbours in time. Counting goes first and warms up.
+    Each round measures all of them in turn, so that a slow phase of the machine affects all alike,
+    and ratios compare measurements close in time. Counting runs first and warms up.
 
     Parameters
     ----------
     rounds : int
-        How many times each is timed.
+        Number of measurements of each.
     decode : int
-        Tokens that are generated after the first, to time one.
+        Number of generated tokens after the first, for the time of one.
     limit : bool
         Whether to time the physical limit too.
     step : callable

@@ -1,4 +1,4 @@
-"""One prompt, asked under one setting after the other."""
+"""A batch of prompts that is run under several settings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..asking.settings import Setting
 
 @dataclass(frozen=True)
 class Call:
-    """A model's inputs, ready on its device, with what text-guided methods are given.
+    """A model's inputs on its device, and the questions for text-guided methods.
 
     Attributes
     ----------
     inputs : mapping
-        What ``model(**inputs)`` takes.
+        Arguments of ``model(**inputs)``.
     asked : tuple of Asked
         The question of each row, with its images.
     label : str
-        What tables call it.
+        Name in tables.
     """
 
     model: Any
@@ -43,12 +43,12 @@ class Call:
         text_tower: TextTower | None = None,
         label: str = "",
     ) -> Call:
-        """Make a batch of questions, each about images of its own."""
+        """Make a call of several questions, each about its own images."""
         inputs = inputs_for(model, processor, asked)
         return cls(model, processor, inputs, tuple(asked), text_tower, label)
 
     def under(self, setting: Setting) -> Reduction:
-        """Lay the reduction of a setting on the model."""
+        """Reduce the model by a setting."""
         return setting.reduce(
             self.model,
             self.asked,

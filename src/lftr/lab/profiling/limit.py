@@ -1,4 +1,4 @@
-"""The physical limit: a prompt with so few visual tokens to begin with."""
+"""The physical limit: a plain prompt with as few visual tokens from the start."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .parts import last_logits, reading
 
 @torch.inference_mode()
 def short_prompt(call: Call, setting: Setting) -> dict[str, Any] | None:
-    """Return arguments for the plain model: as many visual tokens as ``setting`` keeps, encoded.
+    """Return arguments for the plain model with as many encoded visual tokens as a setting keeps.
 
-    Nothing of lftr runs when they are used, nothing is left for the encoder to do, and the prompt
-    has no gaps. Which tokens stand in does not matter to time. None for models whose prompt does
-    not hold the visual tokens, and for those that encode within their own generate.
+    A forward with them runs neither lftr nor the encoder, and its positions have no gaps. The
+    choice of tokens does not affect the time. None for models whose prompt does not contain the
+    visual tokens, and for those that encode inside their own ``generate``.
     """
     if family_of(call.model).kind != "prefill":
         return None
@@ -35,7 +35,7 @@ def short_prompt(call: Call, setting: Setting) -> dict[str, Any] | None:
 
 @torch.inference_mode()
 def time_short(call: Call, prepared: dict[str, Any]) -> float:
-    """Run the plain model over what `short_prompt` gave; milliseconds."""
+    """Run the plain model on the arguments of `short_prompt`; return milliseconds."""
     clock = Clock(call.model.device)
     call.model(**prepared, **last_logits(call.model))
     clock.lap("prefill")

@@ -1,4 +1,4 @@
-"""The most memory that a piece of code holds at once, above what was held before."""
+"""The peak memory of a block of code, above what was allocated before."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass
 class Peak:
-    """What was held at most; ``bytes`` is there when the block has ended."""
+    """Peak memory; ``bytes`` is set when the block ends."""
 
     bytes: int = 0
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measure the most memory that the block holds above what was held when it began.
+    """Measure the peak memory of the block above what was allocated at its start.
 
-    On a GPU from the statistics of torch's CUDA allocator. On a CPU, which keeps no such
-    statistics and whose resident size hides behind memory freed earlier, by adding up the tensors
-    that operators make while they live; scratch memory inside a kernel is not seen there.
+    On a GPU by the statistics of torch's CUDA allocator. On a CPU there are no such statistics, and
+    the resident size includes memory that was freed before; so the sizes of the tensors that
+    operators create are added up while they live. Scratch memory inside kernels is not counted.
     """
     peak = Peak()
     if device.type == "cuda":
@@ -44,12 +44,12 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def source_of(device: torch.device) -> str:
-    """Say in a few words where `peak_memory` has its figures from."""
+    """Describe the source of the figures of `peak_memory`."""
     return "CUDA allocator" if device.type == "cuda" else "tensors alive, by their storages"
 
 
 class _Living(TorchDispatchMode):
-    """Adds up the storages that operators make, while they live."""
+    """Adds up the storages that operators create, while they live."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -60,10 +60,10 @@ class _Living(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        given = {id(s) for s in _storages([args, kwargs])}
+        inputs = {id(s) for s in _storages([args, kwargs])}
         output = func(*args, **(kwargs or {}))
         for storage in _storages(output):
-            if id(storage) not in given and id(storage) not in self._known:
+            if id(storage) not in inputs and id(storage) not in self._known:
                 self._enter(storage)
         return output
 

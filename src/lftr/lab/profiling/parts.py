@@ -29,9 +29,9 @@ class Parts:
     method : float
         The method's decision.
     host : float
-        The bookkeeping around it: positions, masks, gathering.
+        Positions, masks and gathering of the kept tokens.
     prefill : float
-        All else: the language model's forward over the prompt.
+        The rest: the language model's forward over the prompt.
     """
 
     encoder: float
@@ -82,21 +82,21 @@ def time_decode(call: Call, setting: Setting, tokens: int) -> float:
 
 
 def last_logits(model: Any) -> dict[str, Any]:
-    """Return the arguments by which a forward fills a cache and computes the last logits alone."""
+    """Return the arguments for a forward that fills a cache and computes only the last logits."""
     known = inspect.signature(model.forward).parameters
-    given = {"use_cache": True, "logits_to_keep": 1}
-    return {name: value for name, value in given.items() if name in known}
+    options = {"use_cache": True, "logits_to_keep": 1}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def reading(clock: Clock, name: str) -> float:
-    """Return the milliseconds of a name, waiting for the device."""
+    """Return the milliseconds of a timed part; waits for the device."""
     value = clock.readings()[name]
     return value() if callable(value) else value
 
 
 @contextmanager
 def _encoder_laps(model: Model, family: Family) -> Iterator[Clock | None]:
-    """Time the vision tower where the host leaves encoding to the model; else it does so itself."""
+    """Time the vision tower if the model encodes; otherwise the host times it itself."""
     if family.kind == "prefill":
         yield None
         return
@@ -118,15 +118,15 @@ def _encoder_laps(model: Model, family: Family) -> Iterator[Clock | None]:
 
 
 class _Laps:
-    """A streamer that takes the time between the tokens that ``generate`` puts out."""
+    """A streamer that measures the time between generated tokens."""
 
     def __init__(self, device: torch.device) -> None:
         self.clock = Clock(device)
         self._names = iter(("prompt", "first"))
 
     def put(self, value: Tensor) -> None:
-        """Note that the prompt, or a token of every row, has come."""
+        """Record the time of the prompt or of a new token."""
         self.clock.lap(next(self._names, "decode"))
 
     def end(self) -> None:
-        """Do nothing: the last token has been noted."""
+        """Do nothing: the time of the last token is recorded."""

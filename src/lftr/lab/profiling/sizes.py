@@ -1,4 +1,4 @@
-"""What a setting costs beside time: tokens, cache, memory, operations."""
+"""The costs of a setting besides time: tokens, cache, memory, operations."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ from .parts import last_logits
 
 @dataclass(frozen=True)
 class Sizes:
-    """Counted in one prefill of a whole batch.
+    """Counts of one prefill of a batch.
 
     Attributes
     ----------
     tokens, kept : int
         Visual tokens before and after, over all rows.
     average : float
-        Visual tokens of a decoder layer, mean over the layers: ``kept``, unless more are dropped
-        inside.
+        Number of visual tokens in a decoder layer, mean over the layers; equal to ``kept`` unless a
+        method inside the language model drops more.
     columns : int
         Columns of the prompt that reached the language model, of each row.
     kv_bytes : int
         Keys and values in the cache after the prefill.
     peak_bytes : int
-        Most memory held at once during the prefill, above weights and inputs; `memory.source_of`
-        says where from.
+        Peak memory of the prefill, above weights and inputs; `memory.source_of` names the source.
     flops : mapping
-        By convention: ``"fastv"`` and ``"gated"`` by formula, for the decoder's layers alone, each
-        None where the formulas do not describe the decoder; ``"true"`` counted while everything
+        Operations by convention. ``"fastv"`` and ``"gated"`` are formulas for the decoder layers
+        only, None if they do not describe the decoder; ``"true"`` is counted over everything that
         ran: encoder, method, language model.
     """
 
@@ -72,7 +71,7 @@ def count_sizes(call: Call, setting: Setting) -> Sizes:
 
 
 def _layers_of_prompts(call: Call, report: Report, columns: int) -> list[tuple[int, ...]] | None:
-    """Return each row's columns in each decoder layer; None where some are read but not updated."""
+    """Return the columns of each row in each decoder layer; None if some are frozen."""
     if not report.layers:
         depth = call.model.config.get_text_config().num_hidden_layers
         return [(columns,) * depth] * len(call.asked)

@@ -1,4 +1,4 @@
-"""Times of several settings, taken in turns, so that a slow moment hits all alike."""
+"""Times of several settings, measured in turns, so that a slow phase affects all alike."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of_ratios(cls, over: Sequence[float], under: Sequence[float]) -> Spread:
-        """Summarise the ratios of values that were taken in the same round."""
+        """Summarise the ratios of values that were measured in the same round."""
         return cls.of([a / b for a, b in zip(over, under, strict=True)])
 
     @property
@@ -77,7 +77,7 @@ def time_settings(
 ) -> list[Times]:
     """Time every setting on every example, one question at a time, in turns.
 
-    The first round warms up and does not count.
+    The first round is a warm-up and is not counted.
     """
     times = [Times() for _ in settings]
     for number, example in enumerate([examples[0], *examples]):

@@ -1,4 +1,4 @@
-"""Accuracy against latency, with the front of what nothing else beats in both."""
+"""Accuracy against latency, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABEL = 7.5  # points
 
 
 def front_of(rows: Sequence[Row]) -> list[Row]:
-    """Return what no other row beats in time and score at once, fastest first."""
+    """Return the Pareto front of time and score, fastest first."""
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (row.latency.median, -row.score)):
         if not front or row.score > front[-1].score:
@@ -65,7 +65,7 @@ def draw_front(rows: Sequence[Row], width: float) -> Figure:
 
 
 def _scales(axes: Axes, rows: Sequence[Row], room: float) -> None:
-    """Set scales; ``room`` on the left is for names, a share of what the marks take."""
+    """Set the scales; ``room`` is the left margin for names, as a share of the marks' range."""
     times = [row.latency.median for row in rows]
     scores = [row.score for row in rows]
     margin = 0.06 * (max(scores) - min(scores)) or 0.02
@@ -106,7 +106,7 @@ def _series(axes: Axes, group: Sequence[Row], colour: str, marker: str, name: st
 
 
 def _name(axes: Axes, front: Sequence[Row]) -> None:
-    """Write the front's names up and left of its marks, where nothing but other names can be."""
+    """Write the names of the front above and left of its marks, where only other names can be."""
     placed: list[Bbox] = []
     for row in front:
         name = axes.annotate(

@@ -18,7 +18,7 @@ class Card:
     Attributes
     ----------
     agrees : bool
-        Whether both answers are the same.
+        Whether both answers are equal.
     full, reduced : Prediction
         Both answers.
     """
@@ -30,7 +30,7 @@ class Card:
 
     @property
     def cells(self) -> str:
-        """The kept tokens as an SVG path, a token a unit square; empty where there are none."""
+        """The kept tokens as an SVG path of unit squares; empty if there are none."""
         grid, index = self.reduced["grid"], self.reduced["index"]
         if grid is None or index is None:
             return ""
@@ -39,16 +39,16 @@ class Card:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Columns and rows of the tokens; frames stand below each other."""
+        """Columns and rows of the tokens; frames are below each other."""
         frames, rows, columns = self.reduced["grid"] or (1, 1, 1)
         return columns, frames * rows
 
 
 def cards_of(run: Run) -> list[Card]:
-    """Return what is worth a look: for each setting its worst disagreements, then agreements.
+    """Return the cards of each setting: its worst disagreements, then some agreements.
 
-    The worst are those that lose most of the score and that other settings lose least often; the
-    agreements shown are those that other settings miss most often.
+    The worst disagreements lose most of the score, and other settings lose it least often. The
+    agreements are those where other settings differ most often.
     """
     by_setting: dict[str, dict[str, Prediction]] = {}
     for line in run.predictions:

@@ -12,7 +12,7 @@ from .theme import LIGHT, heat, heat_step
 
 
 def draw_heatmap(rows: Sequence[Row], width: float) -> Figure:
-    """Draw a cell for each setting and category, the darker the more is lost.
+    """Draw a cell for each setting and category; darker cells lose more.
 
     Parameters
     ----------

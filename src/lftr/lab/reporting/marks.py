@@ -1,4 +1,4 @@
-"""What each series looks like, and the axes that all figures share."""
+"""Colours and markers of the series, and the style of the axes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Mark(NamedTuple):
 
 
 def marks_of(rows: Sequence[Row]) -> dict[str, Mark]:
-    """Return a mark for every series: a hue and a filled marker, or grey and a thin one (controls).
+    """Return a mark for every series: a hue and a filled marker; controls are grey and thin.
 
-    Neighbours differ in both, and forty series in one of the two.
+    Neighbours differ in colour and marker; any two of forty series differ in one of them.
     """
     filled = (
         Mark(LIGHT[hue], _FILLED[(lap + step) % len(_FILLED)])
@@ -39,7 +39,7 @@ def marks_of(rows: Sequence[Row]) -> dict[str, Mark]:
 
 
 def bare(axes: Axes) -> None:
-    """Leave what carries the figures: two axes and faint horizontal rules."""
+    """Remove all but two axes and faint horizontal rules."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(LIGHT["rule"])
     axes.tick_params(colors=LIGHT["quiet"], labelsize=8, length=0)

@@ -33,7 +33,7 @@ Draw = Callable[[Sequence[Row], float], Figure]
 
 
 def write_report(run: str | Path, out: str | Path, plots: str | Path | None = None) -> Path:
-    """Write a run as one HTML page that needs nothing beside it.
+    """Write a run as one self-contained HTML page.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def write_report(run: str | Path, out: str | Path, plots: str | Path | None = No
     Raises
     ------
     ArgumentError
-        If ``run`` is no run, holds no answers, or something cannot be written.
+        If ``run`` is not a run, holds no answers, or a file cannot be written.
     """
     read = Run.read(run)
     rows = rows_of(read)
@@ -70,7 +70,7 @@ def write_report(run: str | Path, out: str | Path, plots: str | Path | None = No
 
 
 def _figures(rows: Sequence[Row]) -> dict[str, Draw]:
-    """Name the figures that the page draws of these rows."""
+    """Return the names of the figures for these rows."""
     figures: dict[str, Draw] = {"latency": draw_front}
     if any(row.relative is not None for row in reduced(rows)):
         figures["tokens"] = draw_panels
@@ -129,7 +129,7 @@ def _render(run: Run, rows: Sequence[Row]) -> str:
 
 
 def _chosen(rows: Sequence[Row]) -> str:
-    """Return the setting whose answers are shown first: the tightest of what is no control."""
+    """Return the setting whose answers are shown first: the smallest budget of a method."""
     return min(reduced(rows) or rows, key=lambda row: (row.control, row.tokens)).label
 
 

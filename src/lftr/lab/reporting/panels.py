@@ -1,4 +1,4 @@
-"""Relative accuracy against tokens: a panel for each method, all others faint behind it."""
+"""Relative accuracy against tokens: a panel for each method, the others faint behind it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .theme import LIGHT
 def draw_panels(rows: Sequence[Row], width: float) -> Figure:
     """Draw each series' relative score over its tokens, with intervals.
 
-    One panel for each keeps any number of methods apart without a legend; the line at the top is
-    the full model.
+    With a panel for each, any number of methods needs no legend. The line at the top is the full
+    model.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def draw_panels(rows: Sequence[Row], width: float) -> Figure:
 
 
 def _line(panel: Axes, group: Sequence[Row], colour: str, layer: float) -> None:
-    told = [(row.tokens, row.relative.value) for row in group if row.relative is not None]
-    panel.plot(*zip(*told, strict=True), color=colour, linewidth=1.4, zorder=layer)
+    points = [(row.tokens, row.relative.value) for row in group if row.relative is not None]
+    panel.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, zorder=layer)
 
 
 def _intervals(panel: Axes, group: Sequence[Row], colour: str, marker: str) -> None:
@@ -75,7 +75,7 @@ def _scales(panel: Axes, rows: Sequence[Row]) -> None:
 
 
 def _apart(counts: Sequence[int]) -> list[float]:
-    """Leave out counts whose numbers would touch on a logarithmic axis."""
+    """Leave out counts whose labels would overlap on a logarithmic axis."""
     least = max(1.4, (counts[-1] / counts[0]) ** 0.2)
     ticks: list[float] = []
     for count in counts:

@@ -1,4 +1,4 @@
-"""What a report shows of a run: a row for each setting, a series for each method."""
+"""The data of a report: a row for each setting, a series for each method."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ class Row:
     Attributes
     ----------
     label : str
-        What the run calls it.
+        Name in the run.
     full : bool
-        Whether this is the model as it is.
+        Whether this is the full model.
     series : str
-        The label without its budget: the same for one method at several.
+        The label without its budget, common to all budgets of a method.
     control : bool
-        Whether the method is one that every other must beat.
+        Whether the method is a control.
     questions : int
-        How many were answered under every setting.
+        Number of questions answered under every setting.
     tokens : float
-        Visual tokens of a question that reached the language model, on average.
+        Mean number of visual tokens of a question in the language model.
     score : float
         In [0, 1].
     relative : Interval or None
-        Score over the full model's score; None where the full model scores nothing.
+        Score over the full model's score; None if that is 0.
     agreement : Interval
         Share of answers that equal the full model's.
     categories : dict of str to (float or None)
         Relative score of each category.
     encoder_ms, method_ms : float
-        Medians of what the vision encoder takes, and the method.
+        Median times of the vision encoder and of the method.
     latency : Spread
-        What a setting can save, the method included.
+        The time that a setting can reduce, including the method.
     merging : bool
-        Whether some setting of the run merges tokens inside the vision encoder. Then the latency is
-        of all; else of everything after the encoder, which takes the same time under all settings.
+        Whether a setting of the run merges tokens inside the vision encoder. If so, the latency
+        includes the encoder; otherwise the encoder, equal under all settings, is left out.
     hallucination : dict of str to float
-        Empty where the questions are not of that kind.
+        Empty for other questions than yes or no.
     """
 
     label: str
@@ -67,14 +67,14 @@ class Row:
 
     @property
     def span(self) -> str:
-        """What the latency is of, in words."""
+        """The part of the time that the latency covers, in words."""
         return "with the encoder" if self.merging else "after the encoder"
 
 
 def rows_of(run: Run) -> list[Row]:
-    """Return the settings of a run in its own order, the full model first.
+    """Return the settings of a run in its order, the full model first.
 
-    There are none before a question has been answered under every setting.
+    Empty before a question has been answered under every setting.
     """
     merging = any(one.get("encoder") for one in run.config["settings"])
     times: dict[str, list[float]] = {}
@@ -88,12 +88,12 @@ def rows_of(run: Run) -> list[Row]:
 
 
 def reduced(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that reduce."""
+    """Return the rows other than the full model."""
     return [row for row in rows if not row.full]
 
 
 def by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group what reduces by its series, each from few tokens to many; controls come last."""
+    """Group the reduced rows by series, each from few tokens to many; controls come last."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(reduced(rows), key=lambda row: row.control):
         groups.setdefault(row.series, []).append(row)

@@ -1,4 +1,4 @@
-"""What a report says first, in figures that its tables hold."""
+"""The statements at the top of a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEPT = 0.95  # of the full score, by the interval's lower end: what the summary 
 
 @dataclass(frozen=True)
 class Tile:
-    """One statement: what is spoken of, the figure, and what it means."""
+    """One statement: its subject, its figure, and the meaning."""
 
     subject: str
     figure: str
@@ -21,12 +21,12 @@ class Tile:
 
 
 def tiles_of(rows: Sequence[Row], tokens: float) -> list[Tile]:
-    """Return the statements that a report opens with.
+    """Return the statements at the top of a report.
 
     Parameters
     ----------
     tokens : float
-        Visual tokens of a question before any reduction, on average.
+        Mean number of visual tokens of a question without reduction.
     """
     full = next((row for row in rows if row.full), None)
     others = [row for row in reduced(rows) if row.relative is not None]
@@ -67,7 +67,7 @@ def _fewest(rows: Sequence[Row], tokens: float, full: Row) -> Tile:
 
 
 def _smallest(rows: Sequence[Row]) -> Tile:
-    """Compare method and control where tokens are fewest."""
+    """Compare the best method and control at the smallest budget."""
     least = min(row.tokens for row in rows)
     there = sorted(
         (row for row in rows if row.tokens <= least * 1.02), key=lambda row: -_relative(row).value

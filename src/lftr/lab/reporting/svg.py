@@ -1,4 +1,4 @@
-"""From figures to SVG that takes its colours from the page, and to files."""
+"""Figures as SVG in the colours of the page, and as files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .theme import LIGHT
 def inline_svg(figure: Figure, name: str) -> str:
     """Return a figure as an ``<svg>`` element.
 
-    Text stays text, colours become CSS variables (``var(--ink)``), and ids are the figure's own, so
-    that several can stand on one page.
+    Text stays text, colours become CSS variables (``var(--ink)``), and ids contain the figure's
+    name, so that one page can hold several.
 
     Parameters
     ----------
     name : str
-        Told apart from those of the page's other figures.
+        Unique on the page.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

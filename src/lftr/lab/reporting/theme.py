@@ -1,7 +1,7 @@
 """The colours of a report, light and dark.
 
-The hues are those of Okabe and Ito, told apart with every kind of colour vision, each brought to a
-contrast of 3:1 or more with its ground; no figure speaks by colour alone.
+The hues are those of Okabe and Ito, which people with any colour vision can distinguish, each with
+a contrast of at least 3:1 to its background; no figure relies on colour alone.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ Rgb = tuple[float, float, float]
 
 
 def heat(theme: str) -> list[tuple[str, str]]:
-    """Return ground and ink of a heat map's steps, from nothing lost to all lost.
+    """Return background and text colours of a heat map's steps, from no loss to full loss.
 
-    Lightness runs one way, so that the order survives any colour vision and a grey print; the ink
-    of a step is the one of black and white that stands out more.
+    Lightness is monotonic, so that the order is visible with any colour vision and in a grey print;
+    the text of a step is black or white, whichever has the higher contrast.
     """
     grounds = [_blend(_STOPS[theme], step / STEPS) for step in range(STEPS + 1)]
     return [
@@ -63,7 +63,7 @@ def heat(theme: str) -> list[tuple[str, str]]:
 
 
 def heat_step(relative: float) -> int:
-    """Return the step of a relative score; scores above one lose nothing."""
+    """Return the step of a relative score; a score above 1 is no loss."""
     return round(STEPS * (1 - min(max(relative, 0.0), 1.0)))
 
 

@@ -32,28 +32,28 @@ def spread(name: str, value: Interval | None) -> dict[str, float | None]:
 
 
 class Bootstrap:
-    """Draws of questions, with replacement; the same ones for every setting, so pairs stay pairs.
+    """Bootstrap samples of questions, the same for every setting, so that comparisons are paired.
 
-    Questions that go wrong together, as those about one image, are drawn together: groups are drawn
-    within their task. A value is that of each task, then the mean over tasks.
+    Dependent questions, such as those about one image, form a group. Groups are drawn within their
+    task; a value is computed for each task, then averaged over the tasks.
 
-    A bootstrap draws what was seen, and so takes ten right answers of ten for certain. But
-    questions of a kind that none of ``n`` groups shows may well exist: were their share
-    ``1 - 0.025 ** (1 / n)``, they would be missed once in forty times. So an interval is at least
-    as wide as such a share could move the value in each direction. For zeros or ones that are all
-    alike its ends are those of Clopper and Pearson (Biometrika 26, 1934), near to the rule of
-    three. What the tasks add to the width is taken for independent.
+    A bootstrap only draws observed questions, so ten right answers of ten would have no interval.
+    But a kind of question with a share of ``1 - 0.025 ** (1 / n)`` is absent from ``n`` groups with
+    a probability of 2.5 %. So an interval is at least as wide as such a share could move the value
+    in each direction. If all values are 0, or all 1, its ends are those of Clopper and Pearson
+    (Biometrika 26, 1934), close to the rule of three. The tasks' contributions to the width are
+    treated as independent.
 
     Parameters
     ----------
     tasks : sequence of str
         The task of each question.
     groups : sequence of str, optional
-        What each question belongs to, such as its image; by default each stands alone.
+        Group of each question, such as its image; by default each is its own.
     times : int
-        How many draws.
+        Number of bootstrap samples.
     seed : int
-        Another seed, other draws.
+        Seed of the samples.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Bootstrap:
         Parameters
         ----------
         bounds : tuple of float, optional
-            The least and the most that a question can have; without, the bootstrap alone decides.
+            Smallest and largest possible value of a question; by default only the bootstrap counts.
         """
         parts = []
         for task in self._tasks:
@@ -95,8 +95,8 @@ class Bootstrap:
     def ratio(self, values: Sequence[float], full: Sequence[float]) -> Interval | None:
         """Return the mean of ``values`` over that of ``full``, both in [0, 1].
 
-        A task whose ``full`` is 0 throughout has no ratio and is left out; None if all are. There
-        is no upper bound: ``values`` may well be better, and of a few groups none may show where.
+        A task whose ``full`` is 0 everywhere has no ratio and is left out; None if all are. There
+        is no upper bound, since ``values`` may be better than ``full``.
         """
         parts = []
         for task in self._tasks:
@@ -122,7 +122,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class _Task:
-    """Questions of one task, the group of each, and draws of groups."""
+    """Questions of one task, the group of each, and bootstrap samples of groups."""
 
     members: npt.NDArray[np.int64]
     group: npt.NDArray[np.int64]
@@ -130,11 +130,11 @@ class _Task:
 
     @property
     def unseen(self) -> float:
-        """The largest share of groups that are of a kind that none of those seen is."""
+        """Largest share of groups of a kind that may be absent from the observed ones."""
         return float(1.0 - _TAIL ** (1.0 / self.draws.shape[1]))
 
     def means(self, values: Sequence[float]) -> tuple[float, Floats]:
-        """Return the mean of the questions, and of those of each draw."""
+        """Return the mean over the questions, and over those of each sample."""
         own = np.asarray(values, dtype=float)[self.members]
         sums, sizes = np.bincount(self.group, own), np.bincount(self.group)
         drawn = [sums[d].sum(axis=1) / sizes[d].sum(axis=1) for d in _parts(self.draws)]
@@ -142,7 +142,7 @@ class _Task:
 
 
 class _Part(NamedTuple):
-    """A task's value, its draws, and what its interval holds at the least."""
+    """A task's value, its samples, and its smallest interval."""
 
     value: float
     drawn: Floats
@@ -154,9 +154,9 @@ def _parts(draws: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
     return (draws[start : start + _PART] for start in range(0, len(draws), _PART))
 
 
-def _over(own: Floats, whole: Floats) -> Floats:
-    """Divide; a draw in which the full model was never right says nothing."""
-    return np.divide(own, whole, out=np.full_like(own, np.nan), where=whole > 0)
+def _over(reduced: Floats, full: Floats) -> Floats:
+    """Divide; a sample in which the full model was never right is NaN."""
+    return np.divide(reduced, full, out=np.full_like(reduced, np.nan), where=full > 0)
 
 
 def _interval(parts: Sequence[_Part]) -> Interval:

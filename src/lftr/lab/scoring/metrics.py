@@ -16,7 +16,7 @@ _NEAR = 0.5  # ANLS: below this an answer counts as another one, not as misread
 
 
 def exact(answer: str, answers: Sequence[str]) -> float:
-    """Return 1 where the answer is one of ``answers``, whatever case, outer space and full stop."""
+    """Return 1 if the answer is one of ``answers``; case, outer space and full stop are ignored."""
     return float(normalise(answer) in {normalise(one) for one in answers})
 
 
@@ -136,7 +136,7 @@ def get_metric(name: str) -> Metric:
 
 
 def check_scored(name: str, answers: Sequence[str], choices: Sequence[str]) -> None:
-    """Refuse right answers that a metric could give to nobody.
+    """Refuse right answers with which no answer could score.
 
     Raises
     ------

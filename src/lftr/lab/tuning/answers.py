@@ -1,9 +1,9 @@
-"""The answers of a search on disk, so that one that was killed goes on where it was.
+"""The answers of a search on disk, so that an interrupted search can continue.
 
-A search decides by answers alone, and its order is fixed by its seed. So one that finds the answers
-that it has had gives every verdict over again, without the model, until it comes to what has not
-been asked: nothing is lost but the batch of that moment, nothing counts twice, and the test is the
-one that would have run uninterrupted.
+A search depends on answers alone, and its seed fixes its order. A search that is repeated with the
+earlier answers therefore makes the same decisions without the model, up to the first question that
+has no answer yet. Only the batch in progress is lost, no answer counts twice, and the statistical
+test is the same as without the interruption.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ANSWERS = "answers.jsonl"
 
 @dataclass(frozen=True)
 class Said:
-    """As much of an answer as a search counts.
+    """The part of an answer that a search needs.
 
     Attributes
     ----------
     text : str
-        What the model said.
+        The generated text.
     tokens, kept : int, float
         Visual tokens of the prompt, before and after.
     ended : bool
-        Whether the model had come to its end.
+        Whether the model generated an end token.
     failed : str
-        Why there is no answer, where the processor or the model failed; else empty.
+        The reason if the processor or the model failed, else empty.
     """
 
     text: str
@@ -45,22 +45,22 @@ class Said:
 
     @classmethod
     def of(cls, answer: Answer) -> Said:
-        """Take what is counted."""
+        """Convert an answer."""
         return cls(answer.text, answer.tokens, answer.kept, answer.ended)
 
     def agrees(self, full: Said) -> float:
-        """Return 1 where this is the full model's answer; what failed is no answer."""
+        """Return 1.0 if this equals the full model's answer; a failure never does."""
         return 0.0 if self.failed else float(self.text == full.text)
 
 
 class Answers:
-    """What has been answered, by questions and setting.
+    """The answers so far, by question and setting.
 
     Parameters
     ----------
     journal : Journal, optional
-        Where every answer is written before the next one is asked for; without, they are kept
-        in memory alone.
+        Every answer is written to it before the next question; without it answers are in memory
+        only.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -73,19 +73,19 @@ class Answers:
 
     @classmethod
     def open(cls, path: str | Path, config: Mapping[str, Any]) -> Answers:
-        """Begin a folder, or go on with one that was begun by the same search; see `Journal.open`.
+        """Start a folder, or continue one of the same search; see `Journal.open`.
 
         Raises
         ------
         ArgumentError
-            If the folder is another's, cannot be written, or somebody else is writing to it.
+            If the folder belongs to another search, cannot be written, or is in use.
         """
         return cls(Journal.open(path, ANSWERS, config))
 
     def to(
         self, ids: Sequence[str], setting: Setting, ask: Callable[[Setting], list[Said]]
     ) -> list[Said]:
-        """Return the answers to the questions of those ids, asked for if they are not known."""
+        """Return the answers to questions by id; ask those that have none."""
         key = setting.label, tuple(ids)
         if key not in self._known:
             found = ask(setting)
@@ -99,12 +99,12 @@ class Answers:
         return sum(map(len, self._known.values()))
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Release the lock of the folder."""
         if self._journal is not None:
             self._journal.close()
 
 
 def answered(path: str | Path, config: Mapping[str, Any]) -> int:
-    """Return how many answers the search of a configuration finds in a folder."""
+    """Return the number of answers that a folder holds for a configuration."""
     with closing(Answers.open(path, config)) as answers:
         return len(answers)

@@ -11,11 +11,11 @@ _SHARES = (0.5, 0.8, 1.0)  # how far between the bound and 1 each bettor takes t
 class Bets:
     """Evidence that the mean of values in [0, 1] is above a bound.
 
-    Bettors start with one unit between them. Each holds the mean to be ``q``, somewhere above the
-    bound ``b``, and multiplies its money by ``x q / b + (1 - x) (1 - q) / (1 - b)`` when it sees
-    ``x``. If the mean, given all that came before, is at most ``b``, that factor is at most 1 on
-    average, so the sum is a non-negative supermartingale, and by Ville's inequality it ever reaches
-    ``1 / alpha`` with probability ``alpha`` at most, whenever one looks and however often
+    Several bettors start with one unit of money in total. Each assumes a mean ``q`` above the bound
+    ``b``, and multiplies its money by ``x q / b + (1 - x) (1 - q) / (1 - b)`` when it sees ``x``.
+    If the mean, given all earlier values, is at most ``b``, the expectation of this factor is at
+    most 1. The sum is then a non-negative supermartingale, and by Ville's inequality it ever
+    reaches ``1 / alpha`` with a probability of at most ``alpha``, at whatever times it is inspected
     (A. Wald, Sequential Analysis, 1947, for zeros and ones; I. Waudby-Smith and A. Ramdas, JRSS B
     86, 2024, for means of bounded values).
 
@@ -30,14 +30,14 @@ class Bets:
         self._logs = [-math.log(len(_SHARES))] * len(_SHARES)
 
     def add(self, value: float) -> None:
-        """See one more value."""
+        """Add a value."""
         for i, (win, loss) in enumerate(self._factors):
             factor = value * win + (1.0 - value) * loss
             self._logs[i] += math.log(factor) if factor > 0 else -math.inf
 
     @property
     def log(self) -> float:
-        """Logarithm of what the bettors have together."""
+        """Logarithm of the bettors' total money."""
         return _log_sum(self._logs)
 
     def beyond(self, alpha: float) -> bool:

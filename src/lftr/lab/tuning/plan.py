@@ -1,4 +1,4 @@
-"""What a search tries, and all that its answers and decisions depend on."""
+"""The methods and budgets of a search, and its configuration."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ BUDGETS = tuple(1 / n for n in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search tries, and in which order.
+    """The methods and budgets of a search, and its order.
 
     Attributes
     ----------
     methods : sequence of Method, optional
-        Which are raced; by default those of `METHODS` that the model can feed.
+        Methods to compare; by default those of `METHODS` whose evidence the model provides.
     budgets : sequence of float, int or Budget
-        Which are tried; all ratios, all counts, or all totals.
+        Budgets to try: all of them ratios, all counts, or all totals.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     encoder : EncoderMerge, optional
-        What merges tokens inside the vision encoder, under every method and budget that is tried.
+        Merges tokens inside the vision encoder, with every method and budget.
     batch : int
         Questions at a time.
     seed : int
-        Of the shuffle of images.
+        Seed of the order of the images.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def candidates(self) -> Sequence[Method]:
-        """Every method that may be raced: those that were named, or all of `METHODS`."""
+        """Every method that may be compared: the named ones, or all of `METHODS`."""
         return list(map(get_method, METHODS)) if self.methods is None else self.methods
 
     def levels(self, methods: Sequence[Method]) -> list[list[Setting]]:
@@ -82,7 +82,7 @@ class Plan:
         return grid(methods, falling, self.positions, self.encoder)
 
     def methods_for(self, subject: Subject) -> Sequence[Method]:
-        """Return what is raced on a model: of the default methods those that it can feed."""
+        """Return the methods for a model: of the defaults those whose evidence it provides."""
         if self.methods is not None:
             return self.methods
         found = []
@@ -105,7 +105,7 @@ class Plan:
 def tune_configuration(
     subject: Subject, workload: Workload, goal: Goal, plan: Plan
 ) -> dict[str, Any]:
-    """Return all that a search's answers and decisions depend on, as plain values.
+    """Return everything that a search's answers and decisions depend on, as plain values.
 
     Raises
     ------

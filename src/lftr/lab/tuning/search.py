@@ -1,4 +1,4 @@
-"""The search for a budget: methods raced over a part of the images, then a test on the others."""
+"""The search for a budget: methods race on a part of the images; the others test the result."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _BOLDER = 2  # budgets beyond the raced one that are tested, since the race may 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a budget must hold.
+    """The agreement that a budget must reach, and the confidence.
 
     Attributes
     ----------
     agreement : float
         Share of answers that equal the full model's, on average over images.
     confidence : float
-        Probability, at least, that what is found does hold it.
+        Least probability that the resulting budget reaches it.
 
     Raises
     ------
@@ -45,22 +45,22 @@ class Goal:
 
     @property
     def alpha(self) -> float:
-        """Most probability of error."""
+        """Largest probability of error."""
         return 1.0 - self.confidence
 
 
 @dataclass
 class Trial:
-    """How a setting fared so far.
+    """The results of a setting so far.
 
     Attributes
     ----------
     shares : list of float
-        Of each image, the share of answers that equal the full model's.
+        For each image the share of answers that equal the full model's.
     tokens, kept : int, float
         Visual tokens of all its questions, before and after.
     questions : int
-        How many were answered.
+        Number of questions.
     """
 
     setting: Setting
@@ -70,7 +70,7 @@ class Trial:
     questions: int = 0
 
     def sit(self, sitting: Sitting) -> list[float]:
-        """Ask the images of a sitting; returns their shares."""
+        """Ask the questions of a sitting, and return the share of each image."""
         shares, answers = sitting.agreements(self.setting)
         self.shares += shares
         self.tokens += sum(answer.tokens for answer in answers)
@@ -80,12 +80,12 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """Mean share, 0 before anything was asked."""
+        """Mean share, 0 before the first image."""
         return sum(self.shares) / max(len(self.shares), 1)
 
     @property
     def kept_each(self) -> float:
-        """Visual tokens of a question that stay, on average."""
+        """Mean number of visual tokens that stay, per question."""
         return self.kept / max(self.questions, 1)
 
 
@@ -106,13 +106,13 @@ def grid(
 
 
 class Race:
-    """Methods at budgets, of which the smallest one is sought that looks good enough.
+    """A race of methods, which looks for the smallest budget with enough agreement.
 
-    In every sitting the budgets are bisected: where some methods have agreed often enough so far,
-    these go on to smaller budgets, the others are out of the sitting; where none has, all that are
-    left go on to larger ones. A method that has failed too often at a budget to be saved by what is
-    still to come is not asked there again. Nothing here needs to be exact: what the race finds is
-    tested on other images.
+    Each sitting (a few images) bisects the budgets. If some methods have agreed often enough at a
+    budget so far, they continue with smaller budgets, and the others leave the sitting. If none
+    has, all of them continue with larger budgets. A method that can no longer reach the agreement
+    at a budget, whatever follows, is not asked there again. The race need not be exact, since its
+    result is tested on other images.
 
     Parameters
     ----------
@@ -120,10 +120,10 @@ class Race:
         What `grid` returned: the budgets from the largest to the smallest, each with every method,
         in which order ties are broken.
     images : int
-        How many images will be raced over.
+        Number of images of the race.
     barred : collection of str
-        Labels of the settings that are never asked, as a method cannot meet the budget; of every
-        method some are left.
+        Labels of settings that are skipped because the method does not support the budget; each
+        method has others.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class Race:
         self._bisect(asked)
 
     def chain(self) -> list[Setting]:
-        """Return what is to be tested, from safe to bold: one method, down to where it looks bad.
+        """Return the settings to test, from large to small budgets of the winning method.
 
-        Safe budgets cost little, as their tests are over early, and save the day where the race,
-        over few images, has seen too bright a picture of bold ones.
+        Large budgets cost little, since their tests end early, and give a result if the race, with
+        few images, was too optimistic about small ones.
         """
         place, racing = self._bisect(self._looks_good)
         level = self.trials[max(place, 0)]
@@ -168,7 +168,7 @@ class Race:
         return bool(trial.shares) and trial.mean >= self._goal.agreement
 
     def _bisect(self, passes: Callable[[Trial], bool]) -> tuple[int, Sequence[int]]:
-        """Return the place of the smallest budget that some methods pass, -1 for none, and them."""
+        """Return the index of the smallest budget that methods pass (or -1), and the methods."""
         low, high = 0, len(self.trials)
         racing: Sequence[int] = range(len(self.trials[0]))
         while low < high:
@@ -182,7 +182,7 @@ class Race:
 
 
 class Proof:
-    """A setting against the goal, image by image; decided as soon as can be."""
+    """The test of a setting, image by image, with the earliest possible decision."""
 
     def __init__(self, setting: Setting, goal: Goal) -> None:
         self.trial = Trial(setting)
@@ -191,7 +191,7 @@ class Proof:
         self._above, self._below = Bets(goal.agreement), Bets(1.0 - goal.agreement)
 
     def run(self, sitting: Sitting) -> None:
-        """See some images; the verdict falls at the first that decides."""
+        """Test with images until the verdict is decided."""
         for share in self.trial.sit(sitting):
             self._above.add(share)
             self._below.add(1.0 - share)
@@ -201,7 +201,7 @@ class Proof:
                 self.verdict = "fails"
 
     def can_hold(self, left: int) -> bool:
-        """Whether the goal can still be shown with ``left`` more images."""
+        """Whether ``left`` more images could still show the goal."""
         return self.verdict == "holds" or (
             self.verdict == "open" and self._above.within_reach(self._alpha, left)
         )
@@ -210,21 +210,21 @@ class Proof:
 def prove(
     proofs: Sequence[Proof], sittings: Iterator[tuple[int, Sitting | None]], images: int
 ) -> int:
-    """Test settings in a fixed order, each at the full level; returns how many hold.
+    """Test settings in a fixed order, each at the full level; return how many hold.
 
-    What counts are those before the first that does not hold. An error needs the first setting
-    that truly falls short of the goal to be taken to hold, so all of them together err as seldom as
-    one test does (fixed-sequence testing). It matters neither that all see the same images nor how
-    their answers depend on one another, only that the order was fixed before.
+    Only settings before the first that does not hold count. An error happens only if the test
+    accepts the first setting that does not reach the goal, so the probability of any error is that
+    of one test (fixed-sequence testing). The tests may share images and their answers may be
+    dependent; only the order must be fixed beforehand.
 
     Parameters
     ----------
     proofs : sequence of Proof
-        From the safest to the boldest.
+        From the largest budget to the smallest.
     sittings : iterator
-        Images that had no part in choosing the settings.
+        Images that were not part of the race.
     images : int
-        How many images these have.
+        Number of images in the sittings.
     """
     left, alive = images, len(proofs)
     for taken, sitting in sittings:

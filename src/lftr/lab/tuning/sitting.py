@@ -1,4 +1,4 @@
-"""Asking the questions of some images under one setting after the other, beside the full model."""
+"""Questions about a few images, answered by the full model and under settings in turn."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Group = tuple[Item, ...]
 
 @dataclass
 class Sitting:
-    """Some images, each encoded once, whose questions the full model has answered.
+    """A few images, each encoded once, whose questions the full model has answered.
 
     Attributes
     ----------
     sizes : sequence of int
-        Questions of each image.
+        Number of questions of each image.
     full : sequence of Said
-        The full model's answers to all of them.
+        The full model's answers to all questions.
     """
 
     sizes: Sequence[int]
@@ -36,7 +36,7 @@ class Sitting:
     def agreements(self, setting: Setting) -> tuple[list[float], list[Said]]:
         """Return each image's share of answers that equal the full model's, and all answers.
 
-        A question at which a reduced model fails has an answer that does not equal.
+        A failure of the reduced model counts as a different answer.
         """
         answers = self.ask(setting)
         same = [one.agrees(full) for one, full in zip(answers, self.full, strict=True)]
@@ -49,22 +49,22 @@ class Sitting:
 
 @dataclass
 class Seating:
-    """Seats a workload's images, a batch of questions at a time.
+    """Divides a workload into sittings, and asks its questions in batches.
 
     Attributes
     ----------
     batch : int
-        Questions at a time; the questions of one image stay together.
+        Questions per batch; the questions of one image stay together.
     step : callable
-        Called with the number of images that were taken, when they are done with.
+        Called with the number of images after each sitting.
     answers : Answers
-        What has been answered before, and is not asked again.
+        Earlier answers, which are not asked for again.
     problems : list of Problem
-        Images that could not be read, once looked at, and questions without an answer.
+        Images that could not be read, and questions without an answer.
     answered, cut_short : int
-        How many answers the full model gave, and how many of these did not come to their end.
+        Number of the full model's answers, and how many ``max_new_tokens`` cut short.
     failed : set of str
-        Ids of the questions that had no answer, under whatever setting.
+        Ids of the questions that failed under any setting.
     """
 
     subject: Subject
@@ -79,7 +79,7 @@ class Seating:
     def sittings(
         self, groups: Sequence[Group]
     ) -> Generator[tuple[int, Sitting | None], None, None]:
-        """Go through ``groups``; yields how many were taken, and the sitting if any can be read."""
+        """Yield the number of images taken from ``groups``, and their sitting if there is one."""
         start = 0
         while start < len(groups):
             end, questions = start + 1, len(groups[start])
@@ -124,7 +124,7 @@ class Seating:
     def _name(
         self, items: Sequence[Item], said: Sequence[Said], setting: Setting | None = None
     ) -> None:
-        """Name the questions that have no answer; under a reduction, with what it is called."""
+        """Record the questions without an answer, with the name of the setting."""
         for item, one in zip(items, said, strict=True):
             if one.failed:
                 self.failed.add(item.id)
@@ -132,7 +132,7 @@ class Seating:
                 self.problems.append(Problem(f"{item.told}{under}", one.failed))
 
     def read(self, group: Group) -> list[Question]:
-        """Read the images of a group's questions; none, and a problem, where one cannot be read."""
+        """Read the images of a group; if one fails, return none and record a problem."""
         try:
             return [item.asked() for item in group]
         except LftrError as error:
@@ -141,7 +141,7 @@ class Seating:
 
 
 class _Batches(ExitStack):
-    """Some questions in batches; nothing is encoded before something is asked."""
+    """Questions in batches; their images are encoded at the first setting."""
 
     def __init__(self, seating: Seating, asked: Sequence[Question]) -> None:
         super().__init__()
@@ -150,11 +150,11 @@ class _Batches(ExitStack):
         self._open: dict[tuple[int, ...], Callable[[Setting], list[Answer]]] = {}
 
     def ask(self, setting: Setting) -> list[Said]:
-        """Answer all of them under a setting."""
+        """Answer all questions under a setting."""
         return [one for part in self._parts for one in self._said(part, setting)]
 
     def _said(self, asked: Sequence[Question], setting: Setting) -> list[Said]:
-        """Answer some questions together and, if that fails, one by one."""
+        """Answer questions as one batch and, if that fails, one by one."""
         try:
             with unanswered():
                 return [Said.of(answer) for answer in self._together(asked)(setting)]

@@ -1,18 +1,18 @@
-"""The smallest budget whose answers are the full model's, on one's own images, without labels.
+"""Finds the smallest budget that keeps the full model's answers on a user's images, without labels.
 
-What is promised. Of the answers to questions about images like these, at least ``agreement`` equal
-the full model's, image by image and then on average; with probability ``confidence`` this holds for
-the budget and method that come out, all looking and choosing on the way included.
+Guarantee. For questions about images like these, the share of answers that equal the full model's,
+per image and then averaged, is at least ``agreement``. With probability ``confidence`` this holds
+for the resulting budget and method; the search itself is accounted for.
 
-How. The images are shuffled and split. On the first part methods are raced over bisected budgets
-(`search.Race`); whatever is chosen there needs no guarantee, because it is tested on the other
-part, which had no say in it. There the winner is tested at neighbouring budgets, from the largest
-to the smallest, each by an anytime-valid test (`betting.Bets`) at the full level; only what
-comes before the first failure counts (`search.prove`). So no correction for the number of
-methods and budgets is needed, and every test stops as soon as its verdict falls.
+Procedure. The images are shuffled and split. On the first part methods race over bisected budgets
+(`search.Race`). The race needs no guarantee, because its result is tested on the other part, which
+it did not use. There the winner is tested at neighbouring budgets, from the largest to the
+smallest, each by an anytime-valid test (`betting.Bets`) at the full level; only the budgets before
+the first failure count (`search.prove`). No correction for the number of methods and budgets is
+needed, and each test stops as soon as it is decided.
 
-What it rests on. Images are taken for independent draws from what will be asked later. Several
-questions about one image need not be independent: an image counts once, with its share.
+Assumption. The images are independent samples of what will be asked later. Several questions about
+one image need not be independent: an image counts once, with its share.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ _TIMED = 5  # questions whose prefill is timed
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out.
+    """The result of a search.
 
     Attributes
     ----------
     preset : Preset
-        The smallest budget that was shown to hold, all tokens where none was; ``found`` tells
-        everything that was asked.
+        The smallest budget that was shown to hold, or all tokens if there is none; ``found`` holds
+        the measurements.
     proofs : sequence of Proof
-        What was tested, from the largest budget to the smallest.
+        The tests, from the largest budget to the smallest.
     problems : sequence of Problem
-        What was left out of the workload, and why.
+        Files and questions that were left out, with the reason.
     """
 
     preset: Preset
@@ -69,7 +69,7 @@ class Tuned:
 
     @property
     def verdict(self) -> str:
-        """One sentence on where the limit is, and why."""
+        """The outcome in one sentence."""
         found = self.preset.found
         if not found["cut_short"]:
             return self._limit
@@ -80,7 +80,7 @@ class Tuned:
 
     @property
     def holds(self) -> bool:
-        """Whether a budget was shown to hold; the preset keeps all tokens if not."""
+        """Whether a budget was shown to hold; if not, the preset keeps all tokens."""
         return self.proofs[0].verdict == "holds"
 
     @property
@@ -111,26 +111,26 @@ def tune(
     run: str | Path | None = None,
     step: Callable[[int], None] = lambda images: None,
 ) -> Tuned:
-    """Find the smallest budget, and a method for it, that holds; see the module for what is held.
+    """Find the smallest budget that holds, and its method; the module states the guarantee.
 
     Parameters
     ----------
     goal : Goal
-        How often answers are to equal the full model's, and how sure to be.
+        The required agreement with the full model, and the confidence.
     plan : Plan
-        Which methods and budgets are tried, and how.
+        The methods and budgets to try.
     run : str or Path, optional
-        Folder where answers are written, and found again by the same search, should it be
-        interrupted. By default they are kept nowhere.
+        Folder of the answers, from which the same search continues after an interruption. By
+        default answers are not written.
     step : callable
-        Called with a number of images when they are done with; the sum stays below the workload's
-        where the search stops early.
+        Called with the number of images after each sitting; the sum stays below the workload's if
+        the search stops early.
 
     Raises
     ------
     ArgumentError
-        If two methods have one name, there are too few images (with how many are needed), or the
-        folder is another search's.
+        If two methods have the same name, there are too few images (the message says how many are
+        needed), or the folder belongs to another search.
     """
     check_size(workload, goal)
     config = tune_configuration(subject, workload, goal, plan)
@@ -140,7 +140,7 @@ def tune(
 
 
 def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, plan: Plan) -> Tuned:
-    """Race, prove, and tell what was found."""
+    """Race, test, and return the result."""
     subject = seating.subject
     groups = random.Random(plan.seed).sample(workload.groups, len(workload.groups))
     first = _raced(len(groups))
@@ -195,7 +195,7 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, pl
 
 
 def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
-    """Return the settings under which a question cannot be asked that the full model answers."""
+    """Return the settings that fail on a question that the full model answers."""
     subject, found = seating.subject, {}
     questions = (
         one_batch(
@@ -222,7 +222,7 @@ def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[st
 
 
 def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
-    """Return the settings of the methods that can meet a budget at least."""
+    """Return the settings of the methods that support at least one budget."""
     lanes = [lane for lane in zip(*levels, strict=True) if any(s.label not in barred for s in lane)]
     if not lanes:
         label, reason = next(iter(barred.items()))
@@ -232,18 +232,18 @@ def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
 
 
 def _raced(images: int) -> int:
-    """Return how many of the images choose."""
+    """Return the number of images for the race."""
     least, most = _RACED
     return min(max(math.ceil(images / 4), least), most)
 
 
 def check_size(workload: Workload, goal: Goal) -> None:
-    """Refuse a workload on which even answers that all agree would show nothing.
+    """Refuse a workload with too few images to show the agreement even if all answers agree.
 
     Raises
     ------
     ArgumentError
-        With the number of images that are needed.
+        The message says how many images are needed.
     """
     tested = least_values(goal.agreement, goal.alpha)
     images = len(workload.groups)
@@ -258,7 +258,7 @@ def check_size(workload: Workload, goal: Goal) -> None:
 
 
 def _saving(subject: Subject, asked: Sequence[Question], setting: Setting) -> dict[str, Any]:
-    """Time the prefill of a few questions, in full and as found."""
+    """Time the prefill of a few questions with the full model and with the resulting setting."""
     from ..profiling import Spread, time_settings
 
     settings = [full_model(), setting]

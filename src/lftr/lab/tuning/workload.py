@@ -38,7 +38,7 @@ _SHOWN = PICTURES | VIDEOS | _UNREAD
 
 @dataclass(frozen=True)
 class Workload:
-    """Questions as one asks them.
+    """Questions without right answers, grouped by image.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Workload:
         The questions of each image: answers about one image are not independent, so an image
         counts once.
     problems : sequence of Problem
-        What is left out, and why.
+        Files and lines that are left out, with the reason.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Workload:
 
     @classmethod
     def of(cls, name: str, items: Iterable[Item], problems: Sequence[Problem] = ()) -> Workload:
-        """Group questions by their first image; those without a file stand alone."""
+        """Group questions by their first image; a question without a file is a group."""
         groups: dict[str, list[Item]] = {}
         for item in items:
             groups.setdefault(item.image or f"\0{item.id}", []).append(item)
@@ -82,21 +82,21 @@ def load_workload(
     Parameters
     ----------
     source : str or Path
-        Folder or file; or the name of a suite, to try it.
+        Folder, file, or the name of a suite.
     n : int, optional
-        Most questions; by default 240 of a suite, all else.
+        Largest number of questions; by default 240 of a suite, all of a folder or file.
     seed, split : int, str
         Of a suite: which scenes.
     picking : Picking
         Which frames of clips are read.
     prompts : sequence of str
-        What every image of a folder is asked; by default the lines of its ``prompts.txt``.
+        Questions about every image of a folder; by default the lines of its ``prompts.txt``.
 
     Raises
     ------
     ArgumentError
-        If there is neither, a folder has no prompts, prompts come with a file or a suite, which
-        have questions, or nothing can be asked.
+        If the source does not exist, a folder has no prompts, prompts are passed for a file or a
+        suite, or no question can be asked.
     """
     if source in suites.NAMES:
         if prompts:
@@ -184,7 +184,7 @@ def _check_nothing_within(folder: Path) -> None:
 
 
 def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[Medium]], bool]:
-    """Return what reads a file, and whether it is a clip; neither is decoded yet."""
+    """Return a function that reads a file, and whether it is a clip; nothing is decoded yet."""
     if is_clip(path):
         look_at_clip(path)
         return functools.partial(_clip, path, picking), True

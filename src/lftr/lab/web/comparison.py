@@ -1,4 +1,4 @@
-"""One question, answered from all visual tokens and from some of them."""
+"""One question, answered with all visual tokens and with those that a method keeps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SIDE = 480  # pixels
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both answers, and what the reduced model saw.
+    """Both answers, and the tokens that stayed.
 
     Attributes
     ----------
     image, kept : PIL.Image.Image
-        What the processor shows the model, and the tokens that stayed.
+        The image as the processor crops it, and the tokens that stayed.
     full, reduced : Answer
-        Of all tokens and of those.
+        Answers with all tokens and with the kept ones.
     """
 
     image: Image.Image
@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether both answers are the same."""
+        """A sentence that says whether both answers are the same."""
         same = self.full.text == self.reduced.text
         return "Both answers are the same." if same else "The answers differ."
 

@@ -1,4 +1,4 @@
-"""What the page holds."""
+"""The page: its elements, and what its button does."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Ask = Callable[[str | None, str, str, str], Comparison]
 
 
 def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Blocks:
-    """Return the page; nothing is served yet.
+    """Return the page, without serving it.
 
     Parameters
     ----------
     ask : callable
-        Given an image's path, a question, a method and a budget, returns both answers.
+        Takes an image's path, a question, a method and a budget; returns both answers.
     scenes : sequence of Example
-        To pick from; the first is there from the start.
+        Scenes to pick from; the first is shown at the start.
     method : str
-        Chosen at first.
+        The method that is selected at the start.
     """
     with gr.Blocks(title="lftr", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
@@ -105,9 +105,9 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
 
 
 def _path_of(otherwise: Callable[[Any], str | None], upload: Any) -> str | None:
-    """Return where gradio put an upload.
+    """Return the path of an upload.
 
-    Its own function opens the file first, and fails with a traceback over one that Pillow refuses.
+    Gradio's own function opens the file, and raises a traceback if Pillow cannot read it.
     """
     path: str | None = getattr(upload, "path", None)
     return otherwise(upload) if path is None else path

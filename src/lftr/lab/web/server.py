@@ -1,4 +1,4 @@
-"""The page on a port of this machine."""
+"""Serve the page on a port of this machine."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def serve(
     port: int | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve a page until the process is interrupted; nothing leaves this machine.
+    """Serve a page until the process is interrupted, without any connection to other machines.
 
     Parameters
     ----------
     host : str
-        Who may ask: ``127.0.0.1`` is this machine alone.
+        The address to listen on; ``127.0.0.1`` is reachable from this machine only.
     port : int, optional
         By default the first free one from 7860.
     ready : callable
-        Called with the address once it answers.
+        Called with the address when the page is served.
 
     Raises
     ------
     ArgumentError
-        If the port cannot be had.
+        If the port is not free.
     """
     with _without_analytics():
         try:
@@ -63,7 +63,7 @@ def serve(
 
 @contextmanager
 def _without_analytics() -> Iterator[None]:
-    """Keep gradio from calling home while it serves; afterwards all is as it was."""
+    """Turn off gradio's analytics while it serves, and restore the setting afterwards."""
     name = "GRADIO_ANALYTICS_ENABLED"
     before = os.environ.get(name)
     os.environ[name] = "False"
