@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..values.source import Source
 from . import before, inside, video
 from .base import Method
 from .before.aim import AIM
@@ -111,6 +112,7 @@ __all__ = [
     "Random",
     "RegionRouter",
     "Scope",
+    "Source",
     "SparseVLM",
     "SparseVLMPlus",
     "StaticExit",

@@ -14,6 +14,7 @@ from ..options.named import Named
 from ..values.budget import is_auto, resolve
 from ..values.errors import ArgumentError, LftrError
 from ..values.selection import Selection
+from ..values.source import Source
 from ..values.tokens import PROVIDERS, Grid, VisualTokens
 
 Evidence = tuple[tuple[str, ...], ...]
@@ -44,10 +45,13 @@ class Method(Named):
     sees_features : bool
         Whether decisions look at the features. Where they do not, nor does the search for NaN,
         which would take longer than the decision.
+    source : Source, optional
+        The publication or program that the method follows.
     """
 
     registry: ClassVar[dict[str, type[Method]]] = {}
     sees_features: ClassVar[bool] = True
+    source: ClassVar[Source | None] = None
 
     @property
     def evidence(self) -> Evidence:

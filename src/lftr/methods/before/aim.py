@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.blocks import blockwise, frames_of
@@ -37,14 +38,21 @@ class AIM(Method, name="aim"):
 
     Notes
     -----
-    Source: AIM (ICCV 2025, arXiv 2412.03248), its token merging before the language model;
-    ``bipartite_soft_matching_merge``. Published schedules: (N/2, N/4) for a frame of a video;
-    (288, 144, 72) and (288, 36) of 576 for an image.
+    Published schedules: (N/2, N/4) for a frame of a video; (288, 144, 72) and (288, 36) of 576 for
+    an image.
     Evidence: keys, or features, for ``metric="keys"``; else none.
     Differs: the order of the tokens is restored after every fold, see ``scrambled``; any count. The
     pruning half acts inside the language model and is not part of this method.
     """
 
+    source = Source(
+        "AIM",
+        arxiv="2412.03248",
+        venue="ICCV 2025",
+        code="https://github.com/LaVi-Lab/AIM",
+        function="bipartite_soft_matching_merge",
+        note="its token merging before the language model",
+    )
     metric: Literal["features", "keys"] = "features"
     folds: tuple[Annotated[int, Range(1)], ...] = ()
     per_frame: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import determinantal
@@ -20,13 +21,21 @@ class CDPruner(Method, name="cdpruner"):
     ``x`` the features that the language model would receive, ``r`` the relevance to the text, from
     0 to 1 within an item.
 
-    Source: CDPruner (arXiv 2506.10967), section 3; ``LlavaMetaForCausalLM.encode_images``.
     Evidence: CLIP's projected tokens and text; without a text tower the prompt's own embeddings,
     not negated, as in the authors' own code for models without CLIP.
     Differs: relevance is scaled within each item (the original scales over the batch, so that an
     image's tokens depend on its neighbours); a K above the kernel's rank stays defined: what is
     left goes by relevance (the original divides by zero).
     """
+
+    source = Source(
+        "CDPruner",
+        arxiv="2506.10967",
+        venue="NeurIPS 2025",
+        section="3",
+        code="https://github.com/Theia-4869/CDPruner",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
 
     @property
     def evidence(self) -> Evidence:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.cells import cells
@@ -21,12 +22,13 @@ class ClsOnly(Method, name="cls-only"):
 
     Notes
     -----
-    Source: eP-ALM (arXiv 2303.11403), which hands the language model the CLS state alone: the
-    extreme baseline of one visual token.
+    The original hands the language model the CLS state alone.
     Evidence: CLS attention, or attention received from encoders without CLS.
     Differs: the CLS state itself is no visual token and no connector was trained on it; what it
     attends to is averaged in its place, in the space that the language model knows.
     """
+
+    source = Source("eP-ALM", arxiv="2303.11403", note="the extreme baseline of one visual token")
 
     @property
     def evidence(self) -> Evidence:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.pivots import largest, least_alike
@@ -32,14 +33,21 @@ class Dart(Method, name="dart"):
 
     Notes
     -----
-    Source: DART (arXiv 2502.11494), section 4, as ported in ModelTC/LightCompress
-    (``get_retained_image_token``), here on the embeddings that enter the language model.
     Evidence: the prompt's own token embeddings; without text the image's pivots choose alone.
     Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left
     over goes to the first pivots, one each); pivots choose in the order of their norm, the image's
     first (the original: in that of a Python set).
     """
 
+    source = Source(
+        "DART",
+        arxiv="2502.11494",
+        venue="EMNLP 2025",
+        section="4",
+        code="https://github.com/ModelTC/LightCompress",
+        function="get_retained_image_token",
+        note="by a port; here on the embeddings that enter the language model",
+    )
     pivots: Annotated[int, Range(1)] = 4
     text_pivots: Annotated[int, Range(0)] = 4
     norm: Literal["features", "keys"] = "features"

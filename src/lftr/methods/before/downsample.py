@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import ImageMethod
 from ..operations.cells import centres
@@ -22,6 +23,8 @@ class Downsample(ImageMethod, name="downsample"):
     interpolating its position embeddings, and a host that encodes again; where only tokens are at
     hand, what is left of it is the choice of the tokens at the centres of the small image's.
     """
+
+    source = Source("this project", note="a control")
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         grid = tokens.blocks[0] if len(tokens.blocks) == 1 else (1, 1, tokens.count)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import SALIENCY, saliency
@@ -17,10 +18,16 @@ class FasterVLM(Method, name="fastervlm"):
 
     Attention of CLIP's last layer but one, averaged over heads.
 
-    Source: FasterVLM (arXiv 2412.01818v1), section 3.2; ``LlavaMetaForCausalLM.encode_images``.
     Evidence: CLS attention; from encoders without CLS the attention received from all tokens.
     """
 
+    source = Source(
+        "FasterVLM",
+        arxiv="2412.01818v1",
+        section="3.2",
+        code="https://github.com/Theia-4869/FasterVLM",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
     sees_features: ClassVar[bool] = False
 
     @property

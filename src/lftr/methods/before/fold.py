@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import cells
@@ -33,12 +34,14 @@ class Fold(Method, name="fold"):
 
     Notes
     -----
-    Source: SynerGen-VL (arXiv 2412.09604), token folding. See `fold` and `unfold` for the exact
-    reshape.
+    See `fold` and `unfold` for the exact reshape.
     Differs: the original maps the concatenated channels of a window by a trained MLP; their mean is
     the readout that needs none.
     """
 
+    source = Source(
+        "SynerGen-VL", arxiv="2412.09604", note="its token folding, without the trained MLP"
+    )
     rows: Annotated[int, Range(1)] = 2
     columns: Annotated[int, Range(1)] = 8
 

@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.matching import halvings, soft_matching
@@ -38,8 +39,6 @@ class Folder(Method, name="folder"):
 
     Notes
     -----
-    Source: FOLDER (ICCV 2025, arXiv 2501.02430); ``merge_features`` (simplified) and the patched
-    encoder layer (full).
     Evidence: none; in the full version keys, or features, and CLS attention, or attention received.
     Differs: ``scaling`` is off, since the paper does not mention it; one token is reachable, by a
     last fold of two (the original stops at two); the full version acts on the encoder's output (the
@@ -47,6 +46,14 @@ class Folder(Method, name="folder"):
     and works below 40 of them, where the original raises.
     """
 
+    source = Source(
+        "FOLDER",
+        arxiv="2501.02430",
+        venue="ICCV 2025",
+        code="https://github.com/anakin-skywalker-Joseph/Folder",
+        function="merge_features",
+        note="both versions: the function (simplified) and the patched encoder layer (full)",
+    )
     full: bool = False
     alpha: Annotated[float, Range(0.0)] = 5.0
     scaling: bool = False

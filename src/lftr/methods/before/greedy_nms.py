@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import suppress
@@ -26,14 +27,14 @@ class GreedyNMS(Method, name="greedy-nms"):
 
     Notes
     -----
-    Source: GreedyPrune (arXiv 2506.13166), algorithm 1, whose code is not public; 0.9 is the value
-    of a third party's port.
+    The threshold of 0.9 is the value of a third party's port.
     Evidence: the prompt's own token embeddings.
     Differs: acts before the language model instead of on the states of an early layer; where fewer
     than K tokens pass, the skipped ones follow by their similarity to the prompt, so that K is
     exact.
     """
 
+    source = Source("GreedyPrune", arxiv="2506.13166", algorithm="1", note="its code is not public")
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import TEXT, Notes, received, stand_in, text_relevance
@@ -32,7 +33,7 @@ class HiPrune(Method, name="hiprune"):
 
     Notes
     -----
-    Source: HiPrune (arXiv 2508.00553), section 4; attention averaged over heads and all queries.
+    Attention is averaged over heads and all queries.
     Evidence: ``attention_received_shallow`` of layer 9 of 24 (CLIP) or 16 of 32 (Qwen2.5-VL) and
     ``attention_received`` of the last layer used, which stands in for the former where it is
     missing; for the text CLIP's or the prompt's own embeddings.
@@ -40,6 +41,13 @@ class HiPrune(Method, name="hiprune"):
     first and last token); the text's share is one of the budget, so that K is exact.
     """
 
+    source = Source(
+        "HiPrune",
+        arxiv="2508.00553",
+        section="4",
+        code="https://github.com/Danielement321/HiPrune",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
     alpha: Annotated[float, Range(0.0, 1.0)] = 0.1
     text_share: Annotated[float, Range(0.0, 1.0)] = 0.0
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import soft_nms
@@ -28,14 +29,18 @@ class IDSelection(Method, name="id-selection"):
 
     Notes
     -----
-    Source: ID-Selection (arXiv 2604.05601), section 3; no official code, so this follows
-    descriptions of it.
     Evidence: encoder features; CLS attention, or attention received from encoders without CLS
     (where the paper takes attention of an early layer of the language model).
     Differs: once no importance is left above zero, tokens follow by how little of them was taken; a
     third party's port stops all at zero, where the first in raster order follow.
     """
 
+    source = Source(
+        "ID-Selection",
+        arxiv="2604.05601",
+        section="3",
+        note="no official code; this follows descriptions of it",
+    )
     gamma: Annotated[float, Range(0.0)] = 20.0
 
     @property

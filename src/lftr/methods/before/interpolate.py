@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...values.budget import share
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import bands, centres
@@ -27,10 +28,13 @@ class Interpolate(Method, name="interpolate"):
 
     Notes
     -----
-    Source: Magic-MM-Embedding (arXiv 2602.05275), its parameter-free downsampling by
-    ``interpolate(mode="bilinear")``, 256 to 64 tokens.
+    The original reduces 256 to 64 tokens by ``interpolate(mode="bilinear")``.
     Differs: acts on the connector's output (the original before it), at any count.
     """
+
+    source = Source(
+        "Magic-MM-Embedding", arxiv="2602.05275", note="its downsampling without parameters"
+    )
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         batch, device = len(tokens.features), tokens.features.device

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 from ..operations.cells import cells
@@ -34,10 +35,10 @@ class MultiScalePool(Method, name="multi-scale-pool"):
 
     Notes
     -----
-    Source: ADEM-VL (arXiv 2410.17779), multi-scale visual tokens by average pooling.
     Differs: any count; the original fixes 16 x 16 and 8 x 8 and puts one grid after the other.
     """
 
+    source = Source("ADEM-VL", arxiv="2410.17779", note="its multi-scale visual tokens")
     scales: Annotated[int, Range(1)] = 2
     factor: Annotated[float, Range(1.0)] = 4.0
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import ENCODER, encoder_features
@@ -31,13 +32,13 @@ class PixelPrune(Method, name="pixel-prune"):
 
     Notes
     -----
-    Source: PixelPrune (arXiv 2604.00886).
     Evidence: encoder features. The original compares the merged patches' pixels before the
     encoder: give those as ``features`` to act as it does. Encoder features of equal patches
     differ, so here the rule ranks and ``auto`` needs a threshold.
     Differs: K is exact, by the size of the largest difference, ties to the earlier token.
     """
 
+    source = Source("PixelPrune", arxiv="2604.00886")
     threshold: Annotated[float, Range(0.0)] = 0.0
 
     @property

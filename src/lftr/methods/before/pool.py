@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 from ..operations.cells import cells
@@ -21,6 +22,8 @@ class Pool(Method, name="pool"):
     fewer cells than frames, a cell is a run of whole frames. A slot's anchor is the token at the
     middle of its cell. Tokens without a grid are one line.
     """
+
+    source = Source("this project", note="a control")
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         cell, anchor = (part.to(tokens.features.device) for part in cells(tokens.blocks, keep))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.flows import BLOCK
@@ -35,14 +36,20 @@ class PruMerge(Method, name="prumerge"):
 
     Notes
     -----
-    Source: Shang et al., "LLaVA-PruMerge" (ICCV 2025, arXiv 2403.15388), section 3;
-    ``CLIPVisionTower.token_prune_merge_advanced``.
     Evidence: CLS attention, or attention received; keys, or features.
     Differs: attention is the encoder's own, averaged over heads (the original computes one head as
     wide as the model in its last layer); slots are in raster order (the original: by attention);
     "auto" counts within each item (the original over the batch).
     """
 
+    source = Source(
+        "LLaVA-PruMerge",
+        arxiv="2403.15388",
+        venue="ICCV 2025",
+        section="3",
+        code="https://github.com/42Shawn/LLaVA-PruMerge",
+        function="CLIPVisionTower.token_prune_merge_advanced",
+    )
     neighbours: Annotated[int, Range(0)] = 32
 
     @property

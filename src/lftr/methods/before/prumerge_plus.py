@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.outliers import outlier_count
 from ..operations.signals import saliency
@@ -32,12 +33,19 @@ class PruMergePlus(PruMerge, name="prumerge-plus"):
 
     Notes
     -----
-    Source: as PruMerge; ``token_prune_merge_advanced_plus``.
     Evidence: as PruMerge.
     Differs: as PruMerge; any K (the original is adaptive only); no outlier, or more outliers than a
     third of the tokens, is defined (an error in the original).
     """
 
+    source = Source(
+        "LLaVA-PruMerge",
+        arxiv="2403.15388",
+        venue="ICCV 2025",
+        section="3",
+        code="https://github.com/42Shawn/LLaVA-PruMerge",
+        function="CLIPVisionTower.token_prune_merge_advanced_plus",
+    )
     share: Annotated[float, Range(0.0, 1.0)] = 0.25
 
     def kept(self, attention: Tensor, count: int) -> Tensor:

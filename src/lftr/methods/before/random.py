@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 
@@ -26,6 +27,7 @@ class Random(Method, name="random"):
         Seed of the draw, below ``2**63``.
     """
 
+    source = Source("this project", note="a control")
     sees_features: ClassVar[bool] = False
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0

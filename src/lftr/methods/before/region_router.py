@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import frame_cells
@@ -36,12 +37,14 @@ class RegionRouter(Method, name="region-router"):
 
     Notes
     -----
-    Source: the training-free twin of FocusLLaVA's vision-guided sampler (arXiv 2411.14228), which
-    chooses each region's level by a trained gate.
+    The original's vision-guided sampler chooses the level of each region by a trained gate.
     Differs: variance takes the gate's place; the text-guided sampler inside the language model is
     not part of this method.
     """
 
+    source = Source(
+        "FocusLLaVA", arxiv="2411.14228", note="a training-free version of the trained original"
+    )
     region: Annotated[int, Range(1)] = 4
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.coverage import facility_location
@@ -29,11 +30,18 @@ class Scope(Method, name="scope"):
 
     Notes
     -----
-    Source: SCOPE (arXiv 2510.24214), algorithm 1; repository kinredon/SCOPE.
     Evidence: encoder features and CLS attention, summed over heads as the original does where it is
     added; without any attention all tokens are equally salient, as in the original.
     """
 
+    source = Source(
+        "SCOPE",
+        arxiv="2510.24214",
+        venue="NeurIPS 2025",
+        algorithm="1",
+        code="https://github.com/kinredon/SCOPE",
+        function="SCOPE",
+    )
     alpha: Annotated[float, Range(0.0)] = 1.0
     combined: Literal["multi", "add"] = "multi"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.matching import halvings, soft_matching
@@ -25,14 +26,20 @@ class ToMe(Method, name="tome"):
 
     Notes
     -----
-    Source: ToMe (ICLR 2023, arXiv 2210.09461), section 3; ``bipartite_soft_matching`` with
-    ``merge_wavg``.
     Evidence: keys, or features.
     Differs: acts on the encoder's output, as in comparisons of multimodal models (the original
     merges a few tokens in every layer); the order of the tokens is restored after every fold (the
     original leaves unmerged ones before destinations).
     """
 
+    source = Source(
+        "ToMe",
+        arxiv="2210.09461",
+        venue="ICLR 2023",
+        section="3",
+        code="https://github.com/facebookresearch/ToMe",
+        function="bipartite_soft_matching, merge_wavg",
+    )
     class_token: bool = False
 
     @property

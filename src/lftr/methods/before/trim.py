@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.outliers import outlier_count
@@ -23,12 +24,20 @@ class Trim(Method, name="trim"):
     token stood. ``keep="auto"`` keeps the tokens whose relevance exceeds ``Q3 + 1.5 IQR``, and the
     mean token.
 
-    Source: TRIM (arXiv 2409.10994), section 3; ``CLIPVisionTower.token_reduction``.
     Evidence: CLIP's projected tokens and text; without a text tower the cosine with the prompt's
     own embeddings, not negated.
     Differs: the plain product of the original's code, not the cosine of its paper; "auto" counts
     within each item (the original counts over the batch); K = N is defined.
     """
+
+    source = Source(
+        "TRIM",
+        arxiv="2409.10994",
+        venue="COLING 2025",
+        section="3",
+        code="https://github.com/FreedomIntelligence/TRIM",
+        function="CLIPVisionTower.token_reduction",
+    )
 
     @property
     def evidence(self) -> Evidence:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.scaling import z_score
@@ -26,11 +27,13 @@ class TwoExpert(Method, name="two-expert"):
 
     Notes
     -----
-    Source: the training-free twin of the selection of LLaVA-Meteor (arXiv 2505.11945), whose
-    experts are trained; its weights and its fusion before them are not reproduced.
+    The weights of the original's two experts, and its fusion before them, are not reproduced.
     Evidence: CLS attention or attention received; CLIP text or the prompt's own embeddings.
     """
 
+    source = Source(
+        "LLaVA-Meteor", arxiv="2505.11945", note="a training-free version of the trained original"
+    )
     text_weight: Annotated[float, Range(0.0)] = 1.0
 
     @property

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 
@@ -16,6 +17,7 @@ from ..base import Method
 class Uniform(Method, name="uniform"):
     """Keep tokens at equal steps through the raster, each in the middle of its stretch."""
 
+    source = Source("this project", note="a control")
     sees_features: ClassVar[bool] = False
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:

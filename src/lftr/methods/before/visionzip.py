@@ -10,6 +10,7 @@ import torch
 from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.flows import mean_flow, nearest
@@ -33,14 +34,20 @@ class VisionZip(Method, name="visionzip"):
 
     Notes
     -----
-    Source: VisionZip (CVPR 2025, arXiv 2412.04467), section 3;
-    ``CLIPVisionTower_VisionZip.forward``.
     Evidence: CLS attention, or attention received; keys, or features.
     Differs: ``keep`` counts dominant and contextual patches; the CLS token, which the original
     hands on too and no LLaVA was trained on, is left out. Slots are in raster order (the original
     puts contextual ones last).
     """
 
+    source = Source(
+        "VisionZip",
+        arxiv="2412.04467",
+        venue="CVPR 2025",
+        section="3",
+        code="https://github.com/dvlab-research/VisionZip",
+        function="CLIPVisionTower_VisionZip.forward",
+    )
     contextual: Annotated[float, Range(0.0, 1.0)] = 10 / 64
     official_sum: bool = False
 

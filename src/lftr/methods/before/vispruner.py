@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
@@ -32,11 +33,18 @@ class VisPruner(Method, name="vispruner"):
 
     Notes
     -----
-    Source: VisPruner (arXiv 2412.01818v2), section 3; ``LlavaMetaForCausalLM.encode_images``.
     Evidence: CLS attention, or attention received; encoder features.
     Differs: rests of odd length and of fewer than 16 tokens are defined (the original raises).
     """
 
+    source = Source(
+        "VisPruner",
+        arxiv="2412.01818v2",
+        venue="ICCV 2025",
+        section="3",
+        code="https://github.com/Theia-4869/VisPruner",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
     important_ratio: Annotated[float, Range(0.0, 1.0)] = 0.5
     step: Annotated[int, Range(1)] = 8
 

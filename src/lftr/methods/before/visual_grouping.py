@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.density import density_peaks
@@ -33,12 +34,14 @@ class VisualGrouping(Method, name="visual-grouping"):
 
     Notes
     -----
-    Source: the training-free twin of VisToG (arXiv 2411.17773), which trains semantic tokens and a
-    grouping layer in the encoder, K = 64.
+    The original trains K = 64 semantic tokens and a grouping layer in the encoder.
     Evidence: encoder features; for seeds by saliency CLS attention, or attention received.
     Differs: seeds are tokens of the item where VisToG's are learned, and features stay as they are.
     """
 
+    source = Source(
+        "VisToG", arxiv="2411.17773", note="a training-free version of the trained original"
+    )
     seeds: Literal["farthest", "saliency", "density"] = "farthest"
     rounds: Annotated[int, Range(0, 100)] = 0
 

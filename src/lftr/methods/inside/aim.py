@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import BLOCK, Heads, LayerMethod, LayerView, Reads
 from .schedules import Linear, Schedule
 
@@ -31,14 +32,21 @@ class AIMInside(LayerMethod, name="aim-inside"):
 
     Notes
     -----
-    Source: AIM (ICCV 2025, arXiv 2412.03248), its pruning inside the language model;
-    ``get_importance``. Published: of Qwen2-7B's 28 layers 14 look at all tokens and prune; of
-    Vicuna-7B's 32 layers 13 (``Linear(start=14 / 32, stop=21 / 32)``).
+    Published: of Qwen2-7B's 28 layers 14 look at all tokens and prune; of Vicuna-7B's 32 layers 13
+    (``Linear(start=14 / 32, stop=21 / 32)``).
     Differs: rows are removed, so that what was pruned takes no further part in the walk (the
     original only masks it in the next layer); maps are made a few heads and queries at a time;
     counts are rounded up.
     """
 
+    source = Source(
+        "AIM",
+        arxiv="2412.03248",
+        venue="ICCV 2025",
+        code="https://github.com/LaVi-Lab/AIM",
+        function="get_importance",
+        note="its pruning inside the language model",
+    )
     schedule: Schedule = Linear(start=15 / 28, stop=22 / 28, end=0.0)
     temperature: Annotated[float, Range(1e-6)] = 0.1
     iterations: Annotated[int, Range(1)] = 5

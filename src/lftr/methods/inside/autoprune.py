@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.recycling import recycled
 from .base import LayerMethod, LayerView, Reads
 from .options import Layer, check_layer
@@ -39,14 +40,19 @@ class AutoPrune(LayerMethod, name="autoprune"):
 
     Notes
     -----
-    Source: AutoPrune, "Each Complexity Deserves a Pruning Policy" (NeurIPS 2025, arXiv 2509.23931);
-    ``centre`` is 14.9 of 32 layers.
+    ``centre`` is published as 14.9 of 32 layers.
     Differs: counts are exact and include the clusters; the original also prunes before the language
     model, to 2.5 times the budget by the vision encoder's attention (compose with `fastervlm`).
     The attention of each head is normalised over text and image together before its information is
     taken.
     """
 
+    source = Source(
+        "AutoPrune",
+        arxiv="2509.23931",
+        venue="NeurIPS 2025",
+        note='"Each Complexity Deserves a Pruning Policy"',
+    )
     schedule: Schedule = Logistic(centre=14.9 / 32, slope=0.4, start=1)
     centre: Layer = 14.9 / 32
     slope: Annotated[float, Range(0.0)] = 0.4

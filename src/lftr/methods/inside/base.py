@@ -14,6 +14,7 @@ from ...options.named import Named
 from ...values.budget import Keep
 from ...values.errors import LftrError
 from ...values.selection import Selection
+from ...values.source import Source
 from .schedules import Schedule
 
 Reads = Literal["nothing", "previous", "own"]
@@ -230,11 +231,14 @@ class LayerMethod(Named):
         (costs the projection of its keys once more).
     scheduled : type of Schedule
         The kind of schedule that the method takes; by default any.
+    source : Source, optional
+        The publication or program that the method follows.
     """
 
     registry: ClassVar[dict[str, type[LayerMethod]]] = {}
     reads: ClassVar[Reads] = "nothing"
     scheduled: ClassVar[type[Schedule]] = Schedule  # type: ignore[type-abstract]
+    source: ClassVar[Source | None] = None
     schedule: Schedule
 
     def __post_init__(self) -> None:

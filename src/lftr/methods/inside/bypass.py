@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...values.source import Source
 from .base import LayerMethod
 from .schedules import Schedule, Skip
 
@@ -20,10 +21,12 @@ class Bypass(LayerMethod, name="bypass"):
 
     Notes
     -----
-    Source: the layer skipping that a study of diffusion models (arXiv 2511.15098) advises for those
-    made of autoregressive ones: skip where the answer attends little to the image, keep the layers
-    around the peak.
+    The study advises it for diffusion models made of autoregressive ones: skip where the answer
+    attends little to the image, keep the layers around the peak.
     """
 
+    source = Source(
+        "a study of diffusion models", arxiv="2511.15098", note="the layer skipping that it advises"
+    )
     schedule: Skip = Skip("bypassed", layers=(0.5, 0.75))
     scheduled: ClassVar[type[Schedule]] = Skip

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.pivots import largest, least_alike
 from .base import LayerView, Reads
 from .one_cut import OneCut
@@ -33,8 +34,7 @@ class DartInside(OneCut, name="dart-inside"):
 
     Notes
     -----
-    Source: DART (EMNLP 2025, arXiv 2502.11494), section 4, as ported in ModelTC/LightCompress
-    (``get_retained_image_token``): keys of all heads of the layer before, states after the language
+    As there, keys are those of all heads of the layer before, states those after the language
     model's final normalisation.
     Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left
     over goes to the first pivots, one each); pivots choose in the order of their norm, the image's
@@ -42,6 +42,15 @@ class DartInside(OneCut, name="dart-inside"):
     model.
     """
 
+    source = Source(
+        "DART",
+        arxiv="2502.11494",
+        venue="EMNLP 2025",
+        section="4",
+        code="https://github.com/ModelTC/LightCompress",
+        function="get_retained_image_token",
+        note="by a port",
+    )
     schedule: Schedule = Step(layer=2, keep=128 / 576)
     pivots: Annotated[int, Range(1)] = 4
     text_pivots: Annotated[int, Range(0)] = 4

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...values.errors import ArgumentError
+from ...values.source import Source
 from ..operations.exit_gates import Gates, features_of
 from .base import LayerMethod, LayerView
 from .schedules import Exit, Schedule
@@ -27,12 +28,12 @@ class DyVTE(LayerMethod, name="dyvte"):
 
     Notes
     -----
-    Source: DyVTE (arXiv 2411.19628), dynamic visual-token exit. A gate sees the mean of the text's
-    states after the image without the last, and the last.
+    A gate sees the mean of the text's states after the image without the last, and the last.
     Differs: both are brought to one length, so that a gate sees no layer's scale; the width of the
     gates is small by default (the original: 2048); every prompt of a batch exits on its own.
     """
 
+    source = Source("DyVTE", arxiv="2411.19628", note="dynamic visual-token exit")
     gates: Gates | str | Path | None = None
     schedule: Exit = Exit(1.0)
     scheduled: ClassVar[type[Schedule]] = Exit

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import LayerView, Reads
 from .one_cut import OneCut
 
@@ -23,12 +24,20 @@ class FastV(OneCut, name="fastv"):
 
     Notes
     -----
-    Source: FastV (arXiv 2403.06764), section 4, and the authors' in-place block of
-    ``LlamaModel.forward``: mean over heads of the last row of the attention of layer K - 1.
+    Scores are the mean over heads of the last row of the attention of layer K - 1.
     Differs: rows are removed and their keys never cached; the row is computed from queries and
     keys, so any attention kernel will do; the ratio is rounded up, not to the nearest.
     """
 
+    source = Source(
+        "FastV",
+        arxiv="2403.06764",
+        venue="ECCV 2024",
+        section="4",
+        code="https://github.com/pkunlp-icler/FastV",
+        function="LlamaModel.forward",
+        note="its in-place block",
+    )
     reads: ClassVar[Reads] = "previous"
 
     def select(self, view: LayerView, keep: int) -> Selection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...values.source import Source
 from .base import LayerMethod
 from .schedules import Schedule, Skip
 
@@ -20,11 +21,11 @@ class Freeze(LayerMethod, name="freeze"):
 
     Notes
     -----
-    Source: mPLUG's skip connections (EMNLP 2022, arXiv 2205.12005), whose visual tokens pass by
-    ``S - 1`` of every ``S`` layers.
+    The visual tokens of the original pass by ``S - 1`` of every ``S`` layers.
     Differs: the same weights that were trained to update them in each layer; mPLUG was trained with
     its skips. Nothing is dropped: keys and values of frozen tokens are cached.
     """
 
+    source = Source("mPLUG", arxiv="2205.12005", venue="EMNLP 2022", note="its skip connections")
     schedule: Skip = Skip("frozen", every=3)
     scheduled: ClassVar[type[Schedule]] = Skip

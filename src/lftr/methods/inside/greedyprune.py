@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.greedy import suppress
 from ..operations.scaling import mean_cosine
 from .base import LayerView
@@ -28,12 +29,12 @@ class GreedyPrune(OneCut, name="greedyprune"):
 
     Notes
     -----
-    Source: GreedyPrune (arXiv 2506.13166), algorithm 1, whose code is not public: the layer is our
-    choice, 0.9 the value of a third party's port.
+    The layer is our choice, 0.9 the value of a third party's port.
     Differs: where fewer than K tokens pass, the skipped ones follow by their similarity to the last
     token, so that K is exact. `greedy-nms` is the same rule before the language model.
     """
 
+    source = Source("GreedyPrune", arxiv="2506.13166", algorithm="1", note="its code is not public")
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
 
     def select(self, view: LayerView, keep: int) -> Selection:

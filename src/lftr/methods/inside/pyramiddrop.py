@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import LayerMethod, LayerView, Reads
 from .schedules import Schedule, Stages
 
@@ -22,13 +23,20 @@ class PyramidDrop(LayerMethod, name="pyramiddrop"):
 
     Notes
     -----
-    Source: PyramidDrop (CVPR 2025, arXiv 2410.17247), section 3.2, and the authors'
-    ``pdrop_rank_drop``: layers 8, 16 and 24 of 32; mean over heads of the last instruction token's
+    Published: layers 8, 16 and 24 of 32, by the mean over heads of the last instruction token's
     attention in the layer to come.
     Differs: positions stay as they were (the original renumbers them); the count is rounded up;
     grouped keys, several images and padding on either side are allowed.
     """
 
+    source = Source(
+        "PyramidDrop",
+        arxiv="2410.17247",
+        venue="CVPR 2025",
+        section="3.2",
+        code="https://github.com/Cooperx521/PyramidDrop",
+        function="LlamaModel.pdrop_rank_drop",
+    )
     schedule: Schedule = Stages(layers=(0.25, 0.5, 0.75), keep=(0.5, 0.25, 0.125))
     reads: ClassVar[Reads] = "own"
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.recycling import recycled
 from .base import LayerMethod, LayerView, Reads
 from .raters import raters
@@ -33,15 +34,22 @@ class SparseVLM(LayerMethod, name="sparsevlm"):
 
     Notes
     -----
-    Source: SparseVLM (ICML 2025, arXiv 2410.04417), v1, and its ``attn_postprocess_topk`` and
-    ``cluster_and_merge``. Published for 576 tokens, kept at each stage and clusters beside them:
-    192 on average is 300 + 9, 200 + 4, 110 + 3 (the default, as shares); 128 is 303 + 9, 110 + 7,
-    36 + 3; 64 is 66 + 16, 30 + 2, 17 + 1.
+    Published for 576 tokens, kept at each stage and clusters beside them: 192 on average is 300 +
+    9, 200 + 4, 110 + 3 (the default, as shares); 128 is 303 + 9, 110 + 7, 36 + 3; 64 is 66 + 16, 30
+    + 2, 17 + 1.
     Differs: clusters count towards K, so that K is exact, and are at most half of it; density has
     no random noise; a cluster stands at the position of its densest token, in raster order, and
     positions stay as they were (the original puts clusters last and renumbers).
     """
 
+    source = Source(
+        "SparseVLM",
+        arxiv="2410.04417",
+        venue="ICML 2025",
+        code="https://github.com/Gumpest/SparseVLMs",
+        function="attn_postprocess_topk, cluster_and_merge",
+        note="version 1",
+    )
     schedule: Schedule = Stages(LAYERS, keep=(309 / 576, 204 / 576, 113 / 576))
     recycle: Annotated[float, Range(0.0, 1.0)] = 0.3
     reads: ClassVar[Reads] = "previous"

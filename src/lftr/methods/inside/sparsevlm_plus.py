@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...values.budget import Keep, resolve
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import LayerMethod, LayerView, Reads
 from .options import check_keep
 from .raters import raters
@@ -33,14 +34,20 @@ class SparseVLMPlus(LayerMethod, name="sparsevlm-plus"):
 
     Notes
     -----
-    Source: SparseVLM+, version 2.0 of the program of SparseVLM (arXiv 2410.04417), with
-    ``select_attn_head_by_sum``; 14 heads of 32. Published for 576 tokens: 192 on average is
-    300, 200, 118 (the default, as shares); 128 is 238, 108, 60; 96 is 246, 54, 28; 64 is 66, 34,
-    20.
+    The original takes 14 heads of 32. Published for 576 tokens: 192 on average is 300, 200, 118
+    (the default, as shares); 128 is 238, 108, 60; 96 is 246, 54, 28; 64 is 66, 34, 20.
     Differs: the weights are those of the model's own rotary tables, whatever their base and axes;
     in a model without, attention stays as it is. The number of heads is a share.
     """
 
+    source = Source(
+        "SparseVLM",
+        arxiv="2410.04417",
+        venue="ICML 2025",
+        code="https://github.com/Gumpest/SparseVLMs",
+        function="select_attn_head_by_sum",
+        note="version 2.0 of the program, SparseVLM+",
+    )
     schedule: Schedule = Stages(LAYERS, keep=(300 / 576, 200 / 576, 118 / 576))
     heads: Keep = 14 / 32
     reads: ClassVar[Reads] = "previous"

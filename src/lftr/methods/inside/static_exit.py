@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...values.source import Source
 from .base import LayerMethod
 from .schedules import Exit, Schedule
 
@@ -22,9 +23,11 @@ class StaticExit(LayerMethod, name="static-exit"):
 
     Notes
     -----
-    Source: the training-free twin of DyVTE (arXiv 2411.19628), which finds the layer by trained
-    gates, for each prompt: see `dyvte`.
+    The original finds the layer by trained gates, for each prompt: see `dyvte`.
     """
 
+    source = Source(
+        "DyVTE", arxiv="2411.19628", note="a training-free version of the trained original"
+    )
     schedule: Exit = Exit(0.5)
     scheduled: ClassVar[type[Schedule]] = Exit

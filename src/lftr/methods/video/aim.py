@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.blocks import blockwise
@@ -32,12 +33,19 @@ class AIMVideo(ClipMethod, name="aim-video"):
 
     Notes
     -----
-    Source: AIM (ICCV 2025, arXiv 2412.03248), its token merging of video frames;
-    ``bipartite_soft_matching_merge``, N/2 and then N/4 tokens of a frame.
+    Published: N/2 and then N/4 tokens of a frame are removed.
     Differs: any count; the order is restored after every fold. `aim` is the same rule with the
     options for images; `aim-inside`, the half inside the language model, composes with this one.
     """
 
+    source = Source(
+        "AIM",
+        arxiv="2412.03248",
+        venue="ICCV 2025",
+        code="https://github.com/LaVi-Lab/AIM",
+        function="bipartite_soft_matching_merge",
+        note="its token merging of video frames",
+    )
     folds: tuple[Annotated[int, Range(1)], ...] = ()
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:

@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
 from ..operations.cells import spread
@@ -35,12 +36,19 @@ class DyCoke(ClipMethod, name="dycoke"):
 
     Notes
     -----
-    Source: DyCoke (CVPR 2025, arXiv 2411.15024), token merging over time; ``dycole_ttm``. Its
-    second half, in the cache while decoding, is not part of this method.
+    Its second half, in the cache while decoding, is not part of this method.
     Differs: tokens stay in order; an odd last frame is kept, which the original loses; fewer than
     five frames, where it crashes; any count.
     """
 
+    source = Source(
+        "DyCoke",
+        arxiv="2411.15024",
+        venue="CVPR 2025",
+        code="https://github.com/KD-TAO/DyCoke",
+        function="dycole_ttm",
+        note="its token merging over time",
+    )
     merging_ratio: Annotated[float, Range(0.0, 1.0)] = 0.3
     full_groups: bool = False
 

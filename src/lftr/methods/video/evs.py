@@ -10,6 +10,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.cells import spread
 from ..operations.motion import stillness
@@ -31,11 +32,16 @@ class EVS(ClipMethod, name="evs"):
 
     Notes
     -----
-    Source: Efficient Video Sampling (EVS), as in vLLM; ``compute_retention_mask``. There the budget
-    is ``max(N, int(T * N * (1 - q)))`` for frames of ``N`` tokens.
+    There the budget is ``max(N, int(T * N * (1 - q)))`` for frames of ``N`` tokens.
     Differs: budgets under one frame, which the original raises to one frame.
     """
 
+    source = Source(
+        "EVS",
+        code="https://github.com/vllm-project/vllm",
+        function="compute_retention_mask",
+        note="Efficient Video Sampling, as in vLLM; no paper is known to us",
+    )
     first: Annotated[float, Range(0.0, 1.0)] = 1.0
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:

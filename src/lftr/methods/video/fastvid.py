@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.density import peak_scores
@@ -46,13 +47,19 @@ class FastVID(ClipMethod, name="fastvid"):
 
     Notes
     -----
-    Source: FastVID (NeurIPS 2025, arXiv 2503.11187), the block in ``Qwen2Model.forward``.
     Evidence: attention (there of the SigLIP head), and the frames' descriptors.
     Differs: the count is exact. The original keeps ``int(N * ratio)`` tokens of a frame and loses
     the remainder of a segment's slots over its frames; what is left of the budget here goes to the
     most attended of the other tokens. No noise is added to densities.
     """
 
+    source = Source(
+        "FastVID",
+        arxiv="2503.11187",
+        venue="NeurIPS 2025",
+        code="https://github.com/LunarShen/FastVID",
+        function="Qwen2Model.forward",
+    )
     segments: Annotated[int, Range(1)] = 8
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
     contextual: Annotated[float, Range(0.0, 1.0)] = 0.4

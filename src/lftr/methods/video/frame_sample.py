@@ -10,6 +10,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.cells import centres, spread
 from .base import ClipMethod
@@ -29,6 +30,7 @@ class FrameSample(ClipMethod, name="frame-sample"):
         Of a frame's tokens, in (0, 1]: below 1, more frames, each thinned to that share.
     """
 
+    source = Source("this project", note="a control")
     share: Annotated[float, Range(1e-6, 1.0)] = 1.0
 
     sees_features: ClassVar[bool] = False

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.errors import MissingEvidenceError
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import apportion
@@ -50,8 +51,8 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
 
     Notes
     -----
-    Source: Free Video-LLM (arXiv 2410.10441); ``temporal_aggregation``, ``roi_crop``. There 50
-    frames of 24 x 24 tokens make 8 regions of 11 x 21 pairs and 50 x 16 cells: 2,648 tokens.
+    There 50 frames of 24 x 24 tokens make 8 regions of 11 x 21 pairs and 50 x 16 cells: 2,648
+    tokens.
     Evidence: the text and the patches in the space that CLIP shares with it; without a text tower
     the prompt's own embeddings and the features.
     Differs: a slot is always a mean (pairs are there maxima, channel by channel, which no weighting
@@ -59,6 +60,12 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
     shrink alike, regions to single tokens at most.
     """
 
+    source = Source(
+        "Free Video-LLM",
+        arxiv="2410.10441",
+        code="https://github.com/contrastive/FreeVideoLLM",
+        function="temporal_aggregation, roi_crop",
+    )
     slow: Annotated[int, Range(0)] = 3
     middle: Annotated[int, Range(0)] = 5
     side: Annotated[int, Range(0)] = 4

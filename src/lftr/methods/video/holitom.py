@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import CEILED, ROUNDED, apportion
@@ -48,14 +49,20 @@ class HoliTom(ClipMethod, name="holitom"):
 
     Notes
     -----
-    Source: HoliTom (NeurIPS 2025, arXiv 2505.21334), its part before the language model;
-    ``select_static_windows`` and what follows it in ``llava_arch.py``.
     Evidence: attention (there of the last SigLIP layer, averaged over heads and queries).
     Differs: the count is exact. At the totals that the original reaches, parts keep what they keep
     there; where more is to be kept than is left once all that stands still is one, what stands
     still the least is taken as moving. No noise is added to densities.
     """
 
+    source = Source(
+        "HoliTom",
+        arxiv="2505.21334",
+        venue="NeurIPS 2025",
+        code="https://github.com/cokeshao/HoliTom",
+        function="select_static_windows",
+        note="its part before the language model",
+    )
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8
     contextual: Annotated[float, Range(0.0, 1.0)] = 0.0
     neighbours: Annotated[int, Range(1)] = 7

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.density import join_peaks, peak_scores
@@ -43,14 +44,17 @@ class PruneVid(ClipMethod, name="prunevid"):
 
     Notes
     -----
-    Source: PruneVid (ACL 2025, arXiv 2412.16117), its spatial-temporal merging; no output of the
-    original program was at hand to compare with. Its second stage, at layer 10 of the language
-    model, is not part of this method; any method inside the language model composes with it.
+    No output of the original program was at hand to compare with. Its second stage, at layer 10 of
+    the language model, is not part of this method; any method inside the language model composes
+    with it.
     Differs: the count is exact. ``keep="auto"`` is the original's own, at which the parts keep what
     they keep there; at others they keep in that proportion, and where more is to be kept than is
     left once all that stands still is one, what stands still the least is taken as moving.
     """
 
+    source = Source(
+        "PruneVid", arxiv="2412.16117", venue="ACL 2025", note="its spatial-temporal merging"
+    )
     clusters: Annotated[float, Range(1e-6, 1.0)] = 0.25
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8
     share: Annotated[float, Range(1e-6, 1.0)] = 0.5

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.scaling import unit
@@ -35,12 +36,18 @@ class VidCom2(ClipMethod, name="vidcom2"):
 
     Notes
     -----
-    Source: VidCom2 (EMNLP 2025, arXiv 2505.14454); ``vidcom2_compression``.
     Differs: the count is exact (the original rounds each frame's, to about ``base_scale`` in all).
     At the totals that the original reaches, frames keep what they keep there; with fewer tokens
     than frames, the frames that stand out the most keep one.
     """
 
+    source = Source(
+        "VidCom2",
+        arxiv="2505.14454",
+        venue="EMNLP 2025",
+        code="https://github.com/xuyang-liu16/VidCom2",
+        function="vidcom2_compression",
+    )
     temperature: Annotated[float, Range(1e-6)] = 0.01
     base_scale: Annotated[float, Range(1e-6, 1.0)] = 0.25
 
