@@ -18,15 +18,18 @@ def apportion(
     For every total there is a factor with which the counts are the parts' claims times that factor,
     rounded as ``offset`` says and held between ``least`` and the limit. So a program that rounds
     each part by itself is met exactly at the totals that it reaches, and all other totals are met
-    as well. More slots never take one from a part. Ties go to the earlier part, or to none of two
-    if the slots run out; with fewer slots than parts those of the largest claims get one.
+    as well. More slots never take one from a part. Where the factor makes several parts exactly
+    due, slots that the rounding itself gives come first (a half is rounded to the even number, as
+    Python and PyTorch do), then those of the earlier part. With fewer slots than parts those of the
+    largest claims get one.
 
     Parameters
     ----------
     total : int
         At most the sum of the limits.
     claims : Tensor, shape (B, P)
-        Non-negative. Parts without a claim come last.
+        Non-negative. Parts without a claim come last. Where claims are shares of a count, float64,
+        since float32 rounds some of their products up to the next whole number.
     limits : Tensor of int64, shape (P,) or (B, P)
         Most slots that each part can take.
     offset : float or Tensor, shape (P,)
@@ -48,6 +51,9 @@ def apportion(
     idle = -1.0 - place.double()
     worth = torch.where((claims.unsqueeze(2) > 0) | (place < least), worth, idle)
     worth = worth.masked_fill(place >= limits.unsqueeze(2), -torch.inf)
-    order = worth.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :total]
+    due = torch.where(shift.unsqueeze(1) == ROUNDED, place % 2 == 1, shift.unsqueeze(1) == FLOORED)
+    first = due.flatten().int().argsort(descending=True, stable=True)
+    order = worth.flatten(1)[:, first].argsort(dim=1, descending=True, stable=True)
+    order = first[order[:, :total]]
     given = torch.zeros(batch, parts, dtype=torch.int64, device="cpu")
     return given.scatter_add_(1, order // len(place), torch.ones_like(order))
