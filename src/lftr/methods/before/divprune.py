@@ -1,4 +1,4 @@
-"""Keep tokens that are far apart."""
+"""DivPrune: keep tokens that are far apart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from ..operations.greedy import farthest_point
 
 @dataclass(frozen=True)
 class DivPrune(Method, name="divprune"):
-    """Keep the tokens whose smallest distance to one another is large (max-min diversity).
+    """Keep tokens whose smallest distance from one another is large (max-min diversity).
 
-    Greedy: first the token whose nearest other token is the farthest, by cosine; then, each time,
-    the token that is farthest from all kept ones. The prompt plays no part.
+    Greedy: the first token is the one whose nearest other token is farthest away, by cosine. Each
+    further token is the one farthest from all tokens kept so far. The prompt is not used.
 
-    Evidence: none, the features that the language model would receive.
-    Differs: a kept token is never picked again (the original picks one twice where there are
-    duplicates, and falls short of K); O(N K) comparisons instead of O(N K^2) reads.
+    Notes
+    -----
+    Evidence: none beyond the features that the language model would receive.
+    Differs from the original: a token is never picked twice (there duplicates lead to fewer than K
+    tokens). O(N K) comparisons instead of O(N K^2) reads.
     """
 
     source = Source(

@@ -1,4 +1,4 @@
-"""Keep what the encoder attends to."""
+"""FasterVLM: keep the tokens to which the encoder attends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from ..operations.signals import SALIENCY, saliency
 
 @dataclass(frozen=True)
 class FasterVLM(Method, name="fastervlm"):
-    """Keep the tokens that the encoder's CLS token attends to most.
+    """Keep the tokens that receive the most attention from the encoder's CLS token.
 
-    Attention of CLIP's last layer but one, averaged over heads.
+    Attention is that of CLIP's last layer but one, averaged over heads.
 
-    Evidence: CLS attention; from encoders without CLS the attention received from all tokens.
+    Notes
+    -----
+    Evidence: CLS attention; for encoders without a CLS token, the attention received from all
+    tokens.
     """
 
     source = Source(

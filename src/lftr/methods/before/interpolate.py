@@ -1,4 +1,4 @@
-"""Bilinear resampling of the grid."""
+"""Resample the features of each frame at evenly spread points."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from ..operations.remembered import remembered
 class Interpolate(Method, name="interpolate"):
     """Resample each frame bilinearly (``align_corners=False``) at ``K`` evenly spread points.
 
-    Where ``K`` fills a near-square ``h x w`` grid this is ``F.interpolate`` to that size, and half
-    of both sides is 2 x 2 mean pooling. Any other ``K`` is met by rows of points of which some
-    have one more than others, each row evenly spread. Frames and tiles get points in proportion to
-    their size; with fewer points than frames, runs of frames get the middle of their middle frame.
-    A slot's anchor is the token nearest to its point. Tokens without a grid are one line.
+    If ``K`` fills a nearly square ``h x w`` grid, this is ``F.interpolate`` to that size, and half
+    of both sides is 2 x 2 mean pooling. For any other ``K``, some rows of points have one more than
+    others; each row is evenly spread. Frames and tiles get points in proportion to their size. With
+    fewer points than frames, a run of frames gets one point, the centre of its middle frame. The
+    anchor of a slot is the token nearest to its point. Tokens without a grid are treated as one
+    row.
 
     Notes
     -----
     The original reduces 256 to 64 tokens by ``interpolate(mode="bilinear")``.
-    Differs: acts on the connector's output (the original before it), at any count.
+    Differs from the original: acts on the output of the connector (there before it), at any count.
     """
 
     source = Source(

@@ -1,4 +1,4 @@
-"""Regions pooled finely where they vary and coarsely where they do not: FocusLLaVA's free twin."""
+"""FocusLLaVA's vision-guided sampler without training: pool uniform regions more coarsely."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from .pool import Pool
 class RegionRouter(Method, name="region-router"):
     """Pool each region of the grid 4 x 4, 2 x 2 or not at all, by how much its tokens vary.
 
-    Every region starts as one cell. Refining it to the next level costs slots and explains a part
-    of the variance in it; refinements are made in the order of variance explained per slot until
-    ``keep`` is used up, the last one in part, so that every ``K`` is met. With fewer slots than
-    regions, their side doubles; with fewer slots than frames this is `Pool`. A slot is the mean of
-    its cell, its anchor the token at the middle. Tokens without a grid are one line.
+    Every region starts as one cell. Dividing it into the cells of the next level costs slots and
+    explains part of the variance of its tokens. Regions are divided in the order of variance
+    explained per slot until ``keep`` slots are used, the last one only in part, so that every ``K``
+    is possible. With fewer slots than regions, regions are made twice as large on each side; with
+    fewer slots than frames this is `Pool`. A slot is the mean of its cell, its anchor the token in
+    the middle. Tokens without a grid are treated as one row.
 
     Parameters
     ----------
     region : int
-        Rows and columns of a region; as published 4.
+        Rows and columns of a region; 4 as published.
 
     Notes
     -----
-    The original's vision-guided sampler chooses the level of each region by a trained gate.
-    Differs: variance takes the gate's place; the text-guided sampler inside the language model is
-    not part of this method.
+    Differs from the original: variance replaces its trained gate, which chooses the level of each
+    region. The text-guided sampler inside the language model is not included.
     """
 
     source = Source(

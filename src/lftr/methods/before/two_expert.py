@@ -1,4 +1,4 @@
-"""Keep what two experts like: the encoder's eye and the question."""
+"""LLaVA-Meteor's selection without training: visual saliency plus relevance to the text."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..operations.signals import SALIENCY, TEXT, saliency, text_relevance
 
 @dataclass(frozen=True)
 class TwoExpert(Method, name="two-expert"):
-    """Keep the tokens of highest ``z(saliency) + text_weight * z(text relevance)``.
+    """Keep the tokens with the highest ``z(saliency) + text_weight * z(text relevance)``.
 
-    Both scores are brought to mean zero and deviation one within an item.
+    ``z`` scales a score to mean zero and standard deviation one within each item.
 
     Parameters
     ----------
     text_weight : float
-        Weight of the text's expert; 0 leaves saliency alone.
+        Weight of the relevance to the text; at 0 only saliency counts.
 
     Notes
     -----
     The weights of the original's two experts, and its fusion before them, are not reproduced.
-    Evidence: CLS attention or attention received; CLIP text or the prompt's own embeddings.
+    Evidence: CLS attention, or the attention received; CLIP's text, or the prompt's own embeddings.
     """
 
     source = Source(

@@ -15,7 +15,7 @@ from ..base import Method
 
 @dataclass(frozen=True)
 class Uniform(Method, name="uniform"):
-    """Keep tokens at equal steps through the raster, each in the middle of its stretch."""
+    """Keep tokens at equal steps in raster order, each from the middle of its step."""
 
     source = Source("this project", note="a control")
     sees_features: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Layers that do without the image."""
+"""Bypass some layers with the visual tokens."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from .schedules import Schedule, Skip
 
 @dataclass(frozen=True)
 class Bypass(LayerMethod, name="bypass"):
-    """Lead visual tokens past some layers, which work on text alone; after them they are back.
+    """Let the visual tokens skip some layers, which process text alone; later ones have them again.
 
     Parameters
     ----------
     schedule : Skip
-        Which layers; by default those at half and at three quarters of the depth, our choice.
+        The layers that are skipped; by default, our choice, those at one half and three quarters of
+        the depth.
 
     Notes
     -----
-    The study advises it for diffusion models made of autoregressive ones: skip where the answer
-    attends little to the image, keep the layers around the peak.
+    The study advises this for diffusion models made from autoregressive ones: skip layers where the
+    answer attends little to the image, and keep those around the peak of that attention.
     """
 
     source = Source(

@@ -1,4 +1,4 @@
-"""One layer after which the image is gone."""
+"""Drop all visual tokens at one fixed layer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .schedules import Exit, Schedule
 
 @dataclass(frozen=True)
 class StaticExit(LayerMethod, name="static-exit"):
-    """Drop all visual tokens before one layer, for every prompt the same.
+    """Drop all visual tokens before one layer, the same for every prompt.
 
     `lftr.calibrate_exit` finds the layer for a model, without labels.
 
     Parameters
     ----------
     schedule : Exit
-        By default half of the layers see the image.
+        By default the first half of the layers has the visual tokens.
 
     Notes
     -----
-    The original finds the layer by trained gates, for each prompt: see `dyvte`.
+    In the original, trained gates find the layer for each prompt: see `dyvte`.
     """
 
     source = Source(

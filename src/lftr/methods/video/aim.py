@@ -1,4 +1,4 @@
-"""AIM for videos: embeddings merged within each frame."""
+"""AIM's first stage for videos: merge similar tokens within each frame."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from .base import ClipMethod
 
 @dataclass(frozen=True)
 class AIMVideo(ClipMethod, name="aim-video"):
-    """Merge the likest pairs of an even and an odd token of each frame, fold by fold.
+    """Merge the most similar pairs of tokens within each frame, in several passes.
 
-    Frames keep equally many, never merge with one another, and lose half of their tokens in each
-    fold until they have what they keep: a quarter after the two folds of the publication. With
-    fewer slots than frames, evenly spread frames become one slot each, the others go.
+    All frames keep the same number of tokens, and no tokens of different frames merge. In each pass
+    (a fold) a frame loses half of its tokens, until the budget is met: a quarter is left after the
+    two published folds. With fewer slots than frames, evenly spread frames become one slot each,
+    and the other frames are dropped.
 
     Parameters
     ----------
     folds : tuple of int
-        Tokens that the first folds remove of a frame; none removes more than half.
+        Number of tokens that the first folds remove from a frame; at most half of its tokens each.
 
     Notes
     -----
     Published: N/2 and then N/4 tokens of a frame are removed.
-    Differs: any count; the order is restored after every fold. `aim` is the same rule with the
-    options for images; `aim-inside`, the half inside the language model, composes with this one.
+    Differs from the original: any count can be kept, and tokens are put back in raster order after
+    every fold. `aim` is the same rule with the options for images. `aim-inside`, the stage inside
+    the language model, can be combined with this one.
     """
 
     source = Source(

@@ -1,4 +1,4 @@
-"""FastVID: segments of like frames; in each, salient tokens, and the others merged into a few."""
+"""FastVID: segments of similar frames, the most attended tokens, and the others merged."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ _NEIGHBOURS = 4  # of the density, as published
 
 @dataclass(frozen=True)
 class FastVID(ClipMethod, name="fastvid"):
-    """Keep each frame's most attended tokens; merge the rest into density peaks of a few frames.
+    """Keep each frame's most attended tokens; merge the others into density peaks of some frames.
 
-    The clip is cut where frames differ. Every frame keeps ``1 - contextual`` of its share by
-    attention. The other slots of a segment lie on every ``step``-th of its frames, counted from its
-    end: there, at the density peaks of what is not kept. All that is not kept in the segment flows,
-    once for each of these frames, into the peak that it resembles most.
+    The clip is divided into segments where frames differ. Every frame keeps ``1 - contextual`` of
+    its share by attention. The other slots of a segment are on every ``step``-th of its frames,
+    counted from its end, at density peaks among the tokens not kept. For each of these frames, all
+    tokens of the segment that are not kept are merged into the peak most similar to them.
 
     Parameters
     ----------
     segments : int
-        Segments that are made at least.
+        Smallest number of segments.
     threshold : float
-        Cosine of adjacent frames below which the clip is always cut.
+        Cosine of adjacent frames, below which a new segment always begins.
     contextual : float
-        Share in [0, 1] of the slots that merge.
+        Share in [0, 1] of the slots that are merged.
     step : int
-        Distance of the frames that hold those.
+        Distance between the frames that hold merged slots.
     own : float
-        Least share in [0, 1] of a peak in its slot.
+        Smallest weight in [0, 1] of a peak in its slot.
 
     Notes
     -----
-    Evidence: attention (there of the SigLIP head), and the frames' descriptors.
-    Differs: the count is exact. The original keeps ``int(N * ratio)`` tokens of a frame and loses
-    the remainder of a segment's slots over its frames; what is left of the budget here goes to the
-    most attended of the other tokens. No noise is added to densities.
+    Evidence: attention (in the original that of the SigLIP head), and the descriptors of frames.
+    Differs from the original: the count is exact. The original keeps ``int(N * ratio)`` tokens of a
+    frame and loses the remainder when it divides a segment's slots among its frames; here the rest
+    of the budget goes to the most attended other tokens. No random noise is added to densities.
     """
 
     source = Source(
