@@ -10,8 +10,8 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ..operations.recycling import recycled
 from .base import LayerMethod, LayerView, Reads
-from .raters import raters
 from .schedules import Schedule, Stages
+from .text_raters import raters
 
 LAYERS = (2 / 32, 6 / 32, 15 / 32)
 

@@ -13,9 +13,9 @@ from ...values.selection import Selection
 from ...values.source import Source
 from .base import LayerMethod, LayerView, Reads
 from .options import check_keep
-from .raters import raters
 from .schedules import Schedule, Stages
 from .sparsevlm import LAYERS
+from .text_raters import raters
 
 
 @dataclass(frozen=True)
