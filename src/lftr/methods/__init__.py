@@ -2,7 +2,7 @@
 
 `before` decides before the language model, `video` is made for clips, `inside` decides inside the
 language model, `compose` makes methods of other methods, and `encoder` merges tokens while the
-vision encoder runs. A new file in one of the first three is found by itself.
+vision encoder runs. New files in the first three are imported automatically.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ class PixelPrune(Method, name="pixel-prune"):
 
 
 def surprise(x: Tensor, blocks: tuple[Grid, ...], threshold: float) -> Tensor:
-    """Return the largest difference ``(B, N)`` of each patch from the foretold one.
+    """Return the largest difference ``(B, N)`` of each patch from its prediction.
 
-    Infinite for the first patch of a frame, which nothing foretells.
+    Infinite for the first patch of a frame, which has no prediction.
     """
     scores = x.new_full(x.shape[:2], torch.inf)
     low = 0

@@ -58,11 +58,11 @@ class RegionRouter(Method, name="region-router"):
         routes = [_refinements(x[:, inside.to(place)], shape, side) for shape, inside in groups]
         counts = _spend(routes, keep).split([len(inside) for _, inside in groups], dim=1)
         leader = torch.zeros(x.shape[:2], dtype=torch.int64, device=place)
-        for (shape, inside), given in zip(groups, counts, strict=True):
+        for (shape, inside), slots in zip(groups, counts, strict=True):
             inside = inside.to(place)
-            for count in given.unique().tolist():
+            for count in slots.unique().tolist():
                 cell, anchor = (part.to(place) for part in frame_cells(*shape, count))
-                row, region = (given == count).nonzero(as_tuple=True)
+                row, region = (slots == count).nonzero(as_tuple=True)
                 leader[row.unsqueeze(1), inside[region]] = inside[region][:, anchor[cell]]
         index, slot = led(leader)
         return Selection(index, mean_flow(slot, keep))
@@ -117,8 +117,8 @@ def _spend(routes: list[tuple[Tensor, Tensor]], keep: int) -> Tensor:
     order = torch.cat(rates, dim=1).argsort(dim=1, descending=True, stable=True)
     cost = torch.cat(costs)[order]
     left = keep - total - (cost.cumsum(dim=1) - cost)  # before each refinement
-    given = torch.ones(len(order), total, dtype=torch.int64, device=order.device)
-    return given.scatter_add_(1, torch.cat(regions)[order], left.clamp_min(0).minimum(cost))
+    slots = torch.ones(len(order), total, dtype=torch.int64, device=order.device)
+    return slots.scatter_add_(1, torch.cat(regions)[order], left.clamp_min(0).minimum(cost))
 
 
 def _rates(cost: Tensor, gain: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
 
 @dataclass(frozen=True)
 class EncoderToMe(EncoderMerge):
-    """Merge the ``r`` likest pairs of an even and an odd token in every layer.
+    """Merge the ``r`` most similar pairs of a token at an even and an odd place in every layer.
 
     Parameters
     ----------
@@ -139,17 +139,19 @@ class EncoderToMe(EncoderMerge):
 
 @dataclass(frozen=True)
 class EncoderFolder(EncoderMerge):
-    """Merge at one place, in the layer whose output the model uses, and hold back what counts.
+    """Merge once, in the layer whose output the model uses, and protect attended tokens.
 
-    A fold removes half of the tokens at most; folds go on until ``keep`` are left.
+    Tokens merge in several passes. Each removes half of the tokens at most; passes go on until
+    ``keep`` are left.
 
     Parameters
     ----------
     keep : float or int
         Tokens of an image that are left, a ratio or a number; ``1.0`` leaves the encoder as it is.
     alpha : float
-        Strength of the attention: a token's similarity loses ``100 * alpha`` times what the class
-        token pays to it, so that tokens looked at flow into no other. At least 0.
+        Strength of the attention, at least 0. The similarity of a token to others is lowered by
+        ``100 * alpha`` times the attention of the class token to it, so that attended tokens are
+        not merged into others.
 
     Notes
     -----

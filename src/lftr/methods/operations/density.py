@@ -1,4 +1,4 @@
-"""Density peaks among a token's nearest neighbours (DPC-kNN), without the usual noise."""
+"""Density peaks (DPC-kNN), without the random noise that programs add to densities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELD = 1 << 22  # distances of a stack that are held at once
 
 
 def density_peaks(x: Tensor, count: int, neighbours: int = 5) -> Tensor:
-    """Return the tokens ``(B, count)`` that are dense and far from any denser one, best first.
+    """Return the tokens ``(B, count)`` in dense regions, far from any denser token, best first.
 
     See `peak_scores`; ties go to the earlier.
 
@@ -64,8 +64,10 @@ def _scores(x: Tensor, neighbours: Tensor, members: Tensor | None) -> Tensor:
     starts = range(0, total, BLOCK)
 
     def computed(start: int) -> Tensor:
-        found = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
-        return found if members is None else found.masked_fill_(~members.unsqueeze(1), torch.inf)
+        distance = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
+        if members is not None:
+            distance.masked_fill_(~members.unsqueeze(1), torch.inf)
+        return distance
 
     one = computed(0) if len(starts) == 1 else None  # else computed twice, a block at a time
 

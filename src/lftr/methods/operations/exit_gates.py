@@ -1,4 +1,4 @@
-"""Gates, one for each layer, that decide from text alone whether the image is still needed."""
+"""Gates of DyVTE, one for each layer, that decide from text whether visual tokens are needed."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class MadeFor:
 
 
 class Gates(nn.Module):
-    """A small network for every layer but the first: exit before it, or go on.
+    """A small network for every layer but the first, which decides whether to exit before it.
 
-    A new one never exits: its logits are equal.
+    New gates never exit: both of their logits are equal.
 
     Parameters
     ----------

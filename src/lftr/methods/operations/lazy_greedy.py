@@ -20,9 +20,9 @@ def lazy_greedy(rows: Rows, total: int, keep: int, weight: Tensor, bonus: Tensor
     A candidate gives each token a number, its row. A token's coverage is the largest number that a
     pick gives it, at first zero; a candidate's gain is the sum of what its row exceeds the coverage
     by. Coverage only grows and gains only fall, so a gain once computed is an upper bound, and only
-    the highest bounds are computed anew. A token whose coverage a row does not exceed now, it never
-    will: a row that exceeds the coverage of few tokens is kept as a list of those and not asked for
-    again. Memory is `LIST` ``* N`` entries of lists and `BLOCK` rows.
+    the highest bounds are computed anew. For the same reason, a row that exceeds the coverage of
+    few tokens is stored as a list of those tokens and not computed again. Memory is that of
+    `LIST` ``* N`` entries of lists and of `BLOCK` rows.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""LFTR's stage in time, and picking in what it leaves of each frame."""
+"""LFTR's reduction over time, and the choice among the tokens that it leaves of each frame."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .relevance_greedy import marginal_relevance
 
 
 def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
-    """Return the tokens that are least like the same place a frame before, ``(B, T, N)``.
+    """Return the tokens least similar to those at their position a frame before, ``(B, T, N)``.
 
-    Evenly spread ones of the first frame come before all others, the rest of it after them.
+    Evenly spread tokens of the first frame come before all others, its remaining tokens last.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
 
 
 def run_slots(slot: Tensor, stays: Tensor) -> Tensor:
-    """Return slots in which every token has that of the last one at its place that stayed.
+    """Return slots in which every token has that of the last kept token at its position.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def pick_in_frames(
 def _candidates(stays: Tensor, counts: Tensor, share: float) -> Tensor:
     """Return ``share`` geometric means of both numbers ``(R,)``, from the picks to what stays.
 
-    Where there is nothing to pick there is nothing to pick from, however large the share.
+    Zero where no token is to be picked.
     """
     if math.isinf(share):
         return stays * (counts > 0)

@@ -86,7 +86,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
         text, seen, notes = _in_one_space(tokens)
         seen = seen.reshape(frames, size, -1)
         detailed = self.frames(self._answering(tokens, seen, text), frames)
-        found = self.regions_of(seen[detailed], text, (height, width))
+        boxes = self.regions_of(seen[detailed], text, (height, width))
         counts = apportion(keep, self._claims(tokens, detailed)[None], torch.tensor([size]))[
             0
         ].tolist()
@@ -96,7 +96,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
                 continue
             if frame in detailed:
                 slot, source, anchor = self._detailed(
-                    found[detailed.index(frame)], (height, width), count
+                    boxes[detailed.index(frame)], (height, width), count
                 )
             else:
                 slot, anchor = frame_cells(height, width, count)

@@ -99,10 +99,10 @@ class HoliTom(ClipMethod, name="holitom"):
         """Return the stretches of a clip ``(T, N, C)`` and what stands still in each."""
         like = stillness(x[None])[0]
         segments = still_windows(like > self.threshold, self.longest)
-        nothing = torch.full_like(x[0, :, 0], -torch.inf, dtype=torch.float32)
+        never = torch.full_like(x[0, :, 0], -torch.inf, dtype=torch.float32)
         score = torch.stack(
             [
-                like[first : end - 1].amin(dim=0) if end - first > 1 else nothing
+                like[first : end - 1].amin(dim=0) if end - first > 1 else never
                 for first, end in segments
             ]
         )
