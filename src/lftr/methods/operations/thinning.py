@@ -11,7 +11,7 @@ from ...values.indexing import take
 from .scaling import unit
 from .similarity import SAME, gram
 
-NEIGHBOURS = 64  # nearest tokens that are remembered of each
+NEIGHBOURS = 64  # nearest tokens that are stored for each
 FIRST = 16  # of them are looked at before the others
 BLOCK = 1 << 22  # similarities of an item that are held at once
 
@@ -32,9 +32,9 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
     members : Tensor of int64, shape (B, R)
         The list, in order.
     keep : int
-        Tokens to leave, fewer than R and at least one.
+        Number of tokens to keep, fewer than R and at least one.
     step : int
-        Most tokens to drop in a round; never more than the even half.
+        Largest number of tokens to remove in a round, at most those at even places.
     """
     x = unit(x)
     known = _Neighbours.of(x, members)
@@ -54,7 +54,7 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """The nearest other members of each member, nearest first, and their cosines.
+    """The nearest other members of each member, most similar first, and their cosines.
 
     Both are ``(B, N, t)``; ``first`` and ``first_cosine`` repeat the first few, for speed.
     """
@@ -66,7 +66,7 @@ class _Neighbours:
 
     @classmethod
     def of(cls, x: Tensor, members: Tensor) -> _Neighbours:
-        """Look them up among ``members`` ``(B, R)`` of unit rows ``x`` ``(B, N, C)``."""
+        """Compute the neighbours among ``members`` ``(B, R)`` of unit rows ``x`` ``(B, N, C)``."""
         batch, total, _ = x.shape
         size = members.shape[1]
         count = min(NEIGHBOURS, size - 1)

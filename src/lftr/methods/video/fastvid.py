@@ -90,12 +90,12 @@ class FastVID(ClipMethod, name="fastvid"):
         return Selection(index, self._flow(x, kept, peaks, segments, contextual), notes + more)
 
     def _holders(self, segment: tuple[int, int]) -> list[int]:
-        """Return the frames of a segment that hold its merging slots."""
+        """Return the frames of a segment that hold its merged slots."""
         first, end = segment
         return list(range(end - 1, first - 1, -self.step))
 
     def _peaks(self, x: Tensor, kept: Tensor, segments: Segments, contextual: int) -> Tensor:
-        """Return the peaks ``(T, N)`` of what is not kept, in the frames that hold slots."""
+        """Return the peaks ``(T, N)`` among tokens not kept, in the frames that hold slots."""
         holders, numbers = [], []
         free = x.shape[1] - int(kept[0].sum())
         for first, end in segments:
@@ -112,7 +112,7 @@ class FastVID(ClipMethod, name="fastvid"):
     def _flow(
         self, x: Tensor, kept: Tensor, peaks: Tensor, segments: Segments, contextual: int
     ) -> Flow:
-        """Return what flows where: kept tokens stay, the others join peaks of their segment."""
+        """Return the flow: kept tokens alone, the others merged into peaks of their segment."""
         size = x.shape[1]
         slots = (kept | peaks).flatten().cumsum(0) - 1
         alone = kept.flatten().nonzero().squeeze(1)

@@ -96,7 +96,7 @@ class HoliTom(ClipMethod, name="holitom"):
         return replace(parts.selection(torch.cat([still, moving]), own), notes=notes)
 
     def parts(self, x: Tensor, keep: int) -> Parts:
-        """Return the stretches of a clip ``(T, N, C)`` and what stands still in each."""
+        """Return the segments of a clip ``(T, N, C)`` and the static positions of each."""
         like = stillness(x[None])[0]
         segments = still_windows(like > self.threshold, self.longest)
         never = torch.full_like(x[0, :, 0], -torch.inf, dtype=torch.float32)
@@ -117,7 +117,7 @@ class HoliTom(ClipMethod, name="holitom"):
         return leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1)
 
     def _attended(self, x: Tensor, score: Tensor, members: Tensor, counts: Tensor) -> Tensor:
-        """Return the leader ``(T, N)`` of each moving token: itself where it is attended."""
+        """Return the leader ``(T, N)`` of each dynamic token: itself for the most attended."""
         dominant = (counts.double() * (1.0 - self.contextual)).round().long()
         merging = counts - dominant
         chosen = highest(score.masked_fill(~members, -torch.inf), dominant)
