@@ -84,6 +84,7 @@ def run(
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="+", help="renew the rows of these and of the first alone")
     parser.set_defaults(test=False)
     if final is not None:
         parser.add_argument("--test", action="store_true", help="once, when all is fixed")
@@ -91,6 +92,9 @@ def run(
     split = "validation"
     if final is not None and options.test:
         split, variants, name, command = "test", final, f"{name}_test", f"{command} --test"
+    if options.only:
+        first = next(iter(variants))  # the others' lead is over this one
+        variants = {label: variants[label] for label in dict.fromkeys([first, *options.only])}
     settings = [Setting("full", get_method("uniform"), 1.0)]
     settings += [Setting(label, m, 1 / r) for label, m in variants.items() for r in RATIOS]
     finish(settings, options, split, name, f"{command} --n {options.n}", suite)
@@ -128,10 +132,8 @@ def renewed(name: str, command: str, content: dict[str, Any]) -> tuple[str, dict
     if any(figures[key] != content[key] for key in ("split", "questions")):
         raise SystemExit(f"{path} was made with other questions: run all of it")
     new = {(row["label"], row["keep"]): row for row in content["rows"][1:]}
-    again = {label for label, _ in new}
-    rows = [row for row in figures["rows"] if row["label"] not in again]
-    place = next((i for i, r in enumerate(figures["rows"]) if r["label"] in again), len(rows))
-    figures["rows"] = [*rows[:place], *new.values(), *rows[place:]]
+    rows = [new.pop((row["label"], row["keep"]), row) for row in figures["rows"]]
+    figures["rows"] = [*rows, *new.values()]
     return f"{old['command']}; {command}", figures
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from _accuracy import RATIOS, percent
 from _measure import table
 
-from lftr.methods import Method, get_method, list_methods
+from lftr.methods import get_method, list_methods
 from lftr.methods.video.base import ClipMethod
 
 HERE = Path(__file__).parent
@@ -42,14 +41,11 @@ def read(name: str) -> Any:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def described(method: Method) -> tuple[str, str]:
-    """Return a method's summary and source, from its docstring."""
+def described(method: Any) -> tuple[str, str]:
+    """Return the first sentence of a method's docstring, and its source."""
     text = inspect.getdoc(type(method)) or ""
     summary = " ".join(text.split("\n\n")[0].split())
-    found = re.search(
-        r"Source: (.*?)(?=\n\s*(?:Evidence|Differs|Published|Defaults)|\n\n|\Z)", text, re.S
-    )
-    return summary.rstrip("."), " ".join(found.group(1).split()).rstrip(".") if found else ""
+    return summary.rstrip("."), method.source.markdown()
 
 
 def accuracies(name: str) -> tuple[dict[str, list[str]], dict[str, Any]]:

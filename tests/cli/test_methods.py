@@ -24,6 +24,14 @@ def test_every_method_is_listed_with_its_options_and_evidence(reads):
     assert all(one["summary"].endswith((".", ":")) for one in told.values())
 
 
+def test_the_list_names_sources(reads, lftr):
+    told = {one["name"]: one["source"] for one in reads("methods")}
+    assert told["trim"]["arxiv"] == "2409.10994"
+    assert told["trim"]["code"] == "https://github.com/FreedomIntelligence/TRIM"
+    assert told["random"] == {"title": "this project", "note": "a control"}
+    assert "arXiv 2409.10994" in " ".join(lftr("methods").stdout.split())
+
+
 def test_the_list_says_what_an_option_may_be(reads, lftr):
     told = {one["name"]: one for one in reads("methods")}
     assert told["lftr"]["allowed"]["relevance"] == "'frame', 'text', 'both'"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lftr.methods.operations import coverage, excess, similarity, thinning
+from lftr.methods.operations import lazy_greedy, similarity, thinning
 from lftr.methods.operations.coverage import facility_location
 from lftr.methods.operations.greedy import determinantal, farthest_point, soft_nms, suppress
 from lftr.methods.operations.outliers import outlier_count
@@ -33,18 +33,15 @@ def cosines(x):
     return x @ x.T
 
 
-@pytest.fixture(params=["whole", "rows", "held"])
+@pytest.fixture(params=["whole", "rows"])
 def mode(request, monkeypatch):
-    """Let the N x N map be held, be too large, or be held and its gains be bounded."""
+    """Let the N x N map be held, or be too large."""
     if request.param == "rows":
         monkeypatch.setattr(similarity, "WHOLE", 8)
         monkeypatch.setattr(similarity, "BLOCK", 16)
-        monkeypatch.setattr(excess, "LIST", 12)
-        monkeypatch.setattr(excess, "BLOCK", 16)
-        monkeypatch.setattr(excess, "FEW", 4)
-    if request.param == "held":
-        monkeypatch.setattr(coverage, "PLAIN", 0)
-        monkeypatch.setattr(coverage, "STEP", 4)
+        monkeypatch.setattr(lazy_greedy, "LIST", 12)
+        monkeypatch.setattr(lazy_greedy, "BLOCK", 16)
+        monkeypatch.setattr(lazy_greedy, "FEW", 4)
     return request.param
 
 
@@ -132,25 +129,33 @@ def test_facility_location_by_a_local_kernel_among_some(mode):
         greedy_cover(like[1::2], torch.ones(45).double(), 0.0, (got // 2).tolist())
 
 
-@pytest.mark.parametrize("mode", ["whole", "rows", "held"], indirect=True)
 def test_facility_location_among_equals_goes_in_order(mode):
     x = torch.ones(2, 40, 6)
     assert facility_location(x, 40).tolist() == [list(range(40))] * 2
 
 
-def test_rows_whose_excess_is_listed_are_not_computed_again(monkeypatch):
-    draw, asked = torch.Generator().manual_seed(12), []
+def test_rows_that_are_listed_are_not_computed_again(monkeypatch):
+    draw, computed = torch.Generator().manual_seed(12), []
     like = torch.eye(200) + 0.05 * torch.rand(200, 200, generator=draw)
-    monkeypatch.setattr(excess, "LIST", 200)
+    monkeypatch.setattr(lazy_greedy, "LIST", 200)
 
     def rows(some):
-        asked.append(some)
+        computed.append(some)
         return like[some]
 
-    one, nothing = torch.ones(200), torch.zeros(200)
-    picks = excess.listed_greedy(rows, 200, 60, one, nothing, None)
-    greedy_cover(like.double(), one.double(), nothing.double(), picks.tolist())
-    assert torch.cat(asked).sort().values.equal(torch.arange(200))
+    one, zero = torch.ones(200), torch.zeros(200)
+    picks = lazy_greedy.lazy_greedy(rows, 200, 60, one, zero)
+    greedy_cover(like.double(), one.double(), zero.double(), picks.tolist())
+    assert torch.cat(computed).sort().values.equal(torch.arange(200))
+
+
+def test_tokens_that_add_nothing_more_are_picked_by_their_bonus(mode):
+    x = torch.nn.functional.one_hot(torch.arange(90) % 3, 24).float().expand(2, -1, -1)
+    bonus = scores_of(x)
+    order = facility_location(x, 90, bonus=bonus * 1e-3)
+    for row, got in zip(bonus, order, strict=True):
+        assert sorted(got[:3] % 3) == [0, 1, 2]
+        assert (row[got[3:]].diff() <= 0).all()
 
 
 def test_soft_nms(mode):

@@ -20,17 +20,18 @@ def methods(as_json: Json = False) -> None:
     from ..methods import get_method, list_methods
     from .terminal import Table, print_json
 
-    described = [describe(get_method(name)) for name in list_methods()]
+    every = [get_method(name) for name in list_methods()]
     if as_json:
-        print_json(described)
+        print_json([describe(method) for method in every])
         return
     table = Table(
-        ["method", "acts", "what it does", "options (--option name=value)", "looks at"],
+        ["method", "acts", "what it does", "options (--option name=value)", "looks at", "source"],
         caption="Acts: before the language model, or inside it, at the layers of its schedule. "
         "In brackets: the words or numbers that an option may be. "
         "Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
     )
-    for one in described:
+    for method in every:
+        one = describe(method)
         allowed = {name: f" ({text})" for name, text in one["allowed"].items()}
         options = [
             f"{name}={value}{allowed.get(name, '')}" for name, value in one["options"].items()
@@ -42,6 +43,7 @@ def methods(as_json: Json = False) -> None:
             one["summary"],
             "\n".join(options),
             "\n".join(needs) or "tokens",
+            str(method.source or ""),
         )
     table.print()
 
@@ -50,7 +52,8 @@ def describe(method: Any) -> dict[str, Any]:
     """Return a method's name, where it acts, summary, options and evidence as plain values.
 
     What a method inside the language model reads is its evidence; its schedule is an option.
-    ``allowed`` has an entry for each option whose type declares words or a range.
+    ``allowed`` has an entry for each option whose type declares words or a range, ``source`` one
+    for each part of a `Source` that is stated; it is empty where a method states none.
     """
     from ..methods.inside import LayerMethod
     from ..methods.lookup import KINDS
@@ -61,6 +64,7 @@ def describe(method: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(method):
         fields = dataclasses.fields(method)
     needs = ((_READS[method.reads],),) if isinstance(method, LayerMethod) else method.evidence
+    stated = {} if method.source is None else dataclasses.asdict(method.source)
     return {
         "name": method.name,
         "acts": next(where for where, kind in KINDS.items() if isinstance(method, kind)),
@@ -70,6 +74,7 @@ def describe(method: Any) -> dict[str, Any]:
         },
         "allowed": {name: rule.allowed for name, rule in rules_of(type(method)).items()},
         "evidence": [list(names) for names in needs],
+        "source": {k: v for k, v in stated.items() if v},
     }
 
 

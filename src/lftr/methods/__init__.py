@@ -2,13 +2,14 @@
 
 `before` decides before the language model, `video` is made for clips, `inside` decides inside the
 language model, `compose` makes methods of other methods, and `encoder` merges tokens while the
-vision encoder runs. A new file in one of the first three is found by itself.
+vision encoder runs. New files in the first three are imported automatically.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..values.source import Source
 from . import before, inside, video
 from .base import Method
 from .before.aim import AIM
@@ -111,6 +112,7 @@ __all__ = [
     "Random",
     "RegionRouter",
     "Scope",
+    "Source",
     "SparseVLM",
     "SparseVLMPlus",
     "StaticExit",

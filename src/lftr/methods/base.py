@@ -1,4 +1,4 @@
-"""The contract of a method: look at one item's tokens, return a selection of exactly K."""
+"""The base class of methods that choose exactly K of an item's tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..options.named import Named
 from ..values.budget import is_auto, resolve
 from ..values.errors import ArgumentError, LftrError
 from ..values.selection import Selection
+from ..values.source import Source
 from ..values.tokens import PROVIDERS, Grid, VisualTokens
 
 Evidence = tuple[tuple[str, ...], ...]
@@ -23,14 +24,15 @@ _FIELDS = ("features", *_EVIDENCE)
 
 
 class Method(Named):
-    """Decides which visual tokens stay. Knows no model.
+    """Decides which visual tokens are kept. Independent of the model.
 
-    A subclass writes one of two functions. `choose` sees a clean stack of patches and a count, and
-    is all that most ideas need; `select` sees one item as it is and takes over every duty below.
-    Options are dataclass fields. A type that declares words, ``Literal["a", "b"]``, or a range,
-    ``Annotated[float, lftr.Range(0.0, 1.0)]``, is checked when the method is made; what depends on
-    several options is checked in ``__post_init__``, after ``super().__post_init__()``. Registering
-    takes one word::
+    A subclass defines one of two functions. `choose` receives a stack of patches, with finite
+    values and without separators, and a count; it suffices for most methods. `select` receives the
+    tokens unchanged and must do everything that this class does otherwise. Options are dataclass
+    fields. A type that declares words, ``Literal["a", "b"]``, or a range,
+    ``Annotated[float, lftr.Range(0.0, 1.0)]``, is checked when the method is made. Checks of
+    several options together go into ``__post_init__``, after ``super().__post_init__()``. The
+    argument ``name`` registers the method::
 
         @dataclass(frozen=True)
         class Loudest(lftr.Method, name="loudest"):
@@ -42,19 +44,22 @@ class Method(Named):
     name : str
         Name under which `lftr.get_method` finds it; empty for classes that are not registered.
     sees_features : bool
-        Whether decisions look at the features. Where they do not, nor does the search for NaN,
-        which would take longer than the decision.
+        Whether decisions use the features. If not, features are not searched for NaN either, which
+        would take longer than the decision.
+    source : Source, optional
+        The publication or program that the method follows.
     """
 
     registry: ClassVar[dict[str, type[Method]]] = {}
     sees_features: ClassVar[bool] = True
+    source: ClassVar[Source | None] = None
 
     @property
     def evidence(self) -> Evidence:
-        """What the host gathers beyond the features: for each need, fields in order of preference.
+        """The evidence that the method needs: for each need, fields in order of preference.
 
-        ``(("cls_attention", "attention_received"),)`` asks for CLS attention and takes attention
-        received from encoders without a CLS token.
+        ``(("cls_attention", "attention_received"),)`` requests CLS attention, or the attention
+        received for encoders without a CLS token.
         """
         return ()
 
@@ -66,15 +71,14 @@ class Method(Named):
         tokens : VisualTokens
             One item, or a stack of items, each decided as if it were alone.
         keep : float, int, Budget or "auto"
-            How many stay: a ratio (float), a count (int) or a total, see
-            `lftr.values.budget.resolve`. Separators are the first to go.
-            ``"auto"`` leaves the number to the method, where it knows one; a stack needs equal
-            numbers.
+            How many tokens are kept: a ratio (float), a count (int) or a total, see
+            `lftr.values.budget.resolve`. Separators are dropped first. With ``"auto"`` the method
+            decides, if it can; all items of a stack must get the same number.
 
         Returns
         -------
         Selection
-            Exactly the asked number of slots; batched like ``tokens``.
+            Exactly this number of slots; batched like ``tokens``.
 
         Raises
         ------
@@ -105,7 +109,7 @@ class Method(Named):
         return min(max(1, counts[0]), patches.count)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        """Return how many of each item's patches stay by the method's own measure."""
+        """Return how many patches of each item the method keeps if it decides (``"auto"``)."""
         methods = Method.registry.values()
         known = sorted(m.name for m in methods if m.auto_count is not Method.auto_count)
         raise ArgumentError.of(
@@ -113,12 +117,12 @@ class Method(Named):
         )
 
     def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
-        """Spread the tokens that a prompt's items keep; the sum stays. By default, as given."""
+        """Redistribute counts among the items of a prompt, with the same sum; by default not."""
         return list(counts)
 
     def select_all(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
-        """Choose for every item of a batch of prompts; items of one size go through as a stack."""
-        alone = type(self).select is not Method.select  # somebody's own select may not take stacks
+        """Choose for every item of a batch of prompts; items of equal size are stacked."""
+        alone = type(self).select is not Method.select  # a user's own select may not take stacks
         groups: dict[object, list[int]] = {}
         for i, (item, count) in enumerate(zip(items, counts, strict=True)):
             groups.setdefault(i if alone else (item.layout, count), []).append(i)
@@ -151,22 +155,22 @@ class Method(Named):
 
 
 class ImageMethod(Method):
-    """A method that acts on the image itself: a host encodes it at another grid of patches."""
+    """A method that acts on the image: the host encodes it again at a smaller size."""
 
     def small_grid(self, grid: Grid, keep: int) -> Grid:
-        """Return the grid, of at least ``keep`` patches, to encode an image of ``grid`` at."""
+        """Return the grid of at least ``keep`` patches at which to encode an image of ``grid``."""
         raise TypeError(f"{type(self).__name__} must define small_grid(grid, keep)")
 
     def cells(self, grid: Grid, keep: int) -> Tensor:
-        """Return which ``keep`` patches of the small image go on; int64 ``(K,)``, ascending.
+        """Return which ``keep`` patches of the small image are kept; int64 ``(K,)``, ascending.
 
-        They stand at the positions that `choose` picks for the full image.
+        Their positions are those that `choose` picks in the full image.
         """
         raise TypeError(f"{type(self).__name__} must define cells(grid, keep)")
 
 
 def check_choice(method: Method, function: str, choice: object) -> None:
-    """Refuse what is no decision at all."""
+    """Raise an error if a method did not return a `Selection`."""
     if not isinstance(choice, Selection):
         raise LftrError(
             f"{type(method).__name__}.{function} returned {type(choice).__name__} where a "
@@ -175,7 +179,7 @@ def check_choice(method: Method, function: str, choice: object) -> None:
 
 
 def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> Selection:
-    """Turn a choice of patches into one of all tokens; left-over slots go to the separators."""
+    """Turn a choice of patches into one of all tokens; slots that are left keep separators."""
     patches = (~separator).nonzero().squeeze(1)
     spare = count - chosen.count
     full = chosen.through(patches)
@@ -190,7 +194,7 @@ def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> 
 
 
 def _finite(tokens: VisualTokens, features: bool) -> tuple[VisualTokens, tuple[str, ...]]:
-    """Replace NaN and infinities by zero, and say so; ``features`` tells whether also in those."""
+    """Replace NaN and infinities by zero, with a note; in the features only if ``features``."""
     changes: dict[str, Any] = {}
     for name in _FIELDS if features else _EVIDENCE:
         value = getattr(tokens, name)

@@ -20,7 +20,7 @@ KINDS: dict[str, Any] = {"before": Method, "inside": LayerMethod}
 
 @functools.cache
 def load_plugins() -> None:
-    """Load the methods of other packages; one that cannot be loaded is left out with a warning."""
+    """Load the methods of other packages; if one cannot be loaded, warn and go on without it."""
     for point in metadata.entry_points(group=GROUP):
         registries = (Named.taken, *(kind.registry for kind in KINDS.values()))
         before = [dict(registry) for registry in registries]

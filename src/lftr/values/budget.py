@@ -1,4 +1,4 @@
-"""How many tokens stay: parsed once, resolved from sizes alone."""
+"""How many tokens are kept: ratios, counts and budgets, resolved from sizes alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ALLOWED = "a ratio in (0, 1], lftr.Budget(total=...), or a count >= 1, which to
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of visual tokens for a whole prompt, shared by its items.
+    """A number of visual tokens for a whole prompt, shared among its items.
 
     Parameters
     ----------
     total : int
-        Tokens that all visual items of one prompt keep together, at least 1 and at least one for
-        each item of the prompt.
+        Number of tokens that all visual items of one prompt keep together; at least one for each
+        item of the prompt.
     """
 
     total: int
@@ -37,7 +37,7 @@ Keep: TypeAlias = float | int | Budget
 
 
 def is_auto(keep: object) -> bool:
-    """Whether the number is left to the method, by ``keep="auto"``."""
+    """Whether ``keep`` is ``"auto"``: the method decides how many tokens are kept."""
     return isinstance(keep, str) and keep == "auto"
 
 
@@ -125,8 +125,8 @@ def budget_from_plain(values: Mapping[str, Any], stacklevel: int = 2) -> Any:
 def parse_keep(keep: object) -> Keep:
     """Check ``keep`` and return it as a plain ``int`` (a count), ``float`` (a ratio) or `Budget`.
 
-    A string such as ``"1/16"``, ``"0.25"``, ``"6.25%"`` or ``"64"`` is read as the command line's
-    spelling.
+    Strings such as ``"1/16"``, ``"0.25"``, ``"6.25%"`` or ``"64"``, as on the command line, are
+    allowed.
 
     Raises
     ------
@@ -163,20 +163,20 @@ def parse_ratio(text: str) -> float:
     Raises
     ------
     ValueError, ZeroDivisionError, OverflowError
-        If it is none.
+        If it is not a number.
     """
     percent = text.strip().endswith("%")
     number = text.strip().removesuffix("%")
     # not as a fraction where there is none: 1e999999999 would be written out
-    found = float(Fraction(number)) if "/" in number else float(number)
-    return found / 100 if percent else found
+    value = float(Fraction(number)) if "/" in number else float(number)
+    return value / 100 if percent else value
 
 
 def resolve(keep: object, size: int) -> int:
-    """Tokens that an item of ``size`` tokens keeps: ``max(1, ceil(size * ratio))`` or the count.
+    """Return how many of ``size`` tokens are kept: ``max(1, ceil(size * ratio))``, or the count.
 
     The ratio is taken as the nearest fraction with a small denominator, so that ``0.07`` of 100
-    tokens is 7 and not, by float error, 8. A count above ``size`` keeps all.
+    tokens is 7 and not, by rounding error, 8. A count above ``size`` keeps all.
     """
     parsed = parse_keep(keep)
     if isinstance(parsed, Budget):
@@ -187,10 +187,10 @@ def resolve(keep: object, size: int) -> int:
 
 
 def resolve_all(keep: object, sizes: Sequence[int]) -> list[int]:
-    """Tokens that each item of one prompt keeps, from the items' sizes.
+    """Return how many tokens each item of one prompt keeps, from the sizes of the items.
 
-    A `Budget` is shared in proportion to size, by largest remainder: exact in total, at least one
-    token for each item, never more than an item has.
+    A `Budget` is divided in proportion to size, by the largest-remainder rule. The total is exact,
+    every item keeps at least one token and no more than it has.
     """
     parsed = parse_keep(keep)
     if not isinstance(parsed, Budget):
@@ -199,16 +199,16 @@ def resolve_all(keep: object, sizes: Sequence[int]) -> list[int]:
 
 
 def share(total: int, weights: Sequence[float], limits: Sequence[int]) -> list[int]:
-    """Split ``total`` over items in proportion to ``weights``; each gets 1 to its limit.
+    """Divide ``total`` among items in proportion to ``weights``; each gets from 1 to its limit.
 
     Parameters
     ----------
     total : int
-        Tokens to give away; what exceeds ``sum(limits)`` stays ungiven.
+        Number of tokens; if it exceeds ``sum(limits)``, every item gets its limit.
     weights : sequence of float
-        Non-negative claim of each item.
+        Non-negative weight of each item.
     limits : sequence of int
-        Most tokens that each item can take.
+        Largest number of tokens of each item.
 
     Raises
     ------
@@ -223,10 +223,10 @@ def share(total: int, weights: Sequence[float], limits: Sequence[int]) -> list[i
     claims = [max(float(weight), 0.0) for weight in weights]
     whole = sum(claims)
     quota = [total * (c / whole if whole > 0 else 1 / len(claims)) for c in claims]
-    given = [min(max(1, int(q)), limit) for q, limit in zip(quota, limits, strict=True)]
-    while (left := total - sum(given)) != 0:  # largest remainder first; ties to the earlier item
+    counts = [min(max(1, int(q)), limit) for q, limit in zip(quota, limits, strict=True)]
+    while (left := total - sum(counts)) != 0:  # largest remainder first; ties to the earlier item
         step = 1 if left > 0 else -1
-        movable = [i for i in range(len(given)) if 1 <= given[i] + step <= limits[i]]
-        i = max(movable, key=lambda j: (step * (quota[j] - given[j]), -j))
-        given[i] += step
-    return given
+        movable = [i for i in range(len(counts)) if 1 <= counts[i] + step <= limits[i]]
+        i = max(movable, key=lambda j: (step * (quota[j] - counts[j]), -j))
+        counts[i] += step
+    return counts

@@ -1,4 +1,4 @@
-"""The errors that a user can cause; each says what was given and what is allowed."""
+"""The errors that a user can cause; each names the wrong value and what is allowed."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ class ArgumentError(LftrError, ValueError):
 
     @classmethod
     def of(cls, name: str, value: object, allowed: str) -> ArgumentError:
-        """Build the message every argument error shares: the name, the value, what is allowed."""
+        """Build an error that names the argument, its value and what is allowed."""
         shown = repr(value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
         return cls(f"{name} = {shown}; allowed: {allowed}")
 
     @classmethod
-    def unknown(cls, what: str, given: str, known: Iterable[str]) -> ArgumentError:
-        """Build the message for a name that is not in ``known``, with the nearest ones first."""
+    def unknown(cls, what: str, name: str, known: Iterable[str]) -> ArgumentError:
+        """Build an error for a name that is not in ``known``; the nearest names come first."""
         names = sorted(known)
-        near = difflib.get_close_matches(given, names, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
-        return cls(f"unknown {what} {given!r}; {hint}known: {', '.join(names) or 'none'}")
+        return cls(f"unknown {what} {name!r}; {hint}known: {', '.join(names) or 'none'}")
 
 
 class MissingEvidenceError(ArgumentError):
-    """A method needs to know more about the tokens than it was given."""
+    """A method needs evidence about the tokens that is not available."""
 
 
 class TooLittleMemoryError(ArgumentError):
-    """A batch does not fit the device: nothing is said about what was asked of the model."""
+    """A batch does not fit into memory; its questions may succeed in smaller batches."""
 
 
 class UnansweredError(LftrError):
-    """What was asked, one question or a batch, at which a processor or a model failed."""
+    """A processor or a model failed on a question or a batch of questions."""
 
 
 class UnsupportedModelError(LftrError):
@@ -57,7 +57,7 @@ class MissingExtraError(LftrError, ImportError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says in one line, with its class where that is no error of lftr's."""
+    """Return the message of an error in one line, with its class if it is not one of lftr's."""
     said = " ".join(str(error).split())
     if isinstance(error, LftrError):
         return said
@@ -67,11 +67,11 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def unanswered() -> Iterator[None]:
-    """Raise an `UnansweredError` for whatever a processor or a model raises over what it is asked.
+    """Turn errors of a processor or a model in the body into an `UnansweredError`.
 
-    Both are anybody's code, and a question or an image can make them fail in any way. What lftr
-    itself said stands there in its own words. Too little memory says nothing about what was asked,
-    and stays what it is.
+    Processors and models are code of others, and a question or an image can make them fail in any
+    way. The message of an error of lftr's own is kept as it is. `TooLittleMemoryError` is raised
+    unchanged, since it is not caused by the question.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Decisions in the precision in which they are written, whatever is cast around the model."""
+"""Compute decisions in float32 even where the caller runs the model under autocast."""
 
 from __future__ import annotations
 

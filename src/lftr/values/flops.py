@@ -1,4 +1,4 @@
-"""Floating-point operations: by three formulas from a configuration, or counted while code runs."""
+"""Floating-point operations: by formulas from a configuration, or counted while code runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 @dataclass(frozen=True)
 class _Sizes:
-    """A decoder's layers and widths: hidden, inside the MLP, all query heads, all key heads."""
+    """Layers of a decoder, and its widths: hidden, MLP, all query heads, all key heads."""
 
     layers: int
     hidden: int
@@ -48,7 +48,7 @@ class _Sizes:
 
 
 def _unlike(text: Any) -> str | None:
-    """Return what the formulas do not describe in a decoder."""
+    """Return the part of a decoder that the formulas do not cover; empty if they cover it all."""
     if not hasattr(text, "intermediate_size"):
         return "has no gated MLP"
     if any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
@@ -61,15 +61,15 @@ def _unlike(text: Any) -> str | None:
 
 
 def prefill_flops(config: Any, tokens_per_layer: Sequence[int], convention: str) -> int:
-    """Return the operations of a prefill through the decoder's layers, one prompt.
+    """Return the number of operations of the prefill of one prompt, in the decoder's layers.
 
     Parameters
     ----------
     config : transformers.PretrainedConfig
         Of the whole model or of its text decoder.
     tokens_per_layer : sequence of int
-        Columns of the prompt that enter each layer, text and visual; equal numbers unless tokens
-        are dropped inside. As many entries as the decoder has layers.
+        Tokens of the prompt, text and visual, that enter each layer of the decoder. The numbers are
+        equal unless tokens are dropped inside the language model.
     convention : {"fastv", "gated", "true"}
         ``"fastv"``: ``4nd^2 + 2n^2d + 2ndm`` for each layer, of FastV (arXiv 2403.06764), with
         ``n`` columns, ``d`` hidden size, ``m`` intermediate size. It counts a multiplication with
@@ -84,7 +84,7 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[int], convention: str)
     ArgumentError
         If the convention is unknown, or the number of layers is another.
     UnsupportedModelError
-        If the formulas do not describe the decoder: a mixture of experts, linear attention,
+        If the formulas do not cover the decoder: a mixture of experts, linear attention,
             cross-attention.
     """
     if convention not in CONVENTIONS:
@@ -109,17 +109,18 @@ def _layer(sizes: _Sizes, n: int, convention: str) -> int:
 
 @contextmanager
 def counted() -> Iterator[FlopCounterMode]:
-    """Count the operations of what runs in the block; ``get_total_flops()`` gives their number.
+    """Count the operations of the code in the block; ``get_total_flops()`` returns their number.
 
     A multiplication and its addition are two. Matrix products, convolutions and attention are
-    counted, by the shapes that reach them; elementwise work is not. Slow: not for timing.
+    counted by their shapes, elementwise operations are not. Code runs slowly meanwhile, so times
+    taken in the block mean nothing.
     """
     with FlopCounterMode(display=False, custom_mapping=_attention_on_cpus()) as counter:
         yield counter
 
 
 def _attention_on_cpus() -> dict[Any, Any]:
-    """Return a rule for the CPU's fused attention, which torch's own counter passes over."""
+    """Return the rule for the CPU's fused attention, which torch's counter does not include."""
     operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
     return {} if operator is None else {operator: _attention}
 

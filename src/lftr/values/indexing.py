@@ -1,4 +1,4 @@
-"""Gathering along any dimension, one index for all rows of a batch or one for each."""
+"""Gather along any dimension, by one index for all rows of a batch or one for each row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
     x : Tensor
         Any shape; with a two-dimensional index its first dimension is the batch.
     index : Tensor of int64, shape (K,) or (B, K)
-        What to take, for all rows or for each.
+        Places to take, for all rows or for each.
     dim : int
         Dimension of ``x`` that shrinks to ``K``.
     """

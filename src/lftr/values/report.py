@@ -1,4 +1,4 @@
-"""What a reduction did, counted from what the language model received."""
+"""Reports of a reduction, counted from what the language model received."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .tokens import Grid
 
 @dataclass(frozen=True)
 class ItemReport:
-    """One visual item: where it stood, what came in, what went on.
+    """One visual item of a call: its place, and its tokens before and after the reduction.
 
     Attributes
     ----------
     row, number : int
-        Row of the batch, and which item of that row.
+        Row in the batch, and number of the item in that row.
     tokens, kept : int
         Visual tokens before and after.
     grids : tuple of (T, H, W)
@@ -29,15 +29,15 @@ class ItemReport:
     positions : tuple of int
         Raster index of every kept token's anchor.
     notes : tuple of str
-        What the method wants known: stand-ins for evidence, values taken as 0.
+        Remarks of the method: which evidence was replaced by other, which values were taken as 0.
     selection : Selection
-        The decision itself, with what flowed where.
+        The decision, with the weights of merged tokens.
     separators : tuple of int
-        Tokens that lie in no grid (newline tokens).
+        Tokens outside of the grids (newline tokens).
     encoded : int, optional
-        Tokens that were left after the encoder, where some merged inside it.
+        Number of tokens after the encoder, if tokens were merged inside it.
     medium : {"image", "video"}
-        What it is; frames that were given as images and taken for one item are a video.
+        Kind of the item. Images that are treated as the frames of one clip are a video.
     """
 
     row: int
@@ -92,7 +92,7 @@ class ItemReport:
 
     @property
     def kept_by_frame(self) -> tuple[tuple[int, ...], ...]:
-        """For each frame (or tile), which of its places ``row * W + column`` hold a kept token."""
+        """For each frame (or tile), the positions ``row * W + column`` of its kept tokens."""
         sizes = [high * wide for frames, high, wide in self.grids for _ in range(frames)]
         apart, kept = set(self.separators), set(self.positions)
         patches = (i for i in range(self.tokens) if i not in apart)
@@ -109,18 +109,18 @@ class ItemReport:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One decoder layer: what it worked on, over all rows of the call.
+    """The tokens of one decoder layer, over all rows of the call.
 
     Attributes
     ----------
     layer : int
         Its number, from 0.
     tokens : int
-        Visual tokens that had not been dropped.
+        Number of visual tokens that were not dropped before.
     state : {"active", "frozen", "bypassed"}
-        Whether they were read and updated, read alone, or not seen.
+        Whether text reads them and they are updated, text reads them only, or the layer skips them.
     columns : tuple of int
-        Tokens of any kind that it cached, one number for each row, padding apart.
+        Number of cached tokens of any kind in each row, without padding.
     """
 
     layer: int
@@ -130,13 +130,13 @@ class LayerReport:
 
     @property
     def shown(self) -> str:
-        """The state, or "dropped" where nothing is left."""
+        """The state, or "dropped" if no visual token is left."""
         return self.state if self.tokens else "dropped"
 
 
 @dataclass
 class Report:
-    """The last reduced call of a reduction.
+    """What the last reduced call of a reduction did.
 
     Attributes
     ----------
@@ -145,22 +145,22 @@ class Report:
     items : list of ItemReport
         Every visual item of the call.
     prompt : int
-        Columns of the prompt as the caller gave it.
+        Number of tokens of the caller's prompt.
     received : int
-        Columns of ``inputs_embeds`` that reached the language model's first layer; 0 if it has not
-        run (as after `lftr.prepare`).
+        Number of tokens that reached the language model's first layer; 0 if it has not run (after
+        `lftr.prepare`).
     layers : list of LayerReport
-        Every decoder layer, where methods decide inside the language model.
+        Every decoder layer, if methods decide inside the language model.
     survivors : dict of int to tuple of int
-        For each row, which of the visual tokens that entered the language model the last layer that
-        has any works on.
+        For each row, which of the visual tokens that entered the language model are left in the
+        last layer that has any.
     cache_bytes, full_cache_bytes : int
-        Keys and values cached by that call, and what they would take with every layer holding the
+        Size of the keys and values that the call cached, and their size if every layer held the
         whole prompt; 0 without such methods or without a cache.
     decoder : transformers.PretrainedConfig, optional
-        Configuration of the decoder that ``layers`` are of; `flops` counts by it.
+        Configuration of the decoder of ``layers``, from which `flops` is computed.
     encode_ms, method_ms, host_ms : float
-        Time of the vision encoder, of the method, and of the bookkeeping around them.
+        Time of the vision encoder, of the method, and of the rest of the reduction.
     notes : list of str
         Warnings, each once.
     """
@@ -194,11 +194,11 @@ class Report:
 
     @property
     def average(self) -> float:
-        """Visual tokens that a decoder layer reads, mean over the layers, over all rows."""
+        """Number of visual tokens that a decoder layer reads, averaged over layers, in all rows."""
         return float(sum(self.kept_by(row) for row in {item.row for item in self.items}))
 
     def kept_by(self, row: int) -> float:
-        """Return the visual tokens of a row that a decoder layer reads, mean over the layers."""
+        """Return how many visual tokens of a row a decoder layer reads, averaged over layers."""
         kept = sum(item.kept for item in self.items if item.row == row)
         if not self.layers:
             return kept
@@ -206,7 +206,7 @@ class Report:
         return kept - columns[0] + sum(columns) / len(columns)
 
     def innermost(self, item: ItemReport) -> ItemReport | None:
-        """Return an item as the last layer with visual tokens has it; None if nothing is left."""
+        """Return an item with the tokens of the last layer that has any; None if none is left."""
         if item.row not in self.survivors or item.selection is None:
             return item
         earlier = [i.kept for i in self.items if (i.row, i.number) < (item.row, item.number)]
@@ -219,19 +219,19 @@ class Report:
         return replace(item, kept=len(left), positions=tuple(index.tolist()), selection=choice)
 
     def flops(self, convention: str = "true", *, full: bool = False) -> int:
-        """Return the operations of the call's prefill through the decoder's layers, all rows.
+        """Return the number of operations of the call's prefill in the decoder's layers, all rows.
 
         Parameters
         ----------
         convention : {"fastv", "gated", "true"}
             How they are counted, see `lftr.profiling.prefill_flops`.
         full : bool
-            Count every layer with as many columns as the first one has.
+            Whether to count every layer with as many tokens as the first.
 
         Raises
         ------
         UnsupportedModelError
-            If no methods decided inside the language model, or no formula describes it.
+            If no methods decided inside the language model, or the formulas do not cover it.
         """
         from .flops import prefill_flops
 
@@ -246,7 +246,7 @@ class Report:
         return total
 
     def _all_flops(self) -> dict[str, dict[str, int]]:
-        """Return both numbers by every convention; nothing where no formula describes the model."""
+        """Return both numbers by every convention; empty if the formulas do not cover the model."""
         from .flops import CONVENTIONS
 
         try:
@@ -262,7 +262,7 @@ class Report:
         return reading() if callable(reading) else reading
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle holds: times read off, for clocks stay behind."""
+        """Return the state of a copy or a pickle: times as numbers, since clocks are not copied."""
         return vars(self) | {"clock": {name: self._ms(name) for name in self.clock}}
 
     @property
@@ -277,7 +277,7 @@ class Report:
 
     @property
     def host_ms(self) -> float:
-        """Time of the bookkeeping around both, milliseconds."""
+        """Time of the rest of the reduction, milliseconds."""
         return self._ms("host")
 
     def to_dict(self) -> dict[str, Any]:
@@ -330,7 +330,7 @@ class Report:
 
 
 def _stages(layers: Sequence[LayerReport]) -> str:
-    """Return the layers in runs of equals: "layers 0-1: 576, layers 2-6: 144 frozen"."""
+    """Return equal adjacent layers together: "layers 0-1: 576, layers 2-6: 144 frozen"."""
     runs: list[list[LayerReport]] = []
     for layer in layers:
         if runs and (runs[-1][-1].tokens, runs[-1][-1].state) == (layer.tokens, layer.state):

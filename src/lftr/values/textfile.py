@@ -1,4 +1,4 @@
-"""Text files that users write."""
+"""Read text files that users write."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def read_utf8(path: str | Path) -> bytes:
     """Return a text file's content as UTF-8 without a byte order mark, which Windows likes to add.
 
-    A file that begins with the mark of UTF-16 is taken for that. Everything else is handed on as it
-    is: whether it is UTF-8 throughout is for the reader to find out.
+    A file that begins with the byte order mark of UTF-16 is decoded as such. Other bytes are
+    returned unchanged; whether they are valid UTF-8 is not checked.
 
     Raises
     ------
     OSError
         If it cannot be read.
     UnicodeDecodeError
-        If it begins like UTF-16 and is none.
+        If it begins with the mark of UTF-16 and is not valid UTF-16.
     """
     content = Path(path).read_bytes()
     if content.startswith(_UTF_16):
@@ -35,6 +35,6 @@ def read_text(path: str | Path) -> str:
     OSError
         If it cannot be read.
     UnicodeDecodeError
-        If it is no UTF-8.
+        If it is not valid UTF-8.
     """
     return read_utf8(path).decode("utf-8")

@@ -1,4 +1,4 @@
-"""What a method looks at: one item's visual tokens, their layout, and the evidence about them."""
+"""The input of a method: the visual tokens of one item, their layout and evidence about them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PROVIDERS = {
 class VisualTokens:
     """The visual tokens of one item (an image or a video), or of a stack of items of equal size.
 
-    Every tensor takes an optional leading batch dimension ``B``; all of them have it or none.
+    Either all tensors have a leading batch dimension ``B`` or none has.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ class VisualTokens:
     grid : (T, H, W), optional
         Frames, rows and columns, in raster order; ``T * H * W`` tokens.
     tiles : sequence of (T, H, W), optional
-        The grids of an item that is made of several (anyres tiles), one after the other. Give
-        ``grid`` or ``tiles``.
+        The grids of an item that consists of several (anyres tiles), in order. Either ``grid`` or
+        ``tiles`` can be set.
     separator : Tensor of bool, shape (N,), optional
-        Tokens that carry layout and no picture (newline tokens); not counted by ``grid``/``tiles``.
-        Shared by all items of a stack.
+        Layout tokens without image content (newline tokens), not counted by ``grid`` or ``tiles``.
+        The same for all items of a stack.
     encoder_features : Tensor, shape (N, D)
         The encoder's output before the projector.
     cls_attention : Tensor, shape (heads, N)
@@ -70,7 +70,7 @@ class VisualTokens:
     attention_received : Tensor, shape (N,)
         Attention each token receives, averaged over heads and queries.
     attention_received_shallow : Tensor, shape (N,)
-        The same in a middle layer, one that sees objects.
+        The same in a middle layer, whose attention follows objects.
     attention : Tensor, shape (heads, N, N)
         The encoder's full attention, rows are queries.
     keys, queries : Tensor, shape (N, E)
@@ -82,7 +82,7 @@ class VisualTokens:
     text_token_embeds : Tensor, shape (L, C)
         The prompt's own token embeddings in the language model.
     frame_features : Tensor, shape (T, F)
-        One descriptor a frame or tile.
+        One descriptor for each frame or tile.
 
     Raises
     ------
@@ -137,10 +137,10 @@ class VisualTokens:
             raise ArgumentError.of("tiles", self.tiles, "None when grid is given")
         if self.separator is not None and self.separator.shape != (self.count,):
             raise ArgumentError.of("separator", tuple(self.separator.shape), f"({self.count},)")
-        given = (self.grid,) if self.grid is not None else self.tiles
-        if given is None:
+        grids = (self.grid,) if self.grid is not None else self.tiles
+        if grids is None:
             return
-        fits = sum(t * h * w for t, h, w in given) if all(len(g) == 3 for g in given) else None
+        fits = sum(t * h * w for t, h, w in grids) if all(len(g) == 3 for g in grids) else None
         if fits != self._patches:
             name = "grid" if self.tiles is None else "tiles"
             raise ArgumentError.of(
@@ -159,16 +159,16 @@ class VisualTokens:
 
     @property
     def _patches(self) -> int:
-        """Number of tokens that are no separators."""
+        """Number of tokens without separators."""
         return self.count - (0 if self.separator is None else int(self.separator.sum()))
 
     @property
     def blocks(self) -> tuple[Grid, ...]:
-        """The grids that the tokens fill one after the other; one line of tokens if unknown."""
-        given = self.tiles if self.grid is None else (self.grid,)
-        if given is None:
+        """The grids that the tokens fill, in order; one row of tokens if the layout is unknown."""
+        grids = self.tiles if self.grid is None else (self.grid,)
+        if grids is None:
             return ((1, 1, self._patches),)
-        return tuple((int(t), int(h), int(w)) for t, h, w in given)
+        return tuple((int(t), int(h), int(w)) for t, h, w in grids)
 
     @property
     def coordinates(self) -> Tensor:
@@ -185,12 +185,12 @@ class VisualTokens:
         return torch.cat(parts)
 
     def evidence(self, *names: str) -> tuple[str, Tensor]:
-        """Return the first of the named fields that is there, with its name.
+        """Return the name and the value of the first of the named fields that is set.
 
         Raises
         ------
         MissingEvidenceError
-            If none is; the message names the fields and which encoders can provide them.
+            If none is set; the message names the fields and which encoders can provide them.
         """
         for name in names:
             value = getattr(self, name)
@@ -212,8 +212,8 @@ class VisualTokens:
     def take(self, index: Tensor) -> VisualTokens:
         """Return the tokens at ``index``, ``(K,)`` or for a stack ``(B, K)``, with their evidence.
 
-        The grid is given up, since what is left need not fill one; `coordinates` stay true where
-        one index serves all items.
+        The result has no grid, since the tokens that are left may not fill one. `coordinates` stay
+        valid if one index is used for all items.
         """
 
         def pick(name: str, value: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ class VisualTokens:
         return full
 
     def without_separators(self) -> VisualTokens:
-        """Return the patches alone, their grid kept."""
+        """Return the tokens without separators, in the same grid."""
         if self.separator is None:
             return self
         patches = (~self.separator).nonzero().squeeze(1)
@@ -305,7 +305,7 @@ class VisualTokens:
 
     @property
     def layout(self) -> tuple[object, ...]:
-        """What two items must share to be stacked: sizes of every field, grid and separators."""
+        """What must be equal to stack two items: the sizes of every field, grid and separators."""
         shapes = tuple(
             (name, tuple(value.shape))
             for name in _SHAPES

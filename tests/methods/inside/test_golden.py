@@ -11,8 +11,8 @@ from golden import cases, close, load
 import lftr
 from lftr.methods.inside.aim import importance
 from lftr.methods.inside.base import Heads, LayerView
-from lftr.methods.inside.raters import raters
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
+from lftr.methods.inside.text_raters import raters
 
 from .views import attending, heads_of
 

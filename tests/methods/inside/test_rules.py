@@ -19,8 +19,8 @@ from lftr.methods import (
     SparseVLMPlus,
 )
 from lftr.methods.inside.autoprune import mutual_information
-from lftr.methods.inside.raters import raters
 from lftr.methods.inside.schedules import Logistic, Step
+from lftr.methods.inside.text_raters import raters
 from lftr.methods.operations.recycling import clusters_of, recycled
 
 from .views import attending, heads_of, view

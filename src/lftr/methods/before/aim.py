@@ -1,4 +1,4 @@
-"""AIM, its merging half: embeddings merged frame by frame before the language model."""
+"""AIM's first stage: merge similar tokens within each frame, before the language model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.blocks import blockwise, frames_of
@@ -17,34 +18,43 @@ from ..operations.signals import KEYS, keys
 
 @dataclass(frozen=True)
 class AIM(Method, name="aim"):
-    """Merge the likest pairs of an even and an odd token, fold by fold, within each frame.
+    """Merge the most similar pairs of tokens within each frame, in several passes.
 
-    Each fold takes the plain mean of a destination and its sources, whatever they were made of.
-    Half of the tokens go in each fold, and what is left to go in the last: 1/4 of a frame's tokens
-    is reached by the published two folds. With fewer slots than frames, all tokens merge together.
+    In each pass (a fold), tokens at even places are compared with those at odd places, and the most
+    similar ones are averaged with their partner. The mean is a plain one, whatever its members were
+    made of. A fold removes half of the tokens, the last one only what is left to remove: the two
+    published folds leave 1/4 of a frame's tokens. With fewer slots than frames, tokens of all
+    frames merge together.
 
     Parameters
     ----------
-    metric : str
-        What is compared: ``"features"`` as published for videos, ``"keys"`` for images.
+    metric : {"features", "keys"}
+        What similarity is computed from: features, as published for videos, or keys, for images.
     folds : tuple of int
-        Tokens that the first folds remove, for a frame; none removes more than half.
+        Number of tokens that the first folds remove from a frame; at most half of its tokens each.
     per_frame : bool
-        Whether tokens merge within their frame or tile only, as published for videos.
+        Whether tokens merge within their own frame or tile only, as published for videos.
     scrambled : bool
-        Whether to leave unmerged tokens, by similarity, before destinations between folds, as the
-        program does. Matters where a fold removes less than half.
+        Whether the order between folds is that of the original program: unmerged tokens by
+        similarity, then merged ones. This matters where a fold removes less than half.
 
     Notes
     -----
-    Source: AIM (ICCV 2025, arXiv 2412.03248), its token merging before the language model;
-    ``bipartite_soft_matching_merge``. Published schedules: (N/2, N/4) for a frame of a video;
-    (288, 144, 72) and (288, 36) of 576 for an image.
-    Evidence: keys, or features, for ``metric="keys"``; else none.
-    Differs: the order of the tokens is restored after every fold, see ``scrambled``; any count. The
-    pruning half acts inside the language model and is not part of this method.
+    Published schedules: (N/2, N/4) for a frame of a video; (288, 144, 72) and (288, 36) of 576 for
+    an image.
+    Evidence: keys (features where there are none) for ``metric="keys"``; otherwise none.
+    Differs from the original: tokens are put back in raster order after every fold, see
+    ``scrambled``; any count can be kept. The stage inside the language model is `AIMInside`.
     """
 
+    source = Source(
+        "AIM",
+        arxiv="2412.03248",
+        venue="ICCV 2025",
+        code="https://github.com/LaVi-Lab/AIM",
+        function="bipartite_soft_matching_merge",
+        note="its token merging before the language model",
+    )
     metric: Literal["features", "keys"] = "features"
     folds: tuple[Annotated[int, Range(1)], ...] = ()
     per_frame: bool = True

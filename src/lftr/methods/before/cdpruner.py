@@ -1,10 +1,11 @@
-"""Keep a diverse set of tokens that matter to the question."""
+"""CDPruner: keep a diverse set of tokens that are relevant to the text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import determinantal
@@ -14,19 +15,29 @@ from ..operations.signals import TEXT, text_relevance
 
 @dataclass(frozen=True)
 class CDPruner(Method, name="cdpruner"):
-    """Keep the set of largest determinant under a kernel of similarity times relevance.
+    """Keep tokens that are relevant to the text and different from one another.
 
-    Greedy maximisation of a determinantal point process with kernel ``r_i cos(x_i, x_j) r_j``:
-    ``x`` the features that the language model would receive, ``r`` the relevance to the text, from
-    0 to 1 within an item.
+    Greedy maximisation of a determinantal point process with the kernel ``r_i cos(x_i, x_j) r_j``,
+    where ``x`` are the features that the language model would receive and ``r`` is the relevance to
+    the text, scaled to [0, 1] within each item.
 
-    Source: CDPruner (arXiv 2506.10967), section 3; ``LlavaMetaForCausalLM.encode_images``.
+    Notes
+    -----
     Evidence: CLIP's projected tokens and text; without a text tower the prompt's own embeddings,
     not negated, as in the authors' own code for models without CLIP.
-    Differs: relevance is scaled within each item (the original scales over the batch, so that an
-    image's tokens depend on its neighbours); a K above the kernel's rank stays defined: what is
-    left goes by relevance (the original divides by zero).
+    Differs from the original: relevance is scaled within each item (there over the batch, so that
+    an image's tokens depend on the other images). If K is larger than the rank of the kernel, the
+    rest is chosen by relevance (there a division by zero).
     """
+
+    source = Source(
+        "CDPruner",
+        arxiv="2506.10967",
+        venue="NeurIPS 2025",
+        section="3",
+        code="https://github.com/Theia-4869/CDPruner",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
 
     @property
     def evidence(self) -> Evidence:

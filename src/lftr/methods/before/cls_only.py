@@ -1,10 +1,11 @@
-"""What the CLS token saw, as one visual token or a few."""
+"""One visual token, or a few: means weighted by the attention of the CLS token."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.cells import cells
@@ -14,19 +15,22 @@ from ..operations.signals import SALIENCY, saliency
 
 @dataclass(frozen=True)
 class ClsOnly(Method, name="cls-only"):
-    """Average the tokens by the attention that the CLS token pays them: one slot for all.
+    """Average the tokens, weighted by the attention that the CLS token pays to them.
 
-    With more than one slot, the grid is divided into ``K`` near-square cells, each averaged by
-    attention. A slot's anchor is the token of its cell that is attended to most.
+    With one slot the average is over the whole image. With K slots the grid is divided into K
+    nearly square cells, and each is averaged. The anchor of a slot is the token of its cell with
+    the most attention.
 
     Notes
     -----
-    Source: eP-ALM (arXiv 2303.11403), which hands the language model the CLS state alone: the
-    extreme baseline of one visual token.
-    Evidence: CLS attention, or attention received from encoders without CLS.
-    Differs: the CLS state itself is no visual token and no connector was trained on it; what it
-    attends to is averaged in its place, in the space that the language model knows.
+    The original gives the language model the CLS state alone.
+    Evidence: CLS attention; for encoders without a CLS token, the attention received from all
+    tokens.
+    Differs from the original: the CLS state is not used, since no connector was trained on it. The
+    tokens that it attends to are averaged instead.
     """
+
+    source = Source("eP-ALM", arxiv="2303.11403", note="the extreme baseline of one visual token")
 
     @property
     def evidence(self) -> Evidence:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..compose.mix import Mix
@@ -34,7 +35,6 @@ class Coverage(Method, name="coverage"):
     the mean of the image count more. Found on the validation split of the bundled suite, see
     ``benchmarks/coverage_search.py``. Memory is linear in N, see `facility_location`.
 
-    Source: this project.
     Evidence: the encoder's features, or the features; CLIP's projected tokens and text, without
     which coverage has the whole budget. The prompt's own embeddings do not stand in: guided by
     them, the rule is no better on average than unguided.
@@ -56,6 +56,7 @@ class Coverage(Method, name="coverage"):
         Rounds of k-means by which the groups of leftovers are improved.
     """
 
+    source = Source("this project", note="found by `benchmarks/coverage_search.py`")
     asked: Annotated[float, Range(0.0, 1.0)] = 0.5
     width: Annotated[float, Range(1e-3)] = 0.3
     sharpness: Annotated[float, Range(0.0)] = 0.0

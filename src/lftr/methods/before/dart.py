@@ -1,4 +1,4 @@
-"""Keep what differs from a few pivots."""
+"""DART before the language model: keep tokens that differ from a few pivots."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.pivots import largest, least_alike
@@ -16,30 +17,38 @@ from ..operations.signals import Notes
 
 @dataclass(frozen=True)
 class Dart(Method, name="dart"):
-    """Keep pivots and, for each of them, the tokens that resemble it least (duplication-aware).
+    """Keep a few pivots and, for each pivot, the tokens that are least similar to it.
 
-    Pivots are the tokens of largest L1 norm, of the image and of the text; the latter choose, but
-    are not part of the count. Each takes its quota of the tokens that no earlier one took.
+    Pivots are the tokens of largest L1 norm, some of the image and some of the text. Pivots of the
+    text help to choose, but do not count as kept tokens. In turn, each pivot takes its share of the
+    tokens that are still free.
 
     Parameters
     ----------
     pivots : int
-        Pivots of the image, at least 1; they are kept.
+        Number of image pivots, at least 1; they are kept.
     text_pivots : int
-        Pivots of the text, at least 0.
+        Number of text pivots, at least 0.
     norm : {"features", "keys"}
-        What the L1 norm of an image token is taken of.
+        Of what the L1 norm of an image token is computed.
 
     Notes
     -----
-    Source: DART (arXiv 2502.11494), section 4, as ported in ModelTC/LightCompress
-    (``get_retained_image_token``), here on the embeddings that enter the language model.
-    Evidence: the prompt's own token embeddings; without text the image's pivots choose alone.
-    Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left
-    over goes to the first pivots, one each); pivots choose in the order of their norm, the image's
-    first (the original: in that of a Python set).
+    Evidence: the prompt's own token embeddings; without text, only the image's pivots choose.
+    Differs from the original: K is exact (there ``pivots + all pivots * quota`` tokens are kept;
+    here the remainder goes to the first pivots, one token each). Pivots choose in descending order
+    of their norm, those of the image first (there in the order of a Python set).
     """
 
+    source = Source(
+        "DART",
+        arxiv="2502.11494",
+        venue="EMNLP 2025",
+        section="4",
+        code="https://github.com/ModelTC/LightCompress",
+        function="get_retained_image_token",
+        note="by a port; here on the embeddings that enter the language model",
+    )
     pivots: Annotated[int, Range(1)] = 4
     text_pivots: Annotated[int, Range(0)] = 4
     norm: Literal["features", "keys"] = "features"

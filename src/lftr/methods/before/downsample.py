@@ -1,4 +1,4 @@
-"""Control: the image itself is made smaller before it is encoded."""
+"""Control: make the image itself smaller before it is encoded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import ImageMethod
 from ..operations.cells import centres
@@ -16,12 +17,14 @@ from ..operations.cells import centres
 
 @dataclass(frozen=True)
 class Downsample(ImageMethod, name="downsample"):
-    """Encode the image at ``h x w >= K`` patches instead, of its own aspect; keep exactly K.
+    """Encode a smaller image of the same shape with at least K patches, and keep exactly K of them.
 
-    The control for "just use a smaller image". Needs an encoder that takes other sizes by
-    interpolating its position embeddings, and a host that encodes again; where only tokens are at
-    hand, what is left of it is the choice of the tokens at the centres of the small image's.
+    The control for "just use a smaller image". The encoder must accept other image sizes by
+    interpolating its position embeddings, and the host must encode the image again. Where only
+    tokens are available, the tokens at the centres of the small image's patches are chosen instead.
     """
+
+    source = Source("this project", note="a control")
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         grid = tokens.blocks[0] if len(tokens.blocks) == 1 else (1, 1, tokens.count)

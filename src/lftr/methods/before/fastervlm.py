@@ -1,4 +1,4 @@
-"""Keep what the encoder attends to."""
+"""FasterVLM: keep the tokens to which the encoder attends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import SALIENCY, saliency
@@ -13,14 +14,23 @@ from ..operations.signals import SALIENCY, saliency
 
 @dataclass(frozen=True)
 class FasterVLM(Method, name="fastervlm"):
-    """Keep the tokens that the encoder's CLS token attends to most.
+    """Keep the tokens that receive the most attention from the encoder's CLS token.
 
-    Attention of CLIP's last layer but one, averaged over heads.
+    Attention is that of CLIP's last layer but one, averaged over heads.
 
-    Source: FasterVLM (arXiv 2412.01818v1), section 3.2; ``LlavaMetaForCausalLM.encode_images``.
-    Evidence: CLS attention; from encoders without CLS the attention received from all tokens.
+    Notes
+    -----
+    Evidence: CLS attention; for encoders without a CLS token, the attention received from all
+    tokens.
     """
 
+    source = Source(
+        "FasterVLM",
+        arxiv="2412.01818v1",
+        section="3.2",
+        code="https://github.com/Theia-4869/FasterVLM",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
     sees_features: ClassVar[bool] = False
 
     @property

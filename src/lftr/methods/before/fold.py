@@ -1,4 +1,4 @@
-"""Token folding: neighbours into channels and back, and its training-free readout."""
+"""SynerGen-VL's token folding, read out as a mean; and its exact reshape and inverse."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import cells
@@ -21,24 +22,27 @@ Window = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fold(Method, name="fold"):
-    """Average windows of ``rows x columns`` tokens: token folding, read out without training.
+    """Average windows of ``rows x columns`` tokens: token folding without its trained MLP.
 
-    The window gives the shape of the cells and ``keep`` their number, so that every ``K`` is met:
-    at ``N / (rows * columns)`` the cells are the windows themselves where those fit the grid.
+    The window sets the shape of the cells and ``keep`` their number, so that every ``K`` is
+    possible. At ``K = N / (rows * columns)`` the cells are the windows themselves, if those fit the
+    grid.
 
     Parameters
     ----------
     rows, columns : int
-        Height and width of a window, in tokens; as published 2 x 8.
+        Height and width of a window in tokens; 2 x 8 as published.
 
     Notes
     -----
-    Source: SynerGen-VL (arXiv 2412.09604), token folding. See `fold` and `unfold` for the exact
-    reshape.
-    Differs: the original maps the concatenated channels of a window by a trained MLP; their mean is
-    the readout that needs none.
+    See `fold` and `unfold` for the exact reshape.
+    Differs from the original: there a trained MLP maps the concatenated channels of a window; here
+    they are averaged.
     """
 
+    source = Source(
+        "SynerGen-VL", arxiv="2412.09604", note="its token folding, without the trained MLP"
+    )
     rows: Annotated[int, Range(1)] = 2
     columns: Annotated[int, Range(1)] = 8
 

@@ -1,4 +1,4 @@
-"""FOLDER: repeated bipartite merging that folds the tokens in half until the count is met."""
+"""FOLDER's merging rule on the output of the encoder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.matching import halvings, soft_matching
@@ -17,36 +18,43 @@ from ..operations.signals import KEYS, SALIENCY, Notes, keys, saliency
 
 @dataclass(frozen=True)
 class Folder(Method, name="folder"):
-    """Merge the likest pairs of an even and an odd token, size-weighted, fold by fold.
+    """Merge the most similar pairs of tokens, in several passes, with means weighted by size.
 
-    A fold removes ``(n - 1) // 2`` tokens at most; folds go on until ``keep`` slots are left. The
-    simplified version compares features and needs nothing else. The full one compares keys and
-    holds back what the encoder attends to: a source's similarity loses ``100 * alpha`` times its
-    attention.
+    A pass (a fold) removes ``(n - 1) // 2`` tokens at most; folds go on until ``keep`` slots are
+    left. The simplified version compares features and needs nothing else. The full version compares
+    keys and protects tokens to which the encoder attends: the similarity of a token to others is
+    lowered by ``100 * alpha`` times its attention.
 
     Parameters
     ----------
     full : bool
-        Whether to take the full version's keys and attention.
+        Whether to use keys and attention, as the full version does.
     alpha : float
         Strength of the attention in the full version, at least 0.
     scaling : bool
-        Whether to amplify merged tokens by ``1 + ln(size)``, as the simplified program does, after
-        several folds always and after a single one only if it removes less than a third.
+        Whether to multiply merged tokens by ``1 + ln(size)``, as the simplified program does after
+        several folds, and after a single one only if it removes less than a third.
     class_token : bool
-        Whether the first token is a class token, which flows into no other.
+        Whether the first token is a class token, which is not merged into another.
 
     Notes
     -----
-    Source: FOLDER (ICCV 2025, arXiv 2501.02430); ``merge_features`` (simplified) and the patched
-    encoder layer (full).
-    Evidence: none; in the full version keys, or features, and CLS attention, or attention received.
-    Differs: ``scaling`` is off, since the paper does not mention it; one token is reachable, by a
-    last fold of two (the original stops at two); the full version acts on the encoder's output (the
-    original between attention and MLP of its last layer but one), keeps the order of the tokens,
-    and works below 40 of them, where the original raises.
+    Evidence: none; in the full version keys (or features) and CLS attention (or the attention
+    received).
+    Differs from the original: ``scaling`` is off by default, since the paper does not mention it.
+    One token can be reached, by a last fold of two (the original stops at two). The full version
+    acts on the output of the encoder (there between attention and MLP of its last layer but one),
+    keeps the order of tokens, and works below 40 tokens (there it raises).
     """
 
+    source = Source(
+        "FOLDER",
+        arxiv="2501.02430",
+        venue="ICCV 2025",
+        code="https://github.com/anakin-skywalker-Joseph/Folder",
+        function="merge_features",
+        note="both versions: the function (simplified) and the patched encoder layer (full)",
+    )
     full: bool = False
     alpha: Annotated[float, Range(0.0)] = 5.0
     scaling: bool = False

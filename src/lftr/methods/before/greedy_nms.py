@@ -1,4 +1,4 @@
-"""Keep what resembles the question, never two tokens that say the same."""
+"""GreedyPrune before the language model: rank by similarity to the prompt, skip near-duplicates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import suppress
@@ -15,25 +16,25 @@ from ..operations.scaling import mean_cosine
 
 @dataclass(frozen=True)
 class GreedyNMS(Method, name="greedy-nms"):
-    """Keep by similarity to the prompt's last token, skipping what resembles a kept token.
+    """Keep tokens by similarity to the prompt's last token; skip those that resemble a kept token.
 
-    GreedyPrune's rule, on the features and embeddings that enter the language model.
+    The rule of GreedyPrune, applied to the features and embeddings that enter the language model.
 
     Parameters
     ----------
     threshold : float
-        Cosine above which a token counts as said already, from -1 to 1.
+        Cosine with a kept token, in [-1, 1], above which a token is skipped.
 
     Notes
     -----
-    Source: GreedyPrune (arXiv 2506.13166), algorithm 1, whose code is not public; 0.9 is the value
-    of a third party's port.
+    The default of 0.9 is the value of a third party's port.
     Evidence: the prompt's own token embeddings.
-    Differs: acts before the language model instead of on the states of an early layer; where fewer
-    than K tokens pass, the skipped ones follow by their similarity to the prompt, so that K is
-    exact.
+    Differs from the original: acts before the language model instead of on the states of an early
+    layer. If fewer than K tokens pass, skipped ones follow by similarity to the prompt, so that K
+    is exact.
     """
 
+    source = Source("GreedyPrune", arxiv="2506.13166", algorithm="1", note="its code is not public")
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
 
     @property

@@ -1,4 +1,4 @@
-"""Keep objects with their surroundings, registers, and what the question asks for."""
+"""HiPrune: tokens that a middle and a late encoder layer attend to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import TEXT, Notes, received, stand_in, text_relevance
@@ -16,30 +17,37 @@ from ..operations.signals import TEXT, Notes, received, stand_in, text_relevance
 
 @dataclass(frozen=True)
 class HiPrune(Method, name="hiprune"):
-    """Keep anchors of a middle layer with their neighbours, then what the last layer attends to.
+    """Keep what a middle encoder layer attends to, with its neighbours, then what a late one does.
 
-    Anchors receive most attention in a layer that sees objects; the tokens beside and above and
-    below them come along; the rest of the budget goes to what receives most attention in the last
-    layer used. With ``text_share`` a part of it goes to the tokens most relevant to the text
-    instead (HiPrune++).
+    Anchors are the tokens that receive the most attention in a middle layer. They are kept together
+    with their four neighbours in the grid. The rest of the budget goes to the tokens that receive
+    the most attention in the last layer used. With ``text_share``, part of it goes to the tokens
+    most relevant to the text instead (HiPrune++).
 
     Parameters
     ----------
     alpha : float
-        Share of the budget for anchors and their four neighbours, from 0 to 1.
+        Share of the budget for anchors and their neighbours, in [0, 1].
     text_share : float
-        Share of the budget for the text, from 0 to 1; HiPrune++ has 0.1.
+        Share of the budget for the text, in [0, 1]; 0.1 in HiPrune++.
 
     Notes
     -----
-    Source: HiPrune (arXiv 2508.00553), section 4; attention averaged over heads and all queries.
-    Evidence: ``attention_received_shallow`` of layer 9 of 24 (CLIP) or 16 of 32 (Qwen2.5-VL) and
-    ``attention_received`` of the last layer used, which stands in for the former where it is
-    missing; for the text CLIP's or the prompt's own embeddings.
-    Differs: neighbours are taken in the grid (the original wraps around row ends and clamps to the
-    first and last token); the text's share is one of the budget, so that K is exact.
+    Attention is averaged over heads and all queries.
+    Evidence: ``attention_received_shallow`` of layer 9 of 24 (CLIP) or 16 of 32 (Qwen2.5-VL), and
+    ``attention_received`` of the last layer used, which is also taken where the former is missing;
+    for the text, CLIP's embeddings or the prompt's own.
+    Differs from the original: neighbours are those in the grid (there they wrap around the ends of
+    rows). The text's share is part of the budget, so that K is exact.
     """
 
+    source = Source(
+        "HiPrune",
+        arxiv="2508.00553",
+        section="4",
+        code="https://github.com/Danielement321/HiPrune",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
     alpha: Annotated[float, Range(0.0, 1.0)] = 0.1
     text_share: Annotated[float, Range(0.0, 1.0)] = 0.0
 

@@ -1,4 +1,4 @@
-"""Keep salient tokens, each lowering those like it."""
+"""ID-Selection: greedy choice by importance, which falls for tokens similar to a chosen one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import soft_nms
@@ -16,26 +17,30 @@ from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
 
 @dataclass(frozen=True)
 class IDSelection(Method, name="id-selection"):
-    """Keep, one after the other, the most important token; each lowers those that resemble it.
+    """Keep the most important token, lower the importance of similar ones, and repeat.
 
-    Importance runs from 0 to 1 within an item. A kept token of importance ``s`` takes
-    ``exp(-gamma (1 - cos)^2) s`` from every other (soft non-maximum suppression).
+    Importance is scaled to [0, 1] within each item. When a token of importance ``s`` is kept, every
+    other token loses ``exp(-gamma (1 - cos)^2) s`` (soft non-maximum suppression).
 
     Parameters
     ----------
     gamma : float
-        Higher lowers only the more similar tokens.
+        The larger, the fewer tokens count as similar.
 
     Notes
     -----
-    Source: ID-Selection (arXiv 2604.05601), section 3; no official code, so this follows
-    descriptions of it.
-    Evidence: encoder features; CLS attention, or attention received from encoders without CLS
-    (where the paper takes attention of an early layer of the language model).
-    Differs: once no importance is left above zero, tokens follow by how little of them was taken; a
-    third party's port stops all at zero, where the first in raster order follow.
+    Evidence: encoder features; CLS attention or, for encoders without a CLS token, the attention
+    received (in the paper, attention of an early layer of the language model).
+    Differs from the original: when no importance is left above zero, the tokens that lost least
+    follow (in a third party's port importance stops at zero, so the first in raster order follow).
     """
 
+    source = Source(
+        "ID-Selection",
+        arxiv="2604.05601",
+        section="3",
+        note="no official code; this follows descriptions of it",
+    )
     gamma: Annotated[float, Range(0.0)] = 20.0
 
     @property

@@ -1,4 +1,4 @@
-"""Bilinear resampling of the grid."""
+"""Resample the features of each frame at evenly spread points."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...values.budget import share
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import bands, centres
@@ -19,18 +20,22 @@ from ..operations.remembered import remembered
 class Interpolate(Method, name="interpolate"):
     """Resample each frame bilinearly (``align_corners=False``) at ``K`` evenly spread points.
 
-    Where ``K`` fills a near-square ``h x w`` grid this is ``F.interpolate`` to that size, and half
-    of both sides is 2 x 2 mean pooling. Any other ``K`` is met by rows of points of which some
-    have one more than others, each row evenly spread. Frames and tiles get points in proportion to
-    their size; with fewer points than frames, runs of frames get the middle of their middle frame.
-    A slot's anchor is the token nearest to its point. Tokens without a grid are one line.
+    If ``K`` fills a nearly square ``h x w`` grid, this is ``F.interpolate`` to that size, and half
+    of both sides is 2 x 2 mean pooling. For any other ``K``, some rows of points have one more than
+    others; each row is evenly spread. Frames and tiles get points in proportion to their size. With
+    fewer points than frames, a run of frames gets one point, the centre of its middle frame. The
+    anchor of a slot is the token nearest to its point. Tokens without a grid are treated as one
+    row.
 
     Notes
     -----
-    Source: Magic-MM-Embedding (arXiv 2602.05275), its parameter-free downsampling by
-    ``interpolate(mode="bilinear")``, 256 to 64 tokens.
-    Differs: acts on the connector's output (the original before it), at any count.
+    The original reduces 256 to 64 tokens by ``interpolate(mode="bilinear")``.
+    Differs from the original: acts on the output of the connector (there before it), at any count.
     """
+
+    source = Source(
+        "Magic-MM-Embedding", arxiv="2602.05275", note="its downsampling without parameters"
+    )
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         batch, device = len(tokens.features), tokens.features.device

@@ -13,6 +13,7 @@ from ...options.checks import Range
 from ...values.errors import ArgumentError, MissingEvidenceError
 from ...values.indexing import take
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.apportion import apportion
@@ -84,6 +85,9 @@ class Lftr(Method, name="lftr"):
         Whether what does not stay in time is merged or goes.
     """
 
+    source = Source(
+        "LFTR", arxiv="2501.17391", note="re-implemented from its published descriptions"
+    )
     relevance: Literal["frame", "text", "both"] = "frame"
     space: Literal["model", "encoder"] = "model"
     descriptor: Literal["mean", "cls", "cls-attention"] = "mean"

@@ -1,4 +1,4 @@
-"""Average pooling at several scales side by side."""
+"""Average pooling at several scales at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.budget import share
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 from ..operations.cells import cells
@@ -19,25 +20,27 @@ from ..operations.flows import mean_flow
 
 @dataclass(frozen=True)
 class MultiScalePool(Method, name="multi-scale-pool"):
-    """Average the tokens of a fine grid of cells and of coarser ones; every token is in each.
+    """Average the tokens of a fine grid of cells and of coarser grids over the same image.
 
-    ``keep`` is split over the scales, each with ``1 / factor`` as many cells as the one before: 320
-    slots are 16 x 16 and 8 x 8 cells. A slot's anchor is the token at the middle of its cell, or
-    the next one that no other slot took; slots are in the order of their anchors.
+    ``keep`` is divided among the scales; each scale has ``1 / factor`` as many cells as the one
+    before: 320 slots are 16 x 16 and 8 x 8 cells. Every token is part of one cell of each scale.
+    The anchor of a slot is the token in the middle of its cell, or the next one that is not an
+    anchor yet. Slots are in the order of their anchors.
 
     Parameters
     ----------
     scales : int
-        Number of scales; as published 2.
+        Number of scales; 2 as published.
     factor : float
-        How many times fewer cells the next scale has, at least 1; as published 4.
+        How many times fewer cells each further scale has, at least 1; 4 as published.
 
     Notes
     -----
-    Source: ADEM-VL (arXiv 2410.17779), multi-scale visual tokens by average pooling.
-    Differs: any count; the original fixes 16 x 16 and 8 x 8 and puts one grid after the other.
+    Differs from the original: any count can be kept; there it is fixed to 16 x 16 and 8 x 8, one
+    grid after the other.
     """
 
+    source = Source("ADEM-VL", arxiv="2410.17779", note="its multi-scale visual tokens")
     scales: Annotated[int, Range(1)] = 2
     factor: Annotated[float, Range(1.0)] = 4.0
 

@@ -1,4 +1,4 @@
-"""Keep what the tokens before it do not foretell."""
+"""PixelPrune: keep the patches that their neighbours do not predict."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import ENCODER, encoder_features
@@ -18,26 +19,28 @@ from ..operations.signals import ENCODER, encoder_features
 
 @dataclass(frozen=True)
 class PixelPrune(Method, name="pixel-prune"):
-    """Keep the patches that differ most from what their neighbours foretell (LOCO-I).
+    """Keep the patches that differ most from a prediction made of their neighbours (LOCO-I).
 
-    The patch above is foretold where left and diagonal agree and the one above does not, else the
-    patch on the left; in the first column the one above. The first patch is foretold by nothing and
-    stays. ``keep="auto"`` keeps what differs by more than ``threshold``, as published.
+    The prediction is the patch above if the left and the diagonal neighbour are equal and the one
+    above differs from them; otherwise the patch on the left; in the first column, the one above.
+    The first patch has no prediction and is kept. ``keep="auto"`` keeps all patches that differ
+    from their prediction by more than ``threshold``, as published.
 
     Parameters
     ----------
     threshold : float
-        Largest difference of any channel at which two patches are equal; 0 is lossless.
+        Largest difference in any channel at which two patches count as equal; 0 is lossless.
 
     Notes
     -----
-    Source: PixelPrune (arXiv 2604.00886).
-    Evidence: encoder features. The original compares the merged patches' pixels before the
-    encoder: give those as ``features`` to act as it does. Encoder features of equal patches
-    differ, so here the rule ranks and ``auto`` needs a threshold.
-    Differs: K is exact, by the size of the largest difference, ties to the earlier token.
+    Evidence: encoder features. The original compares pixels of merged patches before the encoder;
+    give these as ``features`` to get its behaviour. Encoder features of equal patches differ, so
+    patches are ranked here, and ``auto`` needs a threshold.
+    Differs from the original: K is exact. Patches are ranked by their largest difference in a
+    channel; ties go to the earlier token.
     """
 
+    source = Source("PixelPrune", arxiv="2604.00886")
     threshold: Annotated[float, Range(0.0)] = 0.0
 
     @property
@@ -55,9 +58,9 @@ class PixelPrune(Method, name="pixel-prune"):
 
 
 def surprise(x: Tensor, blocks: tuple[Grid, ...], threshold: float) -> Tensor:
-    """Return the largest difference ``(B, N)`` of each patch from the foretold one.
+    """Return the largest difference ``(B, N)`` of each patch from its prediction.
 
-    Infinite for the first patch of a frame, which nothing foretells.
+    Infinite for the first patch of a frame, which has no prediction.
     """
     scores = x.new_full(x.shape[:2], torch.inf)
     low = 0

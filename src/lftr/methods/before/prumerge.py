@@ -1,4 +1,4 @@
-"""LLaVA-PruMerge: the tokens that CLS attends to, each with what resembles it."""
+"""LLaVA-PruMerge: the most attended tokens, each with its neighbours added, and the rest as one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.flows import BLOCK
@@ -21,28 +22,34 @@ from ..operations.signals import KEYS, SALIENCY, keys, saliency
 
 @dataclass(frozen=True)
 class PruMerge(Method, name="prumerge"):
-    """Keep the K - 1 most attended tokens, add to each what resembles it, append the rest as one.
+    """Keep the K - 1 most attended tokens, add similar tokens to each, and append the rest as one.
 
-    A kept token gains the sum of its nearest neighbours by cosine of the keys, kept or not, each
-    times its attention; the last slot is the sum of all dropped tokens times their attention, and
-    stands where the last of them stood. ``keep="auto"`` keeps the tokens whose attention exceeds
-    ``Q3 + 1.5 IQR``, and that slot.
+    To each kept token, the sum of its nearest neighbours is added, kept or not, each weighted by
+    its attention. Neighbours are found by the cosine of keys. The last slot is the sum of all
+    dropped tokens, weighted by attention, and stands at the position of the last of them.
+    ``keep="auto"`` keeps the tokens whose attention exceeds ``Q3 + 1.5 IQR``, and that slot.
 
     Parameters
     ----------
     neighbours : int
-        How many tokens flow into each kept one; as published 32.
+        Number of neighbours added to each kept token; 32 as published.
 
     Notes
     -----
-    Source: Shang et al., "LLaVA-PruMerge" (ICCV 2025, arXiv 2403.15388), section 3;
-    ``CLIPVisionTower.token_prune_merge_advanced``.
-    Evidence: CLS attention, or attention received; keys, or features.
-    Differs: attention is the encoder's own, averaged over heads (the original computes one head as
-    wide as the model in its last layer); slots are in raster order (the original: by attention);
-    "auto" counts within each item (the original over the batch).
+    Evidence: CLS attention, or the attention received; keys, or features.
+    Differs from the original: attention is that of the encoder, averaged over heads (there of one
+    head as wide as the model, computed for the purpose); slots are in raster order (there by
+    attention); "auto" counts within each item (there over the batch).
     """
 
+    source = Source(
+        "LLaVA-PruMerge",
+        arxiv="2403.15388",
+        venue="ICCV 2025",
+        section="3",
+        code="https://github.com/42Shawn/LLaVA-PruMerge",
+        function="CLIPVisionTower.token_prune_merge_advanced",
+    )
     neighbours: Annotated[int, Range(0)] = 32
 
     @property

@@ -1,4 +1,4 @@
-"""LLaVA-PruMerge+: attended tokens and an even sample of the others."""
+"""PruMerge+: PruMerge with evenly spaced tokens added to the most attended ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.outliers import outlier_count
 from ..operations.signals import saliency
@@ -17,27 +18,35 @@ from .prumerge import PruMerge
 
 @dataclass(frozen=True)
 class PruMergePlus(PruMerge, name="prumerge-plus"):
-    """PruMerge, with a part of the kept tokens taken at equal steps through the raster.
+    """PruMerge, with part of the kept tokens chosen at equal steps in raster order.
 
-    Of the K - 1 tokens that stay, a ``share`` are the most attended; the others are every n-th
-    token, ``n`` a third of ``N`` over the number of attended ones, thinned or filled evenly where
-    those are too many or too few. ``keep="auto"``, or a ``keep`` that equals its count, attends to
-    the tokens whose attention exceeds ``Q3 + 1.5 IQR``, as published.
+    A ``share`` of the K - 1 kept tokens are the most attended ones. The others are every n-th
+    token, where ``n`` is a third of ``N`` divided by the number of attended tokens; some are left
+    out, or others added, evenly, if these are too many or too few. With ``keep="auto"``, or a
+    ``keep`` equal to its count, the attended tokens are those whose attention exceeds ``Q3 + 1.5
+    IQR``, as published.
 
     Parameters
     ----------
     share : float
-        Share of the kept tokens that is chosen by attention, in [0, 1]; the published steps come to
-        about a quarter.
+        Share in [0, 1] of the kept tokens that are chosen by attention; about a quarter as
+        published.
 
     Notes
     -----
-    Source: as PruMerge; ``token_prune_merge_advanced_plus``.
-    Evidence: as PruMerge.
-    Differs: as PruMerge; any K (the original is adaptive only); no outlier, or more outliers than a
-    third of the tokens, is defined (an error in the original).
+    Evidence: as for PruMerge.
+    Differs from the original: as PruMerge; any K is possible (there only the adaptive count). No
+    outlier, or more outliers than a third of the tokens, is allowed (there an error).
     """
 
+    source = Source(
+        "LLaVA-PruMerge",
+        arxiv="2403.15388",
+        venue="ICCV 2025",
+        section="3",
+        code="https://github.com/42Shawn/LLaVA-PruMerge",
+        function="CLIPVisionTower.token_prune_merge_advanced_plus",
+    )
     share: Annotated[float, Range(0.0, 1.0)] = 0.25
 
     def kept(self, attention: Tensor, count: int) -> Tensor:

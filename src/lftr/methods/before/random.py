@@ -1,4 +1,4 @@
-"""Control: tokens drawn at random."""
+"""Control: random tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 
@@ -17,8 +18,8 @@ from ..base import Method
 class Random(Method, name="random"):
     """Keep tokens drawn uniformly at random, the same ones for every item of equal size.
 
-    The control that any rule must beat. The draw depends on the seed and the item's size alone,
-    so it is the same on every device and whatever the batch-mates.
+    The control that any method must beat. The draw depends only on the seed and the size of the
+    item, so it is the same on every device and in every batch.
 
     Parameters
     ----------
@@ -26,6 +27,7 @@ class Random(Method, name="random"):
         Seed of the draw, below ``2**63``.
     """
 
+    source = Source("this project", note="a control")
     sees_features: ClassVar[bool] = False
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0

@@ -1,4 +1,4 @@
-"""Regions pooled finely where they vary and coarsely where they do not: FocusLLaVA's free twin."""
+"""FocusLLaVA's vision-guided sampler without training: pool uniform regions more coarsely."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import frame_cells
@@ -23,25 +24,27 @@ from .pool import Pool
 class RegionRouter(Method, name="region-router"):
     """Pool each region of the grid 4 x 4, 2 x 2 or not at all, by how much its tokens vary.
 
-    Every region starts as one cell. Refining it to the next level costs slots and explains a part
-    of the variance in it; refinements are made in the order of variance explained per slot until
-    ``keep`` is used up, the last one in part, so that every ``K`` is met. With fewer slots than
-    regions, their side doubles; with fewer slots than frames this is `Pool`. A slot is the mean of
-    its cell, its anchor the token at the middle. Tokens without a grid are one line.
+    Every region starts as one cell. Dividing it into the cells of the next level costs slots and
+    explains part of the variance of its tokens. Regions are divided in the order of variance
+    explained per slot until ``keep`` slots are used, the last one only in part, so that every ``K``
+    is possible. With fewer slots than regions, regions are made twice as large on each side; with
+    fewer slots than frames this is `Pool`. A slot is the mean of its cell, its anchor the token in
+    the middle. Tokens without a grid are treated as one row.
 
     Parameters
     ----------
     region : int
-        Rows and columns of a region; as published 4.
+        Rows and columns of a region; 4 as published.
 
     Notes
     -----
-    Source: the training-free twin of FocusLLaVA's vision-guided sampler (arXiv 2411.14228), which
-    chooses each region's level by a trained gate.
-    Differs: variance takes the gate's place; the text-guided sampler inside the language model is
-    not part of this method.
+    Differs from the original: variance replaces its trained gate, which chooses the level of each
+    region. The text-guided sampler inside the language model is not included.
     """
 
+    source = Source(
+        "FocusLLaVA", arxiv="2411.14228", note="a training-free version of the trained original"
+    )
     region: Annotated[int, Range(1)] = 4
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
@@ -55,11 +58,11 @@ class RegionRouter(Method, name="region-router"):
         routes = [_refinements(x[:, inside.to(place)], shape, side) for shape, inside in groups]
         counts = _spend(routes, keep).split([len(inside) for _, inside in groups], dim=1)
         leader = torch.zeros(x.shape[:2], dtype=torch.int64, device=place)
-        for (shape, inside), given in zip(groups, counts, strict=True):
+        for (shape, inside), slots in zip(groups, counts, strict=True):
             inside = inside.to(place)
-            for count in given.unique().tolist():
+            for count in slots.unique().tolist():
                 cell, anchor = (part.to(place) for part in frame_cells(*shape, count))
-                row, region = (given == count).nonzero(as_tuple=True)
+                row, region = (slots == count).nonzero(as_tuple=True)
                 leader[row.unsqueeze(1), inside[region]] = inside[region][:, anchor[cell]]
         index, slot = led(leader)
         return Selection(index, mean_flow(slot, keep))
@@ -114,8 +117,8 @@ def _spend(routes: list[tuple[Tensor, Tensor]], keep: int) -> Tensor:
     order = torch.cat(rates, dim=1).argsort(dim=1, descending=True, stable=True)
     cost = torch.cat(costs)[order]
     left = keep - total - (cost.cumsum(dim=1) - cost)  # before each refinement
-    given = torch.ones(len(order), total, dtype=torch.int64, device=order.device)
-    return given.scatter_add_(1, torch.cat(regions)[order], left.clamp_min(0).minimum(cost))
+    slots = torch.ones(len(order), total, dtype=torch.int64, device=order.device)
+    return slots.scatter_add_(1, torch.cat(regions)[order], left.clamp_min(0).minimum(cost))
 
 
 def _rates(cost: Tensor, gain: Tensor) -> Tensor:

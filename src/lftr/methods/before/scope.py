@@ -1,4 +1,4 @@
-"""Keep tokens that cover the others, salient ones first."""
+"""SCOPE: greedy coverage weighted by saliency."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.coverage import facility_location
@@ -15,25 +16,32 @@ from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
 
 @dataclass(frozen=True)
 class Scope(Method, name="scope"):
-    """Keep, one after the other, the token that covers most of what is not yet covered.
+    """Keep, one after the other, the token that adds most to the coverage of all tokens.
 
-    A token is covered as well as it resembles its most similar kept one (cosine of the encoder's
-    features). What a token adds to the coverage of all is multiplied by its saliency.
+    A token is covered as well as its most similar kept token resembles it, by the cosine of encoder
+    features. What a candidate adds to the coverage of all tokens is multiplied by its saliency.
 
     Parameters
     ----------
     alpha : float
-        Power of the saliency; 0 leaves coverage alone.
+        Exponent of the saliency; at 0 only coverage counts.
     combined : {"multi", "add"}
-        Whether saliency multiplies what a token adds, or is added to it.
+        Whether the added coverage is multiplied by the saliency, or the saliency is added to it.
 
     Notes
     -----
-    Source: SCOPE (arXiv 2510.24214), algorithm 1; repository kinredon/SCOPE.
-    Evidence: encoder features and CLS attention, summed over heads as the original does where it is
-    added; without any attention all tokens are equally salient, as in the original.
+    Evidence: encoder features, and CLS attention, summed over heads as in the original. Without any
+    attention all tokens are equally salient, as in the original.
     """
 
+    source = Source(
+        "SCOPE",
+        arxiv="2510.24214",
+        venue="NeurIPS 2025",
+        algorithm="1",
+        code="https://github.com/kinredon/SCOPE",
+        function="SCOPE",
+    )
     alpha: Annotated[float, Range(0.0)] = 1.0
     combined: Literal["multi", "add"] = "multi"
 

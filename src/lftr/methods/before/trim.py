@@ -1,4 +1,4 @@
-"""Keep what the question asks for, and the mean of the rest."""
+"""TRIM: keep what is relevant to the text, and the mean of the rest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.outliers import outlier_count
@@ -18,17 +19,27 @@ from ..operations.signals import TEXT, Notes, text_relevance
 class Trim(Method, name="trim"):
     """Keep the K - 1 tokens most relevant to the text, and one that is the mean of all others.
 
-    Relevance is the softmax over tokens of CLIP's *negated* product with the text: CLIP's patches
-    resemble a text the less, the more they show of it. The mean token stands where the last dropped
-    token stood. ``keep="auto"`` keeps the tokens whose relevance exceeds ``Q3 + 1.5 IQR``, and the
-    mean token.
+    Relevance is the softmax over tokens of the *negated* product of CLIP's patch and text
+    embeddings: patches that show what a text says are less similar to it than others. The mean
+    token stands at the position of the last dropped token. ``keep="auto"`` keeps the tokens whose
+    relevance exceeds ``Q3 + 1.5 IQR``, and the mean token.
 
-    Source: TRIM (arXiv 2409.10994), section 3; ``CLIPVisionTower.token_reduction``.
+    Notes
+    -----
     Evidence: CLIP's projected tokens and text; without a text tower the cosine with the prompt's
     own embeddings, not negated.
-    Differs: the plain product of the original's code, not the cosine of its paper; "auto" counts
-    within each item (the original counts over the batch); K = N is defined.
+    Differs from the original: the plain product of its code is used, not the cosine of its paper;
+    "auto" counts within each item (there over the batch); K = N is allowed.
     """
+
+    source = Source(
+        "TRIM",
+        arxiv="2409.10994",
+        venue="COLING 2025",
+        section="3",
+        code="https://github.com/FreedomIntelligence/TRIM",
+        function="CLIPVisionTower.token_reduction",
+    )
 
     @property
     def evidence(self) -> Evidence:

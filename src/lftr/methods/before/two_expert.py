@@ -1,4 +1,4 @@
-"""Keep what two experts like: the encoder's eye and the question."""
+"""LLaVA-Meteor's selection without training: visual saliency plus relevance to the text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.scaling import z_score
@@ -15,22 +16,24 @@ from ..operations.signals import SALIENCY, TEXT, saliency, text_relevance
 
 @dataclass(frozen=True)
 class TwoExpert(Method, name="two-expert"):
-    """Keep the tokens of highest ``z(saliency) + text_weight * z(text relevance)``.
+    """Keep the tokens with the highest ``z(saliency) + text_weight * z(text relevance)``.
 
-    Both scores are brought to mean zero and deviation one within an item.
+    ``z`` scales a score to mean zero and standard deviation one within each item.
 
     Parameters
     ----------
     text_weight : float
-        Weight of the text's expert; 0 leaves saliency alone.
+        Weight of the relevance to the text; at 0 only saliency counts.
 
     Notes
     -----
-    Source: the training-free twin of the selection of LLaVA-Meteor (arXiv 2505.11945), whose
-    experts are trained; its weights and its fusion before them are not reproduced.
-    Evidence: CLS attention or attention received; CLIP text or the prompt's own embeddings.
+    The weights of the original's two experts, and its fusion before them, are not reproduced.
+    Evidence: CLS attention, or the attention received; CLIP's text, or the prompt's own embeddings.
     """
 
+    source = Source(
+        "LLaVA-Meteor", arxiv="2505.11945", note="a training-free version of the trained original"
+    )
     text_weight: Annotated[float, Range(0.0)] = 1.0
 
     @property

@@ -8,14 +8,16 @@ from typing import ClassVar
 import torch
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Method
 
 
 @dataclass(frozen=True)
 class Uniform(Method, name="uniform"):
-    """Keep tokens at equal steps through the raster, each in the middle of its stretch."""
+    """Keep tokens at equal steps in raster order, each from the middle of its step."""
 
+    source = Source("this project", note="a control")
     sees_features: ClassVar[bool] = False
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:

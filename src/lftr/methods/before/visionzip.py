@@ -1,4 +1,4 @@
-"""VisionZip: the tokens that the encoder attends to, and a few merged from the rest."""
+"""VisionZip: the most attended tokens, and a few merged from the rest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from ...options.checks import Range
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.flows import mean_flow, nearest
@@ -18,29 +19,37 @@ from ..operations.signals import KEYS, SALIENCY, keys, saliency
 
 @dataclass(frozen=True)
 class VisionZip(Method, name="visionzip"):
-    """Keep the most attended tokens; merge the others into a few of their own at equal steps.
+    """Keep the most attended tokens, and merge the others into a few evenly spaced ones of them.
 
-    Of ``keep`` slots, ``round(keep * contextual)`` are contextual: every n-th of the tokens that
-    are not dominant is a target; the others flow into the target whose key is nearest by cosine.
+    Of ``keep`` slots, ``round(keep * contextual)`` are contextual, the others dominant. Dominant
+    tokens are those with the most attention. Of the remaining tokens, every n-th is a target; the
+    others are merged into the target whose key is nearest by cosine.
 
     Parameters
     ----------
     contextual : float
-        Share of the slots that merge, in [0, 1]; as published 10 of 64.
+        Share of contextual slots, in [0, 1]; 10 of 64 as published.
     official_sum : bool
-        Whether a contextual slot is its target *plus* the mean of what flows into it, as in the
-        original's code, which about doubles its length; by default it is the mean of all.
+        Whether a contextual slot is its target *plus* the mean of the tokens merged into it, as in
+        the original program, which about doubles its norm. By default it is the mean of all of
+        them.
 
     Notes
     -----
-    Source: VisionZip (CVPR 2025, arXiv 2412.04467), section 3;
-    ``CLIPVisionTower_VisionZip.forward``.
-    Evidence: CLS attention, or attention received; keys, or features.
-    Differs: ``keep`` counts dominant and contextual patches; the CLS token, which the original
-    hands on too and no LLaVA was trained on, is left out. Slots are in raster order (the original
-    puts contextual ones last).
+    Evidence: CLS attention, or the attention received; keys, or features.
+    Differs from the original: ``keep`` counts dominant and contextual patches. The CLS token, which
+    the original also passes on although LLaVA was not trained on it, is left out. Slots are in
+    raster order (there contextual ones come last).
     """
 
+    source = Source(
+        "VisionZip",
+        arxiv="2412.04467",
+        venue="CVPR 2025",
+        section="3",
+        code="https://github.com/dvlab-research/VisionZip",
+        function="CLIPVisionTower_VisionZip.forward",
+    )
     contextual: Annotated[float, Range(0.0, 1.0)] = 10 / 64
     official_sum: bool = False
 

@@ -1,4 +1,4 @@
-"""Keep what the encoder attends to, and a diverse part of the rest."""
+"""VisPruner: the most attended tokens, and a diverse part of the rest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
@@ -17,26 +18,34 @@ from ..operations.thinning import thin
 
 @dataclass(frozen=True)
 class VisPruner(Method, name="vispruner"):
-    """Keep a share of tokens by attention; thin the rest until it holds no near duplicates.
+    """Keep part of the tokens by attention, and remove near-duplicates from the rest.
 
-    The rest, in order of attention, is split into even and odd places; of the even ones the eight
-    most similar to an odd one go; repeat until the budget is met. Similarity is the cosine of the
-    encoder's features.
+    The rest, in order of attention, is divided into even and odd places. The ``step`` tokens at
+    even places that are most similar to one at an odd place are removed. This is repeated until the
+    budget is met. Similarity is the cosine of encoder features.
 
     Parameters
     ----------
     important_ratio : float
-        Share of the budget that goes by attention, from 0 to 1.
+        Share of the budget that is chosen by attention, in [0, 1].
     step : int
-        Tokens that go in a round, at least 1.
+        Number of tokens removed in each round, at least 1.
 
     Notes
     -----
-    Source: VisPruner (arXiv 2412.01818v2), section 3; ``LlavaMetaForCausalLM.encode_images``.
-    Evidence: CLS attention, or attention received; encoder features.
-    Differs: rests of odd length and of fewer than 16 tokens are defined (the original raises).
+    Evidence: CLS attention, or the attention received; encoder features.
+    Differs from the original: a rest of odd length or of fewer than 16 tokens is allowed (there it
+    raises).
     """
 
+    source = Source(
+        "VisPruner",
+        arxiv="2412.01818v2",
+        venue="ICCV 2025",
+        section="3",
+        code="https://github.com/Theia-4869/VisPruner",
+        function="LlavaMetaForCausalLM.encode_images",
+    )
     important_ratio: Annotated[float, Range(0.0, 1.0)] = 0.5
     step: Annotated[int, Range(1)] = 8
 

@@ -1,4 +1,4 @@
-"""Visual tokens grouped around seeds: VisToG's training-free twin."""
+"""VisToG without training: group visual tokens around seeds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.density import density_peaks
@@ -18,27 +19,30 @@ from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
 
 @dataclass(frozen=True)
 class VisualGrouping(Method, name="visual-grouping"):
-    """Group the tokens around ``K`` seeds in the encoder's space; a slot is the mean of its group.
+    """Group the tokens around ``K`` seeds by encoder features; a slot is the mean of a group.
 
-    Every token joins the seed that is nearest by cosine. A seed stays in its own group, so none is
-    empty; it is the group's anchor.
+    Every token joins the seed that is nearest by cosine. A seed stays in its own group, so no group
+    is empty, and is the anchor of the slot.
 
     Parameters
     ----------
-    seeds : str
-        ``"farthest"``: tokens far apart; ``"saliency"``: the most attended; ``"density"``: centres
-        of dense regions (DPC-kNN).
+    seeds : {"farthest", "saliency", "density"}
+        How seeds are chosen: tokens that are far apart, the most attended tokens, or centres of
+        dense regions (DPC-kNN).
     rounds : int
-        Further rounds of k-means, each around the groups' means, at most 100.
+        Further rounds of k-means around the means of the groups, at most 100.
 
     Notes
     -----
-    Source: the training-free twin of VisToG (arXiv 2411.17773), which trains semantic tokens and a
-    grouping layer in the encoder, K = 64.
-    Evidence: encoder features; for seeds by saliency CLS attention, or attention received.
-    Differs: seeds are tokens of the item where VisToG's are learned, and features stay as they are.
+    The original trains K = 64 semantic tokens and a grouping layer in the encoder.
+    Evidence: encoder features; for seeds by saliency CLS attention, or the attention received.
+    Differs from the original: seeds are tokens of the item (there they are learned), and features
+    are not changed.
     """
 
+    source = Source(
+        "VisToG", arxiv="2411.17773", note="a training-free version of the trained original"
+    )
     seeds: Literal["farthest", "saliency", "density"] = "farthest"
     rounds: Annotated[int, Range(0, 100)] = 0
 

@@ -1,4 +1,4 @@
-"""A budget spread over images, tiles and frames by how much each has to say."""
+"""Give more of the budget to the images, tiles and frames with more varied content."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .base import Wrapper, decide
 
 @dataclass(frozen=True)
 class Adaptive(Wrapper):
-    """Spread the budget over the items of a prompt, and over the tiles or frames of each.
+    """Divide the budget among the items of a prompt, and among the tiles or frames of each.
 
-    An item's claim is its size times how much it has to say, to the power ``strength``. What a
-    prompt keeps in total stays, exactly, so that with ``keep=lftr.Budget(total=...)`` or a ratio
-    plain images hand tokens on to rich ones. Within an item ``inner`` decides for each tile or
-    frame on its own, as long as there is a token for each; else for the whole item.
+    An item's share is proportional to its size times a measure of its variety, to the power
+    ``strength``. The total of a prompt is kept exactly: plain images give tokens to varied ones.
+    Within an item, ``inner`` decides for each tile or frame separately if there is a token for each
+    of them; otherwise for the whole item.
 
     Parameters
     ----------
     inner : Method or str
-        The method that chooses, as such or by name.
-    measure : str
-        ``"spread"``: one less the length of the mean of the tokens at length one, their mean
-        distance, by cosine, from their own mean; ``"rank"``: the number of directions that they
-        fill, per token (participation ratio of the spectrum of their cosines).
+        The method that chooses, as an object or a name.
+    measure : {"spread", "rank"}
+        How variety is measured. ``"spread"``: one minus the norm of the mean of the normalised
+        tokens, their mean cosine distance from their mean. ``"rank"``: the effective rank of the
+        tokens per token (participation ratio of the spectrum of their cosines).
     strength : float
-        How strongly the measure counts, at least 0; at 0 shares follow sizes.
+        Exponent of the measure, at least 0; at 0 shares are proportional to sizes.
     within : bool
-        Whether to spread over tiles and frames too.
+        Whether to divide the budget among tiles and frames too.
     """
 
     inner: Method | str
@@ -65,7 +65,7 @@ class Adaptive(Wrapper):
         return self.methods[0].auto_count(tokens)
 
     def _claim(self, x: Tensor) -> Tensor:
-        """Return the claim ``(B,)`` of each stack of tokens ``(B, N, C)``."""
+        """Return the weight ``(B,)`` of each row of a stack of tokens ``(B, N, C)``."""
         x = unit(x)
         measure: Tensor
         if self.measure == "spread":

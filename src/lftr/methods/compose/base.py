@@ -1,4 +1,4 @@
-"""What methods made of other methods share."""
+"""The base class of methods that are made of other methods."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..operations.composing import stacked
 
 
 class Wrapper(Method):
-    """A method made of others, each given as such or by its name; asks for what they ask for.
+    """A method made of others, each an object or a name. It needs the evidence that they need.
 
     Attributes
     ----------
     inside : tuple of str
-        The fields that hold methods, in the order in which those decide.
+        The fields that hold methods, in the order in which the methods decide.
     """
 
     inside: ClassVar[tuple[str, ...]] = ("inner",)
@@ -45,7 +45,7 @@ class Wrapper(Method):
 
 
 def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:
-    """Let ``method`` decide for a stack; item by item if it has a ``select`` of its own."""
+    """Let ``method`` decide for a stack; item by item if it overrides ``select``."""
     if type(method).select is Method.select:
         return method.select(tokens, keep)
     return stacked([method.select(tokens.item(i), keep) for i in range(len(tokens.features))])

@@ -20,15 +20,15 @@ from .base import Wrapper, decide
 class Mix(Wrapper):
     """Keep ``round(keep * share)`` tokens of ``a``'s choice and the others of ``b``'s.
 
-    The second chooses among the tokens that the first did not keep, so none is kept twice; it sees
-    no grid, since those need not fill one.
+    The second method chooses among the tokens that the first did not keep. It receives them without
+    a grid, since they may not fill one.
 
     Parameters
     ----------
     a, b : Method or str
-        Who chooses first and second, as such or by name.
+        The first and the second method, as objects or names.
     share : float
-        Share of the budget that the first has, in [0, 1].
+        Share of the budget for the first method, in [0, 1].
     """
 
     a: Method | str

@@ -1,4 +1,4 @@
-"""Any method, for each frame on its own."""
+"""Apply any method to each frame separately."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .base import Wrapper, decide
 
 @dataclass(frozen=True)
 class PerFrame(Wrapper):
-    """Let ``inner`` decide for every frame or tile on its own, as if each were an image.
+    """Let ``inner`` decide for every frame or tile separately, as if each were an image.
 
-    All keep the same share of their tokens; `Adaptive` gives more to those that have more to say.
-    With fewer slots than frames, evenly spread frames keep one token each.
+    All frames keep the same share of their tokens; `Adaptive` gives more to frames with more varied
+    content. With fewer slots than frames, evenly spread frames keep one token each.
 
-    Without this, methods that score token by token rank those of all frames together, those that
-    look for what is far apart or alike do so over the whole clip, and those with a rule for frames
-    follow it (``lftr``, ``pool``, ``interpolate``, ``aim``, ``hiprune``).
+    Without this wrapper, most methods treat the tokens of all frames together: they rank or compare
+    them over the whole clip. A few have a rule for frames of their own (``lftr``, ``pool``,
+    ``interpolate``, ``aim``, ``hiprune``).
 
     Parameters
     ----------
     inner : Method or str
-        The method that chooses, as such or by name.
+        The method that chooses, as an object or a name.
     """
 
     inner: Method | str

@@ -1,4 +1,4 @@
-"""One method after the other."""
+"""Apply one method after another."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _MERGED = ("features", "encoder_features", "keys", "queries", "visual_projected"
 
 @dataclass(frozen=True)
 class Then(Wrapper):
-    """Let ``a`` reduce the tokens, then ``b`` reduce what is left to ``keep``.
+    """Let ``a`` reduce the tokens, then let ``b`` reduce the result to ``keep``.
 
-    The second sees the slots of the first: features, keys and the like merged as the first decided,
-    attention that of the anchors. It sees no grid, since what is left need not fill one. Where both
-    merge, the result is exactly the one after the other.
+    The second method receives the slots of the first: features, keys, queries and projected tokens
+    are merged as the first decided; attention is that of the anchors. It receives no grid, since
+    the slots may not fill one. If both methods merge, the weights are those of both steps combined.
 
     Parameters
     ----------
     a, b : Method or str
-        The first and the second, as such or by name.
+        The first and the second method, as objects or names.
     first : float or int, optional
-        What the first keeps, a ratio of all tokens or a count, but never less than ``keep``. By
-        default the geometric mean of all and ``keep``: both reduce by the same factor.
+        How many tokens the first method keeps, a ratio or a count; at least ``keep``. By default
+        the geometric mean of N and ``keep``, so that both reduce by the same factor.
     """
 
     a: Method | str
@@ -62,6 +62,6 @@ def _reduced(tokens: VisualTokens, chosen: Selection) -> VisualTokens:
     slots = tokens.take(chosen.index)
     if chosen.flow is None:
         return slots
-    given = {name: getattr(tokens, name) for name in _MERGED}
-    merged: dict[str, Any] = {n: chosen.apply(x) for n, x in given.items() if x is not None}
+    fields = {name: getattr(tokens, name) for name in _MERGED}
+    merged: dict[str, Any] = {n: chosen.apply(x) for n, x in fields.items() if x is not None}
     return replace(slots, **merged)

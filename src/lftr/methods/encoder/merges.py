@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from ...options.plain import Plain
 from ...values.budget import Budget, parse_keep, resolve
 from ...values.errors import ArgumentError
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.matching import halvings, soft_matching
 from ..operations.signals import keys, saliency
@@ -46,7 +47,14 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
 
     Merged tokens are means weighted by the number of tokens that each stands for; tokens keep
     their order. Numbers follow from sizes alone.
+
+    Attributes
+    ----------
+    source : Source, optional
+        The publication or program that the merge follows.
     """
+
+    source: ClassVar[Source | None] = None
 
     @property
     def weighs_attention(self) -> bool:
@@ -81,7 +89,7 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
 
 @dataclass(frozen=True)
 class EncoderToMe(EncoderMerge):
-    """Merge the ``r`` likest pairs of an even and an odd token in every layer.
+    """Merge the ``r`` most similar pairs of a token at an even and an odd place in every layer.
 
     Parameters
     ----------
@@ -94,12 +102,19 @@ class EncoderToMe(EncoderMerge):
 
     Notes
     -----
-    Source: ToMe (ICLR 2023, arXiv 2210.09461), section 3: matching on the mean of the heads' keys
-    between attention and MLP, means weighted by size.
+    As in the original, tokens are matched by the mean of their keys over the heads, between
+    attention and MLP, and means are weighted by size.
     Differs: the order of the tokens is restored after every layer (the original leaves unmerged
     ones before destinations), since the language model has positions.
     """
 
+    source = Source(
+        "ToMe",
+        arxiv="2210.09461",
+        venue="ICLR 2023",
+        section="3",
+        code="https://github.com/facebookresearch/ToMe",
+    )
     r: Annotated[int, Range(0)] = 16
     proportional: bool = False
 
@@ -124,28 +139,36 @@ class EncoderToMe(EncoderMerge):
 
 @dataclass(frozen=True)
 class EncoderFolder(EncoderMerge):
-    """Merge at one place, in the layer whose output the model uses, and hold back what counts.
+    """Merge once, in the layer whose output the model uses, and protect attended tokens.
 
-    A fold removes half of the tokens at most; folds go on until ``keep`` are left.
+    Tokens merge in several passes. Each removes half of the tokens at most; passes go on until
+    ``keep`` are left.
 
     Parameters
     ----------
     keep : float or int
         Tokens of an image that are left, a ratio or a number; ``1.0`` leaves the encoder as it is.
     alpha : float
-        Strength of the attention: a token's similarity loses ``100 * alpha`` times what the class
-        token pays to it, so that tokens looked at flow into no other. At least 0.
+        Strength of the attention, at least 0. The similarity of a token to others is lowered by
+        ``100 * alpha`` times the attention of the class token to it, so that attended tokens are
+        not merged into others.
 
     Notes
     -----
-    Source: FOLDER (ICCV 2025, arXiv 2501.02430), the full version in the encoder: matching on the
-    mean of the heads' keys between attention and MLP. It keeps 1/3 or 1/4 of LLaVA-1.5's tokens,
-    with ``alpha = 5``.
+    As in the original, tokens are matched by the mean of their keys over the heads, between
+    attention and MLP. It keeps 1/3 or 1/4 of LLaVA-1.5's tokens, with ``alpha = 5``.
     Differs: the order of the tokens is restored (the original leaves unmerged ones before
     destinations); works below 40 tokens, where the original raises; encoders without a class token
     have the attention that a token receives from all.
     """
 
+    source = Source(
+        "FOLDER",
+        arxiv="2501.02430",
+        venue="ICCV 2025",
+        code="https://github.com/anakin-skywalker-Joseph/Folder",
+        note="the full version, in the encoder",
+    )
     keep: float | int = 1 / 3
     alpha: Annotated[float, Range(0.0)] = 5.0
 

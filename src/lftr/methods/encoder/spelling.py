@@ -1,4 +1,4 @@
-"""Merges inside the vision encoder by name, as methods have one: ``tome:r=8``."""
+"""Merges inside the vision encoder by name and options: ``tome:r=8``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MERGES: Mapping[str, type[EncoderToMe] | type[EncoderFolder]] = {
 
 
 def spell_merge(merge: EncoderMerge) -> str:
-    """Write a merge as the command line takes it, with what is not at its default.
+    """Return a merge in the command line's spelling, with the options not at their defaults.
 
-    One of the user's own is written by its class.
+    For a merge of the user's own, the name of its class is returned.
     """
     name = next((name for name, cls in MERGES.items() if type(merge) is cls), None)
     if name is None:
         return type(merge).__name__
-    given = {one.name: (getattr(merge, one.name), one.default) for one in fields(MERGES[name])}
-    changed = [f"{option}={value}" for option, (value, usual) in given.items() if value != usual]
+    values = {one.name: (getattr(merge, one.name), one.default) for one in fields(MERGES[name])}
+    changed = [f"{option}={value}" for option, (value, usual) in values.items() if value != usual]
     return f"{name}:{','.join(changed)}" if changed else name
 
 

@@ -1,4 +1,4 @@
-"""Methods that decide inside the language model, one file each; a new file is found by itself."""
+"""Methods that decide inside the language model, one file each; new files are imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AIM, its pruning half: PageRank on the attention, layer by layer, until no token is left."""
+"""AIM's second stage: prune in every layer of the language model, by PageRank of attention."""
 
 from __future__ import annotations
 
@@ -10,35 +10,45 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import BLOCK, Heads, LayerMethod, LayerView, Reads
 from .schedules import Linear, Schedule
 
 
 @dataclass(frozen=True)
 class AIMInside(LayerMethod, name="aim-inside"):
-    """Keep the tokens that a walk along the attention comes to most, fewer in every layer.
+    """Keep the tokens that a random walk along the attention visits most, fewer in every layer.
 
-    AIM is whole with its merging half before: ``lftr.reduce(model, ["aim", "aim-inside"], ...)``.
+    Both stages of AIM together are ``lftr.reduce(model, ["aim", "aim-inside"], ...)``.
 
     Parameters
     ----------
     schedule : Schedule
-        By default an eighth of the tokens goes before each of eight layers, from 15 of 28 on.
+        By default an eighth of the tokens is dropped before each of eight layers, from layer 15 of
+        28.
     temperature : float
-        What attention logits are divided by, above 0; low follows the strongest link alone.
+        Divisor of the attention logits, above 0. The lower, the more the walk follows the largest
+        one.
     iterations : int
-        Steps of the walk, which starts at every token alike.
+        Number of steps of the walk, which starts at every token with equal probability.
 
     Notes
     -----
-    Source: AIM (ICCV 2025, arXiv 2412.03248), its pruning inside the language model;
-    ``get_importance``. Published: of Qwen2-7B's 28 layers 14 look at all tokens and prune; of
-    Vicuna-7B's 32 layers 13 (``Linear(start=14 / 32, stop=21 / 32)``).
-    Differs: rows are removed, so that what was pruned takes no further part in the walk (the
-    original only masks it in the next layer); maps are made a few heads and queries at a time;
-    counts are rounded up.
+    Published: of Qwen2-7B's 28 layers the first 14 keep all tokens, of Vicuna-7B's 32 layers the
+    first 13 (``Linear(start=14 / 32, stop=21 / 32)``).
+    Differs from the original: tokens are removed, so that they take no part in later walks (there
+    they are only masked in the next layer). Attention maps are computed a few heads and queries at
+    a time. Counts are rounded up.
     """
 
+    source = Source(
+        "AIM",
+        arxiv="2412.03248",
+        venue="ICCV 2025",
+        code="https://github.com/LaVi-Lab/AIM",
+        function="get_importance",
+        note="its pruning inside the language model",
+    )
     schedule: Schedule = Linear(start=15 / 28, stop=22 / 28, end=0.0)
     temperature: Annotated[float, Range(1e-6)] = 0.1
     iterations: Annotated[int, Range(1)] = 5

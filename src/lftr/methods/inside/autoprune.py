@@ -1,4 +1,4 @@
-"""A schedule that follows the prompt: how much its text already says of the image."""
+"""AutoPrune: a pruning curve whose slope depends on the prompt."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.recycling import recycled
 from .base import LayerMethod, LayerView, Reads
 from .options import Layer, check_layer
@@ -18,35 +19,40 @@ from .schedules import Logistic, Schedule, scale
 
 @dataclass(frozen=True)
 class AutoPrune(LayerMethod, name="autoprune"):
-    """Prune on a logistic curve whose slope follows the prompt, within the schedule's budget.
+    """Prune along a logistic curve whose slope depends on the prompt, within the schedule's budget.
 
-    At the first layer that prunes, the mutual information of text and image in the attention sets
-    the slope: the clearer the text knows where to look, the flatter the curve, and the earlier
-    tokens go. In each layer those stay that the text attends to most, in the mean over heads and
-    text; some of the others are recycled as by `SparseVLM`.
+    At the first layer that prunes, the slope is computed from the mutual information between text
+    and visual tokens in the attention: the higher it is, the flatter the curve, and the earlier
+    tokens are dropped. Each layer keeps the tokens to which the text attends most, averaged over
+    heads and text tokens. Some of the others are merged and kept, as in `SparseVLM`.
 
     Parameters
     ----------
     schedule : Schedule
         The budget, as a sum over the layers, and the first layer that prunes.
     centre : int or float
-        Where the curve is at half.
+        Layer at which the curve is at one half.
     slope, gamma : float
-        The curve falls with ``max(slope - gamma * information, 0)`` a layer, information in nats,
-        summed over heads.
+        The steepness of the curve per layer is ``max(slope - gamma * information, 0)``. The
+        information is in nats, summed over heads.
     recycle : float
-        Share of the dropped tokens that is recycled, from 0 (none) to 1.
+        Share in [0, 1] of the dropped tokens that is merged and kept; 0 keeps none of them.
 
     Notes
     -----
-    Source: AutoPrune, "Each Complexity Deserves a Pruning Policy" (NeurIPS 2025, arXiv 2509.23931);
-    ``centre`` is 14.9 of 32 layers.
-    Differs: counts are exact and include the clusters; the original also prunes before the language
-    model, to 2.5 times the budget by the vision encoder's attention (compose with `fastervlm`).
-    The attention of each head is normalised over text and image together before its information is
-    taken.
+    ``centre`` is published as 14.9 of 32 layers.
+    Differs from the original: counts are exact and include the merged clusters. The original also
+    prunes before the language model, to 2.5 times the budget by the attention of the vision encoder
+    (combine with `fastervlm`). The attention of each head is normalised over text and image
+    together before the information is computed.
     """
 
+    source = Source(
+        "AutoPrune",
+        arxiv="2509.23931",
+        venue="NeurIPS 2025",
+        note='"Each Complexity Deserves a Pruning Policy"',
+    )
     schedule: Schedule = Logistic(centre=14.9 / 32, slope=0.4, start=1)
     centre: Layer = 14.9 / 32
     slope: Annotated[float, Range(0.0)] = 0.4

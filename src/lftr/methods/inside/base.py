@@ -1,4 +1,4 @@
-"""The contract of a method inside the language model: a schedule, and a choice at a layer."""
+"""The base class of methods inside the language model: a schedule, and a choice at a layer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...options.named import Named
 from ...values.budget import Keep
 from ...values.errors import LftrError
 from ...values.selection import Selection
+from ...values.source import Source
 from .schedules import Schedule
 
 Reads = Literal["nothing", "previous", "own"]
@@ -22,7 +23,7 @@ BLOCK = 1 << 24  # entries of attention maps that are held at once
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries and keys of one attention layer, for one prompt; maps are computed where asked.
+    """Queries and keys of one attention layer for one prompt; attention is computed on demand.
 
     Attributes
     ----------
@@ -33,10 +34,10 @@ class Heads:
     scale : float
         Factor of the products.
     mask : Tensor, optional, shape (Q, S)
-        True (or 0) where a query may look, False (or very negative) where not; by default at
-        everything up to itself.
+        True (or 0) where a query may attend, False (or very negative) elsewhere. By default a query
+        attends to all tokens up to itself.
     softcap : float, optional
-        Products are squeezed to this range, ``cap * tanh(product / cap)``.
+        Bound of the products, ``cap * tanh(product / cap)``.
     first : int
         Token of the first query.
     """
@@ -50,7 +51,7 @@ class Heads:
 
     @property
     def offset(self) -> int:
-        """Keys that came before the first token's own."""
+        """Number of keys before that of the first token."""
         return self.keys.shape[1] - self.first - self.queries.shape[1]
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -62,16 +63,16 @@ class Heads:
         """
         chosen = self.queries[:, rows - self.first].float()
         groups = chosen.unflatten(0, (len(self.keys), -1))
-        found: Tensor = (groups @ self.keys.float().unsqueeze(1).mT).flatten(0, 1) * self.scale
+        logits: Tensor = (groups @ self.keys.float().unsqueeze(1).mT).flatten(0, 1) * self.scale
         if self.softcap is not None:
-            found = self.softcap * torch.tanh(found / self.softcap)
+            logits = self.softcap * torch.tanh(logits / self.softcap)
         low = torch.finfo(torch.float32).min
         if self.mask is None:
             places = torch.arange(self.keys.shape[1], device=rows.device)
             mask = places <= rows[:, None] + self.offset
         else:
             mask = self.mask[rows - self.first]
-        return found.masked_fill(~mask, low) if mask.dtype == torch.bool else found + mask
+        return logits.masked_fill(~mask, low) if mask.dtype == torch.bool else logits + mask
 
     def to(self, device: torch.device) -> Heads:
         """Return the heads on a device."""
@@ -120,16 +121,16 @@ class Heads:
 
 @dataclass(frozen=True)
 class LayerView:
-    """What is known of one prompt before a decoder layer. Padding and dropped tokens are not in it.
+    """The state of one prompt before a decoder layer, without padding and dropped tokens.
 
     Attributes
     ----------
     layer, depth : int
-        Number of the layer that comes next, and of all layers.
+        Number of the next layer, and number of all layers.
     states : Tensor, shape (L, C)
-        Hidden states as they enter that layer.
+        Hidden states that enter that layer.
     visual : Tensor of int64, shape (N,)
-        Rows of ``states`` that are visual tokens, ascending. A choice is among these.
+        Rows of ``states`` that are visual tokens, ascending. Methods choose among these.
     text : Tensor of int64, shape (M,)
         Rows of text after the first visual token.
     tokens : int
@@ -139,9 +140,9 @@ class LayerView:
     norm : callable
         The language model's final normalisation.
     memory : dict
-        What a method puts by for later layers of the same prompt; its own, and empty at first.
+        Values that the method stores for later layers of the same prompt; empty at first.
     rotary : pair of Tensor, shape (L, d), optional
-        Cosines and sines that turn the rows' queries and keys, where positions act like that.
+        Cosines and sines of the rows' rotary positions, if the model has them.
     """
 
     layer: int
@@ -162,22 +163,22 @@ class LayerView:
 
     @property
     def asking(self) -> Tensor:
-        """Rows that can ask about the image: the text after it; else the last token alone."""
+        """Rows that attend to the image: the text after it, or the last token without such text."""
         return self.text if len(self.text) else self.last
 
     @property
     def read(self) -> Heads:
-        """The heads, which a method that reads some is given."""
+        """The heads, for a method that reads attention."""
         if self.heads is None:
             raise LftrError(
-                "this method reads attention, but was given none: see LayerMethod.reads"
+                "this method reads attention, but none is available: see LayerMethod.reads"
             )
         return self.heads
 
     def attention(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the attention of the tokens ``rows`` to the visual ones, a block of rows at a time.
 
-        Normalised over everything that the tokens look at, not over the visual ones alone.
+        It is normalised over all tokens to which a row attends, not over visual tokens alone.
 
         Yields
         ------
@@ -192,7 +193,7 @@ class LayerView:
             yield part, heads.attention(part)[..., self.visual + heads.offset]
 
     def received(self, rows: Tensor) -> Tensor:
-        """Return what each visual token receives from the tokens ``rows``.
+        """Return the attention that each visual token receives from the tokens ``rows``.
 
         Returns
         -------
@@ -206,10 +207,10 @@ class LayerView:
 
 
 class LayerMethod(Named):
-    """Decides which visual tokens a decoder layer goes on with. Knows no model.
+    """Decides which visual tokens are kept from a decoder layer on. Independent of the model.
 
-    A subclass is a frozen dataclass with a field ``schedule`` and writes `select`. The types of
-    other options are checked as those of a `lftr.Method` are. Registering takes one word::
+    A subclass is a frozen dataclass with a field ``schedule`` that defines `select`. Other options
+    are checked as those of a `lftr.Method`. The argument ``name`` registers the method::
 
         @dataclass(frozen=True)
         class Loudest(lftr.LayerMethod, name="loudest-inside"):
@@ -223,27 +224,30 @@ class LayerMethod(Named):
     name : str
         Name under which `lftr.get_method` finds it; empty for classes that are not registered.
     schedule : Schedule
-        How many tokens each layer has.
+        Number of visual tokens in each layer.
     reads : {"nothing", "previous", "own"}
-        Whose attention `select` looks at: of the layer that has just run (free: its queries and
-        keys are read in passing), or, of the prompt's last token alone, of the layer to come
-        (costs the projection of its keys once more).
+        Which attention `select` uses. ``"previous"``: that of the layer that has just run, whose
+        queries and keys are read while it runs. ``"own"``: that of the next layer, for the prompt's
+        last token alone; its keys are projected once more for this.
     scheduled : type of Schedule
-        The kind of schedule that the method takes; by default any.
+        The class of schedules that the method accepts; by default any.
+    source : Source, optional
+        The publication or program that the method follows.
     """
 
     registry: ClassVar[dict[str, type[LayerMethod]]] = {}
     reads: ClassVar[Reads] = "nothing"
     scheduled: ClassVar[type[Schedule]] = Schedule  # type: ignore[type-abstract]
+    source: ClassVar[Source | None] = None
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        """Refuse options that their types do not allow, and what is no such schedule."""
+        """Check the options by their types, and the class of the schedule."""
         super().__post_init__()
         self.scheduled.require("schedule", self.schedule)
 
     def check(self, config: Any) -> None:
-        """Refuse a model that this method cannot serve, before anything is attached to it.
+        """Raise an error for a model that this method does not support.
 
         Parameters
         ----------
@@ -257,7 +261,7 @@ class LayerMethod(Named):
         """
 
     def watches(self, depth: int) -> frozenset[int]:
-        """Return the layers before which the method looks even if the schedule drops nothing."""
+        """Return the layers before which the method looks even if the schedule drops no tokens."""
         return frozenset()
 
     def observe(self, view: LayerView) -> None:
@@ -268,7 +272,7 @@ class LayerMethod(Named):
         """
 
     def count(self, view: LayerView, planned: int) -> int:
-        """Return how many visual tokens stay, where the schedule plans ``planned``; 0 drops all.
+        """Return how many visual tokens are kept; the schedule says ``planned``. 0 drops all.
 
         Before layer 0 nothing can be dropped.
         """

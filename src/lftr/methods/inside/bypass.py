@@ -1,29 +1,33 @@
-"""Layers that do without the image."""
+"""Bypass some layers with the visual tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...values.source import Source
 from .base import LayerMethod
 from .schedules import Schedule, Skip
 
 
 @dataclass(frozen=True)
 class Bypass(LayerMethod, name="bypass"):
-    """Lead visual tokens past some layers, which work on text alone; after them they are back.
+    """Let the visual tokens skip some layers, which process text alone; later ones have them again.
 
     Parameters
     ----------
     schedule : Skip
-        Which layers; by default those at half and at three quarters of the depth, our choice.
+        The layers that are skipped; by default, our choice, those at one half and three quarters of
+        the depth.
 
     Notes
     -----
-    Source: the layer skipping that a study of diffusion models (arXiv 2511.15098) advises for those
-    made of autoregressive ones: skip where the answer attends little to the image, keep the layers
-    around the peak.
+    The study advises this for diffusion models made from autoregressive ones: skip layers where the
+    answer attends little to the image, and keep those around the peak of that attention.
     """
 
+    source = Source(
+        "a study of diffusion models", arxiv="2511.15098", note="the layer skipping that it advises"
+    )
     schedule: Skip = Skip("bypassed", layers=(0.5, 0.75))
     scheduled: ClassVar[type[Schedule]] = Skip

@@ -1,4 +1,4 @@
-"""Keep what differs from a few pivots, by an early layer's keys and states."""
+"""DART inside the language model: keep tokens that differ from a few pivots."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.pivots import largest, least_alike
 from .base import LayerView, Reads
 from .one_cut import OneCut
@@ -15,10 +16,11 @@ from .schedules import Schedule, Step
 
 @dataclass(frozen=True)
 class DartInside(OneCut, name="dart-inside"):
-    """Keep pivots and, for each of them, the tokens whose states resemble its own least.
+    """Keep a few pivots and, for each of them, the tokens whose states are least similar to it.
 
-    Pivots are the tokens whose keys in the previous layer have the largest L1 norm, of the image
-    and of the text after it; the text's choose, but are not part of the count.
+    Pivots are the tokens whose keys in the previous layer have the largest L1 norm, some of the
+    image and some of the text after it. Pivots of the text help to choose, but do not count as kept
+    tokens.
 
     Parameters
     ----------
@@ -27,21 +29,29 @@ class DartInside(OneCut, name="dart-inside"):
     layer, keep
         Short for ``schedule=Step(layer, keep)``.
     pivots : int
-        Pivots of the image, at least 1; they are kept.
+        Number of image pivots, at least 1; they are kept.
     text_pivots : int
-        Pivots of the text, at least 0.
+        Number of text pivots, at least 0.
 
     Notes
     -----
-    Source: DART (EMNLP 2025, arXiv 2502.11494), section 4, as ported in ModelTC/LightCompress
-    (``get_retained_image_token``): keys of all heads of the layer before, states after the language
-    model's final normalisation.
-    Differs: K is exact (the original keeps ``pivots + all pivots * quota`` tokens; what is left
-    over goes to the first pivots, one each); pivots choose in the order of their norm, the image's
-    first (the original: in that of a Python set). `dart` is the same rule before the language
-    model.
+    As in the port, keys are those of all heads of the layer before, and states are normalised by
+    the language model's final normalisation.
+    Differs from the original: K is exact (there ``pivots + all pivots * quota`` tokens are kept;
+    here the remainder goes to the first pivots, one token each). Pivots choose in descending order
+    of their norm, those of the image first (there in the order of a Python set). `dart` is the same
+    rule before the language model.
     """
 
+    source = Source(
+        "DART",
+        arxiv="2502.11494",
+        venue="EMNLP 2025",
+        section="4",
+        code="https://github.com/ModelTC/LightCompress",
+        function="get_retained_image_token",
+        note="by a port",
+    )
     schedule: Schedule = Step(layer=2, keep=128 / 576)
     pivots: Annotated[int, Range(1)] = 4
     text_pivots: Annotated[int, Range(0)] = 4

@@ -1,4 +1,4 @@
-"""Drop the image once the text no longer needs it, as trained gates say."""
+"""DyVTE: drop all visual tokens at a layer that trained gates choose for each prompt."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...values.errors import ArgumentError
+from ...values.source import Source
 from ..operations.exit_gates import Gates, features_of
 from .base import LayerMethod, LayerView
 from .schedules import Exit, Schedule
@@ -15,24 +16,27 @@ from .schedules import Exit, Schedule
 
 @dataclass(frozen=True)
 class DyVTE(LayerMethod, name="dyvte"):
-    """Drop all visual tokens before the first layer whose gate says that text alone will do.
+    """Drop all visual tokens before the first layer whose gate predicts that text alone suffices.
 
     Parameters
     ----------
     gates : Gates or path
-        What `lftr.fit_exit` returned, or a file that ``Gates.save`` wrote. Needed before a model is
-        reduced. They stay where they are: the two rows of states that they read come to them.
+        The gates that `lftr.fit_exit` returns, or a file that ``Gates.save`` wrote. They must be
+        set before a model is reduced. They stay on their device, and the two rows of states that
+        they read are moved there.
     schedule : Exit
-        The layer before which the image is dropped at the latest; by default never.
+        The layer before which the visual tokens are dropped at the latest; by default never.
 
     Notes
     -----
-    Source: DyVTE (arXiv 2411.19628), dynamic visual-token exit. A gate sees the mean of the text's
-    states after the image without the last, and the last.
-    Differs: both are brought to one length, so that a gate sees no layer's scale; the width of the
-    gates is small by default (the original: 2048); every prompt of a batch exits on its own.
+    A gate reads the mean state of the text after the image without its last token, and the state of
+    the last token.
+    Differs from the original: both states are normalised, so that gates do not depend on the scale
+    of a layer. The width of the gates is small by default (2048 in the original). Each prompt of a
+    batch exits on its own.
     """
 
+    source = Source("DyVTE", arxiv="2411.19628", note="dynamic visual-token exit")
     gates: Gates | str | Path | None = None
     schedule: Exit = Exit(1.0)
     scheduled: ClassVar[type[Schedule]] = Exit

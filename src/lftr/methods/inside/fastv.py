@@ -1,4 +1,4 @@
-"""Keep what the prompt's last token looks at."""
+"""FastV: one early cut by the attention of the last token."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import LayerView, Reads
 from .one_cut import OneCut
 
 
 @dataclass(frozen=True)
 class FastV(OneCut, name="fastv"):
-    """Keep the visual tokens that the prompt's last token attends to most, once, early.
+    """Keep the visual tokens to which the last token attends most, once, in an early layer.
 
     Parameters
     ----------
@@ -23,12 +24,21 @@ class FastV(OneCut, name="fastv"):
 
     Notes
     -----
-    Source: FastV (arXiv 2403.06764), section 4, and the authors' in-place block of
-    ``LlamaModel.forward``: mean over heads of the last row of the attention of layer K - 1.
-    Differs: rows are removed and their keys never cached; the row is computed from queries and
-    keys, so any attention kernel will do; the ratio is rounded up, not to the nearest.
+    A score is the mean over heads of the last token's attention in layer K - 1.
+    Differs from the original: tokens are removed and their keys are never cached. The attention is
+    computed from queries and keys, so any attention kernel can be used. The count is rounded up,
+    not to the nearest.
     """
 
+    source = Source(
+        "FastV",
+        arxiv="2403.06764",
+        venue="ECCV 2024",
+        section="4",
+        code="https://github.com/pkunlp-icler/FastV",
+        function="LlamaModel.forward",
+        note="its in-place block",
+    )
     reads: ClassVar[Reads] = "previous"
 
     def select(self, view: LayerView, keep: int) -> Selection:

@@ -1,17 +1,18 @@
-"""Visual tokens that most layers read and do not update."""
+"""Freeze the visual tokens in most layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...values.source import Source
 from .base import LayerMethod
 from .schedules import Schedule, Skip
 
 
 @dataclass(frozen=True)
 class Freeze(LayerMethod, name="freeze"):
-    """Update visual tokens in every n-th layer alone; in between, text reads them as they are.
+    """Update visual tokens in every n-th layer only; in between, text attends to them unchanged.
 
     Parameters
     ----------
@@ -20,11 +21,11 @@ class Freeze(LayerMethod, name="freeze"):
 
     Notes
     -----
-    Source: mPLUG's skip connections (EMNLP 2022, arXiv 2205.12005), whose visual tokens pass by
-    ``S - 1`` of every ``S`` layers.
-    Differs: the same weights that were trained to update them in each layer; mPLUG was trained with
-    its skips. Nothing is dropped: keys and values of frozen tokens are cached.
+    In the original, visual tokens skip ``S - 1`` of every ``S`` layers.
+    Differs from the original: the model was trained to update visual tokens in each layer; mPLUG
+    was trained with its skips. Nothing is dropped: the keys and values of frozen tokens are cached.
     """
 
+    source = Source("mPLUG", arxiv="2205.12005", venue="EMNLP 2022", note="its skip connections")
     schedule: Skip = Skip("frozen", every=3)
     scheduled: ClassVar[type[Schedule]] = Skip

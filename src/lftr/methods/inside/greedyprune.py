@@ -1,4 +1,4 @@
-"""Keep what resembles the prompt's last token, never two tokens that say the same."""
+"""GreedyPrune: rank by similarity to the last token, skip near-duplicates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ..operations.greedy import suppress
 from ..operations.scaling import mean_cosine
 from .base import LayerView
@@ -15,7 +16,7 @@ from .one_cut import OneCut
 
 @dataclass(frozen=True)
 class GreedyPrune(OneCut, name="greedyprune"):
-    """Keep by similarity to the last token's state, skipping what resembles a kept token.
+    """Keep tokens by similarity to the last token's state; skip those that resemble a kept token.
 
     Parameters
     ----------
@@ -24,16 +25,16 @@ class GreedyPrune(OneCut, name="greedyprune"):
     layer, keep
         Short for ``schedule=Step(layer, keep)``.
     threshold : float
-        Cosine above which a token counts as said already, from -1 to 1.
+        Cosine with a kept token, in [-1, 1], above which a token is skipped.
 
     Notes
     -----
-    Source: GreedyPrune (arXiv 2506.13166), algorithm 1, whose code is not public: the layer is our
-    choice, 0.9 the value of a third party's port.
-    Differs: where fewer than K tokens pass, the skipped ones follow by their similarity to the last
-    token, so that K is exact. `greedy-nms` is the same rule before the language model.
+    The default layer is our choice; 0.9 is the value of a third party's port.
+    Differs from the original: if fewer than K tokens pass, skipped ones follow by similarity to the
+    last token, so that K is exact. `greedy-nms` is the same rule before the language model.
     """
 
+    source = Source("GreedyPrune", arxiv="2506.13166", algorithm="1", note="its code is not public")
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
 
     def select(self, view: LayerView, keep: int) -> Selection:

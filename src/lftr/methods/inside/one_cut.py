@@ -1,4 +1,4 @@
-"""Methods that cut once, early."""
+"""Methods that drop tokens once, in an early layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .schedules import Schedule, Step
 
 @dataclass(frozen=True)
 class OneCut(LayerMethod):
-    """A layer method whose usual schedule is one `Step`, given by its layer and what it keeps.
+    """A layer method whose default schedule is a `Step`, also written as ``layer`` and ``keep``.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class OneCut(LayerMethod):
     layer : int or float, optional
         First layer with fewer tokens.
     keep : float or int, optional
-        Share of the tokens, or their number, from there on.
+        Share or number of tokens from this layer on.
     """
 
     schedule: Schedule = Step(layer=2, keep=0.5)

@@ -1,4 +1,4 @@
-"""Options that say a layer, or how many tokens stay."""
+"""Checks of options that are layers or numbers of tokens."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Layer = int | float
 
 
 def several(name: str, values: object) -> tuple[Any, ...]:
-    """Require a sequence."""
+    """Return a sequence as a tuple; raise an error for anything else."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ArgumentError.of(name, values, "a sequence of them")
     return tuple(values)
 
 
 def check_layer(name: str, layer: object, beyond: bool = False) -> None:
-    """Require a layer's number from 1 on, or a share of the depth in (0, 1)."""
+    """Raise an error unless ``layer`` is a number from 1 on, or a share of the depth in (0, 1)."""
     if isinstance(layer, float):
         if 0.0 < layer < 1.0 or (beyond and layer == 1.0):
             return
@@ -44,7 +44,7 @@ def layer_at(name: str, layer: Layer, depth: int, beyond: bool = False) -> int:
 
 
 def check_keep(name: str, keep: object) -> Keep:
-    """Require a ratio or a count; a prompt's tokens are one block here, so there is no budget."""
+    """Return a ratio or a count; raise an error for anything else, a budget included."""
     allowed = "a ratio in (0, 1] or a whole number >= 1"
     try:
         parsed = parse_keep(keep)

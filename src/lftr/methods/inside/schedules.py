@@ -1,7 +1,7 @@
-"""Schedules: how many visual tokens each decoder layer works on, as values of their own.
+"""Schedules: how many visual tokens each decoder layer processes.
 
-A layer is given by its number, counted from 0 (``layer=2``: the third layer is the first to work on
-fewer), or by a share of the model's depth (``layer=0.25``).
+A layer is written as its number, counted from 0 (``layer=2``: the third layer is the first with
+fewer tokens), or as a share of the model's depth (``layer=0.25``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ State = Literal["active", "frozen", "bypassed"]
 
 
 class Schedule(Plain, ABC, kind="schedule"):
-    """How many visual tokens work in each layer, and in which state; never growing."""
+    """The number of visual tokens in each layer, which never grows, and their state there."""
 
     @abstractmethod
     def counts(self, tokens: int, depth: int) -> list[int]:
-        """Return the visual tokens of each of ``depth`` layers; the first has all ``tokens``.
+        """Return the number of visual tokens in each of ``depth`` layers, ``tokens`` in the first.
 
         Raises
         ------
@@ -38,10 +38,11 @@ class Schedule(Plain, ABC, kind="schedule"):
         """
 
     def states(self, depth: int) -> list[State]:
-        """Return what becomes of them in each layer.
+        """Return the state of the visual tokens in each layer.
 
-        ``"active"``: they are read and updated. ``"frozen"``: text reads them, they stay as they
-        are. ``"bypassed"``: the layer does not see them; they are back after it.
+        ``"active"``: text attends to them and they are updated. ``"frozen"``: text attends to them,
+        and they are not updated. ``"bypassed"``: the layer processes text alone; later layers have
+        the visual tokens again.
         """
         return ["active"] * depth
 
@@ -51,18 +52,18 @@ class Schedule(Plain, ABC, kind="schedule"):
         Raises
         ------
         ArgumentError
-            As `counts`, as far as that does not depend on the prompt.
+            As `counts`, as far as it does not depend on the prompt.
         """
         counts = self.counts(_MANY, depth)
         return [layer for layer, count in enumerate(counts) if count < _MANY]
 
     def averaging(self, keep: Keep) -> Schedule:
-        """Return this schedule with its counts scaled so that a layer has ``keep`` on average."""
+        """Return this schedule scaled so that layers have ``keep`` tokens on average."""
         return Average(self, keep)
 
     @classmethod
     def require(cls, name: str, value: object) -> None:
-        """Raise unless an argument is a schedule of this very kind."""
+        """Raise an error unless an argument is a schedule of this class."""
         if not isinstance(value, cls):
             raise ArgumentError.of(name, value, f"a lftr.schedules.{cls.__name__}")
 
@@ -76,7 +77,7 @@ class Step(Schedule):
     layer : int or float
         First layer with fewer tokens.
     keep : float or int
-        Share of the tokens, or their number, from there on.
+        Share or number of tokens from this layer on.
     """
 
     layer: Layer = 2
@@ -94,15 +95,15 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Stages(Schedule):
-    """Several cuts, each to a share (or number) of the tokens that the first layer had.
+    """Several cuts, each to a share of the tokens of the first layer, or to a number.
 
     Parameters
     ----------
     layers : sequence of int or float
-        First layers of the stages, rising. Where shares of the depth fall on one layer of a shallow
-        model, the last of them counts.
+        First layers of the stages, ascending. If two shares of the depth are the same layer of a
+        shallow model, the later stage is used.
     keep : sequence of float or int
-        What stays from each of them on, never more than before.
+        Share or number of tokens from each of these layers on, never growing.
     """
 
     layers: Sequence[Layer] = (0.25, 0.5, 0.75)
@@ -129,30 +130,30 @@ class Stages(Schedule):
             raise ArgumentError.of(
                 "layers", self.layers, f"rising layers; in this model they are {starts}"
             )
-        found = [tokens] * depth
+        counts = [tokens] * depth
         for start, keep in zip(starts, self.keep, strict=True):
-            found[start:] = [resolve(keep, tokens)] * (depth - start)
-        if any(b > a for a, b in itertools.pairwise(found)):
+            counts[start:] = [resolve(keep, tokens)] * (depth - start)
+        if any(b > a for a, b in itertools.pairwise(counts)):
             raise ArgumentError.of(
                 "keep",
                 self.keep,
-                f"a schedule that does not grow; of {tokens} tokens it is {found}",
+                f"a schedule that does not grow; of {tokens} tokens it is {counts}",
             )
-        return found
+        return counts
 
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight descent from all tokens to ``end`` of them (AIM).
+    """A linear decrease from all tokens to the share ``end`` (AIM).
 
     Parameters
     ----------
     start : int or float
         First layer with fewer tokens.
     stop : int or float
-        Layer from which on ``end`` stays; between them the loss is equal from layer to layer.
+        Layer from which on the share is ``end``; between both, each layer drops equally many.
     end : float
-        Share that stays, from 0 (none) to 1.
+        Share of tokens at the end, in [0, 1].
     """
 
     start: Layer = 0.5
@@ -177,14 +178,14 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Logistic(Schedule):
-    """A logistic descent, ``1 / (1 + exp(slope * (layer - centre)))`` of the tokens (AutoPrune).
+    """A logistic decrease, ``1 / (1 + exp(slope * (layer - centre)))`` of the tokens (AutoPrune).
 
     Parameters
     ----------
     centre : int or float
-        Layer that has half of them.
+        Layer at which half of the tokens are left.
     slope : float
-        Steepness a layer, at least 0.
+        Steepness per layer, at least 0.
     start : int or float
         First layer with fewer tokens.
     """
@@ -219,8 +220,9 @@ class Exit(Schedule):
     Parameters
     ----------
     layer : int or float
-        First layer that sees text alone; the model's depth (or 1.0) is never. A share of the depth
-        is rounded down, so that no more than this share of the layers sees the image.
+        First layer without visual tokens. The model's depth (or 1.0) means that they are never
+        dropped. A share of the depth is rounded down, so that at most this share of the layers has
+        visual tokens.
     """
 
     layer: Layer = 0.5
@@ -239,7 +241,7 @@ class Exit(Schedule):
         return [tokens] * layer + [0] * (depth - layer)
 
     def averaging(self, keep: Keep) -> Schedule:
-        """Return the exit after which the average is ``keep``: at that share of the depth."""
+        """Return the exit with an average of ``keep``: at that share of the depth."""
         if not isinstance(keep, float):
             raise ArgumentError.of("keep", keep, "a ratio in (0, 1]: the share of the layers")
         return Exit(keep)
@@ -247,17 +249,16 @@ class Exit(Schedule):
 
 @dataclass(frozen=True)
 class Skip(Schedule):
-    """All tokens everywhere, but not active in every layer.
+    """All tokens in every layer, but frozen or bypassed in some.
 
     Parameters
     ----------
     state : {"frozen", "bypassed"}
-        What they are in the skipped layers.
+        State of the tokens in the skipped layers.
     every : int, optional
-        Active in every ``every``-th layer alone, the first among them (mPLUG: frozen in
-        ``every - 1`` of ``every``).
+        The tokens are active only in every ``every``-th layer, beginning with the first (mPLUG).
     layers : sequence of int or float
-        Or: the layers that are skipped.
+        The skipped layers, instead of ``every``.
     """
 
     state: Literal["frozen", "bypassed"] = "frozen"
@@ -282,7 +283,7 @@ class Skip(Schedule):
         return [self.state if i in skipped else "active" for i in range(depth)]
 
     def averaging(self, keep: Keep) -> Schedule:
-        """Refuse anything but all tokens: a schedule of states drops none."""
+        """Raise an error unless all tokens are kept: this schedule drops none."""
         if keep != 1.0 or not isinstance(keep, float):
             raise ArgumentError.of(
                 "keep", keep, "1.0: this schedule skips layers, it drops nothing"
@@ -292,17 +293,17 @@ class Skip(Schedule):
 
 @dataclass(frozen=True)
 class Average(Schedule):
-    """Another schedule's shape, scaled to an average number of tokens over all layers.
+    """Another schedule, scaled to an average number of tokens over all layers.
 
-    This is how papers count a budget: "192 tokens" are 192 in the mean of the layers. Never above
-    it, and below it by less than one token.
+    Papers count budgets in this way: "192 tokens" are 192 averaged over the layers. The average is
+    never above ``keep`` and less than one token below it.
 
     Parameters
     ----------
     shape : Schedule
-        Whose layers with all tokens stay as they are; the others are scaled alike.
+        The schedule. Its layers with all tokens are not changed, the others are scaled equally.
     keep : float or int
-        Average share of the tokens, or number.
+        Average share or number of tokens.
     """
 
     shape: Schedule
@@ -334,10 +335,10 @@ class Average(Schedule):
                 f"them in {self.shape}",
             )
         scaled = scale([base[i] for i in free], left, tokens)
-        found = list(base)
+        counts = list(base)
         for i, count in zip(free, scaled, strict=True):
-            found[i] = count
-        return found
+            counts[i] = count
+        return counts
 
     def pruned(self, depth: int) -> list[int]:
         if isinstance(self.keep, float):
@@ -353,7 +354,7 @@ class Average(Schedule):
 
 
 def scale(base: Sequence[int], total: int, most: int) -> list[int]:
-    """Scale falling counts to at most a sum, each at least 1 (where it was), at most ``most``."""
+    """Scale counts to at most a sum; each at least 1 unless it was 0, and at most ``most``."""
 
     def at(factor: float) -> list[int]:
         return [min(most, max(1, int(count * factor))) if count else 0 for count in base]

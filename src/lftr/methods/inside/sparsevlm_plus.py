@@ -1,4 +1,4 @@
-"""SparseVLM without the distance's share in attention."""
+"""SparseVLM+: SparseVLM with attention corrected for distance."""
 
 from __future__ import annotations
 
@@ -10,37 +10,45 @@ from torch import Tensor
 
 from ...values.budget import Keep, resolve
 from ...values.selection import Selection
+from ...values.source import Source
 from .base import LayerMethod, LayerView, Reads
 from .options import check_keep
-from .raters import raters
 from .schedules import Schedule, Stages
 from .sparsevlm import LAYERS
+from .text_raters import raters
 
 
 @dataclass(frozen=True)
 class SparseVLMPlus(LayerMethod, name="sparsevlm-plus"):
-    """Keep what the text's raters attend to in the strongest heads, corrected for distance.
+    """Keep what relevant text tokens attend to in the strongest heads, corrected for distance.
 
-    Attention is divided by what rotary positions alone would give it: the product of queries and
-    keys of ones. Raters are those of `SparseVLM`; nothing is recycled.
+    Attention is divided by the attention that rotary positions alone would give: the product of a
+    query and a key of ones. The relevant text tokens are those of `SparseVLM`; nothing is recycled.
 
     Parameters
     ----------
     schedule : Schedule
-        From 2, 6 and 15 of 32 layers on.
+        From layers 2, 6 and 15 of 32 on.
     heads : float or int
-        Share of the heads that count, or their number: those whose raters attend to the image most.
+        Share or number of heads that are used: those with the most attention from the relevant text
+        tokens to the image.
 
     Notes
     -----
-    Source: SparseVLM+, version 2.0 of the program of SparseVLM (arXiv 2410.04417), with
-    ``select_attn_head_by_sum``; 14 heads of 32. Published for 576 tokens: 192 on average is
-    300, 200, 118 (the default, as shares); 128 is 238, 108, 60; 96 is 246, 54, 28; 64 is 66, 34,
-    20.
-    Differs: the weights are those of the model's own rotary tables, whatever their base and axes;
-    in a model without, attention stays as it is. The number of heads is a share.
+    The original uses 14 of 32 heads. Published for 576 tokens: 300, 200, 118 for an average of 192
+    (the default, as shares); 238, 108, 60 for 128; 246, 54, 28 for 96; 66, 34, 20 for 64.
+    Differs from the original: the correction uses the model's own rotary tables, whatever their
+    base and axes; without rotary positions nothing is corrected. The number of heads is a share.
     """
 
+    source = Source(
+        "SparseVLM",
+        arxiv="2410.04417",
+        venue="ICML 2025",
+        code="https://github.com/Gumpest/SparseVLMs",
+        function="select_attn_head_by_sum",
+        note="version 2.0 of the program, SparseVLM+",
+    )
     schedule: Schedule = Stages(LAYERS, keep=(300 / 576, 200 / 576, 118 / 576))
     heads: Keep = 14 / 32
     reads: ClassVar[Reads] = "previous"

@@ -1,5 +1,5 @@
-"""The primitives that methods share, one concept a file; all take stacks and never mix their rows.
+"""Functions that methods share, one concept a file. They take stacks, each row decided on its own.
 
-Everything is computed in float32, ties go to the earlier token, and results do not depend on the
-batch-mates.
+Values are computed in float32, ties go to the earlier token, and results do not depend on the other
+items of a batch.
 """

@@ -1,4 +1,4 @@
-"""Handing out exactly K slots: divisor methods, of which every published rounding is one."""
+"""Divide exactly K slots among parts in proportion, with the rounding that a program uses."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ def apportion(
 ) -> Tensor:
     """Return how many of ``total`` slots each part gets, in proportion to its claim.
 
-    For every total there is a factor with which the counts are the parts' claims times that factor,
-    rounded as ``offset`` says and held between ``least`` and the limit. So a program that rounds
-    each part by itself is met exactly at the totals that it reaches, and all other totals are met
-    as well. More slots never take one from a part. Ties go to the earlier part, or to none of two
-    if the slots run out; with fewer slots than parts those of the largest claims get one.
+    For every total there is a factor, so that each count is the part's claim times that factor,
+    rounded as ``offset`` says and clamped between ``least`` and the limit. Programs multiply and
+    round in this way: for a total that such a program can reach, the counts are equal to its own,
+    and all other totals are possible too. A larger total never takes a slot from a part. If a slot
+    is due to several parts at the same factor, the parts to which the rounding gives it come first
+    (a half is rounded to the even number, as in Python and PyTorch), then the earlier parts. With
+    fewer slots than parts, the parts with the largest claims get one each.
 
     Parameters
     ----------
     total : int
         At most the sum of the limits.
     claims : Tensor, shape (B, P)
-        Non-negative. Parts without a claim come last.
+        Non-negative. Parts without a claim come last. Where claims are shares of a count, float64,
+        since float32 rounds some of their products up to the next whole number.
     limits : Tensor of int64, shape (P,) or (B, P)
-        Most slots that each part can take.
+        Largest number of slots of each part.
     offset : float or Tensor, shape (P,)
-        `ROUNDED`, `FLOORED` or `CEILED`, for all or for each.
+        `ROUNDED`, `FLOORED` or `CEILED`, for all parts or for each.
     least : int
-        Slots that each part gets before any other, as far as they go.
+        Number of slots that every part gets first, as long as there are enough.
 
     Returns
     -------
@@ -48,6 +51,9 @@ def apportion(
     idle = -1.0 - place.double()
     worth = torch.where((claims.unsqueeze(2) > 0) | (place < least), worth, idle)
     worth = worth.masked_fill(place >= limits.unsqueeze(2), -torch.inf)
-    order = worth.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :total]
-    given = torch.zeros(batch, parts, dtype=torch.int64, device="cpu")
-    return given.scatter_add_(1, order // len(place), torch.ones_like(order))
+    due = torch.where(shift.unsqueeze(1) == ROUNDED, place % 2 == 1, shift.unsqueeze(1) == FLOORED)
+    first = due.flatten().int().argsort(descending=True, stable=True)
+    order = worth.flatten(1)[:, first].argsort(dim=1, descending=True, stable=True)
+    order = first[order[:, :total]]
+    counts = torch.zeros(batch, parts, dtype=torch.int64, device="cpu")
+    return counts.scatter_add_(1, order // len(place), torch.ones_like(order))

@@ -1,4 +1,4 @@
-"""Deciding for each frame, tile or clip of an item on its own."""
+"""Apply a decision to each frame, tile or clip of an item separately."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def blockwise(
     choose: Callable[[VisualTokens, int], Selection],
     blocks: Sequence[Grid] | None = None,
 ) -> Selection:
-    """Decide for every block of every item of a stack; equal sizes and counts go together.
+    """Decide for every block of every item of a stack; blocks of one size and count are stacked.
 
     Parameters
     ----------
     tokens : VisualTokens
         A stack of ``B`` items.
     counts : (B, F) whole numbers
-        Slots that each block keeps, with equal sums for all items; a block of none is dropped.
+        Slots that each block keeps. The sums are equal for all items; a block with 0 is dropped.
     choose : function of (VisualTokens, int)
         Decides for a stack of blocks.
     blocks : sequence of (T, H, W), optional
-        The layouts of the blocks, one after the other; by default every frame is one.
+        The layouts of the blocks, in order; by default each frame is a block.
     """
     grids, device = blocks or frames_of(tokens), tokens.features.device
     sizes = torch.tensor([frames * rows * columns for frames, rows, columns in grids])
-    given = torch.tensor(counts)
-    token, slot = sizes.cumsum(0) - sizes, given.cumsum(1) - given
+    number = torch.tensor(counts)
+    token, slot = sizes.cumsum(0) - sizes, number.cumsum(1) - number
     groups: dict[tuple[Grid, int], list[tuple[int, int]]] = {}
     for row, row_counts in enumerate(counts):
         for block, count in enumerate(row_counts):
             if count:
                 groups.setdefault((grids[block], count), []).append((row, block))
-    joined = Joined(len(counts), int(given[0].sum()), device)
+    joined = Joined(len(counts), int(number[0].sum()), device)
     for (grid, count), members in groups.items():
         rows, places = torch.tensor(members).T
         part = choose(tokens.cut(rows.to(device), token[places].to(device), grid), count)

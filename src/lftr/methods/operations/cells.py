@@ -1,4 +1,4 @@
-"""Dividing grids into exactly K cells: from sizes alone, so computed once and kept."""
+"""Divide grids into exactly K cells. Results depend on sizes alone and are cached."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .remembered import remembered
 def cells(blocks: tuple[Grid, ...], count: int, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
     """Divide all tokens of ``blocks`` into exactly ``count`` rectangular cells.
 
-    Frames and tiles get cells in proportion to their size; where there are fewer cells than frames,
-    a cell is a run of whole frames.
+    Frames and tiles get cells in proportion to their size. With fewer cells than frames, a cell is
+    a run of whole frames.
 
     Parameters
     ----------
     blocks : tuple of (T, H, W)
         The grids that the tokens fill one after the other.
     count : int
-        Number of cells, at most one a token.
+        Number of cells, at most the number of tokens.
     aspect : float
-        Width over height that a cell should have.
+        Desired ratio of width to height of a cell.
 
     Returns
     -------
@@ -43,11 +43,11 @@ def cells(blocks: tuple[Grid, ...], count: int, aspect: float = 1.0) -> tuple[Te
         inner = [frame_cells(*frame, 1)[1] for frame in map(frames.__getitem__, middle.tolist())]
         return parts(len(frames), count).repeat_interleave(sizes), torch.cat(inner) + first[middle]
     cell, anchor, slot = [], [], 0
-    for i, given in enumerate(share(count, sizes.tolist(), sizes.tolist())):
-        own, middle = frame_cells(*frames[i], given, aspect)
-        cell.append(own + slot)
+    for i, number in enumerate(share(count, sizes.tolist(), sizes.tolist())):
+        inside, middle = frame_cells(*frames[i], number, aspect)
+        cell.append(inside + slot)
         anchor.append(middle + first[i])
-        slot += given
+        slot += number
     return torch.cat(cell), torch.cat(anchor)
 
 
@@ -73,28 +73,28 @@ def bands(rows: int, columns: int, count: int, aspect: float = 1.0) -> Tensor:
 
 
 def edges(total: int, count: int) -> Tensor:
-    """Return the ``count + 1`` borders that split ``total`` things evenly."""
+    """Return the ``count + 1`` borders that divide ``total`` places evenly."""
     return torch.arange(count + 1, device="cpu") * total // count
 
 
 def parts(total: int, count: int) -> Tensor:
-    """Return the part that each of ``total`` things is in, see `edges`."""
+    """Return which part each of ``total`` places is in; see `edges`."""
     return ((torch.arange(total, device="cpu") + 1) * count - 1) // total
 
 
 def centres(total: int, count: int) -> Tensor:
-    """Return the thing in the middle of each part, the first of two, see `edges`."""
+    """Return the middle place of each part, the first of two; see `edges`."""
     border = edges(total, count)
     return (border[:-1] + border[1:] - 1) // 2
 
 
 def candidates(total: int, keep: int, share: float) -> int:
-    """Return ``share`` geometric means of both numbers, from ``keep`` to ``total``."""
+    """Return ``share * sqrt(total * keep)``, rounded up, between ``keep`` and ``total``."""
     return max(keep, math.ceil(min(total, share * math.sqrt(total * keep))))
 
 
 def spread(tokens: VisualTokens, count: int) -> Tensor:
-    """Return ``count`` tokens evenly spread over an item's grids, ascending."""
+    """Return ``count`` tokens that are evenly spread over an item's grids, ascending."""
     device = tokens.features.device
     if count == tokens.count:
         return torch.arange(count, device=device)

@@ -1,4 +1,4 @@
-"""Density peaks among a token's nearest neighbours (DPC-kNN), without the usual noise."""
+"""Density peaks (DPC-kNN), without the random noise that programs add to densities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELD = 1 << 22  # distances of a stack that are held at once
 
 
 def density_peaks(x: Tensor, count: int, neighbours: int = 5) -> Tensor:
-    """Return the tokens ``(B, count)`` that are dense and far from any denser one, best first.
+    """Return the tokens ``(B, count)`` in dense regions, far from any denser token, best first.
 
     See `peak_scores`; ties go to the earlier.
 
@@ -28,7 +28,7 @@ def density_peaks(x: Tensor, count: int, neighbours: int = 5) -> Tensor:
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
-def peak_scores(x: Tensor, neighbours: int = 5, members: Tensor | None = None) -> Tensor:
+def peak_scores(x: Tensor, neighbours: int | Tensor = 5, members: Tensor | None = None) -> Tensor:
     """Return how much of a density peak each token is, ``(B, N)``.
 
     Density is ``exp(-mean d^2)`` over the nearest tokens (itself included), ``d`` the Euclidean
@@ -40,8 +40,8 @@ def peak_scores(x: Tensor, neighbours: int = 5, members: Tensor | None = None) -
     Parameters
     ----------
     x : Tensor, shape (B, N, C)
-    neighbours : int
-        How many nearest tokens make the density; all, where there are fewer.
+    neighbours : int or Tensor of int64, shape (B,)
+        How many nearest tokens make the density, at least 1; all, where there are fewer.
     members : Tensor of bool, shape (B, N), optional
         The tokens that take part; the others' score is minus infinity.
 
@@ -51,34 +51,37 @@ def peak_scores(x: Tensor, neighbours: int = 5, members: Tensor | None = None) -
     that of Du et al., arXiv 1607.02203.
     """
     total = x.shape[1]
+    limit = torch.as_tensor(neighbours, device=x.device).expand(len(x))
     if members is None:
-        return _scores(x.float(), neighbours, None)
+        return _scores(x.float(), limit, None)
     step = max(1, HELD // (total * min(total, BLOCK)))
-    parts = zip(x.split(step), members.split(step), strict=True)
-    return torch.cat([_scores(some.float(), neighbours, inside) for some, inside in parts])
+    parts = zip(x.split(step), limit.split(step), members.split(step), strict=True)
+    return torch.cat([_scores(some.float(), near, inside) for some, near, inside in parts])
 
 
-def _scores(x: Tensor, neighbours: int, members: Tensor | None) -> Tensor:
+def _scores(x: Tensor, neighbours: Tensor, members: Tensor | None) -> Tensor:
     total, scale = x.shape[1], x.shape[2] ** -0.5
     starts = range(0, total, BLOCK)
 
     def computed(start: int) -> Tensor:
-        found = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
-        return found if members is None else found.masked_fill_(~members.unsqueeze(1), torch.inf)
+        distance = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
+        if members is not None:
+            distance.masked_fill_(~members.unsqueeze(1), torch.inf)
+        return distance
 
     one = computed(0) if len(starts) == 1 else None  # else computed twice, a block at a time
 
     def distances(start: int) -> Tensor:
         return computed(start) if one is None else one
 
-    near = min(neighbours, total)
+    near = min(int(neighbours.max()), total)
     nearest = [distances(i).topk(near, dim=2, largest=False).values.square() for i in starts]
-    if members is None:
-        sparsity = torch.cat([part.mean(dim=2) for part in nearest], dim=1)
-    else:
-        number = members.sum(dim=1).clamp(1, near)[:, None]
-        known = [part.masked_fill(part.isinf(), 0.0).sum(dim=2) / number for part in nearest]
-        sparsity = torch.cat(known, dim=1)
+    number = neighbours.clamp_max(near)
+    if members is not None:
+        number = torch.minimum(number, members.sum(dim=1).clamp_min(1))
+    beyond = torch.arange(near, device=x.device) >= number[:, None, None]
+    known = [part.masked_fill_(beyond, 0.0).sum(dim=2) for part in nearest]
+    sparsity = torch.cat(known, dim=1) / number[:, None]
     digits, exponent = sparsity.frexp()  # what differs by rounding alone is equally dense
     level = torch.ldexp((digits * 2**16).round(), exponent)
     if members is not None:

@@ -1,4 +1,4 @@
-"""Gates, one for each layer, that decide from text alone whether the image is still needed."""
+"""Gates of DyVTE, one for each layer, that decide from text whether visual tokens are needed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class MadeFor:
     Attributes
     ----------
     model_type : str
-        Of its configuration.
+        ``model_type`` of its configuration.
     hidden_size, depth : int
-        Width of its states, and its layers.
+        Width of its states, and number of its layers.
     """
 
     model_type: str
@@ -36,22 +36,22 @@ class MadeFor:
 
     @classmethod
     def of(cls, config: Any) -> MadeFor:
-        """Describe a language model by its configuration, or that of a model around it."""
+        """Describe a language model by its configuration, or by that of the whole model."""
         text = config.get_text_config()
         return cls(str(text.model_type), int(text.hidden_size), int(text.num_hidden_layers))
 
 
 class Gates(nn.Module):
-    """A small network for every layer but the first: exit before it, or go on.
+    """A small network for every layer but the first, which decides whether to exit before it.
 
-    A new one never exits: its logits are equal.
+    New gates never exit: both of their logits are equal.
 
     Parameters
     ----------
     made_for : MadeFor
-        The language model whose states it reads.
+        The language model whose states the gates read.
     width : int
-        Features between its two linear maps.
+        Number of features between the two linear maps.
     """
 
     def __init__(self, made_for: MadeFor, width: int) -> None:
@@ -67,7 +67,7 @@ class Gates(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the gates are."""
+        """Device of the gates."""
         return next(self.parameters()).device
 
     def forward(self, layer: int, features: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Gates(nn.Module):
         return logits
 
     def save(self, path: str | Path) -> None:
-        """Write the gates, and what they were made for, as safetensors."""
+        """Write the gates, and the language model they were trained on, as safetensors."""
         known = dataclasses.asdict(self.made_for) | {"width": self.width, "format": _FORMAT}
         tensors = {name: x.cpu().contiguous() for name, x in self.state_dict().items()}
         try:
@@ -116,7 +116,7 @@ class Gates(nn.Module):
         return gates.eval().requires_grad_(False)
 
     def check(self, config: Any) -> None:
-        """Refuse any language model but the kind that these gates were trained on.
+        """Raise an error for a language model of another kind than that of the gates.
 
         Raises
         ------
@@ -153,7 +153,7 @@ def _normal(x: Tensor) -> Tensor:
 
 
 def _zeros(size: int, width: int, bias: bool = True) -> nn.Linear:
-    """Return a linear map to zero; made without a draw from the global generator."""
+    """Return a linear map to zero, without using the global random generator."""
     linear: nn.Linear = skip_init(nn.Linear, size, width, bias=bias)
     for parameter in linear.parameters():
         nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""From groups of tokens to what flows where."""
+"""Build flows: the weights with which tokens are averaged into slots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mean_flow(slot: Tensor, count: int) -> Flow:
 def weighted_flow(slot: Tensor, weight: Tensor, count: int) -> Flow:
     """Return the flow that averages the tokens of each slot by non-negative ``weight`` ``(B, N)``.
 
-    A slot whose weights are all zero takes the plain mean. Entry ``i`` of the flow is token ``i``.
+    A slot whose weights are all zero is the plain mean. Entry ``i`` of the flow is token ``i``.
     """
     weight, one = weight.float(), torch.ones_like(weight, dtype=torch.float32)
     source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
@@ -41,7 +41,7 @@ def weighted_flow(slot: Tensor, weight: Tensor, count: int) -> Flow:
 
 
 def grouped_flow(source: Tensor, slot: Tensor, count: int) -> Flow:
-    """Return the flow that averages what flows into each slot; tokens may flow into several.
+    """Return the flow that averages the tokens of each slot; a token may be in several slots.
 
     Parameters
     ----------

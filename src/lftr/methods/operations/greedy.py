@@ -36,8 +36,9 @@ def farthest_point(x: Tensor, keep: int) -> Tensor:
 def determinantal(x: Tensor, quality: Tensor, keep: int) -> Tensor:
     """Pick greedily the set of largest determinant of ``diag(q) cos diag(q)`` (Chen et al. 2018).
 
-    An incremental Cholesky factorisation: O(N K) memory. What the picked tokens already span is
-    exhausted; when nothing else is left, picks go on by quality, so that K may exceed the rank.
+    Uses an incremental Cholesky factorisation with O(N K) memory. Tokens in the span of the picked
+    ones have no residual left. When only such tokens remain, they are picked by quality, so that K
+    may exceed the rank.
 
     Parameters
     ----------
@@ -76,7 +77,8 @@ def determinantal(x: Tensor, quality: Tensor, keep: int) -> Tensor:
 def soft_nms(x: Tensor, scores: Tensor, keep: int, gamma: float) -> Tensor:
     """Pick the highest score; lower the others by ``exp(-gamma (1 - cos)^2)`` of it; repeat.
 
-    A score below zero lowers no other, so that the order goes on by how little was said before.
+    A pick with a score below zero lowers no other score, so that the remaining tokens are picked
+    by how little their score was lowered.
 
     Parameters
     ----------
@@ -101,9 +103,9 @@ def soft_nms(x: Tensor, scores: Tensor, keep: int, gamma: float) -> Tensor:
 
 
 def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
-    """Pick by score, skipping what has a cosine above ``threshold`` with a pick.
+    """Pick by score; skip tokens whose cosine with a pick is above ``threshold``.
 
-    Once none is left, the skipped follow, by score, until K are picked.
+    When no other token is left, the skipped ones follow by score until K are picked.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
     keep : int
         Picks, at most N.
     threshold : float
-        Cosine above which two tokens say the same.
+        Cosine above which two tokens count as duplicates.
     """
     similarity = Similarity(unit(x))
     total = x.shape[1]

@@ -1,4 +1,4 @@
-"""Bipartite soft matching: every second token may flow into its nearest among the others."""
+"""Bipartite soft matching (ToMe): merge similar pairs of a token at an even and an odd place."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .scaling import unit
 def halvings(total: int, keep: int, spare: int = 0, first: Sequence[int] = ()) -> Iterator[int]:
     """Yield how many tokens each fold removes until ``keep`` of ``total`` are left.
 
-    A fold removes half at most, less ``spare`` tokens that are no sources; ``first`` gives the
-    first folds' own wishes.
+    A fold removes half of the tokens at most; ``spare`` tokens are not merged into others.
+    ``first`` sets how many the first folds remove, as far as this allows.
     """
     wishes = iter(first)
     while total > keep:
@@ -36,26 +36,26 @@ def soft_matching(
     penalty: Tensor | None = None,
     scrambled: bool = False,
 ) -> Selection:
-    """Merge tokens fold by fold: in each, the likest pairs of an even and an odd token.
+    """Merge the most similar pairs of a token at an even and an odd place, in several folds.
 
-    Even positions are sources and odd ones destinations, numbered anew in each fold. Every source
-    has one nearest destination by cosine; the sources that are nearest to theirs flow into them.
-    A slot's anchor is its destination.
+    Tokens at even places are sources and those at odd places destinations; places are numbered anew
+    in each fold. Every source has one nearest destination by cosine, and the sources most similar
+    to theirs merge into them. The anchor of a slot is its destination.
 
     Parameters
     ----------
     metric : Tensor, shape (B, N, E)
-        What is compared; merged along.
+        What is compared. It is merged in the same way as the tokens.
     folds : iterable of int
         Tokens that each fold removes, see `halvings`.
     by_size : bool
-        Whether a slot is the mean of all its tokens, or in each fold the plain mean of what meets.
+        Whether a slot is the mean of all its tokens; otherwise the plain mean of those of a fold.
     size : Tensor, shape (B, N), optional
-        How often each token counts in a mean; once by default.
+        Weight of each token in a mean; 1 by default.
     class_token : bool
-        Whether the first token is no source.
+        Whether the first token is a class token, which is not merged into another.
     penalty : Tensor, shape (B, N), optional
-        Taken off a source's similarity; averaged along.
+        Subtracted from the similarity of a source; averaged when tokens merge.
     scrambled : bool
         Whether the next fold numbers the slots as unmerged ones by similarity, then destinations.
     """

@@ -1,4 +1,4 @@
-"""What stays the same from frame to frame."""
+"""Similarity of tokens at the same position in different frames."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def same_position(
 ) -> Tensor:
     """Return the cosine of every token with the one at its position in another frame.
 
-    One pass over the frames, a frame at a time: memory stays linear in the number of tokens, and
-    no map of tokens is made. Zero tokens resemble nothing.
+    Frames are processed one at a time, so that memory is linear in the number of tokens. The cosine
+    of a zero token is 0.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def same_position(
 
 
 def stillness(x: Tensor, length: Tensor | None = None) -> Tensor:
-    """Return the cosine of every token with its position in the frame before.
+    """Return the cosine of every token with that at its position in the frame before.
 
     Parameters
     ----------

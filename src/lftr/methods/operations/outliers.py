@@ -1,4 +1,4 @@
-"""Counting what stands out."""
+"""Count outliers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clip in segments: of each, what stands still in it, once, and the rest frame by frame."""
+"""Divide a clip into the static positions of each segment and the other tokens of each frame."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .segments import Segments
 
 @dataclass(frozen=True)
 class Parts:
-    """Which positions of each segment stand still.
+    """The static positions of each segment of a clip.
 
-    The parts of the clip are, in this order, what stands still in each segment and what does not in
-    each frame: rows of ``N`` positions, of which some are members.
+    The parts of the clip are, in this order, the static positions of each segment and the other
+    positions of each frame. A part is a row of ``N`` positions, some of which are its members.
 
     Parameters
     ----------
     segments : list of (first, end)
         All frames, in order.
     still : Tensor of bool, shape (S, N)
-        The positions that stand still, for each segment.
+        The static positions of each segment.
     """
 
     segments: Segments
@@ -42,12 +42,12 @@ class Parts:
         return torch.tensor([end - first for first, end in self.segments], device=device)
 
     def loosened(self, score: Tensor, keep: int) -> Parts:
-        """Return these parts with at least ``keep`` members: what stands still the least moves.
+        """Return parts with at least ``keep`` members; the least static positions become dynamic.
 
         Parameters
         ----------
         score : Tensor, shape (S, N)
-            How still each position is.
+            How static each position is; higher for more static ones.
         keep : int
             At most the number of all tokens.
         """
@@ -67,15 +67,15 @@ class Parts:
         return torch.stack([x[first:end].float().mean(dim=0) for first, end in self.segments])
 
     def selection(self, leader: Tensor, own: float | None = None) -> Selection:
-        """Return the decision in which every token flows into its leader.
+        """Return the decision that merges every token into its leader.
 
         Parameters
         ----------
         leader : Tensor of int64, shape (S + T, N)
-            The position that leads each member of a part, itself where it leads; -1 where a member
-            is dropped, and for all that are none.
+            The position into which each member of a part is merged, its own for a leader; -1 for a
+            member that is dropped, and for positions that are not members.
         own : float, optional
-            Share of a leader in its slot, where others join it; by default all count the same.
+            Weight of a leader in its slot if others merge into it; by default weights are equal.
         """
         size = leader.shape[1]
         place = torch.arange(size, device=leader.device)
@@ -95,7 +95,7 @@ class Parts:
         if own is not None:
             others = (1.0 - own) / (number - 1.0).clamp_min(1.0)
             weight = torch.where(number == 1, 1.0, torch.where(token == lead, own, others))
-        # what stands still is there in every frame of its segment
+        # a static position has one token in every frame of its segment
         length = torch.cat([self.lengths, torch.ones_like(base[len(first) :])])[part]
         again = torch.arange(len(part), device=leader.device).repeat_interleave(length)
         begin = (length.cumsum(0) - length)[again]

@@ -1,4 +1,4 @@
-"""What differs from a few pivots (DART's rule)."""
+"""Choose tokens that differ from a few pivots (DART's rule)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .scaling import unit
 def largest(x: Tensor, count: int) -> Tensor:
     """Return the rows ``(B, count)`` of ``x`` ``(B, N, C)`` of largest L1 norm, in that order.
 
-    Ties go to the earlier; with fewer rows than asked, all.
+    Ties go to the earlier row. If there are fewer than ``count`` rows, all are returned.
     """
     return x.float().abs().sum(dim=2).argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def least_alike(x: Tensor, own: Tensor, others: Tensor | None, keep: int) -> Tensor:
-    """Pick pivots and, for each in turn, the tokens of lowest cosine that no earlier one took.
+    """Pick pivots and, for each in turn, the free tokens of lowest cosine with it.
 
     Parameters
     ----------

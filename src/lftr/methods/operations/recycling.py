@@ -1,4 +1,4 @@
-"""SparseVLM's recycling: the best of what is pruned goes on as the means of a few clusters."""
+"""SparseVLM's recycling: the best pruned tokens are kept as the means of a few clusters."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _PER_CLUSTER = 10  # recycled tokens, as published
 
 
 def recycled(x: Tensor, scores: Tensor, keep: int, share: float) -> Selection:
-    """Keep the best tokens and, in the slots that `clusters_of` gives, clusters of the next best.
+    """Keep the best tokens, and clusters of the next best in as many slots as `clusters_of` says.
 
-    ``int(share * dropped) + 1`` of the tokens that are not kept cluster around their density peaks;
-    a cluster's slot is their mean, and holds the peak's place.
+    ``int(share * dropped) + 1`` of the other tokens are clustered around their density peaks. A
+    cluster's slot is the mean of its tokens, and its anchor the peak.
 
     Parameters
     ----------
     x : Tensor, shape (N, C)
-        What is compared.
+        Features from which distances are computed.
     scores : Tensor, shape (N,)
     keep : int
         Slots, clusters included, ``1 <= keep < N``.
     share : float
-        Of the dropped tokens; 0 recycles none.
+        Share of the dropped tokens that is recycled; 0 recycles none.
     """
     order = scores.argsort(descending=True, stable=True)
     clusters = clusters_of(len(x), keep, share)
@@ -47,9 +47,10 @@ def recycled(x: Tensor, scores: Tensor, keep: int, share: float) -> Selection:
 def clusters_of(total: int, keep: int, share: float) -> int:
     """Return how many of ``keep`` slots are clusters.
 
-    As published, ``m`` recycled tokens make ``m // 10 + 1`` clusters beside the kept tokens. Of all
-    numbers of kept tokens, the largest is taken with which both fill the slots exactly. Where the
-    clusters would be more than half of the slots, which the publication leaves open, they are half.
+    As published, ``m`` recycled tokens form ``m // 10 + 1`` clusters, in addition to the kept
+    tokens. The number of kept tokens is the largest with which both together fill the slots. If
+    more than half of the slots would be clusters, half of them are; the publication does not cover
+    this case.
     """
     if share == 0:
         return 0

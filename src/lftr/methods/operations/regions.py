@@ -1,4 +1,4 @@
-"""Regions of interest in frames whose tokens are taken in pairs of horizontal neighbours."""
+"""Regions of interest in frames, on a grid of pairs of horizontally adjacent tokens."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Region:
     columns : int
         Width of the grid that it is a box of.
     score : Tensor, shape (pairs of the frame,)
-        What it was placed by.
+        Score by which the box was placed.
     """
 
     box: tuple[int, int, int, int]

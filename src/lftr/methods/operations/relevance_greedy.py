@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: what is relevant and unlike what has been picked."""
+"""Maximal marginal relevance: pick tokens that are relevant and unlike those picked before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def marginal_relevance(
 ) -> Tensor:
     """Pick the highest ``(1 - diversity) * score + diversity * distance to the nearest pick``.
 
-    The first pick goes by the score alone (Carbonell and Goldstein, SIGIR 1998, with the distance
+    The first pick has the highest score (Carbonell and Goldstein, SIGIR 1998, with the distance
     ``1 - cos``). At a diversity of 0 this is the top of the scores, at 1 farthest-point sampling.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Keeping what was computed from sizes alone."""
+"""Cache of tensors that depend on sizes alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 def remembered(function: Callable[P, T]) -> Callable[P, T]:
     """Keep the last 64 results of a function of hashable arguments that returns tensors.
 
-    Every caller gets copies of its own: they become parts of selections, which a user may change in
-    place. The kept tensors are made outside inference mode, so that they serve training too.
+    Every caller gets copies, since they become parts of selections, which a user may change in
+    place. The cached tensors are made outside inference mode, so that they can be used in training.
     """
     keep = lru_cache(maxsize=64)(torch.inference_mode(False)(function))
 

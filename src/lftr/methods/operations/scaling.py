@@ -1,4 +1,4 @@
-"""Bringing features and scores to a common scale."""
+"""Scale features and scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unit(x: Tensor) -> Tensor:
 def min_max(scores: Tensor, floor: float = 0.0) -> Tensor:
     """Return scores ``(..., N)`` mapped to ``[0, 1]`` within each row, plus ``floor / spread``.
 
-    A row without spread becomes all ones: no token stands out, none is ruled out.
+    A row of equal scores becomes all ones.
     """
     scores = scores.float()
     low, high = scores.aminmax(dim=-1, keepdim=True)

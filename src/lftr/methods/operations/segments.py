@@ -1,4 +1,4 @@
-"""Dividing a clip into stretches of frames; a stretch is ``(first, end)``, its end excluded."""
+"""Divide a clip into segments of frames; a segment is ``(first, end)``, its end excluded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def unlike_cuts(descriptors: Tensor, least: int, threshold: float) -> Segments:
     descriptors : Tensor, shape (T, F)
         One for each frame.
     least : int
-        Segments to make at least, as far as there are frames.
+        Smallest number of segments, as far as there are frames.
     threshold : float
-        Adjacent frames of a lower cosine are always parted.
+        Below this cosine, adjacent frames are always in different segments.
 
     Notes
     -----
@@ -44,18 +44,18 @@ def unlike_cuts(descriptors: Tensor, least: int, threshold: float) -> Segments:
 
 
 def still_windows(still: Tensor, longest: int | None = None) -> Segments:
-    """Cut so that most tokens are saved by keeping what stands still in a segment once.
+    """Divide a clip so that most tokens are saved by keeping static positions once a segment.
 
-    Maximises the sum over the segments of ``(length - 1) * positions that are still all through``,
-    by dynamic programming; of equally good segmentations, that whose last cuts are the earliest.
-    Memory and time are those of ``T x T`` numbers, whatever the size of a frame.
+    Maximises the sum over segments of ``(length - 1) * positions that never change in it``, by
+    dynamic programming. Of equally good last segments, the shortest is taken. Memory and time are
+    those of ``T x T`` numbers, whatever the size of a frame.
 
     Parameters
     ----------
     still : Tensor of bool, shape (T - 1, N)
-        Whether each position is as it was in the frame before.
+        Whether each position is unchanged since the frame before.
     longest : int, optional
-        Most frames of a segment.
+        Largest number of frames in a segment.
 
     Notes
     -----
@@ -74,21 +74,22 @@ def still_windows(still: Tensor, longest: int | None = None) -> Segments:
         worth = best[:end] + (through * steps[:end]).flip(0)
         if longest is not None and end > longest:
             worth[: end - longest] = -1
-        first[end] = int((worth == worth.max()).nonzero()[0])
+        first[end] = int((worth == worth.max()).nonzero()[-1])
         best[end] = worth[first[end]]
-    found: Segments = []
+    segments: Segments = []
     end = frames
     while end:
-        found.append((first[end], end))
+        segments.append((first[end], end))
         end = first[end]
-    return found[::-1]
+    return segments[::-1]
 
 
 def clustered(descriptors: Tensor, count: int, neighbours: int) -> Segments:
-    """Cut where clusters of frames change, each cluster made one stretch.
+    """Divide a clip where the cluster of the frames changes, one segment for each cluster.
 
-    Frames cluster around density peaks. Of a cluster's stretches the longest stays, of equals the
-    first; the frames of the others join the stretch before them, at the start the one after.
+    Frames are clustered around density peaks. The frames of a cluster may form several runs; the
+    longest run (the first of equal ones) becomes the segment. Frames of the other runs join the
+    segment before them, or after them at the start of the clip.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the evidence says of each token: one score a token, and a note where a stand-in was used."""
+"""Scores and features of tokens from the evidence, with a note where a substitute was used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Notes = tuple[str, ...]
 
 
 def stand_in(used: str, wanted: str) -> Notes:
-    """Return the note that says that ``used`` stood in for ``wanted``; none if it is the same."""
+    """Return a note that ``used`` replaces ``wanted``; no note if they are the same."""
     return () if used == wanted else (f"{used} stood in for {wanted}",)
 
 
@@ -36,7 +36,7 @@ def keys(tokens: VisualTokens) -> tuple[Tensor, Notes]:
 def frame_descriptors(tokens: VisualTokens) -> tuple[Tensor, Notes]:
     """Return one descriptor ``(B, T, F)`` for each frame of a stack of clips.
 
-    Where there is none, or none for each frame, the mean of the frame's features.
+    If there are no descriptors, or not one for each frame, the mean of the frame's features.
     """
     frames = tokens.blocks[0][0]
     used, value = tokens.evidence(*FRAMES)
@@ -47,9 +47,9 @@ def frame_descriptors(tokens: VisualTokens) -> tuple[Tensor, Notes]:
 
 
 def saliency(tokens: VisualTokens) -> tuple[Tensor, Notes]:
-    """Return the attention ``(B, N)`` that the encoder pays to each token, averaged over heads.
+    """Return the attention ``(B, N)`` of the encoder to each token, averaged over heads.
 
-    That of the CLS token; from encoders without one, that of all tokens, as a mean or in full.
+    The attention of the CLS token; for encoders without one, that of all tokens.
     """
     used, value = tokens.evidence(*SALIENCY, "attention")
     value = value.float()
@@ -63,9 +63,9 @@ def saliency(tokens: VisualTokens) -> tuple[Tensor, Notes]:
 def text_relevance(tokens: VisualTokens) -> tuple[Tensor, Notes]:
     """Return the relevance ``(B, N)`` of each token to the text, higher for more relevant.
 
-    With a CLIP text tower, the *negated* cosine to the text, averaged over its segments: CLIP's
-    patches resemble a text the less, the more they show of it. Without one, the cosine of the
-    tokens with the mean of the prompt's own embeddings in the language model, not negated.
+    With a CLIP text tower, the *negated* cosine with the text, averaged over its segments: in CLIP,
+    patches that show what a text says are less similar to it than others. Without one, the cosine
+    of the tokens with the mean of the prompt's embeddings in the language model, not negated.
     """
     text, seen = tokens.text_embeds, tokens.visual_projected
     if text is not None and seen is not None:

@@ -31,7 +31,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 class Similarity:
-    """Rows of the cosine similarities of a stack, for rules that pick one token after the other.
+    """Rows of the cosine similarities of a stack, for rules that pick tokens one after the other.
 
     Up to `WHOLE` tokens all pairs are computed at once. Beyond, the rows of the tokens that are
     likely picked next are computed together, at most `BLOCK` of them, so that memory stays linear
@@ -42,7 +42,7 @@ class Similarity:
     x : Tensor, shape (B, N, C)
         Rows of length one, see `unit`.
     diagonal : float, optional
-        What stands for a token's similarity with itself.
+        Value of a token's similarity with itself; by default the cosine.
     whole : int, optional
         Tokens up to which all pairs are computed at once; by default `WHOLE`, on a GPU four times
         as many.

@@ -1,4 +1,4 @@
-"""LFTR's stage in time, and picking in what it leaves of each frame."""
+"""LFTR's reduction over time, and the choice among the tokens that it leaves of each frame."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .relevance_greedy import marginal_relevance
 
 
 def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
-    """Return the tokens that are least like the same place a frame before, ``(B, T, N)``.
+    """Return the tokens least similar to those at their position a frame before, ``(B, T, N)``.
 
-    Evenly spread ones of the first frame come before all others, the rest of it after them.
+    Evenly spread tokens of the first frame come before all others, its remaining tokens last.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
 
 
 def run_slots(slot: Tensor, stays: Tensor) -> Tensor:
-    """Return slots in which every token has that of the last one at its place that stayed.
+    """Return slots in which every token has that of the last kept token at its position.
 
     Parameters
     ----------
     slot : Tensor of int64, shape (B, T, N)
-        Slot of every token that stays; -1 for none.
+        Slot of every kept token; -1 for other tokens.
     stays : Tensor of bool, shape (B, T, N)
         The tokens that open a run.
     """
@@ -108,7 +108,7 @@ def pick_in_frames(
     share: float,
     relevant: bool,
 ) -> Tensor:
-    """Pick in each frame by `marginal_relevance`, among candidates of what stays; ``(B, T, N)``.
+    """Pick in each frame by `marginal_relevance`, among tokens that are left; ``(B, T, N)``.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ def pick_in_frames(
     stays : Tensor of bool, shape (B, T, N)
         What can be picked.
     counts : Tensor of int64, shape (B, T)
-        Picks in each frame, at most as many as stay.
+        Number of picks in each frame, at most the number of tokens left.
     tokens : VisualTokens
         One frame, whose grid tells what is evenly spread.
     diversity : float
         See `marginal_relevance`.
     share : float
-        Candidates of a frame, in geometric means of what stays and of its picks.
+        Candidates of a frame, as a multiple of the geometric mean of tokens left and picks.
     relevant : bool
         Whether candidates are those of the highest scores, or evenly spread ones.
     """
@@ -155,9 +155,9 @@ def pick_in_frames(
 
 
 def _candidates(stays: Tensor, counts: Tensor, share: float) -> Tensor:
-    """Return ``share`` geometric means of both numbers ``(R,)``, from the picks to what stays.
+    """Return ``share * sqrt(stays * counts)`` ``(R,)``, rounded up, from counts to stays.
 
-    Where there is nothing to pick there is nothing to pick from, however large the share.
+    Zero where no token is to be picked.
     """
     if math.isinf(share):
         return stays * (counts > 0)
@@ -166,7 +166,7 @@ def _candidates(stays: Tensor, counts: Tensor, share: float) -> Tensor:
 
 
 def _spread(stays: Tensor, number: Tensor, tokens: VisualTokens) -> Tensor:
-    """Return ``number`` ``(R,)`` of what stays ``(R, N)``, evenly spread."""
+    """Return ``number`` ``(R,)`` evenly spread tokens of those left, ``stays`` ``(R, N)``."""
     whole = stays.sum(dim=1, keepdim=True)
     rank = stays.cumsum(dim=1) - 1
     half, wanted = whole // 2, number.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Thinning a list by dropping, a few at a time, what has a near neighbour in the other half."""
+"""Remove near-duplicates from a list of tokens, a few at a time (VisPruner's rule)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ...values.indexing import take
 from .scaling import unit
 from .similarity import SAME, gram
 
-NEIGHBOURS = 64  # nearest tokens that are remembered of each
+NEIGHBOURS = 64  # nearest tokens that are stored for each
 FIRST = 16  # of them are looked at before the others
 BLOCK = 1 << 22  # similarities of an item that are held at once
 
 
 def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
-    """Return the ``keep`` of ``members`` that are left after dropping near duplicates.
+    """Return the ``keep`` of ``members`` that are left after near-duplicates are removed.
 
-    In each round the even places of the list are compared with the odd ones by cosine; of the even
-    ones the ``step`` with the nearest neighbour go. The others, nearest first, and then the odd
-    ones make up the next round's list.
+    In each round, tokens at even places of the list are compared with those at odd places by
+    cosine. The ``step`` even ones most similar to an odd one are removed. The list of the next
+    round is the other even ones, most similar first, followed by the odd ones.
 
-    Only the nearest neighbours of each token are remembered, so memory stays linear in N; they are
-    looked up again once none of a token's is left on the other side.
+    Only the nearest neighbours of each token are stored, so that memory is linear in N. They are
+    computed again when none of a token's neighbours is left on the other side.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
     members : Tensor of int64, shape (B, R)
         The list, in order.
     keep : int
-        Tokens to leave, fewer than R and at least one.
+        Number of tokens to keep, fewer than R and at least one.
     step : int
-        Most tokens to drop in a round; never more than the even half.
+        Largest number of tokens to remove in a round, at most those at even places.
     """
     x = unit(x)
     known = _Neighbours.of(x, members)
@@ -54,7 +54,7 @@ def thin(x: Tensor, members: Tensor, keep: int, step: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """The nearest other members of each member, nearest first, and their cosines.
+    """The nearest other members of each member, most similar first, and their cosines.
 
     Both are ``(B, N, t)``; ``first`` and ``first_cosine`` repeat the first few, for speed.
     """
@@ -66,7 +66,7 @@ class _Neighbours:
 
     @classmethod
     def of(cls, x: Tensor, members: Tensor) -> _Neighbours:
-        """Look them up among ``members`` ``(B, R)`` of unit rows ``x`` ``(B, N, C)``."""
+        """Compute the neighbours among ``members`` ``(B, R)`` of unit rows ``x`` ``(B, N, C)``."""
         batch, total, _ = x.shape
         size = members.shape[1]
         count = min(NEIGHBOURS, size - 1)
@@ -92,8 +92,8 @@ class _Neighbours:
         bar = torch.full(self.token.shape[:2], -torch.inf, device=even.device)
         bar.scatter_(1, odd, 0.0)  # added to the cosines, it leaves those of the odd
         near = take(self.first, even, 1)
-        found = bar.gather(1, near.flatten(1)).view(near.shape)
-        score = found.add_(take(self.first_cosine, even, 1)).amax(dim=2)
+        bound = bar.gather(1, near.flatten(1)).view(near.shape)
+        score = bound.add_(take(self.first_cosine, even, 1)).amax(dim=2)
         item, place = score.isneginf().nonzero(as_tuple=True)
         if len(item) == 0:
             return score

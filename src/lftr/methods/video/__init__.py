@@ -1,4 +1,4 @@
-"""Methods made for videos, one file each; a new file is found by itself.
+"""Methods made for videos, one file each; new files are imported automatically.
 
 They take images too: an image is a clip of one frame, and so is each tile.
 """

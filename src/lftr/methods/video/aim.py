@@ -1,4 +1,4 @@
-"""AIM for videos: embeddings merged within each frame."""
+"""AIM's first stage for videos: merge similar tokens within each frame."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.blocks import blockwise
@@ -19,25 +20,34 @@ from .base import ClipMethod
 
 @dataclass(frozen=True)
 class AIMVideo(ClipMethod, name="aim-video"):
-    """Merge the likest pairs of an even and an odd token of each frame, fold by fold.
+    """Merge the most similar pairs of tokens within each frame, in several passes.
 
-    Frames keep equally many, never merge with one another, and lose half of their tokens in each
-    fold until they have what they keep: a quarter after the two folds of the publication. With
-    fewer slots than frames, evenly spread frames become one slot each, the others go.
+    All frames keep the same number of tokens, and no tokens of different frames merge. In each pass
+    (a fold) a frame loses half of its tokens, until the budget is met: a quarter is left after the
+    two published folds. With fewer slots than frames, evenly spread frames become one slot each,
+    and the other frames are dropped.
 
     Parameters
     ----------
     folds : tuple of int
-        Tokens that the first folds remove of a frame; none removes more than half.
+        Number of tokens that the first folds remove from a frame; at most half of its tokens each.
 
     Notes
     -----
-    Source: AIM (ICCV 2025, arXiv 2412.03248), its token merging of video frames;
-    ``bipartite_soft_matching_merge``, N/2 and then N/4 tokens of a frame.
-    Differs: any count; the order is restored after every fold. `aim` is the same rule with the
-    options for images; `aim-inside`, the half inside the language model, composes with this one.
+    Published: N/2 and then N/4 tokens of a frame are removed.
+    Differs from the original: any count can be kept, and tokens are put back in raster order after
+    every fold. `aim` is the same rule with the options for images. `aim-inside`, the stage inside
+    the language model, can be combined with this one.
     """
 
+    source = Source(
+        "AIM",
+        arxiv="2412.03248",
+        venue="ICCV 2025",
+        code="https://github.com/LaVi-Lab/AIM",
+        function="bipartite_soft_matching_merge",
+        note="its token merging of video frames",
+    )
     folds: tuple[Annotated[int, Range(1)], ...] = ()
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:

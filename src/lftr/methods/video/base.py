@@ -1,4 +1,4 @@
-"""What methods for videos share: an item is a clip, or several one after the other."""
+"""The base class of methods for videos: an item is a clip, or several clips in order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ..operations.composing import stacked
 
 
 class ClipMethod(Method):
-    """A method that sees clips: stacks of ``T`` frames of ``H x W`` tokens, one grid each.
+    """A method that decides for clips of ``T`` frames of ``H x W`` tokens, one grid each.
 
-    A tiled item is as many clips as it has tiles; they share the budget by size and are decided one
-    by one. With fewer slots than tiles the largest tiles get one each, of equal ones the first.
+    Each tile of a tiled item is a clip. Clips share the budget in proportion to size and are
+    decided separately. With fewer slots than tiles, the largest tiles get one each, of equal ones
+    the first.
 
-    A subclass writes `clips`, for a stack, or `clip`, for one that goes its own way by content.
+    A subclass defines `clips`, for a stack of clips, or `clip`, for one clip.
     """
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
@@ -47,7 +48,7 @@ class ClipMethod(Method):
 
 
 def own_counts(tokens: VisualTokens, natural: Callable[[VisualTokens], list[int]]) -> list[int]:
-    """Return how many tokens each item of a stack keeps by a measure of clips: the sum of them."""
+    """Return how many tokens each item of a stack keeps: the sum of ``natural`` over its clips."""
     counts = [0] * len(tokens.features)
     rows = torch.arange(len(counts), device=tokens.features.device)
     first = 0
@@ -59,9 +60,6 @@ def own_counts(tokens: VisualTokens, natural: Callable[[VisualTokens], list[int]
 
 
 def by_frame(tokens: VisualTokens, x: Tensor) -> Tensor:
-    """Return what is aligned with the tokens of a stack of clips ``(B, T * N, ...)`` by frame.
-
-    Shape ``(B, T, N, ...)``.
-    """
+    """Return a tensor ``(B, T * N, ...)`` of a stack of clips as ``(B, T, N, ...)``, by frame."""
     frames, height, width = tokens.blocks[0]
     return x.reshape(len(x), frames, height * width, *x.shape[2:])

@@ -1,4 +1,4 @@
-"""DyCoke, its merging half: of most frames only what differs from the frame before."""
+"""DyCoke's first stage: most frames keep only the tokens that differ from an earlier frame."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
 from ..operations.cells import spread
@@ -18,37 +19,47 @@ from .base import ClipMethod, by_frame, own_counts
 
 @dataclass(frozen=True)
 class DyCoke(ClipMethod, name="dycoke"):
-    """Keep every fourth frame, and of the others what is least like the same place there.
+    """Keep every fourth frame, and of the others the tokens least similar to an earlier frame.
 
-    Every odd frame is compared with the one before it, and of every four frames the third with the
-    first; a compared frame keeps ``1 - merging_ratio`` of what the others keep. Where the budget
-    does not suffice for those to be whole, all shrink alike and evenly spread tokens of them stay;
-    where it is larger, the compared ones grow. An odd last frame is kept like a first one.
+    Frames come in groups of four. The second and fourth frame of a group are compared with the
+    frame before them, the third with the first, always token by token at the same position and by
+    cosine. A compared frame keeps its least similar tokens, ``1 - merging_ratio`` of what the first
+    frame keeps. If the budget is too small to keep the first frames whole, all frames shrink in
+    proportion, and of a first frame evenly spread tokens stay. If it is larger, the compared frames
+    keep more.
 
     Parameters
     ----------
     merging_ratio : float
-        What a compared frame loses, in [0, 1].
+        Share of its tokens that a compared frame loses, in [0, 1].
     full_groups : bool
-        Whether the third frame is compared in the last four frames too; the original stops before
-        them.
+        Whether the third frame of the last group is compared too. The original program leaves it
+        whole.
 
     Notes
     -----
-    Source: DyCoke (CVPR 2025, arXiv 2411.15024), token merging over time; ``dycole_ttm``. Its
-    second half, in the cache while decoding, is not part of this method.
-    Differs: tokens stay in order; an odd last frame is kept, which the original loses; fewer than
-    five frames, where it crashes; any count.
+    The second stage of the publication, which prunes the cache during decoding, is not included.
+    Differs from the original: tokens stay in raster order; a last frame without a partner is kept
+    (there it is lost); fewer than five frames are allowed (there they raise); any count can be
+    kept. ``keep="auto"`` keeps what the original keeps.
     """
 
-    merging_ratio: Annotated[float, Range(0.0, 1.0)] = 0.3
+    source = Source(
+        "DyCoke",
+        arxiv="2411.15024",
+        venue="CVPR 2025",
+        code="https://github.com/KD-TAO/DyCoke",
+        function="dycole_ttm",
+        note="its token merging over time",
+    )
+    merging_ratio: Annotated[float, Range(0.0, 1.0)] = 0.7
     full_groups: bool = False
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
         frames, height, width = tokens.blocks[0]
         size = height * width
         pairs = self.compared(frames)
-        claims = torch.ones(1, frames)
+        claims = torch.ones(1, frames, dtype=torch.float64)
         claims[0, list(pairs)] = 1.0 - self.merging_ratio
         # at the factor N counts are N and int((1 - merging_ratio) * N), as published
         counts = apportion(keep, claims, torch.tensor([size]), FLOORED)[0].tolist()

@@ -1,4 +1,4 @@
-"""EVS: keep what changed since the frame before."""
+"""EVS: keep the first frame, and the tokens that differ most from the frame before."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.cells import spread
 from ..operations.motion import stillness
@@ -18,24 +19,31 @@ from .base import ClipMethod, by_frame
 
 @dataclass(frozen=True)
 class EVS(ClipMethod, name="evs"):
-    """Keep the first frame, and of all others what is least like the same place a frame before.
+    """Keep the first frame, and of the others the tokens least similar to the frame before.
 
-    One ranking by cosine over the whole clip. The first frame has nothing to be compared with and
-    comes before all others; where the budget is less than a frame, evenly spread tokens of it.
+    Tokens are compared at the same position by cosine and ranked over the whole clip. The tokens of
+    the first frame come first; if the budget is smaller than a frame, evenly spread tokens of it
+    are kept.
 
     Parameters
     ----------
     first : float
-        Most of the budget that the first frame may take, in [0, 1]; 1 as published. What it does
-        not get of its tokens comes after all others.
+        Largest share in [0, 1] of the budget that the first frame may use; 1 as published. Its
+        remaining tokens come after all others.
 
     Notes
     -----
-    Source: Efficient Video Sampling (EVS), as in vLLM; ``compute_retention_mask``. There the budget
-    is ``max(N, int(T * N * (1 - q)))`` for frames of ``N`` tokens.
-    Differs: budgets under one frame, which the original raises to one frame.
+    In vLLM the budget is ``max(N, int(T * N * (1 - q)))`` for frames of ``N`` tokens.
+    Differs from the original: budgets of less than one frame are possible (there they are raised to
+    one frame).
     """
 
+    source = Source(
+        "EVS",
+        code="https://github.com/vllm-project/vllm",
+        function="compute_retention_mask",
+        note="Efficient Video Sampling, as in vLLM; no paper is known to us",
+    )
     first: Annotated[float, Range(0.0, 1.0)] = 1.0
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:

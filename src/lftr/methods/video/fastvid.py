@@ -1,4 +1,4 @@
-"""FastVID: segments of like frames; in each, salient tokens, and the others merged into a few."""
+"""FastVID: segments of similar frames, the most attended tokens, and the others merged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Flow, Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.density import peak_scores
@@ -24,35 +25,41 @@ _NEIGHBOURS = 4  # of the density, as published
 
 @dataclass(frozen=True)
 class FastVID(ClipMethod, name="fastvid"):
-    """Keep each frame's most attended tokens; merge the rest into density peaks of a few frames.
+    """Keep each frame's most attended tokens; merge the others into density peaks of some frames.
 
-    The clip is cut where frames differ. Every frame keeps ``1 - contextual`` of its share by
-    attention. The other slots of a segment lie on every ``step``-th of its frames, counted from its
-    end: there, at the density peaks of what is not kept. All that is not kept in the segment flows,
-    once for each of these frames, into the peak that it resembles most.
+    The clip is divided into segments where frames differ. Every frame keeps ``1 - contextual`` of
+    its share by attention. The other slots of a segment are on every ``step``-th of its frames,
+    counted from its end, at density peaks among the tokens not kept. For each of these frames, all
+    tokens of the segment that are not kept are merged into the peak most similar to them.
 
     Parameters
     ----------
     segments : int
-        Segments that are made at least.
+        Smallest number of segments.
     threshold : float
-        Cosine of adjacent frames below which the clip is always cut.
+        Cosine of adjacent frames, below which a new segment always begins.
     contextual : float
-        Share in [0, 1] of the slots that merge.
+        Share in [0, 1] of the slots that are merged.
     step : int
-        Distance of the frames that hold those.
+        Distance between the frames that hold merged slots.
     own : float
-        Least share in [0, 1] of a peak in its slot.
+        Smallest weight in [0, 1] of a peak in its slot.
 
     Notes
     -----
-    Source: FastVID (NeurIPS 2025, arXiv 2503.11187), the block in ``Qwen2Model.forward``.
-    Evidence: attention (there of the SigLIP head), and the frames' descriptors.
-    Differs: the count is exact. The original keeps ``int(N * ratio)`` tokens of a frame and loses
-    the remainder of a segment's slots over its frames; what is left of the budget here goes to the
-    most attended of the other tokens. No noise is added to densities.
+    Evidence: attention (in the original that of the SigLIP head), and the descriptors of frames.
+    Differs from the original: the count is exact. The original keeps ``int(N * ratio)`` tokens of a
+    frame and loses the remainder when it divides a segment's slots among its frames; here the rest
+    of the budget goes to the most attended other tokens. No random noise is added to densities.
     """
 
+    source = Source(
+        "FastVID",
+        arxiv="2503.11187",
+        venue="NeurIPS 2025",
+        code="https://github.com/LunarShen/FastVID",
+        function="Qwen2Model.forward",
+    )
     segments: Annotated[int, Range(1)] = 8
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.9
     contextual: Annotated[float, Range(0.0, 1.0)] = 0.4
@@ -83,12 +90,12 @@ class FastVID(ClipMethod, name="fastvid"):
         return Selection(index, self._flow(x, kept, peaks, segments, contextual), notes + more)
 
     def _holders(self, segment: tuple[int, int]) -> list[int]:
-        """Return the frames of a segment that hold its merging slots."""
+        """Return the frames of a segment that hold its merged slots."""
         first, end = segment
         return list(range(end - 1, first - 1, -self.step))
 
     def _peaks(self, x: Tensor, kept: Tensor, segments: Segments, contextual: int) -> Tensor:
-        """Return the peaks ``(T, N)`` of what is not kept, in the frames that hold slots."""
+        """Return the peaks ``(T, N)`` among tokens not kept, in the frames that hold slots."""
         holders, numbers = [], []
         free = x.shape[1] - int(kept[0].sum())
         for first, end in segments:
@@ -105,7 +112,7 @@ class FastVID(ClipMethod, name="fastvid"):
     def _flow(
         self, x: Tensor, kept: Tensor, peaks: Tensor, segments: Segments, contextual: int
     ) -> Flow:
-        """Return what flows where: kept tokens stay, the others join peaks of their segment."""
+        """Return the flow: kept tokens alone, the others merged into peaks of their segment."""
         size = x.shape[1]
         slots = (kept | peaks).flatten().cumsum(0) - 1
         alone = kept.flatten().nonzero().squeeze(1)

@@ -10,6 +10,7 @@ import torch
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.cells import centres, spread
 from .base import ClipMethod
@@ -17,18 +18,20 @@ from .base import ClipMethod
 
 @dataclass(frozen=True)
 class FrameSample(ClipMethod, name="frame-sample"):
-    """Keep frames at equal steps through the clip, each whole, and nothing of the others.
+    """Keep frames at equal steps through the clip, each of them whole, and drop the others.
 
-    The control that any choice by content must beat: what one gets by sampling fewer frames at the
-    same number of tokens. As many frames are taken as the budget needs; they share it evenly, and
-    where it does not suffice for all of their tokens, evenly spread ones of each are kept.
+    The control that any method for videos must beat: sampling fewer frames at the same number of
+    tokens. As many frames are taken as the budget needs. They share it evenly; if it does not
+    suffice for all of their tokens, evenly spread tokens of each are kept.
 
     Parameters
     ----------
     share : float
-        Of a frame's tokens, in (0, 1]: below 1, more frames, each thinned to that share.
+        Share in (0, 1] of a frame's tokens. Below 1, more frames are taken, each reduced to that
+        share.
     """
 
+    source = Source("this project", note="a control")
     share: Annotated[float, Range(1e-6, 1.0)] = 1.0
 
     sees_features: ClassVar[bool] = False

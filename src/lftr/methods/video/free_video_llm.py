@@ -1,4 +1,4 @@
-"""Free Video-LLM: frames and regions that answer the text in detail, all others coarsely."""
+"""Free Video-LLM: regions of frames relevant to the text in detail, all frames coarsely."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...options.checks import Range
 from ...values.errors import MissingEvidenceError
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import apportion
@@ -25,40 +26,47 @@ from .base import ClipMethod, own_counts
 
 @dataclass(frozen=True)
 class FreeVideoLLM(ClipMethod, name="free-video-llm"):
-    """Pool every frame coarsely; of frames near the text, and a few others, add a region in detail.
+    """Pool every frame coarsely; add a region in detail of frames relevant to the text, and others.
 
-    The ``slow`` frames of highest cosine with the text and ``middle`` evenly spread ones add their
-    region of interest, in pairs of neighbouring tokens: a box of the share ``region`` of the frame,
-    around the tokens of highest cosine with the text. All frames add ``side x side`` cells.
+    Two kinds of frames add a region of interest: the ``slow`` frames of highest cosine with the
+    text, and ``middle`` evenly spread ones. The region is a box of the share ``region`` of the
+    frame, around the tokens of highest cosine with the text, in pairs of neighbouring tokens. All
+    frames add ``side x side`` averaged cells.
 
     Parameters
     ----------
     slow, middle : int
-        Numbers of those frames; one that is both counts once.
+        Numbers of these frames; a frame of both kinds counts once.
     side : int
-        Cells per side of a frame; 0 for none.
+        Number of cells on each side of a frame; 0 for no cells.
     region : float
-        Share of a frame, in (0, 1], that its region is.
+        Area of the region, as a share in (0, 1] of the frame.
     pool : {"max", "avg"}
-        How the pairs' embeddings in the space of the text pool, which places the region.
+        How the embeddings of a pair are pooled, in the space of the text, to place the region.
     frames_by : {"patches", "frame"}
-        What stands for a frame beside the text: the mean of its patches, or its ``frame_features``,
-        where the host gives those in the space of the text, as the original does.
+        What is compared with the text to choose frames: the mean of the patches, or
+        ``frame_features`` where the host has them in the space of the text, as in the original.
     transposed : bool
-        Whether to take the pairs of a frame for a grid of half its height and full width, as the
-        original does by mistake: the region is then no rectangle of the frame.
+        Whether to arrange the pairs of a frame as a grid of half its height and full width. The
+        original does so by mistake: its region is not a rectangle of the frame.
 
     Notes
     -----
-    Source: Free Video-LLM (arXiv 2410.10441); ``temporal_aggregation``, ``roi_crop``. There 50
-    frames of 24 x 24 tokens make 8 regions of 11 x 21 pairs and 50 x 16 cells: 2,648 tokens.
-    Evidence: the text and the patches in the space that CLIP shares with it; without a text tower
-    the prompt's own embeddings and the features.
-    Differs: a slot is always a mean (pairs are there maxima, channel by channel, which no weighting
-    of tokens gives); any count: ``keep="auto"`` is the original's own, at others all parts grow or
-    shrink alike, regions to single tokens at most.
+    Published: 50 frames of 24 x 24 tokens give 8 regions of 11 x 21 pairs and 50 x 16 cells, 2,648
+    tokens.
+    Evidence: text and patches in CLIP's shared space; without a text tower the prompt's own
+    embeddings and the features.
+    Differs from the original: a slot is always a mean (there a pair is the maximum of each channel,
+    which is no weighted sum of tokens). Any count can be kept: ``keep="auto"`` keeps what the
+    original keeps; for other counts all parts change in proportion, regions up to single tokens.
     """
 
+    source = Source(
+        "Free Video-LLM",
+        arxiv="2410.10441",
+        code="https://github.com/contrastive/FreeVideoLLM",
+        function="temporal_aggregation, roi_crop",
+    )
     slow: Annotated[int, Range(0)] = 3
     middle: Annotated[int, Range(0)] = 5
     side: Annotated[int, Range(0)] = 4
@@ -78,7 +86,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
         text, seen, notes = _in_one_space(tokens)
         seen = seen.reshape(frames, size, -1)
         detailed = self.frames(self._answering(tokens, seen, text), frames)
-        found = self.regions_of(seen[detailed], text, (height, width))
+        boxes = self.regions_of(seen[detailed], text, (height, width))
         counts = apportion(keep, self._claims(tokens, detailed)[None], torch.tensor([size]))[
             0
         ].tolist()
@@ -88,7 +96,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
                 continue
             if frame in detailed:
                 slot, source, anchor = self._detailed(
-                    found[detailed.index(frame)], (height, width), count
+                    boxes[detailed.index(frame)], (height, width), count
                 )
             else:
                 slot, anchor = frame_cells(height, width, count)

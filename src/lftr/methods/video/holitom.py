@@ -1,4 +1,4 @@
-"""HoliTom: what stands still is kept once for a stretch of the clip, the rest by attention."""
+"""HoliTom's stage before the language model: merge static positions, then rank by attention."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import CEILED, ROUNDED, apportion
@@ -23,39 +24,49 @@ from .base import ClipMethod
 
 @dataclass(frozen=True)
 class HoliTom(ClipMethod, name="holitom"):
-    """Keep what stands still once for each stretch of the clip, and what else is attended.
+    """Keep static positions once for each segment of the clip, and the most attended other tokens.
 
-    The clip is cut into the stretches in which most is saved by keeping what stands still all
-    through only once, as its mean. What stands still clusters around density peaks; of each frame's
-    other tokens the most attended are kept. All parts keep the same share of their tokens.
+    A position is static in a segment if its token hardly changes from frame to frame there. The
+    clip is divided into the segments that save most tokens when each static position is kept only
+    once, as its mean over the frames. The static tokens of a segment are clustered around density
+    peaks. Of the other tokens of each frame, those with the most attention are kept. Every segment
+    and every frame keeps the same share of its tokens.
 
     Parameters
     ----------
     threshold : float
-        Cosine with the frame before above which a position stands still. As published 0.65 for
-        10 %, 0.8 for 15 to 25 % of the tokens.
+        Cosine with the frame before, above which a token counts as unchanged. Published: 0.65 where
+        10 % of the tokens are kept, 0.8 for 15 to 25 %.
     contextual : float
-        Share in [0, 1] of a frame's slots that are density peaks of what is not attended, which
-        merges into them; as published 0, with which it is dropped.
+        Share in [0, 1] of a frame's slots that go to density peaks among the tokens with less
+        attention, which are merged into these peaks. At 0, as published, those tokens are dropped.
     neighbours : int
-        Nearest tokens that make the density.
+        Number of nearest tokens from which the density is computed; at most the number of clusters.
     own : float
-        Share in [0, 1] of a peak in its slot, where others join it.
+        Weight in [0, 1] of the density peak in the mean of its cluster.
     mean : bool
-        Whether all of a slot count the same instead.
+        Whether all tokens of a cluster have equal weight instead.
     longest : int
-        Most frames of a stretch.
+        Largest number of frames in a segment.
 
     Notes
     -----
-    Source: HoliTom (NeurIPS 2025, arXiv 2505.21334), its part before the language model;
-    ``select_static_windows`` and what follows it in ``llava_arch.py``.
-    Evidence: attention (there of the last SigLIP layer, averaged over heads and queries).
-    Differs: the count is exact. At the totals that the original reaches, parts keep what they keep
-    there; where more is to be kept than is left once all that stands still is one, what stands
-    still the least is taken as moving. No noise is added to densities.
+    Evidence: attention (in the original that of SigLIP's last layer, averaged over heads and
+    queries).
+    Differs from the original: the count is exact. For the totals that the original can reach, every
+    segment and frame keeps the same number as there. If more tokens are to be kept than are left
+    after static positions are merged, the static positions that change most are not merged. No
+    random noise is added to densities.
     """
 
+    source = Source(
+        "HoliTom",
+        arxiv="2505.21334",
+        venue="NeurIPS 2025",
+        code="https://github.com/cokeshao/HoliTom",
+        function="select_static_windows",
+        note="its part before the language model",
+    )
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8
     contextual: Annotated[float, Range(0.0, 1.0)] = 0.0
     neighbours: Annotated[int, Range(1)] = 7
@@ -85,13 +96,13 @@ class HoliTom(ClipMethod, name="holitom"):
         return replace(parts.selection(torch.cat([still, moving]), own), notes=notes)
 
     def parts(self, x: Tensor, keep: int) -> Parts:
-        """Return the stretches of a clip ``(T, N, C)`` and what stands still in each."""
+        """Return the segments of a clip ``(T, N, C)`` and the static positions of each."""
         like = stillness(x[None])[0]
         segments = still_windows(like > self.threshold, self.longest)
-        nothing = torch.full_like(x[0, :, 0], -torch.inf, dtype=torch.float32)
+        never = torch.full_like(x[0, :, 0], -torch.inf, dtype=torch.float32)
         score = torch.stack(
             [
-                like[first : end - 1].amin(dim=0) if end - first > 1 else nothing
+                like[first : end - 1].amin(dim=0) if end - first > 1 else never
                 for first, end in segments
             ]
         )
@@ -101,14 +112,15 @@ class HoliTom(ClipMethod, name="holitom"):
         """Return the leader ``(R, N)`` of each member: the nearest of the part's density peaks."""
         if not bool(counts.any()):
             return torch.full_like(members, -1, dtype=torch.int64)
-        peaks = highest(peak_scores(x, self.neighbours, members), counts)
+        peaks = highest(peak_scores(x, counts.clamp(1, self.neighbours), members), counts)
         leader = join_peaks(x, peaks)
         return leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1)
 
     def _attended(self, x: Tensor, score: Tensor, members: Tensor, counts: Tensor) -> Tensor:
-        """Return the leader ``(T, N)`` of each moving token: itself where it is attended."""
-        merging = (counts * self.contextual).int()
-        chosen = highest(score.masked_fill(~members, -torch.inf), counts - merging)
+        """Return the leader ``(T, N)`` of each dynamic token: itself for the most attended."""
+        dominant = (counts.double() * (1.0 - self.contextual)).round().long()
+        merging = counts - dominant
+        chosen = highest(score.masked_fill(~members, -torch.inf), dominant)
         place = torch.arange(x.shape[1], device=x.device).expand_as(members)
         leader = torch.where(chosen, place, -1)
         if bool(merging.any()):

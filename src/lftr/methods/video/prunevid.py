@@ -1,4 +1,4 @@
-"""PruneVid, its stage before the language model: stretches, what stands still, clusters."""
+"""PruneVid's stage before the language model: segments, static positions, clusters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.density import join_peaks, peak_scores
@@ -22,35 +23,39 @@ from .holitom import highest
 
 @dataclass(frozen=True)
 class PruneVid(ClipMethod, name="prunevid"):
-    """Merge what stands still in each stretch of like frames, then clusters of what is left.
+    """Merge static positions in each segment of similar frames, then cluster what is left.
 
-    Frames cluster by their means, and the clip is cut where clusters change. A position that looks
-    the same all through a stretch is one token, its mean. That, and what moves in each frame,
-    clusters around density peaks; a slot is the mean of a cluster.
+    Frames are clustered by their mean features, and a new segment begins where the cluster changes.
+    A position whose tokens are similar in all frames of a segment is static and becomes one token,
+    their mean. The static tokens of each segment, and the other tokens of each frame, are clustered
+    around density peaks. A slot is the mean of a cluster.
 
     Parameters
     ----------
     clusters : float
-        Clusters of frames, as a share of their number, in (0, 1].
+        Number of frame clusters, as a share in (0, 1] of the number of frames.
     threshold : float
-        Mean cosine between all pairs of a stretch's frames above which a position stands still.
+        Mean cosine over all pairs of frames of a segment, above which a position is static.
     share : float
-        Share of its tokens, in (0, 1], that a part keeps.
+        Share in (0, 1] of its tokens that each segment's static part, and each frame, keeps.
     few : int
-        Tokens up to which a part keeps all.
+        A part of at most this many tokens keeps all of them.
     neighbours : int
-        Nearest tokens, or frames, that make a density.
+        Number of nearest tokens, or frames, from which a density is computed.
 
     Notes
     -----
-    Source: PruneVid (ACL 2025, arXiv 2412.16117), its spatial-temporal merging; no output of the
-    original program was at hand to compare with. Its second stage, at layer 10 of the language
-    model, is not part of this method; any method inside the language model composes with it.
-    Differs: the count is exact. ``keep="auto"`` is the original's own, at which the parts keep what
-    they keep there; at others they keep in that proportion, and where more is to be kept than is
-    left once all that stands still is one, what stands still the least is taken as moving.
+    Outputs of the original program were compared, and those of this method are equal to them. Its
+    second stage, at layer 10 of the language model, is not included; any method inside the language
+    model can be combined with this one.
+    Differs from the original: the count is exact. ``keep="auto"`` keeps what the original keeps.
+    Other counts are shared in the same proportion. If more tokens are to be kept than are left
+    after static positions are merged, the static positions that change most are not merged.
     """
 
+    source = Source(
+        "PruneVid", arxiv="2412.16117", venue="ACL 2025", note="its spatial-temporal merging"
+    )
     clusters: Annotated[float, Range(1e-6, 1.0)] = 0.25
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8
     share: Annotated[float, Range(1e-6, 1.0)] = 0.5
@@ -79,10 +84,12 @@ class PruneVid(ClipMethod, name="prunevid"):
 
     def _own(self, sizes: Tensor) -> Tensor:
         """Return how many tokens parts of the given sizes keep in the original."""
-        return torch.where(sizes > self.few, (sizes * self.share).int().clamp_min(1), sizes)
+        return torch.where(
+            sizes > self.few, (sizes.double() * self.share).long().clamp_min(1), sizes
+        )
 
     def _parts(self, x: Tensor) -> tuple[Parts, Tensor]:
-        """Return the stretches of a clip ``(T, N, C)`` with what stands still, and how still."""
+        """Return the segments of a clip ``(T, N, C)`` with their static positions, and scores."""
         count = max(1, int(len(x) * self.clusters))
         segments = clustered(x.float().mean(dim=1), count, self.neighbours)
         score = torch.stack([_likeness(x[first:end]) for first, end in segments])
@@ -97,7 +104,7 @@ def _frames(tokens: VisualTokens) -> Tensor:
 def _likeness(x: Tensor) -> Tensor:
     """Return each position's mean cosine over all pairs of frames ``(T, N, C)``: ``(N,)``.
 
-    Minus infinity for a single frame, in which nothing is said to stand still.
+    Minus infinity for a single frame, where no position is static.
     """
     frames = len(x)
     if frames == 1:

@@ -1,4 +1,4 @@
-"""VidCom2: frames that stand out keep more, and in each frame the tokens that stand out."""
+"""VidCom2: distinctive frames keep more, and in each frame the distinctive tokens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.scaling import unit
@@ -20,27 +21,33 @@ _WIDEST, _NARROWER = 2.0, 4  # widths of the Gaussians: 2, 1, 1/2, 1/4, 1/8, as 
 
 @dataclass(frozen=True)
 class VidCom2(ClipMethod, name="vidcom2"):
-    """Keep in each frame what is least like the clip's and the frame's means; more where it is so.
+    """Keep the tokens least similar to the means of frame and clip; more in distinctive frames.
 
-    Likeness is a sum of Gaussians of five widths, in the half of the channels that vary least. A
-    frame's share is ``1 + p - mean(p)`` of an even one, ``p`` the softmax over the frames of how
-    unlike the clip they are.
+    Similarity is a sum of Gaussians of five widths, computed in the half of the channels with the
+    least variance. The share of a frame is ``1 + p - mean(p)`` times an equal one, where ``p`` is
+    the softmax over frames of their dissimilarity to the clip.
 
     Parameters
     ----------
     temperature : float
-        Of that softmax. At the published 0.01 one frame takes nearly all of it.
+        Temperature of the softmax. At 0.01, as published, one frame gets nearly all of ``p``.
     base_scale : float
-        What ``keep="auto"`` keeps of a clip, about.
+        Share of a clip that ``keep="auto"`` keeps, approximately.
 
     Notes
     -----
-    Source: VidCom2 (EMNLP 2025, arXiv 2505.14454); ``vidcom2_compression``.
-    Differs: the count is exact (the original rounds each frame's, to about ``base_scale`` in all).
-    At the totals that the original reaches, frames keep what they keep there; with fewer tokens
-    than frames, the frames that stand out the most keep one.
+    Differs from the original: the count is exact (there each frame's is rounded, to about
+    ``base_scale`` in all). For the totals that the original can reach, frames keep the same number
+    as there. With fewer tokens than frames, the most distinctive frames keep one token each.
     """
 
+    source = Source(
+        "VidCom2",
+        arxiv="2505.14454",
+        venue="EMNLP 2025",
+        code="https://github.com/xuyang-liu16/VidCom2",
+        function="vidcom2_compression",
+    )
     temperature: Annotated[float, Range(1e-6)] = 0.01
     base_scale: Annotated[float, Range(1e-6, 1.0)] = 0.25
 

@@ -1,4 +1,4 @@
-"""SparseVLM's raters: the words of the prompt that speak of the image."""
+"""SparseVLM's raters: the text tokens of the prompt that are related to the image."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .base import LayerView
 
 
 def raters(view: LayerView) -> Tensor:
-    """Return the rows of the text that may rate visual tokens.
+    """Return the rows of the text tokens whose attention ranks the visual tokens.
 
-    Found at the first view of a prompt, and remembered: text that takes more than the mean share of
-    a softmax, over the text, of its product with each visual token. Where no word is above the
-    mean, all are.
+    They are computed at the first view of a prompt and kept in its memory. The product of each
+    visual token with all text tokens is normalised by a softmax over the text. The raters are the
+    text tokens whose share, averaged over visual tokens, is above the mean; all of them if none is.
     """
     if "raters" not in view.memory:
         states = view.states.float()
