@@ -20,9 +20,9 @@ from .values.errors import ArgumentError, UnsupportedModelError
 if TYPE_CHECKING:
     from torch import nn
 
+    from .hosts.items import Framing
+    from .hosts.module.reduction import ModuleReduction
     from .hosts.transformers.families import Family
-    from .hosts.transformers.items import Framing
-    from .hosts.transformers.kinds.module import ModuleReduction
     from .hosts.transformers.reduction import Reduction
 
 AnyMethod = str | Method | LayerMethod
@@ -121,9 +121,9 @@ def reduce(
     MissingEvidenceError
         If the method needs what this model cannot tell.
     """
+    from .hosts.items import Plan
     from .hosts.transformers.encoder.merge import check_merge
     from .hosts.transformers.families import family_of
-    from .hosts.transformers.items import Plan
     from .hosts.transformers.reduction import Reduction
     from .hosts.transformers.wrapped import unwrapped
 
@@ -243,8 +243,8 @@ def reduce_module(
     ArgumentError, MissingEvidenceError
         If an argument is out of range, or the method needs more than features.
     """
-    from .hosts.transformers.items import Plan
-    from .hosts.transformers.kinds.module import ModuleReduction
+    from .hosts.items import Plan
+    from .hosts.module.reduction import ModuleReduction
 
     return ModuleReduction(module, Plan(as_method(method), _parse(keep)), grid)
 

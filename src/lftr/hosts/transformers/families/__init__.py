@@ -6,10 +6,10 @@ import importlib
 import pkgutil
 
 from ....values.errors import UnsupportedModelError
+from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .general import General, is_general
-from .layout import Layout
 from .medium import Clips, Medium
 from .refused import REFUSED
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model, encoder_of, feature_layer
-from .layout import Inputs, Layout
+from .layout import Inputs
 
 
 class Medium:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate, groupby
 
 from ....values.errors import ArgumentError
-from ..items import Framing, Item, in_order
+from ...items import Framing, Item, in_order
 
 
 def as_video(items: Sequence[Item], clips: Framing) -> list[Item]:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ....evidence.text import prompt_embeddings
 from ....values.errors import ArgumentError
+from ...items import Plan
 from ..api import Call, Model
-from ..items import Plan
 
 _MARKS = [
     f"{what}_{end}_token_id" for what in ("vision", "image", "video") for end in ("start", "end")

@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....methods.base import Method
-from ....values.errors import ArgumentError, MissingEvidenceError
-from ....values.report import Report
-from ....values.tokens import PROVIDERS, VisualTokens
+from ...values.errors import ArgumentError
+from ...values.report import Report
 from ..attached import Attached
 from ..clock import Clock
-from ..families import Layout
-from ..items import Item, Plan, choose, drops, write_report
-
-# what any tokens on their way through a module are evidence of
-FEATURES = frozenset({"features", "encoder_features"})
+from ..items import Item, Plan, write_report
+from ..layout import Layout
+from ..rows import FEATURES, apply_rows, choose_rows, evidence_of
 
 
 class ModuleReduction(Attached):
@@ -77,51 +73,6 @@ def module_reductions(module: nn.Module) -> list[ModuleReduction]:
     """Return the reductions on this module (not its parts); the active one comes last."""
     owners = (getattr(hook, "__self__", None) for hook in module._forward_hooks.values())
     return [owner for owner in owners if isinstance(owner, ModuleReduction)]
-
-
-def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[str]:
-    """Return what of ``can`` a method may ask for.
-
-    Raises
-    ------
-    MissingEvidenceError
-        If it needs more.
-    """
-    for names in method.evidence:
-        if not can & set(names):
-            known = "; ".join(f"{name}: {PROVIDERS.get(name, 'the caller')}" for name in names)
-            raise MissingEvidenceError(
-                f"this method needs {' or '.join(names)}, which cannot be had at {where} ({known})"
-            )
-    return can & {name for names in method.evidence for name in names}
-
-
-def choose_rows(
-    plan: Plan,
-    items: Sequence[Item],
-    features: Sequence[Tensor] | Tensor,
-    encoder_features: Sequence[Tensor] | Tensor,
-    texts: dict[str, Any],
-) -> None:
-    """Let the method choose among the tokens ``(N, C)`` of each item."""
-    tokens = []
-    if drops(plan.keep, items):
-        tokens = [
-            VisualTokens(
-                features[i].detach(),
-                **item.layout.fields,
-                encoder_features=encoder_features[i].detach(),
-                **{name: rows[item.row] for name, rows in texts.items()},
-            )
-            for i, item in enumerate(items)
-        ]
-    choose(plan, items, tokens)
-
-
-def apply_rows(items: Sequence[Item], features: Tensor) -> Tensor:
-    """Return the chosen tokens of every row, ``(B, K, C)``."""
-    rows = zip(items, features, strict=True)
-    return torch.stack([i.selection.apply(row) for i, row in rows if i.selection is not None])
 
 
 def _layout(grid: Sequence[Any] | None) -> Layout:

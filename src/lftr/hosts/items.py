@@ -9,20 +9,18 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ...evidence.text import TextTower
-from ...methods.base import Method, check_choice
-from ...methods.encoder.merges import EncoderMerge
-from ...methods.inside import LayerMethod
-from ...methods.operations.composing import after, stacked
-from ...values.budget import Keep, resolve_all
-from ...values.errors import LftrError
-from ...values.exact import exactly
-from ...values.report import ItemReport, Report
-from ...values.selection import Selection
-from ...values.tokens import VisualTokens
-from .api import Call
-from .columns import CachedPrompt
-from .families import Layout, Medium
+from ..evidence.text import TextTower
+from ..methods.base import Method, check_choice
+from ..methods.encoder.merges import EncoderMerge
+from ..methods.inside import LayerMethod
+from ..methods.operations.composing import after, stacked
+from ..values.budget import Keep, resolve_all
+from ..values.errors import LftrError
+from ..values.exact import exactly
+from ..values.report import ItemReport, Report
+from ..values.selection import Selection
+from ..values.tokens import VisualTokens
+from .layout import Layout
 
 # whether images are frames, or whether those of each row are all of one clip, or how many of them
 # each video has, in all rows or in each
@@ -90,44 +88,6 @@ class Plan:
 
     def __str__(self) -> str:
         return f"{self.label} keep={self.keep}"
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A call with a shorter prompt.
-
-    Attributes
-    ----------
-    call : Call
-        The arguments of the reduced call.
-    prompt : CachedPrompt, optional
-        The content of a cache that this call fills, for hosts that shorten the prompt.
-    lag : Tensor, optional
-        How far the last column's position, ``(..., B, 1)``, is behind that of the full prompt,
-        where the prompt ends in an item whose last token went; decoding goes on from there.
-    starts : bool
-        Whether there is something new to report; false if a reduced prompt only continues.
-    """
-
-    call: Call
-    prompt: CachedPrompt | None = None
-    lag: Tensor | None = None
-    starts: bool = True
-
-    @property
-    def columns(self) -> int:
-        """Columns of the whole shorter conversation, cached ones included."""
-        return self.length if self.prompt is None else self.prompt.columns.index.shape[1]
-
-    @property
-    def shorter(self) -> bool:
-        """Whether columns of the caller's conversation were dropped."""
-        return self.prompt is not None and self.columns < self.prompt.full
-
-    @property
-    def length(self) -> int:
-        """Columns of the shorter prompt."""
-        return int(self.call.ids.shape[1])
 
 
 @dataclass
@@ -206,11 +166,6 @@ def in_order(items: Sequence[Item]) -> list[Item]:
     """Return items of several media as they stand in the prompts, numbered within each."""
     rows = groupby(sorted(items, key=lambda item: (item.row, item.column)), lambda item: item.row)
     return [replace(item, number=i) for _, row in rows for i, item in enumerate(row)]
-
-
-def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
-    """Return the items of one medium, as its encoder has them."""
-    return [item for item in items if item.medium == medium.name]
 
 
 def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
