@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import bundled, evaluation, media, methods, profiling, suites
     from .evidence.text import TextTower
+    from .hosts.module.evidence import ModuleEvidence
     from .lab.exits.calibrate import calibrate_exit
     from .lab.exits.fit import fit_exit
     from .methods import get_method, list_methods
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
         restore,
     )
     from .values.budget import Budget
-    from .values.errors import LftrError
+    from .values.errors import (
+        ArgumentError,
+        LftrError,
+        MissingEvidenceError,
+        UnsupportedModelError,
+    )
     from .values.selection import Flow, Selection
     from .values.tokens import VisualTokens
     from .verifying import Verification, verify
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _MODULES = {
     "evidence.text": ("TextTower",),
+    "hosts.module.evidence": ("ModuleEvidence",),
     "lab.exits.calibrate": ("calibrate_exit",),
     "lab.exits.fit": ("fit_exit",),
     "methods": ("get_method", "list_methods"),
@@ -54,7 +61,12 @@ _MODULES = {
         "restore",
     ),
     "values.budget": ("Budget",),
-    "values.errors": ("LftrError",),
+    "values.errors": (
+        "ArgumentError",
+        "LftrError",
+        "MissingEvidenceError",
+        "UnsupportedModelError",
+    ),
     "values.selection": ("Flow", "Selection"),
     "values.tokens": ("VisualTokens",),
     "verifying": ("Verification", "verify"),
@@ -62,6 +74,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = ("bundled", "evaluation", "media", "methods", "profiling", "suites")
 __all__ = [
+    "ArgumentError",
     "Budget",
     "EncoderFolder",
     "EncoderMerge",
@@ -70,10 +83,13 @@ __all__ = [
     "LayerMethod",
     "LftrError",
     "Method",
+    "MissingEvidenceError",
+    "ModuleEvidence",
     "Preset",
     "Range",
     "Selection",
     "TextTower",
+    "UnsupportedModelError",
     "Verification",
     "VisualTokens",
     "bundled",

@@ -80,10 +80,15 @@ class Plan:
     unweighted: str = ""
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether the ratio is 1.0, which the count 1 equals as a number."""
+        return isinstance(self.keep, float) and self.keep == 1.0
+
+    @property
     def label(self) -> str:
         """The methods, with the options that are not at their defaults."""
         others = [] if self.encoder is None else [str(self.encoder)]
-        before = [] if self.keep == 1.0 and (self.inside or others) else [str(self.method)]
+        before = [] if self.keeps_all and (self.inside or others) else [str(self.method)]
         return " + ".join([*others, *before, *map(str, self.inside)])
 
     def __str__(self) -> str:

@@ -52,7 +52,7 @@ def _reason(model: Model, model_type: str) -> str:
     if model_type in REFUSED:
         return f"is not hosted: {REFUSED[model_type]}"
     if not {"image", "video"} & set(getattr(model, "input_modalities", ())):
-        return "has no visual tokens to reduce"
+        return "names no images or videos among its input_modalities"
     return (
         "is not hosted: its forward takes no encoder outputs (mm_encoder_outputs), or its prompt "
         "has no placeholders for visual tokens"
