@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import before, inside, video
+from . import before as before
+from . import inside as inside
+from . import video as video
 from .base import Method
 from .before.aim import AIM
 from .before.cdpruner import CDPruner
@@ -123,11 +125,8 @@ __all__ = [
     "VisPruner",
     "VisionZip",
     "VisualGrouping",
-    "before",
     "get_method",
-    "inside",
     "list_methods",
-    "video",
 ]
 
 
