@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -310,6 +311,37 @@ def test_attention_of_another_kind_is_refused() -> None:
         lftr.reduce_module(model.llama_proj, "fastervlm", 4, **where),
     ):
         model.encode_img(images(1, 8))
+
+
+def test_readings_are_let_go() -> None:
+    """Also where every token stays, and in a copy of the module."""
+    model = MiniGPT(8).eval()
+    evidence = lftr.ModuleEvidence(encoder=model.visual_encoder)
+    where = {"grid": (1, 8, 2), "evidence": evidence}
+    reduction = lftr.reduce_module(model.llama_proj, "fastervlm", 16, **where)
+    full = model.encode_img(images(1, 8))
+    assert not reduction._reader.forget()
+    reduction.remove()
+    lftr.reduce_module(model.llama_proj, "fastervlm", 4, **where)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.encode_img(images(1, 8)), model.encode_img(images(1, 8)))
+    assert lftr.reductions(twin)[0] is not lftr.reductions(model)[0]
+    lftr.restore(model)
+    assert torch.equal(model.encode_img(images(1, 8)), full)
+
+
+def test_attention_is_read_under_autocast() -> None:
+    model = MiniGPT(8).eval()
+    evidence = lftr.ModuleEvidence(encoder=model.visual_encoder)
+    where = {"grid": (1, 8, 2), "evidence": evidence}
+    with (
+        lftr.reduce_module(model.llama_proj, "fastervlm", 4, **where) as reduction,
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        assert model.encode_img(images(1, 8)).shape[1] == 4
+        read = model.visual_encoder.layers[-1].attn.map[0, :, 0, 1:].float()
+    best = of_patches(read.mean(dim=0), (8, 2), (1, 4)).topk(4).indices.sort().values
+    assert reduction.report.items[0].positions == tuple(best.tolist())
 
 
 def test_evidence_that_is_none() -> None:

@@ -24,8 +24,7 @@ from ...values.tokens import Grid
 from .evidence import ModuleEvidence
 
 _SHALLOW = 9 / 24  # the depth that HiPrune reads
-_TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the comparison, relative
-_HALF = 5e-2
+_FULL, _HALF = 1e-3, 5e-2  # tolerances of the comparison, relative, by precision
 
 
 class _Taps(threading.local):
@@ -97,6 +96,11 @@ class EncoderReader:
                 tap.read(query, key, None, float(scale))
             _check(module, tap.rows[-1], value, output)
 
+    def forget(self) -> dict[nn.Module, Tap]:
+        """Let go of what was read in this thread, and return it."""
+        taps, self._taps.by_module = self._taps.by_module, {}
+        return taps
+
     def take(self, counts: Sequence[int], grid: Grid | None) -> list[dict[str, Tensor]]:
         """Return what was read for each row of tokens, and forget it.
 
@@ -107,7 +111,7 @@ class EncoderReader:
         grid : (T, H, W), optional
             How the tokens lie, where a token is made of several patches.
         """
-        taps, self._taps.by_module = self._taps.by_module, {}
+        taps = self.forget()
         deep, early = taps.get(self._deep, Tap()), taps.get(self._early, Tap())
         fields: dict[str, list[Tensor]] = {}
         if "cls_attention" in self._wanted:
@@ -147,7 +151,8 @@ def _heads(module: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         packed = module.qkv(states)
         bias = getattr(module, "q_bias", None)
         if bias is not None:  # EVA and BEiT hold them apart, and have none for keys
-            packed = packed + torch.cat((bias, torch.zeros_like(bias), module.v_bias))
+            biases = torch.cat((bias, torch.zeros_like(bias), module.v_bias))
+            packed = packed + biases.to(packed.dtype)
         query, key, value = packed.chunk(3, dim=-1)
     else:
         query, key, value = module.q_proj(states), module.k_proj(states), module.v_proj(states)
@@ -187,10 +192,11 @@ def _check(module: Any, row: Tensor, value: Tensor, output: Any) -> None:
     """
     project = module.proj if hasattr(module, "proj") else module.out_proj
     mixed = (row.unsqueeze(2).to(value.dtype) @ value).transpose(1, 2).flatten(2)
-    expected = project(mixed).float()
-    first = (output[0] if isinstance(output, tuple) else output)[:, :1].float()
-    tolerance = _TOLERANCES.get(value.dtype, _HALF)
-    if expected.shape != first.shape or (expected - first).norm() > tolerance * first.norm():
+    expected = project(mixed)
+    first = (output[0] if isinstance(output, tuple) else output)[:, :1]
+    half = {torch.float16, torch.bfloat16} & {value.dtype, first.dtype}
+    limit = (_HALF if half else _FULL) * first.float().norm()
+    if expected.shape != first.shape or (expected.float() - first.float()).norm() > limit:
         raise UnsupportedModelError(
             f"the attention of {type(module).__name__} cannot be read: its output is not what its "
             "queries, keys and values give by softmax alone (rotary embeddings, biases of "

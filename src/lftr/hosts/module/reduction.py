@@ -115,7 +115,11 @@ class ModuleReduction(Attached):
                 self._placeholders.check(len(row))
         clock = Clock(rows[0].device)
         items = [Item(number, 0, len(row), self._layout) for number, row in enumerate(rows)]
-        others = self._evidence_of(rows) if drops(self._plan.keep, items) else {}
+        others: dict[str, list[Tensor]] = {}
+        if drops(self._plan.keep, items):
+            others = self._evidence_of(rows)
+        elif self._reader is not None:
+            self._reader.forget()
         choose_rows(self._plan, items, rows, self._encoder_features(args, rows), others)
         clock.lap("method")
         reduced = _applied(items, tensors, rows)
