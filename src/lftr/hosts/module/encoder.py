@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...evidence.tap import Tap
+from ...evidence.tap import Tap, shallow_layer
 from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.exact import exactly
 from ...values.tokens import Grid
 from .evidence import ModuleEvidence
 
-_SHALLOW = 9 / 24  # the depth that HiPrune reads
 _FULL, _HALF = 1e-3, 5e-2  # tolerances of the comparison, relative, by precision
 
 
@@ -68,7 +67,7 @@ class EncoderReader:
         self._name = type(evidence.encoder).__name__
         self._cls = evidence.cls_token
         self._deep = layers[evidence.layer]
-        self._early = layers[max(0, round(len(layers) * _SHALLOW) - 1)]
+        self._early = layers[shallow_layer(len(layers))]
         self._wanted = wanted
         self._taps = _Taps()
 
