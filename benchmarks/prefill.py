@@ -123,9 +123,9 @@ def own_time(rounds: int) -> dict[str, Any]:
 @torch.inference_mode()
 def bookkeeping(rounds: int) -> dict[str, Any]:
     """Time the host's part at L = 2944: segment, positions, columns; no method, no encoder."""
+    from lftr.hosts.items import Item, Plan
     from lftr.hosts.transformers.encoder.media_input import Shown
     from lftr.hosts.transformers.families import Layout
-    from lftr.hosts.transformers.items import Item, Plan
     from lftr.hosts.transformers.kinds.prefill import Prefill
     from lftr.hosts.transformers.prompt.segment import Segment
 

@@ -56,6 +56,20 @@ def test_import_brings_in_nothing_heavy_and_changes_nothing():
     assert json.loads(told) == [True, []]
 
 
+@pytest.mark.parametrize("module", ["methods", "methods.before", "methods.video"])
+def test_a_star_import_rebinds_no_name_to_a_submodule(module):
+    names = {}
+    exec(f"import lftr\nfrom lftr.{module} import *", names)
+    assert names["lftr"] is lftr
+    modules = [name for name, value in names.items() if inspect.ismodule(value)]
+    assert modules == ["lftr"]
+
+
+def test_errors_that_users_catch_are_public_names():
+    for name in ("ArgumentError", "MissingEvidenceError", "UnsupportedModelError"):
+        assert issubclass(getattr(lftr, name), lftr.LftrError)
+
+
 def test_typed_and_licensed():
     assert resources.files("lftr").joinpath("py.typed").is_file()
     assert "Apache License" in (ROOT / "LICENSE").read_text()

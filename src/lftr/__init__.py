@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import bundled, evaluation, media, methods, profiling, suites
     from .evidence.guidance import Guidance
     from .evidence.text import TextTower
+    from .hosts.module.evidence import ModuleEvidence
     from .lab.exits.calibrate import calibrate_exit
     from .lab.exits.fit import fit_exit
     from .methods import get_method, list_methods
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
         restore,
     )
     from .values.budget import Budget
-    from .values.errors import LftrError
+    from .values.errors import (
+        ArgumentError,
+        LftrError,
+        MissingEvidenceError,
+        UnsupportedModelError,
+    )
     from .values.frames import Frames
     from .values.selection import Flow, Selection
     from .values.tokens import VisualTokens
@@ -40,6 +46,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "evidence.guidance": ("Guidance",),
     "evidence.text": ("TextTower",),
+    "hosts.module.evidence": ("ModuleEvidence",),
     "lab.exits.calibrate": ("calibrate_exit",),
     "lab.exits.fit": ("fit_exit",),
     "methods": ("get_method", "list_methods"),
@@ -57,7 +64,12 @@ _MODULES = {
         "restore",
     ),
     "values.budget": ("Budget",),
-    "values.errors": ("LftrError",),
+    "values.errors": (
+        "ArgumentError",
+        "LftrError",
+        "MissingEvidenceError",
+        "UnsupportedModelError",
+    ),
     "values.frames": ("Frames",),
     "values.selection": ("Flow", "Selection"),
     "values.tokens": ("VisualTokens",),
@@ -66,6 +78,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = ("bundled", "evaluation", "media", "methods", "profiling", "suites")
 __all__ = [
+    "ArgumentError",
     "Budget",
     "EncoderFolder",
     "EncoderMerge",
@@ -76,10 +89,13 @@ __all__ = [
     "LayerMethod",
     "LftrError",
     "Method",
+    "MissingEvidenceError",
+    "ModuleEvidence",
     "Preset",
     "Range",
     "Selection",
     "TextTower",
+    "UnsupportedModelError",
     "Verification",
     "VisualTokens",
     "bundled",

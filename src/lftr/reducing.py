@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -22,8 +23,9 @@ from .values.frames import Frames, as_frames
 if TYPE_CHECKING:
     from torch import nn
 
+    from .hosts.module.evidence import ModuleEvidence
+    from .hosts.module.reduction import ModuleReduction
     from .hosts.transformers.families import Family
-    from .hosts.transformers.kinds.module import ModuleReduction
     from .hosts.transformers.reduction import Reduction
 
 AnyMethod = str | Method | LayerMethod
@@ -126,9 +128,9 @@ def reduce(
     MissingEvidenceError
         If the method needs what this model cannot tell.
     """
+    from .hosts.items import Plan
     from .hosts.transformers.encoder.merge import check_merge
     from .hosts.transformers.families import family_of
-    from .hosts.transformers.items import Plan
     from .hosts.transformers.reduction import Reduction
     from .hosts.transformers.wrapped import unwrapped
 
@@ -202,9 +204,13 @@ def reductions(model: nn.Module) -> list[Reduction | ModuleReduction]:
     ArgumentError
         If ``model`` is no module.
     """
-    from .hosts.transformers.reduction import attached_to
+    if "lftr.hosts.transformers.reduction" in sys.modules:
+        from .hosts.transformers.reduction import attached_to
 
-    return attached_to(model)
+        return attached_to(model)
+    from .hosts.module.reduction import attached_to as on_modules
+
+    return [*on_modules(model)]  # no model is reduced, and transformers may not be there
 
 
 def restore(model: nn.Module) -> None:
@@ -223,28 +229,41 @@ def reduce_module(
     *,
     tokens: int | None = None,
     grid: Sequence[Any] | None = None,
+    evidence: ModuleEvidence | None = None,
+    placeholders: tuple[object, str] | tuple[()] | None = None,
 ) -> ModuleReduction:
     """Reduce what a module returns, in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
 
-    The module must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or
-    a transformers output with ``last_hidden_state``. Code around it must take the shorter sequence;
-    code that concatenates embeddings, as those repositories do, does. Laid on a module that is
-    reduced already, it replaces that reduction until it ends.
+    It needs torch alone, 2.0 or newer; transformers may be missing, or of any release. The module
+    must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or a
+    transformers output with ``last_hidden_state``. Every tensor ``(B, N, C)`` or ``(N, C)`` of a
+    list is reduced. Code around it must take the shorter sequence; code that concatenates
+    embeddings, as those repositories do, does. Laid on a module that is reduced already, it
+    replaces that reduction until it ends.
 
     Parameters
     ----------
     module : nn.Module
-        For MiniGPT-v2 ``model.llama_proj``, which returns ``(B, 256, 4096)`` for LLaMA-2 (a 16 x 16
-        grid after its 2 x 2 merge, ``grid=(1, 16, 16)``); for MiniGPT-4 ``model.llama_proj``, 32
-        Q-Former tokens without a grid; for LLaVA ``model.get_model().mm_projector``.
+        For MiniGPT-v2 ``model.llama_proj``, which returns ``(B, 256, 4096)`` for LLaMA-2; each
+        token is made of four patches side by side in a row, so ``grid=(1, 32, 8)``. For MiniGPT-4
+        ``model.llama_proj`` too: 32 Q-Former tokens without a grid or, without a Q-Former at 224
+        pixels, ``grid=(1, 16, 4)``. For LLaVA ``model.get_model().mm_projector``, for InternVL
+        ``model.mlp1``.
     method : str or Method
-        Decides; text-guided methods and those that read attention need a hosted model.
+        Decides; text-guided methods and those that read attention need ``evidence``.
     keep : float, optional
         The share of each row's tokens that stays, in (0, 1].
     tokens : int, optional
         In place of ``keep``, how many tokens of each row stay.
     grid : (T, H, W) or sequence of them, optional
         How the tokens lie.
+    evidence : ModuleEvidence, optional
+        The encoder whose attention the method reads, and embeddings of the question.
+    placeholders : tuple of (object, str), optional
+        The attribute from which code around the module takes the number of placeholders for each
+        row of tokens: ``(model, "num_image_token")`` for InternVL. It holds the number of kept
+        tokens as long as the reduction is active. ``()`` says that the code has no placeholders;
+        only a reduction to a single token asks for that.
 
     Returns
     -------
@@ -255,12 +274,15 @@ def reduce_module(
     Raises
     ------
     ArgumentError, MissingEvidenceError
-        If an argument is out of range, or the method needs more than features.
+        If an argument is out of range, or the method needs more than features and ``evidence``.
+    UnsupportedModelError
+        If the encoder's attention cannot be read.
     """
-    from .hosts.transformers.items import Plan
-    from .hosts.transformers.kinds.module import ModuleReduction
+    from .hosts.items import Plan
+    from .hosts.module.reduction import ModuleReduction
 
-    return ModuleReduction(module, Plan(as_method(method), _needed(budget_of(keep, tokens))), grid)
+    plan = Plan(as_method(method), _needed(budget_of(keep, tokens)))
+    return ModuleReduction(module, plan, grid, evidence, placeholders)
 
 
 def list_families() -> list[str]:

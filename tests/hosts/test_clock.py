@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from lftr.hosts.transformers.clock import Clock
+from lftr.hosts.clock import Clock
 
 
 class Event:

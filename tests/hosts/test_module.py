@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import lftr
 from lftr import LftrError
 
-GRID = (1, 16, 16)
+GRID = (1, 32, 8)
 
 
 class MiniGPTv2(nn.Module):

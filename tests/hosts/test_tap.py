@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 import lftr
-from lftr.evidence import attention
-from lftr.evidence.attention import Tap, attention_modules, tapped
+from lftr.evidence import tap as reading
+from lftr.evidence.attention import attention_modules, tapped
+from lftr.evidence.tap import Tap
 from lftr.hosts.transformers.encoder import encode
 from lftr.hosts.transformers.families import family_of
 
@@ -99,15 +100,15 @@ def test_never_a_full_map(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> N
     with tapped(layers[0], whole):
         images(entry, model)
     sizes: list[int] = []
-    attend = attention._attend
+    attend = reading._attend
 
     def note(*args: Any) -> Tensor:
         scores = attend(*args)
         sizes.append(scores.shape[2])
         return scores
 
-    monkeypatch.setattr(attention, "_attend", note)
-    monkeypatch.setattr(attention, "_CHUNK", 5)
+    monkeypatch.setattr(reading, "_attend", note)
+    monkeypatch.setattr(reading, "_CHUNK", 5)
     with tapped(layers[0], Tap(row=0)):
         images(entry, model)
     assert set(sizes) == {1}

@@ -16,6 +16,7 @@ import pytest
 from lftr import suites
 
 MISSING = "lmms-eval is not installed: scripts/test-lmms-eval has an environment with it"
+ENTRY = "lftr.lab.evaluation.lmms"
 QUESTIONS = 12
 TASK = """
 dataset_path: json
@@ -96,7 +97,7 @@ def lmms_eval(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     def run(arguments: str, *launcher: str, batch: int = 4) -> Evaluated:
         out = tmp_path_factory.mktemp("out")
-        command = [sys.executable, "-m", *(launcher or ["lmms_eval"])]
+        command = [sys.executable, "-m", *(launcher or [ENTRY])]
         command += ["--model", "lftr_hf", "--model_args", arguments, "--batch_size", str(batch)]
         command += ["--tasks", "lftr_scenes", "--include_path", str(task.folder)]
         command += ["--log_samples", "--output_path", str(out)]
@@ -106,6 +107,7 @@ def lmms_eval(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             command, env=environment, capture_output=True, text=True, timeout=400, check=False
         )
         output = done.stdout + done.stderr
+        assert done.returncode == 0, output[-4000:]
         results = list(out.rglob("*_results.json"))
         assert len(results) == 1, output[-4000:]
         told = json.loads(results[0].read_text())["results"]["lftr_scenes"]

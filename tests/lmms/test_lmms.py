@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from lftr import bundled
 from lftr.lab.evaluation import Setting, answer_all
 from lftr.methods import get_method
 
-from .conftest import MISSING, QUESTIONS, Evaluated
+from .conftest import ENTRY, MISSING, QUESTIONS, Evaluated
 
 pytest.importorskip("lmms_eval", reason=MISSING)
 
@@ -51,3 +54,21 @@ def test_two_processes_give_the_result_of_one(lmms_eval, single):
     assert len(shared.asked[0]) == len(shared.asked[1]) == QUESTIONS // 2
     assert shared.answers == single.answers
     assert shared.accuracy == single.accuracy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tasks", "reason"),
+    [
+        ("pretrained=bundled,method=nameless", "lftr_scenes", "unknown method 'nameless'"),
+        (ARGUMENTS, "task_of_no_name", "Tasks not found"),
+    ],
+)
+def test_a_failed_evaluation_is_no_success(task, arguments, tasks, reason):
+    command = [sys.executable, "-m", ENTRY, "--model", "lftr_hf", "--model_args", arguments]
+    command += ["--tasks", tasks, "--include_path", str(task.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 1
+    assert reason in done.stdout + done.stderr
+    assert done.stderr.rstrip().endswith(
+        "1 of lmms-eval's evaluations failed; its errors are above"
+    )

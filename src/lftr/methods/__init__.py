@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..values.source import Source
-from . import before, inside, video
+from ..values.source import Source as Source
+from . import before as before
+from . import inside as inside
+from . import video as video
 from .base import Method
 from .before.aim import AIM
 from .before.cdpruner import CDPruner
@@ -125,11 +127,8 @@ __all__ = [
     "VisPruner",
     "VisionZip",
     "VisualGrouping",
-    "before",
     "get_method",
-    "inside",
     "list_methods",
-    "video",
 ]
 
 

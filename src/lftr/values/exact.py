@@ -16,4 +16,12 @@ def exactly(like: Tensor) -> AbstractContextManager[Any]:
     float32's lowest value would overflow.
     """
     kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if _casts(kind) else nullcontext()
+
+
+def _casts(kind: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(kind)
+    except TypeError:  # torch before 2.4 has a function for each device
+        cpu = kind == "cpu"
+        return torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()

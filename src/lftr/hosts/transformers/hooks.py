@@ -29,8 +29,8 @@ from .checks import Forward, check_passed_on, check_received
 from .columns import CachedPrompt, remember
 from .encoder.expand import expand_encoder_outputs
 from .families import Family
-from .items import Reduced
 from .prompt.views import PromptView
+from .reduced import Reduced
 from .wrapped import precision_of
 
 if TYPE_CHECKING:

@@ -11,20 +11,21 @@ from torch import nn
 
 from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.report import Report
+from ..attached import Attached
+from ..items import Plan
+from ..module.reduction import ModuleReduction, module_reductions
 from .api import Call
-from .attached import Attached
 from .cache_record import held_by
 from .checks import check_types
 from .families import Family
 from .hooks import Site, site_of
-from .items import Plan, Reduced
 from .kinds.cross_attention import CrossAttentionHost
 from .kinds.diffusion import DiffusionHost, DiffusionSite
-from .kinds.module import ModuleReduction, module_reductions
 from .kinds.prefill import Prefill
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
 from .layers.slot_weights import SlotWeights, with_weights
+from .reduced import Reduced
 
 HOSTS: dict[str, Any] = {
     "prefill": Prefill,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...hosts.transformers.clock import Clock
+from ...hosts.clock import Clock
 from ...hosts.transformers.families import family_of
 from ...methods import get_method
 from ..asking.settings import Setting

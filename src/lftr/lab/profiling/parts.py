@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...hosts.clock import Clock
 from ...hosts.transformers.api import Model
-from ...hosts.transformers.clock import Clock
 from ...hosts.transformers.families import Family, family_of
 from ..asking.settings import Setting
 from .call import Call

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from . import schedules as schedules
-from .base import LayerMethod as LayerMethod
+from . import schedules
+from .base import LayerMethod
+
+__all__ = ["LayerMethod", "schedules"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
@@ -83,6 +81,9 @@ class Gates(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the gates, and the language model they were trained on, as safetensors."""
+        from safetensors import SafetensorError  # research environments may lack it
+        from safetensors.torch import save_file
+
         known = dataclasses.asdict(self.made_for) | {"width": self.width, "format": _FORMAT}
         tensors = {name: x.cpu().contiguous() for name, x in self.state_dict().items()}
         try:
@@ -99,6 +100,8 @@ class Gates(nn.Module):
         LftrError
             If the file cannot be read, or holds something else.
         """
+        from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(path, "pt") as file:
                 known = file.metadata() or {}

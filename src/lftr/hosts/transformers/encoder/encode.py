@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ....evidence.attention import Tap, attention_modules, tapped, unread
+from ....evidence.attention import attention_modules, tapped, unread
+from ....evidence.tap import Tap
 from ....methods.base import Evidence
 from ....methods.encoder.merges import EncoderMerge
 from ....values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError

@@ -14,11 +14,17 @@ from ....methods.base import ImageMethod
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.selection import Selection
 from ....values.tokens import Grid, VisualTokens
+from ...items import Item, Plan
+from ...layout import Layout
 from ..api import Call, Model
-from ..families import Layout, Medium
-from ..items import Item, Plan
+from ..families import Medium
 from ..prompt.segment import Segment
 from .encode import Encoded, encode, encoder_arguments
+
+
+def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
+    """Return the items of one medium, as its encoder has them."""
+    return [item for item in items if item.medium == medium.name]
 
 
 @dataclass

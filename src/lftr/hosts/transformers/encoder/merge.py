@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.attention import Tap
+from ....evidence.tap import Tap
 from ....methods.base import ImageMethod, Method
 from ....methods.encoder.merges import EncoderMerge, MergingLayer
 from ....methods.operations.composing import after, identity

@@ -6,10 +6,10 @@ import importlib
 import pkgutil
 
 from ....values.errors import UnsupportedModelError
+from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .general import General, is_general
-from .layout import Layout
 from .medium import Clips, Medium
 from .refused import REFUSED
 
@@ -52,7 +52,7 @@ def _reason(model: Model, model_type: str) -> str:
     if model_type in REFUSED:
         return f"is not hosted: {REFUSED[model_type]}"
     if not {"image", "video"} & set(getattr(model, "input_modalities", ())):
-        return "has no visual tokens to reduce"
+        return "names no images or videos among its input_modalities"
     return (
         "is not hosted: its forward takes no encoder outputs (mm_encoder_outputs), or its prompt "
         "has no placeholders for visual tokens"

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .clips import NextClips, OnevisionClips
-from .layout import Inputs, Layout, square_side
+from .layout import Inputs, square_side
 
 
 class LlavaNext(Family):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
+from ...layout import Layout
 from ..api import Model
-from .layout import Inputs, Layout, square_side
+from .layout import Inputs, square_side
 from .medium import Clips, Medium
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from ...layout import Layout
 from ..api import Model
 from .general import General
-from .layout import Inputs, Layout
+from .layout import Inputs
 
 
 class Fuyu(General):

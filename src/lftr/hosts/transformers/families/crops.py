@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ...layout import Layout
 from ..api import Model, encoder_of
 from .clips import FrameByFrame
-from .layout import Inputs, Layout, block_mean, square_side
+from .layout import Inputs, block_mean, square_side
 from .tiles import Shuffled
 
 

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
+from ...layout import Layout
 from ..api import Call, Model, encoder_of, takes_encoded
 from .base import Family
-from .layout import Inputs, Layout, grids_of
+from .layout import Inputs, grids_of
 from .medium import Clips, Medium
 
 _TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ....values.errors import UnsupportedModelError
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout, grids_of
+from .layout import Inputs, grids_of
 
 
 class ByDistance(Family):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .clips import VideoLlavaClips
-from .layout import Inputs, Layout, resize_pixels
+from .layout import Inputs, resize_pixels
 
 _STRATEGY = "vision_feature_select_strategy"
 

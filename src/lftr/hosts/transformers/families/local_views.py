@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ....values.errors import UnsupportedModelError
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout
+from .layout import Inputs
 
 
 class LocalViews(Family):

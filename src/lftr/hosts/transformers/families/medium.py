@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....evidence.tap import shallow_layer
 from ....values.errors import UnsupportedModelError
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model, encoder_of, feature_layer
-from .layout import Inputs, Layout
+from .layout import Inputs
 
 
 class Medium:
@@ -160,7 +162,7 @@ class Medium:
 
     def shallow_layer(self, model: Model, layers: int) -> int:
         """Return the layer in the encoder's first half that HiPrune reads: 9 of 24, from one."""
-        return max(0, round(layers * 9 / 24) - 1)
+        return shallow_layer(layers)
 
     def merging_layers(self, model: Model) -> Sequence[nn.Module]:
         """Return the encoder's layers between which tokens may merge; none where they may not.

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout, block_mean
+from .layout import Inputs, block_mean
 from .medium import Clips, Medium
 
 

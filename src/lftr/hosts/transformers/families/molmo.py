@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout
+from .layout import Inputs
 from .medium import Clips, Medium
 
 

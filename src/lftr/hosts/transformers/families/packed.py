@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ....values.errors import UnsupportedModelError
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout, block_mean, grid_split, grids_of
+from .layout import Inputs, block_mean, grid_split, grids_of
 from .medium import Clips, Medium
 from .qwen import Packed, Windowed, WindowedClips
 from .windows import InWindows

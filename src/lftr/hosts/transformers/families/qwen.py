@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout, block_mean, grid_split, grids_of, resize_pixels
+from .layout import Inputs, block_mean, grid_split, grids_of, resize_pixels
 from .medium import Clips, Medium
 from .windows import InWindows
 

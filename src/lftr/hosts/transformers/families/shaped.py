@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout, block_mean, grid_split
+from .layout import Inputs, block_mean, grid_split
 from .medium import Clips, Medium
 
 

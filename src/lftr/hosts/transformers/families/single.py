@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
 from ....values.tokens import Grid
+from ...layout import Layout
 from ..api import Model
 from .base import Family
-from .layout import Inputs, Layout, grids_of
+from .layout import Inputs, grids_of
 from .medium import Clips, Medium
 from .qwen import Packed
 

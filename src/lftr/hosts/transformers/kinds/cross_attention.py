@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ....values.errors import UnsupportedModelError
 from ....values.report import Report
 from ....values.selection import Selection
+from ...clock import Clock
+from ...items import Item, Plan, drops, write_report
+from ...layout import Layout
+from ...rows import FEATURES, choose_rows, evidence_of
 from ..api import Call, Model, generation_setting
-from ..clock import Clock
-from ..families import Family, Layout
-from ..items import Item, Plan, Reduced, drops, write_report
+from ..families import Family
 from ..prompt.text_evidence import row_texts
-from .module import FEATURES, choose_rows, evidence_of
+from ..reduced import Reduced
 
 CAN = FEATURES | {"text_token_embeds"}
 _NAME = "_lftr_vision"  # the attribute of a cache that holds which vision states are kept

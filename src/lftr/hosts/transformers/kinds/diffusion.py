@@ -22,8 +22,8 @@ from ..api import Call, generation_setting
 from ..cache_record import held_by
 from ..columns import CachedPrompt, recall
 from ..hooks import Site
-from ..items import Reduced
 from ..layers.masks import layer_mask
+from ..reduced import Reduced
 from .prefill import Prefill
 
 

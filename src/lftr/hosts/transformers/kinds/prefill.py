@@ -18,9 +18,10 @@ from ....methods.base import ImageMethod
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ....values.tokens import VisualTokens
+from ...clock import Clock
+from ...items import Item, Plan, choose, drops, fresh_of, in_order, write_report
 from ..api import ALIGNED, TOKEN_TYPES, Call, Model
 from ..checks import check_unpacked
-from ..clock import Clock
 from ..columns import (
     CachedPrompt,
     Columns,
@@ -31,14 +32,14 @@ from ..columns import (
     recall,
 )
 from ..encoder.encode import choose_evidence, encoder_names
-from ..encoder.media_input import Shown
+from ..encoder.media_input import Shown, of_medium
 from ..families import Clips, Family, Medium, list_families
-from ..items import Item, Plan, Reduced, choose, drops, fresh_of, in_order, of_medium, write_report
 from ..prompt.flash import hide_positions, reads_gaps
 from ..prompt.frames import as_video
 from ..prompt.logits import shorter_logits
 from ..prompt.segment import Segment
 from ..prompt.text_evidence import row_texts
+from ..reduced import Reduced
 
 
 class Prefill:

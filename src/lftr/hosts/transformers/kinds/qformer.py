@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
+from ...clock import Clock
+from ...items import Item, Plan, counts_of, write_report
+from ...layout import Layout
+from ...rows import FEATURES, apply_rows, choose_rows, evidence_of
 from ..api import Call
-from ..clock import Clock
 from ..columns import Columns, aligned_with_prompt, pad_id, pads_left
-from ..families import Family, Layout
-from ..items import Item, Plan, Reduced, counts_of, write_report
+from ..families import Family
 from ..prompt.text_evidence import row_texts
-from .module import FEATURES, apply_rows, choose_rows, evidence_of
+from ..reduced import Reduced
 
 CAN = FEATURES | {"text_token_embeds"}
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from ....evidence.attention import attention_modules, changed, unread
 from ....values.errors import LftrError, UnsupportedModelError
+from ...items import Plan
 from ..api import Call, Model, attention_of, versions
 from ..cache_record import layer_sizes
 from ..checkpointing import run_once
 from ..families import Family
-from ..items import Plan
 from .host import LayerHost
 
 CHANNELS = 8  # FlashAttention wants head sizes that are multiples of 8

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ....values.errors import ArgumentError
 from ....values.frames import Frames
-from ..items import Item, in_order
+from ...items import Item, in_order
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from ...transformers.families import Layout, Medium
+from ...layout import Layout
+from ...transformers.families import Medium
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from vllm.distributed import tensor_model_parallel_all_gather, tensor_model_parallel_all_reduce
 
-from ....evidence.attention import Tap
+from ....evidence.tap import Tap
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,19 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...evidence.guidance import Guidance
-from ...methods.base import Method, check_choice
-from ...methods.encoder.merges import EncoderMerge
-from ...methods.inside import LayerMethod
-from ...methods.operations.composing import after, stacked
-from ...values.budget import Keep, resolve_all, stated
-from ...values.errors import LftrError
-from ...values.exact import exactly
-from ...values.frames import Frames
-from ...values.report import ItemReport, Report
-from ...values.selection import Selection
-from ...values.tokens import VisualTokens
-from .api import Call
-from .columns import CachedPrompt
-from .families import Layout, Medium
+from ..evidence.guidance import Guidance
+from ..methods.base import Method, check_choice
+from ..methods.encoder.merges import EncoderMerge
+from ..methods.inside import LayerMethod
+from ..methods.operations.composing import after, stacked
+from ..values.budget import Keep, resolve_all, stated
+from ..values.errors import LftrError
+from ..values.exact import exactly
+from ..values.frames import Frames
+from ..values.report import ItemReport, Report
+from ..values.selection import Selection
+from ..values.tokens import VisualTokens
+from .layout import Layout
 
 _A = {"image": "an image", "video": "a video"}
 
@@ -72,52 +70,19 @@ class Plan:
     unweighted: str = ""
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether the ratio is 1.0, which the count 1 equals as a number."""
+        return isinstance(self.keep, float) and self.keep == 1.0
+
+    @property
     def label(self) -> str:
         """The methods, with the options that are not at their defaults."""
         others = [] if self.encoder is None else [str(self.encoder)]
-        before = [] if self.keep == 1.0 and (self.inside or others) else [str(self.method)]
+        before = [] if self.keeps_all and (self.inside or others) else [str(self.method)]
         return " + ".join([*others, *before, *map(str, self.inside)])
 
     def __str__(self) -> str:
         return f"{self.label} {stated(self.keep)}"
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A call with a shorter prompt.
-
-    Attributes
-    ----------
-    call : Call
-        The arguments of the reduced call.
-    prompt : CachedPrompt, optional
-        The content of a cache that this call fills, for hosts that shorten the prompt.
-    lag : Tensor, optional
-        How far the last column's position, ``(..., B, 1)``, is behind that of the full prompt,
-        where the prompt ends in an item whose last token went; decoding goes on from there.
-    starts : bool
-        Whether there is something new to report; false if a reduced prompt only continues.
-    """
-
-    call: Call
-    prompt: CachedPrompt | None = None
-    lag: Tensor | None = None
-    starts: bool = True
-
-    @property
-    def columns(self) -> int:
-        """Columns of the whole shorter conversation, cached ones included."""
-        return self.length if self.prompt is None else self.prompt.columns.index.shape[1]
-
-    @property
-    def shorter(self) -> bool:
-        """Whether columns of the caller's conversation were dropped."""
-        return self.prompt is not None and self.columns < self.prompt.full
-
-    @property
-    def length(self) -> int:
-        """Columns of the shorter prompt."""
-        return int(self.call.ids.shape[1])
 
 
 @dataclass
@@ -196,11 +161,6 @@ def in_order(items: Sequence[Item]) -> list[Item]:
     """Return items of several media as they stand in the prompts, numbered within each."""
     rows = groupby(sorted(items, key=lambda item: (item.row, item.column)), lambda item: item.row)
     return [replace(item, number=i) for _, row in rows for i, item in enumerate(row)]
-
-
-def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
-    """Return the items of one medium, as its encoder has them."""
-    return [item for item in items if item.medium == medium.name]
 
 
 def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:

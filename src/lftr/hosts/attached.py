@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
-from ...values.errors import LftrError
+from ..values.errors import LftrError
 
 _lock = threading.Lock()
 

@@ -1,0 +1,109 @@
+"""What is read off an attention layer: one row, or what each key receives; never a full map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_CHUNK = 128  # queries scored at once when the attention received is summed up
+
+
+def shallow_layer(layers: int) -> int:
+    """Return the layer in an encoder's first half that HiPrune reads: 9 of 24, from one."""
+    return max(0, round(layers * 9 / 24) - 1)
+
+
+@dataclass
+class Tap:
+    """What is read off one attention module, one entry for each of its calls.
+
+    Parameters
+    ----------
+    row : int, optional
+        The query whose attention to all keys is read (the CLS token's place).
+    received : bool
+        Whether the attention that each key receives is read.
+    keys : bool
+        Whether the keys themselves are read.
+
+    Attributes
+    ----------
+    calls : int
+        How often the module's attention was shown.
+    rows : list of Tensor, shape (B, heads, N)
+        Attention of the query ``row``, float32.
+    receipts : list of Tensor, shape (B, N)
+        Attention received, mean over heads and over valid queries, float32.
+    seen_keys : list of Tensor, shape (B, N, head_dim)
+        Keys, mean over heads.
+    """
+
+    row: int | None = None
+    received: bool = False
+    keys: bool = False
+    calls: int = 0
+    rows: list[Tensor] = field(default_factory=list)
+    receipts: list[Tensor] = field(default_factory=list)
+    seen_keys: list[Tensor] = field(default_factory=list)
+
+    def read(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float | None,
+        softcap: float | None = None,
+    ) -> None:
+        """Take what was asked for from post-rotary ``query`` and ``key`` ``(B, heads, N, d)``."""
+        self.calls += 1
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        if self.row is not None:
+            at = self.row % query.shape[2]
+            self.rows.append(_attend(query, key, mask, scale, softcap, at, at + 1).squeeze(2))
+        if self.received:
+            self.receipts.append(_receive(query, key, mask, scale, softcap))
+        if self.keys:
+            self.seen_keys.append(key.float().mean(dim=1))
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    start: int,
+    stop: int,
+) -> Tensor:
+    """Softmax-ed attention of queries ``start:stop``, float32 ``(B, heads, stop - start, N)``."""
+    scores = (query[:, :, start:stop].float() @ key.float().transpose(2, 3)) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        part = mask[..., start:stop, : key.shape[2]]
+        if part.dtype == torch.bool:
+            scores = scores.masked_fill(~part, torch.finfo(torch.float32).min)
+        else:
+            scores = scores + part
+    return scores.softmax(dim=-1)
+
+
+def _receive(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Mean over heads and queries of the attention to each key; padded queries do not count."""
+    count = query.shape[2]
+    valid = torch.ones(query.shape[0], count, device=query.device)
+    if mask is not None:  # a token that may not look at itself is padding
+        own = mask.diagonal(dim1=-2, dim2=-1)
+        own = own if own.dtype == torch.bool else own >= 0
+        valid = own[:, 0].expand(len(valid), count).float()
+    total = torch.zeros(query.shape[0], key.shape[2], device=query.device)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        part = _attend(query, key, mask, scale, softcap, start, stop).mean(dim=1)
+        total += (part * valid[:, start:stop, None]).sum(dim=1)
+    return total / valid.sum(dim=1, keepdim=True).clamp(min=1)

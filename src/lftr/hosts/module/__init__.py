@@ -1,0 +1,1 @@
+"""The host for any module of anybody's code: it needs torch alone."""

@@ -1,0 +1,62 @@
+"""Rows of tokens on their way through a module: what methods may read of them, asking, applying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..methods.base import Method
+from ..values.errors import MissingEvidenceError
+from ..values.tokens import PROVIDERS, VisualTokens
+from .items import Item, Plan, choose, drops
+
+# what any tokens on their way through a module are evidence of
+FEATURES = frozenset({"features", "encoder_features"})
+
+
+def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[str]:
+    """Return what of ``can`` a method may ask for.
+
+    Raises
+    ------
+    MissingEvidenceError
+        If it needs more.
+    """
+    for names in method.evidence:
+        if not can & set(names):
+            known = "; ".join(f"{name}: {PROVIDERS.get(name, 'the caller')}" for name in names)
+            raise MissingEvidenceError(
+                f"this method needs {' or '.join(names)}, which cannot be had at {where} ({known})"
+            )
+    return can & {name for names in method.evidence for name in names}
+
+
+def choose_rows(
+    plan: Plan,
+    items: Sequence[Item],
+    features: Sequence[Tensor] | Tensor,
+    encoder_features: Sequence[Tensor] | Tensor,
+    texts: dict[str, Any],
+) -> None:
+    """Let the method choose among the tokens ``(N, C)`` of each item."""
+    tokens = []
+    if drops(plan.keep, items):
+        tokens = [
+            VisualTokens(
+                features[i].detach(),
+                **item.layout.fields,
+                encoder_features=encoder_features[i].detach(),
+                **{name: rows[item.row] for name, rows in texts.items()},
+            )
+            for i, item in enumerate(items)
+        ]
+    choose(plan, items, tokens)
+
+
+def apply_rows(items: Sequence[Item], features: Tensor) -> Tensor:
+    """Return the chosen tokens of every row, ``(B, K, C)``."""
+    rows = zip(items, features, strict=True)
+    return torch.stack([i.selection.apply(row) for i, row in rows if i.selection is not None])

@@ -1,0 +1,1 @@
+"""Research code of several structures, in torch alone."""
