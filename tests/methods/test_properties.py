@@ -17,7 +17,7 @@ LAYOUT = {
     "aim",  # even and odd places
     "aim-video",
     "cls-only",
-    "coverage",  # candidates are evenly spread, as in lftr
+    "coverage",  # candidates are evenly spread
     "downsample",
     "dycoke",  # images: frames that are compared with none keep evenly spread tokens
     "evs",  # so does the first frame
@@ -43,7 +43,7 @@ LAYOUT = {
 # Where two tokens may tie by the rule itself: each the other's nearest, both the most isolated.
 TIED = {"divprune", "visual-grouping"}
 # Options under which the layout counts at the sizes of these tests.
-LOUD = {"hiprune": {"alpha": 1.0}}
+LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}}
 # Where the length of the features does.
 LENGTH = {"pixel-prune", "fastvid", "holitom", "prunevid"}  # the latter: distances of densities
 

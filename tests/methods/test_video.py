@@ -213,7 +213,8 @@ def test_lftr_in_time_only_keeps_what_changed():
     merged = chosen.apply(tokens.features)
     torch.testing.assert_close(merged[:16], tokens.features[:16])
     assert chosen.assignment(tokens.count).tolist() == [*list(range(16)) * 4, *range(15), 16]
-    dropped = lftr.methods.Lftr(time_share=1.0, first="whole", still="drop").select(tokens, 17)
+    plain = lftr.methods.Lftr(time_share=1.0, first="whole", still="drop", leftovers="drop")
+    dropped = plain.select(tokens, 17)
     assert dropped.flow is None
     assert dropped.index.equal(chosen.index)
 

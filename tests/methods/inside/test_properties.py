@@ -139,7 +139,7 @@ def test_attention_that_was_not_asked_for_plays_no_part(name):
         blind = dataclasses.replace(seen, heads=None)
         assert method.select(blind, 7).index.equal(method.select(seen, 7).index)
     else:
-        with pytest.raises(lftr.LftrError, match="was given none"):
+        with pytest.raises(lftr.LftrError, match="reads attention, but none is available"):
             method.select(dataclasses.replace(seen, heads=None), 7)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
-from ...values.errors import ArgumentError, MissingEvidenceError
+from ...values.errors import MissingEvidenceError
 from ...values.indexing import take
 from ...values.selection import Selection
 from ...values.source import Source
@@ -46,15 +46,17 @@ class Lftr(Method, name="lftr"):
     behind, since a model that was never trained so takes what merged with an earlier frame for
     gone. That was measured on eight frames; longer and stiller videos have more to gain in time.
 
-    Tokens are compared by the features that the language model receives, or by the encoder's.
+    Each token that is dropped flows into the kept one that it is most like (``leftovers``), and the
+    host lets that slot count as many in attention (`lftr.reduce`, ``weights``). Without weights,
+    ``space="encoder", candidates=1, leftovers="drop"`` is better.
 
     Parameters
     ----------
     relevance : {"frame", "text", "both"}
         To the content of the frame, to the text, or the sum of both, z-scored.
-    space : {"model", "encoder"}
-        Which features tokens are compared by: those that the language model receives, or those
-        that the encoder gave before the projector.
+    space : {"both", "model", "encoder"}
+        Which features tokens are compared by: those that the language model receives, those that
+        the encoder gave before the projector, or both, which count the same.
     descriptor : {"mean", "cls", "cls-attention"}
         What stands for the frame's content: the mean of its patches, the encoder's CLS output, or
         the CLS token's attention (the score is then that attention, whatever the direction).
@@ -89,29 +91,22 @@ class Lftr(Method, name="lftr"):
         "LFTR", arxiv="2501.17391", note="re-implemented from its published descriptions"
     )
     relevance: Literal["frame", "text", "both"] = "frame"
-    space: Literal["model", "encoder"] = "model"
+    space: Literal["both", "model", "encoder"] = "both"
     descriptor: Literal["mean", "cls", "cls-attention"] = "mean"
     direction: Literal["far", "near"] = "far"
     text_sign: Literal["positive", "negative"] = "positive"
     diversity: Annotated[float, Range(0.0, 1.0)] = 1.0
     among: Literal["spread", "relevant"] = "spread"
-    candidates: Annotated[float, Range(0.0)] = 1.0
-    leftovers: Literal["merge", "drop"] = "drop"
+    candidates: Annotated[float, Range(0.0)] = math.inf
+    leftovers: Literal["merge", "drop"] = "merge"
     rounds: Annotated[int, Range(0)] = 0
     time_share: Annotated[float, Range(0.0, 1.0)] = 0.0
     first: Literal["whole", "even"] = "even"
     still: Literal["merge", "drop"] = "merge"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.descriptor == "cls" and self.space == "model":
-            raise ArgumentError.of(
-                "space", self.space, "'encoder' with descriptor='cls', which the encoder gives"
-            )
-
     @property
     def evidence(self) -> Evidence:
-        needs: list[tuple[str, ...]] = [ENCODER] if self.space == "encoder" else []
+        needs: list[tuple[str, ...]] = [ENCODER]
         if self.relevance != "text":
             frame = {"cls": ("frame_features",), "cls-attention": ("cls_attention",)}
             needs += [frame[self.descriptor]] if self.descriptor in frame else []
@@ -120,8 +115,8 @@ class Lftr(Method, name="lftr"):
         return tuple(needs)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        x, notes = (tokens.features, ()) if self.space == "model" else encoder_features(tokens)
-        x, length = _measured(x.float())
+        x, notes = self._compared(tokens)
+        x, length = _measured(x)
         scores, more = self._scores(tokens, x, length)
         notes = notes + more
         if len(tokens.blocks) == 1 and tokens.blocks[0][0] > 1:
@@ -133,6 +128,15 @@ class Lftr(Method, name="lftr"):
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
         return Selection(kept, mean_flow(clusters(x, kept, self.rounds)[0], keep), notes)
+
+    def _compared(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
+        """Return the features ``(B, N, D)`` by which tokens are compared, float32, and notes."""
+        if self.space == "model":
+            return tokens.features.float(), ()
+        seen, notes = encoder_features(tokens)
+        if self.space == "encoder" or seen is tokens.features:
+            return seen.float(), notes
+        return torch.cat([unit(tokens.features.float()), unit(seen.float())], dim=-1), notes
 
     def _in_time(
         self, tokens: VisualTokens, x: Tensor, length: Tensor, scores: Tensor, keep: int
@@ -194,7 +198,8 @@ class Lftr(Method, name="lftr"):
             return tokens.evidence("cls_attention")[1].float().mean(dim=1)
         sign = 1.0 if self.direction == "near" else -1.0
         if self.descriptor == "cls":
-            return sign * (x * _cls_outputs(tokens, x.shape[-1])).sum(dim=-1) / length
+            seen = unit(encoder_features(tokens)[0].float())
+            return sign * (seen * _cls_outputs(tokens, seen.shape[-1])).sum(dim=-1)
         batch, total, width = x.shape
         frames = tokens.grid[0] if tokens.grid is not None else 1
         by_frame = x.reshape(batch * frames, total // frames, width)
