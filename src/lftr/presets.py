@@ -17,9 +17,11 @@ from .options.plain import from_plain, to_plain
 from .values.budget import Budget, Keep, as_arguments, budget_from_plain, budget_of, spell
 from .values.errors import ArgumentError
 from .values.textfile import read_text
+from .values.weights import parse_weights
 
 FORMAT = 1
-_KEYS = {"format", "method", "options", "keep", "tokens", "positions", "encoder", "model", "found"}
+_KEYS = {"format", "method", "options", "keep", "tokens", "positions", "encoder", "weights"}
+_KEYS |= {"model", "found"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Preset:
         Measurements of the search that found it; plain values, written by `lftr tune`.
     encoder : EncoderMerge, optional
         What merges tokens inside the vision encoder.
+    weights : str or float, optional
+        How slots that stand for several tokens count in attention.
     tokens : int, optional
         A count for each item, in place of ``keep``.
     """
@@ -52,6 +56,7 @@ class Preset:
     model: str | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     encoder: EncoderMerge | None = None
+    weights: str | float | None = None
     tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +109,8 @@ class Preset:
             raise ArgumentError.of("model", model, "a name")
         if not isinstance(found, dict | None):
             raise ArgumentError.of("found", found, "an object")
+        weights = values.get("weights")
+        parse_weights(weights)
         method, merge, budget = _read_method(values), _read_merge(values), budget_from_plain(values)
         return cls(
             method,
@@ -111,6 +118,7 @@ class Preset:
             model=model,
             found=found or {},
             encoder=merge,
+            weights=weights,
             **as_arguments(budget),
         )
 
@@ -124,6 +132,7 @@ class Preset:
             **_written(self.budget),
             "positions": self.positions,
             "encoder": to_plain(self.encoder),
+            "weights": self.weights,
             "model": self.model,
             "found": dict(self.found),
         }
@@ -162,6 +171,7 @@ class Preset:
             **as_arguments(self.budget),
             "positions": self.positions,
             "encoder": self.encoder,
+            "weights": self.weights,
         }
 
     def note(self, model: Any) -> str | None:

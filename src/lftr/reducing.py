@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from .presets import Preset
 from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
 from .values.frames import Frames, as_frames
+from .values.weights import parse_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 AnyMethod = str | Method | LayerMethod
 POSITIONS = ("original", "compact")
 STAGES = ("llm", "encoder")
-WEIGHTS = {"size": 1.0, "none": 0.0}  # words for exponents
 
 
 class OlderArguments(TypedDict, total=False):
@@ -140,8 +139,8 @@ def reduce(
     notes: tuple[str, ...] = ()
     if (preset := older.pop("preset", None)) is not None:
         given: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
-        given |= {"positions": positions, "encoder": encoder}
-        method, keep, tokens, positions, encoder, notes = _preset_of(preset, model, given)
+        given |= {"positions": positions, "encoder": encoder, "weights": weights}
+        method, keep, tokens, positions, encoder, weights, notes = _preset_of(preset, model, given)
     if (framed := as_frames(older.pop("images_as_video", None))) is not None:
         if frames is not None:
             raise ArgumentError.of("images_as_video", framed, "None beside frames")
@@ -297,7 +296,9 @@ def _preset_of(preset: object, model: Any, given: Mapping[str, Any]) -> tuple[An
     if given != dict.fromkeys(given) | {"method": "lftr"}:
         beside = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ArgumentError.of(
-            "preset", preset, f"no method, keep, tokens, positions or encoder beside it ({beside})"
+            "preset",
+            preset,
+            f"no method, keep, tokens, positions, encoder or weights beside it ({beside})",
         )
     if not isinstance(preset, Preset):
         if not isinstance(preset, (str, Path)):
@@ -394,26 +395,6 @@ def _planned(
             raise ArgumentError.of("keep", budget, allowed)
         inside = (inside[0].averaging(check_keep("keep", budget)),)
     return get_method("uniform"), 1.0, inside
-
-
-def parse_weights(weights: object) -> float | None:
-    """Return the exponent of the slots' weights; None for the default.
-
-    Raises
-    ------
-    ArgumentError
-        If it is neither a word of `reduce` nor a finite number from 0 on.
-    """
-    if weights is None:
-        return None
-    word = str(weights)
-    try:
-        exponent = WEIGHTS[word] if word in WEIGHTS else float(word)
-    except ValueError:
-        exponent = math.nan
-    if isinstance(weights, bool) or not 0.0 <= exponent < math.inf:
-        raise ArgumentError.of("weights", weights, "'size', 'none' or a number from 0 on")
-    return exponent
 
 
 def _needed(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:

@@ -35,6 +35,14 @@ def _known_positions(value: str | None) -> str | None:
     return value
 
 
+def _known_weights(value: str | None) -> str | None:
+    """Refuse an unknown value before a model is loaded."""
+    from ..values.weights import parse_weights
+
+    parse_weights(value)
+    return value
+
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +103,15 @@ Positions = Annotated[
         callback=_known_positions,
         help="original (kept tokens stay where they were) or compact (renumbered); by default "
         "what suits the model.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        callback=_known_weights,
+        help="How merged tokens count in attention: size (as many as they are), none (one), or an "
+        "exponent; by default size where the model's attention takes it.",
     ),
 ]
 Encoder = Annotated[

@@ -53,6 +53,7 @@ def parse_setting(
     option: Sequence[str] | None,
     positions: str | None = None,
     encoder: str | None = None,
+    weights: str | None = None,
 ) -> Preset:
     """Return methods and budget as a preset, by default LFTR with a sixteenth of the tokens.
 
@@ -71,6 +72,7 @@ def parse_setting(
         chosen[0] if len(chosen) == 1 else chosen,
         positions=positions,
         encoder=merge,
+        weights=weights,
         **as_arguments(budget),
     )
 

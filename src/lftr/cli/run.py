@@ -31,6 +31,7 @@ def run(
     tokens: options.Tokens = None,
     option: options.Options = None,
     encoder: options.Encoder = None,
+    weights: options.Weights = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
     positions: options.Positions = None,
@@ -59,10 +60,11 @@ def run(
         allowed = 'image files, videos or folders of frames, then a "question"'
         raise ArgumentError.of("IMAGE", question, allowed)
     if preset is None:
-        chosen = parse_setting(method, keep, tokens, option, positions, encoder)
+        chosen = parse_setting(method, keep, tokens, option, positions, encoder, weights)
     else:
         by_hand = {"--method": method, "--keep": keep, "--tokens": tokens}
         by_hand |= {"--option": option, "--positions": positions, "--encoder": encoder}
+        by_hand |= {"--weights": weights}
         options.refuse(by_hand, "beside --preset")
         chosen = Preset.load(preset)
         check_budget(chosen.method, chosen.budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ...cli.loading import load_model
 from ...cli.options import refuse
@@ -23,6 +24,7 @@ def parse_settings(
     tokens: Sequence[int] | None,
     encoder: Sequence[str] | None,
     positions: str | None,
+    weights: str | None,
     controls: Sequence[str] = CONTROLS,
 ) -> tuple[Sequence[Method | LayerMethod], Sequence[Setting]]:
     """Return the methods, and their settings at each budget, with the controls.
@@ -34,7 +36,8 @@ def parse_settings(
     """
     methods = parse_methods(method, option or [])
     rows = settings_grid(methods, parse_budgets(keep, tokens), controls, positions)
-    return methods, with_merges(rows, map(parse_merge, encoder or []), methods)
+    rows = with_merges(rows, map(parse_merge, encoder or []), methods)
+    return methods, [row if row.full else replace(row, weights=weights) for row in rows]
 
 
 def load_subject(

@@ -18,6 +18,7 @@ def bench(
     tokens: options.Counts = None,
     option: options.Options = None,
     encoder: options.Encoders = None,
+    weights: options.Weights = None,
     positions: options.Positions = None,
     against: Annotated[
         str | None,
@@ -75,7 +76,7 @@ def bench(
     if against not in (None, "full"):
         raise ArgumentError.of("--against", against, "full")
     methods, settings = parse_settings(
-        method, option, keep, tokens, encoder, positions, controls=()
+        method, option, keep, tokens, encoder, positions, weights, controls=()
     )
     settings = settings if against else settings[1:]
     medium, asked = medium_of(image, suite, frames, fps, question)

@@ -43,6 +43,7 @@ def embeddings(
     seed: options.SuiteSeed = None,
     batch: options.Batch = 8,
     encoder: options.Encoders = None,
+    weights: options.Weights = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
@@ -78,7 +79,7 @@ def embeddings(
     if data[0] not in suites.NAMES:
         options.refuse({"--split": split, "--seed": seed}, "without a suite in --data")
     check_folder("--out", out, "embeddings")
-    methods, settings = parse_settings(method, option, keep, tokens, encoder, positions)
+    methods, settings = parse_settings(method, option, keep, tokens, encoder, positions, weights)
     workload = load_workload(
         data[0], prompt or (), n, seed or 0, split or "test", Picking(frames, fps)
     )

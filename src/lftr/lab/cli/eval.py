@@ -36,6 +36,7 @@ def evaluate(
     seed: options.SuiteSeed = None,
     batch: options.Batch = 8,
     encoder: options.Encoders = None,
+    weights: options.Weights = None,
     positions: options.Positions = None,
     text_tower: options.Tower = None,
     device: options.Device = None,
@@ -75,7 +76,7 @@ def evaluate(
             check_writable(report, "report")
     check_folder("--out", out, "eval")
     evaluation.get_metric(metric)
-    methods, settings = parse_settings(method, option, keep, tokens, encoder, positions)
+    methods, settings = parse_settings(method, option, keep, tokens, encoder, positions, weights)
     picking = Picking(frames, fps)
     sources = [
         evaluation.load_data(one, split=split, n=n, seed=seed, metric=metric, picking=picking)

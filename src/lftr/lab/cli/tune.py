@@ -52,6 +52,7 @@ def tune(
     ] = None,
     positions: options.Positions = None,
     encoder: options.Encoder = None,
+    weights: options.Weights = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
     n: Annotated[
@@ -105,6 +106,7 @@ def tune(
         parse_budgets(keep, tokens, BUDGETS),
         positions,
         None if encoder is None else parse_merge(encoder),
+        weights,
         batch,
         seed,
     )

@@ -78,4 +78,5 @@ def _plain(setting: Setting) -> dict[str, Any]:
         "keep": spell(setting.keep),
         "positions": setting.positions,
         "encoder": to_plain(setting.encoder),
+        "weights": setting.weights,
     }

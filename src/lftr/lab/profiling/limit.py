@@ -24,7 +24,8 @@ def short_prompt(call: Call, setting: Setting) -> dict[str, Any] | None:
     """
     if family_of(call.model).kind != "prefill":
         return None
-    short = Setting("limit", get_method("uniform"), setting.keep, "compact", setting.encoder)
+    uniform = get_method("uniform")
+    short = Setting("limit", uniform, setting.keep, "compact", setting.encoder, weights="none")
     with call.under(short) as reduction:
         prepared = reduction.prepare(**call.inputs)
     positions = prepared.get("position_ids")

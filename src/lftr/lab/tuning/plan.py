@@ -40,6 +40,8 @@ class Plan:
         As `lftr.reduce` takes it.
     encoder : EncoderMerge, optional
         Merges tokens inside the vision encoder, with every method and budget.
+    weights : str or float, optional
+        As `lftr.reduce` takes it.
     batch : int
         Questions at a time.
     seed : int
@@ -55,6 +57,7 @@ class Plan:
     budgets: Sequence[Keep] = BUDGETS
     positions: str | None = None
     encoder: EncoderMerge | None = None
+    weights: str | float | None = None
     batch: int = 8
     seed: int = 0
 
@@ -79,7 +82,7 @@ class Plan:
             key=lambda keep: keep.total if isinstance(keep, Budget) else keep,
             reverse=True,
         )
-        return grid(methods, falling, self.positions, self.encoder)
+        return grid(methods, falling, self.positions, self.encoder, self.weights)
 
     def methods_for(self, subject: Subject) -> Sequence[Method]:
         """Return the methods for a model: of the defaults those whose evidence it provides."""
@@ -95,6 +98,7 @@ class Plan:
                     positions=self.positions,
                     guidance=Guidance(None, subject.processor, subject.text_tower),
                     encoder=self.encoder,
+                    weights=self.weights,
                 ).remove()
             except MissingEvidenceError:
                 continue

@@ -94,11 +94,12 @@ def grid(
     budgets: Sequence[Keep],
     positions: str | None = None,
     encoder: EncoderMerge | None = None,
+    weights: str | float | None = None,
 ) -> list[list[Setting]]:
     """Return for each budget the settings of all methods."""
     return [
         [
-            Setting(f"{name_of(method)} {spell(keep)}", method, keep, positions, encoder)
+            Setting(f"{name_of(method)} {spell(keep)}", method, keep, positions, encoder, weights)
             for method in methods
         ]
         for keep in budgets

@@ -186,6 +186,7 @@ def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, pl
         model=subject.name,
         found=found,
         encoder=setting.encoder,
+        weights=setting.weights,
         **as_arguments(setting.keep),
     )
     unmet = (Problem(label, reason) for label, reason in barred.items())
