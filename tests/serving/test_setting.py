@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 import lftr
 from lftr.hosts.vllm.architectures import ARCHITECTURES, architecture_of, provided
-from lftr.hosts.vllm.request.request_setting import Setting, fitting, of_server, read, setting_of
+from lftr.hosts.vllm.request.request_setting import (
+    UNWEIGHTED,
+    Setting,
+    fitting,
+    of_server,
+    read,
+    setting_of,
+)
 from lftr.presets import Preset
 from lftr.values.budget import resolve
 
@@ -26,7 +33,7 @@ CLIP = frozenset(
     }
 )
 SIGLIP = CLIP - {"cls_attention", "frame_features"}
-SERVER = Setting(lftr.get_method("lftr"), 1 / 16)
+SERVER = of_server(None, CLIP)
 
 
 class Config:
@@ -49,7 +56,8 @@ def test_methods_fit_by_what_they_need(name: str) -> None:
         assert fits == (name != "downsample")
     assert (name in fitting(SIGLIP)) <= fits
     if fits:
-        assert read({"method": name}, SERVER, CLIP).method == method
+        served = lftr.get_method(name, **UNWEIGHTED.get(name, {}))
+        assert read({"method": name}, SERVER, CLIP).method == served
     else:
         with pytest.raises(lftr.LftrError, match=r"those that can: .*divprune"):
             read({"method": name}, SERVER, CLIP)

@@ -13,6 +13,11 @@ from ..values.errors import ArgumentError
 
 
 def existing_model(name: str | None) -> str | None:
+    """Return a model's name as ``--model``; see `checked_model`."""
+    return checked_model("--model", name)
+
+
+def checked_model(argument: str, name: str | None) -> str | None:
     """Return a model's name; refuse a path without a folder before anything is loaded.
 
     A Hugging Face id is ``name`` or ``owner/name``; every other spelling is a path.
@@ -20,7 +25,7 @@ def existing_model(name: str | None) -> str | None:
     if name is None or os.path.isdir(name):
         return name
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.exists(name):
-        raise ArgumentError.of("--model", name, "a Hugging Face id, or a folder that exists")
+        raise ArgumentError.of(argument, name, "a Hugging Face id, or a folder that exists")
     return name
 
 

@@ -46,7 +46,7 @@ def serve(
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
         rest, model = [model, *rest], None
-    name = _bundled() if model is None else str(options.existing_model(model))
+    name = _bundled() if model is None else str(options.checked_model("MODEL", model))
     setting = _setting(given) if preset is None else _preset(preset, given)
     version = check_version()
     planned = plan(name, _config(name), setting, rest)
@@ -63,8 +63,13 @@ def _setting(given: dict[str, Any]) -> dict[str, Any]:
     from ..values.budget import as_arguments
     from .parsing import parse_budget, parse_method
 
-    chosen = parse_method(given["--method"] or "lftr", given["--option"] or [])
-    plain = to_plain(chosen) if isinstance(chosen, Method) else {"method": chosen.name}
+    name, spelled = given["--method"] or "lftr", given["--option"] or []
+    chosen = parse_method(name, spelled)
+    plain: dict[str, Any] = {"method": chosen.name}
+    if spelled and isinstance(chosen, Method):  # others are as the server has them
+        asked = {option.partition("=")[0] for option in spelled}
+        options_of = to_plain(chosen)["options"]
+        plain["options"] = {key: value for key, value in options_of.items() if key in asked}
     budget = parse_budget(given["--keep"], given["--tokens"])
     return {**plain, **as_arguments(1 / 16 if budget is None else budget)}
 

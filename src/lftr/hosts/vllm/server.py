@@ -11,6 +11,7 @@ from typing import Any
 
 from ...presets import Preset, known_as
 from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelError
+from ...values.weights import parse_weights
 from .architectures import Architecture, architecture_of, provided
 from .request.request_setting import KEY, Setting, fitting, of_preset, of_server
 
@@ -149,6 +150,11 @@ def _note(preset: Preset, model: str, architecture: Architecture) -> str | None:
     if preset.positions not in (None, served):
         notes.append(
             f"the preset was found with {preset.positions} positions; vLLM has {served} ones here"
+        )
+    if parse_weights(preset.weights) != 0:
+        notes.append(
+            "vLLM's attention takes no weights of slots: if this method merges tokens, tune it "
+            "with --weights none"
         )
     return "; ".join(note for note in notes if note) or None
 

@@ -20,6 +20,8 @@ KEY = "lftr"
 BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole number up to 10**6"
 _BUDGET = ("keep", "tokens")
 _FIELDS = ("method", "options", *_BUDGET)
+# without weights of slots, which vLLM's attention does not take, merging is no gain
+UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
 _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
 
@@ -84,7 +86,7 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
     ArgumentError
         If a value is not allowed, or the method does not fit; the message names those that do.
     """
-    base = Setting(get_method("lftr"), 1 / 16)
+    base = Setting(get_method("lftr", **UNWEIGHTED["lftr"]), 1 / 16)
     values = {} if values is None else values
     if isinstance(values, Mapping) and "preset" in values:
         if len(values) > 1:
@@ -131,6 +133,8 @@ def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
         if name not in list_methods():
             raise ArgumentError.unknown("method", str(name), fitting(provided))
         plain = {key: values[key] for key in ("method", "options") if key in values}
+        if name in UNWEIGHTED and isinstance(plain.get("options", {}), Mapping):
+            plain["options"] = UNWEIGHTED[name] | dict(plain.get("options", {}))
         method = _fitting(from_plain(plain), provided)
     budget = {key: values[key] for key in _BUDGET if key in values}
     return Setting(method, _read_budget(budget) if budget else default.keep)
