@@ -148,7 +148,8 @@ def report(content: Mapping[str, Any]) -> str:
         [label, f"{100 * mean[label]:.1f}", *(percent(f["relative"]) for f in rows[label])]
         for label in sorted(rows, key=mean.__getitem__, reverse=True)
     ]
-    head = ["method", "mean", *(f"{r}x" for r in RATIOS)]
+    ratios = [round(1 / one["keep"]) for one in next(iter(rows.values()))]
+    head = ["method", "mean", *(f"{r}x" for r in ratios)]
     about = f"{content['questions']} questions of {content['split']}; relative accuracy in %, 95 %"
     return f"{about} intervals; full accuracy {percent(full['accuracy'])} %\n\n{table(head, lines)}"
 
