@@ -41,6 +41,8 @@ class Choice:
         Counted from the flow, entry by entry.
         """
         total, flow = torch.zeros(self.size), self.selection.flow
+        if self.selection.slot_weight is not None:
+            return total.index_copy(0, self.selection.index, self.selection.slot_weight.log())
         if flow is None:
             return total
         parts: dict[int, float] = {}

@@ -307,7 +307,7 @@ def hiding(prompt: Prompt, recorder: Recorder) -> Iterator[None]:
     turn = Turn(columns, recorder.said)
     parts = prompt.model.base_model
     states = recorder.schedule.states(len(parts.decoder.layers))
-    of_encoder = Truth(prompt.model, inputs, [turn], states)
+    of_encoder = Truth(prompt.model, inputs, [turn], states, exponent=0.0)
 
     def blind(number: int) -> Any:
         gone = torch.zeros(length, dtype=torch.bool)

@@ -139,8 +139,8 @@ class ByHand:
         handle.remove()
         return found[0][0]
 
-    def run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(K, C)` after the projector, and which tokens they stand for `(K,)`."""
+    def run(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features `(K, C)` after the projector, their anchors, and for how many tokens each is."""
         x = self.entering(pixels)
         states, size = [x], torch.ones(len(x))
         members = [[i] for i in range(len(x))]
@@ -168,7 +168,7 @@ class ByHand:
         elif asked is None:
             x = self.tower.post_layernorm(x)
         features = self.model.base_model.multi_modal_projector(x[body])
-        return features, torch.tensor(members).flatten()[body] - int(self.cls)
+        return features, torch.tensor(members).flatten()[body] - int(self.cls), size[body]
 
     def attend(self, module: Any, x: Tensor, size: Tensor) -> Tensor:
         heads = [
@@ -214,11 +214,13 @@ def true_choices(prompt: Prompt, written: Written, method: Recording) -> list[li
         choices: list[Choice] = []
         pixels = prompt.alone(row).inputs().get("pixel_values", ())
         for one in pixels:
-            features, anchors = ByHand(prompt.entry, prompt.model, written, number).run(one)
+            by_hand = ByHand(prompt.entry, prompt.model, written, number)
+            features, anchors, size = by_hand.run(one)
             chosen = lftr.Selection.everything(len(features))
             if method.selections:
                 chosen = method.selections[number]
-            selection = lftr.Selection(anchors[chosen.index])
+            weight = chosen.inherited(size)
+            selection = lftr.Selection(anchors[chosen.index], slot_weight=weight)
             choices.append(Given(36, selection, chosen.apply(features)))
             number += 1
         assert len(choices) == len(images_of(content))
@@ -364,7 +366,7 @@ def test_nothing_is_left_behind(prompt: Prompt, written: Written) -> None:
 def test_keep_is_of_the_images_own_tokens(llava: Any, keep: Any, kept: int) -> None:
     prompt = Prompt(llava, [[2, Image("square", 2), 3]])
     merge = lftr.EncoderToMe(r=7)
-    with lftr.reduce(prompt.model, "lftr", **as_arguments(keep), encoder=merge) as reduction:
+    with lftr.reduce(prompt.model, "divprune", **as_arguments(keep), encoder=merge) as reduction:
         prompt.generate(1)
     (item,) = reduction.report.items
     assert (item.tokens, item.encoded, item.kept) == (36, 22, kept)

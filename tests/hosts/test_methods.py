@@ -33,7 +33,8 @@ def test_method(entry: ZooEntry, method: str) -> None:
         with reduced(prompt.model, method, KEEP) as run:
             logits = prompt.generate(1).logits[0]
             again = prompt.generate(1).logits[0]
-            short = run.reduction.prepare(**prompt.inputs())
+            with reduced(prompt.model, method, KEEP, weights="none") as unweighted:
+                short = unweighted.reduction.prepare(**prompt.inputs())
     except MissingEvidenceError as missing:
         told = RARE | ATTENTION if entry.traits.reads != "attention" else RARE
         if entry.name == "llava" or not told & set(str(missing).replace(",", " ").split()):

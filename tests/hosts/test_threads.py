@@ -82,7 +82,7 @@ def test_a_reduction_that_is_on_from_two_threads(llava: ZooEntry, kind: str) -> 
     if kind == "model":
         reduction: Any = lftr.reduce(Prompt(llava).model, "random", keep=0.4)
     else:
-        reduction = lftr.reduce_module(nn.Linear(4, tokens=6), "uniform", 3)
+        reduction = lftr.reduce_module(nn.Linear(4, 6), "uniform", tokens=3)
 
     def enter() -> str:
         with reduction:

@@ -127,7 +127,7 @@ def test_keep_is_of_the_method_given() -> None:
     result = verified(entry, method=["divprune", lftr.methods.FastV(layer=1)], tokens=5)
     assert (result.ok, result.keep, result.method.split()[0]) == (True, "5", "divprune")
     result = verified(entry, method=lftr.methods.FastV(layer=1, keep=0.3), keep=0.5)
-    assert result.keep == "0.25"
+    assert result.keep == "1/4"
     assert "Average" in result.method
 
 
@@ -138,7 +138,7 @@ def test_everything_stays() -> None:
     assert not result.ok
     assert not result.failed
     assert "NOT PROVED" in result.conclusion
-    assert "choose a smaller keep" in str(result)
+    assert "choose a smaller number" in str(result)
 
 
 def test_a_model_that_does_not_look_at_its_image() -> None:

@@ -136,7 +136,7 @@ FAULTS: dict[Callable[[Patch], None], list[str]] = {
     the_full_prompt: ALL,
     without_a_mask: ["batch with padding"],
     features_scaled: ["everything kept"],
-    forgets_the_first_turn: ["second turn, all ids"],
+    forgets_the_first_turn: TURNS,
     forgets_the_first_turn_and_refuses_the_second: TURNS,
     drops_others_inside: ["inside"],
     leaves_a_hook: ["left as it was"],

@@ -157,7 +157,7 @@ def test_models_whose_answers_are_not_settled() -> None:
 def test_a_model_without_images() -> None:
     entry = entry_of("llava")
     model = entry.model().model.language_model
-    with pytest.raises(UnsupportedModelError, match="no visual tokens"):
+    with pytest.raises(UnsupportedModelError, match="names no images or videos"):
         lftr.verify(model, Processor(entry, model))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -72,6 +73,8 @@ def to_plain(value: Any) -> Any:
         If an option is no method, schedule, merge, text, number, bool or None, nor a sequence of
         them.
     """
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
@@ -92,6 +95,8 @@ def from_plain(value: Any) -> Any:
     """
     if isinstance(value, list):
         return tuple(from_plain(one) for one in value)
+    if value in ("inf", "-inf"):
+        return float(value)
     if not isinstance(value, Mapping):
         return value
     kind = next((kind for kind in Plain.kinds if kind in value), None)

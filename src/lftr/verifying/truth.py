@@ -243,7 +243,7 @@ def _weighed(decoder: nn.Module, bias: Tensor) -> Iterator[None]:
         lowest = torch.finfo(query.dtype).min
         if mask is None:
             mask = torch.ones(len(bias), len(bias), dtype=torch.bool, device=query.device)
-            mask = mask.tril()[None, None]
+            mask = mask.tril()[None, None, -query.shape[2] :]  # the last rows, if not all
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
         return kernel(module, query, key, value, mask + bias.to(mask), **more)

@@ -229,6 +229,9 @@ class LayerMethod(Named):
         Which attention `select` uses. ``"previous"``: that of the layer that has just run, whose
         queries and keys are read while it runs. ``"own"``: that of the next layer, for the prompt's
         last token alone; its keys are projected once more for this.
+    merges : bool
+        Whether `select` may merge tokens. Methods that only drop them say False: if gradients are
+        checkpointed, a layer whose tokens were merged cannot run again in the backward pass.
     scheduled : type of Schedule
         The class of schedules that the method accepts; by default any.
     source : Source, optional
@@ -237,6 +240,7 @@ class LayerMethod(Named):
 
     registry: ClassVar[dict[str, type[LayerMethod]]] = {}
     reads: ClassVar[Reads] = "nothing"
+    merges: ClassVar[bool] = True
     scheduled: ClassVar[type[Schedule]] = Schedule  # type: ignore[type-abstract]
     source: ClassVar[Source | None] = None
     schedule: Schedule

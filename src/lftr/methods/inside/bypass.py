@@ -31,3 +31,4 @@ class Bypass(LayerMethod, name="bypass"):
     )
     schedule: Skip = Skip("bypassed", layers=(0.5, 0.75))
     scheduled: ClassVar[type[Schedule]] = Skip
+    merges: ClassVar[bool] = False

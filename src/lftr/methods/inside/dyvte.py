@@ -40,6 +40,7 @@ class DyVTE(LayerMethod, name="dyvte"):
     gates: Gates | str | Path | None = None
     schedule: Exit = Exit(1.0)
     scheduled: ClassVar[type[Schedule]] = Exit
+    merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,3 +29,4 @@ class Freeze(LayerMethod, name="freeze"):
     source = Source("mPLUG", arxiv="2205.12005", venue="EMNLP 2022", note="its skip connections")
     schedule: Skip = Skip("frozen", every=3)
     scheduled: ClassVar[type[Schedule]] = Skip
+    merges: ClassVar[bool] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
+from typing import ClassVar
 
 from ...values.budget import Keep
 from ...values.errors import ArgumentError
@@ -26,6 +27,7 @@ class OneCut(LayerMethod):
     """
 
     schedule: Schedule = Step(layer=2, keep=0.5)
+    merges: ClassVar[bool] = False
     layer: InitVar[Layer | None] = None
     keep: InitVar[Keep | None] = None
 

@@ -39,6 +39,7 @@ class PyramidDrop(LayerMethod, name="pyramiddrop"):
     )
     schedule: Schedule = Stages(layers=(0.25, 0.5, 0.75), keep=(0.5, 0.25, 0.125))
     reads: ClassVar[Reads] = "own"
+    merges: ClassVar[bool] = False
 
     def select(self, view: LayerView, keep: int) -> Selection:
         return Selection.top(view.received(view.last), keep)

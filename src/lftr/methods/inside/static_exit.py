@@ -31,3 +31,4 @@ class StaticExit(LayerMethod, name="static-exit"):
     )
     schedule: Exit = Exit(0.5)
     scheduled: ClassVar[type[Schedule]] = Exit
+    merges: ClassVar[bool] = False

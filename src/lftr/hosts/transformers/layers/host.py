@@ -139,6 +139,11 @@ class LayerHost:
         """Whether this forward has visual tokens or goes on with a cache that lost some."""
         return self._call.now is not None
 
+    @property
+    def merges(self) -> bool:
+        """Whether methods here may merge tokens, in this forward or an earlier one."""
+        return self.acts and any(method.merges for method in self.methods)
+
     def columns_behind_keys(self, number: int) -> Tensor | None:
         """Return the conversation's columns behind a layer's keys in this forward.
 
@@ -148,7 +153,7 @@ class LayerHost:
             -1 for padding and free places of a static cache; None if no layer drops any column.
         """
         now = self._call.now
-        return None if now is None else now.keys[number]
+        return None if now is None else now.keys.get(number)
 
     def log_weight(self, number: int) -> Tensor | None:
         """Return the logarithms of how many tokens the conversation's columns stand for.

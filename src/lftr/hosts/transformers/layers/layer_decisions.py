@@ -188,4 +188,6 @@ def _checked(method: LayerMethod, choice: object, count: int, size: int) -> Sele
         raise LftrError(f"{method}: select returned {choice!r}, where {count} of {size} were asked")
     if int(choice.index[-1]) >= size:
         raise LftrError(f"{method}: select chose token {int(choice.index[-1])} of {size}")
+    if not (method.merges or choice.plain):
+        raise LftrError(f"{method}: select merged tokens, where the class says merges = False")
     return choice

@@ -124,7 +124,8 @@ class SlotWeights:
         """Attach to the language model; yields each handle."""
         language_model: Any = self.language_model
         yield language_model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        yield language_model.register_forward_hook(self._end, always_call=True)
+        # before the hooks of methods inside end, so that what both changed is undone in turn
+        yield language_model.register_forward_hook(self._end, always_call=True, prepend=True)
         yield self
 
     def remove(self) -> None:
@@ -137,7 +138,7 @@ class SlotWeights:
         call = self._call
         call.stack.close()  # of a call that was interrupted
         logs, call.log_weight, call.now = call.log_weight, None, None
-        inside = self.inside is not None and self.inside.acts
+        inside = self.inside is not None and self.inside.merges
         if not inside and (logs is None or not bool(logs.any())):
             return
         call.now = now = _Pass(self, logs, Call.of(module.forward, args, kwargs))
