@@ -96,7 +96,9 @@ def run(
         first = next(iter(variants))  # the others' lead is over this one
         variants = {label: variants[label] for label in dict.fromkeys([first, *options.only])}
     settings = [Setting("full", get_method("uniform"), 1.0)]
-    settings += [Setting(label, m, 1 / r) for label, m in variants.items() for r in RATIOS]
+    for label, method in variants.items():
+        weights = "size" if label == "lftr" else "none"  # others as published
+        settings += [Setting(label, method, 1 / r, weights=weights) for r in RATIOS]
     finish(settings, options, split, name, f"{command} --n {options.n}", suite)
 
 

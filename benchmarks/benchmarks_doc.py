@@ -14,6 +14,7 @@ import claims
 import inside
 import overhead
 import prefill
+import weights_cost
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "benchmarks.md"
@@ -38,6 +39,47 @@ def against_first(content: dict[str, Any]) -> list[str]:
     """Return a table, and by how much its first row leads each other."""
     figures = content["figures"]
     return [made(content), "", _accuracy.report(figures), "", _accuracy.leads(figures), ""]
+
+
+def weights_of_slots() -> list[str]:
+    """Return the section about weights, and write its summary into docs/weights.md."""
+    cost, parts, short = read("weights_cost"), [], []
+    for suite, name in (("scenes", "images"), ("clips", "videos")):
+        final, search = (read(f"weights_{suite}_{split}") for split in ("test", "validation"))
+        parts += [f"### {name.capitalize()}", "", made(final), ""]
+        parts += [_accuracy.report(final["figures"]), ""]
+        parts += [f"The search on the validation split: {made(search)}", ""]
+        parts += [_accuracy.report(search["figures"]), ""]
+        short += [f"{name.capitalize()}:", "", _accuracy.report(chosen(final["figures"])), ""]
+        short += [f"`{final['command']}`", ""]
+    begin, end = "<!-- weights: begin -->", "<!-- weights: end -->"
+    page = TARGET.parent / "weights.md"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text("\n".join([before + begin, *short, end + rest.partition(end)[2]]))
+    return [
+        "## Weights of slots",
+        "",
+        "What it brings that a merged slot counts as many tokens ([Weights](weights.md)). Pruning "
+        "methods are as published, with their published defaults, then with what they drop merged; "
+        "methods that merge are without weights, then with them.",
+        "",
+        *parts,
+        "### Cost",
+        "",
+        made(cost),
+        "",
+        weights_cost.report(cost["figures"]),
+        "",
+    ]
+
+
+def chosen(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures with the rows that tell most."""
+    labels = [row["label"] for row in figures["rows"][1:]]
+    some = {one for one in labels if one.startswith("lftr")}
+    some |= {label for label in labels if "divprune" in label or label in ("tome", "tome, weights")}
+    full, *rows = figures["rows"]
+    return figures | {"rows": [full, *(row for row in rows if row["label"] in some)]}
 
 
 def main() -> None:
@@ -67,6 +109,7 @@ def main() -> None:
         "",
         claims.report(measured["figures"]),
         "",
+        *weights_of_slots(),
         "## A reduced prefill against the physical limit",
         "",
         "The limit is the plain model on a prompt that is as short from the start. *LM / short* is "

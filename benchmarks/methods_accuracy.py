@@ -2,8 +2,9 @@
 
     python benchmarks/methods_accuracy.py [--split test] [--n 2000] [--json]
 
-Every registered method with its defaults, and the compositions below, at 4x, 8x and 16x, beside the
-full model; relative accuracy and agreement with paired bootstrap intervals over the questions.
+Every registered method with its defaults, as published (merged tokens count as one), LFTR and the
+compositions below, whose merged tokens count as many, at 4x, 8x and 16x, beside the full model;
+relative accuracy and agreement with paired bootstrap intervals over the questions.
 ``benchmarks/methods_doc.py`` writes docs/results.md from it.
 """
 
@@ -27,7 +28,10 @@ def settings(ratios: tuple[int, ...] = RATIOS) -> list[Setting]:
     for ratio in ratios:  # the same tokens, renumbered without gaps
         compact.append(Setting("lftr, positions compact", Lftr(), 1 / ratio, "compact"))
     rows = [Setting("full", get_method("uniform"), 1.0)]
-    return rows + [Setting(name, m, 1 / r) for name, m in methods.items() for r in ratios] + compact
+    for name, method in methods.items():
+        weights = "size" if name == "lftr" or name.startswith("Merge") else "none"
+        rows += [Setting(name, method, 1 / r, weights=weights) for r in ratios]
+    return rows + compact
 
 
 def main() -> None:
