@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lftr
+from lftr.methods import Merge
 from lftr.values.errors import LftrError
 
 from .inside.support import Own, Planned, Skip, Step
@@ -16,6 +17,7 @@ from .support import WIDE, Prompt, ZooEntry, distance, fresh
 
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "before": ("uniform", {"keep": 0.4}),
+    "merged": (Merge("random"), {"keep": 0.4}),
     "everything": ("uniform", {"keep": 1.0}),
     "previous": ("fastv", {"keep": 0.8}),
     "own": (Own(Step(2, 0.4)), {}),

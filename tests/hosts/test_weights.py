@@ -389,7 +389,7 @@ def test_it_notices(llava: ZooEntry, what: str, monkeypatch: pytest.MonkeyPatch)
                 return own(attention, *args, **kwargs)
 
         attention.forward = forward
-        reason = "could not be read"
+        reason = "layers 1 attended without the weights"
     else:
         monkeypatch.setattr(slot_weights, "layer_sizes", lambda *_: (7, 0))
         reason = "got .* keys"

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.attention import attention_modules, changed, unread
+from ....evidence.attention import attention_modules, changed
 from ....values.errors import LftrError, UnsupportedModelError
 from ...items import Plan
 from ..api import Call, Model, attention_of, versions
@@ -102,7 +102,7 @@ class SlotWeights:
         decoder: Any = family.decoder(model)
         self.layers: list[nn.Module] = list(decoder.layers)
         self.inside = inside
-        self.kernel = attention_of(model.config.get_text_config())
+        self.config = model.config.get_text_config()
         self._modules = [
             (number, module)
             for number, layer in enumerate(self.layers)
@@ -151,9 +151,13 @@ class SlotWeights:
         now, self._call.now = self._call.now, None
         if now is None or output is None:  # None: the language model raised
             return
-        for number, attention in self._modules:
-            if number not in now.weighed:
-                raise unread(attention)
+        missed = sorted({number for number, _ in self._modules} - now.weighed)
+        if missed:
+            raise LftrError(
+                f"layers {', '.join(map(str, missed))} attended without the weights of slots; "
+                "if the model was compiled (torch.compile), start the reduction before its first "
+                f"call, or use weights='none'; {versions()}"
+            )
 
 
 class _Pass:
@@ -169,6 +173,7 @@ class _Pass:
 
     def __init__(self, host: SlotWeights, log_weight: Tensor | None, inner: Call) -> None:
         self.host = host
+        self.kernel = attention_of(host.config)
         self.weighed: set[int] = set()
         assert inner.columns is not None
         rows, new = inner.columns
@@ -203,10 +208,8 @@ class _Pass:
             bias = self._of(number, key)
             if bias is None:
                 return kernel(module, query, key, value, mask, **kwargs)
-            flat = self.host.kernel == "eager" or (
-                self.host.kernel == "sdpa" and query.shape[2] == 1
-            )
-            if flat or (isinstance(mask, Tensor) and mask.ndim == 4):
+            takes_bias = self.kernel == "eager" or (self.kernel == "sdpa" and query.shape[2] == 1)
+            if takes_bias or (isinstance(mask, Tensor) and mask.ndim == 4):
                 mask = _added(mask, bias[:, None, None].to(query.dtype))
                 return kernel(module, query, key, value, mask, **kwargs)
             return _folded(kernel, module, query, key, value, mask, bias, kwargs)
