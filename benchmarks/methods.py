@@ -132,7 +132,7 @@ def measure(name: str, tokens: lftr.VisualTokens, keep: int, device: str, second
     """Return the times of one method, or what it says where it cannot decide."""
     method = lftr.get_method(name)
     asked = {field for need in method.evidence for field in need} | {"features"}
-    unasked = {field: None for field in lftr.values.tokens.PROVIDERS if field not in asked}
+    unasked = {field: None for field in lftr.values.evidence.FIELDS if field not in asked}
     tokens = dataclasses.replace(tokens, **unasked)
     try:
         return clock(lambda: method.select(tokens, keep).apply(tokens.features), device, seconds)

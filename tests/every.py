@@ -9,9 +9,7 @@ import torch
 import lftr
 from lftr.methods.compose.base import Wrapper
 
-FIELDS = [
-    f.name for f in dataclasses.fields(lftr.VisualTokens) if f.name in lftr.values.tokens._SHAPES
-]
+FIELDS = list(lftr.values.evidence.FIELDS)
 
 
 def wrappers():

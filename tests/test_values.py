@@ -409,3 +409,13 @@ def test_pruning_is_indexing(total, seed, data):
     index = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:keep]
     x = torch.randn(total, 3, generator=torch.Generator().manual_seed(seed))
     assert lftr.Selection(index).apply(x).equal(x[index.sort().values])
+
+
+def test_the_table_of_evidence_names_every_tensor_of_the_tokens():
+    fields = {field.name for field in dataclasses.fields(VisualTokens)}
+    assert fields - set(lftr.values.evidence.FIELDS) == {
+        "grid",
+        "tiles",
+        "separator",
+        "_coordinates",
+    }

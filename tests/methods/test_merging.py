@@ -241,7 +241,7 @@ def test_cut_takes_blocks_with_all_their_evidence():
         inside = torch.arange(8 * frame, 8 * frame + 8)
         alone = stack.item(row).take(inside)
         assert cut.item(place).grid == (1, 2, 4)
-        for field in lftr.values.tokens.PROVIDERS.keys() | {"features"}:
+        for field in lftr.values.evidence.FIELDS:
             expected = getattr(alone, field)
             if field == "frame_features":
                 expected = stack.frame_features[row, frame : frame + 1]

@@ -259,7 +259,7 @@ def test_evidence_that_was_not_asked_for_plays_no_part(name):
         asked = {field for need in method.evidence for field in need}
         rest = {
             field: None
-            for field in lftr.values.tokens.PROVIDERS
+            for field in lftr.values.evidence.FIELDS.keys() - {"features"}
             if field not in asked and getattr(tokens, field) is not None
         }
         bare = dataclasses.replace(tokens, **rest)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Method
-from ..values.errors import MissingEvidenceError
-from ..values.tokens import PROVIDERS, VisualTokens
+from ..values.evidence import fields_from, missing_evidence
+from ..values.tokens import VisualTokens
 from .items import Item, Plan, choose, drops
 
 # what any tokens on their way through a module are evidence of
-FEATURES = frozenset({"features", "encoder_features"})
+FEATURES = fields_from("features", "projector")
 
 
 def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[str]:
@@ -27,10 +27,7 @@ def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[st
     """
     for names in method.evidence:
         if not can & set(names):
-            known = "; ".join(f"{name}: {PROVIDERS.get(name, 'the caller')}" for name in names)
-            raise MissingEvidenceError(
-                f"this method needs {' or '.join(names)}, which cannot be had at {where} ({known})"
-            )
+            raise missing_evidence(names, where)
     return can & {name for names in method.evidence for name in names}
 
 

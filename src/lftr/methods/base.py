@@ -13,14 +13,12 @@ from torch import Tensor
 from ..options.named import Named
 from ..values.budget import is_auto, resolve
 from ..values.errors import ArgumentError, LftrError
+from ..values.evidence import FIELDS
 from ..values.selection import Selection
 from ..values.source import Source
-from ..values.tokens import PROVIDERS, Grid, VisualTokens
+from ..values.tokens import Grid, VisualTokens
 
 Evidence = tuple[tuple[str, ...], ...]
-
-_EVIDENCE = tuple(PROVIDERS)
-_FIELDS = ("features", *_EVIDENCE)
 
 
 class Method(Named):
@@ -196,7 +194,9 @@ def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> 
 def _finite(tokens: VisualTokens, features: bool) -> tuple[VisualTokens, tuple[str, ...]]:
     """Replace NaN and infinities by zero, with a note; in the features only if ``features``."""
     changes: dict[str, Any] = {}
-    for name in _FIELDS if features else _EVIDENCE:
+    for name in FIELDS:
+        if name == "features" and not features:
+            continue
         value = getattr(tokens, name)
         if value is None or not value.is_floating_point():
             continue

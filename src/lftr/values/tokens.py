@@ -10,39 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ArgumentError, MissingEvidenceError
+from .errors import ArgumentError
+from .evidence import FIELDS, missing_evidence
 from .indexing import take
 
 Grid = tuple[int, int, int]
-
-# Every field's shape, a letter a dimension; equal letters must agree. N is the token dimension.
-_SHAPES = {
-    "features": "NC",
-    "encoder_features": "ND",
-    "cls_attention": "HN",
-    "attention_received": "N",
-    "attention_received_shallow": "N",
-    "attention": "HNN",
-    "keys": "NE",
-    "queries": "NE",
-    "visual_projected": "NP",
-    "text_embeds": "MP",
-    "text_token_embeds": "LC",
-    "frame_features": "TF",
-}
-PROVIDERS = {
-    "encoder_features": "any encoder that lftr hosts",
-    "cls_attention": "encoders with a CLS token (CLIP, EVA-CLIP, InternViT)",
-    "attention_received": "encoders with attention layers",
-    "attention_received_shallow": "encoders with attention layers",
-    "attention": "small attention encoders; hosts never materialise it",
-    "keys": "encoders with attention layers",
-    "queries": "encoders with attention layers",
-    "visual_projected": "CLIP towers, with a text tower in lftr.reduce(guidance=...)",
-    "text_embeds": "a CLIP text tower and a text in lftr.reduce(guidance=...)",
-    "text_token_embeds": "any model, from the prompt's own embeddings",
-    "frame_features": "encoders with a CLS token, or models that take videos",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +88,11 @@ class VisualTokens:
 
     def _check_shapes(self) -> None:
         sizes: dict[str, int] = {}
-        for name, letters in _SHAPES.items():
+        for name, declared in FIELDS.items():
             value = getattr(self, name)
             if value is None:
                 continue
-            letters = "B" + letters if self.batched else letters
+            letters = "B" + declared.shape if self.batched else declared.shape
             if not isinstance(value, Tensor) or value.ndim != len(letters):
                 shape = getattr(value, "shape", type(value).__name__)
                 raise ArgumentError.of(name, shape, f"a tensor of shape ({', '.join(letters)})")
@@ -196,8 +168,7 @@ class VisualTokens:
             value = getattr(self, name)
             if value is not None:
                 return name, value
-        where = "; ".join(f"{n}: {PROVIDERS.get(n, 'the caller')}" for n in names)
-        raise MissingEvidenceError(f"this method needs {' or '.join(names)} ({where})")
+        raise missing_evidence(names)
 
     def as_batch(self) -> VisualTokens:
         """Return the same tokens with a leading batch dimension (of one, where there was none)."""
@@ -217,7 +188,7 @@ class VisualTokens:
         """
 
         def pick(name: str, value: Tensor) -> Tensor:
-            letters = _SHAPES[name]
+            letters = FIELDS[name].shape
             for axis in range(-len(letters), 0):
                 if letters[axis] == "N":
                     value = take(value, index, axis)
@@ -262,7 +233,9 @@ class VisualTokens:
         described = sum(number for number, _, _ in self.blocks)
 
         def pick(name: str, value: Tensor) -> Tensor:
-            axes = [axis for axis, letter in enumerate(_SHAPES[name], start=1) if letter == "N"]
+            axes = [
+                axis for axis, letter in enumerate(FIELDS[name].shape, start=1) if letter == "N"
+            ]
             if name == "frame_features" and value.shape[1] == described:  # one for each frame
                 there = torch.arange(frames, device=value.device)
                 return value[rows.unsqueeze(1), self.coordinates[starts, 0].unsqueeze(1) + there]
@@ -285,7 +258,7 @@ class VisualTokens:
     def _map(self, change: Callable[[str, Tensor], Tensor], **others: Any) -> VisualTokens:
         values: dict[str, Any] = {
             name: change(name, value)
-            for name in _SHAPES
+            for name in FIELDS
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, **values, **others)
@@ -298,7 +271,7 @@ class VisualTokens:
             return first.as_batch()
         values: dict[str, Any] = {
             name: torch.stack([getattr(item, name) for item in items])
-            for name in _SHAPES
+            for name in FIELDS
             if getattr(first, name) is not None
         }
         return dataclasses.replace(first, **values)
@@ -308,7 +281,7 @@ class VisualTokens:
         """What must be equal to stack two items: the sizes of every field, grid and separators."""
         shapes = tuple(
             (name, tuple(value.shape))
-            for name in _SHAPES
+            for name in FIELDS
             if (value := getattr(self, name)) is not None
         )
         marks = None if self.separator is None else tuple(self.separator.tolist())

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...evidence.tap import Tap, shallow_layer
 from ...values.errors import ArgumentError, UnsupportedModelError
+from ...values.evidence import from_rows
 from ...values.exact import exactly
 from ...values.tokens import Grid
 from .evidence import ModuleEvidence
@@ -131,10 +132,7 @@ class EncoderReader:
             for row, count, values in zip(rows, counts, images[-len(counts) :], strict=True):
                 values = values[1:] if self._cls else values
                 per_token = _to_tokens(values.reshape(len(values), -1), count, grid)
-                if name == "cls_attention":
-                    row[name] = per_token.mT
-                else:
-                    row[name] = per_token if name == "keys" else per_token.squeeze(1)
+                row[name] = from_rows(name, per_token)
         return rows
 
 

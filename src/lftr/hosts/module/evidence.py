@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...values.errors import ArgumentError
+from ...values.evidence import fields_from
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +64,11 @@ class ModuleEvidence:
         """The fields of `lftr.VisualTokens` that this evidence provides."""
         fields: set[str] = set()
         if self.encoder is not None:
-            fields |= {"attention_received", "attention_received_shallow", "keys"}
-            fields |= {"cls_attention"} if self.cls_token else set()
+            fields |= (
+                fields_from("attention", "cls") if self.cls_token else fields_from("attention")
+            )
         if self.text is not None:
-            fields |= {"text_token_embeds"}
+            fields |= fields_from("prompt")
         return frozenset(fields)
 
     def text_of(self, row: int, rows: int) -> Tensor:

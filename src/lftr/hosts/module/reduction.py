@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...methods.base import ImageMethod
 from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
+from ...values.evidence import fields_from
 from ...values.report import Report
 from ..attached import Attached
 from ..clock import Clock
@@ -195,7 +196,7 @@ def _reader(plan: Plan, evidence: ModuleEvidence, where: str) -> EncoderReader |
     can = FEATURES | evidence.fields
     evidence_of(plan.method, can, where)
     wanted = {next(name for name in names if name in can) for names in plan.method.evidence}
-    read = (wanted & evidence.fields) - {"text_token_embeds"}
+    read = (wanted & evidence.fields) - fields_from("prompt")
     return EncoderReader(evidence, frozenset(read)) if read and not plan.keeps_all else None
 
 

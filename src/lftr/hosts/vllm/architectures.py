@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...values.errors import UnsupportedModelError
+from ...values.evidence import fields_from
 
-_ATTENTIVE = {
-    "features",
-    "encoder_features",
-    "attention_received",
-    "attention_received_shallow",
-    "keys",
+_ATTENTIVE = fields_from("features", "projector", "attention")
+_TOWERS = {
+    "clip_vision_model": _ATTENTIVE | fields_from("cls", "frames"),
+    "siglip_vision_model": _ATTENTIVE,
 }
-_CLS = {"cls_attention", "frame_features"}
-_TOWERS = {"clip_vision_model": _ATTENTIVE | _CLS, "siglip_vision_model": _ATTENTIVE}
 
 
 @dataclass(frozen=True)
@@ -103,5 +100,5 @@ def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
             )
         fields = _TOWERS[tower]
     if sharded_by_image:
-        return frozenset({"features"})
-    return frozenset(fields | {"frame_features"} if architecture.videos else fields)
+        return fields_from("features")
+    return fields | fields_from("frames") if architecture.videos else fields

@@ -18,19 +18,18 @@ from ....evidence.attention import attention_modules, tapped, unread
 from ....evidence.tap import Tap
 from ....methods.base import Evidence
 from ....methods.encoder.merges import EncoderMerge
-from ....values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
+from ....values.errors import ArgumentError, UnsupportedModelError
+from ....values.evidence import fields_from, missing_evidence
 from ....values.indexing import take
 from ....values.selection import Selection
-from ....values.tokens import PROVIDERS
 from ..api import Call, Model, encoder_of, extra_outputs, feature_layer
 from ..families import Clips, Family, Medium
 from .encode_cache import memory_of
 from .merge import Merged, Merging, TapOf
 
-_ATTENTION = {"cls_attention", "attention_received", "attention_received_shallow", "keys"}
-_ATTENTION_OR_FRAMES = _ATTENTION | {"frame_features"}
-_PATCHES = {"encoder_features", "visual_projected"}
-_TOWER = {"visual_projected", "text_embeds"}
+_ATTENTION = fields_from("attention", "cls")
+_ATTENTION_OR_FRAMES = _ATTENTION | fields_from("frames")
+_PATCHES = fields_from("projector") | {"visual_projected"}
 
 
 @dataclass
@@ -73,26 +72,22 @@ def choose_evidence(
     MissingEvidenceError
         If a need cannot be met.
     """
-    can = {"features", "text_token_embeds"}
+    can = fields_from("features", "prompt")
     if family.maps_patches:
-        can |= {"encoder_features"}
-    if family.maps_patches and attention_modules(family.module(model, family.tower)):
-        can |= {"attention_received", "attention_received_shallow", "keys"}
-        if family.cls_place(model) is not None:
-            can |= {"cls_attention", "frame_features"}
-    if family.maps_patches and (has_frames or family.video is not None):
-        can |= {"frame_features"}
-    if has_tower and family.maps_patches:
-        can |= _TOWER
+        can |= fields_from("projector")
+        if attention_modules(family.module(model, family.tower)):
+            can |= fields_from("attention")
+            if family.cls_place(model) is not None:
+                can |= fields_from("cls", "frames")
+        if has_frames or family.video is not None:
+            can |= fields_from("frames")
+        if has_tower:
+            can |= fields_from("tower")
     chosen = set()
     for names in needs:
         name = next((name for name in names if name in can), None)
         if name is None:
-            where = "; ".join(f"{n}: {PROVIDERS.get(n, 'the caller')}" for n in names)
-            raise MissingEvidenceError(
-                f"this method needs {' or '.join(names)}, which "
-                f"{type(model).__name__} cannot provide as it is ({where})"
-            )
+            raise missing_evidence(names, type(model).__name__)
         chosen.add(name)
     return frozenset(chosen)
 

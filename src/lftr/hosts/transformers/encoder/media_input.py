@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ....methods.base import ImageMethod
 from ....values.errors import ArgumentError, UnsupportedModelError
+from ....values.evidence import from_rows
 from ....values.selection import Selection
 from ....values.tokens import Grid, VisualTokens
 from ...items import Item, Plan
@@ -164,12 +165,7 @@ class Shown:
         for i, item in enumerate(items):
             if item.seen:
                 continue
-            values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
-            if "cls_attention" in values:
-                values["cls_attention"] = values["cls_attention"].T
-            for name in ("attention_received", "attention_received_shallow"):
-                if name in values:
-                    values[name] = values[name].squeeze(-1)
+            values: dict[str, Any] = {name: from_rows(name, rows[i]) for name, rows in maps.items()}
             layout = item.layout if item.merged is None else Layout()  # merged tokens fill no grid
             if frames is not None:
                 values["frame_features"] = frames[i].detach()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
+from ....values.evidence import fields_from
 from ....values.report import Report
 from ....values.selection import Selection
 from ...clock import Clock
@@ -22,7 +23,7 @@ from ..families import Family
 from ..prompt.text_evidence import row_texts
 from ..reduced import Reduced
 
-CAN = FEATURES | {"text_token_embeds"}
+CAN = FEATURES | fields_from("prompt")
 _NAME = "_lftr_vision"  # the attribute of a cache that holds which vision states are kept
 _STATIC = ("static", "offloaded_static")
 

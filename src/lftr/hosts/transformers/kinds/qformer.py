@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ....values.errors import ArgumentError, UnsupportedModelError
+from ....values.evidence import fields_from
 from ....values.report import Report
 from ...clock import Clock
 from ...items import Item, Plan, counts_of, write_report
@@ -27,7 +28,7 @@ from ..families import Family
 from ..prompt.text_evidence import row_texts
 from ..reduced import Reduced
 
-CAN = FEATURES | {"text_token_embeds"}
+CAN = FEATURES | fields_from("prompt")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from vllm.model_executor.models.interfaces import SupportsMultiModal
 from ....methods import get_method
 from ....methods.base import Method
 from ....values.errors import LftrError, UnsupportedModelError
+from ....values.evidence import from_rows
 from ....values.selection import Selection
 from ....values.tokens import VisualTokens
 from ...transformers.encoder.media_input import frame_means
@@ -195,12 +196,7 @@ class Reducing(SupportsMultiModal):
             maps["frame_features"] = given.by_item(reading.frames)
         found = {}
         for i, fields in wanted.items():
-            values: dict[str, Any] = {name: rows[i] for name, rows in maps.items()}
-            if "cls_attention" in values:
-                values["cls_attention"] = values["cls_attention"].T
-            for name in ("attention_received", "attention_received_shallow"):
-                if name in values:
-                    values[name] = values[name].squeeze(-1)
+            values: dict[str, Any] = {name: from_rows(name, rows[i]) for name, rows in maps.items()}
             if "frame_features" in fields - values.keys():
                 values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
             seen = {name: values[name] for name in fields - {"features"}}
