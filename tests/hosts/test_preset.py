@@ -60,4 +60,4 @@ def test_nothing_beside_it(llava: ZooEntry, beside: dict[str, Any]) -> None:
 def test_no_preset(llava: ZooEntry, preset: Any) -> None:
     with pytest.raises(lftr.LftrError, match="preset"):
         lftr.reduce(llava.model(), preset=preset)
-    assert "_lftr_site" not in llava.model().__dict__
+    assert "_lftr_hooks" not in llava.model().__dict__

@@ -19,7 +19,7 @@ import lftr
 from lftr.evidence.attention import attention_modules
 from lftr.hosts.transformers.encoder import encode
 from lftr.hosts.transformers.families import family_of
-from lftr.hosts.transformers.hooks import site_of
+from lftr.hosts.transformers.hooks import hooks_of
 from lftr.values.errors import MissingEvidenceError
 
 from .support import FAMILIES, NEW, SQUARE, WIDE, Asking, Prompt, ZooEntry, fresh, interleaved
@@ -195,9 +195,9 @@ def test_a_thread_with_the_number_of_a_dead_one_owns_nothing(llava: ZooEntry) ->
         done.set()
         for thread in waiting:
             thread.join()
-        site = site_of(prompt.model)
-        assert site is not None
-        for left in list(site.stack):
+        hooks = hooks_of(prompt.model)
+        assert hooks is not None
+        for left in list(hooks.stack):
             left.remove()
 
 

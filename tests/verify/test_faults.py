@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lftr
-from lftr.hosts.transformers import hooks as site
+from lftr.hosts.transformers import hooks
 from lftr.hosts.transformers import reduction as session
 from lftr.hosts.transformers.api import Call
 from lftr.hosts.transformers.kinds import prefill
@@ -86,7 +86,7 @@ def the_full_prompt(patch: Patch) -> None:
 
 
 def forgets_the_first_turn(patch: Patch) -> None:
-    patch.setattr(site, "remember", lambda cache, prompt: None)
+    patch.setattr(hooks, "remember", lambda cache, prompt: None)
 
 
 def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...methods.base import ImageMethod
+from ...methods.compose.base import encodes_again
 from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
 from ...values.evidence import fields_from
 from ...values.report import Report
@@ -158,8 +158,7 @@ class ModuleReduction(Attached):
         report = self.report
         write_report(self._plan, items, len(rows), max(map(len, rows)), report)
         report.received = max(one.shape[-2] for one in reduced)
-        method = self._plan.method
-        if any(isinstance(one, ImageMethod) for one in (method, *getattr(method, "methods", ()))):
+        if encodes_again(self._plan.method):
             report.note(
                 "the encoder was not run on a smaller image: tokens of the full image were picked"
             )

@@ -1,4 +1,4 @@
-"""Where a model is hooked: its forward, its ``generate``, and what the topmost reduction adds."""
+"""The hooks on a model's ``forward`` and ``generate``, shared by all reductions of the model."""
 
 from __future__ import annotations
 
@@ -37,21 +37,20 @@ if TYPE_CHECKING:
     from .layers.host import LayerHost
     from .reduction import Reduction
 
-_NAME = (
-    "_lftr_site"  # the attribute of a model that holds its `Site`; the cycle is collected with it
-)
+# the attribute of a model that holds its `ModelHooks`; the garbage collector frees the cycle
+_NAME = "_lftr_hooks"
 _lock = threading.Lock()
 
 
-class Site:
-    """The hooks of one model, which all reductions of it share; the topmost one acts."""
+class ModelHooks:
+    """The hooks of one model, shared by all its reductions; the one attached last, on top, acts."""
 
     def __init__(self, model: Model, family: Family) -> None:
         self.model = model
         self.family = family
         self.owner = threading.current_thread()
         self.stack: list[Reduction] = []
-        self.own: list[Any] = []  # hooks of the topmost reduction's host
+        self.top_handles: list[Any] = []  # of further hooks, which the reduction on top attached
         self._call = _Thread()
         if family.kind == "prefill":
             check_private(model, family.language_model(model))
@@ -66,27 +65,27 @@ class Site:
             self._override(EXPAND, self._expand)
 
     @classmethod
-    def push(cls, model: Model, family: Family, reduction: Reduction) -> Site:
-        """Lay a reduction on a model, above those that are there."""
+    def push(cls, model: Model, family: Family, reduction: Reduction) -> ModelHooks:
+        """Attach a reduction to a model, on top of those that are attached."""
         with _lock:
-            site = site_of(model)
+            hooks = hooks_of(model)
             thread = threading.current_thread()
-            if site is None:
-                site = model.__dict__[_NAME] = cls(model, family)
-            elif site.owner is not thread and site.owner.is_alive():
+            if hooks is None:
+                hooks = model.__dict__[_NAME] = cls(model, family)
+            elif hooks.owner is not thread and hooks.owner.is_alive():
                 raise LftrError(
                     f"this {type(model).__name__} is being reduced from another thread; "
                     "end that reduction first, or reduce a second model"
                 )
-            site.owner = thread
-            site.cover()
-            site.stack.append(reduction)
+            hooks.owner = thread
+            hooks._detach_top()
+            hooks.stack.append(reduction)
             try:
-                site.uncover()
+                hooks._attach_top()
             except BaseException:
-                site._detach(reduction)
+                hooks._detach(reduction)
                 raise
-            return site
+            return hooks
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise LftrError(
@@ -95,14 +94,14 @@ class Site:
         )
 
     def pull(self, reduction: Reduction) -> None:
-        """Take a reduction off, wherever in the stack it is; with the last one goes every hook."""
+        """Detach a reduction, wherever in the stack; after the last one, remove every hook."""
         with _lock:
             self._detach(reduction)
 
     def _detach(self, reduction: Reduction) -> None:
-        self.cover()
+        self._detach_top()
         self.stack.remove(reduction)
-        self.uncover()
+        self._attach_top()
         if self.stack:
             return
         for handle in self.handles:
@@ -114,26 +113,26 @@ class Site:
                 self.model.__dict__[name] = previous
         del self.model.__dict__[_NAME]
 
-    def cover(self) -> None:
-        """Detach the hooks of the topmost reduction: another one is to be there."""
-        for handle in self.own:
+    def _detach_top(self) -> None:
+        """Remove the further hooks of the reduction on top, before another one is on top."""
+        for handle in self.top_handles:
             handle.remove()
-        self.own = []
+        self.top_handles = []
 
-    def uncover(self) -> None:
-        """Attach the hooks of the topmost reduction."""
+    def _attach_top(self) -> None:
+        """Attach the further hooks of the reduction on top."""
         for handle in self.stack[-1].hooks() if self.stack else ():
-            self.own.append(handle)  # one by one, so that they are removed if a later hook raises
+            self.top_handles.append(handle)  # one by one: removed if a later one raises
 
     def _override(self, name: str, function: Callable[..., Any]) -> None:
-        """Put a function in front of a method of this model alone; found again on leaving."""
+        """Replace a method of this model alone; ``function`` is passed the original first."""
         original = getattr(self.model, name)
         self.overridden[name] = self.model.__dict__.get(name)
         self.model.__dict__[name] = functools.wraps(original)(functools.partial(function, original))
 
     @property
     def top(self) -> Reduction | None:
-        """The reduction that is on."""
+        """The reduction that acts: the one attached last."""
         return self.stack[-1] if self.stack else None
 
     @contextmanager
@@ -337,8 +336,8 @@ class _Thread(threading.local):
         self.forward: Forward | None = None
 
 
-def site_of(model: Any) -> Site | None:
-    """Return where a model is hooked, if it is."""
+def hooks_of(model: Any) -> ModelHooks | None:
+    """Return the hooks of a model, if any reduction is attached to it."""
     return model.__dict__.get(_NAME)  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""A reduction of a model: attached, stacked, and taken off again without a trace."""
+"""A reduction of a model: attached, nested in others, and detached without a trace."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ from .api import Call
 from .cache_record import held_by
 from .checks import check_types
 from .families import Family
-from .hooks import Site, site_of
+from .hooks import ModelHooks, hooks_of
+from .kinds.base import Host
 from .kinds.cross_attention import CrossAttentionHost
-from .kinds.diffusion import DiffusionHost, DiffusionSite
+from .kinds.diffusion import DiffusionHost
 from .kinds.prefill import Prefill
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
 from .layers.slot_weights import SlotWeights, with_weights
 from .reduced import Reduced
 
-HOSTS: dict[str, Any] = {
+HOSTS: dict[str, type[Host]] = {
     "prefill": Prefill,
     "diffusion": DiffusionHost,
     "qformer": QFormerHost,
     "cross_attention": CrossAttentionHost,
 }
-
-
-SITES: dict[str, type[Site]] = {"diffusion": DiffusionSite}
 
 
 class _Columns(threading.local):
@@ -59,27 +57,26 @@ class Reduction(Attached):
         self.columns = _Columns()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         plan = with_weights(model, family, plan)
-        self.host = HOSTS[family.kind](model, family, plan)
+        self.host: Host = HOSTS[family.kind](model, family, plan)
         self.weights = (
             SlotWeights(model, family, plan.weights, self.inside) if plan.weights else None
         )
         self._model, self._family = model, family
-        self._site: Site | None = None
+        self._hooks: ModelHooks | None = None
         self._begin()
 
     @property
     def on(self) -> bool:
         """Whether the reduction is attached to its model."""
-        return self._site is not None
+        return self._hooks is not None
 
     def _attach(self) -> None:
-        site = SITES.get(self._family.kind, Site)
-        self._site = site.push(self._model, self._family, self)
+        self._hooks = self.host.model_hooks.push(self._model, self._family, self)
 
     def _detach(self) -> None:
-        assert self._site is not None
-        self._site.pull(self)
-        self._site = None
+        assert self._hooks is not None
+        self._hooks.pull(self)
+        self._hooks = None
 
     def prepare(self, **inputs: Any) -> dict[str, Any]:
         """Return the reduced arguments for a call of the model, for loops of one's own.
@@ -87,11 +84,11 @@ class Reduction(Attached):
         Raises
         ------
         UnsupportedModelError
-            If the reduction is off: nothing would be done inside the model it is for. Or if slots
-            have weights, which no argument of a model can pass on.
+            If the reduction is off, since its hooks in the model are then missing. Or if slots have
+            weights, which no argument of a model can pass on.
         """
         if not self.on:
-            raise UnsupportedModelError(f"{self} is off; use it in a with block to lay it on again")
+            raise UnsupportedModelError(f"{self} is off; use it in a with block to attach it again")
         try:
             with torch.no_grad():
                 reduced = self.reduce(Call(inputs))
@@ -113,7 +110,7 @@ class Reduction(Attached):
                 "the cache was filled by methods inside the language model, and its layers "
                 "hold different tokens; go on with the same methods, or without the cache"
             )
-        reduced: Reduced = self.host.reduce(call, self.report)
+        reduced = self.host.reduce(call, self.report)
         if reduced.starts:
             self.report.received = self.columns.received = 0
             self.columns.sent = reduced.columns - past
@@ -126,7 +123,7 @@ class Reduction(Attached):
             self.report.received = self.columns.received
 
     def hooks(self) -> Iterator[Any]:
-        """Attach what this reduction needs beside the site's own hooks; yields each handle."""
+        """Attach what this reduction needs beside `ModelHooks`; yields each handle."""
         yield from self.host.hooks()
         if self.inside is not None:
             yield from self.inside.hooks()
@@ -143,12 +140,12 @@ def attached_to(model: object) -> list[Reduction | ModuleReduction]:
     """Return the reductions of a model and of its parts; see `lftr.reductions`."""
     if not isinstance(model, nn.Module):
         raise ArgumentError.of("model", model, "a torch.nn.Module")
-    found: list[Reduction | ModuleReduction] = []
+    reductions: list[Reduction | ModuleReduction] = []
     for part in model.modules():
-        site = site_of(part)
-        found += module_reductions(part)
-        found += [] if site is None else site.stack
-    return found
+        hooks = hooks_of(part)
+        reductions += module_reductions(part)
+        reductions += [] if hooks is None else hooks.stack
+    return reductions
 
 
 def current(model: Any) -> Reduction:
@@ -159,9 +156,9 @@ def current(model: Any) -> Reduction:
     UnsupportedModelError
         If there is none.
     """
-    site = site_of(model) if isinstance(model, nn.Module) else None
-    if site is None or site.top is None:
+    hooks = hooks_of(model) if isinstance(model, nn.Module) else None
+    if hooks is None or hooks.top is None:
         raise UnsupportedModelError(
             f"no reduction is on for this {type(model).__name__}; call lftr.reduce first"
         )
-    return site.top
+    return hooks.top

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ...values.errors import ArgumentError
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
-from ..base import Evidence, Method
+from ..base import Evidence, ImageMethod, Method
 from ..lookup import get_method
 from ..operations.composing import stacked
 
@@ -42,6 +42,12 @@ class Wrapper(Method):
         for method in self.methods:
             counts = method.allot(items, counts)
         return list(counts)
+
+
+def encodes_again(method: Method) -> bool:
+    """Whether a method, or one inside it, has the encoder run on a smaller image."""
+    inside = method.methods if isinstance(method, Wrapper) else ()
+    return isinstance(method, ImageMethod) or any(map(encodes_again, inside))
 
 
 def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:

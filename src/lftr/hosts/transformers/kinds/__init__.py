@@ -1,1 +1,1 @@
-"""One file for each way in which images reach a language model, and for any module."""
+"""One kind of host for each way in which images reach a language model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ...layout import Layout
 from ...rows import FEATURES, choose_rows, evidence_of
 from ..api import Call, Model, generation_setting
 from ..families import Family
+from ..hooks import ModelHooks
 from ..prompt.text_evidence import row_texts
 from ..reduced import Reduced
 
@@ -66,6 +67,8 @@ class CrossAttentionHost:
     and tiles that only pad are left out. What a cache was filled with travels on the cache, since
     masks over the vision states are made anew at every step.
     """
+
+    model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
 
     def __init__(self, model: Model, family: Family, plan: Plan) -> None:
         self.evidence = evidence_of(plan.method, CAN, type(model).__name__)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,74 @@ from ....values.report import Report
 from ..api import Call, generation_setting
 from ..cache_record import held_by
 from ..columns import CachedPrompt, recall
-from ..hooks import Site
+from ..hooks import ModelHooks
 from ..layers.masks import layer_mask
 from ..reduced import Reduced
 from .prefill import Prefill
 
 
+class DiffusionHooks(ModelHooks):
+    """The hooks of a diffusion model, whose encoder and decoder take different arguments."""
+
+    def _infer_mask(self, call: Call) -> Tensor:
+        """Return a mask of ones, since this ``generate`` does not infer padding."""
+        return torch.ones_like(call.ids)
+
+    @contextmanager
+    def _fed(self, reduced: Reduced) -> Iterator[Call]:
+        """Pass images and positions to the encoder, and correct the decoder's positions."""
+        call, thread = reduced.call, threading.get_ident()
+        shift = 0 if reduced.lag is None else int(reduced.lag)
+        first = Call()
+        if call.encoded is not None:
+            first = first.but(encoded=call.encoded)
+        if call.positions is not None:
+            first = first.but(positions=call.positions)
+        begins = [first]
+
+        def encode(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if threading.get_ident() != thread:
+                return None
+            given = Call.of(module.forward, args, kwargs)
+            if begins:
+                return (), given | begins.pop()
+            return (), given.but(positions=given.positions + shift)
+
+        def denoise(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if threading.get_ident() != thread:
+                return None
+            given = Call.of(module.forward, args, kwargs)
+            return (), given.but(canvas_positions=given.canvas_positions + shift)
+
+        parts = self.model.base_model
+        with ExitStack() as stack:
+            hook = parts.encoder.register_forward_pre_hook(encode, with_kwargs=True)
+            stack.callback(hook.remove)
+            if shift:
+                self._check_compiled(call)
+                hook = parts.decoder.register_forward_pre_hook(denoise, with_kwargs=True)
+                stack.callback(hook.remove)
+            yield call.without(*map(Call.name, ("positions", "encoded", "canvas_positions")))
+
+    def _check_compiled(self, call: Call) -> None:
+        """Refuse a ``generate`` that compiles the model as one graph, since hooks are needed."""
+        kind = generation_setting(self.model, call, "cache_implementation")
+        whole = generation_setting(self.model, call, "disable_compile")
+        if kind is not None and "static" in kind and not whole:
+            raise UnsupportedModelError(
+                f"cache_implementation = {kind!r} compiles the model, and positions='original' "
+                "needs hooks in it: use positions='compact' or disable_compile=True"
+            )
+
+
 class DiffusionHost(Prefill):
     """Reduces the prompt of a diffusion model, whose positions count columns, padding included."""
+
+    model_hooks: ClassVar[type[ModelHooks]] = DiffusionHooks
 
     def concerns(self, call: Call) -> bool:
         """Whether a call has images, begins a cache, or uses a cache that a reduced call filled."""
@@ -120,64 +180,6 @@ class _Seen:
         if full is None:
             full = torch.ones(1, 1, count, total + count, dtype=torch.bool, device=states.device)
         return args, call.but(mask=layer_mask(full, canvas, keys, total, flat=False))
-
-
-class DiffusionSite(Site):
-    """The hooks of a diffusion model, whose encoder and decoder take different arguments."""
-
-    def _infer_mask(self, call: Call) -> Tensor:
-        """Return a mask of ones, since this ``generate`` does not infer padding."""
-        return torch.ones_like(call.ids)
-
-    @contextmanager
-    def _fed(self, reduced: Reduced) -> Iterator[Call]:
-        """Pass images and positions to the encoder, and correct the decoder's positions."""
-        call, thread = reduced.call, threading.get_ident()
-        shift = 0 if reduced.lag is None else int(reduced.lag)
-        first = Call()
-        if call.encoded is not None:
-            first = first.but(encoded=call.encoded)
-        if call.positions is not None:
-            first = first.but(positions=call.positions)
-        begins = [first]
-
-        def encode(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            if threading.get_ident() != thread:
-                return None
-            given = Call.of(module.forward, args, kwargs)
-            if begins:
-                return (), given | begins.pop()
-            return (), given.but(positions=given.positions + shift)
-
-        def denoise(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            if threading.get_ident() != thread:
-                return None
-            given = Call.of(module.forward, args, kwargs)
-            return (), given.but(canvas_positions=given.canvas_positions + shift)
-
-        parts = self.model.base_model
-        with ExitStack() as stack:
-            hook = parts.encoder.register_forward_pre_hook(encode, with_kwargs=True)
-            stack.callback(hook.remove)
-            if shift:
-                self._check_compiled(call)
-                hook = parts.decoder.register_forward_pre_hook(denoise, with_kwargs=True)
-                stack.callback(hook.remove)
-            yield call.without(*map(Call.name, ("positions", "encoded", "canvas_positions")))
-
-    def _check_compiled(self, call: Call) -> None:
-        """Refuse a ``generate`` that compiles the model as one graph, since hooks are needed."""
-        kind = generation_setting(self.model, call, "cache_implementation")
-        whole = generation_setting(self.model, call, "disable_compile")
-        if kind is not None and "static" in kind and not whole:
-            raise UnsupportedModelError(
-                f"cache_implementation = {kind!r} compiles the model, and positions='original' "
-                "needs hooks in it: use positions='compact' or disable_compile=True"
-            )
 
 
 def _dropped(prompt: CachedPrompt | None) -> int:

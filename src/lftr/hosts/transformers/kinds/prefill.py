@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from ..columns import (
 from ..encoder.encode import choose_evidence, encoder_names
 from ..encoder.media_input import Shown, of_medium
 from ..families import Clips, Family, Medium, list_families
+from ..hooks import ModelHooks
 from ..prompt.flash import hide_positions, reads_gaps
 from ..prompt.frames import as_video
 from ..prompt.logits import shorter_logits
@@ -44,6 +45,8 @@ from ..reduced import Reduced
 
 class Prefill:
     """Reduces the arguments of ``forward`` and ``generate`` for one model."""
+
+    model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
 
     def __init__(self, model: Model, family: Family, plan: Plan) -> None:
         self.model = model

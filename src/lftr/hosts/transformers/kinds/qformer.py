@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from ...rows import FEATURES, apply_rows, choose_rows, evidence_of
 from ..api import Call
 from ..columns import Columns, aligned_with_prompt, pad_id, pads_left
 from ..families import Family
+from ..hooks import ModelHooks
 from ..prompt.text_evidence import row_texts
 from ..reduced import Reduced
 
@@ -61,6 +62,8 @@ class _Call(threading.local):
 
 class QFormerHost:
     """Reduces one model whose visual tokens pass through a Q-Former."""
+
+    model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
 
     def __init__(self, model: Any, family: Family, plan: Plan) -> None:
         if plan.keep == "auto" and plan.stage == "llm":

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....methods import get_method, list_methods
-from ....methods.base import ImageMethod, Method
+from ....methods.base import Method
+from ....methods.compose.base import encodes_again
 from ....methods.encoder.spelling import spell_merge
 from ....options.plain import from_plain, to_plain
 from ....presets import Preset
@@ -161,7 +162,7 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
         return (
             "it acts inside the language model, whose paged cache holds every token in all layers"
         )
-    if any(isinstance(one, ImageMethod) for one in (method, *getattr(method, "methods", ()))):
+    if encodes_again(method):
         return "it encodes the image a second time, at another size"
     for names in method.evidence:
         if not provided.intersection(names):

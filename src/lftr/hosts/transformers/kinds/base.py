@@ -1,0 +1,42 @@
+"""What a kind of host must have, so that a reduction can attach it to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol
+
+from ....values.report import Report
+from ...items import Plan
+from ..api import Call, Model
+from ..families import Family
+from ..hooks import ModelHooks
+from ..reduced import Reduced
+
+
+class Host(Protocol):
+    """Reduces the calls of one model.
+
+    Attributes
+    ----------
+    model_hooks : type of ModelHooks
+        The hooks on ``forward`` and ``generate`` that models of this kind need.
+    plan : Plan
+        How to reduce.
+    """
+
+    model_hooks: ClassVar[type[ModelHooks]]
+    plan: Plan
+
+    def __init__(self, model: Model, family: Family, plan: Plan) -> None: ...
+
+    def concerns(self, call: Call) -> bool:
+        """Whether a call of ``forward`` or ``generate`` has to be reduced."""
+
+    def reduce(self, call: Call, report: Report) -> Reduced:
+        """Return a call with the visual tokens reduced; fills ``report``, now or by its hooks."""
+
+    def hooks(self) -> Iterable[Any]:
+        """Attach further hooks inside the model; returns their handles."""
+
+    def end(self) -> None:
+        """Discard the data of the call that this thread is in."""
