@@ -13,6 +13,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lftr
+from lftr.hosts.transformers.call_state import CallState
 from lftr.hosts.transformers.layers.host import LayerHost
 from lftr.methods import FastV, PyramidDrop
 from lftr.methods.inside.schedules import Step
@@ -185,8 +186,8 @@ def test_hooks_that_raise_leave_the_model_as_it_was(
     before, expected = traces(prompt.model), prompt.generate().sequences
     attach = LayerHost.hooks
 
-    def some(host: LayerHost) -> Iterator[Any]:
-        for number, handle in enumerate(attach(host)):
+    def some(host: LayerHost, state: CallState) -> Iterator[Any]:
+        for number, handle in enumerate(attach(host, state)):
             yield handle
             if number == 2:
                 raise RuntimeError("boom")

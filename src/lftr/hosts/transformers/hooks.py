@@ -25,8 +25,9 @@ from .api import (
     generation_setting,
     returned_cache,
 )
+from .call_state import CallState, Generation
 from .checks import Forward, check_passed_on, check_received
-from .columns import CachedPrompt, remember
+from .columns import remember
 from .encoder.expand import expand_encoder_outputs
 from .families import Family
 from .prompt.views import PromptView
@@ -34,7 +35,6 @@ from .reduced import Reduced
 from .wrapped import precision_of
 
 if TYPE_CHECKING:
-    from .layers.host import LayerHost
     from .reduction import Reduction
 
 # the attribute of a model that holds its `ModelHooks`; the garbage collector frees the cycle
@@ -51,13 +51,15 @@ class ModelHooks:
         self.owner = threading.current_thread()
         self.stack: list[Reduction] = []
         self.top_handles: list[Any] = []  # of further hooks, which the reduction on top attached
-        self._call = _Thread()
+        self.state = CallState()
+        language_model = family.language_model(model)
         if family.kind == "prefill":
-            check_private(model, family.language_model(model))
+            check_private(model, language_model)
         self.handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
-            family.language_model(model).register_forward_pre_hook(self._count, with_kwargs=True),
+            language_model.register_forward_pre_hook(self._before_language_model, with_kwargs=True),
+            language_model.register_forward_hook(self._after_language_model, always_call=True),
         ]
         self.overridden: dict[str, Any] = {}
         self._override("generate", self._generate)
@@ -115,13 +117,14 @@ class ModelHooks:
 
     def _detach_top(self) -> None:
         """Remove the further hooks of the reduction on top, before another one is on top."""
+        self.state.end_passes()
         for handle in self.top_handles:
             handle.remove()
         self.top_handles = []
 
     def _attach_top(self) -> None:
         """Attach the further hooks of the reduction on top."""
-        for handle in self.stack[-1].hooks() if self.stack else ():
+        for handle in self.stack[-1].hooks(self.state) if self.stack else ():
             self.top_handles.append(handle)  # one by one: removed if a later one raises
 
     def _override(self, name: str, function: Callable[..., Any]) -> None:
@@ -136,16 +139,17 @@ class ModelHooks:
         return self.stack[-1] if self.stack else None
 
     @contextmanager
-    def _inside_generate(
-        self, cache: Cache | None, reduced: Reduced | None = None
-    ) -> Iterator[None]:
-        call = self._call
-        before = call.generates, call.reduced, call.given
-        call.generates, call.reduced, call.given = True, reduced, cache
+    def _generating(self, cache: Cache | None, reduced: Reduced | None = None) -> Iterator[None]:
+        state, before = self.state, self.state.generation
+        state.generation = Generation(cache, reduced, None if reduced is None else {})
+        state.columns = None
         try:
+            if reduced is not None and self.top is not None and self.top.inside is not None:
+                self.top.inside.announce(reduced.call)
             yield
         finally:
-            call.generates, call.reduced, call.given = before
+            state.generation = before
+            state.columns = None
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = Call.of(original, args, kwargs)
@@ -155,7 +159,7 @@ class ModelHooks:
         if top is not None and top.inside is not None:
             self._refuse_chunks(call)
         if top is None or not top.host.concerns(call):
-            with self._inside_generate(call.cache):
+            with self._generating(call.cache):
                 return original(*args, **kwargs)
         self._refuse_guidance(call)
         self._refuse_blind_chunks(call)
@@ -169,12 +173,8 @@ class ModelHooks:
             if ids is not None:
                 view = PromptView(ids, reduced.length)
                 changes |= view.callbacks(call)
-            with (
-                self._inside_generate(call.cache, reduced),
-                _announced(top.inside, reduced),
-                self._fed(reduced) as given,
-            ):
-                output = original(**(given | changes))
+            with self._generating(call.cache, reduced), self._fed(reduced) as arguments:
+                output = original(**(arguments | changes))
         finally:
             top.host.end()
         if reduced.starts:
@@ -261,40 +261,40 @@ class ModelHooks:
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._call.prompt = self._call.forward = None  # of a call that did not end
-        top = self.top
+        state, top = self.state, self.top
+        state.prompt = state.forward = None  # of a call that was interrupted
         if top is None:
             return None
         call = Call.of(self.model.forward, args, kwargs)
-        if self._call.generates:
-            reduced, given, self._call.given = self._call.reduced, self._call.given, None
-            check_passed_on(call, given)
+        generation = state.generation
+        if generation is not None:
+            reduced = generation.reduced
+            check_passed_on(call, generation.cache)
+            generation.cache = None
             call = _with_mask(_caught_up(call, reduced), reduced)
             prompt = None if reduced is None else reduced.prompt
         elif top.host.concerns(call):
             with precision_of(self.model):
                 reduced = top.reduce(call)
-            self._call.prompt = prompt = reduced.prompt
+            state.prompt = prompt = reduced.prompt
             call = reduced.call
         else:
             prompt = None
-        log_weight = None if prompt is None else prompt.log_weight
+        state.log_weight = None if prompt is None else prompt.log_weight
         if top.inside is not None:
-            top.inside.announce(call, log_weight)
-        if top.weights is not None:
-            top.weights.announce(log_weight)
-        self._call.forward = Forward.of(call)
+            top.inside.announce(call)
+        state.forward = Forward.of(call)
         return (), call
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        call = self._call
-        if self.top is not None and not call.generates:
+        state = self.state
+        if self.top is not None and state.generation is None:
             self.top.host.end()
-        prompt, call.prompt = call.prompt, None
-        forward, call.forward = call.forward, None
+        prompt, state.prompt = state.prompt, None
+        forward, state.forward = state.forward, None
         if forward is None or output is None:  # None: the forward raised
             return
         filled = forward.cache if forward.cache is not None else returned_cache(output)
@@ -303,56 +303,36 @@ class ModelHooks:
             remember(filled, prompt)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call, top = Call.of(module.forward, args, kwargs), self.top
-        if self._call.forward is not None:
-            self._call.forward.check_inner(call, self.family.told_positions)
-        if top is not None and call.columns is not None:
+    def _before_language_model(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        call, top, state = Call.of(module.forward, args, kwargs), self.top, self.state
+        if state.forward is not None:
+            state.forward.check_inner(call, self.family.told_positions)
+        if top is None:
+            return
+        if call.columns is not None:
             top.count(call.columns[1])
+        columns, state.columns = state.columns, None
+        log_weight, state.log_weight = state.log_weight, None
+        state.end_passes()  # of a call that was interrupted
+        if top.inside is not None:
+            state.layer_pass = top.inside.begin(call, columns, log_weight)
+        if top.weights is not None:
+            state.weight_pass = top.weights.begin(call, log_weight, state)
 
-
-class _Thread(threading.local):
-    """The state of the call that a thread is in.
-
-    Attributes
-    ----------
-    generates : bool
-        Whether the thread is in ``generate``, whose prompt is already reduced.
-    reduced : Reduced, optional
-        The reduced call of that ``generate``.
-    given : Cache, optional
-        The cache that it was given, until its first forward.
-    prompt : CachedPrompt, optional
-        The record for the cache that a forward outside ``generate`` fills.
-    forward : Forward, optional
-        The arguments of the current forward.
-    """
-
-    def __init__(self) -> None:
-        self.generates = False
-        self.reduced: Reduced | None = None
-        self.given: Cache | None = None
-        self.prompt: CachedPrompt | None = None
-        self.forward: Forward | None = None
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        passes = self.state.layer_pass, self.state.weight_pass
+        self.state.end_passes()
+        for one in passes:
+            if one is not None and output is not None:  # None: the language model raised
+                one.check_end()
 
 
 def hooks_of(model: Any) -> ModelHooks | None:
     """Return the hooks of a model, if any reduction is attached to it."""
     return model.__dict__.get(_NAME)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _announced(inside: LayerHost | None, reduced: Reduced) -> Iterator[None]:
-    """Let a host of layers know the prompt that ``generate`` is called with."""
-    if inside is None:
-        yield
-        return
-    inside.start(reduced.columns)
-    inside.announce(reduced.call)
-    try:
-        yield
-    finally:
-        inside.start(None)
 
 
 def _caught_up(call: Call, reduced: Reduced | None) -> Call:

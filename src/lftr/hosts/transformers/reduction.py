@@ -16,6 +16,7 @@ from ..items import Plan
 from ..module.reduction import ModuleReduction, module_reductions
 from .api import Call
 from .cache_record import held_by
+from .call_state import CallState
 from .checks import check_types
 from .families import Family
 from .hooks import ModelHooks, hooks_of
@@ -58,9 +59,7 @@ class Reduction(Attached):
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         plan = with_weights(model, family, plan)
         self.host: Host = HOSTS[family.kind](model, family, plan)
-        self.weights = (
-            SlotWeights(model, family, plan.weights, self.inside) if plan.weights else None
-        )
+        self.weights = SlotWeights(model, family, plan.weights) if plan.weights else None
         self._model, self._family = model, family
         self._hooks: ModelHooks | None = None
         self._begin()
@@ -122,13 +121,11 @@ class Reduction(Attached):
             self.columns.received += columns  # in several pieces where prefill is chunked
             self.report.received = self.columns.received
 
-    def hooks(self) -> Iterator[Any]:
+    def hooks(self, state: CallState) -> Iterator[Any]:
         """Attach what this reduction needs beside `ModelHooks`; yields each handle."""
         yield from self.host.hooks()
         if self.inside is not None:
-            yield from self.inside.hooks()
-        if self.weights is not None:
-            yield from self.weights.hooks()
+            yield from self.inside.hooks(state)
 
     def __repr__(self) -> str:
         plan = self.host.plan

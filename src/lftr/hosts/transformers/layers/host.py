@@ -9,9 +9,7 @@ they were then, so that logits and labels have the shape that they always have.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -24,12 +22,12 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ..api import HOOKS_RUN_ONCE, Call, Model, attention_of
 from ..cache_record import held_by
+from ..call_state import CallState
 from ..checkpointing import run_once
 from ..checks import check_unpacked
 from ..families import Family
 from .heads import Capture
-from .layer_decisions import Decisions
-from .layer_pass import Descent
+from .layer_pass import LayerPass
 
 _PASSIVE: dict[State, int] = {"active": 0, "frozen": 1, "bypassed": 2}
 
@@ -54,6 +52,7 @@ class LayerHost:
         self.model = model
         self.family = family
         self.methods = tuple(methods)
+        self.merges = any(method.merges for method in methods)
         self.report = report
         decoder: Any = family.decoder(model)
         self.layers: list[nn.Module] = list(decoder.layers)
@@ -70,7 +69,7 @@ class LayerHost:
         self.flat = "flash" in implementation
         self.states = [_quietest(one) for one in zip(*self._planned_states(), strict=True)]
         self._check()
-        self._call = _Call()
+        self.state = CallState()  # until it is attached
 
     def _planned_states(self) -> list[list[State]]:
         return [method.schedule.states(self.depth) for method in self.methods]
@@ -113,68 +112,18 @@ class LayerHost:
                 "alone; load the model with attn_implementation='sdpa'"
             )
 
-    def hooks(self) -> Iterator[Any]:
-        """Attach to the language model and to each of its layers; yields each handle."""
-        language_model = self.family.language_model(self.model)
-        yield language_model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        yield language_model.register_forward_hook(self._end, always_call=True)
+    def hooks(self, state: CallState) -> Iterator[Any]:
+        """Attach to the decoder layers; yields each handle."""
+        self.state = state
         for number, layer in enumerate(self.layers):
             yield layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True)
         yield self.layers[-1].register_forward_hook(self._after_last)
-        yield self
 
-    def remove(self) -> None:
-        """Let go of a call that was interrupted: removed like the hooks, and with them."""
-        self._call.taps.close()
-        self._call.now = None
-
-    def start(self, prompt: int | None) -> None:
-        """Begin a call of ``generate`` with a prompt of so many columns, or end one (None)."""
-        self._call.prompt = prompt
-        self._call.decisions = None if prompt is None else {}
-        self._call.visual = None
-
-    @property
-    def acts(self) -> bool:
-        """Whether this forward has visual tokens or goes on with a cache that lost some."""
-        return self._call.now is not None
-
-    @property
-    def merges(self) -> bool:
-        """Whether methods here may merge tokens, in this forward or an earlier one."""
-        return self.acts and any(method.merges for method in self.methods)
-
-    def columns_behind_keys(self, number: int) -> Tensor | None:
-        """Return the conversation's columns behind a layer's keys in this forward.
-
-        Returns
-        -------
-        Tensor of int64, shape (B, S), optional
-            -1 for padding and free places of a static cache; None if no layer drops any column.
-        """
-        now = self._call.now
-        return None if now is None else now.keys.get(number)
-
-    def log_weight(self, number: int) -> Tensor | None:
-        """Return the logarithms of how many tokens the conversation's columns stand for.
-
-        Returns
-        -------
-        Tensor of float32, shape (B, past + L), optional
-            As layer ``number`` has them; None where no method here changed them.
-        """
-        now = self._call.now
-        return None if now is None else now.log_weight(number)
-
-    def announce(self, call: Call, log_weight: Tensor | None = None) -> None:
-        """Take note of the columns of the next forward: visual tokens, padding, and weights.
-
-        ``log_weight`` is of the whole conversation, see `CachedPrompt`.
-        """
-        self._call.log_weight = log_weight
+    def announce(self, call: Call) -> None:
+        """Note which columns of the next forward are visual tokens, and which are not padding."""
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
-            self._call.visual = visual, _known(call.mask, call.ids)
+            self.state.columns = visual, _known(call.mask, call.ids)
             if bool(visual.any()) and self._changes(int(visual.sum(dim=1).max())):
                 check_unpacked(call)
 
@@ -183,94 +132,73 @@ class LayerHost:
         plans = [method.schedule.counts(tokens, self.depth) for method in self.methods]
         return any(min(plan) < tokens for plan in plans) or set(self.states) != {"active"}
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inner, call = Call.of(module.forward, args, kwargs), self._call
-        announced, call.visual = call.visual, None
-        log_weight, call.log_weight = call.log_weight, None
+    def begin(
+        self, inner: Call, columns: tuple[Tensor, Tensor] | None, log_weight: Tensor | None
+    ) -> LayerPass | None:
+        """Begin a forward of the language model.
+
+        Parameters
+        ----------
+        inner : Call
+            The arguments of the language model.
+        columns, log_weight : optional
+            See `CallState`.
+
+        Returns
+        -------
+        LayerPass, optional
+            None if the forward has no visual tokens, and no cache that lost some.
+        """
         held = None if inner.cache is None else held_by(inner.cache)
         shape = inner.columns
         assert shape is not None
-        if announced is None or announced[0].shape[1] != shape[1]:
+        if columns is None or columns[0].shape[1] != shape[1]:
             none = torch.zeros(shape, dtype=torch.bool, device=self.model.device)
-            announced = none, ~none
-        call.taps.close()  # of a call that was interrupted
-        repeats = shape[0] // len(announced[0])  # beams
-        visual, known = (x.repeat_interleave(repeats, dim=0) for x in announced)
-        call.now = None
+            columns = none, ~none
+        repeats = shape[0] // len(columns[0])  # beams
+        visual, known = (x.repeat_interleave(repeats, dim=0) for x in columns)
         if held is None and not bool(visual.any()):
-            return
+            return None
         past = inner.past
         if held is not None:
             held.for_rows(shape[0])
         known = torch.nn.functional.pad(known, (past + shape[1] - known.shape[1], 0), value=True)
-        decisions = call.decisions if inner.cache is None else None
-        end = None if call.prompt is None else call.prompt - past
+        generation = self.state.generation
+        end = decisions = None
+        if generation is not None and generation.reduced is not None:
+            end = generation.reduced.columns - past
+            decisions = generation.decisions if inner.cache is None else None
         logs = torch.zeros(known.shape, device=known.device)
         if log_weight is not None:
             repeated = log_weight.repeat_interleave(shape[0] // len(log_weight), dim=0)
             logs[:, : repeated.shape[1]] = repeated[:, : logs.shape[1]]
-        call.now = Descent(self, visual, known, logs, past, held, end, decisions)
+        layer_pass = LayerPass(self, visual, known, logs, past, held, end, decisions)
         once = self.layers  # older releases would run our hooks in the backward pass too
         if HOOKS_RUN_ONCE:
             frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
             once = [self.layers[number] for number in frozen]
-        call.taps.enter_context(run_once(once))
-        for number in call.now.read_in_passing():
+        self.state.stack.enter_context(run_once(once))
+        for number in layer_pass.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
-                capture = call.now.captures[number] = Capture()
-                call.taps.enter_context(tapped(attention, capture))
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._call.taps.close()
-        now, self._call.now = self._call.now, None
-        if now is not None and output is not None:  # None: the language model raised
-            now.check_end()
+                capture = layer_pass.captures[number] = Capture()
+                self.state.stack.enter_context(tapped(attention, capture))
+        return layer_pass
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before(
         self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        now = self._call.now
+        now = self.state.layer_pass
         return None if now is None else now.enter(number, layer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_last(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        now = self._call.now
+        now = self.state.layer_pass
         if now is None:
             return None
         states = output[0] if isinstance(output, tuple) else output
         whole = now.leave(states, self.report)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
-
-
-class _Call(threading.local):
-    """What is known of the call that a thread is in.
-
-    Attributes
-    ----------
-    visual : pair of Tensor, optional
-        Which columns of the next forward are visual tokens, and which are no padding.
-    log_weight : Tensor, optional
-        The logarithms of how many tokens the conversation's columns stand for.
-    now : Descent, optional
-        The forward that is under way.
-    taps : ExitStack
-        Closed with it.
-    prompt : int, optional
-        Columns of the prompt that ``generate`` was called with.
-    decisions : dict, optional
-        What was decided in that call.
-    """
-
-    def __init__(self) -> None:
-        self.visual: tuple[Tensor, Tensor] | None = None
-        self.log_weight: Tensor | None = None
-        self.now: Descent | None = None
-        self.taps = ExitStack()
-        self.prompt: int | None = None
-        self.decisions: Decisions | None = None
 
 
 class _Before:

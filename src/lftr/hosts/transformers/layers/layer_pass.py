@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .host import LayerHost
 
 
-class Descent:
+class LayerPass:
     """The rows of one forward, layer by layer.
 
     Parameters
@@ -202,7 +202,13 @@ class Descent:
         return states
 
     def log_weight(self, number: int) -> Tensor | None:
-        """Return `LayerHost.log_weight`."""
+        """Return the logarithms of how many tokens the conversation's columns stand for.
+
+        Returns
+        -------
+        Tensor of float32, shape (B, past + L), optional
+            In layer ``number``; None if no method inside the language model changed them.
+        """
         old = None if self.held is None else self.held.log_weights[number]
         new = self.weights.get(number)
         if old is None and new is None:

@@ -13,9 +13,7 @@ the keys as they were.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +25,10 @@ from ....values.errors import LftrError, UnsupportedModelError
 from ...items import Plan
 from ..api import Call, Model, attention_of, versions
 from ..cache_record import layer_sizes
+from ..call_state import CallState
 from ..checkpointing import run_once
 from ..families import Family
-from .host import LayerHost
+from .layer_pass import LayerPass
 
 CHANNELS = 8  # FlashAttention wants head sizes that are multiples of 8
 _MOST = 256  # the largest head size of FlashAttention
@@ -90,89 +89,66 @@ class SlotWeights:
     ----------
     exponent : float
         What the logarithms are multiplied by.
-    inside : LayerHost, optional
-        Drops columns inside the language model, so that each layer has its own.
     """
 
-    def __init__(
-        self, model: Model, family: Family, exponent: float, inside: LayerHost | None
-    ) -> None:
+    def __init__(self, model: Model, family: Family, exponent: float) -> None:
         self.exponent = exponent
-        self.language_model = family.language_model(model)
         decoder: Any = family.decoder(model)
         self.layers: list[nn.Module] = list(decoder.layers)
-        self.inside = inside
         self.config = model.config.get_text_config()
-        self._modules = [
+        self.modules = [
             (number, module)
             for number, layer in enumerate(self.layers)
             for module in attention_modules(layer)
         ]
-        self._call = _Call()
 
-    def announce(self, log_weight: Tensor | None) -> None:
-        """Take the logarithms of the weights of the conversation's columns, for the next forward.
+    def begin(self, inner: Call, log_weight: Tensor | None, state: CallState) -> WeightPass | None:
+        """Begin a forward of the language model.
 
         Parameters
         ----------
+        inner : Call
+            The arguments of the language model.
         log_weight : Tensor of float32, shape (B, L'), optional
-            For the columns of the prompt, from the first of the cache on; later ones have 0.
+            See `CallState`.
+
+        Returns
+        -------
+        WeightPass, optional
+            None if every column stands for one token.
         """
-        self._call.log_weight = log_weight
-
-    def hooks(self) -> Iterator[Any]:
-        """Attach to the language model; yields each handle."""
-        language_model: Any = self.language_model
-        yield language_model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        # before the hooks of methods inside end, so that what both changed is undone in turn
-        yield language_model.register_forward_hook(self._end, always_call=True, prepend=True)
-        yield self
-
-    def remove(self) -> None:
-        """End a call that was interrupted; called with the removal of the hooks."""
-        self._call.stack.close()
-        self._call.now = None
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = self._call
-        call.stack.close()  # of a call that was interrupted
-        logs, call.log_weight, call.now = call.log_weight, None, None
-        inside = self.inside is not None and self.inside.merges
-        if not inside and (logs is None or not bool(logs.any())):
-            return
-        call.now = now = _Pass(self, logs, Call.of(module.forward, args, kwargs))
-        call.stack.enter_context(run_once(self.layers))  # a second run would miss the weights
-        call.stack.enter_context(changed({id(one): now.attend(n) for n, one in self._modules}))
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._call.stack.close()
-        now, self._call.now = self._call.now, None
-        if now is None or output is None:  # None: the language model raised
-            return
-        missed = sorted({number for number, _ in self._modules} - now.weighed)
-        if missed:
-            raise LftrError(
-                f"layers {', '.join(map(str, missed))} attended without the weights of slots; "
-                "if the model was compiled (torch.compile), start the reduction before its first "
-                f"call, or use weights='none'; {versions()}"
-            )
+        merges = state.layer_pass is not None and state.layer_pass.host.merges
+        if not merges and (log_weight is None or not bool(log_weight.any())):
+            return None
+        weight_pass = WeightPass(self, log_weight, inner, state.layer_pass)
+        state.stack.enter_context(run_once(self.layers))  # a second run would miss the weights
+        changes = {id(one): weight_pass.attend(number) for number, one in self.modules}
+        state.stack.enter_context(changed(changes))
+        return weight_pass
 
 
-class _Pass:
-    """One forward of the language model.
+class WeightPass:
+    """The weights of slots in one forward of the language model.
 
     Parameters
     ----------
     log_weight : Tensor of float32, shape (B, L'), optional
-        See `SlotWeights.announce`.
+        See `CallState`.
     inner : Call
         The arguments of the language model.
+    layer_pass : LayerPass, optional
+        Drops columns inside the language model, so that each layer has its own.
     """
 
-    def __init__(self, host: SlotWeights, log_weight: Tensor | None, inner: Call) -> None:
+    def __init__(
+        self,
+        host: SlotWeights,
+        log_weight: Tensor | None,
+        inner: Call,
+        layer_pass: LayerPass | None,
+    ) -> None:
         self.host = host
+        self.layer_pass = layer_pass
         self.kernel = attention_of(host.config)
         self.weighed: set[int] = set()
         assert inner.columns is not None
@@ -216,15 +192,30 @@ class _Pass:
 
         return call  # type: ignore[no-any-return]
 
+    def check_end(self) -> None:
+        """Check that the weights reached the attention of every layer.
+
+        Raises
+        ------
+        LftrError
+            If not, for example because a compiled graph calls kernels directly.
+        """
+        missed = sorted({number for number, _ in self.host.modules} - self.weighed)
+        if missed:
+            raise LftrError(
+                f"layers {', '.join(map(str, missed))} attended without the weights of slots; "
+                "if the model was compiled (torch.compile), start the reduction before its first "
+                f"call, or use weights='none'; {versions()}"
+            )
+
     def _of(self, number: int, key: Tensor) -> Tensor | None:
         """Return what is added to the logits of a layer's keys ``(B, S)``; None for zeros."""
         length = key.shape[2]
-        inside = self.host.inside
         logs, columns = self.log_weight, None
-        if inside is not None and inside.acts:
-            columns = inside.columns_behind_keys(number)
-            own = inside.log_weight(number)
-            logs = logs if own is None else own
+        if self.layer_pass is not None:
+            columns = self.layer_pass.keys.get(number)
+            changed_here = self.layer_pass.log_weight(number)
+            logs = logs if changed_here is None else changed_here
         if logs is None:
             return None
         start = self._first_column(number, length) if columns is None else 0
@@ -308,22 +299,3 @@ def _mismatch(number: int, found: int, expected: object) -> LftrError:
         f"the attention of layer {number} got {found} keys, where its cache has {expected}: the "
         f"weights of slots would be added to other keys; {versions()}"
     )
-
-
-class _Call(threading.local):
-    """What is known of the call that a thread is in.
-
-    Attributes
-    ----------
-    log_weight : Tensor, optional
-        For the next forward, see `SlotWeights.announce`.
-    now : _Pass, optional
-        The forward that is under way.
-    stack : ExitStack
-        Closed at its end.
-    """
-
-    def __init__(self) -> None:
-        self.log_weight: Tensor | None = None
-        self.now: _Pass | None = None
-        self.stack = ExitStack()

@@ -1,0 +1,93 @@
+"""What is known of the call that a thread is in, for the hooks on every part of a model."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .api import Cache
+    from .checks import Forward
+    from .columns import CachedPrompt
+    from .layers.layer_decisions import Decisions
+    from .layers.layer_pass import LayerPass
+    from .layers.slot_weights import WeightPass
+    from .reduced import Reduced
+
+
+@dataclass
+class Generation:
+    """One call of ``generate``.
+
+    Attributes
+    ----------
+    cache : Cache, optional
+        The cache that the caller passed, until the first forward has received it.
+    reduced : Reduced, optional
+        The reduced call; None if this call has nothing to reduce.
+    decisions : dict, optional
+        What layer methods decided in this call. Without a cache every forward contains the prompt,
+        and later ones repeat these decisions.
+    """
+
+    cache: Cache | None
+    reduced: Reduced | None
+    decisions: Decisions | None = None
+
+
+class CallState(threading.local):
+    """What is known of the call that a thread is in; each thread has its own.
+
+    The hooks of a model run on three levels, from the outside in. Each level writes what the levels
+    inside it read:
+
+    1. ``generate`` sets `generation` while it runs, and then restores the previous value, since a
+       callback may call ``generate`` again.
+    2. The model's ``forward`` sets `forward`, `prompt`, `columns` and `log_weight` when it begins.
+       When it ends, it reads the first two.
+    3. The language model's forward takes `columns` and `log_weight`, which are valid for one
+       forward, and sets `layer_pass` and `weight_pass`, which the hooks on its layers read. When it
+       ends, `stack` is closed, in the reverse order of what was opened.
+
+    A call that is interrupted (KeyboardInterrupt) skips the hooks at its end. Therefore the
+    beginnings of 2 and 3 discard what such a call left, and so does the removal of a reduction.
+
+    Attributes
+    ----------
+    generation : Generation, optional
+        The ``generate`` that is running.
+    forward : Forward, optional
+        The arguments of the current forward.
+    prompt : CachedPrompt, optional
+        The record for the cache that a forward outside ``generate`` fills.
+    columns : pair of Tensor of bool, shapes (B, L) and (B, L or more), optional
+        Which columns of the next forward are visual tokens, and which columns are not padding.
+    log_weight : Tensor of float32, shape (B, L'), optional
+        The logarithms of how many tokens the columns of the next forward's conversation stand for,
+        see `CachedPrompt`; later columns have 0.
+    layer_pass : LayerPass, optional
+        What methods inside the language model do in its current forward.
+    weight_pass : WeightPass, optional
+        The weights of slots in its current forward.
+    stack : ExitStack
+        What has to be undone after the language model's current forward.
+    """
+
+    def __init__(self) -> None:
+        self.generation: Generation | None = None
+        self.forward: Forward | None = None
+        self.prompt: CachedPrompt | None = None
+        self.columns: tuple[Tensor, Tensor] | None = None
+        self.log_weight: Tensor | None = None
+        self.layer_pass: LayerPass | None = None
+        self.weight_pass: WeightPass | None = None
+        self.stack = ExitStack()
+
+    def end_passes(self) -> None:
+        """End the language model's forward, or discard one that was interrupted."""
+        self.stack.close()
+        self.layer_pass = self.weight_pass = None
