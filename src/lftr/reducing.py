@@ -237,8 +237,11 @@ def reduce_module(
     must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or a
     transformers output with ``last_hidden_state``. Every tensor ``(B, N, C)`` or ``(N, C)`` of a
     list is reduced. Code around it must take the shorter sequence; code that concatenates
-    embeddings, as those repositories do, does. Laid on a module that is reduced already, it
-    replaces that reduction until it ends.
+    embeddings, as those repositories do, does. On a module that is already reduced, the new
+    reduction replaces the other one until it ends.
+
+    `Selection.weight` is not applied: attention after the module counts a slot that a method made
+    of several tokens as one token. The report notes it.
 
     Parameters
     ----------
@@ -268,7 +271,7 @@ def reduce_module(
     -------
     ModuleReduction
         Active at once, with the ``report`` of the last call; ``remove()`` or the end of a ``with``
-        block takes it off.
+        block detaches it.
 
     Raises
     ------
@@ -280,7 +283,12 @@ def reduce_module(
     from .hosts.items import Plan
     from .hosts.module.reduction import ModuleReduction
 
-    plan = Plan(as_method(method), _needed(budget_of(keep, tokens)))
+    plan = Plan(
+        as_method(method),
+        _needed(budget_of(keep, tokens)),
+        unweighted="slots have no weights: lftr.reduce_module does not change the attention after "
+        "the module",
+    )
     return ModuleReduction(module, plan, grid, evidence, placeholders)
 
 

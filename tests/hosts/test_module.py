@@ -79,6 +79,8 @@ def test_the_language_model_sees_the_reduced_tokens(model: MiniGPTv2, method: st
         assert reduction.report.items[row].positions == tuple(chosen.index.tolist())
     assert got.shape[1] == 3 + 16 + 5
     assert (reduction.report.tokens, reduction.report.kept) == (3 * 256, 3 * 16)
+    merges = method in ("lftr", "pool")
+    assert any("slots have no weights" in note for note in reduction.report.notes) == merges
 
 
 def test_it_is_restored_also_after_an_error(model: MiniGPTv2) -> None:
