@@ -15,7 +15,7 @@ from zoo import FAMILIES, Image
 
 import lftr
 from lftr.hosts.transformers.api import Call, returned_cache
-from lftr.hosts.transformers.cache_record import held_by
+from lftr.hosts.transformers.cache_record import cached_columns_of
 from lftr.methods import FastV
 
 from ..support import Prompt
@@ -57,7 +57,9 @@ def test_the_record_goes_through_copies(through: Any) -> None:
     assert type(other) is type(cache)
     assert isinstance(other, transformers.DynamicCache)
     assert other.get_seq_length() == cache.get_seq_length()
-    assert [x is None for x in held_by(other).begun] == [x is None for x in held_by(cache).begun]
+    assert [x is None for x in cached_columns_of(other).kept] == [
+        x is None for x in cached_columns_of(cache).kept
+    ]
 
 
 def test_a_cache_that_was_reset_is_a_plain_one_again() -> None:
@@ -67,7 +69,7 @@ def test_a_cache_that_was_reset_is_a_plain_one_again() -> None:
     cache.reset()
     if any(layer.get_seq_length() for layer in cache.layers):
         pytest.skip("reset of this release leaves the keys where they are, as zeros")
-    assert held_by(cache) is None
+    assert cached_columns_of(cache) is None
     assert type(cache) is transformers.DynamicCache
     assert torch.equal(prompt.forward(**{Call.name("cache"): cache}).logits, plain)
 
@@ -83,5 +85,5 @@ def test_the_record_is_found_without_asking_every_layer(monkeypatch: pytest.Monk
         return original(layer)
 
     monkeypatch.setattr(kind, "get_seq_length", counted)
-    assert held_by(cache) is not None
+    assert cached_columns_of(cache) is not None
     assert set(map(id, asked)) == {id(cache.layers[0])}

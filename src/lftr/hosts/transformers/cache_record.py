@@ -1,7 +1,7 @@
-"""What every layer of a cache holds, where layers hold different tokens.
+"""The record of which columns each layer of a cache holds, where layers hold different tokens.
 
-To whoever asks from outside, such a cache is as long as the prompt: masks and positions are made
-for all of it, and each layer takes from them what it has.
+Outside the layers, such a cache reports the length of the whole prompt: the model makes masks and
+positions for all of it, and each layer takes the part of them that belongs to its columns.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _NAME = "_lftr_columns"
 
 
 @dataclass
-class Held:
+class CachedColumns:
     """Which columns of the conversation each layer of a cache holds.
 
     Attributes
     ----------
-    begun : list of Tensor or None
-        For each layer, columns ``(B, n)`` of the first ``prefix`` ones in the order in which they
-        were cached, -1 where it is padding; None where the layer has them all.
+    kept : list of Tensor or None
+        For each layer, which of the first ``prefix`` columns it holds, ``(B, n)`` in the order in
+        which they were cached, -1 for padding; None where the layer holds them all.
     prefix : int
-        Columns that ``begun`` speaks of; every layer has all later ones.
+        Number of columns that ``kept`` is about; every layer holds all later ones.
     length : int
         Columns of the whole conversation.
     log_weights : list of Tensor or None
@@ -36,63 +36,63 @@ class Held:
         for; None where that is as it was before the first layer.
     """
 
-    begun: list[Tensor | None]
+    kept: list[Tensor | None]
     prefix: int
     length: int
     log_weights: list[Tensor | None]
 
     @classmethod
-    def everything(cls, depth: int, length: int) -> Held:
-        """Return the record of a cache whose layers have all of ``length`` columns."""
+    def everything(cls, depth: int, length: int) -> CachedColumns:
+        """Return the record of a cache whose layers hold all of ``length`` columns."""
         return cls([None] * depth, length, length, [None] * depth)
 
     def entries(self, layer: int) -> int:
-        """Entries that a layer's cache was given."""
-        begun = self.begun[layer]
-        return self.length - self.prefix + (self.prefix if begun is None else begun.shape[1])
+        """Return the number of columns that a layer holds."""
+        kept = self.kept[layer]
+        return self.length - self.prefix + (self.prefix if kept is None else kept.shape[1])
 
     def columns(self, layer: int, new: Tensor) -> Tensor:
         """Return the columns behind a layer's keys once ``new`` ``(B, q)`` are cached."""
-        begun = self.begun[layer]
-        first = 0 if begun is None else self.prefix
+        kept = self.kept[layer]
+        first = 0 if kept is None else self.prefix
         later = torch.arange(first, self.length, device=new.device).expand(len(new), -1)
-        parts = [later, new] if begun is None else [begun.to(new.device), later, new]
+        parts = [later, new] if kept is None else [kept.to(new.device), later, new]
         return torch.cat(parts, dim=1)
 
     def shortened(self, missing: int) -> None:
-        """Take note that the last ``missing`` columns were cropped from every layer."""
+        """Remove the last ``missing`` columns, which were cropped from every layer."""
         self.length -= missing
         cut = self.prefix - self.length
         if cut <= 0:
             return
-        for layer, begun in enumerate(self.begun):
-            if begun is None:
+        for layer, kept in enumerate(self.kept):
+            if kept is None:
                 continue
-            if bool((begun[:, -cut:] < self.length).any()) or begun.shape[1] < cut:
+            if bool((kept[:, -cut:] < self.length).any()) or kept.shape[1] < cut:
                 raise UnsupportedModelError(
                     f"the cache was cropped by {missing} columns, into visual tokens that "
                     f"layer {layer} had dropped; start again without the cache"
                 )
-            self.begun[layer] = begun[:, :-cut]
+            self.kept[layer] = kept[:, :-cut]
         self.prefix = self.length
 
     def for_rows(self, rows: int) -> None:
         """Repeat the record for a cache whose rows were repeated."""
-        for layer, begun in enumerate(self.begun):
-            if begun is None or len(begun) == rows:
+        for layer, kept in enumerate(self.kept):
+            if kept is None or len(kept) == rows:
                 continue
-            if rows % len(begun):
+            if rows % len(kept):
                 raise UnsupportedModelError(
-                    f"the cache was filled with {len(begun)} rows; now there are {rows}"
+                    f"the cache was filled with {len(kept)} rows; now there are {rows}"
                 )
-            self.begun[layer] = begun.repeat_interleave(rows // len(begun), dim=0)
+            self.kept[layer] = kept.repeat_interleave(rows // len(kept), dim=0)
         for layer, logs in enumerate(self.log_weights):
             if logs is not None and len(logs) != rows:
                 self.log_weights[layer] = logs.repeat_interleave(rows // len(logs), dim=0)
 
 
-def held_by(cache: Any) -> Held | None:
-    """Return what a cache's layers hold, or None if each has all there is."""
+def cached_columns_of(cache: Any) -> CachedColumns | None:
+    """Return the columns that a cache's layers hold; None if every layer holds all of them."""
     if not isinstance(cache, _PartlyFilled):
         return None
     layers = (one for one in cache.layers if hasattr(one, "get_mask_sizes"))
@@ -100,20 +100,20 @@ def held_by(cache: Any) -> Held | None:
         cache.__class__ = cache.plain_class
         delattr(cache, _NAME)
         return None
-    held: Held = getattr(cache, _NAME)
-    _catch_up(cache, held)
-    return held
+    cached: CachedColumns = getattr(cache, _NAME)
+    _catch_up(cache, cached)
+    return cached
 
 
-def hold(cache: Any, held: Held) -> None:
-    """Let a cache carry the record, through copies too, and speak of its full length."""
+def attach_columns(cache: Any, cached: CachedColumns) -> None:
+    """Attach the record to a cache, which copies it too and then reports its full length."""
     if not isinstance(cache, _PartlyFilled):
         cache.__class__ = _partly_filled(cache.__class__)
-    setattr(cache, _NAME, held)
+    setattr(cache, _NAME, cached)
 
 
 def layer_sizes(cache: Any, layer: int, queries: int) -> tuple[int, int]:
-    """Return how many keys a layer will see with ``queries`` more, and the first one's number."""
+    """Return the number of a layer's keys with ``queries`` more, and the column of the first."""
     if layer >= len(cache.layers):  # filled for the first time
         return queries, 0
     length, offset = cache.layers[layer].get_mask_sizes(queries)
@@ -135,9 +135,9 @@ def whole_layers(cache: Any) -> list[tuple[int, int]]:
 
 
 def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
-    """Return the bytes of a cache's keys and values, and of the same with all layers at length.
+    """Return the bytes of a cache's keys and values, and of those of a cache with all columns.
 
-    Static caches and sliding windows take what they take, whatever is dropped.
+    The bytes of static caches and sliding windows do not depend on what is dropped.
     """
     own = full = 0
     for layer in getattr(cache, "layers", ()):
@@ -153,13 +153,13 @@ def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
     return own, full
 
 
-def _catch_up(cache: Any, held: Held) -> None:
-    """Notice what assisted decoding took back since."""
+def _catch_up(cache: Any, cached: CachedColumns) -> None:
+    """Remove columns that assisted decoding has cropped since the last call."""
     for layer, one in enumerate(cache.layers):
         if hasattr(one, "get_mask_sizes"):
-            missing = held.entries(layer) - int(one.get_seq_length())
+            missing = cached.entries(layer) - int(one.get_seq_length())
             if missing > 0:
-                held.shortened(missing)
+                cached.shortened(missing)
             return
 
 
@@ -174,9 +174,9 @@ class _PartlyFilled:
     plain_class: ClassVar[type]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the columns of the whole conversation, whichever layer is asked."""
-        held = held_by(self)
-        return 0 if held is None else held.length
+        """Return the number of columns of the whole conversation, for every layer."""
+        cached = cached_columns_of(self)
+        return 0 if cached is None else cached.length
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Return the column of the next token."""

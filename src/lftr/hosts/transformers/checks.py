@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
 from .api import Cache, Call, versions
-from .cache_record import held_by, whole_layers
+from .cache_record import cached_columns_of, whole_layers
 
 
 @dataclass
@@ -100,9 +100,9 @@ class Forward:
             )
         if cache is None:
             return
-        held = held_by(cache)
+        cached = cached_columns_of(cache)
         for number, length in whole_layers(cache):
-            sent = self.past + self.columns[1] if held is None else held.entries(number)
+            sent = self.past + self.columns[1] if cached is None else cached.entries(number)
             if length != sent:
                 raise _mismatch(f"the cache of layer {number}", f"{length} columns", sent)
 

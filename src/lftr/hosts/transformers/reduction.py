@@ -15,7 +15,7 @@ from ..attached import Attached
 from ..items import Plan
 from ..module.reduction import ModuleReduction, module_reductions
 from .api import Call
-from .cache_record import held_by
+from .cache_record import cached_columns_of
 from .call_state import CallState
 from .checks import check_types
 from .families import Family
@@ -104,7 +104,7 @@ class Reduction(Attached):
         """Return a call with the visual tokens reduced, and start a new report."""
         check_types(call)
         cache, past = call.cache, call.past
-        if cache is not None and self.inside is None and held_by(cache) is not None:
+        if cache is not None and self.inside is None and cached_columns_of(cache) is not None:
             raise UnsupportedModelError(
                 "the cache was filled by methods inside the language model, and its layers "
                 "hold different tokens; go on with the same methods, or without the cache"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ..api import Call, generation_setting
-from ..cache_record import held_by
+from ..cache_record import cached_columns_of
 from ..columns import CachedPrompt, recall
 from ..hooks import ModelHooks
 from ..layers.masks import layer_mask
@@ -159,23 +159,23 @@ class _Seen:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         call = Call(kwargs)
         cache = call.cache
-        held = held_by(cache)
-        if cache is None or held is None:
+        cached = cached_columns_of(cache)
+        if cache is None or cached is None:
             return None
-        cached = cache.layers[self.number]
-        if cached.is_compileable:
+        layer_cache = cache.layers[self.number]
+        if layer_cache.is_compileable:
             raise UnsupportedModelError(
                 "denoising cannot use a static cache whose layers hold different tokens; use "
                 "a dynamic cache, or a method that decides before the language model"
             )
         states = args[0] if args else call.states
         rows, count = states.shape[:2]
-        total = held.length
+        total = cached.length
         canvas = torch.arange(total, total + count, device=states.device).expand(rows, -1)
-        keys = held.columns(self.number, canvas)
-        keys = keys[:, keys.shape[1] - cached.keys.shape[-2] - count :]
-        if cached.is_sliding:  # without a reduction it holds its window only
-            keys = keys.masked_fill(keys < total - (cached.sliding_window - 1), -1)
+        keys = cached.columns(self.number, canvas)
+        keys = keys[:, keys.shape[1] - layer_cache.keys.shape[-2] - count :]
+        if layer_cache.is_sliding:  # without a reduction it holds its window only
+            keys = keys.masked_fill(keys < total - (layer_cache.sliding_window - 1), -1)
         full = call.mask
         if full is None:
             full = torch.ones(1, 1, count, total + count, dtype=torch.bool, device=states.device)

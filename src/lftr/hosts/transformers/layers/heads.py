@@ -1,4 +1,4 @@
-"""Queries and keys of a decoder layer, read in passing or by starting the layer once more."""
+"""Queries and keys of a decoder layer, read while it runs or by starting the layer beforehand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .masks import rows_of
 
 @dataclass
 class Capture:
-    """What one attention layer worked with in its last call; `stop` ends the layer there.
+    """The queries and keys of one attention layer's last call; with ``stop`` the layer ends there.
 
     ``columns`` ``(B, S)`` are the columns of the conversation behind the keys.
     """
@@ -46,12 +46,12 @@ class Capture:
             raise _Read
 
     def of_row(self, row: int, queries: Tensor, keys: Tensor) -> Heads:
-        """Return one row's heads, at those of its queries and keys that are no padding.
+        """Return one row's queries and keys without padding.
 
         Parameters
         ----------
         queries, keys : Tensor of bool, shapes (R,) and (S,)
-            Which are real; keys that the kernel was given beyond ``S`` do not exist yet.
+            Which are not padding. A kernel's keys beyond ``S`` are free places of a static cache.
         """
         assert self.query is not None
         assert self.key is not None
@@ -71,13 +71,13 @@ def start_layer(
     states: Tensor,
     rest: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    asking: Tensor | None = None,
+    needed: Tensor | None = None,
 ) -> Capture:
     """Run a layer up to its attention, which fills the cache if the call has one.
 
     Parameters
     ----------
-    asking : Tensor of int64, shape (B, R), optional
+    needed : Tensor of int64, shape (B, R), optional
         The only rows whose queries and values are needed. If the layer has separate projections
         for them, the results of other rows are zeros and are not computed.
 
@@ -94,8 +94,8 @@ def start_layer(
         )
     capture = Capture(stop=True)
     copied = layer, attention
-    if asking is not None:
-        copied = _computing(layer, attention, asking)
+    if needed is not None:
+        copied = _computing(layer, attention, needed)
     try:
         # a forward set on the instance (by accelerate, or compiled) would run the original layer
         with tapped(attention, capture), tapped(copied[1], capture):
@@ -116,8 +116,8 @@ def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn
     The copies share every parameter, buffer and hook. The layer itself is not changed, so other
     threads may run it meanwhile.
     """
-    own = {name: attention._modules.get(name) for name in ("q_proj", "v_proj")}
-    changed = {name: _Rows(one, rows) for name, one in own.items() if one is not None}
+    projections = {name: attention._modules.get(name) for name in ("q_proj", "v_proj")}
+    changed = {name: _Rows(one, rows) for name, one in projections.items() if one is not None}
     path = next(name for name, part in layer.named_modules() if part is attention).split(".")
     copied = part = _copy(attention, changed)
     for depth in reversed(range(len(path))):

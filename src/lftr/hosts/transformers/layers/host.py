@@ -1,10 +1,11 @@
-"""Reduction inside the language model: from layer to layer fewer rows, cached no more.
+"""Reduction inside the language model: later layers work on fewer columns and cache fewer.
 
-Hooks on the decoder layers take rows out of what flows and of what goes along with it (positions,
-masks); each layer then caches what it was given. The model makes its masks for the full prompt,
-and every layer gets its part of them, so that sliding windows, image blocks that see both ways and
-padding stay what they are. After the last layer the rows are put back, those that were dropped as
-they were then, so that logits and labels have the shape that they always have.
+Hooks on the decoder layers remove columns from the hidden states and from all arguments aligned
+with them (positions, masks); each layer then caches only the columns that it receives. The model
+makes its masks for the full prompt, and every layer receives its part of them, so that sliding
+windows, bidirectional attention within images and padding stay as they are. After the last layer
+the dropped columns are inserted again, with their states from when they were dropped, so that
+logits and labels keep the prompt's shape.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ....methods.inside.schedules import State
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ..api import HOOKS_RUN_ONCE, Call, Model, attention_of
-from ..cache_record import held_by
+from ..cache_record import cached_columns_of
 from ..call_state import CallState
 from ..checkpointing import run_once
 from ..checks import check_unpacked
@@ -38,7 +39,7 @@ class LayerHost:
     Parameters
     ----------
     methods : sequence of LayerMethod
-        Decide one after the other where several meet before one layer.
+        Those that decide before the same layer do so in this order.
 
     Raises
     ------
@@ -67,7 +68,7 @@ class LayerHost:
                 "model under 'sdpa', 'eager' and FlashAttention"
             )
         self.flat = "flash" in implementation
-        self.states = [_quietest(one) for one in zip(*self._planned_states(), strict=True)]
+        self.states = [_most_passive(one) for one in zip(*self._planned_states(), strict=True)]
         self._check()
         self.state = CallState()  # until it is attached
 
@@ -75,12 +76,12 @@ class LayerHost:
         return [method.schedule.states(self.depth) for method in self.methods]
 
     def _check(self) -> None:
-        """Refuse what could not be done, before anything is attached."""
+        """Check that the model can be reduced by these methods, before any hook is attached."""
         for method in self.methods:
             method.check(self.model.config.get_text_config())
             resting = enumerate(method.schedule.states(self.depth))
-            quiet = {i for i, state in resting if state != "active"}
-            early = sorted(quiet.union(method.schedule.pruned(self.depth)))
+            passive = {i for i, state in resting if state != "active"}
+            early = sorted(passive.union(method.schedule.pruned(self.depth)))
             if early and early[0] < self.first:
                 raise ArgumentError.of(
                     str(method),
@@ -88,23 +89,25 @@ class LayerHost:
                     f"layers from {self.first} on: before them this "
                     f"{type(self.model).__name__} adds visual features to its tokens",
                 )
-            looks = sorted({*early, *method.watches(self.depth)})
-            source = {"nothing": [], "previous": [i - 1 for i in looks], "own": looks}[method.reads]
-            deaf = [i for i in source if i >= 0 and not self.attends[i]]
-            if deaf:
+            layers = sorted({*early, *method.watches(self.depth)})
+            source = {"nothing": [], "previous": [i - 1 for i in layers], "own": layers}[
+                method.reads
+            ]
+            without = [i for i in source if i >= 0 and not self.attends[i]]
+            if without:
                 raise ArgumentError.of(
                     str(method),
-                    f"reads the attention of layer {deaf[0]}",
+                    f"reads the attention of layer {without[0]}",
                     "layers that have attention over their tokens: "
                     f"{[i for i in range(self.depth) if self.attends[i]]}",
                 )
-            passive = [i for i in source if i >= 0 and self.states[i] != "active"]
-            if passive:
+            idle = [i for i in source if i >= 0 and self.states[i] != "active"]
+            if idle:
                 raise ArgumentError.of(
                     str(method),
-                    f"reads the attention of layer {passive[0]}",
+                    f"reads the attention of layer {idle[0]}",
                     f"layers in which visual tokens are active; there they are "
-                    f"{self.states[passive[0]]}",
+                    f"{self.states[idle[0]]}",
                 )
         if self.flat and "frozen" in self.states:
             raise UnsupportedModelError(
@@ -135,7 +138,7 @@ class LayerHost:
     def begin(
         self, inner: Call, columns: tuple[Tensor, Tensor] | None, log_weight: Tensor | None
     ) -> LayerPass | None:
-        """Begin a forward of the language model.
+        """Return the pass of a forward of the language model that begins.
 
         Parameters
         ----------
@@ -147,9 +150,9 @@ class LayerHost:
         Returns
         -------
         LayerPass, optional
-            None if the forward has no visual tokens, and no cache that lost some.
+            None if the forward has no visual tokens, and no layer of its cache dropped some.
         """
-        held = None if inner.cache is None else held_by(inner.cache)
+        cached = None if inner.cache is None else cached_columns_of(inner.cache)
         shape = inner.columns
         assert shape is not None
         if columns is None or columns[0].shape[1] != shape[1]:
@@ -157,11 +160,11 @@ class LayerHost:
             columns = none, ~none
         repeats = shape[0] // len(columns[0])  # beams
         visual, known = (x.repeat_interleave(repeats, dim=0) for x in columns)
-        if held is None and not bool(visual.any()):
+        if cached is None and not bool(visual.any()):
             return None
         past = inner.past
-        if held is not None:
-            held.for_rows(shape[0])
+        if cached is not None:
+            cached.for_rows(shape[0])
         known = torch.nn.functional.pad(known, (past + shape[1] - known.shape[1], 0), value=True)
         generation = self.state.generation
         end = decisions = None
@@ -172,7 +175,7 @@ class LayerHost:
         if log_weight is not None:
             repeated = log_weight.repeat_interleave(shape[0] // len(log_weight), dim=0)
             logs[:, : repeated.shape[1]] = repeated[:, : logs.shape[1]]
-        layer_pass = LayerPass(self, visual, known, logs, past, held, end, decisions)
+        layer_pass = LayerPass(self, visual, known, logs, past, cached, end, decisions)
         once = self.layers  # older releases would run our hooks in the backward pass too
         if HOOKS_RUN_ONCE:
             frozen = [n for n, state in enumerate(self.states) if state == "frozen"]
@@ -188,21 +191,21 @@ class LayerHost:
     def _before(
         self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        now = self.state.layer_pass
-        return None if now is None else now.enter(number, layer, args, kwargs)
+        current = self.state.layer_pass
+        return None if current is None else current.enter(number, layer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_last(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        now = self.state.layer_pass
-        if now is None:
+        current = self.state.layer_pass
+        if current is None:
             return None
         states = output[0] if isinstance(output, tuple) else output
-        whole = now.leave(states, self.report)
+        whole = current.leave(states, self.report)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
 
 class _Before:
-    """The hook of one layer: knows its number."""
+    """The hook in front of one layer, with the layer's number."""
 
     def __init__(self, host: LayerHost, number: int) -> None:
         self.host = host
@@ -214,18 +217,18 @@ class _Before:
         return self.host._before(self.number, layer, args, kwargs)  # type: ignore[no-any-return]
 
 
-def _quietest(states: tuple[State, ...]) -> State:
+def _most_passive(states: tuple[State, ...]) -> State:
     return max(states, key=_PASSIVE.__getitem__)
 
 
 def _known(mask: Any, ids: Tensor) -> Tensor:
-    """Return which columns are no padding, of the call ``ids`` and, where it is told, before it."""
+    """Return which columns are not padding: of ``ids`` and, if the mask has them, earlier ones."""
     if isinstance(mask, dict):
         mask = next((one for one in mask.values() if one is not None), None)
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= ids.shape[1]:
         return mask.bool()
     if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[2] == ids.shape[1] > 1:
-        # a token that may not look at itself is padding
-        own = mask[:, 0].diagonal(dim1=1, dim2=2)
-        return (own if own.dtype == torch.bool else own >= 0).expand(ids.shape)
+        # a token that may not attend to itself is padding
+        itself = mask[:, 0].diagonal(dim1=1, dim2=2)
+        return (itself if itself.dtype == torch.bool else itself >= 0).expand(ids.shape)
     return torch.ones_like(ids, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What layer methods decide about one prompt, layer by layer."""
+"""The decisions of layer methods about one prompt, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ....values.errors import LftrError
 from ....values.exact import exactly
 from ....values.selection import Selection
 
-# (layer, method, row of the batch) -> what was decided; None drops all
+# (layer, method, row of the batch) -> what the method kept; None: nothing
 Decisions = dict[tuple[int, int, int], Selection | None]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What becomes of a prompt's tokens before a layer.
+class LayerDecision:
+    """What the methods do to the L tokens of a prompt before a layer.
 
     Attributes
     ----------
-    dropped : Tensor of int64
-        Rows that go.
-    changed : Tensor, optional
-        The states of all rows, where tokens merged.
-    weight : Tensor, optional
-        How many tokens each row stands for, where that changed.
+    dropped : Tensor of int64, shape (D,)
+        The tokens that are dropped.
+    changed : Tensor, shape (L, C), optional
+        The states of all tokens; None if no tokens merged.
+    weight : Tensor of float32, shape (L,), optional
+        How many tokens of the prompt each one stands for; None if that did not change.
     """
 
     dropped: Tensor
@@ -37,8 +37,8 @@ class Verdict:
     weight: Tensor | None
 
 
-class Prompt:
-    """One row of the batch, with the plans and the memory of every method.
+class PromptRow:
+    """The methods' plans and memories for one row of the batch.
 
     Parameters
     ----------
@@ -47,9 +47,10 @@ class Prompt:
     tokens : int
         Visual tokens that enter the language model.
     depth : int
-        Its layers.
+        Number of its layers.
     first : int
-        The first of them that can do with fewer; before it nothing is dropped, whatever is said.
+        The first layer before which tokens can be dropped. Before earlier layers all stay, even if
+        a method's schedule plans fewer.
     """
 
     def __init__(
@@ -62,27 +63,27 @@ class Prompt:
         self.first = first
         self.plans = [method.schedule.counts(tokens, depth) for method in methods]
         self.memories: list[dict[str, Any]] = [{} for _ in methods]
-        self._gone = False
-        self._before: int | None = None  # text in front of the visual tokens
+        self._all_dropped = False
+        self._text_before: int | None = None  # number of text tokens before the image
 
-    def _looks(self, number: int, method: int) -> bool:
+    def _acts(self, number: int, method: int) -> bool:
         plan = self.plans[method]
         drops = number > 0 and plan[number] < plan[number - 1]
         return drops or number in self.methods[method].watches(self.depth)
 
-    def _looking(self, number: int) -> list[int]:
-        return [m for m in range(len(self.methods)) if self._looks(number, m)]
+    def _acting(self, number: int) -> list[int]:
+        return [m for m in range(len(self.methods)) if self._acts(number, m)]
 
-    def asked(self, number: int) -> bool:
-        """Whether a method has to look before layer ``number``."""
-        return not self._gone and bool(self._looking(number))
+    def decides(self, number: int) -> bool:
+        """Whether a method has to decide or observe before layer ``number``."""
+        return not self._all_dropped and bool(self._acting(number))
 
     def reads(self, number: int) -> set[str]:
-        """Return whose attention is read before layer ``number``."""
-        return {self.methods[m].reads for m in self._looking(number)}
+        """Return which attention is read before layer ``number``, see `LayerMethod.reads`."""
+        return {self.methods[m].reads for m in self._acting(number)}
 
     def layers_read(self, source: str) -> list[int]:
-        """Return the layers before which attention of that source is read."""
+        """Return the layers before which that attention is read."""
         return [i for i in range(self.depth) if source in self.reads(i)]
 
     def decide(
@@ -95,34 +96,34 @@ class Prompt:
         norm: Callable[[Tensor], Tensor],
         rotary: tuple[Tensor, Tensor] | None,
         decisions: Decisions,
-    ) -> Verdict | None:
-        """Ask the methods in turn, each about what the ones before left.
+    ) -> LayerDecision | None:
+        """Let the methods decide in turn, each about the tokens that the ones before it kept.
 
         Parameters
         ----------
         states : Tensor, shape (L, C)
-            As they enter the layer.
+            The hidden states that enter the layer.
         visual : Tensor of bool, shape (L,)
             Which of them are visual tokens.
         weight : Tensor of float32, shape (L,)
             How many tokens each of them stands for.
         heads : mapping of str to Heads
-            What `LayerMethod.reads` names, over the same rows.
+            The attention that `LayerMethod.reads` names, over the same tokens.
         rotary : pair of Tensor, shape (L, d), optional
-            Their cosines and sines.
+            The cosines and sines of the tokens' positions.
         decisions : dict
-            Those to go by again; new ones are written down.
+            Decisions that are repeated; new ones are added to it.
 
         Returns
         -------
-        Verdict, optional
-            Nothing where everything stays.
+        LayerDecision, optional
+            None if all tokens stay as they are.
         """
-        if self._before is None:  # the first visual tokens may go later on
-            self._before = int(visual.int().argmax())
+        if self._text_before is None:  # counted once: the first visual tokens may be dropped later
+            self._text_before = int(visual.int().argmax())
         live = torch.arange(len(states), device=states.device)
         merged = weighed = False
-        for m in self._looking(number):
+        for m in self._acting(number):
             seen = visual[live]
             tokens = seen.nonzero().squeeze(1)
             if not len(tokens):
@@ -135,7 +136,7 @@ class Prompt:
                     self.depth,
                     states[live],
                     tokens,
-                    (~seen).nonzero().squeeze(1)[self._before :],
+                    (~seen).nonzero().squeeze(1)[self._text_before :],
                     self.tokens,
                     None if source is None else source.at(live),
                     norm,
@@ -143,7 +144,7 @@ class Prompt:
                     None if rotary is None else (rotary[0][live], rotary[1][live]),
                 )
                 with torch.no_grad(), exactly(states):  # decisions need no gradient
-                    decisions[key] = self._ask(m, view)
+                    decisions[key] = self._choose(m, view)
             choice = decisions[key]
             kept = tokens[:0] if choice is None else tokens[choice.index]
             if choice is not None and choice.flow is not None:
@@ -164,13 +165,13 @@ class Prompt:
             )
         changes = states if merged else None, weight if weighed else None
         if len(live) == len(visual):
-            return Verdict(live[:0], *changes) if merged or weighed else None
-        self._gone = not bool(visual[live].any())
-        gone = torch.ones_like(visual)
-        gone[live] = False
-        return Verdict(gone.nonzero().squeeze(1), *changes)
+            return LayerDecision(live[:0], *changes) if merged or weighed else None
+        self._all_dropped = not bool(visual[live].any())
+        dropped = torch.ones_like(visual)
+        dropped[live] = False
+        return LayerDecision(dropped.nonzero().squeeze(1), *changes)
 
-    def _ask(self, m: int, view: LayerView) -> Selection | None:
+    def _choose(self, m: int, view: LayerView) -> Selection | None:
         method, size = self.methods[m], len(view.visual)
         planned = min(self.plans[m][view.layer], size)
         method.observe(view)
@@ -183,9 +184,11 @@ class Prompt:
 
 
 def _checked(method: LayerMethod, choice: object, count: int, size: int) -> Selection:
-    """Refuse what a method of somebody's own must not return."""
+    """Return ``choice`` if it is a valid selection of ``count`` of ``size`` tokens."""
     if not isinstance(choice, Selection) or choice.batched or choice.count != count:
-        raise LftrError(f"{method}: select returned {choice!r}, where {count} of {size} were asked")
+        raise LftrError(
+            f"{method}: select returned {choice!r}, where {count} of {size} tokens have to stay"
+        )
     if int(choice.index[-1]) >= size:
         raise LftrError(f"{method}: select chose token {int(choice.index[-1])} of {size}")
     if not (method.merges or choice.plain):

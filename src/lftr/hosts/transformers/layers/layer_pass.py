@@ -1,4 +1,4 @@
-"""One forward through the decoder: which rows are left in each layer."""
+"""One forward through the decoder layers: which columns each layer works on and caches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ....methods.inside.base import Heads
 from ....values.errors import LftrError, UnsupportedModelError
 from ....values.report import LayerReport, Report
 from ..api import Cache, Call, versions
-from ..cache_record import Held, cache_bytes, hold, layer_sizes
+from ..cache_record import CachedColumns, attach_columns, cache_bytes, layer_sizes
 from .heads import Capture, chooses_keys, start_layer
-from .layer_arguments import Along
-from .layer_decisions import Decisions, Prompt
-from .live_columns import Rows
+from .layer_arguments import LayerArguments
+from .layer_decisions import Decisions, PromptRow
+from .live_columns import LiveColumns
 from .masks import layer_mask, local_mask
 
 if TYPE_CHECKING:
@@ -25,24 +25,25 @@ if TYPE_CHECKING:
 
 
 class LayerPass:
-    """The rows of one forward, layer by layer.
+    """The columns of one forward of the language model, layer by layer.
 
     Parameters
     ----------
     visual : Tensor of bool, shape (B, L)
         Columns of this call that are visual tokens.
     known : Tensor of bool, shape (B, past + L)
-        Columns of the whole conversation that are no padding.
+        Columns of the whole conversation that are not padding.
     log_weight : Tensor of float32, shape (B, past + L)
         The logarithms of how many tokens these columns stand for, before any layer.
     past : int
-        Columns before this call.
-    held : Held, optional
-        What the cache's layers hold of them.
+        Number of columns before this call.
+    cached : CachedColumns, optional
+        Which of those the cache's layers hold; None if all.
     end : int, optional
-        Where the prompt ends among the columns; what follows are guesses of assisted decoding.
+        Number of columns of this call that belong to the prompt; later ones are candidates of
+        assisted decoding.
     decisions : dict, optional
-        Those of an earlier call on the same prompt, to go by again; filled where it is empty.
+        Decisions of an earlier forward on the same prompt, to be repeated; an empty one is filled.
     """
 
     def __init__(
@@ -52,22 +53,22 @@ class LayerPass:
         known: Tensor,
         log_weight: Tensor,
         past: int,
-        held: Held | None,
+        cached: CachedColumns | None,
         end: int | None,
         decisions: Decisions | None,
     ) -> None:
         self.host = host
         self.known = known
         valid = known[:, past:]
-        self.rows = Rows(visual & valid, valid)
+        self.live = LiveColumns(visual & valid, valid)
         self.past = past
-        self.held = held
+        self.cached = cached
         self.end = visual.shape[1] if end is None or end <= 0 else min(end, visual.shape[1])
         self.decisions = {} if decisions is None else decisions
-        self.again = bool(decisions)
-        self.along = Along(self.rows.everything, past, held, host.depth)
+        self.repeats = bool(decisions)
+        self.arguments = LayerArguments(self.live.everything, past, cached, host.depth)
         self.cache: Cache | None = None
-        self.columns: list[Tensor | None] = [None] * host.depth  # what each layer caches; None: all
+        self.columns: list[Tensor | None] = [None] * host.depth  # that each layer caches; None: all
         self.keys: dict[int, Tensor] = {}  # the columns behind the keys of each layer
         self.weight = log_weight[:, past:].exp()  # how many tokens the call's columns stand for
         self.weights: dict[int, Tensor] = {}  # the same in each layer, once a method changed it
@@ -76,44 +77,44 @@ class LayerPass:
         self._log_weights: dict[int, Tensor] = {}
         self.captures: dict[int, Capture] = {}
         self.prompts = [
-            Prompt(row, host.methods, count, host.depth, host.first)
-            for row, count in enumerate(self.rows.counts)
+            PromptRow(row, host.methods, count, host.depth, host.first)
+            for row, count in enumerate(self.live.counts)
             if count
         ]
         self.counts: list[int] = []  # visual tokens left in each layer so far
         self.left = False  # whether the last layer has run
 
     def read_in_passing(self) -> list[int]:
-        """Return the layers whose queries and keys are to be read while they run."""
+        """Return the layers whose queries and keys have to be read while they run."""
         return sorted({i - 1 for p in self.prompts for i in p.layers_read("previous") if i > 0})
 
     def enter(
         self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return what layer ``number`` is called with."""
+        """Return the arguments with which layer ``number`` is called."""
         call = Call(kwargs)
         states = args[0] if args else call.states
         rest = args[1:]
         call = call.without(Call.name("states"))
         self.cache = call.cache
-        states = self._decide(number, layer, self.rows.move(states, self.rows.alive), rest, call)
+        states = self._decide(number, layer, self.live.move(states, self.live.alive), rest, call)
         if self._weighed:
             self.weights[number] = self.weight
-        self.counts.append(self.rows.left)
-        state = self.host.states[number] if self.rows.left else "active"
-        states = self.rows.move(states, self.rows.alive)
-        new = self.rows.alive
+        self.counts.append(self.live.left)
+        state = self.host.states[number] if self.live.left else "active"
+        states = self.live.move(states, self.live.alive)
+        new = self.live.alive
         if state != "active":
-            text, _, both = self.rows.apart()
+            text, _, both = self.live.split()
             new = both if state == "frozen" else text
         keys = self.keys[number] = self._keys(number, new)  # counted before the cache grows
         if state == "frozen":
-            states = self.rows.move(states, self.rows.apart()[1])
+            states = self.live.move(states, self.live.split()[1])
             call = self._freeze(number, layer, states, rest, call)
         if state != "active":
-            states = self.rows.move(states, self.rows.apart()[0])
-        if new is not self.rows.everything:
-            self.columns[number] = self.along.columns(new)
+            states = self.live.move(states, self.live.split()[0])
+        if new is not self.live.everything:
+            self.columns[number] = self.arguments.in_conversation(new)
         out = self._narrowed_call(call)
         if number in self.captures:
             self.captures[number].columns = keys
@@ -121,7 +122,7 @@ class LayerPass:
         return (states, *(self._narrowed(value) for value in rest)), out
 
     def check_end(self) -> None:
-        """Check that every layer was entered and the rows were put back.
+        """Check that the hooks of every layer ran, and that of the last layer's end.
 
         Raises
         ------
@@ -136,13 +137,13 @@ class LayerPass:
             )
 
     def leave(self, states: Tensor, report: Report) -> Tensor:
-        """Return the last layer's output with all rows in their places, and keep the record."""
+        """Return the last layer's output with all columns, and attach the record to the cache."""
         self.left = True
-        whole = self.rows.move(states, self.rows.everything)
-        if self.cache is not None and (self.held is not None or self._shorter()):
-            hold(self.cache, self._record())
-        if self.prompts and not self.again:
-            self._tell(report)
+        whole = self.live.move(states, self.live.everything)
+        if self.cache is not None and (self.cached is not None or self._shorter()):
+            attach_columns(self.cache, self._record())
+        if self.prompts and not self.repeats:
+            self._write_report(report)
         return whole
 
     def _shorter(self) -> bool:
@@ -156,49 +157,49 @@ class LayerPass:
         rest: tuple[Any, ...],
         call: Call,
     ) -> Tensor:
-        """Ask the methods; return the states with what they merged, and renew ``alive``."""
-        asked = [prompt for prompt in self.prompts if prompt.asked(number)]
-        if not asked:
+        """Let the methods decide; return the states with merged tokens, and update ``alive``."""
+        deciding = [prompt for prompt in self.prompts if prompt.decides(number)]
+        if not deciding:
             return states
-        passed = self.captures.pop(number - 1, None)
-        own: dict[int, Heads] = {}
-        if any("own" in prompt.reads(number) for prompt in asked):
-            own = self._start(number, layer, states, rest, call)
+        previous = self.captures.pop(number - 1, None)
+        upcoming: dict[int, Heads] = {}
+        if any("own" in prompt.reads(number) for prompt in deciding):
+            upcoming = self._start(number, layer, states, rest, call)
         lost: dict[int, Tensor] = {}
         merged: list[tuple[int, Tensor, Tensor]] = []
-        for prompt in asked:
+        for prompt in deciding:
             row = prompt.row
             places = self._real(row).nonzero().squeeze(1)
-            columns = self.rows.alive[row, places]
-            heads = {} if row not in own else {"own": own[row]}
-            if passed is not None:
-                heads["previous"] = self._heads(number - 1, passed, row)
+            columns = self.live.alive[row, places]
+            heads = {} if row not in upcoming else {"own": upcoming[row]}
+            if previous is not None:
+                heads["previous"] = self._heads(number - 1, previous, row)
             device = states.device
-            verdict = prompt.decide(
+            decision = prompt.decide(
                 number,
                 states[row, places.to(device)],
-                self.rows.visual[row, columns].to(device),
+                self.live.visual[row, columns].to(device),
                 self.weight[row, columns].to(device),
                 {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
                 self._rotary(row, columns, call.rotary),
                 self.decisions,
             )
-            if verdict is None:
+            if decision is None:
                 continue
-            lost[row] = columns[verdict.dropped.to(columns.device)]
-            if verdict.weight is not None:
+            lost[row] = columns[decision.dropped.to(columns.device)]
+            if decision.weight is not None:
                 self.weight = self.weight.clone()
-                self.weight[row, columns] = verdict.weight.to(self.weight)
+                self.weight[row, columns] = decision.weight.to(self.weight)
                 self._weighed = True
-            if verdict.changed is not None:
-                merged.append((row, places, verdict.changed))
+            if decision.changed is not None:
+                merged.append((row, places, decision.changed))
         if merged:
             states = states.clone()
             for row, places, changed in merged:
                 states[row, places.to(states.device)] = changed.to(states.dtype)
         if lost:
-            self.rows.drop(lost)
+            self.live.drop(lost)
         return states
 
     def log_weight(self, number: int) -> Tensor | None:
@@ -209,7 +210,7 @@ class LayerPass:
         Tensor of float32, shape (B, past + L), optional
             In layer ``number``; None if no method inside the language model changed them.
         """
-        old = None if self.held is None else self.held.log_weights[number]
+        old = None if self.cached is None else self.cached.log_weights[number]
         new = self.weights.get(number)
         if old is None and new is None:
             return None
@@ -223,35 +224,35 @@ class LayerPass:
             self._log_weights[number] = whole
         return self._log_weights[number]
 
-    def _rotary(self, row: int, columns: Tensor, given: Any) -> tuple[Tensor, Tensor] | None:
-        """Return the cosines and sines of a row's columns, of models that turn queries by them."""
-        if not isinstance(given, tuple) or len(given) != 2 or given[0].ndim != 3:
+    def _rotary(self, row: int, columns: Tensor, rotary: Any) -> tuple[Tensor, Tensor] | None:
+        """Return the cosines and sines of a row's columns; None if the model passes none."""
+        if not isinstance(rotary, tuple) or len(rotary) != 2 or rotary[0].ndim != 3:
             return None
-        cosine, sine = (one[min(row, len(one) - 1), columns.to(one.device)] for one in given)
+        cosine, sine = (one[min(row, len(one) - 1), columns.to(one.device)] for one in rotary)
         return cosine, sine
 
     def _real(self, row: int) -> Tensor:
-        """Return which of a row's living columns are tokens of the prompt, bool ``(R,)``."""
-        columns = self.rows.alive[row]
-        return (columns >= 0) & (columns < self.end) & self.rows.valid[row, columns.clamp(min=0)]
+        """Return which of a row's ``alive`` columns are tokens of the prompt, bool ``(R,)``."""
+        columns = self.live.alive[row]
+        return (columns >= 0) & (columns < self.end) & self.live.valid[row, columns.clamp(min=0)]
 
     def _narrowed_call(self, call: Call) -> Call:
         return Call({name: self._narrowed(value) for name, value in call.items()})
 
     def _narrowed(self, value: Any) -> Any:
-        """Return an argument of a layer at the rows that it is to work on."""
-        return self.along.at(value, self.rows.current)
+        """Return an argument of a layer at the columns that it works on."""
+        return self.arguments.at(value, self.live.current)
 
     def _keys(self, number: int, new: Tensor) -> Tensor:
-        return self.along.keys(number, new, self.cache if self.host.attends[number] else None)
+        return self.arguments.keys(number, new, self.cache if self.host.attends[number] else None)
 
     def _mask(self, number: int, full: Any, keys: Tensor, new: Tensor) -> Any:
         if not self.host.attends[number]:
-            whole = self.rows.current is self.rows.everything
-            return full if whole else local_mask(full, self.rows.current)
-        if new is self.rows.everything and self.held is None:
+            whole = self.live.current is self.live.everything
+            return full if whole else local_mask(full, self.live.current)
+        if new is self.live.everything and self.cached is None:
             return full
-        return self.along.mask(full, self.rows.current, keys, self.host.flat)
+        return self.arguments.mask(full, self.live.current, keys, self.host.flat)
 
     # ---- reading, freezing -------------------------------------------------------------------
 
@@ -263,10 +264,10 @@ class LayerPass:
         rest: tuple[Any, ...],
         call: Call,
     ) -> dict[int, Heads]:
-        """Read the last tokens' queries and all keys of a layer that has not run yet, by row."""
-        given = call.but(cache=None, caching=False, mask=None)
+        """Return the last tokens' queries and all keys of a layer that has not run yet, by row."""
+        without_cache = call.but(cache=None, caching=False, mask=None)
         real = {prompt.row: self._real(prompt.row) for prompt in self.prompts}
-        alive = self.rows.alive
+        alive = self.live.alive
         place = torch.zeros(len(alive), 1, dtype=torch.long, device=alive.device)
         for row, mine in real.items():
             place[row] = mine.nonzero()[-1]
@@ -274,7 +275,7 @@ class LayerPass:
         full = call.mask
         masked = isinstance(full, Tensor) and full.ndim == 4
         choosing = masked and chooses_keys(layer)
-        here = {name: self._narrowed(value) for name, value in given.items()}
+        here = {name: self._narrowed(value) for name, value in without_cache.items()}
         if choosing:
             if self.past:
                 raise UnsupportedModelError(
@@ -283,48 +284,48 @@ class LayerPass:
                     "method that reads the previous layer"
                 )
             # the layer chooses among the keys that this mask shows, and masks the others itself
-            shown = self.along.columns(alive)
+            shown = self.arguments.in_conversation(alive)
             here[Call.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
         rest = tuple(map(self._narrowed, rest))
-        told = start_layer(layer, states, rest, here, None if choosing else place)
-        assert told.query is not None
-        assert told.key is not None
+        capture = start_layer(layer, states, rest, here, None if choosing else place)
+        assert capture.query is not None
+        assert capture.key is not None
         columns = self._keys(number, alive)
-        key = told.key
+        key = capture.key
         if self.past and self.cache is not None and number < len(self.cache.layers):
             key = torch.cat([self._cached_keys(self.cache, number, key).to(key.device), key], dim=2)
         mask = None
         if choosing:
-            assert told.mask is not None
-            at = place.to(told.mask.device)[:, None, :, None]
-            mask = told.mask.take_along_dim(at, dim=2)
+            assert capture.mask is not None
+            at = place.to(capture.mask.device)[:, None, :, None]
+            mask = capture.mask.take_along_dim(at, dim=2)
         elif masked:
-            last = self.along.columns(alive.gather(1, place))
+            last = self.arguments.in_conversation(alive.gather(1, place))
             mask = layer_mask(full, last, columns, self.past, flat=False)
-        found = {}
+        heads = {}
         for row, mine in real.items():
             seen = self._seen(row, columns[row]).nonzero().squeeze(1)
-            found[row] = Heads(
-                told.query[row].index_select(1, place[row].to(key.device)),
+            heads[row] = Heads(
+                capture.query[row].index_select(1, place[row].to(key.device)),
                 key[row].index_select(1, seen),
-                told.scale,
+                capture.scale,
                 None if mask is None else mask[row, 0][:, seen],
-                told.softcap,
+                capture.softcap,
                 int(mine.sum()) - 1,
             )
-        return found
+        return heads
 
     def _cached_keys(self, cache: Cache, number: int, new: Tensor) -> Tensor:
-        """Return the keys that a layer has cached and will show to the kernel with ``new``."""
+        """Return the cached keys that a layer passes to its kernel together with ``new``."""
         layer = cache.layers[number]
-        own = layer.keys.ndim == 4 and layer.keys.shape[1::2] == new.shape[1::2]  # not compressed
-        if not own or (layer.is_sliding and layer.is_compileable):
+        uncompressed = layer.keys.ndim == 4 and layer.keys.shape[1::2] == new.shape[1::2]
+        if not uncompressed or (layer.is_sliding and layer.is_compileable):
             raise UnsupportedModelError(
                 f"the keys in the cache's {type(layer).__name__} cannot be read before the "
                 "layer runs; use a dynamic cache, or a method that reads the previous layer"
             )
-        held = self.held or Held.everything(self.host.depth, self.past)
-        entries = held.entries(number)
+        cached = self.cached or CachedColumns.everything(self.host.depth, self.past)
+        entries = cached.entries(number)
         _, offset = layer_sizes(cache, number, new.shape[2])
         keys = layer.keys[:, :, :entries]
         return keys[:, :, keys.shape[2] - (entries - offset) :]
@@ -365,43 +366,43 @@ class LayerPass:
                 f"layer {number} attends in a sliding window, out of which frozen tokens would "
                 "fall; freeze others"
             )
-        given = self._narrowed_call(call).but(cache=cache, caching=True, mask=None)
-        start_layer(layer, states, tuple(map(self._narrowed, rest)), given)
+        caching = self._narrowed_call(call).but(cache=cache, caching=True, mask=None)
+        start_layer(layer, states, tuple(map(self._narrowed, rest)), caching)
         return call.but(cache=cache, caching=True)
 
     # ---- the record --------------------------------------------------------------------------
 
-    def _record(self) -> Held:
-        held = self.held or Held.everything(self.host.depth, self.past)
-        total = self.past + self.rows.length
+    def _record(self) -> CachedColumns:
+        cached = self.cached or CachedColumns.everything(self.host.depth, self.past)
+        total = self.past + self.live.length
         logs = [self.log_weight(number) for number in range(self.host.depth)]
         if not self._shorter():
-            return Held(held.begun, held.prefix, total, logs)
-        everything = self.along.columns(self.rows.everything)
-        begun = [
+            return CachedColumns(cached.kept, cached.prefix, total, logs)
+        everything = self.arguments.in_conversation(self.live.everything)
+        kept = [
             None
-            if held.begun[number] is None and columns is None
-            else held.columns(number, everything if columns is None else columns)
+            if cached.kept[number] is None and columns is None
+            else cached.columns(number, everything if columns is None else columns)
             for number, columns in enumerate(self.columns)
         ]
-        return Held(begun, total, total, logs)
+        return CachedColumns(kept, total, total, logs)
 
-    def _tell(self, report: Report) -> None:
+    def _write_report(self, report: Report) -> None:
         report.layers = [
             LayerReport(number, count, state, self._columns_in(number))
             for number, (count, state) in enumerate(zip(self.counts, self.host.states, strict=True))
         ]
         report.survivors = {
-            row: tuple((self.rows.visual[row].cumsum(0)[columns] - 1).tolist())
-            for row, columns in self.rows.survivors.items()
+            row: tuple((self.live.visual[row].cumsum(0)[columns] - 1).tolist())
+            for row, columns in self.live.survivors.items()
         }
         report.decoder = self.host.model.config.get_text_config()
-        total = self.past + self.rows.length
+        total = self.past + self.live.length
         report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]
         if columns is None:
-            return tuple(self.rows.valid[:, : self.end].sum(dim=1).tolist())
+            return tuple(self.live.valid[:, : self.end].sum(dim=1).tolist())
         real = (columns >= 0) & (columns < self.past + self.end)
         return tuple(real.sum(dim=1).tolist())

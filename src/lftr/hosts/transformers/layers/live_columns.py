@@ -1,4 +1,4 @@
-"""Which columns of a call are left in a layer, and the states of those that are not."""
+"""The columns of a call that no layer has dropped yet, and the states of the others."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from .masks import rows_of
 
 
-class Rows:
-    """The columns of one call that layers work on, as sets ``(B, R)`` with -1 for padding.
+class LiveColumns:
+    """The columns of one call that layers work on, as tensors ``(B, R)`` with -1 for padding.
 
     Parameters
     ----------
     visual : Tensor of bool, shape (B, L)
         Columns that are visual tokens.
     valid : Tensor of bool, shape (B, L)
-        Columns that are no padding.
+        Columns that are not padding.
 
     Attributes
     ----------
@@ -29,11 +29,11 @@ class Rows:
     alive : Tensor of int64, shape (B, R)
         Those that have not been dropped.
     current : Tensor of int64, shape (B, R)
-        Those that the states last returned by `move` are of.
+        Those of the states that `move` returned last.
     left : int
-        Visual tokens among the living.
+        Number of visual tokens in ``alive``.
     survivors : dict of int to Tensor
-        For each row with visual tokens, the last ones that it had.
+        For each row of the batch with visual tokens, the last ones that it had.
     """
 
     def __init__(self, visual: Tensor, valid: Tensor) -> None:
@@ -48,25 +48,25 @@ class Rows:
         self.survivors = {
             row: visual[row].nonzero().squeeze(1) for row, count in enumerate(self.counts) if count
         }
-        self._apart: tuple[Tensor, Tensor, Tensor] | None = None
-        self._bank: Tensor | None = None  # states of all columns, as they were put by
+        self._split: tuple[Tensor, Tensor, Tensor] | None = None
+        self._stored: Tensor | None = None  # states of all columns, when they were last worked on
 
     def move(self, states: Tensor, target: Tensor) -> Tensor:
-        """Return the states of other columns; those that leave are put by as they are."""
+        """Return the states of the columns ``target``; those of other columns are stored."""
         if target is self.current:
             return states
-        if self._bank is None:
-            self._bank = torch.cat([states, torch.zeros_like(states[:, :1])], dim=1)
+        if self._stored is None:
+            self._stored = torch.cat([states, torch.zeros_like(states[:, :1])], dim=1)
         else:
             place = torch.where(self.current >= 0, self.current, self.length)[..., None]
             place = place.to(states.device).expand_as(states)
-            self._bank = self._bank.to(states.device).scatter(1, place, states)
+            self._stored = self._stored.to(states.device).scatter(1, place, states)
         self.current = target
-        return self._bank[:, :-1] if target is self.everything else rows_of(self._bank, target)
+        return self._stored[:, :-1] if target is self.everything else rows_of(self._stored, target)
 
     def drop(self, lost: Mapping[int, Tensor]) -> None:
         """Take columns of some rows of the batch out of ``alive``."""
-        keep = self._living()
+        keep = self._is_alive()
         for row, columns in lost.items():
             keep[row, columns] = False
         for row, before in self.survivors.items():
@@ -74,18 +74,18 @@ class Rows:
             self.survivors[row] = after if len(after) else before
         self.alive = _columns(keep, self.valid)
         self.left = int((keep & self.visual).sum())
-        self._apart = None
+        self._split = None
 
-    def apart(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the living columns of text, the visual ones, and these followed by those."""
-        if self._apart is None:
-            alive = self._living()
+    def split(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return which of ``alive`` are text, which are visual, and both, the visual ones first."""
+        if self._split is None:
+            alive = self._is_alive()
             text = _columns(alive & ~self.visual, self.valid)
             visual = _columns(alive & self.visual, self.valid)
-            self._apart = text, visual, torch.cat([visual, text], dim=1)
-        return self._apart
+            self._split = text, visual, torch.cat([visual, text], dim=1)
+        return self._split
 
-    def _living(self) -> Tensor:
+    def _is_alive(self) -> Tensor:
         """Return which columns have not been dropped and are no padding, bool ``(B, L)``."""
         place = torch.where(self.alive >= 0, self.alive, self.length)
         marks = torch.zeros(len(place), self.length + 1, dtype=torch.bool, device=place.device)
@@ -96,9 +96,9 @@ def _columns(keep: Tensor, valid: Tensor) -> Tensor:
     """Return the columns where ``keep`` ``(B, L)``, padded with -1 on the side of the padding."""
     longest = int(keep.sum(dim=1).max())
     order = keep.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :longest]
-    found = torch.where(keep.gather(1, order), order, -1)
+    columns = torch.where(keep.gather(1, order), order, -1)
     if not bool(valid[:, -1].all()):
-        return found
-    missing = (found < 0).sum(dim=1, keepdim=True)
+        return columns
+    missing = (columns < 0).sum(dim=1, keepdim=True)
     place = (torch.arange(longest, device=keep.device) - missing) % max(longest, 1)
-    return found.gather(1, place.expand(len(found), longest))
+    return columns.gather(1, place.expand(len(columns), longest))

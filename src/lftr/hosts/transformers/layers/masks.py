@@ -1,4 +1,4 @@
-"""One layer's mask, taken from the one that the model made for the full prompt."""
+"""One layer's part of the mask that the model made for the full prompt."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def layer_mask(
     ----------
     full : Tensor, optional
         The mask for the full prompt: ``(B, 1, q, L)`` bool or additive, ``(B, L)`` for kernels that
-        take padding alone, or None where everything looks at all before it.
+        take padding alone, or None if every column attends to all before it.
     queries : Tensor of int64, shape (B, R)
         Columns of the conversation that the layer works on, -1 for padding.
     keys : Tensor of int64, shape (B, S)
-        Columns behind its keys, -1 for padding or keys that do not exist yet.
+        Columns of its keys, -1 for padding and free places of a static cache.
     past : int
         Columns before this call.
     flat : bool
@@ -62,7 +62,7 @@ def local_mask(full: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _plain(queries: Tensor, keys: Tensor, past: int) -> bool:
-    """Whether "everything looks at all before it" is true of these queries and keys as well."""
+    """Whether these queries, too, attend to all of these keys before them."""
     count = queries.shape[1]
     if past:
         return count == 1 and bool((keys >= 0).all())

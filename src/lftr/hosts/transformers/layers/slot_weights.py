@@ -36,7 +36,7 @@ DEFAULT = 1.0  # the exponent, unless the caller names one
 
 
 def with_weights(model: Model, family: Family, plan: Plan) -> Plan:
-    """Return the plan with a number for ``weights``, and the reason where they do not act.
+    """Return the plan with a number for ``weights``, and the reason if they are not applied.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def with_weights(model: Model, family: Family, plan: Plan) -> Plan:
         return plan
     reason = _no_weights(model, family)
     if reason is None:
-        deaf = _without_attention(model, family)
-        note = f"layers {deaf} have no attention, and take each slot for one token" if deaf else ""
+        linear = _without_attention(model, family)
+        note = f"layers {linear} have no attention, and count a slot as one token" if linear else ""
         weights = DEFAULT if plan.weights is None else plan.weights
         return replace(plan, weights=weights, unweighted=note)
     if plan.weights is not None:
@@ -78,8 +78,8 @@ def _no_weights(model: Model, family: Family) -> str | None:
 def _without_attention(model: Model, family: Family) -> str:
     """Return the numbers of layers without attention, such as those with linear attention."""
     decoder: Any = family.decoder(model)
-    deaf = [n for n, layer in enumerate(decoder.layers) if not attention_modules(layer)]
-    return ", ".join(map(str, deaf))
+    numbers = [n for n, layer in enumerate(decoder.layers) if not attention_modules(layer)]
+    return ", ".join(map(str, numbers))
 
 
 class SlotWeights:
@@ -103,7 +103,7 @@ class SlotWeights:
         ]
 
     def begin(self, inner: Call, log_weight: Tensor | None, state: CallState) -> WeightPass | None:
-        """Begin a forward of the language model.
+        """Return the weights for a forward of the language model that begins.
 
         Parameters
         ----------
