@@ -342,6 +342,19 @@ def test_gradients(llava: ZooEntry, checkpointed: bool) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
+def test_checkpointing_stays_on(llava: ZooEntry) -> None:
+    """Frozen tokens and weights both switch it off in some layers, one within the other."""
+    model = fresh(llava)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    layers = list(model.base_model.language_model.layers)
+    before = [layer.gradient_checkpointing for layer in layers]
+    frozen = lftr.get_method("freeze")
+    with lftr.reduce(model, [MERGED, frozen], keep=0.4):
+        Prompt(llava, [WIDE], model=model).forward()
+    assert [layer.gradient_checkpointing for layer in layers] == before
+    assert all(before)
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 
