@@ -124,7 +124,7 @@ def own_time(rounds: int) -> dict[str, Any]:
 def bookkeeping(rounds: int) -> dict[str, Any]:
     """Time the host's part at L = 2944: segment, positions, columns; no method, no encoder."""
     from lftr.hosts.items import Item, Plan
-    from lftr.hosts.transformers.encoder.media_input import Shown
+    from lftr.hosts.transformers.encoder.media_input import MediaInput
     from lftr.hosts.transformers.families import Layout
     from lftr.hosts.transformers.kinds.prefill import Prefill
     from lftr.hosts.transformers.prompt.segment import Segment
@@ -142,9 +142,9 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
 
     def shrink() -> None:
         segment = Segment.of(inputs, None)
-        shown = [Shown.of(medium, model, inputs, segment) for medium in host.family.media]
+        media = [MediaInput.of(medium, model, inputs, segment) for medium in host.family.media]
         items = [Item(0, 0, visual, Layout(), selection=selection)]
-        host._shrink(inputs, segment, shown, items)
+        host._shrink(inputs, segment, media, items)
 
     times = paired([shrink], rounds * 10)[0]
     reduction.remove()

@@ -255,10 +255,10 @@ class Call(dict[str, Any]):
 
     def aligned_unknown(self, known: Container[str]) -> str | None:
         """Return the name of a prompt-aligned tensor that lftr and ``known`` do not name."""
-        own = {_ROLES[role] for role in ("ids", "embeds", "mask", "positions", "logits")}
+        aligned_roles = {_ROLES[role] for role in ("ids", "embeds", "mask", "positions", "logits")}
         for name, value in self.items():
             aligned = isinstance(value, Tensor) and value.shape[:2] == self.columns
-            if aligned and name not in own and name not in ALIGNED and name not in known:
+            if aligned and not any(name in names for names in (aligned_roles, ALIGNED, known)):
                 return name
         return None
 
@@ -302,13 +302,13 @@ def extra_outputs(model: Model, medium: str, call: Mapping[str, Any]) -> dict[st
     From transformers 5.24 on, a model's output contains those of the encoder. Only some forwards
     pass these arguments on to the encoder; their source code shows which.
     """
-    asked = {name: call[name] for name in _EXTRA_OUTPUTS if call.get(name)}
+    requested = {name: call[name] for name in _EXTRA_OUTPUTS if call.get(name)}
     forward = inspect.unwrap(type(model.base_model).forward)
-    return asked if asked and _hands_on(forward, f"get_{medium}_features") else {}
+    return requested if requested and _passes_on(forward, f"get_{medium}_features") else {}
 
 
 @functools.cache
-def _hands_on(forward: Callable[..., Any], encoder: str) -> bool:
+def _passes_on(forward: Callable[..., Any], encoder: str) -> bool:
     """Whether a forward passes its ``**kwargs`` on to ``encoder``."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
@@ -336,8 +336,8 @@ def feature_layer(config: Any, call: Mapping[str, Any]) -> tuple[str, Any, Any]:
     several, or None if unset.
     """
     name = next((n for n in _FEATURE_LAYERS if hasattr(config, n)), _FEATURE_LAYERS[0])
-    asked = next((call[n] for n in _FEATURE_LAYERS if call.get(n) is not None), None)
-    return name, asked, getattr(config, name, None)
+    passed = next((call[n] for n in _FEATURE_LAYERS if call.get(n) is not None), None)
+    return name, passed, getattr(config, name, None)
 
 
 def encoder_of(model: Model, medium: str) -> Any:
@@ -360,7 +360,7 @@ def prompt_positions(model: Model, call: Call) -> Tensor:
         If the model cannot compute positions from these arguments.
     """
     try:
-        placed: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
+        positions: Tensor = getattr(model, _PLACE)(call.ids, dict(call))
     except Exception as error:
         raise ArgumentError.of(
             _ROLES["ids"],
@@ -368,7 +368,7 @@ def prompt_positions(model: Model, call: Call) -> Tensor:
             f"ids whose positions {type(model).__name__} can compute from the arguments beside "
             f"them ({reason_of(error)}); or give {_ROLES['positions']} yourself",
         ) from error
-    return placed
+    return positions
 
 
 class Expansion(NamedTuple):
@@ -407,8 +407,8 @@ def check_private(model: Model, language_model: Any) -> None:
         If one is missing, or a function takes other arguments.
     """
     parameters = inspect.signature(language_model.forward).parameters
-    told = _ROLES["embeds"] in parameters  # not behind a wrapper that names no arguments
-    if told and not set(_CACHE_NAMES) & set(parameters):
+    named = _ROLES["embeds"] in parameters  # a wrapper may name no arguments
+    if named and not set(_CACHE_NAMES) & set(parameters):
         raise UnsupportedModelError(
             f"{type(language_model).__name__}.forward takes no cache by the names that lftr knows "
             f"({', '.join(_CACHE_NAMES)}); {versions()}"
@@ -445,7 +445,7 @@ def _span() -> str:
 
 
 def check_release() -> None:
-    """Refuse releases that are too old, and warn of those that no test has run on."""
+    """Raise an error on releases that are too old, and warn on those that are not tested."""
     if RELEASE < FLOOR:
         raise LftrError(
             f"transformers {transformers.__version__} is too old; lftr needs at least "

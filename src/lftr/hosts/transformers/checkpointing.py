@@ -1,4 +1,4 @@
-"""Gradient checkpointing runs layers again in the backward pass, when our hooks are gone."""
+"""Switch off gradient checkpointing, which runs layers again when lftr's hooks are gone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .api import CHECKPOINTED
 def run_once(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Switch gradient checkpointing off for ``layers`` while the body runs.
 
-    Layers need this if hooks work inside them, which the second run would miss, or if their cache
-    takes part in the forward.
+    Needed if hooks work inside the layers, which the second run would miss, or if the forward
+    fills their cache.
 
     Raises
     ------
@@ -31,8 +31,8 @@ def run_once(layers: Iterable[nn.Module]) -> Iterator[None]:
                 f"{type(layer).__name__} runs its layer again in the backward pass, where "
                 "lftr's hooks are gone; use model.gradient_checkpointing_enable() instead"
             )
-    own: list[dict[str, Any]] = [vars(layer) for layer in layers]
-    before = [(one, one[CHECKPOINTED]) for one in own if CHECKPOINTED in one]
+    attributes: list[dict[str, Any]] = [vars(layer) for layer in layers]
+    before = [(one, one[CHECKPOINTED]) for one in attributes if CHECKPOINTED in one]
     for one, _ in before:
         one[CHECKPOINTED] = False
     try:

@@ -45,12 +45,12 @@ class Forward:
         """Read these arguments from a call."""
         return cls(call.columns, call.past, call.cache, call.positions is not None)
 
-    def check_inner(self, inner: Call, told: bool) -> None:
+    def check_inner(self, inner: Call, takes_positions: bool) -> None:
         """Compare the language model's arguments with those of the model around it.
 
         Parameters
         ----------
-        told : bool
+        takes_positions : bool
             Whether the language model takes positions, see `Family.told_positions`.
 
         Raises
@@ -65,7 +65,7 @@ class Forward:
         if inner.columns != self.columns:
             raise _mismatch("the language model", f"{inner.columns} (rows, columns)", self.columns)
         positions, mask = inner.positions, inner.mask
-        if self.placed and positions is None and told:
+        if self.placed and positions is None and takes_positions:
             raise _mismatch(Call.name("positions"), "no value", f"{columns} positions")
         if isinstance(positions, Tensor) and positions.shape[-1] != columns:
             raise _mismatch(Call.name("positions"), f"{positions.shape[-1]} columns", columns)
@@ -107,7 +107,7 @@ class Forward:
                 raise _mismatch(f"the cache of layer {number}", f"{length} columns", sent)
 
 
-def check_passed_on(call: Call, given: Cache | None) -> None:
+def check_passed_on(call: Call, cache: Cache | None) -> None:
     """Check that ``generate`` calls the model with the cache that it was given, if any.
 
     Raises
@@ -115,7 +115,7 @@ def check_passed_on(call: Call, given: Cache | None) -> None:
     LftrError
         If the model gets another cache, or none: it would not see the conversation so far.
     """
-    if given is not None and call.cache is not given:
+    if cache is not None and call.cache is not cache:
         raise LftrError(
             "generate did not pass the cache that it was given on to the model, which would "
             f"answer without the conversation so far; {versions()}"
@@ -141,7 +141,7 @@ def check_types(call: Call) -> None:
 
 
 def check_unpacked(call: Call) -> None:
-    """Refuse to drop tokens from rows in which several documents are packed.
+    """Check that no row of the call holds several packed documents.
 
     Dropped tokens leave gaps in the positions. transformers would take these gaps for borders of
     documents; a mask that prevents this would remove the real borders too.
@@ -172,8 +172,8 @@ def check_received(received: int, sent: int) -> None:
         raise _mismatch("the language model", f"{received} columns in total", sent)
 
 
-def _mismatch(what: str, found: str, sent: object) -> LftrError:
+def _mismatch(what: str, received: str, sent: object) -> LftrError:
     return LftrError(
-        f"{what} got {found}, where the reduced prompt has {sent}: the answer would be wrong; "
+        f"{what} got {received}, where the reduced prompt has {sent}: the answer would be wrong; "
         f"{versions()}"
     )

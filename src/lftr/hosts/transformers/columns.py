@@ -1,4 +1,4 @@
-"""Shrinking a prompt: which of its columns stay, and everything that is aligned with them."""
+"""The columns of a prompt that are kept, and the record of them on a cache."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ class CachedPrompt:
 
     @property
     def full(self) -> int:
-        """Columns of the caller's prompt that ``columns`` speak of."""
+        """Number of columns of the caller's prompt."""
         return self.ids.shape[1]
 
     def begins(self, ids: Tensor) -> bool:
         """Whether ``ids`` ``(B, L)`` are this prompt and more."""
-        own = self.ids.to(ids.device)
-        return bool(((ids[:, : self.full] == own) | (own < 0)).all())
+        known = self.ids.to(ids.device)
+        return bool(((ids[:, : self.full] == known) | (known < 0)).all())
 
     def cached_columns(self, cache_length: int) -> int:
         """Return how many columns of the caller's prompt are behind ``cache_length`` entries."""
@@ -96,12 +96,12 @@ class CachedPrompt:
 
 
 def remember(cache: Cache, prompt: CachedPrompt) -> None:
-    """Let ``cache`` carry what it was filled with, through copies too."""
+    """Attach the record of its content to ``cache``; copies of the cache have it too."""
     setattr(cache, _NAME, prompt)
 
 
 def recall(cache: Cache | None) -> CachedPrompt | None:
-    """Return what a cache was filled with, if that was by a reduction."""
+    """Return the record of a cache that a reduced call filled, else None."""
     prompt: CachedPrompt | None = getattr(cache, _NAME, None)
     if cache is None or prompt is None:
         return None
@@ -117,7 +117,7 @@ def pads_left(attention_mask: Tensor) -> bool:
 
 
 def pad_id(config: Any, input_ids: Tensor, attention_mask: Tensor, visual: Tensor) -> int:
-    """Return a token id for padded columns that no placeholder is mistaken for."""
+    """Return a token id for padded columns that is no placeholder."""
     padded = input_ids[(attention_mask == 0) & ~visual]
     if len(padded):
         return int(padded[0])
@@ -147,7 +147,7 @@ def next_positions(position_ids: Tensor, real: Tensor) -> Tensor:
 
 
 def check_rows(prefix: CachedPrompt, rows: int) -> None:
-    """Refuse a cache whose rows are not those of the new prompt (beams, returned sequences)."""
+    """Check that a cache has as many rows as the new prompt (not so after beams)."""
     cached = len(prefix.columns.index)
     if cached != rows:
         raise UnsupportedModelError(
@@ -158,5 +158,5 @@ def check_rows(prefix: CachedPrompt, rows: int) -> None:
 
 def aligned_with_prompt(kwargs: Mapping[str, Any]) -> dict[str, tuple[Tensor, int]]:
     """Return the arguments that are aligned with the prompt, with their filling."""
-    found = {name: kwargs.get(name) for name in ALIGNED}
-    return {name: (v, ALIGNED[name]) for name, v in found.items() if isinstance(v, Tensor)}
+    values = {name: kwargs.get(name) for name in ALIGNED}
+    return {name: (v, ALIGNED[name]) for name, v in values.items() if isinstance(v, Tensor)}

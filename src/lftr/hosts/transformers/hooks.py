@@ -162,7 +162,7 @@ class ModelHooks:
             with self._generating(call.cache):
                 return original(*args, **kwargs)
         self._refuse_guidance(call)
-        self._refuse_blind_chunks(call)
+        self._refuse_chunks_without_images(call)
         if call.mask is None and isinstance(call.ids, Tensor) and not call.packed:
             call = call.but(mask=self._infer_mask(call))
         try:
@@ -173,7 +173,10 @@ class ModelHooks:
             if ids is not None:
                 view = PromptView(ids, reduced.length)
                 changes |= view.callbacks(call)
-            with self._generating(call.cache, reduced), self._fed(reduced) as arguments:
+            with (
+                self._generating(call.cache, reduced),
+                self._arguments_of(reduced) as arguments,
+            ):
                 output = original(**(arguments | changes))
         finally:
             top.host.end()
@@ -186,12 +189,12 @@ class ModelHooks:
         return output if ids is None else _restore_prompt(output, view)
 
     @contextmanager
-    def _fed(self, reduced: Reduced) -> Iterator[Call]:
-        """Yield the arguments of ``generate``; a subclass passes other ones by hooks meanwhile."""
+    def _arguments_of(self, reduced: Reduced) -> Iterator[Call]:
+        """Yield the arguments of ``generate``; a subclass passes some of them by hooks instead."""
         yield reduced.call
 
     def _refuse_chunks(self, call: Call) -> None:
-        """Refuse to prefill in pieces: the choice of tokens needs the prompt's end."""
+        """Check that the prompt is not prefilled in chunks: the methods inside need its end."""
         size = generation_setting(self.model, call, "prefill_chunk_size")
         if size is not None:
             raise UnsupportedModelError(
@@ -199,8 +202,8 @@ class ModelHooks:
                 "prompt at once: leave it out, or choose a method that decides before"
             )
 
-    def _refuse_blind_chunks(self, call: Call) -> None:
-        """Refuse to prefill in pieces on releases that give no piece the images."""
+    def _refuse_chunks_without_images(self, call: Call) -> None:
+        """Check that the prompt is not prefilled in chunks on releases that pass them no images."""
         size = generation_setting(self.model, call, "prefill_chunk_size")
         if size is not None and not CHUNKS_HAVE_IMAGES:
             raise UnsupportedModelError(
@@ -209,7 +212,7 @@ class ModelHooks:
             )
 
     def _refuse_guidance(self, call: Call) -> None:
-        """Refuse to call the model a second time in each step, without the prompt."""
+        """Check that no step calls the model a second time, on a prompt without the images."""
         scale = generation_setting(self.model, call, "guidance_scale")
         if scale not in (None, 1):
             raise UnsupportedModelError(
@@ -229,9 +232,9 @@ class ModelHooks:
         """Shorten limits that count the prompt by as much as the prompt was."""
         ids = call.ids
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
-        given = call.get(GENERATION)
-        config = given or self.model.generation_config
-        found: dict[str, Any] = {}
+        passed = call.get(GENERATION)
+        config = passed or self.model.generation_config
+        limits: dict[str, Any] = {}
         for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             value = call.get(limit)
             if value is None and call.get(new) is None and getattr(config, new, None) is None:
@@ -244,13 +247,13 @@ class ModelHooks:
                     f"or use {new}",
                 )
             if value:
-                found[limit] = max(int(value) - dropped, 0)
-        if given is None or not found:
-            return found
-        config = copy.deepcopy(given)  # limits beside a configuration are deprecated
-        for limit, value in found.items():
+                limits[limit] = max(int(value) - dropped, 0)
+        if passed is None or not limits:
+            return limits
+        config = copy.deepcopy(passed)  # limits beside a configuration are deprecated
+        for limit, value in limits.items():
             setattr(config, limit, value)
-        return {GENERATION: config, **{limit: None for limit in found if limit in call}}
+        return {GENERATION: config, **{limit: None for limit in limits if limit in call}}
 
     def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return expand_encoder_outputs(
@@ -271,7 +274,7 @@ class ModelHooks:
             reduced = generation.reduced
             check_passed_on(call, generation.cache)
             generation.cache = None
-            call = _with_mask(_caught_up(call, reduced), reduced)
+            call = _with_mask(_with_later_positions(call, reduced), reduced)
             prompt = None if reduced is None else reduced.prompt
         elif top.host.concerns(call):
             with precision_of(self.model):
@@ -335,11 +338,14 @@ def hooks_of(model: Any) -> ModelHooks | None:
     return model.__dict__.get(_NAME)  # type: ignore[no-any-return]
 
 
-def _caught_up(call: Call, reduced: Reduced | None) -> Call:
-    """Let generated tokens go on from the end of the full prompt, where visual tokens end it."""
+def _with_later_positions(call: Call, reduced: Reduced | None) -> Call:
+    """Return ``call`` with generated tokens placed after the end of the full prompt.
+
+    They would follow the last kept column otherwise, where the prompt ends in visual tokens.
+    """
     positions = call.positions
     if positions is None:
-        return _placed(call, reduced)
+        return _with_positions(call, reduced)
     if reduced is None or reduced.lag is None or reduced.prompt is None:
         return call
     columns = reduced.prompt.columns.index.shape[1]
@@ -351,16 +357,16 @@ def _caught_up(call: Call, reduced: Reduced | None) -> Call:
     return call.but(positions=torch.cat([positions[..., :-new], late], dim=-1))
 
 
-def _placed(call: Call, reduced: Reduced | None) -> Call:
+def _with_positions(call: Call, reduced: Reduced | None) -> Call:
     """Return ``call`` with positions, for a model whose ``generate`` drops those it received."""
-    known = None if reduced is None else reduced.prompt
-    if known is None or reduced is None or reduced.call.positions is None or call.columns is None:
+    prompt = None if reduced is None else reduced.prompt
+    if prompt is None or reduced is None or reduced.call.positions is None or call.columns is None:
         return call
     rows, columns = call.columns
     end = call.past + columns
-    new = max(end - known.position_ids.shape[-1], 0)
-    after = known.following.unsqueeze(1) + torch.arange(new, device=known.following.device)
-    places = torch.cat([known.position_ids, after], dim=-1)[..., call.past : end]
+    new = max(end - prompt.position_ids.shape[-1], 0)
+    after = prompt.following.unsqueeze(1) + torch.arange(new, device=prompt.following.device)
+    places = torch.cat([prompt.position_ids, after], dim=-1)[..., call.past : end]
     return call.but(positions=places.repeat_interleave(rows // places.shape[-2], dim=-2))
 
 

@@ -79,5 +79,5 @@ def precision_of(model: Any) -> AbstractContextManager[Any]:
         return nullcontext()
     from accelerate.utils import get_mixed_precision_context_manager
 
-    found: AbstractContextManager[Any] = get_mixed_precision_context_manager(native_amp=True)
-    return found
+    autocast: AbstractContextManager[Any] = get_mixed_precision_context_manager(native_amp=True)
+    return autocast

@@ -1,4 +1,4 @@
-"""Running the vision encoder, and reading evidence off it while it runs."""
+"""Run the vision encoder, and read evidence from it while it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ....values.indexing import take
 from ....values.selection import Selection
 from ..api import Call, Model, encoder_of, extra_outputs, feature_layer
 from ..families import Clips, Family, Medium
-from .encode_cache import memory_of
+from .encode_cache import encode_cache_of
 from .merge import Merged, Merging, TapOf
 
 _ATTENTION = fields_from("attention", "cls")
@@ -93,10 +93,10 @@ def choose_evidence(
 
 
 def encoder_arguments(medium: Medium, model: Model, call: Call) -> dict[str, Any]:
-    """Return those of a call's arguments that the encoder of a medium takes."""
+    """Return the arguments of a call that the encoder of a medium takes."""
     names = inspect.signature(medium.encoder(model)).parameters
-    own = {name: call[name] for name in names if call.get(name) is not None}
-    return own | extra_outputs(model, medium.name, call)
+    arguments = {name: call[name] for name in names if call.get(name) is not None}
+    return arguments | extra_outputs(model, medium.name, call)
 
 
 def encoder_names(family: Family, model: Model) -> set[str]:
@@ -114,14 +114,14 @@ def encode(
     evidence: Iterable[str],
     merge: EncoderMerge | None = None,
 ) -> Encoded:
-    """Encode images or clips once, as the model does itself, and gather ``evidence`` on the way.
+    """Encode images or clips once, as the model does, and read ``evidence`` meanwhile.
 
     With ``merge``, tokens merge while the encoder runs.
     """
-    memory = memory_of(model)
-    if memory is None:
+    cache = encode_cache_of(model)
+    if cache is None:
         return _encode(medium, model, arguments, evidence, merge)
-    return memory.recall(
+    return cache.encode(
         {**arguments, "merge": merge},
         frozenset(evidence),
         lambda wanted: _encode(medium, model, arguments, wanted, merge),
@@ -135,12 +135,12 @@ def _encode(
     evidence: Iterable[str],
     merge: EncoderMerge | None,
 ) -> Encoded:
-    reading, merging = _Reading(medium, model, frozenset(evidence)), None
+    reader, merging = _EvidenceReader(medium, model, frozenset(evidence)), None
     taps: dict[nn.Module, Tap] = {}
     with ExitStack() as stack:
 
         def tap_of(module: nn.Module) -> Tap:
-            """Return the module's one tap, whoever reads it."""
+            """Return the tap of a module; evidence and merging share it."""
             if module not in taps:
                 taps[module] = stack.enter_context(tapped(module, Tap()))
             return taps[module]
@@ -149,27 +149,27 @@ def _encode(
             _check_layer(model, arguments)
             merging = Merging(merge, medium.merging_layers(model), medium.cls_place(model))
             merging.attach(medium.module(model, medium.tower), stack, tap_of)
-        reading.attach(stack, tap_of, arguments)
-        stack.enter_context(_at_hand(model.base_model))
+        reader.attach(stack, tap_of, arguments)
+        stack.enter_context(_on_device(model.base_model))
         output = medium.encoder(model)(**arguments, return_dict=True)
-    reading.check(taps)
+    reader.check(taps)
     merged = None
     if merging is not None:
         merged = merging.merged(medium.features(output)[0].shape[0])
-    return Encoded(output, reading.maps(arguments, output, merging), reading.frames, merged)
+    return Encoded(output, reader.maps(arguments, output, merging), reader.frames, merged)
 
 
 def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
     """Check that the call reads the encoder layer for which the merges were planned."""
-    name, layer, own = feature_layer(model.config, arguments)
-    if layer is not None and layer != own:
+    name, layer, configured = feature_layer(model.config, arguments)
+    if layer is not None and layer != configured:
         raise ArgumentError.of(
-            name, layer, f"{own}, as in the configuration, if encoder= merges tokens"
+            name, layer, f"{configured}, as in the configuration, if encoder= merges tokens"
         )
 
 
-class _Reading:
-    """The evidence of one pass of the encoder."""
+class _EvidenceReader:
+    """Reads the evidence of one pass of the encoder."""
 
     def __init__(self, medium: Medium, model: Model, wanted: frozenset[str]) -> None:
         self.medium = medium
@@ -234,7 +234,7 @@ class _Reading:
 
     @property
     def frames(self) -> Tensor | None:
-        """The CLS outputs ``(tiles, D)``, where they were asked for."""
+        """The CLS outputs ``(tiles, D)``; None if they were not read."""
         if not self.states or self.place is None:
             return None
         return self.states[0][:, self.place]
@@ -242,13 +242,13 @@ class _Reading:
     def maps(
         self, arguments: Mapping[str, Any], output: Any, merging: Merging | None
     ) -> dict[str, Tensor]:
-        """Return what was read, a row for each token ``(total tokens, channels)``."""
+        """Return the evidence, one row for each token ``(total tokens, channels)``."""
         patches: dict[str, Tensor] = {}
-        found: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
         if self.projected and self.medium.projector_sees_tokens:
             rows = self.medium.features(output)
             total = sum(math.prod(entry.shape[:-1]) for entry in rows)
-            found["encoder_features"] = self.projected[0].reshape(total, -1)
+            maps["encoder_features"] = self.projected[0].reshape(total, -1)
         elif self.projected:
             patches["encoder_features"] = _packed([_tiled(one) for one in self.projected])
         deep, shallow = self.taps
@@ -265,8 +265,8 @@ class _Reading:
             keys = keys if onward is None else onward.apply(keys)
             patches["keys"] = _without(keys, self.place)
         for name, values in patches.items():
-            found[name] = self.medium.to_tokens(self.model, arguments, values)
-        return found
+            maps[name] = self.medium.to_tokens(self.model, arguments, values)
+        return maps
 
     def _at_anchors(self, values: Tensor, onward: Selection | None) -> Tensor:
         """Return ``(B, N, c)`` of the tokens that hold a slot, without the CLS token."""
@@ -280,7 +280,7 @@ def _received(tap: Tap) -> Tensor:
 
 
 @contextmanager
-def _at_hand(module: nn.Module) -> Iterator[None]:
+def _on_device(module: nn.Module) -> Iterator[None]:
     """Load the parameters that accelerate offloads until ``module``'s own forward is called."""
     hook = getattr(module, "_hf_hook", None)
     if hook is None:
@@ -328,12 +328,12 @@ def _tiled(values: Tensor) -> Tensor:
 
 
 def _packed(parts: list[Tensor]) -> Tensor:
-    """Join what a module's calls gave: tiles of one call, or one packed sequence of many calls."""
+    """Join the results of a module's calls: one for all tiles, or many for a packed sequence."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _without(values: Tensor, place: int | None) -> Tensor:
-    """Leave the CLS token of ``(B, N, c)`` out."""
+    """Return ``(B, N, c)`` without the CLS token."""
     if place is None:
         return values
     size = values.shape[1]

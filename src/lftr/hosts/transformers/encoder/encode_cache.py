@@ -1,4 +1,4 @@
-"""Encoding the same images and videos once, where several reductions of them are compared."""
+"""A cache of encoder outputs, for comparing several reductions on the same images and videos."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ if TYPE_CHECKING:
 
 Run = Callable[[frozenset[str]], "Encoded"]
 
-_memories: WeakKeyDictionary[Model, Memory] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[Model, EncodeCache] = WeakKeyDictionary()
 
 
-class Memory:
-    """What an encoder returned for the tensors that it was given, while they are held here."""
+class EncodeCache:
+    """The outputs of an encoder by its arguments, which stay alive as long as the cache."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[object, ...], tuple[Any, frozenset[str], Encoded]] = {}
+        self._entries: dict[tuple[object, ...], tuple[Any, frozenset[str], Encoded]] = {}
 
-    def recall(self, arguments: Mapping[str, Any], evidence: frozenset[str], run: Run) -> Encoded:
-        """Return what was encoded before, or ``run`` with all the evidence asked for so far."""
+    def encode(self, arguments: Mapping[str, Any], evidence: frozenset[str], run: Run) -> Encoded:
+        """Return the cached output, or ``run`` the encoder with all evidence requested so far."""
         key = tuple((name, id(value)) for name, value in arguments.items())
-        held = self._held.get(key)
-        if held is None or not evidence <= held[1]:
-            wanted = evidence if held is None else evidence | held[1]
-            held = (arguments, wanted, run(wanted))  # arguments stay alive, so ids stay theirs
-            self._held[key] = held
-        return _only(held[2], evidence)
+        entry = self._entries.get(key)
+        if entry is None or not evidence <= entry[1]:
+            wanted = evidence if entry is None else evidence | entry[1]
+            entry = (arguments, wanted, run(wanted))  # living arguments: no id is used again
+            self._entries[key] = entry
+        return _only(entry[2], evidence)
 
 
 def _only(encoded: Encoded, evidence: frozenset[str]) -> Encoded:
-    """Leave out what was gathered for another method, so that none sees more than it asked for."""
-    shown = set(evidence)
-    if {"visual_projected", "frame_features"} & evidence:  # made of them
-        shown.add("encoder_features")
-    maps = {name: rows for name, rows in encoded.maps.items() if name in shown}
+    """Return the output with the requested evidence alone, without that of other methods."""
+    fields = set(evidence)
+    if {"visual_projected", "frame_features"} & evidence:  # computed from encoder_features
+        fields.add("encoder_features")
+    maps = {name: rows for name, rows in encoded.maps.items() if name in fields}
     frames = encoded.frames if "frame_features" in evidence else None
     return replace(encoded, maps=maps, frames=frames)
 
 
-def memory_of(model: Model) -> Memory | None:
-    """Return the memory that is on for ``model``."""
-    return _memories.get(model)
+def encode_cache_of(model: Model) -> EncodeCache | None:
+    """Return the cache of ``model`` inside `encode_once`, else None."""
+    return _caches.get(model)
 
 
 @contextmanager
 def encode_once(model: Model) -> Iterator[None]:
-    """Let reductions of ``model`` encode the same tensors once, to compare methods on them.
+    """Make reductions of ``model`` encode the same tensors once, to compare methods on them.
 
     The encoder's time in the reports is then that of the first. Not for training, and not where
     pixel values are changed in place.
     """
-    before = _memories.get(model)
-    _memories[model] = Memory()
+    before = _caches.get(model)
+    _caches[model] = EncodeCache()
     try:
         yield
     finally:
         if before is None:
-            del _memories[model]
+            del _caches[model]
         else:
-            _memories[model] = before
+            _caches[model] = before

@@ -1,4 +1,4 @@
-"""Repeating encoder outputs for beams and returned sequences, a row of the batch at a time."""
+"""Repeat encoder outputs for beams and returned sequences, row by row of the batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def expand_encoder_outputs(
 
     transformers' own version splits by cumulative lengths of the items, which fails for ragged
     tensors, mixes the rows of some families (GLM-4V), and misses features that are not pooled
-    (Llama 4). Rows are known here, so they are what is repeated.
+    (Llama 4). This one counts each row's placeholders and repeats the row's features.
     """
     if size == 1:
         return outputs

@@ -1,4 +1,4 @@
-"""What a call shows of one medium: encoded once, cut into items, reduced, and handed on."""
+"""The images, or the videos, of a call: encoded once, cut into items, reduced, passed on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
 
 
 @dataclass
-class Shown:
+class MediaInput:
     """The images, or the videos, of a call.
 
     Attributes
@@ -54,20 +54,20 @@ class Shown:
     _encoded: Encoded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, medium: Medium, model: Model, call: Call, segment: Segment) -> Shown:
-        """Read a call."""
-        given = medium.given(call)
-        arguments = encoder_arguments(medium, model, call) if given else {}
+    def of(cls, medium: Medium, model: Model, call: Call, segment: Segment) -> MediaInput:
+        """Return the input of one medium in a call."""
+        present = medium.given(call)
+        arguments = encoder_arguments(medium, model, call) if present else {}
         visual = medium.placeholders(model, segment.input_ids)
-        if medium.shares_placeholder and not given:
+        if medium.shares_placeholder and not present:
             visual = torch.zeros_like(visual)
         sent = None if medium.sent is None else call.get(medium.sent)
         return cls(medium, model, visual, arguments, sent)
 
-    def asked(self, segment: Segment) -> bool:
-        """Whether there is something to encode.
+    def needs_encoding(self, segment: Segment) -> bool:
+        """Whether the call has items that are not in its cache.
 
-        A chat gives every item at every turn; without new placeholders there is none to encode.
+        A chat passes the items of all turns in every turn. Without new placeholders, none is new.
         """
         return bool(self.arguments) and (segment.prefix is None or bool(self.visual.any()))
 
@@ -80,14 +80,14 @@ class Shown:
     @property
     def features(self) -> Any:
         """The visual tokens that have a placeholder, in the encoder's own container."""
-        return self._sent_on(self.medium.features(self.encoded.output))
+        return self._with_placeholder(self.medium.features(self.encoded.output))
 
     def encode(self, plan: Plan, evidence: frozenset[str]) -> None:
         """Run the encoder."""
         self._encoded = encode(self.medium, self.model, self.arguments, evidence, plan.encoder)
 
     def items(self, segment: Segment) -> list[Item]:
-        """Cut the encoder's output into items and find where each one stands."""
+        """Cut the encoder's output into items, each with its place in the prompt."""
         medium, merged = self.medium, self.encoded.merged
         visual = medium.placeholders(self.model, segment.full_ids)
         sizes = medium.entries(self.model, self.arguments, self.features)
@@ -96,7 +96,7 @@ class Shown:
         tokens = len(flat(self.features)) if sizes is None else sum(sizes)
         seen = visual[:, : segment.start].sum(dim=1).tolist()
         first = 0
-        if tokens != int(visual.sum()):  # the caller passed the new ones only
+        if tokens != int(visual.sum()):  # the caller passed only the new items
             visual, seen, first = visual[:, segment.start :], [0] * len(visual), segment.start
         rows = visual.sum(dim=1).tolist()
         if tokens != sum(rows):
@@ -152,16 +152,17 @@ class Shown:
         evidence: frozenset[str],
         texts: Mapping[str, Sequence[Tensor]],
     ) -> list[VisualTokens]:
-        """Put together what the method sees of each of ``items`` that is new."""
+        """Return the visual tokens of each of ``items`` that is new, with their evidence."""
         sizes = [item.given for item in items]
         rows = flat(self.features)
         features = self.medium.as_received(self.model, rows).detach().split(sizes)
         maps = {
-            name: self._sent(rows).detach().split(sizes) for name, rows in self.encoded.maps.items()
+            name: self._rows_with_placeholder(rows).detach().split(sizes)
+            for name, rows in self.encoded.maps.items()
         }
         frames = self.encoded.frames
         frames = None if frames is None else frames.split([item.views for item in items])
-        found = []
+        tokens = []
         for i, item in enumerate(items):
             if item.seen:
                 continue
@@ -174,11 +175,11 @@ class Shown:
             tower = plan.guidance.text_tower
             if "visual_projected" in evidence and tower is not None:
                 values["visual_projected"] = tower.project(values["encoder_features"])
-            for name in maps.keys() - evidence:  # what others were made of
+            for name in maps.keys() - evidence:  # only other fields are computed from it
                 del values[name]
             values |= {name: rows[item.row] for name, rows in texts.items()}
-            found.append(VisualTokens(features[i], **layout.fields, **values))
-        return found
+            tokens.append(VisualTokens(features[i], **layout.fields, **values))
+        return tokens
 
     def kept(self, items: Sequence[Item], shorter: bool) -> Any:
         """Return the encoder's output with only the chosen features, in its own container.
@@ -200,21 +201,21 @@ class Shown:
             return contained(rows, values)
 
         output = self.encoded.output
-        planes = [reduce(self._sent_on(values)) for values in self.medium.planes(output)]
+        planes = [reduce(self._with_placeholder(values)) for values in self.medium.planes(output)]
         return self.medium.with_planes(output, planes)
 
-    def _sent_on(self, values: Any) -> Any:
+    def _with_placeholder(self, values: Any) -> Any:
         """Return the tokens that have a placeholder, in the encoder's container."""
         if self.sent is None:
             return values
         marks = self.sent.split([len(value) for value in values])
         return [value[mark.to(value.device)] for value, mark in zip(values, marks, strict=True)]
 
-    def _sent(self, rows: Tensor) -> Tensor:
+    def _rows_with_placeholder(self, rows: Tensor) -> Tensor:
         return rows if self.sent is None else rows[self.sent.to(rows.device)]
 
     def smaller(self, method: ImageMethod, items: Sequence[Item]) -> Any:
-        """Encode everything at the grid that the method asks for, and return what goes on."""
+        """Encode all items at the grid that the method asks for, and return the kept features."""
         if any(len(item.layout.tiles or ()) > 1 for item in items):
             raise UnsupportedModelError(
                 f"{self.medium.name}s of {self.model.config.model_type} are cut into tiles of one "
@@ -248,8 +249,8 @@ class Shown:
 def _slots(choice: Selection, rows: Tensor, added: Tensor | None) -> Tensor:
     """Return the slots of the encoder's ``rows``, to each of which the model will add ``added``.
 
-    It merges like the rest of a token: what the model adds once counts as often as the slot's
-    weights say.
+    ``added`` is part of every token and is merged like the rest: a slot has it as often as the sum
+    of its weights.
     """
     slots = choice.apply(rows)
     if added is None or choice.flow is None:
@@ -333,7 +334,7 @@ def _image_starts(medium: Medium, ids: Tensor, visual: Tensor) -> set[int]:
     row always is.
     """
     edge = torch.nn.functional.pad(visual, (1, 1)).int().diff(dim=1)
-    found: set[int] = set()
+    starts: set[int] = set()
     passed = 0
     for row, edges in enumerate(edge):
         begins, ends = edges.eq(1).nonzero().squeeze(1), edges.eq(-1).nonzero().squeeze(1)
@@ -343,6 +344,6 @@ def _image_starts(medium: Medium, ids: Tensor, visual: Tensor) -> set[int]:
             apart |= marks[:-1] == marks[-1]
         new = torch.nn.functional.pad(apart, (1, 0), value=True)[: len(begins)]
         before = passed + torch.nn.functional.pad((ends - begins).cumsum(0), (1, 0))
-        found |= set(before[:-1][new].tolist())
+        starts |= set(before[:-1][new].tolist())
         passed = int(before[-1])
-    return found
+    return starts

@@ -1,8 +1,8 @@
 """Token merging inside the vision encoder: hooks on the tower's layers while it runs once.
 
 A layer of CLIP or SigLIP is ``x += attention(norm1(x)); x += mlp(norm2(x))``. The merge stands
-between the two: what enters ``norm2`` is merged there, and at the layer's end the MLP's output is
-added to the merged tokens; what the layer itself adds to its unmerged ones is thrown away.
+between the two: the input of ``norm2`` is merged, and at the layer's end the MLP's output is added
+to the merged tokens; the layer's own sum, over unmerged tokens, is discarded.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ TapOf = Callable[[nn.Module], Tap]
 
 @dataclass(frozen=True)
 class Merged:
-    """What the encoder did to every image of a call.
+    """The merges in every image of a call.
 
     Attributes
     ----------
     total : int
         Tokens that each image would have had.
     selection : Selection
-        A stack, an image each.
+        A stack with one selection for each image.
     """
 
     total: int
@@ -53,9 +53,9 @@ def check_merge(model: Model, family: Family, merge: object, method: Method) -> 
     Raises
     ------
     ArgumentError
-        If it is none, or ``method`` encodes the image itself.
+        If it is not an EncoderMerge, or ``method`` encodes the image itself.
     UnsupportedModelError
-        If the encoder's layers cannot do with fewer tokens.
+        If the model needs all tokens of the encoder's layers.
     """
     if not isinstance(merge, EncoderMerge):
         raise ArgumentError.of(
@@ -93,11 +93,11 @@ class Merging:
     Parameters
     ----------
     merge : EncoderMerge
-        Decides.
+        Decides which tokens merge.
     layers : sequence of nn.Module
         The encoder's layers up to the one whose output the model uses.
     place : int, optional
-        Where the class token sits.
+        Index of the class token; None if there is none.
     """
 
     def __init__(self, merge: EncoderMerge, layers: Sequence[nn.Module], place: int | None) -> None:
@@ -111,7 +111,7 @@ class Merging:
         self._thread = threading.get_ident()
 
     def attach(self, tower: nn.Module, stack: ExitStack, tap_of: TapOf) -> None:
-        """Attach to the tower until ``stack`` is left; attention is read through ``tap_of``."""
+        """Attach to the tower until ``stack`` closes; attention is read through ``tap_of``."""
         places = self.merge.places(len(self.layers))
         if places:
             stack.enter_context(run_once(self.layers[places.start :]))
@@ -185,10 +185,10 @@ class Merging:
         return chosen.apply(states)
 
     def _check(self, chosen: object, shape: tuple[int, int]) -> None:
-        """Refuse what a merge of somebody's own must not return."""
-        found = chosen.index.shape if isinstance(chosen, Selection) else type(chosen).__name__
-        if found != shape:
-            shown = tuple(found) if isinstance(found, torch.Size) else found
+        """Check what a merge of another package returned."""
+        returned = chosen.index.shape if isinstance(chosen, Selection) else type(chosen).__name__
+        if returned != shape:
+            shown = tuple(returned) if isinstance(returned, torch.Size) else returned
             raise LftrError(
                 f"{type(self.merge).__name__}.merge returned {shown} where a lftr.Selection of "
                 f"shape {shape} was asked"
@@ -212,7 +212,7 @@ class Merging:
         return args, Call(kwargs).but(mask=bias)
 
     def _even_out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Merge the states of earlier layers as the later layers did, for models that read both."""
+        """Apply later merges to the states of earlier layers, for models that use several."""
         name = Call.name("states")
         states = getattr(output, name, None)
         if threading.get_ident() == self._thread and states is not None:
@@ -226,7 +226,7 @@ class Merging:
         return states if onward is None else onward.apply(states)
 
     def onward(self, layer: int) -> Selection | None:
-        """Return what became of the tokens that entered ``layer``; None if they were left alone."""
+        """Return the merges of the tokens that entered ``layer``; None if there were none."""
         whole: Selection | None = None
         for place in sorted(self.decisions):
             if place >= layer:
@@ -235,15 +235,15 @@ class Merging:
         return whole
 
     def merged(self, count: int) -> Merged | None:
-        """Return what became of images that have ``count`` tokens now; None if nothing merged."""
+        """Return the merges in images that have ``count`` tokens now; None if there were none."""
         whole = self.onward(0)
         if whole is None:
             return None
         if whole.count == count:  # the model goes on with the class token, or there is none
             return Merged(self._total + int(self.class_token), whole)
         flow = whole.flow or identity(whole.index)
-        own = (flow.source == 0) | (flow.slot == 0)  # the class token's: an entry of weight 0
+        of_class = (flow.source == 0) | (flow.slot == 0)  # such entries have weight 0
         source, slot = ((part - 1).clamp_min(0) for part in (flow.source, flow.slot))
-        flow = Flow(source, slot, flow.weight.masked_fill(own, 0.0))
+        flow = Flow(source, slot, flow.weight.masked_fill(of_class, 0.0))
         weight = None if whole.slot_weight is None else whole.slot_weight[:, 1:]
         return Merged(self._total, Selection(whole.index[:, 1:] - 1, flow, whole.notes, weight))

@@ -1,4 +1,4 @@
-"""Mllama: the image enters by cross-attention, so the prompt stays and what is attended shrinks."""
+"""Mllama: the image enters by cross-attention; its vision states are reduced, the prompt is not."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class CrossAttentionHost:
     """Reduces the vision states that one model's cross-attention layers read.
 
     An item is an image with its tiles; the class token of each tile stays beside the kept patches,
-    and tiles that only pad are left out. What a cache was filled with travels on the cache, since
-    masks over the vision states are made anew at every step.
+    and padding tiles are removed. The kept vision states are recorded on the cache, since the masks
+    over them are made again at every step.
     """
 
     model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
@@ -87,7 +87,7 @@ class CrossAttentionHost:
         return [language.register_forward_pre_hook(self._before, with_kwargs=True)]
 
     def reduce(self, call: Call, report: Report) -> Reduced:
-        """Note what the hook needs to know; the prompt stays as it is."""
+        """Store what the hook needs to know; the prompt is not changed."""
         if generation_setting(self.model, call, "cache_implementation") in _STATIC:
             raise UnsupportedModelError(
                 "cache_implementation='static' sizes mllama's cross-attention cache for all vision "
@@ -167,7 +167,7 @@ class CrossAttentionHost:
             index[item.row] += [start + c for c in columns]
             parts[item.row].append(rows)
         longest = max(map(len, index))
-        for row in range(len(tiles)):  # a row without images attends to what it would have
+        for row in range(len(tiles)):  # a row without images attends to the states it would have
             if not index[row]:
                 index[row] = list(range(min(longest, images * most * each)))
                 flat = per_image[row * images * expand : row * images * expand + images]

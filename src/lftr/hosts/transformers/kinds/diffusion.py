@@ -35,7 +35,7 @@ class DiffusionHooks(ModelHooks):
         return torch.ones_like(call.ids)
 
     @contextmanager
-    def _fed(self, reduced: Reduced) -> Iterator[Call]:
+    def _arguments_of(self, reduced: Reduced) -> Iterator[Call]:
         """Pass images and positions to the encoder, and correct the decoder's positions."""
         call, thread = reduced.call, threading.get_ident()
         shift = 0 if reduced.lag is None else int(reduced.lag)
@@ -51,18 +51,18 @@ class DiffusionHooks(ModelHooks):
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             if threading.get_ident() != thread:
                 return None
-            given = Call.of(module.forward, args, kwargs)
+            arguments = Call.of(module.forward, args, kwargs)
             if begins:
-                return (), given | begins.pop()
-            return (), given.but(positions=given.positions + shift)
+                return (), arguments | begins.pop()
+            return (), arguments.but(positions=arguments.positions + shift)
 
         def denoise(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             if threading.get_ident() != thread:
                 return None
-            given = Call.of(module.forward, args, kwargs)
-            return (), given.but(canvas_positions=given.canvas_positions + shift)
+            arguments = Call.of(module.forward, args, kwargs)
+            return (), arguments.but(canvas_positions=arguments.canvas_positions + shift)
 
         parts = self.model.base_model
         with ExitStack() as stack:
@@ -75,7 +75,7 @@ class DiffusionHooks(ModelHooks):
             yield call.without(*map(Call.name, ("positions", "encoded", "canvas_positions")))
 
     def _check_compiled(self, call: Call) -> None:
-        """Refuse a ``generate`` that compiles the model as one graph, since hooks are needed."""
+        """Check that ``generate`` does not compile the model as one graph, which skips hooks."""
         kind = generation_setting(self.model, call, "cache_implementation")
         whole = generation_setting(self.model, call, "disable_compile")
         if kind is not None and "static" in kind and not whole:
@@ -119,13 +119,14 @@ class DiffusionHost(Prefill):
 
     def hooks(self) -> list[Any]:
         """Attach to the decoder's layers if methods work inside the encoder's layers."""
-        own = super().hooks()
+        handles = super().hooks()
         if self.plan.inside:
             layers = enumerate(self.model.base_model.decoder.layers)
-            own += [
-                layer.register_forward_pre_hook(_Seen(i), with_kwargs=True) for i, layer in layers
+            handles += [
+                layer.register_forward_pre_hook(_DenoisingLayer(i), with_kwargs=True)
+                for i, layer in layers
             ]
-        return own
+        return handles
 
     def _beside(self, call: Call, prompt: CachedPrompt | None, end: int) -> Call:
         """Return a call whose canvas is placed after the full prompt and attends to what remains.
@@ -148,7 +149,7 @@ class DiffusionHost(Prefill):
         return call.but(canvas_positions=places)
 
 
-class _Seen:
+class _DenoisingLayer:
     """The hook of one decoder layer; it attends to the cache of the encoder layer of its number."""
 
     def __init__(self, number: int) -> None:

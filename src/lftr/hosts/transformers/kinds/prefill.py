@@ -1,4 +1,4 @@
-"""Reduction before the language model: the prompt it is given is shorter, and nothing else changes.
+"""Reduction before the language model: it receives a shorter prompt, and nothing else changes.
 
 Images and videos are encoded once; each item's tokens are chosen; the prompt's placeholders, masks
 and positions shrink to match; the chosen features travel in ``mm_encoder_outputs``, the argument
@@ -32,7 +32,7 @@ from ..columns import (
     recall,
 )
 from ..encoder.encode import choose_evidence, encoder_names
-from ..encoder.media_input import Shown, of_medium
+from ..encoder.media_input import MediaInput, of_medium
 from ..families import Clips, Family, Medium, list_families
 from ..hooks import ModelHooks
 from ..prompt.flash import hide_positions, reads_gaps
@@ -69,12 +69,12 @@ class Prefill:
                 f"{', '.join(list_families(video=True))}; frames that are given as images, of one "
                 "grid each, are, with lftr.reduce(frames=lftr.Frames())"
             )
-        shown = any(medium.given(call) for medium in self.family.media)
+        has_media = any(medium.given(call) for medium in self.family.media)
         begins = not call.past and isinstance(call.ids, Tensor) and call.encoded is None
-        return shown or begins or recall(call.cache) is not None
+        return has_media or begins or recall(call.cache) is not None
 
     def hooks(self) -> list[Any]:
-        """Attach nothing but what keeps gaps in positions harmless."""
+        """Attach hooks that hide gaps in positions from kernels that would misread them."""
         return hide_positions(self.model, self.family)
 
     def end(self) -> None:
@@ -83,30 +83,30 @@ class Prefill:
     def reduce(self, call: Call, report: Report) -> Reduced:
         """Return a call with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
-        if reads_gaps(self.model):  # and is shown none, whatever is kept
+        if reads_gaps(self.model):  # positions are hidden from it, also where all tokens stay
             check_unpacked(call)
         segment = Segment.of(call, recall(call.cache))
-        shown = [Shown.of(medium, self.model, call, segment) for medium in self.family.media]
-        visual = torch.stack([part.visual for part in shown]).any(dim=0)
-        for part in shown:
+        inputs = [MediaInput.of(medium, self.model, call, segment) for medium in self.family.media]
+        visual = torch.stack([part.visual for part in inputs]).any(dim=0)
+        for part in inputs:
             if bool((part.visual & (segment.mask == 0)).any()):
                 raise ArgumentError(
                     f"attention_mask hides {part.medium.name} placeholders; allowed: a mask of "
                     f"padding alone (leave the {part.medium.name} out of the prompt to hide it)"
                 )
-        asked = [part for part in shown if part.asked(segment)]
-        self.family.check_together(self.model, [part.medium for part in asked])
+        encoded = [part for part in inputs if part.needs_encoding(segment)]
+        self.family.check_together(self.model, [part.medium for part in encoded])
         clock.lap("host")
         items: list[Item] = []
         outputs: dict[str, Any] = {}
         shorter = segment.prefix is not None
-        if asked:
-            for part in asked:
+        if encoded:
+            for part in encoded:
                 part.encode(self.plan, self.evidence)
             clock.lap("encode")
-            items = in_order([item for part in asked for item in part.items(segment)])
+            items = in_order([item for part in encoded for item in part.items(segment)])
             items = items if self.plan.frames is None else as_video(items, self.plan.frames)
-            own = {part.medium.name: of_medium(items, part.medium) for part in asked}
+            by_medium = {part.medium.name: of_medium(items, part.medium) for part in encoded}
             tokens = []
             chooses = drops(self.plan.keep, items)
             if chooses or any(item.merged is not None for item in fresh_of(items)):
@@ -115,26 +115,26 @@ class Prefill:
                 check_unpacked(call)
                 self._check_known(call)
             if chooses:
-                tokens = self._tokens(asked, items, segment, visual)
+                tokens = self._tokens(encoded, items, segment, visual)
             clock.lap("host")
             choose(self.plan, items, tokens)
             clock.lap("method")
             method = self.plan.method
-            for part in asked:
-                members = own[part.medium.name]
+            for part in encoded:
+                members = by_medium[part.medium.name]
                 if tokens and isinstance(method, ImageMethod):
                     outputs[part.medium.name] = part.smaller(method, members)
                     clock.lap("encode")
                 else:
                     outputs[part.medium.name] = part.kept(members, shorter)
-        aligned, prompt, lag = self._shrink(call, segment, shown, items)
+        aligned, prompt, lag = self._shrink(call, segment, inputs, items)
         if shorter and self.family.positions_are_columns:
             _check_padding(self.model, aligned.mask)
-        # positions are given where the prompt shrinks, so nothing is left that reads sizes
-        leave = {name for part in shown for name in part.medium.pixels}
+        # a shorter prompt has positions, so the model needs no arguments with sizes
+        leave = {name for part in inputs for name in part.medium.pixels}
         if shorter:
             leave |= encoder_names(self.family, self.model)
-            leave |= {part.medium.sent for part in shown if part.medium.sent is not None}
+            leave |= {part.medium.sent for part in inputs if part.medium.sent is not None}
         out = call.without(*leave)
         out = out.but(encoded=outputs) if outputs else out
         clock.lap("host")
@@ -145,7 +145,7 @@ class Prefill:
         return Reduced(out | aligned if shorter else out, prompt, lag, starts)
 
     def _check_known(self, call: Call) -> None:
-        """Refuse prompt-aligned arguments that the host does not know how to shorten."""
+        """Check that the host can shorten every argument that is aligned with the prompt."""
         name = call.aligned_unknown(encoder_names(self.family, self.model))
         if name is not None:
             known = ", ".join(ALIGNED)
@@ -156,34 +156,37 @@ class Prefill:
             )
 
     def _tokens(
-        self, asked: Sequence[Shown], items: Sequence[Item], segment: Segment, visual: Tensor
+        self, encoded: Sequence[MediaInput], items: Sequence[Item], segment: Segment, visual: Tensor
     ) -> list[VisualTokens]:
-        """Put together what the method sees of each new item, in the prompt's order."""
+        """Return the visual tokens of each new item, with their evidence, in the prompt's order."""
         words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
         texts = row_texts(self.model, self.plan.guidance, self.evidence, segment.input_ids, words)
-        found: dict[str, Iterator[VisualTokens]] = {}
-        for part in asked:
-            own = of_medium(items, part.medium)
-            found[part.medium.name] = iter(part.tokens(own, self.plan, self.evidence, texts))
-        return [next(found[item.medium]) for item in fresh_of(items)]
+        tokens: dict[str, Iterator[VisualTokens]] = {}
+        for part in encoded:
+            members = of_medium(items, part.medium)
+            tokens[part.medium.name] = iter(part.tokens(members, self.plan, self.evidence, texts))
+        return [next(tokens[item.medium]) for item in fresh_of(items)]
 
     def _shrink(
         self,
         call: Call,
         segment: Segment,
-        shown: Sequence[Shown],
+        inputs: Sequence[MediaInput],
         items: Sequence[Item],
     ) -> tuple[Call, CachedPrompt, Tensor | None]:
-        """Return what is aligned with the prompt, at the columns that stay; see `Reduced`."""
+        """Return the arguments aligned with the prompt at the kept columns, the record and the lag.
+
+        See `Reduced` for the last two.
+        """
         keep = segment.mask.bool()
         visual = torch.zeros_like(keep)
-        for part in shown:
+        for part in inputs:
             visual = visual | part.visual
             fresh = fresh_of(of_medium(items, part.medium))
             if fresh:
                 keep = keep.masked_scatter(part.visual, _marks(fresh).to(keep.device))
         log_weight = torch.zeros(keep.shape, device=keep.device)
-        for part in shown:
+        for part in inputs:
             fresh = fresh_of(of_medium(items, part.medium))
             if fresh and self.plan.weights:
                 logs = _log_weights(fresh).to(log_weight.device)
@@ -197,7 +200,7 @@ class Prefill:
         ids = segment.splice(segment.full_ids, columns, fill)
         real = segment.real(columns)
         placing: dict[str, Any] = {}
-        for part in shown:
+        for part in inputs:
             placing |= _placing(part.medium, call, segment, of_medium(items, part.medium))
             placing |= {n: call[n] for n in part.medium.settings if call.get(n) is not None}
         full = segment.positions(self.family, self.model, call, placing)
@@ -236,20 +239,20 @@ class Prefill:
 
 
 def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
-    """Tell, bool like ``visual``, which columns lie between the first and last token of an item.
+    """Return which columns lie between the first and last token of an item, bool like ``visual``.
 
-    What stands there, timestamps and numbers of frames, belongs to the item and asks nothing.
+    The text there (timestamps, numbers of frames) describes the item and is not the question.
     """
     inside = torch.zeros_like(visual)
     columns = [row.nonzero().squeeze(1).tolist() for row in visual]
     for item in items:
-        own, columns[item.row] = columns[item.row][: item.size], columns[item.row][item.size :]
-        inside[item.row, own[0] : own[-1] + 1] = True
+        members, columns[item.row] = columns[item.row][: item.size], columns[item.row][item.size :]
+        inside[item.row, members[0] : members[-1] + 1] = True
     return inside
 
 
 def _check_cache(call: Call) -> None:
-    """Refuse a cache that was filled without a reduction."""
+    """Check that the cache, if it is not empty, was filled by a reduction."""
     if call.past and recall(call.cache) is None:
         raise UnsupportedModelError(
             f"the cache holds {call.past} columns from a call without "
@@ -258,7 +261,7 @@ def _check_cache(call: Call) -> None:
 
 
 def _check_padding(model: Model, mask: Tensor) -> None:
-    """Refuse a reduced prompt with padding on its left, for a model that cannot take it."""
+    """Check that a reduced prompt has no padding on its left, which this model does not support."""
     if not bool(mask[:, 0].all()):
         raise UnsupportedModelError(
             f"the reduced rows have {mask.sum(dim=1).tolist()} tokens, and this "
@@ -289,23 +292,23 @@ def _log_weights(items: Sequence[Item]) -> Tensor:
 
 
 def _placing(medium: Medium, call: Call, segment: Segment, items: Sequence[Item]) -> dict[str, Any]:
-    """Return what M-RoPE places a medium's entries by; in a later turn, that of the new ones."""
-    given = {name: call[name] for name in medium.placing if call.get(name) is not None}
+    """Return the arguments by which M-RoPE places the entries; in a later turn, the new ones."""
+    placing = {name: call[name] for name in medium.placing if call.get(name) is not None}
     if segment.prefix is None:
-        return given
+        return placing
     entries = [item.seen for item in items for _ in range(item.entries)]
     new = [i for i, seen in enumerate(entries) if not seen]
     if not new:
         return {}
-    found: dict[str, Any] = {}
-    for name, value in given.items():
+    new_ones: dict[str, Any] = {}
+    for name, value in placing.items():
         rows = torch.as_tensor(value)
-        more = len(rows) - len(entries)  # of all turns, where the pixels are the new ones' alone
+        more = len(rows) - len(entries)  # rows of all turns, pixels of the new items
         if more < 0 or (more and len(segment.full_ids) > 1):
             raise ArgumentError.of(
                 name,
                 f"{len(rows)} values",
                 f"{len(entries)}, one for each of the {medium.name}s given beside it",
             )
-        found[name] = rows[more:][new]
-    return found
+        new_ones[name] = rows[more:][new]
+    return new_ones

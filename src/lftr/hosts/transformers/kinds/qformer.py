@@ -133,7 +133,7 @@ class QFormerHost:
         return int(self.model.config.num_query_tokens)
 
     def _check_width(self, frames: int, kept: int) -> None:
-        """Refuse counts with which the model cannot concatenate the frames of a clip.
+        """Check that the model can concatenate the frames of a clip with this count.
 
         It reshapes all tokens of a clip to (queries * frames, ...) before it writes them to the
         placeholders.
@@ -147,7 +147,7 @@ class QFormerHost:
             )
 
     def _with_prompt(self, call: Call) -> Call:
-        """Write out the prompt that the model makes up when it is given none."""
+        """Return a call with the default prompt of the model, if it has none."""
         if call.ids is not None:
             return call
         if call.embeds is not None:

@@ -1,4 +1,4 @@
-"""Images of a row that follow each other as the frames of one video."""
+"""Join images of a row that are the frames of one video."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _begins(frames: Frames, row: int, images: int) -> set[int] | None:
 
 
 def _goes_on(clip: Item, frame: Item) -> bool:
-    """Whether ``frame`` is one more of the frames that ``clip`` is made of."""
+    """Whether ``frame`` is the next frame of ``clip``."""
     before, new = clip.layout.grid, frame.layout.grid
     if clip.medium != "image" or frame.medium != "image" or clip.seen != frame.seen:
         return False

@@ -1,4 +1,4 @@
-"""The part of a prompt that is new to the model: all of it, or what follows a reduced cache."""
+"""The columns of a prompt that are new to the model: all, or those after a reduced cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..families import Family
 
 @dataclass(frozen=True)
 class Segment:
-    """A prompt, and from which of its columns on it is new.
+    """A prompt, and the first of its columns that is new.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Segment:
     start : int
         First new column of ``full_ids``.
     prefix : CachedPrompt, optional
-        What the cache holds of earlier turns.
+        The record of a cache that holds earlier turns.
     between : int
         Columns that are cached, follow the prefix, and are not in ``full_ids`` (a caller who passes
         the new tokens alone).
@@ -42,7 +42,7 @@ class Segment:
 
     @classmethod
     def of(cls, call: Call, prefix: CachedPrompt | None) -> Segment:
-        """Read the call's prompt; ``prefix`` is what its cache was filled with."""
+        """Return the segment of a call; ``prefix`` is the record of its cache."""
         ids = call.ids
         if call.embeds is not None:
             raise ArgumentError(
@@ -77,7 +77,7 @@ class Segment:
 
     @property
     def whole(self) -> bool:
-        """Whether the caller gave the columns of earlier turns again."""
+        """Whether the caller passed the columns of earlier turns again."""
         return self.start > 0
 
     @property
@@ -88,14 +88,14 @@ class Segment:
         return self.prefix.full + self.between + self.full_ids.shape[1]
 
     def cut(self, x: Tensor) -> Tensor:
-        """Return the new columns of something aligned with ``full_ids``."""
+        """Return the new columns of ``x``, which is aligned with ``full_ids``."""
         return x[..., x.shape[-1] - self.input_ids.shape[1] :]
 
     def splice(self, x: Tensor, columns: Columns, fill: int, extended: bool = False) -> Tensor:
-        """Return ``x`` at the columns that stay; those of earlier turns as they were then.
+        """Return ``x`` at the kept columns, with those of earlier turns as they were then.
 
-        Where the caller gave the new columns alone so is the result, or, ``extended``, ``fill``
-        stands for the cached ones: token types are asked for at full length.
+        If the caller passed the new columns alone, the result has these alone too; if ``extended``,
+        it has ``fill`` in the cached columns, since models read token types at full length.
         """
         part = columns.take(self.cut(x), fill)
         if self.prefix is None:
@@ -114,31 +114,31 @@ class Segment:
 
         ``placing`` is what M-RoPE places their images and videos by, beside the token types.
         """
-        given = call.positions
-        if given is not None:
+        passed = call.positions
+        if passed is not None:
             lengths = sorted({self.input_ids.shape[1], self.full_ids.shape[1]})
-            if given.shape[-1] not in lengths:
+            if passed.shape[-1] not in lengths:
                 raise ArgumentError.of(
                     Call.name("positions"),
-                    tuple(given.shape),
+                    tuple(passed.shape),
                     f"one for each column, {' or '.join(map(str, lengths))}",
                 )
-            return self._rows(self.cut(given))
-        own = {
+            return self._rows(self.cut(passed))
+        extra = {
             name: self.cut(call[name]) for name in TOKEN_TYPES if isinstance(call.get(name), Tensor)
         }
-        own |= {name: call[name] for name in family.placed_by if call.get(name) is not None}
-        if self.prefix is None:  # all that the plain model is given: it may place sounds by more
+        extra |= {name: call[name] for name in family.placed_by if call.get(name) is not None}
+        if self.prefix is None:  # all arguments: the plain model may place sounds by further ones
             whole = call.but(cache=None, mask=self.mask)
-            return self._rows(prompt_positions(model, whole | own | placing))
-        alone = Call().but(ids=self.input_ids, mask=self.mask) | own | placing
+            return self._rows(prompt_positions(model, whole | extra | placing))
+        alone = Call().but(ids=self.input_ids, mask=self.mask) | extra | placing
         prepared = self._rows(prompt_positions(model, alone))
         if prepared.ndim == 2:  # a text may have one axis where a turn with images has four
             prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)
-        if told := sorted(set(own) & set(family.placed_by)):
+        if unknown := sorted(set(extra) & set(family.placed_by)):
             raise UnsupportedModelError(
-                f"{told[0]} in a later turn on a cache that a reduced call filled: lftr does not "
-                "know which of them belong to which turn; pass the whole conversation "
+                f"{unknown[0]} in a later turn on a cache that a reduced call filled: lftr does "
+                "not know which of them belong to which turn; pass the whole conversation "
                 "without the cache"
             )
         following = (self.prefix.following.to(prepared.device) + self.between).unsqueeze(1)

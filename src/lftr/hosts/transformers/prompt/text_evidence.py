@@ -19,43 +19,43 @@ _SPECIAL = ["bos_token_id", "eos_token_id", "pad_token_id", *_MARKS]
 def row_texts(
     model: Model, guidance: Guidance, evidence: frozenset[str], input_ids: Tensor, words: Tensor
 ) -> dict[str, list[Tensor]]:
-    """Return the text evidence that is asked for, a tensor for each row.
+    """Return the requested text evidence, one tensor for each row.
 
     Parameters
     ----------
     evidence : frozenset of str
-        What is to be gathered.
+        The fields that are requested.
     input_ids : Tensor, shape (B, L)
         The prompt.
     words : Tensor of bool, shape (B, L)
-        Columns that are neither visual nor padding.
+        Columns that are neither visual tokens nor padding.
 
     Raises
     ------
     ArgumentError
-        If ``text`` is not one for each row, cannot be read by this model, or nobody gave any.
+        If there is no text, not one for each row, or this model cannot embed it.
     """
     text = guidance.text
     if text is not None and not isinstance(text, str) and len(text) != len(input_ids):
         raise ArgumentError.of("text", text, f"one question, or {len(input_ids)}, one for each row")
-    found: dict[str, list[Tensor]] = {}
+    texts: dict[str, list[Tensor]] = {}
     if "text_token_embeds" in evidence:
         embed = model.get_input_embeddings()
         if text is None:
-            own = prompt_embeddings(embed, input_ids, words, _special_ids(model))
+            embeds = prompt_embeddings(embed, input_ids, words, _special_ids(model))
         else:
             rows = [_ids(guidance, _text(guidance, row, ids)) for row, ids in enumerate(input_ids)]
-            own = [embed(row.to(input_ids.device)) for row in rows]
-        if not all(len(row) for row in own):
+            embeds = [embed(row.to(input_ids.device)) for row in rows]
+        if not all(len(row) for row in embeds):
             name = Call.name("ids") if text is None else "text"
             raise ArgumentError.of(name, "a row without text", "text to be guided by")
-        found["text_token_embeds"] = [row.detach() for row in own]
+        texts["text_token_embeds"] = [row.detach() for row in embeds]
     if "text_embeds" in evidence and guidance.text_tower is not None:
-        found["text_embeds"] = [
+        texts["text_embeds"] = [
             guidance.text_tower.embed(_text(guidance, row, ids[mask]))
             for row, (ids, mask) in enumerate(zip(input_ids, words, strict=True))
         ]
-    return found
+    return texts
 
 
 def _text(guidance: Guidance, row: int, ids: Tensor) -> str:
@@ -83,8 +83,8 @@ def _ids(guidance: Guidance, text: str) -> Tensor:
 
 
 def _special_ids(model: Model) -> list[int]:
-    """Return ids of begin, end, padding and of marks around pictures, wherever a model has them."""
-    found: set[int] = set()
+    """Return the ids of begin, end, padding and of the marks around images that a model has."""
+    special: set[int] = set()
     for source in (
         model.config,
         getattr(model.config, "text_config", None),
@@ -92,7 +92,7 @@ def _special_ids(model: Model) -> list[int]:
     ):
         for name in _SPECIAL:
             value = getattr(source, name, None)
-            found.update(
+            special.update(
                 value if isinstance(value, (list, tuple)) else [] if value is None else [value]
             )
-    return sorted(token for token in found if token is not None)
+    return sorted(token for token in special if token is not None)

@@ -1,7 +1,7 @@
-"""What a caller gives ``generate`` to look at the ids: shown the caller's own prompt.
+"""Stopping criteria and logits processors of the caller see the caller's own prompt.
 
-Inside ``generate`` the prompt is shorter; a stopping criterion that counts columns, or a processor
-that cuts the prompt off, was written for the full one.
+Inside ``generate`` the prompt is shorter. A stopping criterion that counts columns, or a processor
+that cuts off the prompt, was written for the full one.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ class PromptView:
         return torch.cat([rows.to(ids.device), ids[:, self.shortened :]], dim=1)
 
     def callbacks(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Return the caller's criteria and processors, each behind this view."""
-        found: dict[str, Any] = {}
+        """Return the caller's criteria and processors, wrapped so that they see the full prompt."""
+        wrapped: dict[str, Any] = {}
         criteria = call.get("stopping_criteria")
         if criteria:
-            found["stopping_criteria"] = StoppingCriteriaList(
+            wrapped["stopping_criteria"] = StoppingCriteriaList(
                 [_Criterion(self, one) for one in _each(criteria)]
             )
         processors = call.get("logits_processor")
         if processors:
-            found["logits_processor"] = LogitsProcessorList(
+            wrapped["logits_processor"] = LogitsProcessorList(
                 [_processor(self, one) for one in _each(processors)]
             )
         allowed = call.get("prefix_allowed_tokens_fn")
         if allowed is not None:
-            found["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(
+            wrapped["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(
                 row, torch.cat([self.full[row].to(ids.device), ids[self.shortened :]])
             )
-        return found
+        return wrapped
 
 
 def _each(callbacks: Any) -> Iterable[Callable[..., Any]]:
