@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 120))
 def test_portions(sizes: list[int], most: int) -> None:
     """All items, in order, none twice; no portion of several beyond the bound, none to spare."""
-    from lftr.hosts.vllm.model.encoder_inputs import Given
+    from lftr.hosts.vllm.model.encoder_inputs import EncoderInputs
 
-    class Rows(Given):
+    class Rows(EncoderInputs):
         @property
         def sizes(self) -> Any:
             return self.inputs["sizes"]

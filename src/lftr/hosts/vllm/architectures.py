@@ -1,4 +1,4 @@
-"""Which stock architectures have a reduced one, and what their encoders can tell a method."""
+"""The architectures of vLLM that lftr serves, and the evidence that their encoders provide."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Architecture:
     module : str
         The module of `families` that defines it.
     counted_positions : bool
-        Whether positions just count, so that kept tokens are renumbered (``"compact"``); with
-        M-RoPE each keeps its place (``"original"``).
+        Whether positions count tokens, so that kept tokens are renumbered (``"compact"``); with
+        M-RoPE each keeps its position (``"original"``).
     videos : bool
         Whether it takes videos; then an image, too, is a frame with a descriptor.
     """
@@ -66,9 +66,9 @@ def architecture_of(config: Any) -> Architecture:
     """
     names = list(getattr(config, "architectures", None) or ())
     for name in names:
-        found = ARCHITECTURES.get(str(name).removeprefix("Lftr"))
-        if found is not None:
-            return found
+        architecture = ARCHITECTURES.get(str(name).removeprefix("Lftr"))
+        if architecture is not None:
+            return architecture
     raise UnsupportedModelError(
         f"architectures = {names}; those that lftr serves on vLLM: {', '.join(ARCHITECTURES)}"
     )
@@ -82,8 +82,8 @@ def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
     config : transformers.PreTrainedConfig
         The model's configuration.
     sharded_by_image : bool
-        Whether each device encodes images of its own (``--mm-encoder-tp-mode data``). Then only the
-        results meet, and nothing is read on the way.
+        Whether each device encodes other images (``--mm-encoder-tp-mode data``). Then devices share
+        only the encoder's output, and no evidence is read.
 
     Raises
     ------

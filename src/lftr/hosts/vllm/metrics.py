@@ -1,4 +1,4 @@
-"""What a server tells its operator: counters at ``/metrics``, and a line in the log."""
+"""The figures of a server for its operator: counters at ``/metrics``, and a line in the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Counters:
         self.count(method, [], requests=0)
 
     def count(self, method: str, sizes: Sequence[tuple[int, int]], requests: int = 1) -> None:
-        """Count a request's items, each of so many tokens of which so many stay."""
+        """Count a request's items, each with its number of tokens before and after reduction."""
         self.requests.labels(method).inc(requests)
         self.items.labels(method).inc(len(sizes))
         self.tokens.labels(method).inc(sum(total for total, _ in sizes))
@@ -48,7 +48,7 @@ class Counters:
 
 
 class Pace:
-    """Logs what was reduced and how long the methods took: at once, then at most every while.
+    """Logs numbers of tokens and the time of methods: at once, then at most every ``seconds``.
 
     Parameters
     ----------
@@ -58,18 +58,18 @@ class Pace:
 
     def __init__(self, seconds: float = 10.0) -> None:
         self.seconds = seconds
-        self.said = -float("inf")
+        self.logged = -float("inf")
         self.items = self.tokens = self.kept = 0
         self.spent = 0.0
 
     def add(self, sizes: Sequence[tuple[int, int]], spent: float) -> None:
-        """Take note of items whose tokens were chosen in ``spent`` seconds."""
+        """Add items whose tokens were chosen in ``spent`` seconds."""
         self.items += len(sizes)
         self.tokens += sum(total for total, _ in sizes)
         self.kept += sum(kept for _, kept in sizes)
         self.spent += spent
         now = time.monotonic()
-        if now - self.said < self.seconds:
+        if now - self.logged < self.seconds:
             return
         logger.info(
             "lftr: %d items, %d of their %d tokens kept, the method took %.2f ms per item",
@@ -78,4 +78,4 @@ class Pace:
             self.tokens,
             1e3 * self.spent / self.items,
         )
-        self.said, self.items, self.tokens, self.kept, self.spent = now, 0, 0, 0, 0.0
+        self.logged, self.items, self.tokens, self.kept, self.spent = now, 0, 0, 0, 0.0

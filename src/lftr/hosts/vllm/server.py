@@ -48,11 +48,11 @@ class Plan:
     architecture : Architecture
         What is served.
     setting : Setting
-        Of requests that ask for nothing.
+        The setting of requests that have none.
     fitting : list of str
-        Methods that requests can ask for.
+        Methods that requests can choose.
     note : str or None
-        What a preset's user should know.
+        A remark about the preset.
     options : list of str
         For vLLM, as given.
     """
@@ -67,10 +67,10 @@ class Plan:
     @property
     def command(self) -> list[str]:
         """The command that starts the server."""
-        options, given = _taken(self.options, _OVERRIDES)
+        options, overridden = _taken(self.options, _OVERRIDES)
         trusting = _TRUST in options
         overrides = {
-            **(json.loads(given) if given else {}),
+            **(json.loads(overridden) if overridden else {}),
             "architectures": [self.architecture.name],
             KEY: self.setting.to_plain(),
         }

@@ -26,7 +26,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ...transformers.families.anyres import LlavaNext as Family
 from ...transformers.families.clips import OnevisionClips
-from ..model.encoder_inputs import Given
+from ..model.encoder_inputs import EncoderInputs
 from ..request.processing import Shortening, WholeItems
 from .llava import NEWER_NAMES, SquareTower
 
@@ -47,38 +47,38 @@ class OnevisionProcessor(Shortening, LlavaOnevisionMultiModalProcessor):
     """LLaVA-OneVision's requests."""
 
 
-class Tiles(Given):
-    """Images as tiles, put together by the model's own rule; so is what was read of the tiles."""
+class Tiles(EncoderInputs):
+    """Images as tiles; the model's own rule joins features and evidence of the tiles."""
 
     medium: Family
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Newlines included."""
+        """Number of tokens of each image, newlines included."""
         vision = self.model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         views = [torch.ones(len(tiles), patches, 1) for tiles in self.inputs["pixel_values"]]
         return [len(tokens) for tokens in self.medium.pack(self.model, self.inputs, views)]
 
     def to_tokens(self, patches: Tensor) -> list[Tensor]:
-        """Put maps of tiles together as the model does features."""
+        """Join maps over tiles as the model joins features."""
         return self.medium.pack(self.model, self.inputs, self.by_item(patches))
 
     def by_item(self, views: Tensor) -> list[Tensor]:
-        """Cut what there is of each tile into images, without tiles that only pad a batch."""
-        given = views.split([len(tiles) for tiles in self.inputs["pixel_values"]])
+        """Split values of tiles by images, without tiles that only pad a batch."""
+        split = views.split([len(tiles) for tiles in self.inputs["pixel_values"]])
         real = self.medium.tiles_of(self.model, self.inputs)
-        return [one[:count] for one, count in zip(given, real, strict=True)]
+        return [one[:count] for one, count in zip(split, real, strict=True)]
 
 
-class Clips(Given):
+class Clips(EncoderInputs):
     """Videos, each frame a square that is shrunk, with a newline at the end."""
 
     medium: OnevisionClips
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Of all frames, and the newline."""
+        """Number of tokens of all frames, and the newline."""
         vision = self.model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         frame = self.medium.pool(self.model, torch.ones(1, patches, 1)).shape[1]
@@ -86,7 +86,7 @@ class Clips(Given):
         return [len(clip) * frame + closing for clip in self.inputs["pixel_values_videos"]]
 
     def portions(self, most: int) -> Iterator[Self]:
-        """Give one at a time: they may differ in length."""
+        """Yield one clip at a time, since they may differ in length."""
         return (self.part(i, i + 1) for i in range(len(self.sizes)))
 
     def part(self, start: int, stop: int) -> Self:
@@ -102,7 +102,7 @@ class LftrLlavaNextForConditionalGeneration(SquareTower, LlavaNextForConditional
     """LLaVA-NeXT, reduced."""
 
     model_type = "llava_next"
-    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Tiles}
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Tiles}
     hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES
 
     def pack_image_features(
@@ -124,7 +124,7 @@ class LftrLlavaOnevisionForConditionalGeneration(
     """LLaVA-OneVision, reduced."""
 
     model_type = "llava_onevision"
-    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Tiles, "video": Clips}
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Tiles, "video": Clips}
     hf_to_vllm_mapper = LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES
 
     def pack_image_features(

@@ -14,7 +14,7 @@ from vllm.model_executor.models.llava import (
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from ..model.encoder_inputs import Given
+from ..model.encoder_inputs import EncoderInputs
 from ..model.reducing import Reducing
 from ..request.processing import Shortening, WholeItems
 
@@ -24,7 +24,7 @@ NEWER_NAMES = WeightsMapper(
         f"vision_tower.{one}.": f"vision_tower.vision_model.{one}." for one in PARTS
     }
 )
-"""Of the tower's weights in what transformers 5 saves, which vLLM does not read."""
+"""The names of the tower's weights as transformers 5 saves them, which vLLM does not know."""
 
 
 class Info(WholeItems, LlavaProcessingInfo):
@@ -35,8 +35,8 @@ class Processor(Shortening, LlavaMultiModalProcessor):
     """LLaVA's requests."""
 
 
-class Squares(Given):
-    """Images of which the encoder makes one square of patches each."""
+class Squares(EncoderInputs):
+    """Images that the encoder turns into one square of patches each."""
 
     @property
     def sizes(self) -> list[int]:
@@ -46,11 +46,11 @@ class Squares(Given):
 
 
 class SquareTower(Reducing):
-    """A tower that is loaded up to the layer whose output is used, and shows equal squares."""
+    """A tower of equal squares, which vLLM loads up to the layer whose output is used."""
 
     model_type = "llava"
     tower = "vision_tower"
-    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Squares}
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Squares}
 
     def encoder_depth(self, layers: int) -> int:
         """Return the depth of the whole tower."""

@@ -30,19 +30,19 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from ....values.tokens import Grid
 from ...transformers.families.layout import grids_of
 from ..model import positions
-from ..model.encoder_inputs import Given
+from ..model.encoder_inputs import EncoderInputs
 from ..model.reducing import Reducing
 from ..request.mrope_checks import Placing
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class Patches(Given):
+class Patches(EncoderInputs):
     """Images or videos as grids of patches, all in one sequence; a frame attends to itself."""
 
     @cached_property
     def sizes(self) -> list[int]:
-        """As many as the grids have places."""
+        """Number of tokens of each item's grid."""
         return [math.prod(grid) for grid in self.grids]
 
     @property
@@ -55,8 +55,8 @@ class Patches(Given):
     def grids(self) -> list[Grid]:
         """The tokens of each item, in time, rows and columns."""
         side = self.model.visual.spatial_merge_size
-        found = grids_of(self.inputs, self.medium.grids)
-        return [(t, h // side, w // side) for t, h, w in found]
+        grids = grids_of(self.inputs, self.medium.grids)
+        return [(t, h // side, w // side) for t, h, w in grids]
 
     def part(self, start: int, stop: int) -> Self:
         """Return items ``start`` to ``stop`` and their rows of patches."""
@@ -75,35 +75,35 @@ class Patches(Given):
 
 
 class Gridded(Reducing):
-    """What the Qwen-VL models share: packed patches with their grids, and M-RoPE."""
+    """The part that Qwen-VL models share: packed patches with their grids, and M-RoPE."""
 
     tower = "visual"
-    gives: ClassVar[Mapping[str, type[Given]]] = {"image": Patches, "video": Patches}
-    supports_multimodal_pruning = True  # vLLM's word for coming back with positions
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Patches, "video": Patches}
+    supports_multimodal_pruning = True  # vLLM then lets the model rewrite positions
     rewrites_positions = True
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         positions.check(vllm_config)
-        # before: layers make room for positions of tokens that are gone
+        # before the layers exist: they allocate rotary angles for all positions
         positions.ask_for_rewriting(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.is_multimodal_pruning_enabled = False  # vLLM's own
 
     def placed(
-        self, features: Sequence[Tensor], anchors: Sequence[Tensor], given: Any
+        self, features: Sequence[Tensor], anchors: Sequence[Tensor], inputs: Any
     ) -> list[Tensor]:
-        """Put each chosen token's place beside it; items that stay whole stand where they are."""
-        items = zip(features, anchors, given.sizes, range(len(features)), strict=True)
+        """Append each chosen token's offset to its channels; whole items need none."""
+        items = zip(features, anchors, inputs.sizes, range(len(features)), strict=True)
         return [
             positions.without_offsets(tokens)
             if len(index) == size
-            else self.shortened(tokens, index.to(tokens.device), given, i)
+            else self.shortened(tokens, index.to(tokens.device), inputs, i)
             for tokens, index, size, i in items
         ]
 
-    def shortened(self, tokens: Tensor, index: Tensor, given: Patches, item: int) -> Tensor:
-        """Return what stands for an item of which some tokens were chosen, places beside it."""
-        offsets = torch.from_numpy(given.offsets(item)).to(tokens.device)
+    def shortened(self, tokens: Tensor, index: Tensor, inputs: Patches, item: int) -> Tensor:
+        """Return the chosen tokens of an item, with their offsets as channels."""
+        offsets = torch.from_numpy(inputs.offsets(item)).to(tokens.device)
         return positions.with_offsets(tokens, offsets[:, index])
 
     def media(self, ids: Sequence[int], features: Sequence[Any]) -> Iterator[tuple[int, Offsets]]:
@@ -114,7 +114,7 @@ class Gridded(Reducing):
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
-        """Return positions as of the full prompt, for as many tokens as there are."""
+        """Return the full prompt's positions of the tokens in this prompt."""
         lengths = {one.mm_position.offset: one.mm_position.length for one in mm_features}
         media = (
             (first, lengths.get(first, offsets.shape[1]), offsets)
@@ -129,7 +129,7 @@ class Gridded(Reducing):
         mrope_positions: Tensor,
         num_computed_tokens: int,
     ) -> tuple[list[Tensor], Tensor, int]:
-        """Write the positions of the items' tokens that come with this step."""
+        """Return features and positions after this step's items, see `positions.rewritten`."""
         placeholders = (self.config.image_token_id, self.config.video_token_id)
         return positions.rewritten(
             input_ids,
@@ -141,7 +141,7 @@ class Gridded(Reducing):
 
 
 def offsets_of(frames: int, rows: int, columns: int, step: float) -> Offsets:
-    """Return the places of a grid's tokens ``(3, N)``; ``step`` positions lie between frames."""
+    """Return the offsets of a grid's tokens ``(3, N)``, with ``step`` positions between frames."""
     offsets = np.indices((frames, rows, columns)).reshape(3, -1)
     offsets[0] = (offsets[0] * step).astype(np.int64)
     return offsets

@@ -29,55 +29,55 @@ from .qwen import Gridded, Offsets, Patches, offsets_of
 class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
     """Qwen3-VL's requests.
 
-    How many tokens a video keeps is known before it is encoded, but not of which frames, and so
-    neither is where its timestamps stand. A shortened video is therefore one run of placeholders,
-    timestamps included, for which the model gives the embeddings of all.
+    How many tokens a video keeps is known before it is encoded, but not from which frames, so the
+    places of its timestamps are not known either. A shortened video is therefore one run of
+    placeholders, timestamps included, for all of which the model returns embeddings.
     """
 
     def shortened(
-        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
     ) -> Shortened:
         """Return one run of placeholders for a shortened video, timestamps included."""
         if not isinstance(content, PromptUpdateDetails):
-            return super().shortened(content, setting, medium, given)
+            return super().shortened(content, setting, medium, processed)
         token = self.info.get_hf_config().video_token_id
         total = content.full.count(token)
         kept = setting.count(total)
         run, marks = content.full, content.is_embed
         if kept < total:
             run, marks = [token] * (len(run) - total + kept), None
-        found = Shortened(run, marks, total, kept, setting.method.name)
-        return replace(found, reach=self.reach(found, medium, given))
+        placeholders = Shortened(run, marks, total, kept, setting.method.name)
+        return replace(placeholders, reach=self.reach(placeholders, medium, processed))
 
-    def reach(self, found: Shortened, medium: str, given: Mapping[str, Any]) -> int:
-        """Return how many positions an image, or all frames of a video with their stamps, take."""
+    def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
+        """Return the number of positions of an image, or of a video with its timestamps."""
         side = int(self.info.get_hf_config().vision_config.spatial_merge_size)
-        t, h, w = map(int, given[f"{medium}_grid_thw"].data)
-        return t * max(h, w) // side + len(found.full) - found.kept
+        t, h, w = map(int, processed[f"{medium}_grid_thw"].data)
+        return t * max(h, w) // side + len(placeholders.full) - placeholders.kept
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3Processor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGeneration):
-    """Qwen3-VL, reduced: a token's DeepStack planes go where it goes."""
+    """Qwen3-VL, reduced: a token's DeepStack planes stay with it."""
 
     model_type = "qwen3_vl"
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self._spelled = lru_cache(maxsize=64)(self._spell)  # of a long video it takes a while
+        self._spelled = lru_cache(maxsize=64)(self._spell)  # slow for a long video
 
     def visible(self, features: Tensor) -> Tensor:
-        """Return the first plane, which is what takes a token's place in the prompt."""
+        """Return the first plane, which is the token's embedding in the prompt."""
         return features[:, : self.visual_dim]
 
-    def shortened(self, tokens: Tensor, index: Tensor, given: Patches, item: int) -> Tensor:
-        """Put the timestamps that a video's prompt has no place for among its tokens."""
-        stamps = given.inputs.get("timestamps")
+    def shortened(self, tokens: Tensor, index: Tensor, inputs: Patches, item: int) -> Tensor:
+        """Return the chosen tokens with a video's timestamps between them, as one run."""
+        stamps = inputs.inputs.get("timestamps")
         if stamps is None:
-            return super().shortened(tokens, index, given, item)
-        spelled, offsets = self._spelled(tuple(stamps[item]), given.grids[item])
+            return super().shortened(tokens, index, inputs, item)
+        spelled, offsets = self._spelled(tuple(stamps[item]), inputs.grids[item])
         ids, places = spelled.to(tokens.device), torch.from_numpy(offsets).to(tokens.device)
         visual = ids == self.config.video_token_id
         stays = ~visual
@@ -98,7 +98,7 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
                 stamps = tuple(one.data["timestamps"].data)
                 yield one.mm_position.offset, self._spelled(stamps, grid)[1]
                 continue
-            found = self._iter_mm_grid_hw(
+            grids = self._iter_mm_grid_hw(
                 ids,
                 [one],
                 video_token_id=config.video_token_id,
@@ -106,13 +106,13 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
                 vision_end_token_id=config.vision_end_token_id,
                 spatial_merge_size=side,
             )
-            for first, rows, columns, _ in found:
+            for first, rows, columns, _ in grids:
                 yield first, offsets_of(1, rows, columns, 1)
 
     def _spell(
         self, timestamps: tuple[float, ...], grid: tuple[int, int, int]
     ) -> tuple[Tensor, Offsets]:
-        """Return a whole video as a prompt has it: ids, and positions from its beginning."""
+        """Return the ids of a whole video in a prompt, and positions from its beginning."""
         frames, rows, columns = grid
         config, area = self.config, rows * columns
         ids = torch.tensor(

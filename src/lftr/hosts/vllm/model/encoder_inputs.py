@@ -1,4 +1,4 @@
-"""What an encoder is given in one call: items of one medium, and what makes up their tokens."""
+"""The arguments of one call of an encoder: items of one medium, and how tokens are made of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ...transformers.families import Medium
 
 
 @dataclass(frozen=True)
-class Given:
-    """Images, or videos, in the arguments of a call.
+class EncoderInputs:
+    """The images, or the videos, in the arguments of a call.
 
-    What an encoder's patches have to do with tokens is the same on transformers: the medium of that
-    host is asked, and finds in vLLM's model the names that it knows.
+    How tokens are made of an encoder's patches is the same on transformers. The `Medium` of that
+    host therefore computes it, since vLLM's model has the attributes that it reads.
 
     Parameters
     ----------
     model : nn.Module
-        vLLM's.
+        vLLM's model.
     medium : Medium
-        Which of its media.
+        Its images or its videos.
     inputs : mapping
-        The arguments.
+        The arguments of the encoder.
     """
 
     model: Any
@@ -35,19 +35,19 @@ class Given:
 
     @property
     def sizes(self) -> list[int]:
-        """How many tokens each item has."""
+        """Number of tokens of each item."""
         raise TypeError(f"{type(self).__name__} must define sizes")
 
     @property
     def packed(self) -> list[int] | None:
-        """The lengths of the parts that attend to themselves alone, if all are one sequence."""
+        """The lengths of parts that attend only to themselves, if all items are one sequence."""
         return None
 
     def portions(self, most: int) -> Iterator[Self]:
-        """Cut so that no portion but of one item has more than ``most`` tokens.
+        """Yield portions of at most ``most`` tokens, or of one item with more.
 
-        vLLM bounds how many tokens come *out* of the encoder in a step; reduced, those can be of
-        many more items than its memory was measured with.
+        vLLM limits how many tokens come *out* of the encoder in a step. After a reduction these can
+        belong to many more items than those with which it measured the encoder's memory.
         """
         start = total = 0
         for i, size in enumerate(self.sizes):
@@ -66,11 +66,11 @@ class Given:
         return self.medium.layouts(self.model, self.inputs, self.sizes)
 
     def to_tokens(self, patches: Tensor) -> list[Tensor]:
-        """Carry maps over the encoder's patches to each item's tokens, see `Medium.to_tokens`."""
-        found = self.medium.to_tokens(self.model, self.inputs, patches)
-        return list(found.split(self.sizes))
+        """Return maps over the encoder's patches as maps over tokens, see `Medium.to_tokens`."""
+        tokens = self.medium.to_tokens(self.model, self.inputs, patches)
+        return list(tokens.split(self.sizes))
 
     def by_item(self, views: Tensor) -> list[Tensor]:
-        """Cut what there is of each view (a tile, a frame) into items."""
+        """Split values that exist for each view (a tile, a frame) by items."""
         counts = self.medium.views(self.model, self.inputs, self.sizes)
         return list(views.split(counts))

@@ -1,7 +1,7 @@
-"""Evidence, read off vLLM's vision encoder while it runs.
+"""Evidence, read from vLLM's vision encoder while it runs.
 
-Encoder attention is fused, and nothing of it is kept. Its queries and keys pass through one module
-a layer, though, and from them the one row or sum that is asked for is computed, as on transformers.
+Encoder attention is fused and keeps no map. But its queries and keys pass through one module for
+each layer, and the requested row or sum is computed from them, as on transformers.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ....evidence.tap import Tap
 
 @dataclass(frozen=True)
 class Encoder:
-    """Where an encoder is read.
+    """The modules of an encoder that are read.
 
     Parameters
     ----------
     attention, shallow : nn.Module
-        What is given queries, keys and values in the layer that makes the features, and in the
-        middle layer.
+        The modules that receive queries, keys and values, in the layer that makes the features and
+        in the middle layer.
     layer : nn.Module
         The layer that makes the features.
     projector : nn.Module
-        What is given the encoder's features.
+        The module that receives the encoder's features.
     cls_place : int, optional
-        Where the CLS token is.
+        Index of the CLS token; None if there is none.
     shards : int
-        Among how many devices the heads are divided.
+        Number of devices among which the heads are divided.
     """
 
     attention: nn.Module
@@ -46,17 +46,17 @@ class Encoder:
     shards: int
 
 
-class Reading:
-    """What one pass of the encoder told.
+class EvidenceReader:
+    """Reads the evidence of one pass of the encoder.
 
     Parameters
     ----------
     encoder : Encoder
-        Where to read.
+        The modules to read.
     wanted : set of str
         Fields of `lftr.VisualTokens`.
     packed : sequence of int, optional
-        Lengths of the images' own parts, where the encoder packs all into one sequence.
+        Lengths of the images' parts, if the encoder packs all images into one sequence.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Reading:
         self.shallow = Tap(received="attention_received_shallow" in wanted)
         self.projected: list[Tensor] = []
         self.states: list[Tensor] = []
-        self.spent = 0.0  # seconds; on a GPU those that it took to launch
+        self.spent = 0.0  # seconds; on a GPU only the time to launch kernels
 
     @contextmanager
-    def along(self) -> Iterator[None]:
+    def attached(self) -> Iterator[None]:
         """Read while the body runs the encoder."""
         encoder, wanted = self.encoder, self.wanted
         with ExitStack() as stack:
@@ -104,32 +104,32 @@ class Reading:
         return self.states[0][:, self.encoder.cls_place]
 
     def patches(self) -> dict[str, Tensor]:
-        """Return what was read, ``(tiles, P, c)``, or ``(1, P, c)`` of a packed sequence."""
-        found: dict[str, Tensor] = {}
+        """Return the evidence, ``(tiles, P, c)``, or ``(1, P, c)`` for a packed sequence."""
+        fields: dict[str, Tensor] = {}
         if self.projected:
             seen = torch.cat(self.projected)
-            found["encoder_features"] = seen if self.packed is None else seen.flatten(0, 1)[None]
+            fields["encoder_features"] = seen if self.packed is None else seen.flatten(0, 1)[None]
         if self.deep.rows:
             rows = self._all_heads(torch.cat(self.deep.rows))
-            found["cls_attention"] = self._without_cls(rows.mT)
+            fields["cls_attention"] = self._without_cls(rows.mT)
         for name, tap in (
             ("attention_received", self.deep),
             ("attention_received_shallow", self.shallow),
         ):
             if tap.receipts:
                 received = self._joined(tap.receipts).unsqueeze(-1)
-                found[name] = self._without_cls(self._mean(received))
+                fields[name] = self._without_cls(self._mean(received))
         if self.deep.seen_keys:
-            found["keys"] = self._without_cls(self._mean(self._joined(self.deep.seen_keys)))
-        return found
+            fields["keys"] = self._without_cls(self._mean(self._joined(self.deep.seen_keys)))
+        return fields
 
     def _tap(self, tap: Tap) -> Any:
         def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             start = time.perf_counter()
-            given = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            arguments = dict(zip(("query", "key"), args, strict=False)) | kwargs
             heads, size = module.num_heads, module.head_size
             query, key = (
-                given[name].reshape(*given[name].shape[:2], -1, size).transpose(1, 2)
+                arguments[name].reshape(*arguments[name].shape[:2], -1, size).transpose(1, 2)
                 for name in ("query", "key")
             )
             assert query.shape[1] == heads
@@ -150,11 +150,11 @@ class Reading:
         return tensor_model_parallel_all_gather(rows, dim=1)  # type: ignore[no-any-return]
 
     def _mean(self, values: Tensor) -> Tensor:
-        """Average what was averaged over each device's own heads."""
+        """Return the mean over devices of means over each device's heads."""
         if self.encoder.shards == 1:
             return values
         return tensor_model_parallel_all_reduce(values) / self.encoder.shards  # type: ignore[no-any-return]
 
     def _without_cls(self, values: Tensor) -> Tensor:
-        """Leave the CLS token, the first, out of ``(tiles, N, c)``."""
+        """Return ``(tiles, N, c)`` without the CLS token, which is the first."""
         return values if self.encoder.cls_place is None else values[:, 1:]

@@ -1,9 +1,9 @@
-"""M-RoPE: where the chosen tokens of an image are is known only once they are chosen.
+"""M-RoPE: the positions of kept tokens, which are known only after the method has chosen.
 
-vLLM has a way back for that, made for video pruning: a model returns position channels beside its
-features, and is asked to write the positions anew from them (`recompute_mrope_positions`). An
-image's or a video's grid, and with it where all text stands, is known before; only which of its
-places the chosen tokens have is left to be written.
+vLLM has a mechanism for this, made for video pruning: a model returns position channels beside its
+features and later computes positions from them (`recompute_mrope_positions`). The grid of an image
+or a video, and so the positions of all text, are known before; the positions of its kept tokens
+are written then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHANNELS = 3 * len(_PLACES) + 1
 
 
 def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
-    """Put beside each token how far it is from where its item begins, and a mark.
+    """Append to each token's channels its offset from the item's beginning, and a mark.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
 
 
 def without_offsets(features: Tensor) -> Tensor:
-    """Put empty channels beside features whose positions stand."""
+    """Append empty channels, for tokens whose positions do not change."""
     return torch.cat([features, features.new_zeros(len(features), CHANNELS)], dim=1)
 
 
@@ -54,8 +54,8 @@ def initial(
     length : int
         Tokens of the prompt.
     media : iterable of (int, int, array of shape (3, N))
-        Of each item: its first token, how many it has here, and the offsets of all that it would
-        have. Where it has fewer, all stand at its beginning until `rewritten`.
+        For each item its first token, how many tokens it has in this prompt, and the offsets of all
+        tokens of the whole item. If it has fewer, all are at its beginning until `rewritten`.
     """
     parts: list[np.ndarray[Any, Any]] = []
     done = following = 0
@@ -82,22 +82,22 @@ def rewritten(
     computed: int,
     tokens: Sequence[int],
 ) -> tuple[list[Tensor], Tensor, int]:
-    """Return features without their channels, and the positions that those tell.
+    """Return features without position channels, and the positions with those channels applied.
 
-    An item begins after the text before it, whatever was written of the item already: a preempted
-    request comes here again, and its items are encoded again among others, where a method that is
-    nearly undecided may choose otherwise.
+    An item begins after the text before it. Positions that were written for it before are not read:
+    the items of a preempted request are encoded again, in another batch, where rounding may change
+    the method's choice.
 
     Parameters
     ----------
     ids : Tensor of int, shape (length,), or sequence of int, optional
-        The prompt; not looked at without features, as at every step of decoding.
+        The prompt; not read if there are no features, as in every step of decoding.
     features : sequence of Tensor, shape (n, C + CHANNELS)
-        What the step at hand takes of each item, in the prompt's order.
+        The tokens of each item that this step takes, in the prompt's order.
     positions : Tensor, shape (3, length)
-        As they stand.
+        The positions before.
     computed : int
-        Tokens of earlier steps.
+        Number of tokens of earlier steps.
     tokens : sequence of int
         Ids of placeholders.
     """
@@ -125,7 +125,7 @@ def rewritten(
 
 
 def check(vllm_config: VllmConfig) -> None:
-    """Refuse ways of running in which some part would not learn of the rewritten positions.
+    """Check that every part of vLLM receives the rewritten positions.
 
     Raises
     ------
@@ -147,10 +147,10 @@ def check(vllm_config: VllmConfig) -> None:
 
 
 def ask_for_rewriting(vllm_config: VllmConfig) -> None:
-    """Have the model runner come back to this process's model, without pruning any video.
+    """Make the model runner call this process's model for positions, without pruning videos.
 
-    Runners for GPUs ask the configuration once the model is loaded. The one for CPUs does not ask,
-    and is told when it sets up its cache.
+    Runners for GPUs read the configuration once the model is loaded. The one for CPUs does not, so
+    its attribute is set when it initialises its cache.
     """
     vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled = _yes
     if current_platform.is_cpu():
@@ -158,14 +158,14 @@ def ask_for_rewriting(vllm_config: VllmConfig) -> None:
 
         setup = CPUModelRunner.initialize_kv_cache
         if not hasattr(setup, "lftr"):
-            CPUModelRunner.initialize_kv_cache = _telling(setup)
+            CPUModelRunner.initialize_kv_cache = _with_rewriting(setup)
 
 
 def _yes() -> bool:
     return True
 
 
-def _telling(setup: Any) -> Any:
+def _with_rewriting(setup: Any) -> Any:
     def initialize_kv_cache(runner: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(runner.get_model(), "rewrites_positions", False):
             runner.is_multimodal_pruning_enabled = True

@@ -1,4 +1,4 @@
-"""After the encoder: an item's tokens are chosen, and the chosen ones go to the language model."""
+"""Choose among an item's tokens after the encoder, and pass these on to the language model."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from ...transformers.families import Family
 from ..architectures import architecture_of, provided
 from ..metrics import Pace
 from ..request.request_setting import KEY, Setting, field_of, of_server, setting_of
-from .encoder_inputs import Given
-from .evidence_reader import Encoder, Reading
+from .encoder_inputs import EncoderInputs
+from .evidence_reader import Encoder, EvidenceReader
 
 logger = init_logger("vllm.lftr")
 _failed: set[str] = set()
 
 
 class Reducing(SupportsMultiModal):
-    """Added to a model of vLLM: chooses among the tokens that its encoder makes of each item.
+    """Mixed into a model of vLLM: chooses among the tokens that its encoder makes of each item.
 
-    Where an encoder's evidence is is the same on transformers; the family of that host is asked,
-    and finds in this model the names that it knows.
+    Evidence is read from the same modules as on transformers. The family of that host finds them,
+    since vLLM's model has the attributes that it reads.
     """
 
     config: Any
     model_type: str
     tower: str
-    gives: ClassVar[Mapping[str, type[Given]]]  # how each medium that is served comes
-    supports_tower_connector_lora = False  # its bookkeeping takes what is kept for what is encoded
-    projector: str | None = None  # where the family has it, unless vLLM calls that without hooks
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]]  # by medium
+    supports_tower_connector_lora = False  # it would take the kept tokens for the encoded ones
+    projector: str | None = None  # None: that of the family; vLLM may call it without hooks
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         self._check(vllm_config)
@@ -65,12 +65,12 @@ class Reducing(SupportsMultiModal):
         )
 
     def _check(self, vllm_config: VllmConfig) -> None:
-        """Refuse what would encode images past the places where they are read, or prune twice."""
+        """Check that hooks on the encoder run, and that vLLM does not prune videos itself."""
         for flag in ("compile_mm_encoder", "cudagraph_mm_encoder"):
             if getattr(vllm_config.compilation_config, flag, False):
                 raise UnsupportedModelError(
                     f"compilation_config.{flag} = True; allowed: False, since a compiled encoder "
-                    "shows nothing of what happens inside it"
+                    "runs no hooks, so its evidence cannot be read"
                 )
         rate = vllm_config.model_config.multimodal_config.video_pruning_rate
         if rate:
@@ -80,33 +80,33 @@ class Reducing(SupportsMultiModal):
 
     @property
     def base_model(self) -> Any:
-        """The model itself, under the name that transformers has for what holds the parts."""
+        """The model itself, under transformers' name for the owner of encoder and decoder."""
         return self
 
     @property
     def encoder(self) -> Encoder:
-        """Where the encoder is read; found once."""
+        """The modules of the encoder that are read; found once."""
         if self._encoder is None:
             self._encoder = self._find_encoder()
         return self._encoder
 
     def _find_encoder(self) -> Encoder:
         tower = self.family.module(self, self.tower)
-        found = {n: m for n, m in tower.named_modules() if isinstance(m, MMEncoderAttention)}
-        names = list(found)
+        attentions = {n: m for n, m in tower.named_modules() if isinstance(m, MMEncoderAttention)}
+        names = list(attentions)
         depth = self.encoder_depth(len(names))
         deep = names[self.family.attention_layer(self, depth)]
         attention: Any = tower.get_submodule(deep.rpartition(".")[0])
         return Encoder(
-            found[deep],
-            found[names[self.family.shallow_layer(self, depth)]],
+            attentions[deep],
+            attentions[names[self.family.shallow_layer(self, depth)]],
             tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
             self.family.module(self, self.projector or self.family.projector),
             self.family.cls_place(self) if "cls_attention" in self.provided else None,
             int(attention.tp_size),
         )
 
-    # ---- what a family of models says -----------------------------------------------------------
+    # ---- overridden by families of models -------------------------------------------------------
 
     def encoder_depth(self, layers: int) -> int:
         """Return how many layers the encoder has, those that are not loaded included."""
@@ -117,22 +117,22 @@ class Reducing(SupportsMultiModal):
         return features
 
     def placed(
-        self, features: Sequence[Tensor], anchors: Sequence[Tensor], given: Given
+        self, features: Sequence[Tensor], anchors: Sequence[Tensor], inputs: EncoderInputs
     ) -> list[Tensor]:
-        """Return each item's chosen tokens, with what else the model has to know of them.
+        """Return each item's chosen tokens, with further channels that the model needs.
 
         Parameters
         ----------
         features : sequence of Tensor, shape (K, C)
-            What goes to the language model.
+            The tokens that go to the language model.
         anchors : sequence of Tensor of int64, shape (K,)
-            Where in the item those are; all of its places where it stays whole.
-        given : Given
+            Their indices in the item; all indices if every token stays.
+        inputs : EncoderInputs
             The items.
         """
         return list(features)
 
-    # ---- what is done ---------------------------------------------------------------------------
+    # ---- the reduction --------------------------------------------------------------------------
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode items of one medium and return of each as many tokens as it has placeholders."""
@@ -140,43 +140,43 @@ class Reducing(SupportsMultiModal):
             texts = kwargs.pop(field_of(medium.name), None)
             if texts is not None:
                 settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
-                given = self.gives[medium.name](self, medium, kwargs)
+                inputs = self.inputs_of[medium.name](self, medium, kwargs)
                 left = iter(settings)
                 return tuple(
                     tokens
-                    for part in given.portions(self.most)
+                    for part in inputs.portions(self.most)
                     for tokens in self._reduced(part, list(islice(left, len(part.sizes))))
                 )
         return super().embed_multimodal(**kwargs)
 
-    def _reduced(self, given: Given, settings: Sequence[Setting]) -> list[Tensor]:
-        sizes = given.sizes
+    def _reduced(self, inputs: EncoderInputs, settings: Sequence[Setting]) -> list[Tensor]:
+        sizes = inputs.sizes
         counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
         wanted = {
             i: self._wanted(one.method) for i, one in enumerate(settings) if counts[i] < sizes[i]
         }
-        reading = Reading(self.encoder, self._to_read(wanted.values()), given.packed)
-        with reading.along():
-            features = list(super().embed_multimodal(**given.inputs))
+        reader = EvidenceReader(self.encoder, self._to_read(wanted.values()), inputs.packed)
+        with reader.attached():
+            features = list(super().embed_multimodal(**inputs.inputs))
         anchors = [torch.arange(size) for size in sizes]
         if wanted:
             start = time.perf_counter()
-            tokens = self._tokens(reading, features, given, wanted)
+            tokens = self._tokens(reader, features, inputs, wanted)
             for i, choice in _choose(tokens, settings, counts).items():
                 features[i] = self._agreed(choice.apply(features[i]))
                 anchors[i] = self._agreed(choice.index.to(features[i].device))
-            spent = reading.spent + time.perf_counter() - start
+            spent = reader.spent + time.perf_counter() - start
             if get_tp_group().is_first_rank:
                 self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
-        return self.placed(features, anchors, given)
+        return self.placed(features, anchors, inputs)
 
     def _wanted(self, method: Method) -> frozenset[str]:
-        """Return what a method sees: of each need, the first field that this model can provide."""
+        """Return the fields that a method sees: of each need, the first one provided."""
         provided = self.provided
         return frozenset(next(n for n in names if n in provided) for names in method.evidence)
 
     def _to_read(self, wanted: Iterable[frozenset[str]]) -> frozenset[str]:
-        """Return what to read for several methods; without a CLS token means stand for frames."""
+        """Return the fields to read for several methods; without a CLS token, frames are means."""
         fields = frozenset().union(*wanted)
         if "frame_features" in fields and self.encoder.cls_place is None:
             fields = fields - {"frame_features"} | {"encoder_features"}
@@ -184,27 +184,27 @@ class Reducing(SupportsMultiModal):
 
     def _tokens(
         self,
-        reading: Reading,
+        reader: EvidenceReader,
         features: Sequence[Tensor],
-        given: Given,
+        inputs: EncoderInputs,
         wanted: Mapping[int, frozenset[str]],
     ) -> dict[int, VisualTokens]:
-        """Put together what the methods of some items see of them, and nothing else."""
-        layouts = given.layouts()
-        maps = {name: given.to_tokens(one) for name, one in reading.patches().items()}
-        if "frame_features" in reading.wanted:
-            maps["frame_features"] = given.by_item(reading.frames)
-        found = {}
+        """Return the visual tokens of some items, with the fields that their methods see."""
+        layouts = inputs.layouts()
+        maps = {name: inputs.to_tokens(one) for name, one in reader.patches().items()}
+        if "frame_features" in reader.wanted:
+            maps["frame_features"] = inputs.by_item(reader.frames)
+        tokens = {}
         for i, fields in wanted.items():
             values: dict[str, Any] = {name: from_rows(name, rows[i]) for name, rows in maps.items()}
             if "frame_features" in fields - values.keys():
                 values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
             seen = {name: values[name] for name in fields - {"features"}}
-            found[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
-        return found
+            tokens[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
+        return tokens
 
     def _agreed(self, rows: Tensor) -> Tensor:
-        """Return the first device's rows on all: they decided alike, but for rounding."""
+        """Return the first device's rows on all devices, since rounding may differ among them."""
         group = get_tp_group()
         return rows if group.world_size == 1 else group.broadcast(rows.contiguous(), src=0)
 
@@ -212,28 +212,30 @@ class Reducing(SupportsMultiModal):
 def _choose(
     tokens: Mapping[int, VisualTokens], settings: Sequence[Setting], counts: Sequence[int]
 ) -> dict[int, Selection]:
-    """Ask each method about the items that are its own."""
+    """Let each method choose among the tokens of its items."""
     alike: dict[str, list[int]] = {}
     for i in tokens:
         alike.setdefault(settings[i].text, []).append(i)
     choices: dict[int, Selection] = {}
     for members in alike.values():
         method = settings[members[0]].method
-        found = _asked(method, [tokens[i] for i in members], [counts[i] for i in members])
-        choices |= zip(members, found, strict=True)
+        selections = _chosen(method, [tokens[i] for i in members], [counts[i] for i in members])
+        choices |= zip(members, selections, strict=True)
     return choices
 
 
-def _asked(method: Method, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[Selection]:
-    """Ask a method; where it fails, space tokens evenly: an engine has no other way to go on."""
+def _chosen(
+    method: Method, items: Sequence[VisualTokens], counts: Sequence[int]
+) -> list[Selection]:
+    """Return a method's selections; if it fails, evenly spaced tokens, so that serving goes on."""
     try:
-        found = method.select_all(items, counts)
-        kept = [one.count for one in found]
+        selections = method.select_all(items, counts)
+        kept = [one.count for one in selections]
         if kept != list(counts):
-            raise LftrError(f"it kept {kept} tokens where {list(counts)} were asked")
+            raise LftrError(f"it kept {kept} tokens where {list(counts)} have to stay")
     except Exception:
         if method.name not in _failed:  # once: a client could otherwise fill the log
             _failed.add(method.name)
             logger.exception("lftr: %s failed; evenly spaced tokens are kept instead", method)
-        found = get_method("uniform").select_all(items, counts)
-    return list(found)
+        selections = get_method("uniform").select_all(items, counts)
+    return list(selections)

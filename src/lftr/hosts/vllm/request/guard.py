@@ -1,8 +1,8 @@
-"""What a request may change: the setting of lftr, and nothing else of preprocessing.
+"""A guard in front of the server: of preprocessing, a request may change the lftr setting alone.
 
-vLLM takes arguments of a request only from trusted clients (``--trust-request-mm-kwargs``), since
-they could ask for frames or pixels without end, and it loads what it was asked for before any
-processor can refuse. ``lftr serve`` therefore trusts, and puts this in front of the server.
+vLLM accepts processor arguments only from trusted clients (``--trust-request-mm-kwargs``), since
+they can demand any number of frames or pixels, and it loads these before a processor can refuse.
+``lftr serve`` therefore sets that option, and this guard refuses all other arguments.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_MEANT = ("lftr", "extra_body")  # where a setting is looked for in vain
+_MEANT = ("lftr", "extra_body")  # places in which a setting would have no effect
 # a body without these has nothing to refuse: plain names, an escape, or wide characters
 _SIGNS = (b"_kwargs", *(b'"%s"' % name.encode() for name in _MEANT), b"\\u", b"\x00")
 
@@ -29,7 +29,7 @@ _SIGNS = (b"_kwargs", *(b'"%s"' % name.encode() for name in _MEANT), b"\\u", b"\
 class Guard:
     """ASGI middleware that answers 400 to arguments of preprocessing other than ``lftr``.
 
-    Also to a setting in the wrong place, which would otherwise be ignored without a word.
+    Also to a setting in the wrong place, which vLLM would ignore without an error.
 
     Parameters
     ----------
@@ -67,17 +67,17 @@ def _check(body: bytes) -> None:
 
 
 def foreign(body: bytes) -> list[str]:
-    """Return what a request may not say, or says in vain, by name; nothing if it is no JSON."""
+    """Return the names of arguments that are refused or without effect; none if not JSON."""
     if not any(sign in body for sign in _SIGNS):
         return []
     try:
         request = json.loads(body)
-    except (ValueError, RecursionError):  # the server says what is wrong with it
+    except (ValueError, RecursionError):  # the server itself answers with an error
         return []
     if not isinstance(request, dict):
         return []
     names = [name for name in _MEANT if name in request]
     names += ["media_io_kwargs"] if request.get("media_io_kwargs") else []
-    given = request.get("mm_processor_kwargs")
-    keys = given if isinstance(given, dict) else {}
+    kwargs = request.get("mm_processor_kwargs")
+    keys = kwargs if isinstance(kwargs, dict) else {}
     return names + [f"mm_processor_kwargs.{key}" for key in keys if key != KEY]

@@ -1,4 +1,4 @@
-"""Requests to models with M-RoPE: what must hold for chosen tokens to be put where they were."""
+"""Checks of requests to models with M-RoPE, so that kept tokens keep their positions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ and positions are not."""
 class Placing(Shortening):
     """Checks that an item has text around it, and that positions stay among those computed."""
 
-    def check(self, found: Any) -> None:
-        """Refuse prompts whose placeholders do not stand for items with text between.
+    def check(self, processed: Any) -> None:
+        """Check that every placeholder belongs to an item, with text before and after each item.
 
-        The text before an item tells where its tokens are, and decoding goes on from the last.
+        Positions of an item count from the text before it, and decoding goes on from the last text.
         """
-        ids, config = found["prompt_token_ids"], self.info.get_hf_config()
+        ids, config = processed["prompt_token_ids"], self.info.get_hf_config()
         for medium in MEDIA:
             token = getattr(config, f"{medium}_token_id")
-            items = found["mm_placeholders"].get(medium, ())
+            items = processed["mm_placeholders"].get(medium, ())
             more = ids.count(token) - sum(one.get_num_embeds() for one in items)
             if more:
                 raise ArgumentError(
@@ -36,31 +36,33 @@ class Placing(Shortening):
                 )
             if ids[-1] == token:
                 raise ArgumentError(f"the prompt ends in {medium} tokens; allowed: text after them")
-        spans = [(one.offset, one.length) for of in found["mm_placeholders"].values() for one in of]
+        spans = [
+            (one.offset, one.length) for of in processed["mm_placeholders"].values() for one in of
+        ]
         spans.sort()
         if any(first + length == after for (first, length), (after, _) in pairwise(spans)):
             raise ArgumentError("two items follow each other; allowed: text between them")
 
     def shortened(
-        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
     ) -> Shortened:
-        """Return what stands for an item, and over how many positions it reaches."""
-        found = super().shortened(content, setting, medium, given)
-        return replace(found, reach=self.reach(found, medium, given))
+        """Return the shorter placeholders of an item, with the number of its positions."""
+        placeholders = super().shortened(content, setting, medium, processed)
+        return replace(placeholders, reach=self.reach(placeholders, medium, processed))
 
-    def reach(self, found: Shortened, medium: str, given: Mapping[str, Any]) -> int:
+    def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
         """Return how many positions the whole item takes."""
         vision = self.info.get_hf_config().vision_config
         side = int(vision.spatial_merge_size)
-        t, h, w = map(int, given[f"{medium}_grid_thw"].data)
-        seconds = given.get("second_per_grid_ts")
+        t, h, w = map(int, processed[f"{medium}_grid_thw"].data)
+        seconds = processed.get("second_per_grid_ts")
         step = 1.0 if seconds is None else float(seconds.data)
         rate = getattr(vision, "tokens_per_second", 1.0)
         return max(int((t - 1) * step * rate) + 1, max(h, w) // side)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
-        ids, _ = found
+        applied = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        ids, _ = applied
         items = [item.content for of in mm_res.prompt_updates.values() for (item,) in of]
         highest = len(ids) + sum(item.reach - len(item.full) for item in items)
         model = self.info.ctx.model_config
@@ -71,4 +73,4 @@ class Placing(Shortening):
                 f"the whole prompt reaches to position {highest}; allowed: {most}, however few "
                 "tokens of its items are kept"
             )
-        return found
+        return applied

@@ -1,7 +1,7 @@
-"""Before anything is encoded: what a request asks for, and how many placeholders an item gets.
+"""Read a request's setting and shorten the placeholders of its items, before it is encoded.
 
 vLLM plans memory and steps from the prompt's placeholders alone. Each item's count is therefore
-computed here, from its size, and the setting travels with the item to where its tokens are chosen.
+computed here, from its size. The setting is passed with the item to the model, which chooses.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MEDIA = ("image", "video")
 
 @dataclass
 class Shortened(PromptUpdateDetails):
-    """An item's placeholders, for ``kept`` of ``total`` tokens that the method chooses.
+    """An item's placeholders: ``kept`` of ``total``.
 
-    With M-RoPE the whole item takes ``reach`` positions.
+    With M-RoPE the whole item takes ``reach`` positions, whatever is kept.
     """
 
     total: int = 0
@@ -43,7 +43,7 @@ class Shortened(PromptUpdateDetails):
 
 
 class WholeItems(BaseProcessingInfo):
-    """Plans for items of which a request keeps every token."""
+    """Reports the sizes of items of which a request keeps every token."""
 
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
@@ -52,9 +52,9 @@ class WholeItems(BaseProcessingInfo):
 
         vLLM would otherwise count the placeholders of its dummy inputs, which are reduced.
         """
-        found: Mapping[str, int] | None = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
-        if found is not None:
-            return found
+        sizes: Mapping[str, int] | None = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
+        if sizes is not None:
+            return sizes
         most: dict[str, Callable[[], int]] = {
             "image": self.get_max_image_tokens,
             "video": lambda: self.get_max_video_tokens(seq_len, mm_counts),
@@ -63,7 +63,7 @@ class WholeItems(BaseProcessingInfo):
 
 
 class Shortening(BaseMultiModalProcessor):
-    """Reads what requests ask for, and shortens the placeholders of their items."""
+    """Reads the settings of requests, and shortens the placeholders of their items."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,7 +75,7 @@ class Shortening(BaseMultiModalProcessor):
         Counters.get().begin(self.server.method.name)
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """Make what memory is measured with; it does not count as a request."""
+        """Return the inputs with which memory is measured; they do not count as a request."""
         self._profiling = True
         try:
             return super().get_dummy_mm_inputs(*args, **kwargs)
@@ -83,44 +83,44 @@ class Shortening(BaseMultiModalProcessor):
             self._profiling = False
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """Process a request, its setting checked and in one spelling, so that caches know it.
+        """Process a request, with its setting checked and normalised for vLLM's caches.
 
         Raises
         ------
         ArgumentError
-            If the request asks for what is not allowed; the server answers with status 400.
+            If the setting is not allowed; the server answers with status 400.
         """
         try:
             setting = self._setting(inputs)
             kwargs = {**inputs.hf_processor_mm_kwargs, KEY: setting.text}
-            found = super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)
-            self.check(found)
+            processed = super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)
+            self.check(processed)
         except ArgumentError:
             Counters.get().refused.inc()
             raise
-        return found
+        return processed
 
     def _setting(self, inputs: Any) -> Setting:
         for medium, items in inputs.mm_data_items.items():
             if isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
                 raise ArgumentError(
-                    f"{medium}_embeds were given; allowed: {medium}s (of what was encoded "
-                    "elsewhere, a method cannot see enough)"
+                    f"{medium}_embeds were given; allowed: {medium}s (methods need more "
+                    "than embeddings that were made elsewhere)"
                 )
-        given = inputs.hf_processor_mm_kwargs
-        return read(given[KEY], self.server, self.provided) if KEY in given else self.server
+        kwargs = inputs.hf_processor_mm_kwargs
+        return read(kwargs[KEY], self.server, self.provided) if KEY in kwargs else self.server
 
-    def check(self, found: Any) -> None:
-        """Refuse prompts that the model could not be given."""
+    def check(self, processed: Any) -> None:
+        """Check that the model can take the processed prompt."""
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)
-        found = super()._apply_hf_processor_main(mm_items, plain)
+        processed = super()._apply_hf_processor_main(mm_items, plain)
         setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         for medium, count in mm_items.get_all_counts().items():
             if count:
-                found[field_of(medium)] = setting.repeat(count, 1)
-        return found
+                processed[field_of(medium)] = setting.repeat(count, 1)
+        return processed
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
@@ -149,31 +149,31 @@ class Shortening(BaseMultiModalProcessor):
         ]
 
     def shortened(
-        self, content: Any, setting: Setting, medium: str, given: Mapping[str, Any]
+        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
     ) -> Shortened:
-        """Return what stands for an item instead of its placeholders.
+        """Return the shorter placeholders of an item.
 
         Parameters
         ----------
         content : list of int
             The placeholders of all its tokens.
         setting : Setting
-            What is asked for.
+            The method and the budget.
         medium : {"image", "video"}
-            What it is.
-        given : mapping
-            What its own processor made of it.
+            The kind of item.
+        processed : mapping
+            The output of the model's processor for this item.
         """
         kept = setting.count(len(content))
         return Shortened(content[:kept], None, len(content), kept, setting.method.name)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        applied = super()._maybe_apply_prompt_updates(mm_items, mm_res)
         items = [updates[0].content for item in mm_res.prompt_updates.values() for updates in item]
         if items and not self._profiling:
             sizes = [(item.total, item.kept) for item in items]
             Counters.get().count(items[0].method, sizes)
-        return found
+        return applied
 
 
 def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -1,4 +1,4 @@
-"""What to do with an image or a video: a method and a number, of a server or of one request."""
+"""The method and the budget for images and videos, of a server or of one request."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Setting:
 
     @functools.cached_property
     def text(self) -> str:
-        """The setting in one spelling, whatever the spelling that it was given in."""
+        """The setting in normal form, equal for equal settings."""
         return json.dumps(self.to_plain(), sort_keys=True, separators=(",", ":"))
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Setting:
 
 
 def field_of(medium: str) -> str:
-    """Return under which name the items of a medium carry their setting."""
+    """Return the name of the field with the settings of a medium's items."""
     return f"{KEY}_{medium}"
 
 
@@ -78,9 +78,9 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
     Parameters
     ----------
     values : mapping or None
-        The ``lftr`` of the model's configuration; nothing is LFTR at a sixteenth.
+        The ``lftr`` of the model's configuration; None for LFTR with ``keep=1/16``.
     provided : frozenset of str
-        What the model can tell a method.
+        The fields that the model provides.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
     Raises
     ------
     ArgumentError
-        If they are none for a server.
+        If a server cannot use them.
     """
     if len(preset.methods) != 1:
         names = [str(method) for method in preset.methods]
@@ -114,7 +114,7 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
 
 
 def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
-    """Read what a request asks for; what it leaves out is as in ``default``.
+    """Return a request's setting; what it omits is as in ``default``.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
 
 
 def fitting(provided: frozenset[str]) -> list[str]:
-    """Return the names of the methods that can serve with what is provided."""
+    """Return the names of the methods that can serve with these fields."""
     return [name for name in list_methods("before") if _lack(get_method(name), provided) is None]
 
 
@@ -177,16 +177,16 @@ def _read_budget(values: Mapping[str, Any]) -> float | int:
         if isinstance(number, int) and number > 10**6:  # some are too long to be printed
             raise ArgumentError.of(key, f"a number of {number.bit_length()} bits", BUDGET)
     try:
-        found = budget_from_plain(values)
+        budget = budget_from_plain(values)
     except ArgumentError:
         raise ArgumentError.of(name, value, BUDGET) from None
-    if not isinstance(found, int | float):
+    if not isinstance(budget, int | float):
         raise ArgumentError.of(name, value, f"{BUDGET}: an item at a time")
-    return found
+    return budget
 
 
 def _check_small(values: Mapping[Any, Any]) -> None:
-    """Refuse what no method's options look like, before anything recursive sees it.
+    """Check the size of a setting, before recursive code reads it.
 
     Ratios, weights and counts of tokens, groups or frames are all far below ``_MOST``; beyond, sums
     overflow and loops do not end.
