@@ -167,7 +167,7 @@ def test_prefill_in_pieces(llava: ZooEntry) -> None:
     ("said", "words"),
     [
         (lambda view, keep: None, "returned None"),
-        (lambda view, keep: lftr.Selection.everything(keep + 1), "were asked"),
+        (lambda view, keep: lftr.Selection.everything(keep + 1), "have to stay"),
         (lambda view, keep: lftr.Selection(torch.arange(keep) + len(view.visual)), "chose token"),
     ],
     ids=["nothing", "too many", "beyond"],
