@@ -12,7 +12,7 @@ import lftr
 from lftr.methods.inside.schedules import Skip
 from lftr.verifying.hidden import Hidden, hidden_logits
 from lftr.verifying.judge import distance
-from lftr.verifying.truth import Truth, visual_columns
+from lftr.verifying.reference import Reference, visual_columns
 
 from .support import entry_of, fresh, verdicts, verified
 
@@ -168,12 +168,12 @@ def test_noise_where_tokens_are_hidden(mixes: bool) -> None:
     inputs = entry.inputs(model, [[2, Image("square"), 3]])
     columns = visual_columns(model, inputs["input_ids"][0]).nonzero()[:, 0]
     said = [(1, len(columns), lftr.Selection(torch.arange(5)))]
-    truth = Truth(model, inputs, [20, 21])
+    reference = Reference(model, inputs, [20, 21])
     quiet, noisy = (
-        hidden_logits(truth, Hidden(columns, said, (), noise)) for noise in (False, True)
+        hidden_logits(reference, Hidden(columns, said, (), noise)) for noise in (False, True)
     )
     assert (distance(quiet, noisy) > 1e-2) is mixes
-    assert distance(quiet, truth.logits()) > 1e-2
+    assert distance(quiet, reference.logits()) > 1e-2
 
 
 def test_the_model_is_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""What every host shares: how to reduce, the items of a call, and asking the method."""
+"""What every host shares: the plan of a reduction, the items of a call, and their selections."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _A = {"image": "an image", "video": "a video"}
 
 @dataclass(frozen=True)
 class Plan:
-    """How to reduce: fixed while a reduction lasts.
+    """How to reduce; the same for all calls of a reduction.
 
     Attributes
     ----------
     method : Method
-        Decides.
+        Chooses the tokens.
     keep : float, int, Budget or "auto"
         How many stay, for each item or (a budget) for each prompt; "auto" is the method's number.
     positions : {"original", "compact"}
@@ -41,13 +41,13 @@ class Plan:
     stage : {"llm", "encoder"}
         Whether the language model's visual tokens are reduced, or those that a Q-Former reads.
     guidance : Guidance
-        What guides text-guided methods.
+        The text for text-guided methods.
     inside : tuple of LayerMethod
-        What decides inside the language model.
+        The methods inside the language model.
     notes : tuple of str
         Warnings that belong into every report.
     encoder : EncoderMerge, optional
-        What merges tokens inside the vision encoder.
+        The merges inside the vision encoder.
     frames : Frames, optional
         Which images are the frames of clips.
     weights : float, optional
@@ -98,21 +98,21 @@ class Item:
     layout : Layout
         How they lie.
     views : int
-        How often the encoder saw it: tiles, frames.
+        Number of views that the encoder received: tiles, frames.
     seen : bool
         Whether a cache holds it.
     merged : Selection, optional
-        What the encoder made of its tokens, where it merged some.
+        The merges inside the encoder, if there were any.
     selection : Selection, optional
-        The decision about those that the encoder gave.
+        The decision about the tokens of the encoder's output.
     medium : {"image", "video"}
-        What it is to the encoder; see `kind`.
+        The kind of input that the encoder received; see `kind`.
     column : int
         Where it begins in its row.
     entries : int
-        Of how many of the encoder's images or videos it is made.
+        Number of the encoder's images or videos that it consists of.
     framed : bool
-        Whether it is known to be of a clip, however many frames that has.
+        Whether the caller declared it part of a clip, even of one frame.
     """
 
     row: int
@@ -130,14 +130,14 @@ class Item:
 
     @property
     def kind(self) -> str:
-        """What it is to the method: "video" also where its frames were given as images."""
+        """The kind that the method sees: "video" also if its frames were passed as images."""
         grid = self.layout.grid
         moves = self.framed or (grid is not None and grid[0] > 1)
         return "video" if moves else self.medium
 
     @property
-    def given(self) -> int:
-        """Tokens that the encoder gave."""
+    def encoded(self) -> int:
+        """Number of tokens in the encoder's output."""
         return self.size if self.merged is None else self.merged.count
 
     @property
@@ -170,7 +170,7 @@ def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
         for _, prompt in groupby(items, key=lambda item: item.row)
         for count in resolve_all(keep, [item.size for item in prompt])
     ]
-    return [min(count, item.given) for count, item in zip(counts, items, strict=True)]
+    return [min(count, item.encoded) for count, item in zip(counts, items, strict=True)]
 
 
 def fresh_of(items: Sequence[Item]) -> list[Item]:
@@ -179,11 +179,11 @@ def fresh_of(items: Sequence[Item]) -> list[Item]:
 
 
 def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
-    """Whether any item can lose a token of those that the encoder gave."""
+    """Whether any item can lose a token of the encoder's output."""
     fresh = fresh_of(items)
     if keep == "auto":
         return bool(fresh)
-    return counts_of(keep, fresh) != [item.given for item in fresh]
+    return counts_of(keep, fresh) != [item.encoded for item in fresh]
 
 
 def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
@@ -191,13 +191,13 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
     fresh = fresh_of(items)
     if not tokens:
         for item in fresh:
-            item.selection = Selection.everything(item.given)
+            item.selection = Selection.everything(item.encoded)
         return
     with exactly(tokens[0].features):
         counts = _allotted(plan, fresh, tokens)
         choices = plan.method.select_all(tokens, counts)
     for item, choice, count in zip(fresh, choices, counts, strict=True):
-        _check(plan.method, choice, count, item.given)
+        _check(plan.method, choice, count, item.encoded)
         item.selection = choice
 
 
@@ -216,18 +216,18 @@ def _allotted(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens])
 
 
 def _check(method: Method, choice: Selection, count: int, size: int) -> None:
-    """Refuse what a method of somebody's own must not return."""
+    """Check the selection that a method returned."""
     check_choice(method, "select", choice)
     last = int(choice.index.max())
     if choice.batched or choice.count != count or last >= size:
         raise LftrError(
             f"{type(method).__name__}.select returned slots of shape {tuple(choice.index.shape)}, "
-            f"the last at token {last}, where {count} of {size} tokens were asked"
+            f"the last at token {last}, where {count} of {size} tokens have to stay"
         )
 
 
 def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:
-    """Write down what was done to a call of ``rows`` rows and ``prompt`` columns."""
+    """Fill the report of a call of ``rows`` rows and ``prompt`` columns."""
     report.method = plan.label
     report.prompt = prompt
     report.notes = list(plan.notes)
@@ -239,7 +239,7 @@ def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, repo
             item.size,
             whole,
             item.layout.separator,
-            None if item.merged is None else item.given,
+            None if item.merged is None else item.encoded,
             item.kind,
         )
         for item in items

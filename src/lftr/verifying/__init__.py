@@ -133,16 +133,16 @@ def verify(
     for one in within:
         with suppress(UnsupportedModelError, MissingEvidenceError):
             reduce(model, one).remove()
-    found, named = [], named_checks(before[1:], within[1:])
+    results, named = [], named_checks(before[1:], within[1:])
     with torch.no_grad():
         checks = checks_of(full, named)
         for number, (name, body) in enumerate(checks.items()):
             if told is not None:
                 told(name, number, len(checks))
-            found.append(run(name, body, subject))
+            results.append(run(name, body, subject))
     essential = (*ESSENTIAL, *(["inside"] if within else []), *named)
     return Verification(
-        found,
+        results,
         method=" + ".join(map(str, (*before, *within))),
         **_described(subject),
         essential=essential,
@@ -161,10 +161,10 @@ def methods_to_check(
     ArgumentError
         If there is no method, or one that encodes images again, or no model would take the budget.
     """
-    found, within = by_place(method)
-    if not (found or within):
+    first, within = by_place(method)
+    if not (first or within):
         raise ArgumentError.of("method", method, "at least one method, or its name")
-    before = [as_method(one) for one in found]
+    before = [as_method(one) for one in first]
     for decides in before:
         if isinstance(decides, ImageMethod):
             raise ArgumentError.of(

@@ -20,10 +20,10 @@ from .compare import Run, compared, forwarded, generated, one_line, plainly, ref
 from .hidden import Hidden, hidden_logits, layers_of
 from .judge import Figures, distance, judged
 from .recorders import LayerRecorder
+from .reference import IDS, Reference, visual_columns
 from .result import Check
 from .subject import Prompt, Skip, Subject
 from .traces import tensors
-from .truth import IDS, Truth, visual_columns
 
 SHORT = "What is in the picture?"
 LONG = "Describe everything that can be seen, from left to right, and name every colour of it."
@@ -38,8 +38,8 @@ Body = Callable[[Subject], Figures]
 def named_checks(before: Sequence[Method], inside: Sequence[LayerMethod]) -> dict[str, Body]:
     """Return one check for each of some methods, by name: its answer about one image."""
     ask = asking((_asks([0], SHORT),), generated())
-    found = {f"method {method}": _by(method, ask) for method in before}
-    return found | {f"inside {method}": _by_inside(method) for method in inside}
+    checks = {f"method {method}": _by(method, ask) for method in before}
+    return checks | {f"inside {method}": _by_inside(method) for method in inside}
 
 
 def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
@@ -49,7 +49,7 @@ def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
     """
     one, pair = (_asks([0], SHORT),), (_asks([1], SHORT), _asks([2], LONG))
     together = (_asks([0, 1], TWO),)
-    found: dict[str, Body] = {
+    checks: dict[str, Body] = {
         "everything kept": everything_kept,
         "reduced": asking(one, generated()),
         "forward": asking(one, forwarded),
@@ -68,15 +68,15 @@ def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
             "static cache": {"cache_implementation": "static", "disable_compile": True},
         }
         mixed = (_asks([0, 1], TWO), _asks([3], SHORT), _asks([2], LONG))
-        found |= {name: asking(mixed, generated(**options)) for name, options in more.items()}
-        found["prompt lookup"] = asking(together, generated(prompt_lookup_num_tokens=2))
-        found["three images"] = asking((_asks([3, 1, 2], LONG),), generated())
-        found["second turn, two images"] = asking(together, second_turn(whole=True))
+        checks |= {name: asking(mixed, generated(**options)) for name, options in more.items()}
+        checks["prompt lookup"] = asking(together, generated(prompt_lookup_num_tokens=2))
+        checks["three images"] = asking((_asks([3, 1, 2], LONG),), generated())
+        checks["second turn, two images"] = asking(together, second_turn(whole=True))
         for name in _KINDS:
-            found.setdefault(f"method {name}", _by(get_method(name), asking(pair, generated())))
+            checks.setdefault(f"method {name}", _by(get_method(name), asking(pair, generated())))
         for name in _KINDS_INSIDE:
-            found.setdefault(f"inside {name}", _by_inside(get_method(name)))
-    return {**found, "left as it was": _left}
+            checks.setdefault(f"inside {name}", _by_inside(get_method(name)))
+    return {**checks, "left as it was": _left}
 
 
 def run(name: str, body: Body, subject: Subject) -> Check:
@@ -132,9 +132,9 @@ def everything_kept(subject: Subject) -> Figures:
         prompt = subject.prompt(_asks([0], SHORT)(subject))
         plain, again = (_everything(subject, prompt) for _ in range(2))
     with refusable(), subject.reduced(keep=1.0):
-        found = _everything(subject, prompt)
+        reduced = _everything(subject, prompt)
     fault = "keep=1.0 is not the plain model bit by bit"
-    return Figures(_apart(found, plain), _apart(again, plain), fault=fault)
+    return Figures(_apart(reduced, plain), _apart(again, plain), fault=fault)
 
 
 def _everything(subject: Subject, prompt: Prompt) -> dict[str, torch.Tensor]:
@@ -160,29 +160,29 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
         row, columns = prompt.inputs, visual_columns(model, prompt.inputs[IDS][0]).nonzero()[:, 0]
         depth = len(layers_of(model))
         answer = subject.answer(row)
-        truth = Truth(model, row, answer.tokens[0][:-1])
-        plain = distance(answer.logits[0], hidden_logits(truth, Hidden(columns)))
+        reference = Reference(model, row, answer.tokens[0][:-1])
+        plain = distance(answer.logits[0], hidden_logits(reference, Hidden(columns)))
     recorder = LayerRecorder(method)
     with refusable(), subject.on(recorder) as reduction:
         answer = subject.answer(row)
         exponent = reduction.host.plan.weights
     states = method.schedule.states(depth)
-    if not recorder.said and min(method.schedule.counts(len(columns), depth)) < len(columns):
-        raise LftrError(f"{method} was never asked, although its schedule drops tokens")
-    if not recorder.said and set(states) == {"active"}:
+    if not recorder.choices and min(method.schedule.counts(len(columns), depth)) < len(columns):
+        raise LftrError(f"{method} was never called, although its schedule drops tokens")
+    if not recorder.choices and set(states) == {"active"}:
         raise Skip("nothing was dropped")
-    truth = Truth(model, row, answer.tokens[0][:-1])
-    hidden = Hidden(columns, recorder.said, states, exponent=exponent)
-    right = hidden_logits(truth, hidden)
+    reference = Reference(model, row, answer.tokens[0][:-1])
+    hidden = Hidden(columns, recorder.choices, states, exponent=exponent)
+    right = hidden_logits(reference, hidden)
     figures = Figures(
         distance(answer.logits[0], right),
         plain,
-        distance(truth.logits(), right),
+        distance(reference.logits(), right),
         float(right.abs().max()),
         "the logits are not those of the plain model with the dropped tokens masked",
         str(method),
     )
-    noisy = hidden_logits(truth, dataclasses.replace(hidden, noise=True))
+    noisy = hidden_logits(reference, dataclasses.replace(hidden, noise=True))
     if distance(noisy, right) > figures.allowed(model.dtype):
         raise Skip(
             "layers of this model read other tokens not only by attention, so masks cannot hide "
@@ -219,11 +219,11 @@ def _left(subject: Subject) -> Figures:
             raise _Stop
     except _Stop:
         pass
-    found = _everything(subject, prompt)
+    after = _everything(subject, prompt)
     if subject.left:
         raise LftrError(f"attributes or hooks are left on {', '.join(sorted(subject.left))}")
     fault = "its outputs are not bit-identical to those before the reduction"
-    return Figures(_apart(found, plain), _apart(again, plain), fault=fault)
+    return Figures(_apart(after, plain), _apart(again, plain), fault=fault)
 
 
 class _Stop(Exception):

@@ -14,11 +14,11 @@ from torch import Tensor
 from ..hosts.transformers.api import returned_cache
 from ..values.errors import LftrError, MissingEvidenceError, UnsupportedModelError
 from .judge import Figures, distance
+from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, lengthened
 from .subject import Prompt, Skip, Subject
-from .truth import CACHE, IDS, MASK, TYPES, VISION_MASK, Truth, lengthened
 
 _REFUSALS = (UnsupportedModelError, MissingEvidenceError)
-_FOLLOWING = 5  # tokens of a second turn; those at the end of the first say nothing odd
+_FOLLOWING = 5  # tokens of a second turn, copied from the end of the first prompt
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Claim:
     logits: Tensor
     places: Sequence[int]
 
-    def truth(self, subject: Subject, prompt: Prompt) -> Truth:
+    def reference(self, subject: Subject, prompt: Prompt) -> Reference:
         """Return the reference for this row and ``new``."""
-        return Truth(subject.model, prompt.rows[self.row], self.new)
+        return Reference(subject.model, prompt.rows[self.row], self.new)
 
 
 Run = Callable[[Subject, Prompt], list[Claim]]
@@ -81,17 +81,17 @@ def second_turn(*, whole: bool) -> Run:
         inputs, steps = prompt.inputs, subject.steps
         first = subject.answer(inputs)
         following = inputs[IDS][0, -_FOLLOWING:].tolist()
-        said = [*first.tokens[0], *following]
-        longer = lengthened(subject.model, inputs, said)
+        continuation = [*first.tokens[0], *following]
+        longer = lengthened(subject.model, inputs, continuation)
         names = [name for name in longer if name == IDS or name.endswith(TYPES)]
-        given = {name: longer[name] for name in (*names, MASK, VISION_MASK) if name in longer}
+        arguments = {name: longer[name] for name in (*names, MASK, VISION_MASK) if name in longer}
         if not whole:  # the last token of an answer is in no cache
-            given |= {name: longer[name][:, -1 - _FOLLOWING :] for name in names}
+            arguments |= {name: longer[name][:, -1 - _FOLLOWING :] for name in names}
         cache = copy.deepcopy(returned_cache(first.output))
         with answered():
-            second = subject.answer({**given, CACHE: cache})
-        new = [*said, *second.tokens[0][:-1]]
-        places = [*range(steps), *range(len(said), len(said) + steps)]
+            second = subject.answer({**arguments, CACHE: cache})
+        new = [*continuation, *second.tokens[0][:-1]]
+        places = [*range(steps), *range(len(continuation), len(continuation) + steps)]
         return [Claim(0, new, torch.cat([first.logits[0], second.logits[0]]), places)]
 
     return run
@@ -101,7 +101,7 @@ def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
     """Compare a run with the reduction, and one of the plain model, each with its reference."""
     with plainly():
         plain = [
-            distance(claim.logits, claim.truth(subject, prompt).logits()[list(claim.places)])
+            distance(claim.logits, claim.reference(subject, prompt).logits()[list(claim.places)])
             for claim in run(subject, prompt)
         ]
     with refusable(), subject.reduced() as on:
@@ -109,16 +109,20 @@ def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
         choices = on.choices(prompt)
     deviations, wrong, sizes = [], [], []
     for claim in claims:
-        own, truth, places = choices[claim.row], claim.truth(subject, prompt), list(claim.places)
-        right = truth.logits(own, on.positions, on.exponent)[places]
+        decided, reference, places = (
+            choices[claim.row],
+            claim.reference(subject, prompt),
+            list(claim.places),
+        )
+        right = reference.logits(decided, on.positions, on.exponent)[places]
         deviations.append(distance(claim.logits, right))
         sizes.append(float(right.abs().max()))
-        wrong.append(distance(truth.logits()[places], right))
-        if on.positions == "original" and not truth.crosses:
-            elsewhere = distance(truth.logits(own, "compact", on.exponent)[places], right)
+        wrong.append(distance(reference.logits()[places], right))
+        if on.positions == "original" and not reference.crosses:
+            elsewhere = distance(reference.logits(decided, "compact", on.exponent)[places], right)
             wrong += [elsewhere] if elsewhere else []  # some models look at no positions
-        if on.exponent and any(bool((one.selection.weight != 1).any()) for one in own):
-            wrong.append(distance(truth.logits(own, on.positions)[places], right))
+        if on.exponent and any(bool((one.selection.weight != 1).any()) for one in decided):
+            wrong.append(distance(reference.logits(decided, on.positions)[places], right))
     return Figures(max(deviations), max(plain), min(wrong), max(sizes))
 
 
@@ -147,10 +151,9 @@ def refusable() -> Iterator[None]:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Let a refusal be an error: what it took in one call, lftr must take in the next one.
+    """Turn a refusal into an error, since lftr has already taken the first turn.
 
-    Otherwise a host that loses track of a conversation, and says so, would count as one that does
-    not apply.
+    Otherwise a host that cannot continue a conversation would have the check skipped, not failed.
     """
     try:
         yield

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..hosts.transformers.api import Call, attention_of
 from ..values.errors import LftrError, UnsupportedModelError
-from .recorders import Said
-from .truth import IDS, MASK, Inputs, Truth
+from .recorders import LayerChoice
+from .reference import IDS, MASK, Inputs, Reference
 
 STATES = Call.name("states")
 
@@ -33,7 +33,7 @@ class Hidden:
     ----------
     columns : Tensor of int64
         The columns of the prompt's visual tokens.
-    said : sequence of Said
+    choices : sequence of LayerChoice
         The decisions, in the order of the layers.
     states : sequence of str
         For each layer whether visual tokens are "active", "frozen" or "bypassed".
@@ -41,11 +41,11 @@ class Hidden:
         Whether dropped columns are filled with noise. If this changes the logits, layers read
         columns in spite of the mask, and this reference does not hold.
     exponent : float
-        How much the tokens that a merged one stands for count, see `Truth.logits`.
+        How much the tokens that a merged one stands for count, see `Reference.logits`.
     """
 
     columns: Tensor
-    said: Sequence[Said] = ()
+    choices: Sequence[LayerChoice] = ()
     states: Sequence[str] = ()
     noise: bool = False
     exponent: float = 0.0
@@ -53,12 +53,12 @@ class Hidden:
     def alive(self, layer: int) -> Tensor:
         """Return the columns of the visual tokens that a layer receives, ascending."""
         columns = self.columns
-        for at, size, choice in self.said:
+        for at, size, choice in self.choices:
             if at > layer:
                 continue
             if len(columns) != size:
                 raise LftrError(
-                    f"before layer {at} the method was asked about {size} visual tokens, but "
+                    f"before layer {at} the method received {size} visual tokens, but "
                     f"{len(columns)} were left"
                 )
             columns = columns[:0] if choice is None else columns[choice.index.cpu()]
@@ -67,13 +67,13 @@ class Hidden:
     def log_weight(self, layer: int, length: int) -> Tensor:
         """Return the logarithms of how many tokens the columns stand for in a layer, ``(L,)``."""
         weight = torch.ones(len(self.columns))
-        for at, _, choice in self.said:
+        for at, _, choice in self.choices:
             if at <= layer:
                 weight = weight[:0] if choice is None else choice.inherited(weight)
         return torch.zeros(length).index_copy(0, self.alive(layer).cpu(), weight.log().cpu())
 
 
-def hidden_logits(truth: Truth, hidden: Hidden) -> Tensor:
+def hidden_logits(reference: Reference, hidden: Hidden) -> Tensor:
     """Return the logits after the prompt and each following token, with dropped tokens masked.
 
     Returns
@@ -86,20 +86,20 @@ def hidden_logits(truth: Truth, hidden: Hidden) -> Tensor:
     UnsupportedModelError
         If the decoder layers are not found, or their attention does not take masks.
     """
-    kernel = attention_of(truth.model.config.get_text_config())
+    kernel = attention_of(reference.model.config.get_text_config())
     if kernel not in ("sdpa", "eager"):
         raise UnsupportedModelError(
             f"this check hides columns by masks, which {kernel!r} does not take; load the model "
             "with attn_implementation='sdpa' for this check"
         )
-    kinds = getattr(truth.model.config.get_text_config(), "layer_types", None) or []
+    kinds = getattr(reference.model.config.get_text_config(), "layer_types", None) or []
     others = sorted(set(kinds) - _MASKED)
     if others:
         raise UnsupportedModelError(
             f"this check hides columns by masks, which layers of {', '.join(others)} do not take"
         )
-    with _hiding(layers_of(truth.model), hidden, truth.inputs[IDS].shape[1]):
-        return truth.logits()
+    with _hiding(layers_of(reference.model), hidden, reference.inputs[IDS].shape[1]):
+        return reference.logits()
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -137,9 +137,9 @@ class _Layer:
         self.number = number
         self.alive = hidden.alive(number)
         self.state = hidden.states[number] if hidden.states else "active"
-        self.gone = torch.zeros(length, dtype=torch.bool)
-        self.gone[hidden.columns] = True
-        self.gone[self.alive] = False
+        self.dropped = torch.zeros(length, dtype=torch.bool)
+        self.dropped[hidden.columns] = True
+        self.dropped[self.alive] = False
         self.logs = hidden.log_weight(number, length) * hidden.exponent
         self.entered = torch.empty(0)
 
@@ -150,7 +150,7 @@ class _Layer:
         kwargs = {name: value for name, value in kwargs.items() if name != STATES}
         states = self._noisy(self._merged(states))
         self.entered = states
-        unseen = self.gone.clone()
+        unseen = self.dropped.clone()
         unseen[self.alive] = self.state == "bypassed"
         mask = hide(kwargs.get(MASK), unseen, states)
         if bool(self.logs.any()):
@@ -171,7 +171,7 @@ class _Layer:
 
     def _merged(self, states: Tensor) -> Tensor:
         """Replace the states of anchors by the states merged before this layer."""
-        for at, _, choice in self.hidden.said:
+        for at, _, choice in self.hidden.choices:
             if at == self.number and choice is not None and choice.flow is not None:
                 seen = self.hidden.alive(at - 1)
                 states = states.clone()
@@ -179,13 +179,13 @@ class _Layer:
         return states
 
     def _noisy(self, states: Tensor) -> Tensor:
-        if not self.hidden.noise or not bool(self.gone.any()):
+        if not self.hidden.noise or not bool(self.dropped.any()):
             return states
         draw = torch.Generator().manual_seed(self.number)
-        shape = (int(self.gone.sum()), states.shape[-1])
+        shape = (int(self.dropped.sum()), states.shape[-1])
         noise = torch.randn(shape, generator=draw).to(states) * states.float().std().to(states)
         states = states.clone()
-        states[0, self.gone] = noise
+        states[0, self.dropped] = noise
         return states
 
 
@@ -206,7 +206,7 @@ def hide(mask: Tensor | None, unseen: Tensor, states: Tensor) -> Tensor:
     length = states.shape[1]
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()[None, None]
-    own = torch.eye(length, dtype=torch.bool)
-    gone = (unseen[None, :] & ~own).to(mask.device)
+    itself = torch.eye(length, dtype=torch.bool)
+    hidden = (unseen[None, :] & ~itself).to(mask.device)
     low = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-    return mask.masked_fill(gone, low)
+    return mask.masked_fill(hidden, low)

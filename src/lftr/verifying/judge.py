@@ -70,10 +70,10 @@ def judged(name: str, figures: Figures, dtype: torch.dtype) -> Check:
     return Check(name, "passed", *shown, figures.note)
 
 
-def distance(found: Tensor, expected: Tensor) -> float:
+def distance(actual: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference; equal infinities and two NaN count as equal."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    same = (found == expected) | (found.isnan() & expected.isnan())
-    apart = torch.where(same, 0.0, (found.double() - expected.double()).abs())
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    apart = torch.where(same, 0.0, (actual.double() - expected.double()).abs())
     return float(apart.max()) if apart.numel() else 0.0

@@ -10,8 +10,8 @@ from ..methods.inside.base import LayerMethod, LayerView
 from ..values.selection import Selection
 from ..values.tokens import VisualTokens
 
-# a decision: before which layer, about how many visual tokens, and which stay (None: none stays)
-Said = tuple[int, int, Selection | None]
+# before which layer, among how many visual tokens, and the choice (None: no token is kept)
+LayerChoice = tuple[int, int, Selection | None]
 
 
 class Recorder(Method):
@@ -59,16 +59,16 @@ class LayerRecorder(LayerMethod):
 
     Attributes
     ----------
-    said : list of Said
+    choices : list of LayerChoice
         All decisions since the recorder was constructed, about one prompt.
     """
 
     def __init__(self, inner: LayerMethod) -> None:
         self.inner = inner
         self.schedule = inner.schedule
-        own: Any = self  # a class attribute of other methods; here it differs between instances
-        own.reads = inner.reads
-        self.said: list[Said] = []
+        instance: Any = self  # `reads` is a class attribute of other methods
+        instance.reads = inner.reads
+        self.choices: list[LayerChoice] = []
 
     def check(self, config: Any) -> None:
         """Check the configuration as the method does."""
@@ -79,18 +79,18 @@ class LayerRecorder(LayerMethod):
         return self.inner.watches(depth)
 
     def observe(self, view: LayerView) -> None:
-        """Let the method look."""
+        """Let the method observe."""
         self.inner.observe(view)
 
     def count(self, view: LayerView, planned: int) -> int:
         """Return the method's count, and record it if no token stays."""
-        found = self.inner.count(view, planned)
-        if found <= 0 < view.layer:
-            self.said.append((view.layer, len(view.visual), None))
-        return found
+        count = self.inner.count(view, planned)
+        if count <= 0 < view.layer:
+            self.choices.append((view.layer, len(view.visual), None))
+        return count
 
     def select(self, view: LayerView, keep: int) -> Selection:
         """Return the method's choice and record it."""
         choice = self.inner.select(view, keep)
-        self.said.append((view.layer, len(view.visual), choice))
+        self.choices.append((view.layer, len(view.visual), choice))
         return choice

@@ -20,8 +20,8 @@ from ..reducing import reduce
 from ..values.budget import Keep, as_arguments, resolve, stated
 from ..values.errors import LftrError
 from .recorders import Recorder
+from .reference import IDS, MASK, Choice, Inputs, visual_columns
 from .traces import traces
-from .truth import IDS, MASK, Choice, Inputs, visual_columns
 
 if TYPE_CHECKING:
     from ..evidence.text import TextTower
@@ -112,9 +112,9 @@ class Subject:
 
     def _inputs(self, asked: Sequence[Asked]) -> Inputs:
         made = batch_inputs(self.processor, asked)
-        found = {name: self._moved(value) for name, value in made.items() if name != "labels"}
-        found.setdefault(MASK, torch.ones_like(found[IDS]))
-        return found
+        inputs = {name: self._moved(value) for name, value in made.items() if name != "labels"}
+        inputs.setdefault(MASK, torch.ones_like(inputs[IDS]))
+        return inputs
 
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -204,20 +204,20 @@ class Reduced:
         if not decided:
             if self._drops(places, prompt.media):
                 raise LftrError(
-                    f"nothing was reduced at {stated(self.keep)}: the method was not asked"
+                    f"nothing was reduced at {stated(self.keep)}: the method was not called"
                 )
             raise Skip(f"every token stays at {stated(self.keep)}; choose a smaller number")
         one_each = len(decided) == sum(places)  # one placeholder per item: cross-attention
-        found: list[list[Choice]] = [[] for _ in places]
+        choices: list[list[Choice]] = [[] for _ in places]
         for row, left in enumerate(places):
             while left > 0 and decided:
-                found[row].append(decided.pop(0))
-                left -= 1 if one_each else found[row][-1].size
+                choices[row].append(decided.pop(0))
+                left -= 1 if one_each else choices[row][-1].size
         if decided:
             raise LftrError(
-                "the method was asked about more items than the rows have placeholders for"
+                "the method decided about more items than the rows have placeholders for"
             )
-        return found
+        return choices
 
     def _drops(self, places: Sequence[int], media: Sequence[int]) -> bool:
         """Whether this ratio must drop tokens of some row, however they are distributed."""
@@ -228,11 +228,11 @@ class Reduced:
         return any(resolve(keep, total) + items < total for total, items in rows if total)
 
 
-def pictures(given: Sequence[Image.Image], seed: int) -> list[Image.Image]:
-    """Return at least four pictures: ``given``, then smooth random colours in several sizes."""
+def pictures(images: Sequence[Image.Image], seed: int) -> list[Image.Image]:
+    """Return at least four pictures: ``images``, then smooth random colours in several sizes."""
     draw = torch.Generator().manual_seed(seed)
     drawn = []
-    for size in _SIZES[len(given) :]:
+    for size in _SIZES[len(images) :]:
         coarse = torch.randint(0, 256, (7, 9, 3), generator=draw, dtype=torch.uint8)
         drawn.append(Image.fromarray(coarse.numpy()).resize(size, Image.Resampling.BICUBIC))
-    return [*map(read_image, given), *drawn]
+    return [*map(read_image, images), *drawn]

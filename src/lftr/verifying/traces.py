@@ -10,13 +10,13 @@ from torch import Tensor
 
 def traces(model: Any) -> dict[str, Any]:
     """Return the attributes and hooks of each module, and methods overridden on the instance."""
-    found: dict[str, Any] = {}
+    traced: dict[str, Any] = {}
     for name, module in model.named_modules():
-        own = vars(module)
-        hooks = {key: tuple(own[key].values()) for key in own if key.endswith("_hooks")}
-        methods = {key: value for key, value in own.items() if callable(value)}
-        found[name] = (sorted(own), hooks, methods)
-    return found
+        values = vars(module)
+        hooks = {key: tuple(values[key].values()) for key in values if key.endswith("_hooks")}
+        methods = {key: value for key, value in values.items() if callable(value)}
+        traced[name] = (sorted(values), hooks, methods)
+    return traced
 
 
 def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

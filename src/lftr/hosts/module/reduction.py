@@ -130,26 +130,26 @@ class ModuleReduction(Attached):
 
     def _evidence_of(self, rows: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Return the evidence beyond features, each field with an entry for each row."""
-        found: dict[str, list[Tensor]] = {}
+        fields: dict[str, list[Tensor]] = {}
         if self._evidence.text is not None:
             texts = [self._evidence.text_of(number, len(rows)) for number in range(len(rows))]
-            found["text_token_embeds"] = texts
+            fields["text_token_embeds"] = texts
         if self._reader is not None:
             for read in self._reader.take([len(row) for row in rows], self._layout.grid):
                 for name, value in read.items():
-                    found.setdefault(name, []).append(value)
+                    fields.setdefault(name, []).append(value)
         return {
             name: [one.to(row.device) for one, row in zip(values, rows, strict=True)]
-            for name, values in found.items()
+            for name, values in fields.items()
         }
 
     def _encoder_features(self, args: tuple[Any, ...], rows: list[Tensor]) -> Sequence[Tensor]:
         """Return the module's input, where an encoder is known and it has a row for each token."""
-        given = args[0] if args else None
-        if self._evidence.encoder is None or not isinstance(given, Tensor):
+        features = args[0] if args else None
+        if self._evidence.encoder is None or not isinstance(features, Tensor):
             return rows
-        fits = given.ndim == 3 and given.shape[:2] == (len(rows), len(rows[0]))
-        return list(given) if fits else rows
+        fits = features.ndim == 3 and features.shape[:2] == (len(rows), len(rows[0]))
+        return list(features) if fits else rows
 
     def _write(
         self, items: Sequence[Item], rows: Sequence[Tensor], reduced: Sequence[Tensor]

@@ -139,7 +139,7 @@ def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
 
     The bytes of static caches and sliding windows do not depend on what is dropped.
     """
-    own = full = 0
+    actual = full = 0
     for layer in getattr(cache, "layers", ()):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
@@ -148,9 +148,9 @@ def cache_bytes(cache: Any, length: int) -> tuple[int, int]:
             continue
         taken = keys.nbytes + values.nbytes
         grows = not layer.is_sliding and not layer.is_compileable
-        own += taken
+        actual += taken
         full += taken * length // keys.shape[-2] if grows else taken
-    return own, full
+    return actual, full
 
 
 def _catch_up(cache: Any, cached: CachedColumns) -> None:

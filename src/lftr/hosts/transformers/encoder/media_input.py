@@ -56,7 +56,7 @@ class MediaInput:
     @classmethod
     def of(cls, medium: Medium, model: Model, call: Call, segment: Segment) -> MediaInput:
         """Return the input of one medium in a call."""
-        present = medium.given(call)
+        present = medium.present_in(call)
         arguments = encoder_arguments(medium, model, call) if present else {}
         visual = medium.placeholders(model, segment.input_ids)
         if medium.shares_placeholder and not present:
@@ -153,7 +153,7 @@ class MediaInput:
         texts: Mapping[str, Sequence[Tensor]],
     ) -> list[VisualTokens]:
         """Return the visual tokens of each of ``items`` that is new, with their evidence."""
-        sizes = [item.given for item in items]
+        sizes = [item.encoded for item in items]
         rows = flat(self.features)
         features = self.medium.as_received(self.model, rows).detach().split(sizes)
         maps = {
@@ -187,10 +187,10 @@ class MediaInput:
         ``shorter`` says whether the prompt lost columns; the model is then called without `sent`.
         """
         choices = [item.selection for item in items]
-        whole = all(c and c.count == i.given for c, i in zip(choices, items, strict=True))
+        whole = all(c and c.count == i.encoded for c, i in zip(choices, items, strict=True))
         if whole and not (shorter and self.sent is not None):
             return self.encoded.output
-        sizes = [item.given for item in items]
+        sizes = [item.encoded for item in items]
         added = self.medium.added(self.model)
 
         def reduce(values: Any) -> Any:

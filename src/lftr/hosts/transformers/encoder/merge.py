@@ -191,7 +191,7 @@ class Merging:
             shown = tuple(returned) if isinstance(returned, torch.Size) else returned
             raise LftrError(
                 f"{type(self.merge).__name__}.merge returned {shown} where a lftr.Selection of "
-                f"shape {shape} was asked"
+                f"shape {shape} has to be returned"
             )
         assert isinstance(chosen, Selection)
         if self.class_token and bool(chosen.index[:, 0].any()):

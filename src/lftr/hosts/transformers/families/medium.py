@@ -64,14 +64,14 @@ class Medium:
             token = getattr(model.config, f"{self.name}_token_index")
         return torch.eq(input_ids, token)
 
-    def given(self, inputs: Inputs) -> bool:
+    def present_in(self, inputs: Inputs) -> bool:
         """Whether a call has any of this medium to encode."""
         return any(inputs.get(name) is not None for name in self.pixels)
 
     def pixels_of(self, inputs: Inputs) -> Tensor:
-        """Return what the encoder is shown."""
-        found: Tensor = next(inputs[n] for n in self.pixels if inputs.get(n) is not None)
-        return found
+        """Return the pixels that the encoder receives."""
+        pixels: Tensor = next(inputs[n] for n in self.pixels if inputs.get(n) is not None)
+        return pixels
 
     def encoder(self, model: Model) -> Any:
         """Return the model's own function that encodes this medium."""
@@ -151,8 +151,8 @@ class Medium:
 
         A call may choose another one than the configuration.
         """
-        _, asked, own = feature_layer(model.config, inputs or {})
-        layer = own if asked is None else asked
+        _, passed, configured = feature_layer(model.config, inputs or {})
+        layer = configured if passed is None else passed
         if isinstance(layer, (list, tuple)):
             layer = max(index + layers + 1 if index < 0 else index for index in layer)
         if layer is None:
@@ -174,7 +174,7 @@ class Medium:
         return ()
 
     def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
-        """Return encoder arguments for each image alone, at the grid of tokens that is asked for.
+        """Return encoder arguments for each image alone, at the given grid of tokens.
 
         Raises
         ------

@@ -79,7 +79,7 @@ class CrossAttentionHost:
 
     def concerns(self, call: Call) -> bool:
         """Whether a call has images."""
-        return self.family.given(call)
+        return self.family.present_in(call)
 
     def hooks(self) -> list[Any]:
         """Attach to the language model, at every step."""

@@ -69,7 +69,7 @@ class Prefill:
                 f"{', '.join(list_families(video=True))}; frames that are given as images, of one "
                 "grid each, are, with lftr.reduce(frames=lftr.Frames())"
             )
-        has_media = any(medium.given(call) for medium in self.family.media)
+        has_media = any(medium.present_in(call) for medium in self.family.media)
         begins = not call.past and isinstance(call.ids, Tensor) and call.encoded is None
         return has_media or begins or recall(call.cache) is not None
 

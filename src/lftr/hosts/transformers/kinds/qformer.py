@@ -81,7 +81,7 @@ class QFormerHost:
 
     def concerns(self, call: Call) -> bool:
         """Whether a call has images, or clips."""
-        return self.family.given(call)
+        return self.family.present_in(call)
 
     def hooks(self) -> list[Any]:
         """Attach to the modules that tokens flow through."""

@@ -41,7 +41,7 @@ def with_weights(model: Model, family: Family, plan: Plan) -> Plan:
     Raises
     ------
     UnsupportedModelError
-        If weights were asked for, and the model's attention cannot take them.
+        If the caller set weights, and the model's attention cannot apply them.
     """
     if plan.weights == 0:
         return plan
@@ -137,7 +137,7 @@ class WeightPass:
     inner : Call
         The arguments of the language model.
     layer_pass : LayerPass, optional
-        Drops columns inside the language model, so that each layer has its own.
+        The columns of each layer, if methods inside the language model drop some.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class WeightPass:
 
     def _first_column(self, number: int, length: int) -> int:
         """Return the column of a layer's first key."""
-        # without one of its own: the first call, or a layer that uses the keys of another one
+        # a layer without an entry: in the first call, or if it uses the keys of another layer
         sizes = {self.sizes[number]} if number in self.sizes else self.others
         starts = {start for size, start in sizes if size == length}
         if len(starts) != 1:
@@ -294,8 +294,8 @@ def _folded(
     return output[0][..., :width], *output[1:]
 
 
-def _mismatch(number: int, found: int, expected: object) -> LftrError:
+def _mismatch(number: int, received: int, expected: object) -> LftrError:
     return LftrError(
-        f"the attention of layer {number} got {found} keys, where its cache has {expected}: the "
+        f"the attention of layer {number} got {received} keys, where its cache has {expected}: the "
         f"weights of slots would be added to other keys; {versions()}"
     )

@@ -24,15 +24,15 @@ def as_video(items: Sequence[Item], frames: Frames) -> list[Item]:
     """
     joined: list[Item] = []
     for row, members in groupby(items, key=lambda item: item.row):
-        own = list(members)
+        in_row = list(members)
         if frames.rows:
             if not _of_row(frames.rows, row, frames):
-                joined += own
+                joined += in_row
                 continue
-            own = [replace(item, framed=item.medium == "image") for item in own]
-        begins = _begins(frames, row, sum(item.medium == "image" for item in own))
+            in_row = [replace(item, framed=item.medium == "image") for item in in_row]
+        begins = _begins(frames, row, sum(item.medium == "image" for item in in_row))
         image = 0
-        for place, item in enumerate(own):
+        for place, item in enumerate(in_row):
             new = place == 0 or not _goes_on(joined[-1], item)
             if begins is not None:
                 if new and image not in begins:

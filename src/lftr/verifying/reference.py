@@ -56,7 +56,7 @@ class Choice:
         return x.index_copy(0, self.selection.index.to(x.device), self.selection.apply(x))
 
 
-class Truth:
+class Reference:
     """The plain model on one row, followed by some tokens.
 
     Parameters
@@ -76,8 +76,8 @@ class Truth:
         self.model = model
         self.inputs = lengthened(model, inputs, new)
         self.count = 1 + len(new)
-        self.given = handed_over(model, self.inputs)
-        self.crosses = self.given.get(VISION_STATES) is not None  # by cross-attention
+        self.arguments = language_model_arguments(model, self.inputs)
+        self.crosses = self.arguments.get(VISION_STATES) is not None  # by cross-attention
 
     def logits(
         self,
@@ -103,13 +103,13 @@ class Truth:
             On the CPU.
         """
         if self.crosses:
-            fewer = {} if choices is None else _fewer_states(self.model, self.given, choices)
+            fewer = {} if choices is None else _fewer_states(self.model, self.arguments, choices)
             return self._run(self.inputs, fewer)
         columns = _Columns.of(self.model, self.inputs[IDS][0], choices)
-        gathered = columns.gathered(self.given)
+        gathered = columns.gathered(self.arguments)
         if (places := self._places()) is not None:
             gathered[POSITIONS] = self._placed(columns.take(places, -1), positions)
-        if isinstance(mask := self.given.get(MASK), Mapping) or getattr(mask, "ndim", 0) == 4:
+        if isinstance(mask := self.arguments.get(MASK), Mapping) or getattr(mask, "ndim", 0) == 4:
             # the model made a 4-D mask, in which images attend in both directions, and makes it
             # again for the kept columns
             del gathered[MASK]
@@ -119,20 +119,20 @@ class Truth:
 
     def _places(self) -> Tensor | None:
         """Return the positions of the full prompt, counted if the model passes none."""
-        places: Tensor | None = self.given.get(POSITIONS)
+        places: Tensor | None = self.arguments.get(POSITIONS)
         takes = inspect.signature(self.model.get_decoder().forward).parameters
         if places is None and POSITIONS in takes:
-            embeds: Tensor = self.given[EMBEDS]
+            embeds: Tensor = self.arguments[EMBEDS]
             return torch.arange(embeds.shape[1], device=embeds.device)[None]
         return places
 
-    def _placed(self, found: Tensor, positions: str) -> Tensor:
-        count = torch.arange(found.shape[-1], device=found.device).expand_as(found[:1])
+    def _placed(self, places: Tensor, positions: str) -> Tensor:
+        count = torch.arange(places.shape[-1], device=places.device).expand_as(places[:1])
         if positions == "compact":
-            return count.expand_as(found).contiguous()
-        if len(found) == 4 and self.model.config.model_type not in _TURNS_BY_FOUR:
-            return torch.cat([count, found[1:]])  # the first axis counts the kept columns
-        return found
+            return count.expand_as(places).contiguous()
+        if len(places) == 4 and self.model.config.model_type not in _TURNS_BY_FOUR:
+            return torch.cat([count, places[1:]])  # the first axis counts the kept columns
+        return places
 
     def _needs_pixels(self) -> bool:
         parameters = inspect.signature(self.model.forward).parameters
@@ -144,7 +144,7 @@ class Truth:
         call = call | {CACHING: False, "return_dict": True}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             call["logits_to_keep"] = self.count
-        with _handing(self.model, lambda handed: handed | gathered):
+        with _changed_arguments(self.model, lambda arguments: arguments | gathered):
             output = self.model(**call)
         logits: Tensor = output.logits[0, -self.count :].float().cpu()
         return logits
@@ -180,11 +180,11 @@ def lengthened(model: Any, inputs: Inputs, new: Sequence[int]) -> Inputs:
     return out
 
 
-class _Handed(Exception):
+class _Called(Exception):
     """Raised to end a run when the language model is called."""
 
 
-def handed_over(model: Any, inputs: Inputs) -> Inputs:
+def language_model_arguments(model: Any, inputs: Inputs) -> Inputs:
     """Return the arguments with which the plain ``generate`` calls the language model.
 
     Raises
@@ -192,28 +192,28 @@ def handed_over(model: Any, inputs: Inputs) -> Inputs:
     UnsupportedModelError
         If the model does not call its language model with embeddings.
     """
-    found: Inputs = {}
+    arguments: Inputs = {}
 
-    def note(given: Inputs) -> Inputs:
-        found.update(given)
-        raise _Handed
+    def note(passed: Inputs) -> Inputs:
+        arguments.update(passed)
+        raise _Called
 
     settings = {"max_new_tokens": 1, "do_sample": False, "num_beams": 1, CACHING: False}
     try:
-        with _handing(model, note):
+        with _changed_arguments(model, note):
             model.generate(**inputs, **settings)
-    except _Handed:
+    except _Called:
         pass
-    if found.get(EMBEDS) is None and found.get(VISION_STATES) is None:
+    if arguments.get(EMBEDS) is None and arguments.get(VISION_STATES) is None:
         raise UnsupportedModelError(
             f"{type(model).__name__} passes no {EMBEDS} to its language model, so there are no "
             "columns to gather"
         )
-    return found
+    return arguments
 
 
 @contextmanager
-def _handing(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
+def _changed_arguments(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
     """Replace the arguments of the language model by what ``change`` returns for them."""
     module: Any = model.get_decoder()
 
@@ -275,10 +275,10 @@ class _Columns:
         there = int(visual.sum())
         if choices is None:
             choices = [Choice(there, Selection.everything(there))] if there else []
-        asked = sum(choice.size for choice in choices)
-        if asked != there:
+        decided = sum(choice.size for choice in choices)
+        if decided != there:
             raise LftrError(
-                f"the prompt has {there} placeholders, the method was asked about {asked} tokens"
+                f"the prompt has {there} placeholders, the method decided about {decided} tokens"
             )
         keep = ~visual
         if choices:
@@ -302,14 +302,14 @@ class _Columns:
         types = {name: self.take(x, 1) for name, x in inputs.items() if name.endswith(TYPES)}
         return {IDS: ids, MASK: torch.ones_like(ids), **types}
 
-    def gathered(self, given: Mapping[str, Any]) -> Inputs:
+    def gathered(self, arguments: Mapping[str, Any]) -> Inputs:
         """Return the language model's arguments at these columns, without positions."""
-        embeds: Tensor = given[EMBEDS]
+        embeds: Tensor = arguments[EMBEDS]
         seen = self.visual.nonzero().squeeze(1).to(embeds.device)
         merged = embeds.index_copy(1, seen, self._merged(embeds[0, seen])[None])
-        own = (MASK, IDS, POSITIONS)
-        some = {n: x for n, x in given.items() if isinstance(x, (Tensor, list, tuple, dict))}
-        out = {name: self._at(value) for name, value in some.items() if name not in own}
+        replaced = (MASK, IDS, POSITIONS)
+        some = {n: x for n, x in arguments.items() if isinstance(x, (Tensor, list, tuple, dict))}
+        out = {name: self._at(value) for name, value in some.items() if name not in replaced}
         out[EMBEDS] = self.take(merged, 1)
         out[MASK] = torch.ones(out[EMBEDS].shape[:2], dtype=torch.long, device=embeds.device)
         return out
@@ -341,9 +341,9 @@ class _Columns:
         return torch.cat([choice.spread(part) for choice, part in parts])
 
 
-def _fewer_states(model: Any, given: Mapping[str, Any], choices: Sequence[Choice]) -> Inputs:
+def _fewer_states(model: Any, arguments: Mapping[str, Any], choices: Sequence[Choice]) -> Inputs:
     """Return the kept vision states for cross-attention; the class token of each tile stays."""
-    states: Tensor = given[VISION_STATES]
+    states: Tensor = arguments[VISION_STATES]
     each = states.shape[-2]  # a tile's class token and patches
     most = int(model.config.vision_config.max_num_tiles)
     flat = states.reshape(1, -1, states.shape[-1]).clone()
@@ -355,4 +355,4 @@ def _fewer_states(model: Any, given: Mapping[str, Any], choices: Sequence[Choice
         flat[0, patches] = choice.spread(flat[0, patches])
         kept = [column for column, stays in zip(patches, choice.anchors, strict=True) if stays]
         columns += sorted([*tiles, *kept])
-    return {VISION_STATES: flat[:, columns], VISION_MASK: given[VISION_MASK][..., columns]}
+    return {VISION_STATES: flat[:, columns], VISION_MASK: arguments[VISION_MASK][..., columns]}
