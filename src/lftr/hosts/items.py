@@ -151,7 +151,7 @@ class Item:
 
     @property
     def whole(self) -> Selection | None:
-        """The decision about all ``size`` tokens, what merged in the encoder included."""
+        """The decision about all ``size`` tokens, merges in the encoder included."""
         if self.selection is None or self.merged is None:
             return self.selection
         return after(stacked([self.merged]), stacked([self.selection])).item(0)

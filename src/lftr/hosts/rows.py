@@ -1,4 +1,4 @@
-"""Rows of tokens on their way through a module: what methods may read of them, asking, applying."""
+"""Selections among rows of tokens in a module: evidence, the method's choice, the result."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..values.evidence import fields_from, missing_evidence
 from ..values.tokens import VisualTokens
 from .items import Item, Plan, choose, drops
 
-# what any tokens on their way through a module are evidence of
+# the fields of any tokens in a module
 FEATURES = fields_from("features", "projector")
 
 
-def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[str]:
-    """Return what of ``can`` a method may ask for.
+def evidence_of(method: Method, available: frozenset[str], provider: str) -> frozenset[str]:
+    """Return the fields of ``available`` that a method uses.
 
     Raises
     ------
@@ -26,9 +26,9 @@ def evidence_of(method: Method, can: frozenset[str], where: str) -> frozenset[st
         If it needs more.
     """
     for names in method.evidence:
-        if not can & set(names):
-            raise missing_evidence(names, where)
-    return can & {name for names in method.evidence for name in names}
+        if not available & set(names):
+            raise missing_evidence(names, provider)
+    return available & {name for names in method.evidence for name in names}
 
 
 def choose_rows(

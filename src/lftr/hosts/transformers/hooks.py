@@ -386,7 +386,7 @@ def _with_mask(call: Call, reduced: Reduced | None) -> Call:
 
 
 def _restore_prompt(output: Any, view: PromptView) -> Any:
-    """Put the caller's own prompt back in front of what was generated."""
+    """Return the output with the caller's full prompt in front of the generated tokens."""
     if isinstance(output, Tensor):
         return view(output)
     output.sequences = view(output.sequences)

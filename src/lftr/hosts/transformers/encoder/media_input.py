@@ -293,7 +293,7 @@ def flat(values: Any) -> Tensor:
 def contained(rows: Tensor, like: Any) -> Any:
     """Return ``(total, C)`` in a container that the model takes where it had ``like``.
 
-    Entries of one token each are what SmolVLM before transformers 5.20 takes in any number.
+    With entries of one token, SmolVLM before transformers 5.20 takes any number of them.
     """
     if not isinstance(like, Tensor):
         return [rows]

@@ -149,8 +149,11 @@ class Granite4Vision(LlavaNext):
     def first_layer_to_reduce(self, model: Model) -> int:
         """Return the last layer that receives features, which are added before it runs."""
         config = model.config
-        given = [*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers]
-        return max(super().first_layer_to_reduce(model), *map(int, given))
+        layers = [
+            *(layer for _, layer in config.deepstack_layer_map),
+            *config.spatial_target_layers,
+        ]
+        return max(super().first_layer_to_reduce(model), *map(int, layers))
 
 
 def _layout(mark: Tensor, side: int) -> Layout:

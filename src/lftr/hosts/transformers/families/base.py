@@ -1,4 +1,4 @@
-"""What a host must know of a group of models: their media and their language model."""
+"""A family: the media and the language model of a group of model types."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Family(Medium):
 
     @property
     def media(self) -> tuple[Medium, ...]:
-        """What prompts of this family can show."""
+        """The media that prompts of this family can contain."""
         return (self,) if self.video is None else (self, self.video)
 
     def visual(self, model: Model, input_ids: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Family(Medium):
         return positions + following
 
     def language_model(self, model: Model) -> nn.Module:
-        """Return the text decoder, whose ``inputs_embeds`` are what the model is shown."""
+        """Return the text decoder, which receives the prompt as ``inputs_embeds``."""
         return self.module(model, "language_model")
 
     def decoder(self, model: Model) -> nn.Module:
@@ -126,7 +126,7 @@ class Family(Medium):
         )
 
     def final_norm(self, model: Model) -> nn.Module:
-        """Return what normalises the states after the last decoder layer."""
+        """Return the module that normalises the states after the last decoder layer."""
         decoder = self.decoder(model)
         for name in ("norm", "final_layer_norm"):
             if isinstance(getattr(decoder, name, None), nn.Module):
@@ -134,12 +134,12 @@ class Family(Medium):
         return nn.Identity()
 
     def first_layer_to_reduce(self, model: Model) -> int:
-        """Return the first decoder layer that can do with fewer visual tokens.
+        """Return the first decoder layer before which visual tokens can be dropped.
 
         Raises
         ------
         UnsupportedModelError
-            If none can.
+            If there is none.
         """
         if self.kind == "cross_attention":
             raise UnsupportedModelError(

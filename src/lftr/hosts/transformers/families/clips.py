@@ -34,7 +34,7 @@ class FrameByFrame(Clips, Medium):
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         frames = self.pixels_of(inputs).shape[1]
-        found = []
+        layouts = []
         for size in sizes:
             frame = (size - self.closing) // frames
             side = math.isqrt(frame - self.leading)
@@ -42,8 +42,8 @@ class FrameByFrame(Clips, Medium):
             marks[: size - self.closing].view(frames, frame)[:, : self.leading] = True
             marks[size - self.closing :] = True
             apart = marks if bool(marks.any()) else None
-            found.append(Layout(((frames, side, side),), apart))
-        return found
+            layouts.append(Layout(((frames, side, side),), apart))
+        return layouts
 
     def pool(self, model: Model, patches: Tensor) -> Tensor:
         """Pool maps ``(frames, P, channels)`` as the model pools features."""
@@ -85,7 +85,7 @@ class NextClips(FrameByFrame):
 
 
 class VideoLlavaClips(FrameByFrame):
-    """Video-LLaVA: the class token of every frame is shown to the language model too.
+    """Video-LLaVA: the class token of every frame goes to the language model too.
 
     It has no place in the grid, so it counts among the separators.
     """

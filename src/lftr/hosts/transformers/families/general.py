@@ -55,7 +55,7 @@ def placeholder(model: Model, medium: str) -> int | None:
 
 
 class Readable(Medium):
-    """A medium about which the host knows only what the model's names and shapes tell."""
+    """A medium of which the host knows only the names and shapes in the model."""
 
     maps_patches: ClassVar[bool] = False
 
@@ -66,8 +66,8 @@ class Readable(Medium):
         names = inspect.signature(self.encoder(model)).parameters
         pixels = tuple(name for name in names if "pixel_values" in name)
         # a video encoder may use the argument name of the image encoder
-        own = tuple(name for name in pixels if self.name == "image" or "video" in name)
-        self.pixels = own or self.pixels
+        of_medium = tuple(name for name in pixels if self.name == "image" or "video" in name)
+        self.pixels = of_medium or self.pixels
         # the encoder's other arguments may determine positions
         more = (n for n in names if "pixel" not in n and n not in (self.grids, "kwargs"))
         self.timing = tuple(dict.fromkeys((*self.timing, *more)))
@@ -97,20 +97,20 @@ class General(Readable, Family):
     model_types: ClassVar[Sequence[str]] = ()
 
     def fitted(self, model: Model) -> Self:
-        own = copy.copy(self)
-        own.fit(model)
+        fitted = copy.copy(self)
+        fitted.fit(model)
         has_clips = encoder_of(model, "video") is not None
         if self.video is None and has_clips and placeholder(model, "video") is not None:
             clips = ReadableClips()
             clips.fit(model)
-            own.video = clips
-        return own
+            fitted.video = clips
+        return fitted
 
     def notes(self, model: Model) -> tuple[str, ...]:
-        model_type, shown = model.config.model_type, super().notes(model)
+        model_type, notes = model.config.model_type, super().notes(model)
         if model_type in Family.registry:
-            return shown
-        return (*shown, f"no test of lftr has run on {model_type} models: run `lftr verify`")
+            return notes
+        return (*notes, f"no test of lftr has run on {model_type} models: run `lftr verify`")
 
     def continued(
         self, model: Model, positions: Tensor, following: Tensor, earlier: Tensor

@@ -34,7 +34,7 @@ class ByDistance(Family):
 
 
 class Inkling(ByDistance):
-    """Inkling: every patch is encoded separately, and no argument tells an image's shape."""
+    """Inkling: every patch is encoded separately, and no argument has an image's shape."""
 
     model_types: ClassVar[Sequence[str]] = ("inkling_mm_model",)
     projector = "vision_tower.final_norm"

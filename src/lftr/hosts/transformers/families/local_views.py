@@ -84,12 +84,12 @@ class UnlimitedOcr(LocalViews):
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         crop, whole = self.sides(model, inputs)
         shapes: Sequence[Any] = inputs.get("patches_grid") or [(0, 0)] * len(sizes)
-        found = []
+        layouts = []
         for number, (columns, rows) in zip(self.crops(inputs, len(sizes)), shapes, strict=True):
             grids: list[Grid] = [(1, int(rows) * crop, int(columns) * crop)] if number else []
             grids.append((1, whole, whole))
-            found.append(Layout(tuple(grids), _ended(grids)))
-        return found
+            layouts.append(Layout(tuple(grids), _ended(grids)))
+        return layouts
 
 
 def _ended(grids: Sequence[Grid]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a host must know of one kind of visual input: its names, its encoder, its layout."""
+"""A medium: the names, the encoder and the layout of one kind of visual input."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Medium:
     def entries(self, model: Model, inputs: Inputs, features: Any) -> list[int] | None:
         """Return how many tokens each image or tile has, from the encoder's output.
 
-        None if the output does not tell; then each run of placeholders is an item.
+        None if the output does not contain it; then each run of placeholders is an item.
         """
         return [entry.shape[0] for entry in features]
 
@@ -109,7 +109,7 @@ class Medium:
         return features if added is None else features + added.to(features)
 
     def added(self, model: Model) -> Tensor | None:
-        """Return what the model adds to each token of the encoder, ``(C,)``; None if nothing.
+        """Return the vector that the model adds to each token of the encoder, ``(C,)``, or None.
 
         Weights of a merge that do not sum to 1 (PruMerge's) are of the tokens as received, so the
         host must know this part of them.
@@ -125,7 +125,7 @@ class Medium:
         return [1] * len(sizes)
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
-        """Carry maps over the encoder's patches to the tokens made of them.
+        """Return maps over the encoder's patches as maps over the tokens made of them.
 
         Parameters
         ----------
@@ -188,7 +188,7 @@ class Medium:
 
 
 class Clips:
-    """The names of videos: what stands in front of a `Medium` to make it one of clips."""
+    """The names of videos: a base class placed before a `Medium`, to make it one of clips."""
 
     name: ClassVar[str] = "video"
     pixels: tuple[str, ...] = ("pixel_values_videos",)

@@ -25,11 +25,11 @@ class Cropped(Medium):
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         grids = self._grids(inputs)
-        found = []
+        layouts = []
         for (high, wide), size in zip(grids, sizes, strict=True):
             side = _side(high * wide, size)
-            found.append(Layout(((1, high // side, wide // side),)))
-        return found
+            layouts.append(Layout(((1, high // side, wide // side),)))
+        return layouts
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         mode = inputs.get("downsample_mode") or model.config.downsample_mode

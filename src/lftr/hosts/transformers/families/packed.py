@@ -93,13 +93,13 @@ class MiniMaxM3(MiniMax, Family):
     video: Medium | None = MiniMaxClips()
 
     def fitted(self, model: Model) -> Self:
-        own = copy.copy(self)
+        fitted = copy.copy(self)
         if self._sparse(model):
-            own.positions_are_columns = True
-            own.compact_only = (
+            fitted.positions_are_columns = True
+            fitted.compact_only = (
                 "its layers take a token's position for its column in the cache, which gaps break"
             )
-        return own
+        return fitted
 
     def _sparse(self, model: Model) -> bool:
         return "minimax_m3_sparse" in model.config.get_text_config().layer_types

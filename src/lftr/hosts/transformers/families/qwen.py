@@ -50,23 +50,23 @@ class Packed(Medium):
 
     def resized(self, model: Model, inputs: Inputs, grids: Sequence[Grid]) -> list[Inputs]:
         side = self.merge(model)
-        given = grids_of(inputs, self.grids)
-        rows = self.pixels_of(inputs).split([t * h * w for t, h, w in given])
+        before = grids_of(inputs, self.grids)
+        rows = self.pixels_of(inputs).split([t * h * w for t, h, w in before])
         size = model.config.vision_config.patch_size
-        found: list[Inputs] = []
-        for patches, grid, (_, high, wide) in zip(rows, given, grids, strict=True):
+        arguments: list[Inputs] = []
+        for patches, grid, (_, high, wide) in zip(rows, before, grids, strict=True):
             small = (grid[0], high * side, wide * side)
             images = resize_pixels(
                 self.images(model, patches, grid), (small[1] * size, small[2] * size)
             )
-            found.append(
+            arguments.append(
                 {
                     **inputs,
                     self.pixels[0]: self.patches(model, images, small),
                     self.grids: torch.tensor([small]),
                 }
             )
-        return found
+        return arguments
 
     def images(self, model: Model, patches: Tensor, grid: Grid) -> Tensor:
         """Assemble flattened patches to images ``(frames, c, h, w)``."""
@@ -142,7 +142,7 @@ class Glm4V(Convolved, QwenVL):
 
 
 class Glm5Next(Glm4V):
-    """GLM-5 Next, which tells the placeholders of images and clips apart in one call."""
+    """GLM-5 Next, which distinguishes the placeholders of images and clips in one call."""
 
     model_types: ClassVar[Sequence[str]] = ("glm5_next",)
     one_medium = False

@@ -71,22 +71,22 @@ class Placed(Medium):
     def _views(self, model: Model, inputs: Inputs) -> list[tuple[Tensor, Tensor, Grid]]:
         """Return, for each image or frame, its real patches, the token of each, and its grid."""
         size = self.pooled(model)
-        found = []
+        patches = []
         for positions in inputs[self.places].flatten(0, -3):
             real = (positions != -1).all(dim=-1).nonzero().squeeze(1)
             columns, rows = (positions[real] // size).unbind(-1)
             wide, high = int(columns.max()) + 1, int(rows.max()) + 1
-            found.append((real, rows * wide + columns, (1, high, wide)))
-        return found
+            patches.append((real, rows * wide + columns, (1, high, wide)))
+        return patches
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         grids = iter([grid for _, _, grid in self._views(model, inputs)])
-        found = []
+        layouts = []
         for frames in self.views(model, inputs, sizes):
-            own = [next(grids) for _ in range(frames)]
-            _, high, wide = own[0]
-            found.append(Layout(((frames, high, wide),)))
-        return found
+            frame_grids = [next(grids) for _ in range(frames)]
+            _, high, wide = frame_grids[0]
+            layouts.append(Layout(((frames, high, wide),)))
+        return layouts
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         parts = []

@@ -62,9 +62,9 @@ class ResampledClips(Clips, Resampled):
     """Clips: a token is made of the same patches of two frames."""
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
-        found = super().layouts(model, inputs, sizes)
+        layouts = super().layouts(model, inputs, sizes)
         pair = self._pair(model)
-        return [Layout(tuple((t // pair, h, w) for t, h, w in one.tiles or ())) for one in found]
+        return [Layout(tuple((t // pair, h, w) for t, h, w in one.tiles or ())) for one in layouts]
 
     def to_tokens(self, model: Model, inputs: Inputs, patches: Tensor) -> Tensor:
         tokens = super().to_tokens(model, inputs, patches)
@@ -167,8 +167,8 @@ class HunYuanVL(Lined, Family):
     def continued(
         self, model: Model, positions: Tensor, following: Tensor, earlier: Tensor
     ) -> Tensor:
-        shown = (positions != positions[:1]).any(dim=0)
-        if not bool(shown.any()):
+        visual = (positions != positions[:1]).any(dim=0)
+        if not bool(visual.any()):
             return positions + following
         if len(earlier) > 1:
             raise UnsupportedModelError(
@@ -180,4 +180,4 @@ class HunYuanVL(Lined, Family):
         before = nn.functional.pad(placeholders, (1, 0))[:, :-1]
         images = int((placeholders & ~before).sum())
         moved = torch.cat([positions[:1] + following, positions[1:-1], positions[-1:] + images])
-        return torch.where(shown, moved, positions + following)
+        return torch.where(visual, moved, positions + following)

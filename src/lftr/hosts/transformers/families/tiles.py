@@ -110,7 +110,7 @@ class GraniteDocling(Idefics):
 
 
 class Llama4(Shuffled):
-    """Llama 4: what generate hands over is taken before the projector; CLS comes last.
+    """Llama 4: generate passes on features from before the projector; CLS comes last.
 
     Reduction therefore acts on the encoder's tokens, and merging methods merge those; the projector
     is linear, so that this is the same.

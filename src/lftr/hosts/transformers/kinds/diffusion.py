@@ -129,7 +129,7 @@ class DiffusionHost(Prefill):
         return handles
 
     def _beside(self, call: Call, prompt: CachedPrompt | None, end: int) -> Call:
-        """Return a call whose canvas is placed after the full prompt and attends to what remains.
+        """Return a call whose canvas is placed after the full prompt and attends to kept columns.
 
         ``end`` is the number of columns of the full conversation.
         """

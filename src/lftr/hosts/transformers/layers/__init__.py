@@ -1,1 +1,1 @@
-"""Reduction inside the language model: what enters each decoder layer, and what it caches."""
+"""Reduction inside the language model: the columns that each decoder layer works on and caches."""

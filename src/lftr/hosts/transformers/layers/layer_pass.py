@@ -350,7 +350,7 @@ class LayerPass:
         rest: tuple[Any, ...],
         call: Call,
     ) -> Call:
-        """Cache the keys and values of visual tokens as they are; text alone goes on."""
+        """Cache the keys and values of visual tokens; only text goes through the layer."""
         if chooses_keys(layer):
             raise UnsupportedModelError(
                 f"layer {number} chooses the keys that it attends to (sparse attention), and "

@@ -168,7 +168,7 @@ class WeightPass:
         self._known: dict[tuple[Any, ...], Tensor | None] = {}
 
     def attend(self, number: int) -> Callable[..., Any]:
-        """Return what calls the attention kernel of layer ``number``, with the weights."""
+        """Return a function that calls the attention kernel of layer ``number`` with weights."""
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def call(
@@ -209,7 +209,7 @@ class WeightPass:
             )
 
     def _of(self, number: int, key: Tensor) -> Tensor | None:
-        """Return what is added to the logits of a layer's keys ``(B, S)``; None for zeros."""
+        """Return the term for the logits of a layer's keys ``(B, S)``; None for zeros."""
         length = key.shape[2]
         logs, columns = self.log_weight, None
         if self.layer_pass is not None:

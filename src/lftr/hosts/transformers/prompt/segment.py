@@ -175,7 +175,7 @@ class Segment:
         whole: Tensor,
         log_weight: Tensor,
     ) -> CachedPrompt:
-        """Return what a cache holds once this segment, of these columns, is in it."""
+        """Return the record of a cache that this segment fills with ``columns``."""
         if self.prefix is not None:
             rows = len(self.full_ids)
             steps = torch.arange(self.between, device=columns.index.device).expand(rows, -1)
