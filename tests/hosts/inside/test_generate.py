@@ -259,3 +259,22 @@ def test_copies_of_a_cache_go_on_alike(family: ZooEntry) -> None:
         first = prompt.model(input_ids=ids, past_key_values=cache).logits
         assert other.get_seq_length() == cache.get_seq_length() - 1
         assert torch.equal(prompt.model(input_ids=ids, past_key_values=other).logits, first)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_generate_within_a_generate(cached: bool) -> None:
+    """A callback asks another question; the outer call goes on with its own decisions."""
+    entry = next(one for one in INSIDE if one.name == "llava")
+    prompt, other = Prompt(entry, [WIDE]), Prompt(entry, [SQUARE])
+
+    def asking(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        other.generate(1)
+        return scores
+
+    recorder = Recorder(methods_for(entry)["previous"])
+    with lftr.reduce(prompt.model, recorder):
+        expected = prompt.generate(3, use_cache=cached).logits
+        alone = len(recorder.said)
+        nested = prompt.generate(3, use_cache=cached, logits_processor=[asking]).logits
+    assert all(torch.equal(left, right) for left, right in zip(nested, expected, strict=True))
+    assert len(recorder.said) == 2 * alone + 3 * alone  # one decision for each inner call
