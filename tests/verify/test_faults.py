@@ -14,7 +14,7 @@ from lftr.hosts.transformers import hooks
 from lftr.hosts.transformers import reduction as session
 from lftr.hosts.transformers.api import Call
 from lftr.hosts.transformers.kinds import prefill
-from lftr.hosts.transformers.layers import layer_pass as descent
+from lftr.hosts.transformers.layers import live_columns
 
 from .support import entry_of, fresh, verified
 
@@ -75,7 +75,7 @@ def another_token(patch: Patch) -> None:
         original(plan, items, tokens)
         for item in items:
             if item.selection is not None:
-                other = (item.selection.index + 1) % item.given
+                other = (item.selection.index + 1) % item.encoded
                 item.selection = lftr.Selection(other.sort().values)
 
     patch.setattr(prefill, "choose", choose)
@@ -105,7 +105,7 @@ def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:
 
 
 def drops_others_inside(patch: Patch) -> None:
-    original = descent.Rows.drop
+    original = live_columns.LiveColumns.drop
 
     def drop(self: Any, lost: Any) -> None:
         wrong = {
@@ -114,7 +114,7 @@ def drops_others_inside(patch: Patch) -> None:
         }
         original(self, wrong)
 
-    patch.setattr(descent.Rows, "drop", drop)
+    patch.setattr(live_columns.LiveColumns, "drop", drop)
 
 
 def leaves_a_hook(patch: Patch) -> None:
