@@ -126,3 +126,11 @@ def test_trim(file):
     close(torch.cat([merged[kept], merged[[mean]]]), case.expected["tokens"])
     slots = chosen.assignment(tokens.count)
     assert (slots[dropped] == mean).all()
+
+
+@pytest.mark.parametrize("file", cases("holov"))
+def test_holov(file):
+    case = load(file)
+    chosen = lftr.methods.HoloV(runs=case.params["runs"]).select(tokens_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(case.inputs["features"]), case.expected["tokens"])

@@ -26,6 +26,7 @@ LAYOUT = {
     "frame-sample",
     "free-video-llm",
     "hiprune",
+    "holov",  # runs of the raster order
     "interpolate",
     "lftr",
     "multi-scale-pool",

@@ -26,6 +26,7 @@ from .before.fold import Fold
 from .before.folder import Folder
 from .before.greedy_nms import GreedyNMS
 from .before.hiprune import HiPrune
+from .before.holov import HoloV
 from .before.id_selection import IDSelection
 from .before.interpolate import Interpolate
 from .before.lftr import Lftr
@@ -97,6 +98,7 @@ __all__ = [
     "GreedyPrune",
     "HiPrune",
     "HoliTom",
+    "HoloV",
     "IDSelection",
     "Interpolate",
     "Lftr",
