@@ -134,3 +134,12 @@ def test_holov(file):
     chosen = lftr.methods.HoloV(runs=case.params["runs"]).select(tokens_of(case), case.params["K"])
     assert chosen.index.equal(case.expected["index"])
     close(chosen.apply(case.inputs["features"]), case.expected["tokens"])
+
+
+@pytest.mark.parametrize("file", cases("vscan"))
+def test_vscan(file):
+    case = load(file)
+    method = lftr.methods.VScan(window=case.params["window"])
+    chosen = method.select(tokens_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(case.inputs["features"]), case.expected["tokens"])

@@ -40,11 +40,12 @@ LAYOUT = {
     "trim",  # the mean token stands in place of the last dropped one
     "uniform",
     "visionzip",  # every n-th of the rest
+    "vscan",  # windows
 }
 # Where two tokens may tie by the rule itself: each the other's nearest, both the most isolated.
 TIED = {"divprune", "visual-grouping"}
 # Options under which the layout counts at the sizes of these tests.
-LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}}
+LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}, "vscan": {"window": 2}}
 # Where the length of the features does.
 LENGTH = {"pixel-prune", "fastvid", "holitom", "prunevid"}  # the latter: distances of densities
 

@@ -59,3 +59,38 @@ def test_holov(seed, keep, runs):
     kept = [i for run, n in zip(members, counts, strict=True) for i in ranked(attention, run)[:n]]
     chosen = lftr.methods.HoloV(runs=runs).select(tokens, keep)
     assert chosen.index.tolist() == sorted(kept)
+
+
+@seeds
+@counts
+@pytest.mark.parametrize(("local", "window"), [(0.5, 2), (0.7, 3), (1.0, 6), (0.0, 1)])
+def test_vscan(seed, keep, local, window):
+    tokens = item(seed, GRID)
+    middle, late = tokens.attention_received_shallow, tokens.cls_attention.mean(0)
+    high, wide = max(4 // window, 1), max(6 // window, 1)
+    place = [(min(i // 6 // window, high - 1), min(i % 6 // window, wide - 1)) for i in range(24)]
+    count = int(keep * local)
+    near, full = [], []
+    for i in ranked(middle):
+        inside = sum(place[j] == place[i] for j in near)
+        (near if inside < -(-count // (high * wide)) else full).append(i)
+    near = (near + full)[:count]
+    far = ranked(late, [i for i in range(24) if i not in near])[: keep - count]
+    cosine, groups = cosines(tokens.features), {i: [i] for i in near + far}
+    for i in range(24):
+        if i not in groups:
+            groups[max(sorted(groups), key=lambda j: (float(cosine[i, j]), -j))].append(i)
+    chosen = lftr.methods.VScan(local, window).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(groups)
+    torch.testing.assert_close(chosen.apply(tokens.features), averaged(tokens.features, groups))
+
+
+def test_vscan_windows_stay_in_their_frame():
+    tokens = lftr.VisualTokens(
+        torch.ones(16, 2),
+        grid=(2, 2, 4),
+        attention_received_shallow=torch.arange(16.0),
+        cls_attention=torch.ones(1, 16),
+    )
+    chosen = lftr.methods.VScan(local=1.0, window=2).select(tokens, 4)
+    assert chosen.index.tolist() == [5, 7, 13, 15]

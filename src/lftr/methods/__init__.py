@@ -45,6 +45,7 @@ from .before.uniform import Uniform
 from .before.visionzip import VisionZip
 from .before.vispruner import VisPruner
 from .before.visual_grouping import VisualGrouping
+from .before.vscan import VScan
 from .compose import Adaptive, Merge, Mix, PerFrame, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
@@ -125,6 +126,7 @@ __all__ = [
     "Trim",
     "TwoExpert",
     "Uniform",
+    "VScan",
     "VidCom2",
     "VisPruner",
     "VisionZip",
