@@ -143,3 +143,20 @@ def test_vscan(file):
     chosen = method.select(tokens_of(case), case.params["K"])
     assert chosen.index.equal(case.expected["index"])
     close(chosen.apply(case.inputs["features"]), case.expected["tokens"])
+
+
+@pytest.mark.parametrize("file", cases("apet"))
+def test_apet(file):
+    """The same tokens, merged the same way but for what the program loses or counts twice."""
+    case = load(file)
+    x, wanted = case.inputs["encoder_features"], case.expected
+    tokens = tokens_of(case, features=x)
+    chosen = lftr.methods.ApET(case.params["basis"]).select(tokens, case.params["K"])
+    assert chosen.index.equal(wanted["index"])
+    members = chosen.index[chosen.assignment(len(x))]
+    unit = x / x.norm(dim=1, keepdim=True)
+    twice = wanted["worst"][(unit[wanted["basis"]] @ unit[wanted["worst"]].T).argmax(dim=1)]
+    for token, official in zip(wanted["worst"], wanted["merged_official"], strict=True):
+        group = (members == token).nonzero()[:, 0]
+        group = group[~torch.isin(group, wanted["replaced"])]
+        close(torch.cat([x[group], x[wanted["basis"]][twice == token]]).mean(dim=0), official)

@@ -94,3 +94,26 @@ def test_vscan_windows_stay_in_their_frame():
     )
     chosen = lftr.methods.VScan(local=1.0, window=2).select(tokens, 4)
     assert chosen.index.tolist() == [5, 7, 13, 15]
+
+
+@seeds
+@counts
+@pytest.mark.parametrize("basis", [1, 4, 10])
+def test_apet(seed, keep, basis):
+    tokens = item(seed, GRID)
+    x = tokens.encoder_features.double()
+    picks = [int((x - x.mean(0)).norm(dim=1).argmax())]
+    while len(picks) < min(basis, keep):
+        gaps = [min(float((x[i] - x[j]).norm()) for j in picks) for i in range(24)]
+        picks.append(ranked(gaps, [i for i in range(24) if i not in picks])[0])
+    factors = torch.linalg.pinv(x[picks].T) @ x.T  # least squares, one column for each token
+    errors = (x - factors.T @ x[picks]).norm(dim=1)
+    errors = errors.where(errors > 1e-9, 0.0)
+    worst = ranked(errors, [i for i in range(24) if i not in picks])[: keep - len(picks)]
+    cosine, groups = cosines(x), {i: [i] for i in picks + worst}
+    for i in range(24):
+        if i not in groups:
+            groups[max(worst or picks, key=lambda j: float(cosine[i, j]))].append(i)
+    chosen = lftr.methods.ApET(basis).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(groups)
+    torch.testing.assert_close(chosen.apply(tokens.features), averaged(tokens.features, groups))

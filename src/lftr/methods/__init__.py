@@ -15,6 +15,7 @@ from . import inside as inside
 from . import video as video
 from .base import Method
 from .before.aim import AIM
+from .before.apet import ApET
 from .before.cdpruner import CDPruner
 from .before.cls_only import ClsOnly
 from .before.coverage import Coverage
@@ -76,6 +77,7 @@ __all__ = [
     "AIMInside",
     "AIMVideo",
     "Adaptive",
+    "ApET",
     "AutoPrune",
     "Bypass",
     "CDPruner",
