@@ -160,3 +160,12 @@ def test_apet(file):
         group = (members == token).nonzero()[:, 0]
         group = group[~torch.isin(group, wanted["replaced"])]
         close(torch.cat([x[group], x[wanted["basis"]][twice == token]]).mean(dim=0), official)
+
+
+@pytest.mark.parametrize("file", cases("prunesid"))
+def test_prunesid(file):
+    case = load(file)
+    chosen = lftr.methods.PruneSID().select(
+        tokens_of(case, features=case.inputs["encoder_features"]), case.params["K"]
+    )
+    assert chosen.index.equal(case.expected["index"])

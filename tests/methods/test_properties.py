@@ -47,7 +47,11 @@ TIED = {"divprune", "visual-grouping"}
 # Options under which the layout counts at the sizes of these tests.
 LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}, "vscan": {"window": 2}}
 # Where the length of the features does.
-LENGTH = {"pixel-prune", "fastvid", "holitom", "prunevid"}  # the latter: distances of densities
+LENGTH = {
+    "pixel-prune",
+    "prunesid",  # a sigmoid
+    *("fastvid", "holitom", "prunevid"),  # distances of densities
+}
 
 each = pytest.mark.parametrize("name", every())
 grids = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6))

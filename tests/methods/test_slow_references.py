@@ -117,3 +117,41 @@ def test_apet(seed, keep, basis):
     chosen = lftr.methods.ApET(basis).select(tokens, keep)
     assert chosen.index.tolist() == sorted(groups)
     torch.testing.assert_close(chosen.apply(tokens.features), averaged(tokens.features, groups))
+
+
+@seeds
+@counts
+def test_prunesid(seed, keep):
+    tokens = item(seed, GRID)
+    attention, cosine = tokens.cls_attention.mean(0), cosines(tokens.encoder_features)
+    samples = tokens.encoder_features.double().sigmoid().T
+    _, sizes, entries = torch.linalg.svd(samples - samples.mean(0), full_matrices=False)
+    number = max(1, keep // 4)
+    entries = entries[:number][sizes[:number] > 1e-5 * sizes[0]].abs()
+    groups = [[] for _ in range(number)]
+    for i in ranked(attention):
+        groups[int(entries[:, i].argmax())].append(i)
+    mean = sum(float(cosine[i, j]) for i in range(24) for j in range(i)) / (24 * 23 / 2)
+    unlike = []
+    for group in groups:
+        unlike.append([])
+        for i in group:
+            if all(cosine[i, j] <= keep / 32 * mean for j in unlike[-1]):
+                unlike[-1].append(i)
+    most = [min(len(u), 5) for u in unlike]
+    while sum(most) < keep:
+        most = [min(m + 1, len(g)) for m, g in zip(most, groups, strict=True)]
+    least = [min(len(g), 1) for g in groups]
+    free, before, quota = keep - sum(least), 0, []
+    for g in range(number):
+        share = sum(len(u) for u in unlike[: g + 1]) / sum(len(u) for u in unlike)
+        border = round(share * free)
+        quota.append(min(least[g] + border - before, most[g]))
+        before = border
+    for g in sorted(range(number), key=lambda g: -len(unlike[g])):
+        quota[g] += min(most[g] - quota[g], keep - sum(quota))
+    kept = []
+    for group, first, count in zip(groups, unlike, quota, strict=True):
+        kept += (first + [i for i in group if i not in first])[:count]
+    chosen = lftr.methods.PruneSID().select(tokens, keep)
+    assert chosen.index.tolist() == sorted(kept)

@@ -36,6 +36,7 @@ from .before.pixel_prune import PixelPrune
 from .before.pool import Pool
 from .before.prumerge import PruMerge
 from .before.prumerge_plus import PruMergePlus
+from .before.prunesid import PruneSID
 from .before.random import Random
 from .before.region_router import RegionRouter
 from .before.scope import Scope
@@ -114,6 +115,7 @@ __all__ = [
     "Pool",
     "PruMerge",
     "PruMergePlus",
+    "PruneSID",
     "PruneVid",
     "PyramidDrop",
     "Random",
