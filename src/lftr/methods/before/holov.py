@@ -16,6 +16,7 @@ from ..base import Evidence, Method
 from ..operations.apportion import floored
 from ..operations.scaling import unit
 from ..operations.signals import SALIENCY, saliency
+from ..operations.turns import turns
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class HoloV(Method, name="holov"):
         spread = _variance(unit(tokens.features)[:, place], inside)
         scores = seen.sum(dim=2) / sizes * (1.0 + self.variance * spread / (spread + 1e-6))
         counts = floored(keep, scores, sizes).to(seen.device)
-        order = seen.masked_fill(~inside, -torch.inf).argsort(dim=2, descending=True, stable=True)
-        kept = order.argsort(dim=2) < counts.unsqueeze(2)
-        index = place.expand(kept.shape)[kept].view(len(seen), keep)
+        run = torch.arange(len(sizes), device=seen.device).repeat_interleave(sizes)
+        kept = turns(attention, run) < counts[:, run]
+        index = kept.nonzero()[:, 1].view(len(seen), keep)
         return Selection(index, notes=notes)
 
 

@@ -15,6 +15,7 @@ from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.scaling import unit
 from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
+from ..operations.turns import turns
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,20 @@ class PruneSID(Method, name="prunesid"):
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         features, notes = encoder_features(tokens)
         attention, more = saliency(tokens)
-        group = _components(features, max(1, keep // 4))
-        x = unit(features)
-        total = tokens.count
+        x, total, groups = unit(features), tokens.count, max(1, keep // 4)
+        group = _components(features, groups)
         pairs = x.sum(dim=1).square().sum(dim=1) - x.square().sum(dim=(1, 2))
         threshold = keep / 32 * pairs / (total * (total - 1))
         order = attention.argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(dim=1)
         stays = _suppressed(x, group, rank, order, threshold)
-        groups = max(1, keep // 4)
         members = torch.zeros(len(x), groups, dtype=torch.int64, device=x.device)
         unlike = members.scatter_add(1, group, stays.long()).cpu()
         members = members.scatter_add(1, group, torch.ones_like(group)).cpu()
         quota = _quotas(members, unlike, keep).to(x.device)
-        turn = (group * 2 + ~stays) * total + rank
-        order = turn.argsort(dim=1)
-        first = (members.cumsum(1) - members).to(x.device)
-        owner = group.gather(1, order)
-        place = torch.arange(total, device=x.device) - first.gather(1, owner)
-        kept = order[place < quota.gather(1, owner)].view(len(x), keep)
-        return Selection(kept, notes=notes + more)
+        last = rank + total * ~stays
+        kept = turns(-last, group) < quota.gather(1, group)
+        return Selection(kept.nonzero()[:, 1].view(len(x), keep), notes=notes + more)
 
 
 def _components(features: Tensor, count: int) -> Tensor:

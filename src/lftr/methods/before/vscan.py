@@ -16,6 +16,7 @@ from ..base import Evidence, Method
 from ..operations.flows import mean_flow, nearest
 from ..operations.remembered import remembered
 from ..operations.signals import SALIENCY, saliency, stand_in
+from ..operations.turns import turns
 
 SHALLOW = ("attention_received_shallow", "attention_received")
 
@@ -81,16 +82,10 @@ def _scan(scores: Tensor, window: Tensor, count: int) -> Tensor:
     Where some windows have fewer tokens than their share, the rest is chosen by score alone.
     """
     window = window.to(scores.device)
-    total = scores.shape[1]
+    limit = -(-count // (int(window.max()) + 1))
     order = scores.argsort(dim=1, descending=True, stable=True)
-    within = window[order].argsort(dim=1, stable=True)  # places in that order, window by window
-    sizes = window.bincount()
-    first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    turn = torch.empty_like(order)
-    turn.scatter_(1, within, (torch.arange(total, device=order.device) - first).expand_as(order))
-    limit = -(-count // len(sizes))
-    rank = torch.arange(total, device=order.device) + total * (turn >= limit)
-    return order.gather(1, rank.argsort(dim=1)[:, :count])
+    late = (turns(scores, window) >= limit).gather(1, order)
+    return order.gather(1, late.int().argsort(dim=1, stable=True)[:, :count])
 
 
 @remembered
