@@ -169,3 +169,12 @@ def test_prunesid(file):
         tokens_of(case, features=case.inputs["encoder_features"]), case.params["K"]
     )
     assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("globalcom2"))
+def test_globalcom2(file):
+    case = load(file)
+    tiles = tuple(tuple(grid) for grid in case.params["tiles"])
+    tokens = lftr.VisualTokens(tiles=tiles, **case.inputs)
+    chosen = lftr.methods.GlobalCom2(case.params["temperature"]).select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])

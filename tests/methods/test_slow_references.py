@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from every import item
@@ -155,3 +158,128 @@ def test_prunesid(seed, keep):
         kept += (first + [i for i in group if i not in first])[:count]
     chosen = lftr.methods.PruneSID().select(tokens, keep)
     assert chosen.index.tolist() == sorted(kept)
+
+
+def tiled(seed, side, rows, columns):
+    """Return an item of a thumbnail and stitched tiles, with all evidence."""
+    total = side * side + rows * columns
+    tokens = item(seed, (1, 1, total))
+    return dataclasses.replace(tokens, grid=None, tiles=((1, side, side), (1, rows, columns)))
+
+
+def views_by_hand(side, rows, columns):
+    """Return the tokens of the thumbnail and of each tile, and the thumbnail's tokens per tile."""
+    high, wide = math.ceil(rows / side), math.ceil(columns / side)
+    top, left = (high * side - rows) // 2, (wide * side - columns) // 2
+    views = [list(range(side * side))] + [[] for _ in range(high * wide)]
+    for r in range(rows):
+        for c in range(columns):
+            tile = (r + top) // side * wide + (c + left) // side
+            views[1 + tile].append(side * side + r * columns + c)
+    below = [[] for _ in range(high * wide)]
+    for r in range(side):
+        for c in range(side):
+            row = min(r // max(side // high, 1), high - 1)
+            below[row * wide + min(c // max(side // wide, 1), wide - 1)].append(r * side + c)
+    return views, below
+
+
+def tile_budgets(attention, views, below, keep, temperature):
+    """Return the count of each view: floors of shares of the factor at which they sum to keep."""
+    powers = [math.exp(sum(float(attention[i]) for i in part) / temperature) for part in below]
+    factors = [1.0] + [1 + p / sum(powers) - 1 / len(powers) for p in powers]
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        ratio = (low + high) / 2
+        counts = [min(int(len(v) * f * ratio), len(v)) for v, f in zip(views, factors, strict=True)]
+        if sum(counts) == keep:
+            return counts
+        low, high = (ratio, high) if sum(counts) < keep else (low, ratio)
+    return None  # several counts change at once
+
+
+TILED = pytest.mark.parametrize(
+    ("side", "rows", "columns"), [(4, 8, 8), (4, 6, 8), (5, 5, 14), (3, 8, 3), (6, 9, 12)]
+)
+
+
+@seeds
+@TILED
+@pytest.mark.parametrize("temperature", [10.0, 0.1])
+def test_globalcom2(seed, side, rows, columns, temperature):
+    tokens = tiled(seed, side, rows, columns)
+    attention = tokens.cls_attention.mean(0)
+    views, below = views_by_hand(side, rows, columns)
+    small = attention[: side * side].view(1, 1, side, side)
+    resized = torch.nn.functional.interpolate(small, (rows, columns), mode="bilinear").flatten()
+    for keep in (5, 17, tokens.count // 2, tokens.count - 3):
+        counts = tile_budgets(attention, views, below, keep, temperature)
+        if counts is None:
+            continue
+        kept = ranked(attention, views[0])[: counts[0]]
+        for view, count in zip(views[1:], counts[1:], strict=True):
+            own = {i: float(attention[i]) for i in view}
+            other = {i: float(resized[i - side * side]) for i in view}
+            lengths = [math.sqrt(sum(s * s for s in part.values())) for part in (own, other)]
+            both = {i: own[i] / lengths[0] + other[i] / lengths[1] for i in view}
+            kept += sorted(view, key=lambda i: (-both[i], i))[:count]
+        chosen = lftr.methods.GlobalCom2(temperature).select(tokens, keep)
+        assert chosen.index.tolist() == sorted(kept)
+        assert not chosen.notes
+
+
+@seeds
+@TILED
+@pytest.mark.parametrize("inner", ["divprune", "visionzip", "lftr", "pool"])
+def test_per_tile(seed, side, rows, columns, inner):
+    tokens = tiled(seed, side, rows, columns)
+    views, below = views_by_hand(side, rows, columns)
+    method = lftr.methods.PerTile(inner, temperature=0.1)
+    for keep in (17, tokens.count // 2):
+        counts = tile_budgets(tokens.cls_attention.mean(0), views, below, keep, 0.1)
+        if counts is None:
+            continue
+        index, slots = [], {}
+        for view, count in zip(views, counts, strict=True):
+            if count:
+                wide = len({(i - side * side) % columns for i in view})
+                grid = (1, side, side) if view is views[0] else (1, len(view) // wide, wide)
+                part = dataclasses.replace(tokens.take(torch.tensor(view)), grid=grid)
+                chosen = lftr.get_method(inner).select(
+                    dataclasses.replace(part, _coordinates=None), count
+                )
+                index += [view[i] for i in chosen.index.tolist()]
+                slots |= dict(zip(index[-count:], chosen.apply(part.features), strict=True))
+        chosen = method.select(tokens, keep)
+        assert chosen.index.tolist() == sorted(index)
+        torch.testing.assert_close(
+            chosen.apply(tokens.features), torch.stack([slots[i] for i in sorted(index)])
+        )
+        stack = lftr.VisualTokens.stack([tokens, tiled(seed + 9, side, rows, columns)])
+        assert method.select(stack, keep).item(0).index.equal(chosen.index)
+
+
+@pytest.mark.parametrize("method", ["globalcom2", lftr.methods.PerTile("divprune")])
+@pytest.mark.parametrize(
+    "tiles",
+    [((1, 4, 4), (1, 4, 4)), ((1, 2, 4), (1, 6, 4)), ((1, 4, 4),) * 3, ((1, 4, 4), (1, 1, 9))],
+)
+def test_tiles_that_are_not_known_are_one_view(method, tiles):
+    total = sum(rows * columns for _, rows, columns in tiles)
+    tokens = dataclasses.replace(item(5, (1, 1, total)), grid=None, tiles=tiles)
+    method = lftr.get_method(method) if isinstance(method, str) else method
+    chosen = method.select(tokens, 9)
+    assert any("no thumbnail" in note for note in chosen.notes)
+    one = dataclasses.replace(tokens, tiles=None, grid=(1, 1, total))
+    assert chosen.index.equal(method.select(one, 9).index)
+    assert not method.select(one, 9).notes
+
+
+def test_a_view_without_attention_is_scored_by_its_mean():
+    tokens = dataclasses.replace(tiled(3, 4, 8, 8), cls_attention=None)
+    x = torch.nn.functional.normalize(tokens.encoder_features, dim=1)
+    scores = -(x[:16] @ torch.nn.functional.normalize(x[:16].mean(0), dim=0))
+    chosen = lftr.methods.GlobalCom2().select(tokens, 40)
+    small = [i for i in chosen.index.tolist() if i < 16]
+    assert small == sorted(ranked(scores)[: len(small)])
+    assert chosen.notes == ("unlikeness in encoder_features stood in for cls_attention",)

@@ -25,6 +25,7 @@ from .before.downsample import Downsample
 from .before.fastervlm import FasterVLM
 from .before.fold import Fold
 from .before.folder import Folder
+from .before.globalcom2 import GlobalCom2
 from .before.greedy_nms import GreedyNMS
 from .before.hiprune import HiPrune
 from .before.holov import HoloV
@@ -48,7 +49,7 @@ from .before.visionzip import VisionZip
 from .before.vispruner import VisPruner
 from .before.visual_grouping import VisualGrouping
 from .before.vscan import VScan
-from .compose import Adaptive, Merge, Mix, PerFrame, Then
+from .compose import Adaptive, Merge, Mix, PerFrame, PerTile, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
 from .inside.bypass import Bypass
@@ -98,6 +99,7 @@ __all__ = [
     "FrameSample",
     "FreeVideoLLM",
     "Freeze",
+    "GlobalCom2",
     "GreedyNMS",
     "GreedyPrune",
     "HiPrune",
@@ -111,6 +113,7 @@ __all__ = [
     "Mix",
     "MultiScalePool",
     "PerFrame",
+    "PerTile",
     "PixelPrune",
     "Pool",
     "PruMerge",

@@ -79,9 +79,9 @@ def _runs(total: int, count: int) -> tuple[Tensor, Tensor]:
     The first runs have one token more where the tokens do not divide.
     """
     size, spare = divmod(total, count)
-    run = torch.arange(count)
+    run = torch.arange(count, device="cpu")
     sizes = size + (run < spare).long()
-    step = torch.arange(int(sizes[0]))
+    step = torch.arange(int(sizes[0]), device="cpu")
     place = (sizes.cumsum(0) - sizes).unsqueeze(1) + step
     return place.clamp_max(total - 1), step < sizes.unsqueeze(1)
 

@@ -94,10 +94,10 @@ def _windows(blocks: tuple[Grid, ...], side: int) -> Tensor:
     parts, first = [], 0
     for frames, rows, columns in blocks:
         high, wide = (max(1, length // side) for length in (rows, columns))
-        row = (torch.arange(rows) // side).clamp_max(high - 1)
-        column = (torch.arange(columns) // side).clamp_max(wide - 1)
+        row = (torch.arange(rows, device="cpu") // side).clamp_max(high - 1)
+        column = (torch.arange(columns, device="cpu") // side).clamp_max(wide - 1)
         window = (row.unsqueeze(1) * wide + column).flatten()
-        frame = torch.arange(frames).unsqueeze(1) * high * wide
+        frame = torch.arange(frames, device="cpu").unsqueeze(1) * high * wide
         parts.append((first + frame + window).flatten())
         first += frames * high * wide
     return torch.cat(parts)
