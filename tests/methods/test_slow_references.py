@@ -283,3 +283,35 @@ def test_a_view_without_attention_is_scored_by_its_mean():
     small = [i for i in chosen.index.tolist() if i < 16]
     assert small == sorted(ranked(scores)[: len(small)])
     assert chosen.notes == ("unlikeness in encoder_features stood in for cls_attention",)
+
+
+def asked(tokens):
+    """Return the negated cosine of each token with the text, the mean over its segments."""
+    text = torch.nn.functional.normalize(tokens.text_embeds, dim=1).mean(0)
+    return -torch.nn.functional.normalize(tokens.visual_projected, dim=1) @ text
+
+
+@seeds
+@pytest.mark.parametrize("keep", [1, 3, 5])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.5])
+def test_resprune(seed, keep, alpha):
+    """Up to the width of the features; beyond, no token has a residual."""
+    tokens = item(seed, GRID)
+    x, weight = tokens.features.double(), ((1 + asked(tokens)) / 2) ** alpha
+    picks = []
+    for _ in range(keep):
+        span = x[picks].T
+        left = x - (span @ torch.linalg.pinv(span) @ x.T).T if picks else x
+        gains = left.square().sum(1) * weight
+        picks.append(ranked(gains, [i for i in range(24) if i not in picks])[0])
+    chosen = lftr.methods.ResPrune(alpha).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(picks)
+
+
+def test_resprune_without_alpha_needs_no_text():
+    tokens = item(0, GRID)
+    assert lftr.methods.ResPrune(0.0).evidence == ()
+    bare = lftr.VisualTokens(tokens.features, grid=GRID)
+    chosen = lftr.methods.ResPrune(0.0).select(bare, 5)
+    assert chosen.index.equal(lftr.methods.ResPrune(0.0).select(tokens, 5).index)
+    assert not chosen.notes

@@ -40,6 +40,7 @@ from .before.prumerge_plus import PruMergePlus
 from .before.prunesid import PruneSID
 from .before.random import Random
 from .before.region_router import RegionRouter
+from .before.resprune import ResPrune
 from .before.scope import Scope
 from .before.tome import ToMe
 from .before.trim import Trim
@@ -123,6 +124,7 @@ __all__ = [
     "PyramidDrop",
     "Random",
     "RegionRouter",
+    "ResPrune",
     "Scope",
     "Source",
     "SparseVLM",
