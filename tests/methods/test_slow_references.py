@@ -315,3 +315,27 @@ def test_resprune_without_alpha_needs_no_text():
     chosen = lftr.methods.ResPrune(0.0).select(bare, 5)
     assert chosen.index.equal(lftr.methods.ResPrune(0.0).select(tokens, 5).index)
     assert not chosen.notes
+
+
+def farthest(x, picks, count, weight):
+    """Return ``picks`` and ``count`` more, each of the largest weight times distance to those."""
+    cosine, picks = cosines(x), list(picks)
+    for _ in range(count):
+        gains = [
+            float(w) * (1 - max(float(cosine[i, j]) for j in picks)) for i, w in enumerate(weight)
+        ]
+        picks.append(ranked(gains, [i for i in range(len(x)) if i not in picks])[0])
+    return picks
+
+
+@seeds
+@counts
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 0.4])
+def test_score(seed, keep, alpha):
+    tokens = item(seed, GRID)
+    attention = tokens.cls_attention.mean(0)
+    picks = farthest(
+        tokens.encoder_features, [ranked(attention)[0]], keep - 1, attention.double() ** alpha
+    )
+    chosen = lftr.methods.SCoRe(alpha).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(picks)

@@ -42,6 +42,7 @@ from .before.random import Random
 from .before.region_router import RegionRouter
 from .before.resprune import ResPrune
 from .before.scope import Scope
+from .before.score import SCoRe
 from .before.tome import ToMe
 from .before.trim import Trim
 from .before.two_expert import TwoExpert
@@ -125,6 +126,7 @@ __all__ = [
     "Random",
     "RegionRouter",
     "ResPrune",
+    "SCoRe",
     "Scope",
     "Source",
     "SparseVLM",
