@@ -339,3 +339,23 @@ def test_score(seed, keep, alpha):
     )
     chosen = lftr.methods.SCoRe(alpha).select(tokens, keep)
     assert chosen.index.tolist() == sorted(picks)
+
+
+@seeds
+@counts
+@pytest.mark.parametrize(("focus", "text_weight"), [(0.5, 0.5), (0.0, 1.0), (0.8, 0.2), (1.0, 0.0)])
+def test_fsr(seed, keep, focus, text_weight):
+    tokens = item(seed, GRID)
+    parts = [asked(tokens), tokens.cls_attention.mean(0)]
+    parts = [(part - part.min()) / (part.max() - part.min()) for part in parts]
+    scores = text_weight * parts[0] + (1 - text_weight) * parts[1]
+    first = ranked(scores)[: max(1, int(keep * focus))]
+    picks = farthest(tokens.encoder_features, first, keep - len(first), [1.0] * 24)
+    cosine, groups = cosines(tokens.encoder_features), {i: [i] for i in picks}
+    scan = picks[len(first) :]
+    for i in range(24):
+        if i not in picks and scan:
+            groups[max(scan, key=lambda j: float(cosine[i, j]))].append(i)
+    chosen = lftr.methods.FSR(focus, text_weight).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(picks)
+    torch.testing.assert_close(chosen.apply(tokens.features), averaged(tokens.features, groups))

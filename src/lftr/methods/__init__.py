@@ -25,6 +25,7 @@ from .before.downsample import Downsample
 from .before.fastervlm import FasterVLM
 from .before.fold import Fold
 from .before.folder import Folder
+from .before.fsr import FSR
 from .before.globalcom2 import GlobalCom2
 from .before.greedy_nms import GreedyNMS
 from .before.hiprune import HiPrune
@@ -78,6 +79,7 @@ from .video.vidcom2 import VidCom2
 __all__ = [
     "AIM",
     "EVS",
+    "FSR",
     "AIMInside",
     "AIMVideo",
     "Adaptive",
