@@ -85,3 +85,17 @@ def test_prompts_without_marks_have_an_item_a_run(tiled: ZooEntry) -> None:
     with lftr.reduce(model, "uniform", tokens=4) as reduction:
         lftr.prepare(model, **inputs)
     assert [item.kept for item in reduction.report.items] == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_budgets_of_tiles_come_from_the_thumbnail(name: str) -> None:
+    """The layout of these families is one that the wrapper knows, and the answers are exact."""
+    prompt = Prompt(FAMILIES[name], [[3, Image("wide"), 4]])
+    method = lftr.methods.PerTile("divprune", temperature=0.1)
+    with reduced(prompt.model, method, 0.5) as run:
+        output = prompt.generate()
+    (tokens,), (item,) = run.method.tokens, run.report.items
+    (_, side, wide), stitched = tokens.blocks
+    assert side == wide < max(stitched)
+    assert not any("no thumbnail" in note for note in item.notes)
+    assert_true(prompt, run, output)

@@ -126,3 +126,55 @@ def test_trim(file):
     close(torch.cat([merged[kept], merged[[mean]]]), case.expected["tokens"])
     slots = chosen.assignment(tokens.count)
     assert (slots[dropped] == mean).all()
+
+
+@pytest.mark.parametrize("file", cases("holov"))
+def test_holov(file):
+    case = load(file)
+    chosen = lftr.methods.HoloV(runs=case.params["runs"]).select(tokens_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(case.inputs["features"]), case.expected["tokens"])
+
+
+@pytest.mark.parametrize("file", cases("vscan"))
+def test_vscan(file):
+    case = load(file)
+    method = lftr.methods.VScan(window=case.params["window"])
+    chosen = method.select(tokens_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(case.inputs["features"]), case.expected["tokens"])
+
+
+@pytest.mark.parametrize("file", cases("apet"))
+def test_apet(file):
+    """The same tokens, merged the same way but for what the program loses or counts twice."""
+    case = load(file)
+    x, wanted = case.inputs["encoder_features"], case.expected
+    tokens = tokens_of(case, features=x)
+    chosen = lftr.methods.ApET(case.params["basis"]).select(tokens, case.params["K"])
+    assert chosen.index.equal(wanted["index"])
+    members = chosen.index[chosen.assignment(len(x))]
+    unit = x / x.norm(dim=1, keepdim=True)
+    twice = wanted["worst"][(unit[wanted["basis"]] @ unit[wanted["worst"]].T).argmax(dim=1)]
+    for token, official in zip(wanted["worst"], wanted["merged_official"], strict=True):
+        group = (members == token).nonzero()[:, 0]
+        group = group[~torch.isin(group, wanted["replaced"])]
+        close(torch.cat([x[group], x[wanted["basis"]][twice == token]]).mean(dim=0), official)
+
+
+@pytest.mark.parametrize("file", cases("prunesid"))
+def test_prunesid(file):
+    case = load(file)
+    chosen = lftr.methods.PruneSID().select(
+        tokens_of(case, features=case.inputs["encoder_features"]), case.params["K"]
+    )
+    assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("globalcom2"))
+def test_globalcom2(file):
+    case = load(file)
+    tiles = tuple(tuple(grid) for grid in case.params["tiles"])
+    tokens = lftr.VisualTokens(tiles=tiles, **case.inputs)
+    chosen = lftr.methods.GlobalCom2(case.params["temperature"]).select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])

@@ -7,12 +7,20 @@ import pytest
 import torch
 
 from lftr.methods.operations import lazy_greedy, similarity, thinning
+from lftr.methods.operations.apportion import floored
 from lftr.methods.operations.coverage import facility_location
-from lftr.methods.operations.greedy import determinantal, farthest_point, soft_nms, suppress
+from lftr.methods.operations.greedy import (
+    determinantal,
+    farthest_point,
+    k_centre,
+    soft_nms,
+    suppress,
+)
 from lftr.methods.operations.outliers import outlier_count
 from lftr.methods.operations.scaling import mean_cosine, min_max, unit, z_score
 from lftr.methods.operations.similarity import gram
 from lftr.methods.operations.thinning import thin
+from lftr.methods.operations.turns import turns
 
 
 def clustered(seed, count=90, width=24, batch=3):
@@ -236,3 +244,45 @@ def test_scores_to_a_common_scale():
     assert z[1].tolist() == [0.0, 0.0, 0.0]
     x, targets = torch.eye(3)[None], torch.tensor([[[2.0, 0.0, 0.0], [0.0, 3.0, 4.0]]])
     torch.testing.assert_close(mean_cosine(x, targets)[0], torch.tensor([0.5, 0.3, 0.4]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_k_centre(mode, weighted):
+    x = clustered(11)
+    covered = torch.tensor([[4, 80], [7, 8], [0, 1]])
+    weight = scores_of(x) if weighted else None
+    order = k_centre(x, 40, covered, weight)
+    for b, got in enumerate(order):
+        distance = 1.0 - cosines(x[b])
+        if weighted:
+            distance = distance * weight[b]
+        picks = covered[b].tolist()
+        for _ in range(40):
+            left = distance[picks].amin(0)
+            left[picks] = -torch.inf
+            picks.append(int(left.argmax()))
+        assert got.tolist() == picks[2:]
+
+
+def test_turns_rank_within_parts():
+    scores = torch.randint(0, 5, (3, 40), generator=torch.Generator().manual_seed(0))
+    shared = torch.arange(40) % 3 * 2  # part 1 is empty
+    for part in (shared, torch.stack([shared, shared.flip(0), shared.sort().values])):
+        got = turns(scores, part)
+        for row, parts, places in zip(scores, part.expand(3, 40), got, strict=True):
+            for token in range(40):
+                mates = [i for i in range(40) if parts[i] == parts[token]]
+                mates.sort(key=lambda i: (-int(row[i]), i))
+                assert mates[places[token]] == token
+
+
+@pytest.mark.parametrize("claims", [[3.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+def test_floored_meets_every_total(claims):
+    limits = torch.tensor([4, 9, 2])
+    for total in range(16):
+        (counts,) = floored(total, torch.tensor([claims]), limits)
+        assert counts.sum() == total
+        assert (counts <= limits).all()
+    assert floored(8, torch.tensor([[3.0, 1.0, 1.0]]), torch.tensor([9, 9, 9])).tolist() == [
+        [5, 2, 1]  # 4.8, 1.6 and 1.6: what is left goes to the largest claims
+    ]

@@ -26,6 +26,7 @@ LAYOUT = {
     "frame-sample",
     "free-video-llm",
     "hiprune",
+    "holov",  # runs of the raster order
     "interpolate",
     "lftr",
     "multi-scale-pool",
@@ -39,13 +40,18 @@ LAYOUT = {
     "trim",  # the mean token stands in place of the last dropped one
     "uniform",
     "visionzip",  # every n-th of the rest
+    "vscan",  # windows
 }
 # Where two tokens may tie by the rule itself: each the other's nearest, both the most isolated.
 TIED = {"divprune", "visual-grouping"}
 # Options under which the layout counts at the sizes of these tests.
-LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}}
+LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}, "vscan": {"window": 2}}
 # Where the length of the features does.
-LENGTH = {"pixel-prune", "fastvid", "holitom", "prunevid"}  # the latter: distances of densities
+LENGTH = {
+    "pixel-prune",
+    "prunesid",  # a sigmoid
+    *("fastvid", "holitom", "prunevid"),  # distances of densities
+}
 
 each = pytest.mark.parametrize("name", every())
 grids = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6))

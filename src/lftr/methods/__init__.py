@@ -15,6 +15,7 @@ from . import inside as inside
 from . import video as video
 from .base import Method
 from .before.aim import AIM
+from .before.apet import ApET
 from .before.cdpruner import CDPruner
 from .before.cls_only import ClsOnly
 from .before.coverage import Coverage
@@ -24,8 +25,11 @@ from .before.downsample import Downsample
 from .before.fastervlm import FasterVLM
 from .before.fold import Fold
 from .before.folder import Folder
+from .before.fsr import FSR
+from .before.globalcom2 import GlobalCom2
 from .before.greedy_nms import GreedyNMS
 from .before.hiprune import HiPrune
+from .before.holov import HoloV
 from .before.id_selection import IDSelection
 from .before.interpolate import Interpolate
 from .before.lftr import Lftr
@@ -34,9 +38,12 @@ from .before.pixel_prune import PixelPrune
 from .before.pool import Pool
 from .before.prumerge import PruMerge
 from .before.prumerge_plus import PruMergePlus
+from .before.prunesid import PruneSID
 from .before.random import Random
 from .before.region_router import RegionRouter
+from .before.resprune import ResPrune
 from .before.scope import Scope
+from .before.score import SCoRe
 from .before.tome import ToMe
 from .before.trim import Trim
 from .before.two_expert import TwoExpert
@@ -44,7 +51,8 @@ from .before.uniform import Uniform
 from .before.visionzip import VisionZip
 from .before.vispruner import VisPruner
 from .before.visual_grouping import VisualGrouping
-from .compose import Adaptive, Merge, Mix, PerFrame, Then
+from .before.vscan import VScan
+from .compose import Adaptive, Merge, Mix, PerFrame, PerTile, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
 from .inside.bypass import Bypass
@@ -71,9 +79,11 @@ from .video.vidcom2 import VidCom2
 __all__ = [
     "AIM",
     "EVS",
+    "FSR",
     "AIMInside",
     "AIMVideo",
     "Adaptive",
+    "ApET",
     "AutoPrune",
     "Bypass",
     "CDPruner",
@@ -93,10 +103,12 @@ __all__ = [
     "FrameSample",
     "FreeVideoLLM",
     "Freeze",
+    "GlobalCom2",
     "GreedyNMS",
     "GreedyPrune",
     "HiPrune",
     "HoliTom",
+    "HoloV",
     "IDSelection",
     "Interpolate",
     "Lftr",
@@ -105,14 +117,18 @@ __all__ = [
     "Mix",
     "MultiScalePool",
     "PerFrame",
+    "PerTile",
     "PixelPrune",
     "Pool",
     "PruMerge",
     "PruMergePlus",
+    "PruneSID",
     "PruneVid",
     "PyramidDrop",
     "Random",
     "RegionRouter",
+    "ResPrune",
+    "SCoRe",
     "Scope",
     "Source",
     "SparseVLM",
@@ -123,6 +139,7 @@ __all__ = [
     "Trim",
     "TwoExpert",
     "Uniform",
+    "VScan",
     "VidCom2",
     "VisPruner",
     "VisionZip",

@@ -6,6 +6,7 @@ from .adaptive import Adaptive
 from .merge import Merge
 from .mix import Mix
 from .per_frame import PerFrame
+from .per_tile import PerTile
 from .then import Then
 
-__all__ = ["Adaptive", "Merge", "Mix", "PerFrame", "Then"]
+__all__ = ["Adaptive", "Merge", "Mix", "PerFrame", "PerTile", "Then"]

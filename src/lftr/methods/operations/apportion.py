@@ -57,3 +57,37 @@ def apportion(
     order = first[order[:, :total]]
     counts = torch.zeros(batch, parts, dtype=torch.int64, device="cpu")
     return counts.scatter_add_(1, order // len(place), torch.ones_like(order))
+
+
+def floored(total: int, claims: Tensor, limits: Tensor) -> Tensor:
+    """Return how many of ``total`` slots each part gets: its share, rounded down, and the rest.
+
+    The rest goes to the parts of the largest claims, one slot each. What a part cannot take is
+    divided among the others by the same rule.
+
+    Parameters
+    ----------
+    total : int
+        At most the sum of the limits.
+    claims : Tensor, shape (B, P)
+        Non-negative. If all are zero, they count as equal.
+    limits : Tensor of int64, shape (P,)
+        Largest number of slots of each part.
+
+    Returns
+    -------
+    Tensor of int64, shape (B, P), on the CPU
+    """
+    claims, limits = claims.cpu().double(), limits.cpu()
+    counts = torch.zeros(claims.shape, dtype=torch.int64, device="cpu")
+    least = claims.amax(dim=1, keepdim=True).clamp_min(1e-300) * 1e-9
+    claims = claims.maximum(least)
+    while bool((counts.sum(dim=1) < total).any()):
+        open_ = claims.where(counts < limits, 0.0)
+        share = open_ / open_.sum(dim=1, keepdim=True).clamp_min(1e-300)
+        counts += (share * (total - counts.sum(dim=1, keepdim=True))).floor().long()
+        counts = counts.minimum(limits)
+        open_ = claims.where(counts < limits, -1.0)
+        rank = open_.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        counts += (rank < total - counts.sum(dim=1, keepdim=True)) & (open_ > 0)
+    return counts

@@ -132,3 +132,30 @@ def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
         order.scatter_(1, at, torch.inf)
         skipped.scatter_(1, at, torch.inf)
     return torch.stack(picks, dim=1)
+
+
+def k_centre(x: Tensor, keep: int, covered: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Pick the token farthest, by cosine, from its nearest pick or covered token; repeat.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+    keep : int
+        Picks, at most those that are not covered.
+    covered : Tensor of int64, shape (B, P)
+        Tokens that are picked already; they are not returned.
+    weight : Tensor, shape (B, N), optional
+        Non-negative factor of each token's distance; by default 1.
+    """
+    similarity = Similarity(unit(x))
+    nearest = similarity.rows(covered).amax(dim=1)
+    weight = torch.ones_like(nearest) if weight is None else weight.float()
+    free = torch.zeros_like(nearest).scatter_(1, covered, -torch.inf)
+    picks = []
+    for _ in range(keep):
+        distance = weight * (1.0 - nearest) + free
+        pick = distance.argmax(dim=1)
+        picks.append(pick)
+        free.scatter_(1, pick.unsqueeze(1), -torch.inf)
+        nearest = nearest.maximum(similarity.row(pick, distance))
+    return torch.stack(picks, dim=1)
