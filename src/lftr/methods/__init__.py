@@ -53,6 +53,7 @@ from .inside.dyvte import DyVTE
 from .inside.fastv import FastV
 from .inside.freeze import Freeze
 from .inside.greedyprune import GreedyPrune
+from .inside.priortr import PriorTR
 from .inside.pyramiddrop import PyramidDrop
 from .inside.sparsevlm import SparseVLM
 from .inside.sparsevlm_plus import SparseVLMPlus
@@ -107,6 +108,7 @@ __all__ = [
     "PerFrame",
     "PixelPrune",
     "Pool",
+    "PriorTR",
     "PruMerge",
     "PruMergePlus",
     "PruneVid",

@@ -37,6 +37,17 @@ def test_fastv(file):
     close(chosen.apply(view.states[view.visual]), kept_states(case))
 
 
+@pytest.mark.parametrize("file", cases("priortr"))
+def test_priortr(file):
+    case = load(file)
+    rows = case.inputs["attention_logits_text"]
+    logits = torch.zeros(len(rows), rows.shape[2], rows.shape[2])
+    logits[:, -rows.shape[1] :] = rows
+    view = view_of(logits[0], case, heads_of(logits))
+    method = lftr.get_method("priortr", question=case.params["question"])
+    assert method.select(view, case.params["K"]).index.equal(case.expected["index"])
+
+
 @pytest.mark.parametrize("file", cases("pdrop_rank"))
 def test_pyramiddrop(file):
     case = load(file)
