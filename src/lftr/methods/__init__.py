@@ -58,6 +58,7 @@ from .inside.pyramiddrop import PyramidDrop
 from .inside.sparsevlm import SparseVLM
 from .inside.sparsevlm_plus import SparseVLMPlus
 from .inside.static_exit import StaticExit
+from .inside.v2drop import V2Drop
 from .lookup import KINDS, get_method, list_methods
 from .video.aim import AIMVideo
 from .video.dycoke import DyCoke
@@ -125,6 +126,7 @@ __all__ = [
     "Trim",
     "TwoExpert",
     "Uniform",
+    "V2Drop",
     "VidCom2",
     "VisPruner",
     "VisionZip",

@@ -11,6 +11,7 @@ from golden import cases, close, load
 import lftr
 from lftr.methods.inside.aim import importance
 from lftr.methods.inside.base import Heads, LayerView
+from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters
 
@@ -161,3 +162,14 @@ def test_sparsevlm_plus(file):
     close(rotary_weights(second, first.text), case.expected["rope_weights"])
     chosen = lftr.get_method("sparsevlm-plus", heads=14).select(second, params["K"])
     assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("v2drop"))
+def test_v2drop(file):
+    case = load(file)
+    layer, schedule = case.params["layer"], Stages((3, 17, 22), (0.5, 0.25, 1))
+    before = view_of(case.inputs["states_before"], case, None, layer=layer - 1)
+    after = view_of(case.inputs["states_after"], case, None, layer=layer, memory=before.memory)
+    method = lftr.get_method("v2drop", schedule=schedule)
+    method.observe(before)
+    assert method.select(after, case.params["K"]).index.equal(case.expected["index"])

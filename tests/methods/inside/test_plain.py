@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
+import torch
 
-from lftr.methods import PriorTR
+import lftr
+from lftr.methods import PriorTR, V2Drop
+from lftr.methods.inside.schedules import Stages
 
 from .views import view
 
@@ -60,3 +64,31 @@ def test_priortr_with_one_token_after_the_image_follows_its_attention():
     seen = view(6, visual=18, text=1)
     scores = mean_attention(seen, [len(seen.states) - 1])
     assert PriorTR().select(seen, 5).index.tolist() == best(scores, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_v2drop(seed):
+    method = V2Drop(schedule=Stages(layers=(2, 4), keep=(0.5, 0.2)))
+    assert method.watches(8) == {1, 3}
+    memory, left = {}, list(range(20))
+    states = {layer: view(seed + layer, visual=20).states for layer in (1, 2, 3, 4)}
+    for layer in (1, 2, 3, 4):
+        columns = [0, 1, 2, *(3 + token for token in left), 23, 24, 25, 26, 27]
+        seen = view(visual=len(left), layer=layer, memory=memory, tokens=20)
+        seen = dataclasses.replace(
+            seen, states=states[layer][columns], columns=torch.tensor(columns)
+        )
+        method.observe(seen)
+        if layer in (2, 4):
+            keep = {2: 10, 4: 4}[layer]
+            change = [
+                math.dist(*(states[i][3 + t].tolist() for i in (layer - 1, layer))) for t in left
+            ]
+            chosen = best(change, keep)
+            assert method.select(seen, keep).index.tolist() == chosen
+            left = [left[i] for i in chosen]
+
+
+def test_v2drop_has_to_look_one_layer_earlier():
+    with pytest.raises(lftr.LftrError, match="'states of layer 3' was not stored"):
+        V2Drop().select(view(layer=4), 3)

@@ -35,8 +35,8 @@ class PriorTR(OneCut, name="priortr"):
 
     Notes
     -----
-    Published: 192, 128 or 64 of 576 tokens from layer 3 on, whatever the depth; ``"mean"`` for LLaVA-1.5, ``"last"``
-    for other models.
+    Published: 192, 128 or 64 of 576 tokens from layer 3 on, whatever the depth; ``"mean"`` for
+    LLaVA-1.5, ``"last"`` for other models.
     Of several images, the text after the last one is used, since it sees all of them. If a single
     token follows, it is prior and question at once, and the tokens are ranked by its attention.
     """

@@ -94,6 +94,7 @@ class Prompt:
         heads: Mapping[str, Heads],
         norm: Callable[[Tensor], Tensor],
         rotary: tuple[Tensor, Tensor] | None,
+        columns: Tensor,
         decisions: Decisions,
     ) -> Verdict | None:
         """Ask the methods in turn, each about what the ones before left.
@@ -110,6 +111,8 @@ class Prompt:
             What `LayerMethod.reads` names, over the same rows.
         rotary : pair of Tensor, shape (L, d), optional
             Their cosines and sines.
+        columns : Tensor of int64, shape (L,)
+            Their columns in the call.
         decisions : dict
             Those to go by again; new ones are written down.
 
@@ -141,6 +144,7 @@ class Prompt:
                     norm,
                     self.memories[m],
                     None if rotary is None else (rotary[0][live], rotary[1][live]),
+                    columns[live],
                 )
                 with torch.no_grad(), exactly(states):  # decisions need no gradient
                     decisions[key] = self._ask(m, view)

@@ -182,6 +182,7 @@ class Descent:
                 {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
                 self._rotary(row, columns, call.rotary),
+                columns.to(device),
                 self.decisions,
             )
             if verdict is None:
