@@ -69,7 +69,9 @@ def same(one, other):
 
 
 def test_all_methods_for_videos_are_here():
-    names = "aim-video dycoke evs fastvid frame-sample free-video-llm holitom prunevid vidcom2"
+    names = (
+        "aim-video dycoke evs fastvid frame-sample free-video-llm holitom prunevid v-cast vidcom2"
+    )
     assert names.split() == VIDEO
 
 
@@ -293,6 +295,7 @@ def test_settings_name_what_they_allow():
     for name, option, value in [
         ("evs", "first", 1.5),
         ("frame-sample", "share", 0.0),
+        ("v-cast", "temperature", 0.0),
         ("vidcom2", "temperature", 0.0),
         ("dycoke", "merging_ratio", -0.1),
         ("aim-video", "folds", (0,)),

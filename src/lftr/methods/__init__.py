@@ -68,6 +68,7 @@ from .video.frame_sample import FrameSample
 from .video.free_video_llm import FreeVideoLLM
 from .video.holitom import HoliTom
 from .video.prunevid import PruneVid
+from .video.vcast import VCast
 from .video.vidcom2 import VidCom2
 
 __all__ = [
@@ -127,6 +128,7 @@ __all__ = [
     "TwoExpert",
     "Uniform",
     "V2Drop",
+    "VCast",
     "VidCom2",
     "VisPruner",
     "VisionZip",

@@ -57,3 +57,9 @@ def apportion(
     order = first[order[:, :total]]
     counts = torch.zeros(batch, parts, dtype=torch.int64, device="cpu")
     return counts.scatter_add_(1, order // len(place), torch.ones_like(order))
+
+
+def highest(scores: Tensor, counts: Tensor) -> Tensor:
+    """Return where the highest ``counts`` ``(R,)`` scores of each row ``(R, N)`` are."""
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return ranks < counts.unsqueeze(1)
