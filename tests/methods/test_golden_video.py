@@ -57,6 +57,14 @@ def test_vcast(file):
     assert frames.bincount(minlength=case.grid[0]).equal(case.expected["frame_count"])
 
 
+@pytest.mark.parametrize("file", cases("semvid"))
+def test_semvid(file):
+    case = load(file)
+    tokens = video_of(case, text_token_embeds=case.inputs["text"])
+    method = lftr.get_method("semvid", threshold=case.params["threshold"])
+    assert method.select(tokens, case.params["K"]).index.equal(case.expected["index"])
+
+
 @pytest.mark.parametrize("file", cases("dycoke_ttm"))
 def test_dycoke(file):
     case = load(file)

@@ -68,6 +68,7 @@ from .video.frame_sample import FrameSample
 from .video.free_video_llm import FreeVideoLLM
 from .video.holitom import HoliTom
 from .video.prunevid import PruneVid
+from .video.semvid import SemVID
 from .video.vcast import VCast
 from .video.vidcom2 import VidCom2
 
@@ -118,6 +119,7 @@ __all__ = [
     "Random",
     "RegionRouter",
     "Scope",
+    "SemVID",
     "Source",
     "SparseVLM",
     "SparseVLMPlus",

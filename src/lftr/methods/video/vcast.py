@@ -82,9 +82,8 @@ def frame_counts(share: Tensor, keep: int, size: int) -> Tensor:
     floor = claim.floor()
     counts = 1 + floor.clamp_max(size - 1).long()
     left = keep - int(counts.sum())
-    order = (claim - floor).argsort(descending=True, stable=True) if left > 0 else share.argsort()
-    for frame in order.tolist():  # `left` is negative where rounding gave one too many
-        change = max(1 - int(counts[frame]), min(left, size - int(counts[frame])))
-        counts[frame] += change
-        left -= change
+    for frame in (claim - floor).argsort(descending=True, stable=True).tolist():
+        more = min(left, size - int(counts[frame]))
+        counts[frame] += more
+        left -= more
     return counts
