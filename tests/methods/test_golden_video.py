@@ -48,6 +48,23 @@ def test_vidcom2(file):
     assert method.select(video_of(case), case.notes["K_out"]).index.equal(chosen.index)
 
 
+@pytest.mark.parametrize("file", cases("vcast"))
+def test_vcast(file):
+    case = load(file)
+    chosen = lftr.get_method("v-cast").select(video_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    frames = chosen.index // case.inputs["video"].shape[1]
+    assert frames.bincount(minlength=case.grid[0]).equal(case.expected["frame_count"])
+
+
+@pytest.mark.parametrize("file", cases("semvid"))
+def test_semvid(file):
+    case = load(file)
+    tokens = video_of(case, text_token_embeds=case.inputs["text"])
+    method = lftr.get_method("semvid", threshold=case.params["threshold"])
+    assert method.select(tokens, case.params["K"]).index.equal(case.expected["index"])
+
+
 @pytest.mark.parametrize("file", cases("dycoke_ttm"))
 def test_dycoke(file):
     case = load(file)

@@ -69,8 +69,8 @@ def same(one, other):
 
 
 def test_all_methods_for_videos_are_here():
-    names = "aim-video dycoke evs fastvid frame-sample free-video-llm holitom prunevid vidcom2"
-    assert names.split() == VIDEO
+    names = "aim-video dycoke evs fastvid frame-sample free-video-llm holitom prunevid"
+    assert [*names.split(), "semvid", "v-cast", "vidcom2"] == VIDEO
 
 
 @each
@@ -281,6 +281,7 @@ def test_a_long_clip_holds_nothing_larger_than_its_frames_maps(name):
         cls_attention=torch.rand(1, total, generator=draw),
         visual_projected=x,
         text_embeds=x[:1],
+        text_token_embeds=x[:4],
         frame_features=x.view(frames, size, width).mean(1),
     )
     with Largest() as seen:
@@ -293,6 +294,9 @@ def test_settings_name_what_they_allow():
     for name, option, value in [
         ("evs", "first", 1.5),
         ("frame-sample", "share", 0.0),
+        ("semvid", "objects", 1.5),
+        ("semvid", "longest", 0),
+        ("v-cast", "temperature", 0.0),
         ("vidcom2", "temperature", 0.0),
         ("dycoke", "merging_ratio", -0.1),
         ("aim-video", "folds", (0,)),

@@ -61,10 +61,12 @@ from .inside.dyvte import DyVTE
 from .inside.fastv import FastV
 from .inside.freeze import Freeze
 from .inside.greedyprune import GreedyPrune
+from .inside.priortr import PriorTR
 from .inside.pyramiddrop import PyramidDrop
 from .inside.sparsevlm import SparseVLM
 from .inside.sparsevlm_plus import SparseVLMPlus
 from .inside.static_exit import StaticExit
+from .inside.v2drop import V2Drop
 from .lookup import KINDS, get_method, list_methods
 from .video.aim import AIMVideo
 from .video.dycoke import DyCoke
@@ -74,6 +76,8 @@ from .video.frame_sample import FrameSample
 from .video.free_video_llm import FreeVideoLLM
 from .video.holitom import HoliTom
 from .video.prunevid import PruneVid
+from .video.semvid import SemVID
+from .video.vcast import VCast
 from .video.vidcom2 import VidCom2
 
 __all__ = [
@@ -120,6 +124,7 @@ __all__ = [
     "PerTile",
     "PixelPrune",
     "Pool",
+    "PriorTR",
     "PruMerge",
     "PruMergePlus",
     "PruneSID",
@@ -130,6 +135,7 @@ __all__ = [
     "ResPrune",
     "SCoRe",
     "Scope",
+    "SemVID",
     "Source",
     "SparseVLM",
     "SparseVLMPlus",
@@ -139,6 +145,8 @@ __all__ = [
     "Trim",
     "TwoExpert",
     "Uniform",
+    "V2Drop",
+    "VCast",
     "VScan",
     "VidCom2",
     "VisPruner",

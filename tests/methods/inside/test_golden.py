@@ -11,6 +11,7 @@ from golden import cases, close, load
 import lftr
 from lftr.methods.inside.aim import importance
 from lftr.methods.inside.base import Heads, LayerView
+from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters
 
@@ -35,6 +36,17 @@ def test_fastv(file):
     chosen = lftr.get_method("fastv").select(view, case.params["K"])
     assert chosen.index.equal(case.expected["index"])
     close(chosen.apply(view.states[view.visual]), kept_states(case))
+
+
+@pytest.mark.parametrize("file", cases("priortr"))
+def test_priortr(file):
+    case = load(file)
+    rows = case.inputs["attention_logits_text"]
+    logits = torch.zeros(len(rows), rows.shape[2], rows.shape[2])
+    logits[:, -rows.shape[1] :] = rows
+    view = view_of(logits[0], case, heads_of(logits))
+    method = lftr.get_method("priortr", question=case.params["question"])
+    assert method.select(view, case.params["K"]).index.equal(case.expected["index"])
 
 
 @pytest.mark.parametrize("file", cases("pdrop_rank"))
@@ -150,3 +162,14 @@ def test_sparsevlm_plus(file):
     close(rotary_weights(second, first.text), case.expected["rope_weights"])
     chosen = lftr.get_method("sparsevlm-plus", heads=14).select(second, params["K"])
     assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("v2drop"))
+def test_v2drop(file):
+    case = load(file)
+    layer, schedule = case.params["layer"], Stages((3, 17, 22), (0.5, 0.25, 1))
+    before = view_of(case.inputs["states_before"], case, None, layer=layer - 1)
+    after = view_of(case.inputs["states_after"], case, None, layer=layer, memory=before.memory)
+    method = lftr.get_method("v2drop", schedule=schedule)
+    method.observe(before)
+    assert method.select(after, case.params["K"]).index.equal(case.expected["index"])

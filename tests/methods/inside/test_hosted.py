@@ -94,6 +94,28 @@ def test_rotary_tables_are_those_of_the_rows():
     assert torch.equal(last.rotary[0][last.text], cosines[first.text])
 
 
+@families
+def test_what_is_remembered_is_of_the_same_tokens(family):
+    """Another method drops tokens between the layers, in a batch with padding."""
+    prompt = Prompt(family, [WIDE, SQUARE])
+    recorder = Recorder(lftr.get_method("v2drop", schedule=Stages(layers=(1, 2), keep=(0.6, 0.3))))
+    other = lftr.get_method("greedyprune", schedule=Stages(layers=(1, 2), keep=(0.8, 0.5)))
+    with lftr.reduce(prompt.model, [other, recorder]):
+        prompt.forward()
+    assert len(recorder.views) == 6
+    for later in recorder.views[2:]:
+        states = later.recall(f"states of layer {later.layer - 1}")
+        (before,) = (
+            view
+            for view in recorder.views
+            if view.memory is later.memory and view.layer == later.layer - 1
+        )
+        columns = before.columns.tolist()
+        rows = [columns.index(column) for column in later.columns[later.visual].tolist()]
+        assert set(rows) < set(before.visual.tolist())
+        assert states.equal(before.states[rows])
+
+
 def test_methods_are_asked_in_the_prefill_alone():
     prompt = Prompt(FAMILIES["llava"], [SQUARE])
     recorder = Recorder(lftr.get_method("pyramiddrop"))

@@ -14,7 +14,7 @@ import lftr
 from lftr.methods.inside.base import Heads, LayerMethod
 from lftr.methods.inside.schedules import Average, Step
 
-from .views import build, changed, choosers, descend, inside, ready, view
+from .views import build, changed, choosers, descend, inside, look, ready, view
 
 each = pytest.mark.parametrize("name", inside())
 chooser = pytest.mark.parametrize("name", choosers())
@@ -173,8 +173,7 @@ def test_memory_is_the_prompts_own(name):
     other = dataclasses.replace(other, memory={})
     method = ready(name, one)
     method.select(one, 7)
-    if 0 in method.watches(8):
-        method.observe(dataclasses.replace(other, layer=0))
+    look(method, other)
     assert method.select(other, 7).index.equal(alone.index)
 
 

@@ -166,3 +166,11 @@ def test_averages_of_schedules_that_know_their_own():
     assert Exit().averaging(0.25) == Exit(0.25)
     assert Skip(every=2).averaging(1.0) == Skip(every=2)
     assert Average(Step(), 0.5).averaging(0.25) == Average(Step(), 0.25)
+
+
+def test_cuts_are_the_layers_that_have_fewer_tokens_than_the_one_before():
+    stages = Stages(layers=(2, 4), keep=(0.5, 0.25))
+    assert stages.cuts(6) == Average(stages, 0.6).cuts(6) == [2, 4]
+    assert Linear(start=2, stop=4, end=0.0).cuts(8) == [2, 3, 4]
+    assert Step(layer=3, keep=64).cuts(8) == Exit(3).cuts(8) == [3]
+    assert Skip(every=2).cuts(8) == []

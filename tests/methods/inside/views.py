@@ -72,13 +72,25 @@ def build(name, depth=8, size=12):
 
 
 def ready(name, seen):
-    """Return a method by name, once it has looked at a prompt as it does before the first layer."""
+    """Return a method by name, once it has looked at a prompt as it does in earlier layers."""
     method = lftr.get_method(name)
-    if 0 in method.watches(seen.depth):
-        first = dataclasses.replace(seen, layer=0)
-        method.observe(first)
-        assert method.count(first, seen.tokens) == seen.tokens
+    look(method, seen)
     return method
+
+
+def look(method, seen):
+    """Let a method look at a prompt before the earlier layers that it watches, and at this one.
+
+    The states of earlier layers have the same values in other channels.
+    """
+    for layer in sorted(method.watches(seen.depth)):
+        if layer < seen.layer:
+            states = seen.states.roll(seen.layer - layer, dims=1)
+            earlier = dataclasses.replace(seen, layer=layer, states=states)
+            method.observe(earlier)
+            if layer == 0:
+                assert method.count(earlier, seen.tokens) == seen.tokens
+    method.observe(seen)
 
 
 def changed(seen, change):
@@ -98,7 +110,9 @@ def descend(method, seed=0, depth=8, visual=30, text=5):
     left, memory, rows = [], {}, torch.arange(visual)
     for layer in range(depth):
         seen = view(seed + layer, len(rows), text, layer=layer, depth=depth, tokens=visual)
-        seen = dataclasses.replace(seen, memory=memory, heads=seen.heads if layer else None)
+        columns = torch.cat([torch.arange(3), 3 + rows, 3 + visual + torch.arange(text)])
+        heads = seen.heads if layer else None
+        seen = dataclasses.replace(seen, memory=memory, heads=heads, columns=columns)
         drops = layer > 0 and plan[layer] < plan[layer - 1]
         if len(rows) and (drops or layer in method.watches(depth)):
             method.observe(seen)

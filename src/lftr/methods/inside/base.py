@@ -143,6 +143,9 @@ class LayerView:
         Values that the method stores for later layers of the same prompt; empty at first.
     rotary : pair of Tensor, shape (L, d), optional
         Cosines and sines of the rows' rotary positions, if the model has them.
+    columns : Tensor of int64, shape (L,), optional
+        Columns of the rows in the prompt, ascending and the same in every layer; by default the
+        rows' own numbers.
     """
 
     layer: int
@@ -155,6 +158,7 @@ class LayerView:
     norm: Callable[[Tensor], Tensor] = lambda states: states
     memory: dict[str, Any] = field(default_factory=dict)
     rotary: tuple[Tensor, Tensor] | None = None
+    columns: Tensor | None = None
 
     @property
     def last(self) -> Tensor:
@@ -165,6 +169,28 @@ class LayerView:
     def asking(self) -> Tensor:
         """Rows that attend to the image: the text after it, or the last token without such text."""
         return self.text if len(self.text) else self.last
+
+    def remember(self, name: str, values: Tensor) -> None:
+        """Store a value of each visual token, ``(N, ...)``, for later layers of the same prompt."""
+        self.memory[name] = self._visual_columns, values
+
+    def recall(self, name: str) -> Tensor:
+        """Return what `remember` stored in an earlier layer, of the tokens that are left: (N, ...).
+
+        Raises
+        ------
+        LftrError
+            If no value was stored under this name.
+        """
+        if name not in self.memory:
+            raise LftrError(f"{name!r} was not stored in an earlier layer: see LayerMethod.watches")
+        columns, values = self.memory[name]
+        left = torch.searchsorted(columns, self._visual_columns.to(columns.device))
+        return values[left].to(self.states.device)  # type: ignore[no-any-return]
+
+    @property
+    def _visual_columns(self) -> Tensor:
+        return self.visual if self.columns is None else self.columns[self.visual]
 
     @property
     def read(self) -> Heads:

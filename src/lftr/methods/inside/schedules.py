@@ -57,6 +57,12 @@ class Schedule(Plain, ABC, kind="schedule"):
         counts = self.counts(_MANY, depth)
         return [layer for layer, count in enumerate(counts) if count < _MANY]
 
+    def cuts(self, depth: int) -> list[int]:
+        """Return the layers that can have fewer tokens than the one before; raises as `pruned`."""
+        counts = self.counts(_MANY, depth)
+        pairs = enumerate(itertools.pairwise(counts), start=1)
+        return [layer for layer, (before, count) in pairs if count < before]
+
     def averaging(self, keep: Keep) -> Schedule:
         """Return this schedule scaled so that layers have ``keep`` tokens on average."""
         return Average(self, keep)
@@ -344,6 +350,9 @@ class Average(Schedule):
         if isinstance(self.keep, float):
             self.counts(_MANY, depth)
         return self.shape.pruned(depth)
+
+    def cuts(self, depth: int) -> list[int]:
+        return self.shape.cuts(depth)
 
     def states(self, depth: int) -> list[State]:
         return self.shape.states(depth)

@@ -91,3 +91,52 @@ def floored(total: int, claims: Tensor, limits: Tensor) -> Tensor:
         rank = open_.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         counts += (rank < total - counts.sum(dim=1, keepdim=True)) & (open_ > 0)
     return counts
+
+
+def largest_remainders(total: int, weights: Tensor) -> Tensor:
+    """Divide slots in proportion to weights, rounded down; the largest remainders get one more.
+
+    Parameters
+    ----------
+    total : int
+    weights : Tensor, shape (P,), on the CPU
+        Non-negative; equal shares if their sum is below 1e-8.
+
+    Returns
+    -------
+    Tensor of int64, shape (P,), on the CPU
+    """
+    return capped_remainders(total, weights, torch.full(weights.shape, total))
+
+
+def capped_remainders(total: int, weights: Tensor, limits: Tensor) -> Tensor:
+    """Divide slots as `largest_remainders`; what is above a part's limit is divided again.
+
+    Parameters
+    ----------
+    total : int
+        At most the sum of the limits.
+    weights : Tensor, shape (P,), on the CPU
+    limits : Tensor of int64, shape (P,), on the CPU
+        Largest number of slots of each part.
+    """
+    counts = torch.zeros_like(limits)
+    while (left := total - int(counts.sum())) > 0:
+        room = limits - counts
+        active = weights.where(room > 0, 0.0)
+        if active.sum() < 1e-8:
+            active = (room > 0).to(weights)
+        claim = active / active.sum() * left
+        floor = claim.floor()
+        more = left - int(floor.sum())
+        order = (claim - floor).masked_fill(room <= 0, -1.0).argsort(descending=True, stable=True)
+        share = floor.long()
+        share[order[:more]] += 1
+        counts += torch.minimum(share, room)
+    return counts
+
+
+def highest(scores: Tensor, counts: Tensor) -> Tensor:
+    """Return where the highest ``counts`` ``(R,)`` scores of each row ``(R, N)`` are."""
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return ranks < counts.unsqueeze(1)

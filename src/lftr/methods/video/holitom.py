@@ -13,7 +13,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
-from ..operations.apportion import CEILED, ROUNDED, apportion
+from ..operations.apportion import CEILED, ROUNDED, apportion, highest
 from ..operations.density import join_peaks, peak_scores
 from ..operations.motion import stillness
 from ..operations.parts import Parts
@@ -127,9 +127,3 @@ class HoliTom(ClipMethod, name="holitom"):
             rest = self._clustered(x, members & ~chosen, merging)
             leader = torch.where(chosen, leader, rest)
         return leader
-
-
-def highest(scores: Tensor, counts: Tensor) -> Tensor:
-    """Return where the highest ``counts`` ``(R,)`` scores of each row ``(R, N)`` are."""
-    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return ranks < counts.unsqueeze(1)

@@ -12,13 +12,12 @@ from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
-from ..operations.apportion import apportion
+from ..operations.apportion import apportion, highest
 from ..operations.density import join_peaks, peak_scores
 from ..operations.parts import Parts
 from ..operations.scaling import unit
 from ..operations.segments import clustered
 from .base import ClipMethod, own_counts
-from .holitom import highest
 
 
 @dataclass(frozen=True)

@@ -95,29 +95,32 @@ class PromptRow:
         heads: Mapping[str, Heads],
         norm: Callable[[Tensor], Tensor],
         rotary: tuple[Tensor, Tensor] | None,
+        columns: Tensor,
         decisions: Decisions,
     ) -> LayerDecision | None:
         """Let the methods decide in turn, each about the tokens that the ones before it kept.
 
-        Parameters
-        ----------
-        states : Tensor, shape (L, C)
-            The hidden states that enter the layer.
-        visual : Tensor of bool, shape (L,)
-            Which of them are visual tokens.
-        weight : Tensor of float32, shape (L,)
-            How many tokens each of them stands for.
-        heads : mapping of str to Heads
-            The attention that `LayerMethod.reads` names, over the same tokens.
-        rotary : pair of Tensor, shape (L, d), optional
-            The cosines and sines of the tokens' positions.
-        decisions : dict
-            Decisions that are repeated; new ones are added to it.
+                Parameters
+                ----------
+                states : Tensor, shape (L, C)
+                    The hidden states that enter the layer.
+                visual : Tensor of bool, shape (L,)
+                    Which of them are visual tokens.
+                weight : Tensor of float32, shape (L,)
+                    How many tokens each of them stands for.
+                heads : mapping of str to Heads
+                    The attention that `LayerMethod.reads` names, over the same tokens.
+                rotary : pair of Tensor, shape (L, d), optional
+                    The cosines and sines of the tokens' positions.
+        columns : Tensor of int64, shape (L,)
+            The columns of the tokens in the call.
+                decisions : dict
+                    Decisions that are repeated; new ones are added to it.
 
-        Returns
-        -------
-        LayerDecision, optional
-            None if all tokens stay as they are.
+                Returns
+                -------
+                LayerDecision, optional
+                    None if all tokens stay as they are.
         """
         if self._text_before is None:  # counted once: the first visual tokens may be dropped later
             self._text_before = int(visual.int().argmax())
@@ -142,6 +145,7 @@ class PromptRow:
                     norm,
                     self.memories[m],
                     None if rotary is None else (rotary[0][live], rotary[1][live]),
+                    columns[live],
                 )
                 with torch.no_grad(), exactly(states):  # decisions need no gradient
                     decisions[key] = self._choose(m, view)

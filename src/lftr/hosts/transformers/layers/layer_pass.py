@@ -183,6 +183,7 @@ class LayerPass:
                 {name: one.to(device) for name, one in heads.items()},
                 self.host.norm,
                 self._rotary(row, columns, call.rotary),
+                columns.to(device),
                 self.decisions,
             )
             if decision is None:

@@ -1,0 +1,94 @@
+"""Layer methods against slow programs written from their descriptions, without lftr's functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import lftr
+from lftr.methods import PriorTR, V2Drop
+from lftr.methods.inside.schedules import Stages
+
+from .views import view
+
+
+def causal_attention(seen, row):
+    """Return the attention of one row to every row up to it, for each head, as lists."""
+    heads, result = seen.heads, []
+    group = len(heads.queries) // len(heads.keys)
+    for number, queries in enumerate(heads.queries.tolist()):
+        keys = heads.keys[number // group].tolist()
+        products = [
+            heads.scale * sum(a * b for a, b in zip(queries[row], keys[column], strict=True))
+            for column in range(row + 1)
+        ]
+        largest = max(products)
+        weights = [math.exp(product - largest) for product in products]
+        result.append([weight / sum(weights) for weight in weights])
+    return result
+
+
+def mean_attention(seen, rows):
+    """Return the attention of some rows to each visual token, averaged over rows and heads."""
+    total = [0.0] * len(seen.visual)
+    for row in rows:
+        maps = causal_attention(seen, row)
+        for place, column in enumerate(seen.visual.tolist()):
+            total[place] += sum(one[column] for one in maps) / len(maps) / len(rows)
+    return total
+
+
+def best(scores, keep):
+    """Return the indices of the highest scores, ascending; the earlier of equal ones."""
+    return sorted(sorted(range(len(scores)), key=lambda i: -scores[i])[:keep])
+
+
+@pytest.mark.parametrize("question", ["mean", "last"])
+@pytest.mark.parametrize("seed", range(5))
+def test_priortr(seed, question):
+    seen = view(seed, visual=18, text=4)
+    first, last = int(seen.visual[-1]) + 1, len(seen.states) - 1
+    asking = range(first, last + 1) if question == "mean" else [last]
+    prior, asked = mean_attention(seen, [first]), mean_attention(seen, asking)
+    prior = [share / sum(prior) for share in prior]
+    asked = [share / sum(asked) for share in asked]
+    scores = [p * math.log(p / q) for p, q in zip(asked, prior, strict=True)]
+    for keep in (1, 5, 17):
+        assert PriorTR(question=question).select(seen, keep).index.tolist() == best(scores, keep)
+
+
+def test_priortr_with_one_token_after_the_image_follows_its_attention():
+    seen = view(6, visual=18, text=1)
+    scores = mean_attention(seen, [len(seen.states) - 1])
+    assert PriorTR().select(seen, 5).index.tolist() == best(scores, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_v2drop(seed):
+    method = V2Drop(schedule=Stages(layers=(2, 4), keep=(0.5, 0.2)))
+    assert method.watches(8) == {1, 3}
+    memory, left = {}, list(range(20))
+    states = {layer: view(seed + layer, visual=20).states for layer in (1, 2, 3, 4)}
+    for layer in (1, 2, 3, 4):
+        columns = [0, 1, 2, *(3 + token for token in left), 23, 24, 25, 26, 27]
+        seen = view(visual=len(left), layer=layer, memory=memory, tokens=20)
+        seen = dataclasses.replace(
+            seen, states=states[layer][columns], columns=torch.tensor(columns)
+        )
+        method.observe(seen)
+        if layer in (2, 4):
+            keep = {2: 10, 4: 4}[layer]
+            change = [
+                math.dist(*(states[i][3 + t].tolist() for i in (layer - 1, layer))) for t in left
+            ]
+            chosen = best(change, keep)
+            assert method.select(seen, keep).index.tolist() == chosen
+            left = [left[i] for i in chosen]
+
+
+def test_v2drop_has_to_look_one_layer_earlier():
+    with pytest.raises(lftr.LftrError, match="'states of layer 3' was not stored"):
+        V2Drop().select(view(layer=4), 3)

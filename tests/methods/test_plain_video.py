@@ -1,0 +1,190 @@
+"""Methods for clips against slow programs written from their descriptions, in plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from every import item
+
+import lftr
+from lftr.methods import SemVID, VCast
+
+GRIDS = [(1, 3, 4), (2, 3, 3), (5, 3, 4), (8, 2, 3)]
+
+
+def length(x):
+    return math.sqrt(sum(a * a for a in x))
+
+
+def cosine(x, y, least=1e-12):
+    inner = sum(a * b for a, b in zip(x, y, strict=True))
+    return inner / (max(length(x), least) * max(length(y), least))
+
+
+def mean(rows):
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def frames_of(tokens):
+    """Return the features of a clip as lists: frames of tokens of channels."""
+    return tokens.features.unflatten(0, (tokens.grid[0], -1)).tolist()
+
+
+def best(scores, keep):
+    """Return the indices of the highest scores; the earlier of equal ones."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i])[:keep]
+
+
+def vcast(tokens, keep):
+    frames, size = frames_of(tokens), tokens.grid[1] * tokens.grid[2]
+    means = [mean(frame) for frame in frames]
+    means = [[a / length(one) for a in one] for one in means]
+    bend = [1.0] * len(frames)
+    for t in range(1, len(frames) - 1):
+        come = [a - b for a, b in zip(means[t], means[t - 1], strict=True)]
+        go = [a - b for a, b in zip(means[t + 1], means[t], strict=True)]
+        bend[t] = 1 - cosine(come, go)
+    weights = [math.exp(one / 0.7) for one in bend]
+    weights = [one / sum(weights) for one in weights]
+    if keep < len(frames):
+        counts = [int(t in best(weights, keep)) for t in range(len(frames))]
+    else:
+        claims = [one * (keep - len(frames)) for one in weights]
+        counts = [1 + min(math.floor(claim), size - 1) for claim in claims]
+        while sum(counts) < keep:
+            rest = [
+                claim - math.floor(claim) if count < size else -1
+                for claim, count in zip(claims, counts, strict=True)
+            ]
+            counts[best(rest, 1)[0]] += 1
+    chosen = []
+    for t, frame in enumerate(frames):
+        norms = [length(token) for token in frame]
+        spread = max(norms) - min(norms) + 1e-6
+        scores = [
+            1 - cosine(token, means[t]) + (norm - min(norms)) / spread
+            for token, norm in zip(frame, norms, strict=True)
+        ]
+        chosen += [t * size + i for i in best(scores, counts[t])]
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_vcast(seed, grid):
+    tokens = item(seed, grid)
+    for keep in range(1, tokens.count):
+        assert VCast().select(tokens, keep).index.tolist() == vcast(tokens, keep)
+
+
+def test_vcast_keeps_more_where_the_clip_turns():
+    tokens = item(0, (7, 4, 4))
+    still = tokens.features[:16].repeat(7, 1)
+    still[48:64] += tokens.features[16:32]  # one frame of something else
+    tokens = lftr.VisualTokens(still, grid=(7, 4, 4))
+    counts = (VCast().select(tokens, 28).index // 16).bincount(minlength=7)
+    assert counts.argmax() == 3
+    assert counts.min() >= 1
+
+
+def divided(total, weights, limits=None):
+    """Divide slots by weights, rounded down; the largest remainders get one more each."""
+    limits = [total] * len(weights) if limits is None else limits
+    counts = [0] * len(weights)
+    while sum(counts) < total:
+        room = [limit - count for limit, count in zip(limits, counts, strict=True)]
+        active = [weight if free else 0.0 for weight, free in zip(weights, room, strict=True)]
+        if sum(active) < 1e-8:
+            active = [float(free > 0) for free in room]
+        left = total - sum(counts)
+        claims = [weight / sum(active) * left for weight in active]
+        shares = [math.floor(claim) for claim in claims]
+        rest = [
+            claim - share if free else -1.0
+            for claim, share, free in zip(claims, shares, room, strict=True)
+        ]
+        for i in best(rest, left - sum(shares)):
+            shares[i] += 1
+        counts = [
+            count + min(share, free)
+            for count, share, free in zip(counts, shares, room, strict=True)
+        ]
+    return counts
+
+
+def apart(x, y):
+    return length([a - b for a, b in zip(x, y, strict=True)])
+
+
+def semvid(tokens, keep, threshold):
+    frames, size = frames_of(tokens), tokens.grid[1] * tokens.grid[2]
+    text = tokens.text_token_embeds.tolist()
+    means = [mean(frame) for frame in frames]
+    means = [[a / length(one) for a in one] for one in means]
+    near = []
+    for one in means:
+        highest = sorted((cosine(one, word) for word in text), reverse=True)[:2]
+        near.append(sum(highest) / len(highest))
+    moved = [apart(means[t], means[t - 1]) for t in range(1, len(means))]
+    moved = moved[:1] + moved if moved else [0.0]
+    weights = [0.7 * max(a, 0.0) + 0.3 * b for a, b in zip(near, moved, strict=True)]
+    if keep < len(frames):
+        counts = [int(t in best(weights, keep)) for t in range(len(frames))]
+    else:
+        starts = [0]
+        starts += [t for t in range(1, len(means)) if cosine(means[t], means[t - 1]) < threshold]
+        ends = [*starts[1:], len(means)]
+        worth = [sum(near[a:b]) / (b - a) for a, b in zip(starts, ends, strict=True)]
+        positive = [max(one, 0.0) for one in worth]
+        if sum(positive) < 1e-8:
+            positive = [one - min(worth) + 1e-6 for one in worth]
+        counts = []
+        for a, b, share in zip(starts, ends, divided(keep - len(frames), positive), strict=True):
+            counts += [1 + more for more in divided(share, weights[a:b])]
+        counts = [min(count, size) for count in counts]
+        slack = [size - count for count in counts]
+        claims = [weight * free for weight, free in zip(weights, slack, strict=True)]
+        more = divided(keep - sum(counts), claims, slack)
+        counts = [count + one for count, one in zip(counts, more, strict=True)]
+    chosen = []
+    for t, frame in enumerate(frames):
+        if not counts[t]:
+            continue
+        like = [[cosine(token, word) for word in text] for token in frame]
+        picked = best([cosine(token, means[t]) for token in frame], 1)
+        objects = round((counts[t] - 1) * 0.6)
+        present = [max(0.0, *(row[w] for row in like)) for w in range(len(text))]
+        shares = divided(objects, present)
+        for word in best(present, len(text)):
+            these = []
+            for _ in range(shares[word]):
+                free = [i for i in range(size) if i not in picked]
+                value = [
+                    0.9 * like[i][word]
+                    - 0.1 * max((cosine(frame[i], frame[j]) for j in these), default=0.0)
+                    for i in free
+                ]
+                these.append(free[best(value, 1)[0]])
+                picked.append(these[-1])
+        free = [i for i in range(size) if i not in picked]
+        around = [s for s in (t - 1, t + 1) if 0 <= s < len(frames)]
+        change = [
+            sum(apart(frame[i], frames[s][i]) for s in around) / max(1, len(around)) for i in free
+        ]
+        said = [max(0.0, *like[i]) for i in free]
+        most = [max(max(one, default=0.0), 1e-6) for one in (change, said)]
+        value = [a / most[0] / 2 + b / most[1] / 2 for a, b in zip(change, said, strict=True)]
+        picked += [free[i] for i in best(value, counts[t] - len(picked))]
+        chosen += [t * size + i for i in picked]
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.8])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_semvid(seed, grid, threshold):
+    tokens = item(seed, grid)
+    method = SemVID(threshold=threshold)
+    for keep in range(1, tokens.count):
+        assert method.select(tokens, keep).index.tolist() == semvid(tokens, keep, threshold)
