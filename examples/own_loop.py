@@ -1,5 +1,8 @@
 """A decoding loop of one's own: `lftr.prepare` returns the shortened inputs.
 
+No argument of a model can pass on that merged tokens count as several. Use a method that drops
+tokens, or ``weights="none"``; or call the model itself while the reduction is active.
+
 Run: python examples/own_loop.py
 """
 
@@ -13,7 +16,7 @@ model, processor = lftr.bundled.load()
 example = suites.load("scenes", split="test", n=1)[0]
 inputs = inputs_of(processor, [example.image], example.question)
 
-with lftr.reduce(model, "lftr", tokens=64) as reduction, torch.inference_mode():
+with lftr.reduce(model, "divprune", tokens=64) as reduction, torch.inference_mode():
     prepared = lftr.prepare(model, **inputs)  # ids, mask, positions, the encoded image
     print(f"prompt: {inputs['input_ids'].shape[1]} -> {prepared['input_ids'].shape[1]} columns")
     out = model(**prepared, use_cache=True)

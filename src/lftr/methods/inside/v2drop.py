@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...values.selection import Selection
 from ...values.source import Source
@@ -34,6 +35,7 @@ class V2Drop(LayerMethod, name="v2drop"):
         code="https://github.com/xuyang-liu16/V2Drop",
         note="its block in the language model's forward",
     )
+    merges: ClassVar[bool] = False
     schedule: Schedule = Stages(layers=(3 / 32, 17 / 32, 22 / 32), keep=(1 / 2, 1 / 4, 1 / 576))
 
     def watches(self, depth: int) -> frozenset[int]:

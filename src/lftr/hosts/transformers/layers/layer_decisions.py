@@ -100,27 +100,27 @@ class PromptRow:
     ) -> LayerDecision | None:
         """Let the methods decide in turn, each about the tokens that the ones before it kept.
 
-                Parameters
-                ----------
-                states : Tensor, shape (L, C)
-                    The hidden states that enter the layer.
-                visual : Tensor of bool, shape (L,)
-                    Which of them are visual tokens.
-                weight : Tensor of float32, shape (L,)
-                    How many tokens each of them stands for.
-                heads : mapping of str to Heads
-                    The attention that `LayerMethod.reads` names, over the same tokens.
-                rotary : pair of Tensor, shape (L, d), optional
-                    The cosines and sines of the tokens' positions.
+        Parameters
+        ----------
+        states : Tensor, shape (L, C)
+            The hidden states that enter the layer.
+        visual : Tensor of bool, shape (L,)
+            Which of them are visual tokens.
+        weight : Tensor of float32, shape (L,)
+            How many tokens each of them stands for.
+        heads : mapping of str to Heads
+            The attention that `LayerMethod.reads` names, over the same tokens.
+        rotary : pair of Tensor, shape (L, d), optional
+            The cosines and sines of the tokens' positions.
         columns : Tensor of int64, shape (L,)
             The columns of the tokens in the call.
-                decisions : dict
-                    Decisions that are repeated; new ones are added to it.
+        decisions : dict
+            Decisions that are repeated; new ones are added to it.
 
-                Returns
-                -------
-                LayerDecision, optional
-                    None if all tokens stay as they are.
+        Returns
+        -------
+        LayerDecision, optional
+            None if all tokens stay as they are.
         """
         if self._text_before is None:  # counted once: the first visual tokens may be dropped later
             self._text_before = int(visual.int().argmax())
