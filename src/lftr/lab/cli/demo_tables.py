@@ -18,7 +18,7 @@ from ...media import Clip
 from ...methods.base import Method
 from ...methods.inside import LayerMethod
 from ...prompting import Medium
-from ...reducing import prepare, reduce
+from ...reducing import reduce
 from ...values.errors import ArgumentError
 from ...values.report import ItemReport
 from ..asking.items import Question
@@ -127,7 +127,7 @@ def picture(
                 loaded.model, [asked], processor=loaded.processor, text_tower=loaded.text_tower
             )
             with on as reduction, torch.inference_mode():
-                prepare(loaded.model, **inputs)
+                loaded.model(**inputs)  # for the report
             item = reduction.report.items[0]
             pictures.append(_kept(item, medium, loaded.processor))
             captions.append(f"{method}, {item.kept} of {item.tokens} tokens: {outcome.answers[i]}")
