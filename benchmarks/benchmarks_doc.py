@@ -96,6 +96,10 @@ def main() -> None:
         "run. The bundled model tells methods apart on its own suite and predicts nothing about "
         "other models.",
         "",
+        "All sections but the one on weights of slots were measured before slots had weights. There "
+        "`lftr` drops tokens, as it still does on vLLM: `Lftr(space=\"encoder\", candidates=1, "
+        "leftovers=\"drop\")`.",
+        "",
         "## The claims of LFTR's abstract",
         "",
         "Up to 16x fewer tokens at maintained accuracy; complementary to post-training "

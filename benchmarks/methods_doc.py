@@ -135,6 +135,10 @@ def results() -> list[str]:
         "",
         WRITTEN,
         "",
+        "All rows were measured before merged tokens had weights: `lftr` drops tokens here, as it "
+        "still does on vLLM, and `dycoke`, `holitom` and `prunevid` count as they did then. With "
+        "weights: [Benchmarks](benchmarks.md#weights-of-slots).",
+        "",
         "Relative accuracy is in % of the full model's, with 95 % paired bootstrap intervals over "
         "the questions, on the bundled suite with the bundled model: it tells the methods apart on "
         "this model and predicts nothing about others. What each method does: "
