@@ -96,9 +96,9 @@ def main() -> None:
         "run. The bundled model tells methods apart on its own suite and predicts nothing about "
         "other models.",
         "",
-        "All sections but the one on weights of slots were measured before slots had weights. There "
-        "`lftr` drops tokens, as it still does on vLLM: `Lftr(space=\"encoder\", candidates=1, "
-        "leftovers=\"drop\")`.",
+        "All sections but the one on weights of slots were measured before slots had weights: "
+        'there `lftr` drops tokens, as it still does on vLLM: `Lftr(space="encoder", candidates=1, '
+        'leftovers="drop")`.',
         "",
         "## The claims of LFTR's abstract",
         "",

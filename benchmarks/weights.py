@@ -4,7 +4,8 @@
     python benchmarks/weights.py --test [--suite clips] [--n 800]
 
 On the validation split: LFTR's options around their defaults, and exponents of the weights. The
-defaults were chosen from it, by the mean relative accuracy. With ``--test``, once all was fixed:
+defaults were chosen from it, by the mean relative accuracy (``--n 200`` and, of clips, ``--n 140``;
+the results files have their commands). With ``--test``, once all was fixed:
 LFTR as it is and without each of its parts; pruning methods as published, and with their dropped
 tokens merged (`lftr.methods.Merge`); merging methods with and without weights.
 """

@@ -323,6 +323,76 @@ def test_inside(name: str, before: bool, inside: Any) -> None:
     assert_close(entry, answers[1], answers[0], slack=3)
 
 
+def test_beams_inside(llava: ZooEntry) -> None:
+    """Each beam has the weights of its own row, also those that a method inside changed."""
+    prompt = Prompt(llava, [WIDE, SQUARE])
+    options = {"num_beams": 3, "output_scores": True}
+    with lftr.reduce(prompt.model, [MERGED, Halves()], keep=0.4):
+        together = prompt.generate(5, **options).sequences_scores
+        alone = [prompt.alone(row).generate(5, **options).sequences_scores for row in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_a_forward_in_a_callback(llava: ZooEntry, positions: str) -> None:
+    """Another prompt that a logits processor runs is answered as by the plain model."""
+    prompt = Prompt(llava, [WIDE])
+    text = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "use_cache": False}
+    expected, found = prompt.model(**text).logits, []
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        found.append(prompt.model(**text).logits)
+        return scores
+
+    with lftr.reduce(prompt.model, MERGED, keep=0.4, positions=positions):
+        plain = prompt.generate().logits
+        again = prompt.generate(logits_processor=[process]).logits
+    assert len(found) == NEW
+    for logits in found:
+        assert_close(llava, logits, expected)
+    for left, right in zip(again, plain, strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("later", ["none", 0.5])
+def test_a_cache_of_other_weights(llava: ZooEntry, later: Any) -> None:
+    prompt = Prompt(llava, [SQUARE])
+    with lftr.reduce(prompt.model, MERGED, keep=0.4):
+        first = prompt.generate(2)
+    more = torch.cat([first.sequences, torch.tensor([[20, 21]])], dim=1)
+    with (
+        lftr.reduce(prompt.model, MERGED, keep=0.4, weights=later),
+        pytest.raises(lftr.LftrError, match=r"filled with weights=1, .* has weights="),
+    ):
+        prompt.model.generate(
+            input_ids=more,
+            attention_mask=torch.ones_like(more),
+            past_key_values=first.past_key_values,
+            max_new_tokens=1,
+        )
+
+
+def test_another_method_inside_goes_on(llava: ZooEntry) -> None:
+    """What merged in an earlier turn keeps its weight under a method that only drops."""
+    prompt = Prompt(llava, [SQUARE])
+    answers = []
+    for weights in ("size", "none"):
+        with lftr.reduce(prompt.model, Halves()):
+            first = prompt.generate(2)
+        more = torch.cat([first.sequences, torch.tensor([[20, 21]])], dim=1)
+        with lftr.reduce(prompt.model, FastV(layer=1, keep=0.5), weights=weights):
+            second = prompt.model.generate(
+                input_ids=more,
+                attention_mask=torch.ones_like(more),
+                past_key_values=first.past_key_values,
+                max_new_tokens=1,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        answers.append(second.logits[0])
+    assert distance(*answers) > 5e-3
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_gradients(llava: ZooEntry, checkpointed: bool) -> None:
     """Through extra channels as through the eager kernel's mask, also where layers run twice."""

@@ -298,3 +298,65 @@ def test_stacks_of_single_decisions():
     assert stack.index.tolist() == [[0, 2], [1, 2]]
     assert stack.notes == ("a note",)
     assert stacked([one, one]).flow is None
+
+
+def test_anchors_that_stand_for_others():
+    """Features stay as they are, the count is that of the nearest tokens; nothing composes it."""
+    tokens = item(3, (1, 4, 5))
+    anchor = Merge("divprune", weighting="anchor")
+    chosen, mean = anchor.select(tokens, 6), Merge("divprune").select(tokens, 6)
+    assert chosen.apply(tokens.features).equal(tokens.features[chosen.index])
+    assert chosen.weight.equal(mean.weight)
+    assert chosen.weight.sum() == 20
+    for composed in (Then(anchor, "tome"), Then("tome", anchor), Mix(anchor, "random")):
+        with pytest.raises(lftr.LftrError, match="cannot be composed"):
+            composed.select(tokens, 6)
+    for options in ({"weighting": "anchor"}, {"own": 0.5}):
+        with pytest.raises(lftr.LftrError, match="a method that merges no tokens"):
+            Merge("tome", **options).select(tokens, 6)
+
+
+def test_merging_within_frames():
+    tokens = item(3, (4, 2, 3))
+    chosen = Merge("random", within="frame").select(tokens, 9)
+    frames = torch.arange(24) // 6
+    kept = set(frames[chosen.index].tolist())
+    slots = chosen.assignment(24)
+    for token in range(24):
+        if int(frames[token]) in kept:
+            assert frames[chosen.index[slots[token]]] == frames[token]
+
+
+def test_rounds_of_k_means():
+    """Each round: means of the groups at length one, then every token to the nearest mean."""
+    tokens = item(5, (1, 4, 5))
+    x = torch.nn.functional.normalize(tokens.encoder_features, dim=1)
+    chosen = Merge("random", rounds=2).select(tokens, 5)
+    centres = x[chosen.index]
+    for _ in range(3):
+        slot = (x @ centres.T).argmax(dim=1)
+        slot[chosen.index] = torch.arange(5)
+        centres = torch.stack([x[slot == k].mean(0) for k in range(5)])
+        centres = torch.nn.functional.normalize(centres, dim=1)
+    assert chosen.assignment(20).equal(slot)
+
+
+def test_weights_are_counted():
+    """By hand: each token's one is divided among its slots in proportion to its factors."""
+    flow = lftr.Flow(
+        torch.tensor([0, 1, 2, 2, 3]),
+        torch.tensor([0, 0, 0, 1, 1]),
+        torch.tensor([0.25, 0.25, 0.5, 0.25, 0.75]),
+    )
+    chosen = lftr.Selection([0, 3], flow)
+    torch.testing.assert_close(chosen.weight, torch.tensor([2 + 2 / 3, 1 + 1 / 3]))
+    already = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    torch.testing.assert_close(chosen.inherited(already), torch.tensor([3 + 2.0, 4 + 1.0]))
+    told = lftr.Selection([3, 0], slot_weight=[5.0, 7.0])
+    assert told.index.tolist() == [0, 3]
+    assert told.weight.tolist() == [7.0, 5.0]
+    assert told.inherited(already).tolist() == [7.0, 20.0]
+    assert told.through(torch.tensor([1, 2, 4, 6])).weight.tolist() == [7.0, 5.0]
+    for wrong in ([1.0], [0.0, 1.0], [float("inf"), 1.0]):
+        with pytest.raises(lftr.LftrError, match="slot_weight"):
+            lftr.Selection([0, 3], slot_weight=wrong)

@@ -107,11 +107,13 @@ class Selection:
         index = index.long()
         if index.shape[-1] == 0:
             raise ArgumentError.of("index", index.tolist(), "at least one token")
-        weight = self.slot_weight
-        if weight is not None and (weight.shape != index.shape or not bool((weight > 0).all())):
-            shown = f"{tuple(weight.shape)}, the least {weight.min()}"
-            allowed = f"positive numbers of shape {tuple(index.shape)}"
-            raise ArgumentError.of("slot_weight", shown, allowed)
+        weight = None if self.slot_weight is None else torch.as_tensor(self.slot_weight).float()
+        if weight is not None:
+            right = weight.shape == index.shape
+            if not right or not bool(((weight > 0) & weight.isfinite()).all()):
+                allowed = f"positive, finite numbers of shape {tuple(index.shape)}"
+                raise ArgumentError.of("slot_weight", self.slot_weight, allowed)
+            object.__setattr__(self, "slot_weight", weight)
         rising = index[..., 1:] > index[..., :-1]
         if not bool(rising.all()):
             index, order = index.sort(dim=-1)

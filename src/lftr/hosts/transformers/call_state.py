@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .api import Cache
+    from .api import Cache, Call
     from .checks import Forward
     from .columns import CachedPrompt
     from .layers.layer_decisions import Decisions
@@ -32,11 +32,36 @@ class Generation:
     decisions : dict, optional
         What layer methods decided in this call. Without a cache every forward contains the prompt,
         and later ones repeat these decisions.
+    filled : Cache, optional
+        The cache that its forwards fill, once that is known.
+    begun : bool
+        Whether its first forward has begun.
     """
 
     cache: Cache | None
     reduced: Reduced | None
     decisions: Decisions | None = None
+    filled: Cache | None = None
+    begun: bool = False
+
+    def contains(self, call: Call) -> bool:
+        """Whether a forward belongs to this generation.
+
+        A callback may call the model on another prompt. The forwards of a generation begin with
+        its prompt and share its cache; without a cache, each repeats the prompt.
+        """
+        if not self.begun or (self.filled is None and call.cache is not None):
+            self.begun, self.filled = True, call.cache
+            return True
+        if self.filled is not None or self.reduced is None:
+            return call.cache is self.filled
+        prompt, ids = self.reduced.call.ids, call.ids
+        if not isinstance(ids, Tensor) or ids.shape[1] < prompt.shape[1]:
+            return False
+        own = ids[:, : prompt.shape[1]]
+        return not len(own) % len(prompt) and bool(
+            (own == prompt.repeat_interleave(len(own) // len(prompt), dim=0)).all()
+        )
 
 
 class CallState(threading.local):

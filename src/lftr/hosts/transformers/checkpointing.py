@@ -32,7 +32,8 @@ def run_once(layers: Iterable[nn.Module]) -> Iterator[None]:
                 "lftr's hooks are gone; use model.gradient_checkpointing_enable() instead"
             )
     attributes: list[dict[str, Any]] = [vars(layer) for layer in layers]
-    before = [(one, one[CHECKPOINTED]) for one in attributes if CHECKPOINTED in one]
+    # in evaluation layers run once anyway, and other threads may be reading the attribute
+    before = [(one, True) for one in attributes if one["training"] and one.get(CHECKPOINTED)]
     for one, _ in before:
         one[CHECKPOINTED] = False
     try:

@@ -71,6 +71,8 @@ class CachedPrompt:
         Rows that lost no token.
     log_weight : Tensor of float32, shape (B, L')
         The logarithm of how many tokens each column stands for.
+    exponent : float
+        What the logarithms are multiplied by in attention.
     """
 
     ids: Tensor
@@ -79,6 +81,7 @@ class CachedPrompt:
     following: Tensor
     whole: Tensor
     log_weight: Tensor
+    exponent: float
 
     @property
     def full(self) -> int:

@@ -271,9 +271,9 @@ class ModelHooks:
         call = Call.of(self.model.forward, args, kwargs)
         generation = state.generation
         if generation is not None:
-            reduced = generation.reduced
             check_passed_on(call, generation.cache)
             generation.cache = None
+            reduced = generation.reduced if generation.contains(call) else None
             call = _with_mask(_with_later_positions(call, reduced), reduced)
             prompt = None if reduced is None else reduced.prompt
         elif top.host.concerns(call):

@@ -91,7 +91,8 @@ class Reduction(Attached):
         try:
             with torch.no_grad():
                 reduced = self.reduce(Call(inputs))
-            if reduced.prompt is not None and bool(reduced.prompt.log_weight.any()):
+            prompt = reduced.prompt
+            if self.weights is not None and prompt is not None and bool(prompt.log_weight.any()):
                 raise UnsupportedModelError(
                     f"{self} merges tokens, and prepared inputs cannot pass on how many each slot "
                     "stands for: reduce with weights='none', or call the model with the full inputs"

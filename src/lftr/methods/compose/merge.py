@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
+from ...values.errors import ArgumentError
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
+from ..operations.composing import check_composable
 from ..operations.flows import clusters, weighted_flow
 from ..operations.signals import ENCODER, encoder_features
 from .base import Wrapper, decide
@@ -58,7 +60,15 @@ class Merge(Wrapper):
         chosen = replace(chosen, notes=tuple(dict.fromkeys((*chosen.notes, *notes))))
         part = tokens.coordinates[:, 0] if self.within == "frame" else None
         slot, cosine = clusters(x, chosen.index, self.rounds, part)
+        check_composable(chosen)
         if chosen.flow is not None:
+            if self.weighting != "mean" or self.own:
+                raise ArgumentError.of(
+                    "inner",
+                    str(self.methods[0]),
+                    "a method that merges no tokens, with weighting or own: it averages by its own "
+                    "rule",
+                )
             return _with_heirs(chosen, chosen.flow, slot)
         if self.weighting == "anchor":
             ones = torch.ones_like(slot, dtype=torch.float32)

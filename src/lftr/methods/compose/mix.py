@@ -12,7 +12,7 @@ from ...options.checks import Range
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Method
-from ..operations.composing import identity, merged_notes
+from ..operations.composing import check_composable, identity, merged_notes
 from .base import Wrapper, decide
 
 
@@ -56,14 +56,13 @@ def _others(index: Tensor, total: int) -> Tensor:
 def _union(first: Selection, second: Selection) -> Selection:
     """Return the slots of both; their anchors are distinct."""
     index, notes = torch.cat([first.index, second.index], dim=1), merged_notes(first, second)
-    told = first.slot_weight is not None or second.slot_weight is not None
-    weight = torch.cat([first.weight, second.weight], dim=1) if told else None
+    check_composable(first, second)
     if first.flow is None and second.flow is None:
-        return Selection(index, None, notes, weight)
+        return Selection(index, notes=notes)
     one, two = first.flow or identity(first.index), second.flow or identity(second.index)
     flow = Flow(
         torch.cat([one.source, two.source], dim=1),
         torch.cat([one.slot, two.slot + first.count], dim=1),
         torch.cat([one.weight, two.weight], dim=1),
     )
-    return Selection(index, flow, notes, weight)
+    return Selection(index, flow, notes)

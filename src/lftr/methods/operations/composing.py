@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...values.errors import LftrError
 from ...values.selection import Flow, Selection
 
 
@@ -21,19 +22,33 @@ def merged_notes(*parts: Selection) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
 
+def check_composable(*parts: Selection) -> None:
+    """Refuse decisions with a ``slot_weight``, which does not say what it counts.
+
+    Raises
+    ------
+    LftrError
+        If one has a ``slot_weight``.
+    """
+    if any(part.slot_weight is not None for part in parts):
+        raise LftrError(
+            "a selection with a slot_weight (Merge with weighting='anchor') cannot be composed "
+            "with another one: it does not say which tokens its slots stand for"
+        )
+
+
 def after(first: Selection, second: Selection) -> Selection:
     """Return ``second``, about the slots of ``first``, as a decision about what ``first`` saw.
 
     Both are stacks. Exact: ``after(a, b).apply(x)`` is ``b.apply(a.apply(x))`` up to rounding.
     """
     notes = merged_notes(first, second)
-    told = first.slot_weight is not None or second.slot_weight is not None
-    weight = second.inherited(first.weight) if told else None
+    check_composable(first, second)
     if first.flow is None:
         whole = second.through(first.index)
-        return Selection(whole.index, whole.flow, notes, weight)
+        return Selection(whole.index, whole.flow, notes)
     flow = _product(first.flow, second.flow or identity(second.index), first.count)
-    return Selection(first.index.gather(1, second.index), flow, notes, weight)
+    return Selection(first.index.gather(1, second.index), flow, notes)
 
 
 def _product(first: Flow, second: Flow, middle: int) -> Flow:

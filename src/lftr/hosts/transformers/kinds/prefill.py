@@ -100,6 +100,7 @@ class Prefill:
         items: list[Item] = []
         outputs: dict[str, Any] = {}
         shorter = segment.prefix is not None
+        self._check_weights(segment.prefix)
         if encoded:
             for part in encoded:
                 part.encode(self.plan, self.evidence)
@@ -143,6 +144,15 @@ class Prefill:
             write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
         return Reduced(out | aligned if shorter else out, prompt, lag, starts)
+
+    def _check_weights(self, prefix: CachedPrompt | None) -> None:
+        """Refuse to go on with a cache whose slots had other weights."""
+        now = self.plan.weights or 0.0
+        if prefix is not None and prefix.exponent != now and bool(prefix.log_weight.any()):
+            raise UnsupportedModelError(
+                f"the cache was filled with weights={prefix.exponent:g}, and this reduction has "
+                f"weights={now:g}; go on with the same weights, or without the cache"
+            )
 
     def _check_known(self, call: Call) -> None:
         """Check that the host can shorten every argument that is aligned with the prompt."""
@@ -188,7 +198,7 @@ class Prefill:
         log_weight = torch.zeros(keep.shape, device=keep.device)
         for part in inputs:
             fresh = fresh_of(of_medium(items, part.medium))
-            if fresh and self.plan.weights:
+            if fresh:
                 logs = _log_weights(fresh).to(log_weight.device)
                 log_weight = log_weight.masked_scatter(part.visual, logs)
         columns = Columns.of(keep, pads_left(segment.mask))
@@ -227,7 +237,9 @@ class Prefill:
         )
         lag = None if self.plan.positions == "compact" else self._lag(full, positions, segment.mask)
         log_weight = columns.take(log_weight, 0)
-        prompt = segment.cached_as(columns, positions, following, whole, log_weight)
+        prompt = segment.cached_as(
+            columns, positions, following, whole, log_weight, self.plan.weights or 0.0
+        )
         return shorter, prompt, lag
 
     def _lag(self, full: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:

@@ -54,7 +54,6 @@ class LayerHost:
         self.family = family
         self.methods = tuple(methods)
         self.merges = any(method.merges for method in methods)
-        self.merges = any(method.merges for method in methods)
         self.report = report
         decoder: Any = family.decoder(model)
         self.layers: list[nn.Module] = list(decoder.layers)

@@ -203,6 +203,12 @@ class LayerPass:
             self.live.drop(lost)
         return states
 
+    @property
+    def weighs(self) -> bool:
+        """Whether columns may stand for several tokens in some layer, now or in what is cached."""
+        earlier = [] if self.cached is None else self.cached.log_weights
+        return self.host.merges or any(logs is not None for logs in earlier)
+
     def log_weight(self, number: int) -> Tensor | None:
         """Return the logarithms of how many tokens the conversation's columns stand for.
 

@@ -66,6 +66,13 @@ def _no_weights(model: Model, family: Family) -> str | None:
         return f"the language model of {type(model).__name__} has no attention that lftr can read"
     sizes = [size for one in modules if (size := getattr(one, "head_dim", None)) is not None]
     kernel = attention_of(model.config.get_text_config())
+    text = model.config.get_text_config()
+    if getattr(text, "attn_logit_softcapping", None) and kernel != "eager":
+        return (
+            f"this {type(model).__name__} limits its attention logits (softcap), and "
+            f"attn_implementation = {kernel!r} would limit the weights too: load the model with "
+            "attn_implementation='eager'"
+        )
     if "flash" in kernel and sizes and max(sizes) + CHANNELS > _MOST:
         return (
             f"attn_implementation = {kernel!r} takes heads of at most {_MOST} channels, and this "
@@ -117,8 +124,8 @@ class SlotWeights:
         WeightPass, optional
             None if every column stands for one token.
         """
-        merges = state.layer_pass is not None and state.layer_pass.host.merges
-        if not merges and (log_weight is None or not bool(log_weight.any())):
+        inside = state.layer_pass is not None and state.layer_pass.weighs
+        if not inside and (log_weight is None or not bool(log_weight.any())):
             return None
         weight_pass = WeightPass(self, log_weight, inner, state.layer_pass)
         state.stack.enter_context(run_once(self.layers))  # a second run would miss the weights

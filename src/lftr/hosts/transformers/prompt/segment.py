@@ -174,6 +174,7 @@ class Segment:
         following: Tensor,
         whole: Tensor,
         log_weight: Tensor,
+        exponent: float,
     ) -> CachedPrompt:
         """Return the record of a cache that this segment fills with ``columns``."""
         if self.prefix is not None:
@@ -186,7 +187,7 @@ class Segment:
                 columns, self.prefix.full + self.between
             )
         ids = self._known_ids()
-        return CachedPrompt(ids, columns, position_ids, following, whole, log_weight)
+        return CachedPrompt(ids, columns, position_ids, following, whole, log_weight, exponent)
 
     def _known_ids(self) -> Tensor:
         if self.prefix is None or self.whole:

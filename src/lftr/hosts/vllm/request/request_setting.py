@@ -21,7 +21,8 @@ KEY = "lftr"
 BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole number up to 10**6"
 _BUDGET = ("keep", "tokens")
 _FIELDS = ("method", "options", *_BUDGET)
-# without weights of slots, which vLLM's attention does not take, merging is no gain
+# without weights of slots, which vLLM's attention does not take, dropping answered better on images
+# (benchmarks/weights.py)
 UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
 _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
