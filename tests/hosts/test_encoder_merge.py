@@ -516,7 +516,7 @@ class Odd(lftr.EncoderToMe):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda b, k: "all", r"Odd.merge returned str where .* of shape \(3, 30\) was asked"),
+        (lambda b, k: "all", r"Odd.merge returned str where .* of shape \(3, 30\) has"),
         (lambda b, k: lftr.Selection.everything(k + 1, b), r"returned \(3, 31\) where"),
         (lambda b, k: lftr.Selection(torch.arange(1, k + 1).expand(b, k)), "the class token"),
     ],

@@ -82,7 +82,7 @@ def test_encodes_once(entry: ZooEntry, keep: float, beams: int) -> None:
         return
     family = family_of(prompt.model)
     calls: list[Any] = []
-    media = [medium for medium in family.media if medium.given(prompt.inputs())]
+    media = [medium for medium in family.media if medium.present_in(prompt.inputs())]
     handles = [
         family.module(prompt.model, tower).register_forward_pre_hook(
             lambda module, args: calls.append(args)
