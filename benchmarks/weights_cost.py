@@ -21,7 +21,7 @@ import lftr
 from lftr.hosts.transformers.encoder.encode_cache import encode_once
 
 COMMAND = "python benchmarks/weights_cost.py"
-STEPS = 16
+STEPS = 6
 
 
 @dataclass(frozen=True)
