@@ -14,6 +14,7 @@ from hosts.support import Recording
 from PIL import Image
 
 import lftr
+from lftr.hosts.vllm.request.request_setting import UNWEIGHTED
 from lftr.values.budget import as_arguments
 
 from . import tiny
@@ -75,6 +76,11 @@ class Answer:
     prompt: int
     tokens: list[int]
     cached: int = field(default=0, compare=False)
+
+
+def unweighted(name: str, options: dict[str, Any] | None = None) -> lftr.Method:
+    """Return a method with the server's defaults, which are those for slots without weights."""
+    return lftr.get_method(name, **UNWEIGHTED.get(name, {}) | (options or {}))
 
 
 @contextmanager
@@ -192,11 +198,11 @@ class Served:
         return "original" if self.tiny.name in tiny.GRIDDED else "compact"
 
     def on_transformers(self, question: Question) -> tuple[Answer, list[lftr.Selection]]:
-        """The same reduction on transformers, and its decisions."""
+        """The same reduction on transformers, without weights of slots, and its decisions."""
         inputs = question.inputs(self.tiny)
         full = inputs["input_ids"].shape[1]
-        method = Recording(lftr.get_method(question.method, **question.options or {}))
-        how = as_arguments(question.keep) | {"positions": self.positions}
+        method = Recording(unweighted(question.method, question.options))
+        how = as_arguments(question.keep) | {"positions": self.positions, "weights": "none"}
         with torch.inference_mode(), lftr.reduce(self.tiny.model, method, **how) as reduction:
             out = self.tiny.model.generate(
                 **inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None

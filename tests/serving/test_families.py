@@ -80,12 +80,12 @@ def test_a_file_in_a_chat(filmed: Served, tmp_path: Path) -> None:
     part = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
     talk = [{"role": "user", "content": [part, {"type": "text", "text": "t20 t30"}]}]
 
-    def length(keep: float) -> int:
-        asked = {"lftr": {"keep": keep}}
+    def length(**budget: float) -> int:
+        asked = {"lftr": budget}
         (answer,) = filmed.llm.chat(talk, mm_processor_kwargs=asked, use_tqdm=False)
         return len(answer.prompt_token_ids)
 
-    whole, one, nine = length(1.0), length(1), length(9)
+    whole, one, nine = length(keep=1.0), length(tokens=1), length(tokens=9)
     assert nine - one == 8
     assert whole > nine
 

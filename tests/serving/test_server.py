@@ -30,6 +30,7 @@ import lftr
 from lftr.values.budget import as_arguments
 
 from . import tiny
+from .engines import unweighted
 
 NEW = 6
 START = 400
@@ -173,7 +174,11 @@ def on_transformers(
     with (
         torch.inference_mode(),
         lftr.reduce(
-            checkpoint.model, method, **as_arguments(keep), positions="compact"
+            checkpoint.model,
+            unweighted(method),
+            **as_arguments(keep),
+            positions="compact",
+            weights="none",
         ) as reduction,
     ):
         out = checkpoint.model.generate(
@@ -233,8 +238,10 @@ def test_what_the_log_says(server: Server) -> None:
     server.post(body())
     log = server.log.read_text()
     assert "LlavaForConditionalGeneration as LftrLlavaForConditionalGeneration" in log
-    assert "images: lftr keep=0.25" in log
-    assert re.search(r"INFO.*lftr: Llava\w+ is served as LftrLlava\w+, lftr keep=0.25", log)
+    assert re.search(r"images: lftr\(.*'drop'\) keep=0.25", log)
+    assert re.search(
+        r"INFO.*lftr: Llava\w+ is served as LftrLlava\w+, lftr\(.*'drop'\) keep=0.25", log
+    )
     assert re.search(r"INFO.*lftr: \d+ items, \d+ of their \d+ tokens kept", log)
     assert re.search(r"the method took \d+\.\d\d ms per item", log)
 
