@@ -7,7 +7,7 @@ import torch
 from golden import cases, close, load
 
 import lftr
-from lftr.methods.before.trim import relevance
+from lftr.methods import Trim
 from lftr.methods.operations.coverage import facility_location
 from lftr.methods.operations.greedy import determinantal, farthest_point
 from lftr.methods.operations.scaling import min_max
@@ -52,7 +52,7 @@ def test_divprune(file):
 def test_cdpruner(file):
     case = load(file)
     tokens, keep = tokens_of(case), case.params["K"]
-    quality = min_max(text_relevance(tokens.as_batch())[0], floor=1e-6)
+    quality = min_max(text_relevance(tokens.as_batch(), "published")[0], floor=1e-6)
     order = determinantal(tokens.features[None], quality, keep)[0]
     assert order.equal(case.expected["order"])
     chosen = lftr.get_method("cdpruner").select(tokens, keep)
@@ -114,7 +114,7 @@ def test_dart(file):
 def test_trim(file):
     case = load(file)
     tokens = tokens_of(case)
-    close(relevance(tokens.as_batch())[0][0], case.expected["scores"])
+    close(Trim().relevance(tokens.as_batch())[0][0], case.expected["scores"])
     keep = "auto" if case.params["ratio"] == -1 else case.notes["K_out"]
     chosen = lftr.get_method("trim").select(tokens, keep)
     assert chosen.count == case.notes["K_out"]

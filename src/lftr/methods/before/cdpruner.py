@@ -10,7 +10,7 @@ from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import determinantal
 from ..operations.scaling import min_max
-from ..operations.signals import TEXT, text_relevance
+from ..operations.signals import TEXT, TextSign, text_relevance
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,12 @@ class CDPruner(Method, name="cdpruner"):
     Greedy maximisation of a determinantal point process with the kernel ``r_i cos(x_i, x_j) r_j``,
     where ``x`` are the features that the language model would receive and ``r`` is the relevance to
     the text, scaled to [0, 1] within each item.
+
+    Parameters
+    ----------
+    text_sign : {"published", "positive", "negative"}
+        Whether tokens near the text count as relevant or those far from it; as published, those far
+        from it in CLIP, and those near it without CLIP.
 
     Notes
     -----
@@ -38,12 +44,13 @@ class CDPruner(Method, name="cdpruner"):
         code="https://github.com/Theia-4869/CDPruner",
         function="LlavaMetaForCausalLM.encode_images",
     )
+    text_sign: TextSign = "published"
 
     @property
     def evidence(self) -> Evidence:
         return (TEXT, ("visual_projected", "features"))
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        relevance, notes = text_relevance(tokens)
+        relevance, notes = text_relevance(tokens, self.text_sign)
         quality = min_max(relevance, floor=1e-6)
         return Selection(determinantal(tokens.features, quality, keep), notes=notes)

@@ -19,6 +19,7 @@ from ..operations.signals import (
     ENCODER,
     SALIENCY,
     TEXT,
+    TextSign,
     encoder_features,
     saliency,
     text_relevance,
@@ -40,6 +41,9 @@ class FSR(Method, name="fsr"):
         Share in [0, 1] of the tokens that the focus chooses, at least one token.
     text_weight : float
         Weight in [0, 1] of the relevance to the text; the attention has the rest.
+    text_sign : {"published", "positive", "negative"}
+        Whether tokens near the text count as relevant or those far from it; as published, those far
+        from it in CLIP, and those near it without CLIP.
 
     Notes
     -----
@@ -57,13 +61,14 @@ class FSR(Method, name="fsr"):
     )
     focus: Annotated[float, Range(0.0, 1.0)] = 0.5
     text_weight: Annotated[float, Range(0.0, 1.0)] = 0.5
+    text_sign: TextSign = "published"
 
     @property
     def evidence(self) -> Evidence:
         return (TEXT, ("visual_projected", "features"), SALIENCY, ENCODER)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        relevance, notes = text_relevance(tokens)
+        relevance, notes = text_relevance(tokens, self.text_sign)
         attention, more = saliency(tokens)
         x, again = encoder_features(tokens)
         notes = tuple(dict.fromkeys(notes + more + again))

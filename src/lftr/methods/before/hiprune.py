@@ -12,7 +12,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
-from ..operations.signals import TEXT, Notes, received, stand_in, text_relevance
+from ..operations.signals import TEXT, Notes, TextSign, received, stand_in, text_relevance
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class HiPrune(Method, name="hiprune"):
         Share of the budget for anchors and their neighbours, in [0, 1].
     text_share : float
         Share of the budget for the text, in [0, 1]; 0.1 in HiPrune++.
+    text_sign : {"published", "positive", "negative"}
+        Whether tokens near the text count as relevant or those far from it; as published, those far
+        from it in CLIP, and those near it without CLIP.
 
     Notes
     -----
@@ -50,6 +53,7 @@ class HiPrune(Method, name="hiprune"):
     )
     alpha: Annotated[float, Range(0.0, 1.0)] = 0.1
     text_share: Annotated[float, Range(0.0, 1.0)] = 0.0
+    text_sign: TextSign = "published"
 
     @property
     def evidence(self) -> Evidence:
@@ -72,7 +76,7 @@ class HiPrune(Method, name="hiprune"):
         order = _ranks(deep) - tokens.count * (around.int() + 2 * anchors.int())
         if self.text_share == 0:
             return Selection.top(-order, keep, notes)
-        asked, more = text_relevance(tokens)
+        asked, more = text_relevance(tokens, self.text_sign)
         seen = _ranks(-order) < keep - round(keep * self.text_share)
         return Selection.top(seen.int() * 2 * tokens.count - _ranks(asked), keep, notes + more)
 

@@ -11,7 +11,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.greedy import determinantal
-from ..operations.signals import TEXT, text_relevance
+from ..operations.signals import TEXT, TextSign, text_relevance
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class ResPrune(Method, name="resprune"):
     ----------
     alpha : float
         Exponent of the relevance, at least 0; at 0 the text plays no part.
+    text_sign : {"published", "positive", "negative"}
+        Whether tokens near the text count as relevant or those far from it; as published, those far
+        from it in CLIP, and those near it without CLIP.
 
     Notes
     -----
@@ -41,6 +44,7 @@ class ResPrune(Method, name="resprune"):
         note="from descriptions of it; no code was published",
     )
     alpha: Annotated[float, Range(0.0)] = 1.0
+    text_sign: TextSign = "published"
 
     @property
     def evidence(self) -> Evidence:
@@ -52,6 +56,6 @@ class ResPrune(Method, name="resprune"):
         length = (x / largest.clamp_min(1e-38)).norm(dim=2)  # so that no square overflows
         if self.alpha == 0:
             return Selection(determinantal(x, length, keep))
-        relevance, notes = text_relevance(tokens)
+        relevance, notes = text_relevance(tokens, self.text_sign)
         weight = ((1.0 + relevance) / 2).clamp(0.0, 1.0) ** (self.alpha / 2)
         return Selection(determinantal(x, length * weight, keep), notes=notes)

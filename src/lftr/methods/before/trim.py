@@ -12,7 +12,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.outliers import outlier_count
-from ..operations.signals import TEXT, Notes, text_relevance
+from ..operations.signals import TEXT, Notes, TextSign, text_factor, text_relevance
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,12 @@ class Trim(Method, name="trim"):
     embeddings: patches that show what a text says are less similar to it than others. The mean
     token stands at the position of the last dropped token. ``keep="auto"`` keeps the tokens whose
     relevance exceeds ``Q3 + 1.5 IQR``, and the mean token.
+
+    Parameters
+    ----------
+    text_sign : {"published", "positive", "negative"}
+        Whether tokens near the text count as relevant or those far from it; as published, those far
+        from it in CLIP, and those near it without CLIP.
 
     Notes
     -----
@@ -40,13 +46,14 @@ class Trim(Method, name="trim"):
         code="https://github.com/FreedomIntelligence/TRIM",
         function="CLIPVisionTower.token_reduction",
     )
+    text_sign: TextSign = "published"
 
     @property
     def evidence(self) -> Evidence:
         return (TEXT, ("visual_projected", "features"))
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        scores, notes = relevance(tokens)
+        scores, notes = self.relevance(tokens)
         order = scores.argsort(dim=1, descending=True, stable=True)
         kept, dropped = order[:, : keep - 1], order[:, keep - 1 :]
         index = torch.cat([kept, dropped.amax(dim=1, keepdim=True)], dim=1)
@@ -56,14 +63,14 @@ class Trim(Method, name="trim"):
         return Selection(index, flow, notes)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        scores, _ = relevance(tokens)
+        scores, _ = self.relevance(tokens)
         return [int(count) + 1 for count in outlier_count(scores)]
 
-
-def relevance(tokens: VisualTokens) -> tuple[Tensor, Notes]:
-    """Return the score ``(B, N)`` of each token, a softmax over them, and what stood in."""
-    if tokens.text_embeds is None or tokens.visual_projected is None:
-        scores, notes = text_relevance(tokens)
-        return scores.softmax(dim=1), notes
-    text = tokens.text_embeds.float().mean(dim=1, keepdim=True)
-    return (-(tokens.visual_projected.float() * text).sum(dim=2)).softmax(dim=1), ()
+    def relevance(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
+        """Return the score ``(B, N)`` of each token, a softmax over them, and what stood in."""
+        if tokens.text_embeds is None or tokens.visual_projected is None:
+            scores, notes = text_relevance(tokens, self.text_sign)
+            return scores.softmax(dim=1), notes
+        text = tokens.text_embeds.float().mean(dim=1, keepdim=True)
+        product = (tokens.visual_projected.float() * text).sum(dim=2)
+        return (text_factor(self.text_sign, clip=True) * product).softmax(dim=1), ()

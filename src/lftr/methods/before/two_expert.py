@@ -11,7 +11,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.scaling import z_score
-from ..operations.signals import SALIENCY, TEXT, saliency, text_relevance
+from ..operations.signals import SALIENCY, TEXT, TextSign, saliency, text_relevance
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class TwoExpert(Method, name="two-expert"):
     ----------
     text_weight : float
         Weight of the relevance to the text; at 0 only saliency counts.
+    text_sign : {"published", "positive", "negative"}
+        Whether tokens near the text count as relevant or those far from it; as published, those far
+        from it in CLIP, and those near it without CLIP.
 
     Notes
     -----
@@ -35,6 +38,7 @@ class TwoExpert(Method, name="two-expert"):
         "LLaVA-Meteor", arxiv="2505.11945", note="a training-free version of the trained original"
     )
     text_weight: Annotated[float, Range(0.0)] = 1.0
+    text_sign: TextSign = "published"
 
     @property
     def evidence(self) -> Evidence:
@@ -42,6 +46,6 @@ class TwoExpert(Method, name="two-expert"):
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         seen, notes = saliency(tokens)
-        asked, more = text_relevance(tokens)
+        asked, more = text_relevance(tokens, self.text_sign)
         scores = z_score(seen) + self.text_weight * z_score(asked)
         return Selection.top(scores, keep, notes + more)

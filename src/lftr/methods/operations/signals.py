@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from ...values.tokens import VisualTokens
@@ -14,6 +16,7 @@ KEYS = ("keys", "features")
 FRAMES = ("frame_features", "features")
 
 Notes = tuple[str, ...]
+TextSign = Literal["published", "positive", "negative"]
 
 
 def stand_in(used: str, wanted: str) -> Notes:
@@ -60,21 +63,33 @@ def saliency(tokens: VisualTokens) -> tuple[Tensor, Notes]:
     return value, stand_in(used, SALIENCY[0])
 
 
-def text_relevance(tokens: VisualTokens) -> tuple[Tensor, Notes]:
+def text_relevance(tokens: VisualTokens, sign: TextSign) -> tuple[Tensor, Notes]:
     """Return the relevance ``(B, N)`` of each token to the text, higher for more relevant.
 
-    With a CLIP text tower, the *negated* cosine with the text, averaged over its segments: in CLIP,
-    patches that show what a text says are less similar to it than others. Without one, the cosine
-    of the tokens with the mean of the prompt's embeddings in the language model, not negated.
+    With a CLIP text tower, from the cosine with the text, averaged over its segments; without one,
+    from the cosine of the tokens with the mean of the prompt's embeddings in the language model.
+
+    Parameters
+    ----------
+    sign : {"published", "positive", "negative"}
+        Whether tokens near the text count ("positive") or those far from it. As published, the
+        cosine is negated in CLIP, where patches that show what a text says are often less similar
+        to it than others, and not negated without CLIP.
     """
     text, seen = tokens.text_embeds, tokens.visual_projected
     if text is not None and seen is not None:
-        return -mean_cosine(seen, text), ()
+        return text_factor(sign, clip=True) * mean_cosine(seen, text), ()
     if text is not None and tokens.text_token_embeds is None:
         tokens.evidence("visual_projected")
     used, text = tokens.evidence(*reversed(TEXT))
     middle = text.float().mean(dim=1, keepdim=True)
-    return mean_cosine(tokens.features, middle), stand_in(used, TEXT[0])
+    cosine = text_factor(sign, clip=False) * mean_cosine(tokens.features, middle)
+    return cosine, stand_in(used, TEXT[0])
+
+
+def text_factor(sign: TextSign, *, clip: bool) -> float:
+    """Return 1.0 if tokens near the text count as relevant, -1.0 if those far from it do."""
+    return -1.0 if sign == "negative" or (sign == "published" and clip) else 1.0
 
 
 def received(tokens: VisualTokens) -> Tensor:
