@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -63,6 +64,13 @@ def test_a_star_import_rebinds_no_name_to_a_submodule(module):
     assert names["lftr"] is lftr
     modules = [name for name, value in names.items() if inspect.ismodule(value)]
     assert modules == ["lftr"]
+
+
+@pytest.mark.parametrize("name", sorted(lftr._PACKAGES))
+def test_modules_are_attributes_and_can_be_imported(name):
+    module = importlib.import_module(f"lftr.{name}")
+    assert getattr(lftr, name) is module
+    assert name in lftr.__all__
 
 
 def test_errors_that_users_catch_are_public_names():

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bundled, evaluation, media, methods, profiling, suites
+    from . import bundled, evaluation, media, methods, profiling, schedules, suites
     from .evidence.guidance import Guidance
     from .evidence.text import TextTower
     from .hosts.module.evidence import ModuleEvidence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .methods import get_method, list_methods
     from .methods.base import Method
     from .methods.encoder.merges import EncoderFolder, EncoderMerge, EncoderToMe
-    from .methods.inside import LayerMethod, schedules
+    from .methods.inside import LayerMethod
     from .options.checks import Range
     from .presets import Preset
     from .reducing import (
@@ -52,7 +52,7 @@ _MODULES = {
     "methods": ("get_method", "list_methods"),
     "methods.base": ("Method",),
     "methods.encoder.merges": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
-    "methods.inside": ("LayerMethod", "schedules"),
+    "methods.inside": ("LayerMethod",),
     "options.checks": ("Range",),
     "presets": ("Preset",),
     "reducing": (
@@ -76,7 +76,7 @@ _MODULES = {
     "verifying": ("Verification", "verify"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("bundled", "evaluation", "media", "methods", "profiling", "suites")
+_PACKAGES = ("bundled", "evaluation", "media", "methods", "profiling", "schedules", "suites")
 __all__ = [
     "ArgumentError",
     "Budget",

@@ -20,6 +20,18 @@ from ...values.budget import Keep, resolve
 from ...values.errors import ArgumentError
 from .options import Layer, check_keep, check_layer, layer_at, several
 
+__all__ = [
+    "Average",
+    "Exit",
+    "Linear",
+    "Logistic",
+    "Schedule",
+    "Skip",
+    "Stages",
+    "State",
+    "Step",
+    "scale",
+]
 _MANY = 1_000_000  # tokens, to see where a schedule drops some
 State = Literal["active", "frozen", "bypassed"]
 
