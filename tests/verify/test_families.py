@@ -10,7 +10,7 @@ from zoo import Image
 
 import lftr
 from lftr.methods.inside.schedules import Skip
-from lftr.verifying.hidden import Hidden, hidden_logits
+from lftr.verifying.hidden import LayerChoices, hidden_logits
 from lftr.verifying.judge import distance
 from lftr.verifying.reference import Reference, visual_columns
 
@@ -170,7 +170,7 @@ def test_noise_where_tokens_are_hidden(mixes: bool) -> None:
     said = [(1, len(columns), lftr.Selection(torch.arange(5)))]
     reference = Reference(model, inputs, [20, 21])
     quiet, noisy = (
-        hidden_logits(reference, Hidden(columns, said, (), noise)) for noise in (False, True)
+        hidden_logits(reference, LayerChoices(columns, said, (), noise)) for noise in (False, True)
     )
     assert (distance(quiet, noisy) > 1e-2) is mixes
     assert distance(quiet, reference.logits()) > 1e-2

@@ -17,7 +17,7 @@ from ..prompting import Asked
 from ..reducing import reduce
 from ..values.errors import LftrError
 from .compare import Run, compared, forwarded, generated, one_line, plainly, refusable, second_turn
-from .hidden import Hidden, hidden_logits, layers_of
+from .hidden import LayerChoices, hidden_logits, layers_of
 from .judge import Figures, distance, judged
 from .recorders import LayerRecorder
 from .reference import IDS, Reference, visual_columns
@@ -161,7 +161,7 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
         depth = len(layers_of(model))
         answer = subject.answer(row)
         reference = Reference(model, row, answer.tokens[0][:-1])
-        plain = distance(answer.logits[0], hidden_logits(reference, Hidden(columns)))
+        plain = distance(answer.logits[0], hidden_logits(reference, LayerChoices(columns)))
     recorder = LayerRecorder(method)
     with refusable(), subject.on(recorder) as reduction:
         answer = subject.answer(row)
@@ -172,8 +172,8 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
     if not recorder.choices and set(states) == {"active"}:
         raise Skip("nothing was dropped")
     reference = Reference(model, row, answer.tokens[0][:-1])
-    hidden = Hidden(columns, recorder.choices, states, exponent=exponent)
-    right = hidden_logits(reference, hidden)
+    chosen = LayerChoices(columns, recorder.choices, states, exponent=exponent)
+    right = hidden_logits(reference, chosen)
     figures = Figures(
         distance(answer.logits[0], right),
         plain,
@@ -182,7 +182,7 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
         "the logits are not those of the plain model with the dropped tokens masked",
         str(method),
     )
-    noisy = hidden_logits(reference, dataclasses.replace(hidden, noise=True))
+    noisy = hidden_logits(reference, dataclasses.replace(chosen, noise=True))
     if distance(noisy, right) > figures.allowed(model.dtype):
         raise Skip(
             "layers of this model read other tokens not only by attention, so masks cannot hide "

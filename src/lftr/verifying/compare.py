@@ -22,7 +22,7 @@ _FOLLOWING = 5  # tokens of a second turn, copied from the end of the first prom
 
 
 @dataclass(frozen=True)
-class Claim:
+class RowLogits:
     """Logits that a run returned for one row.
 
     Attributes
@@ -47,25 +47,25 @@ class Claim:
         return Reference(subject.model, prompt.rows[self.row], self.new)
 
 
-Run = Callable[[Subject, Prompt], list[Claim]]
+Run = Callable[[Subject, Prompt], list[RowLogits]]
 
 
 def generated(**options: Any) -> Run:
     """Return a run of ``generate`` with these options; it compares every step of every row."""
 
-    def run(subject: Subject, prompt: Prompt) -> list[Claim]:
+    def run(subject: Subject, prompt: Prompt) -> list[RowLogits]:
         answer = subject.answer(prompt.inputs, **options)
         steps = range(subject.steps)
         rows = zip(answer.tokens, answer.logits, strict=True)
-        return [Claim(row, new[:-1], logits, steps) for row, (new, logits) in enumerate(rows)]
+        return [RowLogits(row, new[:-1], logits, steps) for row, (new, logits) in enumerate(rows)]
 
     return run
 
 
-def forwarded(subject: Subject, prompt: Prompt) -> list[Claim]:
+def forwarded(subject: Subject, prompt: Prompt) -> list[RowLogits]:
     """Call ``forward`` and return the logits of the last column."""
     logits = subject.model(**prompt.inputs, return_dict=True).logits[:, -1:].float().cpu()
-    return [Claim(row, (), logits[row], (0,)) for row in range(len(prompt.rows))]
+    return [RowLogits(row, (), logits[row], (0,)) for row in range(len(prompt.rows))]
 
 
 def second_turn(*, whole: bool) -> Run:
@@ -77,7 +77,7 @@ def second_turn(*, whole: bool) -> Run:
         Whether the second turn receives the ids of the whole conversation, or only the new ones.
     """
 
-    def run(subject: Subject, prompt: Prompt) -> list[Claim]:
+    def run(subject: Subject, prompt: Prompt) -> list[RowLogits]:
         inputs, steps = prompt.inputs, subject.steps
         first = subject.answer(inputs)
         following = inputs[IDS][0, -_FOLLOWING:].tolist()
@@ -92,7 +92,7 @@ def second_turn(*, whole: bool) -> Run:
             second = subject.answer({**arguments, CACHE: cache})
         new = [*continuation, *second.tokens[0][:-1]]
         places = [*range(steps), *range(len(continuation), len(continuation) + steps)]
-        return [Claim(0, new, torch.cat([first.logits[0], second.logits[0]]), places)]
+        return [RowLogits(0, new, torch.cat([first.logits[0], second.logits[0]]), places)]
 
     return run
 
@@ -101,21 +101,21 @@ def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
     """Compare a run with the reduction, and one of the plain model, each with its reference."""
     with plainly():
         plain = [
-            distance(claim.logits, claim.reference(subject, prompt).logits()[list(claim.places)])
-            for claim in run(subject, prompt)
+            distance(one.logits, one.reference(subject, prompt).logits()[list(one.places)])
+            for one in run(subject, prompt)
         ]
     with refusable(), subject.reduced() as on:
-        claims = run(subject, prompt)
+        rows = run(subject, prompt)
         choices = on.choices(prompt)
     deviations, wrong, sizes = [], [], []
-    for claim in claims:
+    for one in rows:
         decided, reference, places = (
-            choices[claim.row],
-            claim.reference(subject, prompt),
-            list(claim.places),
+            choices[one.row],
+            one.reference(subject, prompt),
+            list(one.places),
         )
         right = reference.logits(decided, on.positions, on.exponent)[places]
-        deviations.append(distance(claim.logits, right))
+        deviations.append(distance(one.logits, right))
         sizes.append(float(right.abs().max()))
         wrong.append(distance(reference.logits()[places], right))
         if on.positions == "original" and not reference.crosses:

@@ -26,7 +26,7 @@ _MASKED = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 @dataclass(frozen=True)
-class Hidden:
+class LayerChoices:
     """The decisions of a method inside the language model about one prompt.
 
     Attributes
@@ -73,7 +73,7 @@ class Hidden:
         return torch.zeros(length).index_copy(0, self.alive(layer).cpu(), weight.log().cpu())
 
 
-def hidden_logits(reference: Reference, hidden: Hidden) -> Tensor:
+def hidden_logits(reference: Reference, chosen: LayerChoices) -> Tensor:
     """Return the logits after the prompt and each following token, with dropped tokens masked.
 
     Returns
@@ -98,7 +98,7 @@ def hidden_logits(reference: Reference, hidden: Hidden) -> Tensor:
         raise UnsupportedModelError(
             f"this check hides columns by masks, which layers of {', '.join(others)} do not take"
         )
-    with _hiding(layers_of(reference.model), hidden, reference.inputs[IDS].shape[1]):
+    with _hiding(layers_of(reference.model), chosen, reference.inputs[IDS].shape[1]):
         return reference.logits()
 
 
@@ -118,10 +118,10 @@ def layers_of(model: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def _hiding(layers: Sequence[nn.Module], hidden: Hidden, length: int) -> Iterator[None]:
+def _hiding(layers: Sequence[nn.Module], chosen: LayerChoices, length: int) -> Iterator[None]:
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
-            watch = _Layer(hidden, number, length)
+            watch = _Layer(chosen, number, length)
             enter = layer.register_forward_pre_hook(watch.enter, with_kwargs=True)
             leave = layer.register_forward_hook(watch.leave)
             stack.callback(enter.remove)
@@ -132,15 +132,15 @@ def _hiding(layers: Sequence[nn.Module], hidden: Hidden, length: int) -> Iterato
 class _Layer:
     """The hooks of one layer, for prompts of ``length`` columns."""
 
-    def __init__(self, hidden: Hidden, number: int, length: int) -> None:
-        self.hidden = hidden
+    def __init__(self, chosen: LayerChoices, number: int, length: int) -> None:
+        self.chosen = chosen
         self.number = number
-        self.alive = hidden.alive(number)
-        self.state = hidden.states[number] if hidden.states else "active"
+        self.alive = chosen.alive(number)
+        self.state = chosen.states[number] if chosen.states else "active"
         self.dropped = torch.zeros(length, dtype=torch.bool)
-        self.dropped[hidden.columns] = True
+        self.dropped[chosen.columns] = True
         self.dropped[self.alive] = False
-        self.logs = hidden.log_weight(number, length) * hidden.exponent
+        self.logs = chosen.log_weight(number, length) * chosen.exponent
         self.entered = torch.empty(0)
 
     def enter(
@@ -171,15 +171,15 @@ class _Layer:
 
     def _merged(self, states: Tensor) -> Tensor:
         """Replace the states of anchors by the states merged before this layer."""
-        for at, _, choice in self.hidden.choices:
+        for at, _, choice in self.chosen.choices:
             if at == self.number and choice is not None and choice.flow is not None:
-                seen = self.hidden.alive(at - 1)
+                seen = self.chosen.alive(at - 1)
                 states = states.clone()
                 states[0, seen[choice.index.cpu()]] = choice.apply(states[0, seen])
         return states
 
     def _noisy(self, states: Tensor) -> Tensor:
-        if not self.hidden.noise or not bool(self.dropped.any()):
+        if not self.chosen.noise or not bool(self.dropped.any()):
             return states
         draw = torch.Generator().manual_seed(self.number)
         shape = (int(self.dropped.sum()), states.shape[-1])

@@ -148,7 +148,7 @@ class Subject:
         return Answer(tokens, logits, output)
 
     @contextmanager
-    def reduced(self, keep: float | None = None) -> Iterator[Reduced]:
+    def reduced(self, keep: float | None = None) -> Iterator[RecordedReduction]:
         """Reduce the model while the body runs, and record the decisions.
 
         ``keep`` replaces that of the subject.
@@ -163,7 +163,7 @@ class Subject:
         with self.on(recorder, **options) as reduction:
             positions = str(reduction.host.plan.positions)
             exponent = reduction.host.plan.weights
-            yield Reduced(self.model, recorder, budget, positions, exponent)
+            yield RecordedReduction(self.model, recorder, budget, positions, exponent)
 
     @contextmanager
     def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
@@ -179,7 +179,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Reduced:
+class RecordedReduction:
     """An active reduction: its recorded decisions, positions, and exponent of slots' weights."""
 
     model: Any
