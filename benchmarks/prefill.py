@@ -123,11 +123,11 @@ def own_time(rounds: int) -> dict[str, Any]:
 @torch.inference_mode()
 def bookkeeping(rounds: int) -> dict[str, Any]:
     """Time the host's part at L = 2944: segment, positions, columns; no method, no encoder."""
-    from lftr.hosts.items import Item, Plan
+    from lftr.hosts.items import Item, ReductionPlan
     from lftr.hosts.transformers.encoder.media_input import MediaInput
     from lftr.hosts.transformers.families import Layout
     from lftr.hosts.transformers.kinds.prefill import Prefill
-    from lftr.hosts.transformers.prompt.segment import Segment
+    from lftr.hosts.transformers.prompt.segment import PromptSegment
 
     model, _ = lftr.bundled.load()
     length, visual = 2944, 2880
@@ -137,11 +137,11 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
     reduction = lftr.reduce(model, "uniform", keep=1 / 16)
     host: Any = reduction.host
     assert isinstance(host, Prefill)
-    assert isinstance(host.plan, Plan)
+    assert isinstance(host.plan, ReductionPlan)
     selection = lftr.get_method("uniform").select(lftr.VisualTokens(torch.zeros(visual, 1)), 1 / 16)
 
     def shrink() -> None:
-        segment = Segment.of(inputs, None)
+        segment = PromptSegment.of(inputs, None)
         media = [MediaInput.of(medium, model, inputs, segment) for medium in host.family.media]
         items = [Item(0, 0, visual, Layout(), selection=selection)]
         host._shrink(inputs, segment, media, items)

@@ -127,7 +127,7 @@ def reduce(
     MissingEvidenceError
         If the method needs what this model cannot tell.
     """
-    from .hosts.items import Plan
+    from .hosts.items import ReductionPlan
     from .hosts.transformers.encoder.merge import check_merge
     from .hosts.transformers.families import family_of
     from .hosts.transformers.reduction import Reduction
@@ -159,7 +159,7 @@ def reduce(
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
     before, budget, inside = _planned(method, budget_of(keep, tokens))
-    plan = Plan(
+    plan = ReductionPlan(
         before,
         budget,
         _positions(model, family, positions),
@@ -280,10 +280,10 @@ def reduce_module(
     UnsupportedModelError
         If the encoder's attention cannot be read.
     """
-    from .hosts.items import Plan
+    from .hosts.items import ReductionPlan
     from .hosts.module.reduction import ModuleReduction
 
-    plan = Plan(
+    plan = ReductionPlan(
         as_method(method),
         _needed(budget_of(keep, tokens)),
         unweighted="slots have no weights: lftr.reduce_module does not change the attention after "

@@ -27,7 +27,7 @@ _A = {"image": "an image", "video": "a video"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReductionPlan:
     """How to reduce; the same for all calls of a reduction.
 
     Attributes
@@ -186,7 +186,7 @@ def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
     return counts_of(keep, fresh) != [item.encoded for item in fresh]
 
 
-def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
+def choose(plan: ReductionPlan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
     """Let the method choose for every fresh item; without ``tokens``, everything stays."""
     fresh = fresh_of(items)
     if not tokens:
@@ -201,7 +201,9 @@ def choose(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) ->
         item.selection = choice
 
 
-def _allotted(plan: Plan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> list[int]:
+def _allotted(
+    plan: ReductionPlan, items: Sequence[Item], tokens: Sequence[VisualTokens]
+) -> list[int]:
     """Return how many tokens each item keeps, after the method spread each prompt's total."""
     if plan.keep == "auto":
         wanted = [plan.method.count(one, "auto") for one in tokens]
@@ -226,7 +228,9 @@ def _check(method: Method, choice: Selection, count: int, size: int) -> None:
         )
 
 
-def write_report(plan: Plan, items: Sequence[Item], rows: int, prompt: int, report: Report) -> None:
+def write_report(
+    plan: ReductionPlan, items: Sequence[Item], rows: int, prompt: int, report: Report
+) -> None:
     """Fill the report of a call of ``rows`` rows and ``prompt`` columns."""
     report.method = plan.label
     report.prompt = prompt

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..methods.base import Method
 from ..values.evidence import fields_from, missing_evidence
 from ..values.tokens import VisualTokens
-from .items import Item, Plan, choose, drops
+from .items import Item, ReductionPlan, choose, drops
 
 # the fields of any tokens in a module
 FEATURES = fields_from("features", "projector")
@@ -32,7 +32,7 @@ def evidence_of(method: Method, available: frozenset[str], provider: str) -> fro
 
 
 def choose_rows(
-    plan: Plan,
+    plan: ReductionPlan,
     items: Sequence[Item],
     features: Sequence[Tensor] | Tensor,
     encoder_features: Sequence[Tensor] | Tensor,

@@ -14,7 +14,7 @@ from ...values.evidence import fields_from
 from ...values.report import Report
 from ..attached import Attached
 from ..clock import Clock
-from ..items import Item, Plan, drops, write_report
+from ..items import Item, ReductionPlan, drops, write_report
 from ..layout import Layout
 from ..rows import FEATURES, choose_rows, evidence_of
 from .encoder import EncoderReader
@@ -37,7 +37,7 @@ class ModuleReduction(Attached):
     def __init__(
         self,
         module: nn.Module,
-        plan: Plan,
+        plan: ReductionPlan,
         grid: Sequence[Any] | None,
         evidence: ModuleEvidence | None,
         placeholders: object,
@@ -184,7 +184,7 @@ def attached_to(module: object) -> list[ModuleReduction]:
     return [reduction for part in module.modules() for reduction in module_reductions(part)]
 
 
-def _reader(plan: Plan, evidence: ModuleEvidence, where: str) -> EncoderReader | None:
+def _reader(plan: ReductionPlan, evidence: ModuleEvidence, where: str) -> EncoderReader | None:
     """Return what reads the encoder for the method, where the method asks for that.
 
     Raises

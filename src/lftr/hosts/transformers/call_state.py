@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .layers.layer_decisions import Decisions
     from .layers.layer_pass import LayerPass
     from .layers.slot_weights import WeightPass
-    from .reduced import Reduced
+    from .reduced_call import ReducedCall
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Generation:
     ----------
     cache : Cache, optional
         The cache that the caller passed, until the first forward has received it.
-    reduced : Reduced, optional
+    reduced : ReducedCall, optional
         The reduced call; None if this call has nothing to reduce.
     decisions : dict, optional
         What layer methods decided in this call. Without a cache every forward contains the prompt,
@@ -39,7 +39,7 @@ class Generation:
     """
 
     cache: Cache | None
-    reduced: Reduced | None
+    reduced: ReducedCall | None
     decisions: Decisions | None = None
     filled: Cache | None = None
     begun: bool = False

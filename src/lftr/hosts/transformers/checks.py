@@ -51,7 +51,7 @@ class Forward:
         Parameters
         ----------
         takes_positions : bool
-            Whether the language model takes positions, see `Family.told_positions`.
+            Whether the language model takes positions, see `Family.takes_positions`.
 
         Raises
         ------

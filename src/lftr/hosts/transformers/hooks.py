@@ -31,7 +31,7 @@ from .columns import remember
 from .encoder.expand import expand_encoder_outputs
 from .families import Family
 from .prompt.views import PromptView
-from .reduced import Reduced
+from .reduced_call import ReducedCall
 from .wrapped import precision_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ class ModelHooks:
         return self.stack[-1] if self.stack else None
 
     @contextmanager
-    def _generating(self, cache: Cache | None, reduced: Reduced | None = None) -> Iterator[None]:
+    def _generating(
+        self, cache: Cache | None, reduced: ReducedCall | None = None
+    ) -> Iterator[None]:
         state, before = self.state, self.state.generation
         state.generation = Generation(cache, reduced, None if reduced is None else {})
         state.columns = None
@@ -189,7 +191,7 @@ class ModelHooks:
         return output if ids is None else _restore_prompt(output, view)
 
     @contextmanager
-    def _arguments_of(self, reduced: Reduced) -> Iterator[Call]:
+    def _arguments_of(self, reduced: ReducedCall) -> Iterator[Call]:
         """Yield the arguments of ``generate``; a subclass passes some of them by hooks instead."""
         yield reduced.call
 
@@ -228,7 +230,7 @@ class ModelHooks:
         mask = torch.ones_like(ids)
         return mask if pad is None or pad in ends else mask.masked_fill(ids == pad, 0)
 
-    def _lengths(self, call: Call, reduced: Reduced) -> dict[str, Any]:
+    def _lengths(self, call: Call, reduced: ReducedCall) -> dict[str, Any]:
         """Shorten limits that count the prompt by as much as the prompt was."""
         ids = call.ids
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
@@ -311,7 +313,7 @@ class ModelHooks:
     ) -> None:
         call, top, state = Call.of(module.forward, args, kwargs), self.top, self.state
         if state.forward is not None:
-            state.forward.check_inner(call, self.family.told_positions)
+            state.forward.check_inner(call, self.family.takes_positions)
         if top is None:
             return
         if call.columns is not None:
@@ -338,7 +340,7 @@ def hooks_of(model: Any) -> ModelHooks | None:
     return model.__dict__.get(_NAME)  # type: ignore[no-any-return]
 
 
-def _with_later_positions(call: Call, reduced: Reduced | None) -> Call:
+def _with_later_positions(call: Call, reduced: ReducedCall | None) -> Call:
     """Return ``call`` with generated tokens placed after the end of the full prompt.
 
     They would follow the last kept column otherwise, where the prompt ends in visual tokens.
@@ -357,7 +359,7 @@ def _with_later_positions(call: Call, reduced: Reduced | None) -> Call:
     return call.but(positions=torch.cat([positions[..., :-new], late], dim=-1))
 
 
-def _with_positions(call: Call, reduced: Reduced | None) -> Call:
+def _with_positions(call: Call, reduced: ReducedCall | None) -> Call:
     """Return ``call`` with positions, for a model whose ``generate`` drops those it received."""
     prompt = None if reduced is None else reduced.prompt
     if prompt is None or reduced is None or reduced.call.positions is None or call.columns is None:
@@ -370,7 +372,7 @@ def _with_positions(call: Call, reduced: Reduced | None) -> Call:
     return call.but(positions=places.repeat_interleave(rows // places.shape[-2], dim=-2))
 
 
-def _with_mask(call: Call, reduced: Reduced | None) -> Call:
+def _with_mask(call: Call, reduced: ReducedCall | None) -> Call:
     """Return ``call`` with a mask of ones, which ``generate`` omits, if the prompt is reduced.
 
     Without a mask, transformers would take gaps in the positions for borders of packed sequences,

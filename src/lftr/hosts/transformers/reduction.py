@@ -12,7 +12,7 @@ from torch import nn
 from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.report import Report
 from ..attached import Attached
-from ..items import Plan
+from ..items import ReductionPlan
 from ..module.reduction import ModuleReduction, module_reductions
 from .api import Call
 from .cache_record import cached_columns_of
@@ -27,7 +27,7 @@ from .kinds.prefill import Prefill
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
 from .layers.slot_weights import SlotWeights, with_weights
-from .reduced import Reduced
+from .reduced_call import ReducedCall
 
 HOSTS: dict[str, type[Host]] = {
     "prefill": Prefill,
@@ -53,7 +53,7 @@ class Reduction(Attached):
         What the last reduced call did.
     """
 
-    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+    def __init__(self, model: Any, family: Family, plan: ReductionPlan) -> None:
         self.report = Report()
         self.columns = _Columns()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
@@ -101,7 +101,7 @@ class Reduction(Attached):
         finally:
             self.host.end()
 
-    def reduce(self, call: Call) -> Reduced:
+    def reduce(self, call: Call) -> ReducedCall:
         """Return a call with the visual tokens reduced, and start a new report."""
         check_types(call)
         cache, past = call.cache, call.past

@@ -25,7 +25,7 @@ from ....values.selection import Selection
 from ..api import Call, Model, encoder_of, extra_outputs, feature_layer
 from ..families import Clips, Family, Medium
 from .encode_cache import encode_cache_of
-from .merge import Merged, Merging, TapOf
+from .merge import Merged, MergePass, TapOf
 
 _ATTENTION = fields_from("attention", "cls")
 _ATTENTION_OR_FRAMES = _ATTENTION | fields_from("frames")
@@ -147,7 +147,7 @@ def _encode(
 
         if merge is not None:
             _check_layer(model, arguments)
-            merging = Merging(merge, medium.merging_layers(model), medium.cls_place(model))
+            merging = MergePass(merge, medium.merging_layers(model), medium.cls_place(model))
             merging.attach(medium.module(model, medium.tower), stack, tap_of)
         reader.attach(stack, tap_of, arguments)
         stack.enter_context(_on_device(model.base_model))
@@ -240,7 +240,7 @@ class _EvidenceReader:
         return self.states[0][:, self.place]
 
     def maps(
-        self, arguments: Mapping[str, Any], output: Any, merging: Merging | None
+        self, arguments: Mapping[str, Any], output: Any, merging: MergePass | None
     ) -> dict[str, Tensor]:
         """Return the evidence, one row for each token ``(total tokens, channels)``."""
         patches: dict[str, Tensor] = {}

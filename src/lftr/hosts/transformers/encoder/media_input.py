@@ -15,11 +15,11 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.evidence import from_rows
 from ....values.selection import Selection
 from ....values.tokens import Grid, VisualTokens
-from ...items import Item, Plan
+from ...items import Item, ReductionPlan
 from ...layout import Layout
 from ..api import Call, Model
 from ..families import Medium
-from ..prompt.segment import Segment
+from ..prompt.segment import PromptSegment
 from .encode import Encoded, encode, encoder_arguments
 
 
@@ -54,7 +54,7 @@ class MediaInput:
     _encoded: Encoded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, medium: Medium, model: Model, call: Call, segment: Segment) -> MediaInput:
+    def of(cls, medium: Medium, model: Model, call: Call, segment: PromptSegment) -> MediaInput:
         """Return the input of one medium in a call."""
         present = medium.present_in(call)
         arguments = encoder_arguments(medium, model, call) if present else {}
@@ -64,7 +64,7 @@ class MediaInput:
         sent = None if medium.sent is None else call.get(medium.sent)
         return cls(medium, model, visual, arguments, sent)
 
-    def needs_encoding(self, segment: Segment) -> bool:
+    def needs_encoding(self, segment: PromptSegment) -> bool:
         """Whether the call has items that are not in its cache.
 
         A chat passes the items of all turns in every turn. Without new placeholders, none is new.
@@ -82,11 +82,11 @@ class MediaInput:
         """The visual tokens that have a placeholder, in the encoder's own container."""
         return self._with_placeholder(self.medium.features(self.encoded.output))
 
-    def encode(self, plan: Plan, evidence: frozenset[str]) -> None:
+    def encode(self, plan: ReductionPlan, evidence: frozenset[str]) -> None:
         """Run the encoder."""
         self._encoded = encode(self.medium, self.model, self.arguments, evidence, plan.encoder)
 
-    def items(self, segment: Segment) -> list[Item]:
+    def items(self, segment: PromptSegment) -> list[Item]:
         """Cut the encoder's output into items, each with its place in the prompt."""
         medium, merged = self.medium, self.encoded.merged
         visual = medium.placeholders(self.model, segment.full_ids)
@@ -148,7 +148,7 @@ class MediaInput:
     def tokens(
         self,
         items: Sequence[Item],
-        plan: Plan,
+        plan: ReductionPlan,
         evidence: frozenset[str],
         texts: Mapping[str, Sequence[Tensor]],
     ) -> list[VisualTokens]:

@@ -87,7 +87,7 @@ def _merges(family: Family) -> bool:
     return type(family).merging_layers is not Medium.merging_layers
 
 
-class Merging:
+class MergePass:
     """The merges of one pass of the encoder.
 
     Parameters

@@ -32,7 +32,7 @@ class Family(Medium):
     # prompt must have neither gaps in its positions nor padding on its left
     positions_are_columns: bool = False
     # whether the language model takes positions; otherwise it uses the order of the tokens
-    told_positions: ClassVar[bool] = True
+    takes_positions: ClassVar[bool] = True
     video: Medium | None = None
     # whether the plain model takes images or videos in one call, but not both
     one_medium: ClassVar[bool] = False

@@ -23,7 +23,7 @@ class ByDistance(Family):
     """The common part: positions cannot be kept, and layers cannot drop tokens."""
 
     compact_only = "its layers see how far apart tokens stand in the sequence, and no positions"
-    told_positions = False
+    takes_positions = False
 
     def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(

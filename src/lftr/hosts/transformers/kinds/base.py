@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 from ....values.report import Report
-from ...items import Plan
+from ...items import ReductionPlan
 from ..api import Call, Model
 from ..families import Family
 from ..hooks import ModelHooks
-from ..reduced import Reduced
+from ..reduced_call import ReducedCall
 
 
 class Host(Protocol):
@@ -20,19 +20,19 @@ class Host(Protocol):
     ----------
     model_hooks : type of ModelHooks
         The hooks on ``forward`` and ``generate`` that models of this kind need.
-    plan : Plan
+    plan : ReductionPlan
         How to reduce.
     """
 
     model_hooks: ClassVar[type[ModelHooks]]
-    plan: Plan
+    plan: ReductionPlan
 
-    def __init__(self, model: Model, family: Family, plan: Plan) -> None: ...
+    def __init__(self, model: Model, family: Family, plan: ReductionPlan) -> None: ...
 
     def concerns(self, call: Call) -> bool:
         """Whether a call of ``forward`` or ``generate`` has to be reduced."""
 
-    def reduce(self, call: Call, report: Report) -> Reduced:
+    def reduce(self, call: Call, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``, now or by its hooks."""
 
     def hooks(self) -> Iterable[Any]:

@@ -15,14 +15,14 @@ from ....values.evidence import fields_from
 from ....values.report import Report
 from ....values.selection import Selection
 from ...clock import Clock
-from ...items import Item, Plan, drops, write_report
+from ...items import Item, ReductionPlan, drops, write_report
 from ...layout import Layout
 from ...rows import FEATURES, choose_rows, evidence_of
 from ..api import Call, Model, generation_setting
 from ..families import Family
 from ..hooks import ModelHooks
 from ..prompt.text_evidence import row_texts
-from ..reduced import Reduced
+from ..reduced_call import ReducedCall
 
 CAN = FEATURES | fields_from("prompt")
 _NAME = "_lftr_vision"  # the attribute of a cache that holds which vision states are kept
@@ -70,7 +70,7 @@ class CrossAttentionHost:
 
     model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
 
-    def __init__(self, model: Model, family: Family, plan: Plan) -> None:
+    def __init__(self, model: Model, family: Family, plan: ReductionPlan) -> None:
         self.evidence = evidence_of(plan.method, CAN, type(model).__name__)
         self.model = model
         self.family = family
@@ -86,7 +86,7 @@ class CrossAttentionHost:
         language = self.family.language_model(self.model)
         return [language.register_forward_pre_hook(self._before, with_kwargs=True)]
 
-    def reduce(self, call: Call, report: Report) -> Reduced:
+    def reduce(self, call: Call, report: Report) -> ReducedCall:
         """Store what the hook needs to know; the prompt is not changed."""
         if generation_setting(self.model, call, "cache_implementation") in _STATIC:
             raise UnsupportedModelError(
@@ -100,7 +100,7 @@ class CrossAttentionHost:
         tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images), without padding
         ratios = call["aspect_ratio_ids"].tolist()
         self._call.images = _Images(report, texts, ids.shape[1], tiles, ratios)
-        return Reduced(call)
+        return ReducedCall(call)
 
     def end(self) -> None:
         """Forget the call of this thread."""

@@ -23,7 +23,7 @@ from ..cache_record import cached_columns_of
 from ..columns import CachedPrompt, recall
 from ..hooks import ModelHooks
 from ..layers.masks import layer_mask
-from ..reduced import Reduced
+from ..reduced_call import ReducedCall
 from .prefill import Prefill
 
 
@@ -35,7 +35,7 @@ class DiffusionHooks(ModelHooks):
         return torch.ones_like(call.ids)
 
     @contextmanager
-    def _arguments_of(self, reduced: Reduced) -> Iterator[Call]:
+    def _arguments_of(self, reduced: ReducedCall) -> Iterator[Call]:
         """Pass images and positions to the encoder, and correct the decoder's positions."""
         call, thread = reduced.call, threading.get_ident()
         shift = 0 if reduced.lag is None else int(reduced.lag)
@@ -96,12 +96,12 @@ class DiffusionHost(Prefill):
             return recall(call.cache) is not None
         return super().concerns(call)
 
-    def reduce(self, call: Call, report: Report) -> Reduced:
+    def reduce(self, call: Call, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``."""
         prefix = recall(call.cache)
         past = call.past + _dropped(prefix)  # columns of the full conversation
         if not isinstance(call.ids, Tensor):
-            return Reduced(self._beside(call, prefix, past), starts=False)
+            return ReducedCall(self._beside(call, prefix, past), starts=False)
         if prefix is not None and call.ids.shape[1] > past and prefix.begins(call.ids):
             raise ArgumentError.of(
                 Call.name("ids"),

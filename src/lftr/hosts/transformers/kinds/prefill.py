@@ -19,7 +19,7 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ....values.tokens import VisualTokens
 from ...clock import Clock
-from ...items import Item, Plan, choose, drops, fresh_of, in_order, write_report
+from ...items import Item, ReductionPlan, choose, drops, fresh_of, in_order, write_report
 from ..api import ALIGNED, TOKEN_TYPES, Call, Model
 from ..checks import check_unpacked
 from ..columns import (
@@ -38,9 +38,9 @@ from ..hooks import ModelHooks
 from ..prompt.flash import hide_positions, reads_gaps
 from ..prompt.frames import as_video
 from ..prompt.logits import shorter_logits
-from ..prompt.segment import Segment
+from ..prompt.segment import PromptSegment
 from ..prompt.text_evidence import row_texts
-from ..reduced import Reduced
+from ..reduced_call import ReducedCall
 
 
 class Prefill:
@@ -48,7 +48,7 @@ class Prefill:
 
     model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
 
-    def __init__(self, model: Model, family: Family, plan: Plan) -> None:
+    def __init__(self, model: Model, family: Family, plan: ReductionPlan) -> None:
         self.model = model
         self.family = family
         self.plan = replace(plan, notes=(*plan.notes, *family.notes(model)))
@@ -80,12 +80,12 @@ class Prefill:
     def end(self) -> None:
         """End a call; this host keeps no data of it."""
 
-    def reduce(self, call: Call, report: Report) -> Reduced:
+    def reduce(self, call: Call, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
         if reads_gaps(self.model):  # positions are hidden from it, also where all tokens stay
             check_unpacked(call)
-        segment = Segment.of(call, recall(call.cache))
+        segment = PromptSegment.of(call, recall(call.cache))
         inputs = [MediaInput.of(medium, self.model, call, segment) for medium in self.family.media]
         visual = torch.stack([part.visual for part in inputs]).any(dim=0)
         for part in inputs:
@@ -143,7 +143,7 @@ class Prefill:
         if starts:
             write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
-        return Reduced(out | aligned if shorter else out, prompt, lag, starts)
+        return ReducedCall(out | aligned if shorter else out, prompt, lag, starts)
 
     def _check_weights(self, prefix: CachedPrompt | None) -> None:
         """Refuse to go on with a cache whose slots had other weights."""
@@ -166,7 +166,11 @@ class Prefill:
             )
 
     def _tokens(
-        self, encoded: Sequence[MediaInput], items: Sequence[Item], segment: Segment, visual: Tensor
+        self,
+        encoded: Sequence[MediaInput],
+        items: Sequence[Item],
+        segment: PromptSegment,
+        visual: Tensor,
     ) -> list[VisualTokens]:
         """Return the visual tokens of each new item, with their evidence, in the prompt's order."""
         words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
@@ -180,13 +184,13 @@ class Prefill:
     def _shrink(
         self,
         call: Call,
-        segment: Segment,
+        segment: PromptSegment,
         inputs: Sequence[MediaInput],
         items: Sequence[Item],
     ) -> tuple[Call, CachedPrompt, Tensor | None]:
         """Return the arguments aligned with the prompt at the kept columns, the record and the lag.
 
-        See `Reduced` for the last two.
+        See `ReducedCall` for the last two.
         """
         keep = segment.mask.bool()
         visual = torch.zeros_like(keep)
@@ -303,7 +307,9 @@ def _log_weights(items: Sequence[Item]) -> Tensor:
     return logs
 
 
-def _placing(medium: Medium, call: Call, segment: Segment, items: Sequence[Item]) -> dict[str, Any]:
+def _placing(
+    medium: Medium, call: Call, segment: PromptSegment, items: Sequence[Item]
+) -> dict[str, Any]:
     """Return the arguments by which M-RoPE places the entries; in a later turn, the new ones."""
     placing = {name: call[name] for name in medium.placing if call.get(name) is not None}
     if segment.prefix is None:

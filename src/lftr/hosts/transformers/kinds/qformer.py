@@ -19,7 +19,7 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.evidence import fields_from
 from ....values.report import Report
 from ...clock import Clock
-from ...items import Item, Plan, counts_of, write_report
+from ...items import Item, ReductionPlan, counts_of, write_report
 from ...layout import Layout
 from ...rows import FEATURES, apply_rows, choose_rows, evidence_of
 from ..api import Call
@@ -27,7 +27,7 @@ from ..columns import Columns, aligned_with_prompt, pad_id, pads_left
 from ..families import Family
 from ..hooks import ModelHooks
 from ..prompt.text_evidence import row_texts
-from ..reduced import Reduced
+from ..reduced_call import ReducedCall
 
 CAN = FEATURES | fields_from("prompt")
 
@@ -65,7 +65,7 @@ class QFormerHost:
 
     model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
 
-    def __init__(self, model: Any, family: Family, plan: Plan) -> None:
+    def __init__(self, model: Any, family: Family, plan: ReductionPlan) -> None:
         if plan.keep == "auto" and plan.stage == "llm":
             raise UnsupportedModelError(
                 f"keep = 'auto'; {type(model).__name__} needs the number of tokens before the "
@@ -91,7 +91,7 @@ class QFormerHost:
             ]
         return [self.model.language_projection.register_forward_hook(self._after_projection)]
 
-    def reduce(self, call: Call, report: Report) -> Reduced:
+    def reduce(self, call: Call, report: Report) -> ReducedCall:
         """Return a call with as many placeholders as the hooks will keep tokens."""
         call = self._with_prompt(call)
         ids: Tensor = call.ids
@@ -101,7 +101,7 @@ class QFormerHost:
         frames = self.family.frames(call)
         self._call.image = _Image(report, texts, ids.shape[1], frames)
         if self.plan.stage == "encoder":
-            return Reduced(call)
+            return ReducedCall(call)
         name, queries = self.family.name, self._queries()
         per_row = visual.sum(dim=1)
         if set(per_row.tolist()) != {queries * frames}:
@@ -113,7 +113,7 @@ class QFormerHost:
         assert self.plan.keep != "auto"
         kept = counts_of(self.plan.keep, [Item(0, 0, queries, Layout())])[0]
         if kept == queries:
-            return Reduced(call)
+            return ReducedCall(call)
         self._check_width(frames, kept)
         keep = mask.bool() & (~visual | ((visual.cumsum(dim=1) - 1) % queries < kept))
         columns = Columns.of(keep, pads_left(mask))
@@ -123,7 +123,7 @@ class QFormerHost:
             for name, (value, padding) in aligned_with_prompt(call).items()
         }
         shorter = call.but(ids=columns.take(ids, fill), mask=columns.real.to(mask.dtype))
-        return Reduced(shorter | aligned)
+        return ReducedCall(shorter | aligned)
 
     def end(self) -> None:
         """Forget the call of this thread."""

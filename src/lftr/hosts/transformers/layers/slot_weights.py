@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ....evidence.attention import attention_modules, changed
 from ....values.errors import LftrError, UnsupportedModelError
-from ...items import Plan
+from ...items import ReductionPlan
 from ..api import Call, Model, attention_of, versions
 from ..cache_record import layer_sizes
 from ..call_state import CallState
@@ -35,7 +35,7 @@ _MOST = 256  # the largest head size of FlashAttention
 DEFAULT = 1.0  # the exponent, unless the caller names one
 
 
-def with_weights(model: Model, family: Family, plan: Plan) -> Plan:
+def with_weights(model: Model, family: Family, plan: ReductionPlan) -> ReductionPlan:
     """Return the plan with a number for ``weights``, and the reason if they are not applied.
 
     Raises

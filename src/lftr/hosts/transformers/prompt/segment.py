@@ -16,7 +16,7 @@ from ..families import Family
 
 
 @dataclass(frozen=True)
-class Segment:
+class PromptSegment:
     """A prompt, and the first of its columns that is new.
 
     Attributes
@@ -41,7 +41,7 @@ class Segment:
     between: int = 0
 
     @classmethod
-    def of(cls, call: Call, prefix: CachedPrompt | None) -> Segment:
+    def of(cls, call: Call, prefix: CachedPrompt | None) -> PromptSegment:
         """Return the segment of a call; ``prefix`` is the record of its cache."""
         ids = call.ids
         if call.embeds is not None:

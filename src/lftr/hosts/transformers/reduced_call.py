@@ -11,7 +11,7 @@ from .columns import CachedPrompt
 
 
 @dataclass(frozen=True)
-class Reduced:
+class ReducedCall:
     """A call with a shorter prompt.
 
     Attributes
