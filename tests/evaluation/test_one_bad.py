@@ -20,10 +20,10 @@ from lftr.lab.evaluation import (
     try_settings,
 )
 from lftr.lab.evaluation.index import embed_run, embedded, index_configuration, index_metrics
-from lftr.lab.tuning.answers import ANSWERS, Said
+from lftr.lab.tuning.answers import ANSWERS, SearchAnswer
+from lftr.lab.tuning.batches import BatchRunner
 from lftr.lab.tuning.plan import Plan
 from lftr.lab.tuning.search import Goal
-from lftr.lab.tuning.sitting import Seating
 from lftr.lab.tuning.tune import tune
 from lftr.lab.tuning.workload import load_workload
 from lftr.prompting import chat_inputs, inputs_of
@@ -156,14 +156,17 @@ def test_tune_goes_on_without_the_bad_question(tmp_path, choking, folder):
 
 def test_what_fails_under_a_reduction_alone_does_not_agree(subject, folder):
     """To leave it out would count what cannot be answered in favour of the reduction."""
-    said = {"full": Said("", 10, 10.0, True), "uniform 1/16": Said("", 0, 0.0, True, "no room")}
-    seating = Seating(subject, 3, lambda _: None)
-    seating.answers.to = lambda ids, setting, ask: [said[setting.label]] * len(ids)
+    answers = {
+        "full": SearchAnswer("", 10, 10.0, True),
+        "uniform 1/16": SearchAnswer("", 0, 0.0, True, "no room"),
+    }
+    runner = BatchRunner(subject, 3, lambda _: None)
+    runner.answers.to = lambda ids, setting, ask: [answers[setting.label]] * len(ids)
     (red,) = (one for one in load_workload(folder, ["Red?"]).groups if "red" in one[0].id)
-    for _, sitting in seating.sittings([red]):
-        shares, _ = sitting.agreements(SETTINGS[1])
+    for _, batch in runner.batches([red]):
+        shares, _ = batch.agreements(SETTINGS[1])
         assert shares == [0.0]
-    assert list(map(str, seating.problems)) == ["red.png:1, uniform 1/16: no room"]
+    assert list(map(str, runner.problems)) == ["red.png:1, uniform 1/16: no room"]
 
 
 def test_inputs_say_in_one_sentence_what_a_processor_raised(choking):

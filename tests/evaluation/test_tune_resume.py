@@ -18,7 +18,7 @@ import pytest
 
 import lftr
 from lftr.lab.asking.answering import Answer, Timing
-from lftr.lab.tuning import sitting as sitting
+from lftr.lab.tuning import batches
 from lftr.lab.tuning import tune as tuning
 from lftr.lab.tuning.answers import ANSWERS
 from lftr.lab.tuning.plan import Plan, plain_workload
@@ -78,7 +78,7 @@ def search(monkeypatch, workload, subject):
 def _search(workload, monkeypatch, subject, folder=None, patience: int = 10**9):
     """Return what came out, and the oracle; an oracle whose patience is short kills the search."""
     oracle = Oracle(patience)
-    monkeypatch.setattr(sitting, "one_batch", oracle.one_batch)
+    monkeypatch.setattr(batches, "one_batch", oracle.one_batch)
     monkeypatch.setattr(tuning, "_unmet", lambda *_: {})
     monkeypatch.setattr(tuning, "_saving", lambda *_: {"questions": 0})
     try:

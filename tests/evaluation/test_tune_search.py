@@ -46,11 +46,11 @@ def table(**lines: tuple[float, ...]):
 
 
 def race(lines, seed: int = 0, images: int = 24) -> tuple[Race, Scripted]:
-    sitting = Scripted(lines, seed)
+    batch = Scripted(lines, seed)
     found = Race(grid([lftr.get_method(name) for name in lines], BUDGETS), GOAL, images)
-    for _ in range(images // sitting.size):
-        found.run(sitting)
-    return found, sitting
+    for _ in range(images // batch.size):
+        found.run(batch)
+    return found, batch
 
 
 def proofs(lines, name: str) -> list[Proof]:
@@ -58,10 +58,10 @@ def proofs(lines, name: str) -> list[Proof]:
     return [Proof(Setting(f"{name} {keep}", method, keep), GOAL) for keep in BUDGETS]
 
 
-def sittings(lines, seed: int, count: int) -> Iterator[tuple[int, Scripted | None]]:
-    sitting = Scripted(lines, seed)
+def batches(lines, seed: int, count: int) -> Iterator[tuple[int, Scripted | None]]:
+    batch = Scripted(lines, seed)
     for _ in range(count):
-        yield sitting.size, sitting
+        yield batch.size, batch
 
 
 def test_the_race_finds_method_and_budget():
@@ -79,15 +79,15 @@ def test_the_chain_ends_a_little_beyond_what_looked_good():
 
 
 def test_methods_that_lost_are_not_asked_again():
-    _, sitting = race(table(uniform=(0, 0, 0, 0), lftr=(1, 1, 1, 1)), images=80)
-    assert sitting.asked.count("uniform 1/8") <= 3  # 16 may disagree, and every sitting has 8
-    assert sitting.asked.count("lftr 1/8") == 10
+    _, batch = race(table(uniform=(0, 0, 0, 0), lftr=(1, 1, 1, 1)), images=80)
+    assert batch.asked.count("uniform 1/8") <= 3  # 16 may disagree, and every batch has 8
+    assert batch.asked.count("lftr 1/8") == 10
 
 
 def test_what_holds_is_proven_and_stops_early():
     lines = table(lftr=(1, 1, 0, 0))
     found = proofs(lines, "lftr")
-    assert prove(found, sittings(lines, 0, 100), 800) == 2
+    assert prove(found, batches(lines, 0, 100), 800) == 2
     assert [proof.verdict for proof in found] == ["holds", "holds", "fails", "open"]
     assert max(len(proof.trial.shares) for proof in found) <= 24
 
@@ -95,14 +95,14 @@ def test_what_holds_is_proven_and_stops_early():
 def test_what_cannot_be_shown_any_more_is_given_up():
     lines = table(lftr=(1, 0.75, 1, 1))
     found = proofs(lines, "lftr")
-    assert prove(found, sittings(lines, 0, 5), 40) == 1
+    assert prove(found, batches(lines, 0, 5), 40) == 1
     assert found[1].verdict == "open"
     assert len(found[3].trial.shares) <= len(found[1].trial.shares)
 
 
 def test_what_stands_beyond_a_failure_does_not_count():
     lines = table(lftr=(1, 0, 1, 1))
-    assert prove(proofs(lines, "lftr"), sittings(lines, 0, 50), 400) == 1
+    assert prove(proofs(lines, "lftr"), batches(lines, 0, 50), 400) == 1
 
 
 def test_images_that_cannot_be_read_are_passed_over():
@@ -124,7 +124,7 @@ def test_all_choosing_and_looking_together_err_seldom(line):
     for seed in range(runs):
         found, _ = race(lines, seed)
         chain = [Proof(setting, GOAL) for setting in found.chain()]
-        held = prove(chain, sittings(lines, 10_000 + seed, 40), 320)
+        held = prove(chain, batches(lines, 10_000 + seed, 40), 320)
         chosen = chain[held - 1].trial.setting if held else None
         wrong += chosen is not None and lines[chosen.method.name][chosen.keep] <= GOAL.agreement
     assert wrong / runs <= GOAL.alpha + 3 * math.sqrt(GOAL.alpha * GOAL.confidence / runs)

@@ -81,7 +81,7 @@ class Item:
     place: str = ""
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """Its name in a list of problems: the id, and its place in a file."""
         return f"{self.id} ({self.place})" if self.place else self.id
 
@@ -90,7 +90,7 @@ class Item:
         """The images and clips; each access reads them again."""
         return self.read()
 
-    def asked(self) -> Question:
+    def to_question(self) -> Question:
         """Read the images.
 
         Raises

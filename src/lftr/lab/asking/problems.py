@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .settings import Setting
 
     Ask = Callable[[Setting], list[Answer]]
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ def readable(items: Iterable[Item], problems: list[Problem]) -> Iterator[tuple[I
     """Yield items with their images; add those whose images cannot be read to problems."""
     for item in items:
         try:
-            yield item, item.asked()
+            yield item, item.to_question()
         except LftrError as error:
-            problems.append(Problem(item.told, str(error)))
+            problems.append(Problem(item.label, str(error)))
 
 
-def or_unanswered(found: Iterable[Found]) -> Iterator[Found]:
+def or_unanswered(results: Iterable[Result]) -> Iterator[Result]:
     """Yield the results; an error while computing one becomes an `UnansweredError`."""
-    iterator = iter(found)
+    iterator = iter(results)
     while True:
         with unanswered():
             try:

@@ -96,9 +96,9 @@ def evaluate(
         """Ask questions as one batch and, if that fails, one by one."""
         done = run.done()
         missing = _missing(_going(run, settings), [item for item, _ in held], done)
-        asked = [question for _, question in held]
+        questions = [question for _, question in held]
         try:
-            for setting, answers in or_unanswered(_answered(run, subject, asked, missing)):
+            for setting, answers in or_unanswered(_answered(run, subject, questions, missing)):
                 lines = [
                     _line(item, setting, answer, score)
                     for (item, _), answer in zip(held, answers, strict=True)
@@ -108,7 +108,7 @@ def evaluate(
                 step(setting.label, lines)
         except UnansweredError as error:
             if len(held) == 1:
-                problems.append(Problem(held[0][0].told, str(error)))
+                problems.append(Problem(held[0][0].label, str(error)))
                 return
             for one in held:
                 answer([one])
@@ -137,17 +137,17 @@ def _missing(
 
 
 def _answered(
-    run: Run, subject: Subject, asked: Sequence[Question], settings: Sequence[Setting]
+    run: Run, subject: Subject, questions: Sequence[Question], settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, list[Answer]]]:
     """Answer a batch; a control that fails is left out of the run from now on."""
-    if not asked or not settings:
+    if not questions or not settings:
         return iter(())
 
     def ask(waiting: Sequence[Setting]) -> Iterator[list[Answer]]:
         answered = answer_batch(
             subject.model,
             subject.processor,
-            asked,
+            questions,
             waiting,
             text_tower=subject.text_tower,
             max_new_tokens=subject.max_new_tokens,

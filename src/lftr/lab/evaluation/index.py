@@ -147,7 +147,7 @@ def _together(
                 for one in held
                 for part in _together(journal, subject, [one], settings, problems)
             ]
-        problems.append(Problem(held[0][0].told, str(error)))
+        problems.append(Problem(held[0][0].label, str(error)))
         return []
     rows = {setting.label: embedded for setting, embedded in results.items()}
     return [([item for item, _ in held], rows)]

@@ -22,7 +22,7 @@ ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Said:
+class SearchAnswer:
     """The part of an answer that a search needs.
 
     Attributes
@@ -44,11 +44,11 @@ class Said:
     failed: str = ""
 
     @classmethod
-    def of(cls, answer: Answer) -> Said:
+    def of(cls, answer: Answer) -> SearchAnswer:
         """Convert an answer."""
         return cls(answer.text, answer.tokens, answer.kept, answer.ended)
 
-    def agrees(self, full: Said) -> float:
+    def agrees(self, full: SearchAnswer) -> float:
         """Return 1.0 if this equals the full model's answer; a failure never does."""
         return 0.0 if self.failed else float(self.text == full.text)
 
@@ -67,7 +67,7 @@ class Answers:
         self._journal = journal
         lines = [] if journal is None else journal.lines
         self._known = {
-            (line["setting"], tuple(line["ids"])): [Said(**one) for one in line["answers"]]
+            (line["setting"], tuple(line["ids"])): [SearchAnswer(**one) for one in line["answers"]]
             for line in lines
         }
 
@@ -83,16 +83,16 @@ class Answers:
         return cls(Journal.open(path, ANSWERS, config))
 
     def to(
-        self, ids: Sequence[str], setting: Setting, ask: Callable[[Setting], list[Said]]
-    ) -> list[Said]:
+        self, ids: Sequence[str], setting: Setting, ask: Callable[[Setting], list[SearchAnswer]]
+    ) -> list[SearchAnswer]:
         """Return the answers to questions by id; ask those that have none."""
         key = setting.label, tuple(ids)
         if key not in self._known:
-            found = ask(setting)
+            answers = ask(setting)
             if self._journal is not None:
                 line = {"setting": setting.label, "ids": list(ids)}
-                self._journal.add([line | {"answers": [asdict(one) for one in found]}])
-            self._known[key] = found
+                self._journal.add([line | {"answers": [asdict(one) for one in answers]}])
+            self._known[key] = answers
         return self._known[key]
 
     def __len__(self) -> int:

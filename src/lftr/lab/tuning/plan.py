@@ -88,7 +88,7 @@ class Plan:
         """Return the methods for a model: of the defaults those whose evidence it provides."""
         if self.methods is not None:
             return self.methods
-        found = []
+        usable = []
         for method in self.candidates:
             try:
                 reduce(
@@ -102,8 +102,8 @@ class Plan:
                 ).remove()
             except MissingEvidenceError:
                 continue
-            found.append(method)
-        return found
+            usable.append(method)
+        return usable
 
 
 def tune_configuration(

@@ -1,4 +1,4 @@
-"""The search for a budget: methods race on a part of the images; the others test the result."""
+"""The search for a budget: a race of methods on some images, a test of its result on others."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ...methods.encoder.merges import EncoderMerge
 from ...values.budget import Keep, spell
 from ...values.errors import ArgumentError
 from ..asking.settings import Setting, name_of
+from .batches import ImageBatch
 from .betting import Bets
-from .sitting import Sitting
 
 Verdict = Literal["holds", "fails", "open"]
-_BOLDER = 2  # budgets beyond the raced one that are tested, since the race may err
+_BOLDER = 2  # budgets below the race's result that are tested too, since the race may err
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Trial:
     kept: float = 0.0
     questions: int = 0
 
-    def sit(self, sitting: Sitting) -> list[float]:
-        """Ask the questions of a sitting, and return the share of each image."""
-        shares, answers = sitting.agreements(self.setting)
+    def add(self, batch: ImageBatch) -> list[float]:
+        """Ask the questions of a batch, and return the share of each image."""
+        shares, answers = batch.agreements(self.setting)
         self.shares += shares
         self.tokens += sum(answer.tokens for answer in answers)
         self.kept += sum(answer.kept for answer in answers)
@@ -109,22 +109,22 @@ def grid(
 class Race:
     """A race of methods, which looks for the smallest budget with enough agreement.
 
-    Each sitting (a few images) bisects the budgets. If some methods have agreed often enough at a
-    budget so far, they continue with smaller budgets, and the others leave the sitting. If none
+    With each batch of images the budgets are bisected. If some methods have agreed often enough at
+    a budget so far, they continue with smaller budgets, and the others stop for this batch. If none
     has, all of them continue with larger budgets. A method that can no longer reach the agreement
-    at a budget, whatever follows, is not asked there again. The race need not be exact, since its
-    result is tested on other images.
+    at a budget, whatever the remaining answers, is not tried there again. The race need not be
+    exact, since its result is tested on other images.
 
     Parameters
     ----------
     levels : sequence of sequence of Setting
-        What `grid` returned: the budgets from the largest to the smallest, each with every method,
-        in which order ties are broken.
+        From `grid`: for each budget, from the largest to the smallest, the settings of all methods.
+        Of equally good methods the earlier wins.
     images : int
         Number of images of the race.
     barred : collection of str
-        Labels of settings that are skipped because the method does not support the budget; each
-        method has others.
+        Labels of settings that are skipped because the method does not support the budget. Every
+        method has at least one setting that is not barred.
     """
 
     def __init__(
@@ -135,19 +135,19 @@ class Race:
         barred: Collection[str] = (),
     ) -> None:
         self._goal = goal
-        self._spare = (1.0 - goal.agreement) * images  # disagreement that may be met in all
+        self._spare = (1.0 - goal.agreement) * images  # images that may disagree in all
         self._barred = barred
         self.trials = [[Trial(setting) for setting in level] for level in levels]
 
-    def run(self, sitting: Sitting) -> None:
+    def run(self, batch: ImageBatch) -> None:
         """Bisect the budgets for some images."""
 
-        def asked(trial: Trial) -> bool:
+        def passes(trial: Trial) -> bool:
             if self._open(trial) and len(trial.shares) - sum(trial.shares) <= self._spare:
-                trial.sit(sitting)
+                trial.add(batch)
             return self._looks_good(trial)
 
-        self._bisect(asked)
+        self._bisect(passes)
 
     def chain(self) -> list[Setting]:
         """Return the settings to test, from large to small budgets of the winning method.
@@ -191,9 +191,9 @@ class Proof:
         self._alpha = goal.alpha
         self._above, self._below = Bets(goal.agreement), Bets(1.0 - goal.agreement)
 
-    def run(self, sitting: Sitting) -> None:
+    def run(self, batch: ImageBatch) -> None:
         """Test with images until the verdict is decided."""
-        for share in self.trial.sit(sitting):
+        for share in self.trial.add(batch):
             self._above.add(share)
             self._below.add(1.0 - share)
             if self.verdict == "open" and self._above.beyond(self._alpha):
@@ -209,7 +209,7 @@ class Proof:
 
 
 def prove(
-    proofs: Sequence[Proof], sittings: Iterator[tuple[int, Sitting | None]], images: int
+    proofs: Sequence[Proof], batches: Iterator[tuple[int, ImageBatch | None]], images: int
 ) -> int:
     """Test settings in a fixed order, each at the full level; return how many hold.
 
@@ -222,17 +222,17 @@ def prove(
     ----------
     proofs : sequence of Proof
         From the largest budget to the smallest.
-    sittings : iterator
+    batches : iterator
         Images that were not part of the race.
     images : int
-        Number of images in the sittings.
+        Number of images in the batches.
     """
     left, alive = images, len(proofs)
-    for taken, sitting in sittings:
+    for taken, batch in batches:
         left -= taken
         for place, proof in enumerate(proofs[:alive]):
-            if sitting is not None and proof.verdict == "open":
-                proof.run(sitting)
+            if batch is not None and proof.verdict == "open":
+                proof.run(batch)
             if not proof.can_hold(left):
                 alive = place
                 break

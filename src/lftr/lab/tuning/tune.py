@@ -35,15 +35,15 @@ from ..asking.problems import Problem, first_answered
 from ..asking.settings import Setting, full_model, name_of
 from ..asking.subject import Subject
 from .answers import Answers
+from .batches import BatchRunner, Group
 from .betting import least_values
 from .plan import Plan, plain_workload, tune_configuration
 from .search import Goal, Proof, Race, Trial, prove
-from .sitting import Group, Seating
 from .workload import Workload
 
-Levels = Sequence[Sequence[Setting]]  # of every budget, from the largest, all methods
+Levels = Sequence[Sequence[Setting]]  # for each budget, from the largest, every method
 
-_RACED = (8, 128)  # a quarter of the images is raced over, but no fewer and no more than these
+_RACED = (8, 128)  # least and most images of the race, which otherwise uses a quarter of them
 _TIMED = 5  # questions whose prefill is timed
 
 
@@ -70,12 +70,13 @@ class Tuned:
     @property
     def verdict(self) -> str:
         """The outcome in one sentence."""
-        found = self.preset.found
-        if not found["cut_short"]:
+        measured = self.preset.found
+        if not measured["cut_short"]:
             return self._limit
         return (
-            f"{self._limit}; {found['cut_short']} of the full model's {found['answered']} answers "
-            f"were cut at {found['max_new_tokens']} tokens, and what would follow was not compared"
+            f"{self._limit}; {measured['cut_short']} of the full model's {measured['answered']} "
+            f"answers were cut at {measured['max_new_tokens']} tokens, and what would follow was "
+            "not compared"
         )
 
     @property
@@ -91,7 +92,7 @@ class Tuned:
         if bolder is None:
             return (
                 f"{kept:g} of {tokens:g} tokens hold an agreement of {share}; smaller budgets did "
-                "worse in the race, or were not among those to try"
+                "worse in the race, or were not tried"
             )
         trial = bolder.trial
         method = name_of(trial.setting.method)
@@ -123,7 +124,7 @@ def tune(
         Folder of the answers, from which the same search continues after an interruption. By
         default answers are not written.
     step : callable
-        Called with the number of images after each sitting; the sum stays below the workload's if
+        Called with the number of images after each batch; the sum stays below the workload's if
         the search stops early.
 
     Raises
@@ -136,68 +137,72 @@ def tune(
     config = tune_configuration(subject, workload, goal, plan)
     levels = plan.levels(plan.methods_for(subject))
     with closing(Answers() if run is None else Answers.open(run, config)) as answers:
-        return _search(Seating(subject, plan.batch, step, answers), workload, goal, levels, plan)
+        return _search(
+            BatchRunner(subject, plan.batch, step, answers), workload, goal, levels, plan
+        )
 
 
-def _search(seating: Seating, workload: Workload, goal: Goal, levels: Levels, plan: Plan) -> Tuned:
+def _search(
+    runner: BatchRunner, workload: Workload, goal: Goal, levels: Levels, plan: Plan
+) -> Tuned:
     """Race, test, and return the result."""
-    subject = seating.subject
+    subject = runner.subject
     groups = random.Random(plan.seed).sample(workload.groups, len(workload.groups))
     first = _raced(len(groups))
-    barred = _unmet(seating, groups, levels)
+    barred = _unmet(runner, groups, levels)
     race = Race(_left(levels, barred), goal, first, barred.keys())
-    with closing(seating.sittings(groups[:first])) as sittings:
-        for _, sitting in sittings:
-            if sitting is not None:
-                race.run(sitting)
+    with closing(runner.batches(groups[:first])) as batches:
+        for _, batch in batches:
+            if batch is not None:
+                race.run(batch)
     proofs = [Proof(setting, goal) for setting in race.chain()]
-    with closing(seating.sittings(groups[first:])) as sittings:
-        held = prove(proofs, sittings, len(groups) - first)
+    with closing(runner.batches(groups[first:])) as batches:
+        held = prove(proofs, batches, len(groups) - first)
     if not proofs[0].trial.questions:
         raise ArgumentError.of(
             "workload",
             workload.name,
-            f"images that can be read, and questions with an answer: {seating.problems[-1]}",
+            f"images that can be read, and questions with an answer: {runner.problems[-1]}",
         )
 
     tokens = proofs[0].trial.tokens / proofs[0].trial.questions
     setting = proofs[held - 1].trial.setting if held else full_model()
-    whole = (group for group in groups if seating.failed.isdisjoint(one.id for one in group))
-    readable = (one for group in whole for one in seating.read(group)[:1])
-    asked = list(itertools.islice(readable, _TIMED))
-    found = {
+    whole = (group for group in groups if runner.failed.isdisjoint(one.id for one in group))
+    readable = (one for group in whole for one in runner.read(group)[:1])
+    timed = list(itertools.islice(readable, _TIMED))
+    measured = {
         "agreement": goal.agreement,
         "confidence": goal.confidence,
         "workload": plain_workload(workload),
         "seed": plan.seed,
         "batch": plan.batch,
         "max_new_tokens": subject.max_new_tokens,
-        "answered": seating.answered,
-        "cut_short": seating.cut_short,
+        "answered": runner.answered,
+        "cut_short": runner.cut_short,
         "tokens": tokens,
         "kept": proofs[held - 1].trial.kept_each if held else tokens,
         "raced": [_plain(trial) for level in race.trials for trial in level if trial.shares],
         "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
-        "prefill": _saving(subject, asked, setting) if held else None,
+        "prefill": _saving(subject, timed, setting) if held else None,
     }
     preset = Preset(
         setting.method,
         positions=plan.positions,
         model=subject.name,
-        found=found,
+        found=measured,
         encoder=setting.encoder,
         weights=setting.weights,
         **as_arguments(setting.keep),
     )
     unmet = (Problem(label, reason) for label, reason in barred.items())
-    met = [*workload.problems, *unmet, *seating.problems]
-    problems = dict.fromkeys(met)  # some are met twice
+    met = [*workload.problems, *unmet, *runner.problems]
+    problems = dict.fromkeys(met)  # without duplicates
     return Tuned(preset, goal, proofs, list(problems))
 
 
-def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
+def _unmet(runner: BatchRunner, groups: Sequence[Group], levels: Levels) -> dict[str, str]:
     """Return the settings that fail on a question that the full model answers."""
-    subject, found = seating.subject, {}
+    subject, reasons = runner.subject, {}
     questions = (
         one_batch(
             subject.model,
@@ -207,7 +212,7 @@ def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[st
             max_new_tokens=1,
         )
         for group in groups
-        if (held := seating.read(group))
+        if (held := runner.read(group))
     )
     with first_answered(questions, full_model()) as ask:
         if ask is None:
@@ -216,10 +221,10 @@ def _unmet(seating: Seating, groups: Sequence[Group], levels: Levels) -> dict[st
             try:
                 ask(setting)
             except TooLittleMemoryError:
-                raise  # somebody else may have it: another start would decide otherwise
+                raise  # another process may hold the memory: this would not be reproducible
             except LftrError as error:
-                found[setting.label] = str(error).removeprefix(f"{setting.label}: ")
-    return found
+                reasons[setting.label] = str(error).removeprefix(f"{setting.label}: ")
+    return reasons
 
 
 def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
@@ -258,19 +263,19 @@ def check_size(workload: Workload, goal: Goal) -> None:
         )
 
 
-def _saving(subject: Subject, asked: Sequence[Question], setting: Setting) -> dict[str, Any]:
+def _saving(subject: Subject, questions: Sequence[Question], setting: Setting) -> dict[str, Any]:
     """Time the prefill of a few questions with the full model and with the resulting setting."""
     from ..profiling import Spread, time_settings
 
     settings = [full_model(), setting]
-    full, own = time_settings(
-        subject.model, subject.processor, asked, settings, text_tower=subject.text_tower
+    full, reduced = time_settings(
+        subject.model, subject.processor, questions, settings, text_tower=subject.text_tower
     )
-    return {"questions": len(asked), "device": str(subject.model.device)} | {
+    return {"questions": len(questions), "device": str(subject.model.device)} | {
         name: {
             "full_ms": Spread.of(full.of(part)).median,
-            "ms": Spread.of(own.of(part)).median,
-            "full_over_this": Spread.of_ratios(full.of(part), own.of(part)).plain,
+            "ms": Spread.of(reduced.of(part)).median,
+            "full_over_this": Spread.of_ratios(full.of(part), reduced.of(part)).plain,
         }
         for name, part in (("after_encoder", "after_encoder"), ("with_encoder", "total"))
     }

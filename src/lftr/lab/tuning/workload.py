@@ -29,7 +29,7 @@ from ..asking.jsonl import content_of, read_jsonl
 from ..asking.problems import Problem
 
 PROMPTS = "prompts.txt"
-_UNREAD = frozenset(  # pictures that neither Pillow nor FFmpeg reads as what they show
+_UNREAD = frozenset(  # picture formats that neither Pillow nor FFmpeg decodes as they look
     {".jxl", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
     | {".rw2", ".raf"}
 )
@@ -140,7 +140,7 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
     for path in sorted(folder.iterdir()):
         try:
             if path.is_dir():
-                _check_nothing_within(path)
+                _refuse_subfolder(path)
                 continue
             if not is_named_as(path, _SHOWN):
                 continue
@@ -167,10 +167,10 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
     return Workload.of(folder.name, items, problems)
 
 
-def _check_nothing_within(folder: Path) -> None:
+def _refuse_subfolder(folder: Path) -> None:
     """Refuse a folder within the workload's folder if it has pictures or videos.
 
-    Its pictures may be the frames of one clip or separate pictures, and nothing tells which.
+    Its pictures may be the frames of one clip or separate pictures, which cannot be known.
     """
     if folder.name.startswith(".") or not any(
         is_named_as(one, _SHOWN) for one in folder.rglob("*")
