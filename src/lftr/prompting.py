@@ -52,17 +52,17 @@ def batch_inputs(processor: Any, asked: Sequence[Asked]) -> Any:
         return chat_inputs(processor, conversations, **options)
     questions = [question for _, question in asked]
     _check_texts(processor, questions)
-    given: dict[str, Any] = {}
+    media_inputs: dict[str, Any] = {}
     if any(videos):
-        given["videos"] = [[list(clip.frames) for clip in clips] for clips in videos]
+        media_inputs["videos"] = [[list(clip.frames) for clip in clips] for clips in videos]
     images = [[one for one in media if not isinstance(one, Clip)] for media, _ in asked]
     if any(images) or not any(videos):
-        given["images"] = images
+        media_inputs["images"] = images
     with _answerable(processor, questions):
         return processor(
             text=[_bare_prompt(processor, media, question) for media, question in asked],
             return_tensors="pt",
-            **given,
+            **media_inputs,
             **options,
             **_padding(len(asked)),
         )
@@ -116,11 +116,11 @@ def _viewed_message(message: dict[str, Any]) -> dict[str, Any]:
 
 def _viewed_part(part: dict[str, Any]) -> dict[str, Any]:
     kind = part["type"]
-    given = part.get(kind)
-    if kind == "image" and isinstance(given, Image.Image):
-        return part | {kind: read_image(given)}
-    if kind == "video" and isinstance(given, list):
-        frames = (read_image(one) if isinstance(one, Image.Image) else one for one in given)
+    content = part.get(kind)
+    if kind == "image" and isinstance(content, Image.Image):
+        return part | {kind: read_image(content)}
+    if kind == "video" and isinstance(content, list):
+        frames = (read_image(one) if isinstance(one, Image.Image) else one for one in content)
         return part | {kind: list(frames)}
     return part
 
@@ -143,9 +143,9 @@ def _answerable(processor: Any, texts: Sequence[str]) -> Iterator[None]:
     except LftrError:
         raise
     except Exception as error:
-        given = texts[0] if len(texts) == 1 else list(texts)
+        question = texts[0] if len(texts) == 1 else list(texts)
         allowed = f"what {type(processor).__name__} takes with these images ({reason_of(error)})"
-        raise ArgumentError.of("question", given, allowed) from error
+        raise ArgumentError.of("question", question, allowed) from error
 
 
 def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames | None:

@@ -45,12 +45,12 @@ class OlderArguments(TypedDict, total=False):
 
 def as_method(method: object) -> Method:
     """Return a method given by name or as an object; one that decides before the language model."""
-    found = get_method(method) if isinstance(method, str) else method
-    if not isinstance(found, Method):
+    chosen = get_method(method) if isinstance(method, str) else method
+    if not isinstance(chosen, Method):
         raise ArgumentError.of(
             "method", method, "a name from lftr.list_methods('before') or a lftr.Method"
         )
-    return found
+    return chosen
 
 
 def reduce(
@@ -138,9 +138,11 @@ def reduce(
             raise TypeError(f"reduce() got an unexpected keyword argument {name!r}")
     notes: tuple[str, ...] = ()
     if (preset := older.pop("preset", None)) is not None:
-        given: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
-        given |= {"positions": positions, "encoder": encoder, "weights": weights}
-        method, keep, tokens, positions, encoder, weights, notes = _preset_of(preset, model, given)
+        arguments: dict[str, Any] = {"method": method, "keep": keep, "tokens": tokens}
+        arguments |= {"positions": positions, "encoder": encoder, "weights": weights}
+        method, keep, tokens, positions, encoder, weights, notes = _preset_of(
+            preset, model, arguments
+        )
     if (framed := as_frames(older.pop("images_as_video", None))) is not None:
         if frames is not None:
             raise ArgumentError.of("images_as_video", framed, "None beside frames")
@@ -299,10 +301,16 @@ def list_families() -> list[str]:
     return families()
 
 
-def _preset_of(preset: object, model: Any, given: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a preset holds, and its warnings; it stands in for all of ``given``."""
-    if given != dict.fromkeys(given) | {"method": "lftr"}:
-        beside = ", ".join(f"{name}={value}" for name, value in given.items())
+def _preset_of(preset: object, model: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the preset's values for ``arguments``, and its warnings.
+
+    Raises
+    ------
+    ArgumentError
+        If one of ``arguments`` is not at its default.
+    """
+    if arguments != dict.fromkeys(arguments) | {"method": "lftr"}:
+        beside = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise ArgumentError.of(
             "preset",
             preset,
@@ -314,23 +322,23 @@ def _preset_of(preset: object, model: Any, given: Mapping[str, Any]) -> tuple[An
         preset = Preset.load(preset)
     note = preset.note(model)
     notes = () if note is None else (note,)
-    return (*(preset.arguments().get(name) for name in given), notes)
+    return (*(preset.arguments().get(name) for name in arguments), notes)
 
 
-def _positions(model: Any, family: Family, asked: str | None) -> str:
-    """Return the positions of kept tokens: those asked for, or the family's default.
+def _positions(model: Any, family: Family, positions: str | None) -> str:
+    """Return the positions of kept tokens: the argument, or the family's default.
 
     Raises
     ------
     UnsupportedModelError
-        If the family cannot keep the original ones, and they were asked for.
+        If they should be original and the family cannot keep those.
     """
     if not family.compact_only:
-        return asked or "original"
-    if asked == "original":
+        return positions or "original"
+    if positions == "original":
         raise UnsupportedModelError(
-            f"positions = {asked!r}; {type(model).__name__} cannot keep tokens at their original "
-            f"positions: {family.compact_only}; use 'compact'"
+            f"positions = {positions!r}; {type(model).__name__} cannot keep tokens at their "
+            f"original positions: {family.compact_only}; use 'compact'"
         )
     return "compact"
 
@@ -374,10 +382,10 @@ def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
     method : str, Method or LayerMethod, or a sequence of them
         As `reduce` takes it; names become objects.
     """
-    given = method if isinstance(method, (list, tuple)) else [method]
-    found = [get_method(one) if isinstance(one, str) else one for one in given]
-    inside = [one for one in found if isinstance(one, LayerMethod)]
-    return [one for one in found if not isinstance(one, LayerMethod)], inside
+    several = method if isinstance(method, (list, tuple)) else [method]
+    methods = [get_method(one) if isinstance(one, str) else one for one in several]
+    inside = [one for one in methods if isinstance(one, LayerMethod)]
+    return [one for one in methods if not isinstance(one, LayerMethod)], inside
 
 
 def _planned(

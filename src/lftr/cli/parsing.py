@@ -103,8 +103,8 @@ def parse_budgets(
     ArgumentError
         If one is out of its range, or "auto": the settings of a comparison need numbers.
     """
-    given = [(keep, None) for keep in keeps or ()] + [(None, count) for count in counts or ()]
-    return [parse_keep(parse_budget(*one)) for one in given] or list(default)
+    budgets = [(keep, None) for keep in keeps or ()] + [(None, count) for count in counts or ()]
+    return [parse_keep(parse_budget(*one)) for one in budgets] or list(default)
 
 
 def parse_dtype(name: str) -> torch.dtype | None:

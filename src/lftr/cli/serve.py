@@ -42,12 +42,12 @@ def serve(
     """
     from ..hosts.vllm.server import check_version, plan
 
-    given = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
+    arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
         rest, model = [model, *rest], None
     name = _bundled() if model is None else str(options.checked_model("MODEL", model))
-    setting = _setting(given) if preset is None else _preset(preset, given)
+    setting = _setting(arguments) if preset is None else _preset(preset, arguments)
     version = check_version()
     planned = plan(name, _config(name), setting, rest)
     _say(planned, version)
@@ -57,27 +57,27 @@ def serve(
     os.execv(planned.command[0], planned.command)
 
 
-def _setting(given: dict[str, Any]) -> dict[str, Any]:
+def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
     from ..methods.base import Method
     from ..options.plain import to_plain
     from ..values.budget import as_arguments
     from .parsing import parse_budget, parse_method
 
-    name, spelled = given["--method"] or "lftr", given["--option"] or []
+    name, spelled = arguments["--method"] or "lftr", arguments["--option"] or []
     chosen = parse_method(name, spelled)
     plain: dict[str, Any] = {"method": chosen.name}
     if spelled and isinstance(chosen, Method):  # others are as the server has them
-        asked = {option.partition("=")[0] for option in spelled}
+        named = {option.partition("=")[0] for option in spelled}
         options_of = to_plain(chosen)["options"]
-        plain["options"] = {key: value for key, value in options_of.items() if key in asked}
-    budget = parse_budget(given["--keep"], given["--tokens"])
+        plain["options"] = {key: value for key, value in options_of.items() if key in named}
+    budget = parse_budget(arguments["--keep"], arguments["--tokens"])
     return {**plain, **as_arguments(1 / 16 if budget is None else budget)}
 
 
-def _preset(path: Path, given: dict[str, Any]) -> Preset:
+def _preset(path: Path, arguments: dict[str, Any]) -> Preset:
     from ..presets import Preset
 
-    options.refuse(given, "beside --preset")
+    options.refuse(arguments, "beside --preset")
     return Preset.load(path)
 
 

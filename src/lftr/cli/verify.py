@@ -63,7 +63,7 @@ def verify(
     loaded = load_model(model, device, dtype, chosen, text_tower)
     with progress("checking", 1) as bar:
 
-        def told(name: str, number: int, total: int) -> None:
+        def show_progress(name: str, number: int, total: int) -> None:
             bar.update(
                 bar.task_ids[0], description=f"checking: {name}", completed=number, total=total
             )
@@ -78,7 +78,7 @@ def verify(
             images=shown,
             text_tower=loaded.text_tower,
             seed=seed,
-            told=told,
+            told=show_progress,
         )
     if as_json:
         print_json({"name": loaded.name, **result.to_dict()})

@@ -126,9 +126,9 @@ def _install() -> None:
                     f"its attention interface has no {_NAME}. Choose a method that reads none"
                 )
             table = vars(ALL_ATTENTION_FUNCTIONS)
-            own = _wrapping(look_up)
-            _replaced[:] = table.get(_NAME), own
-            table[_NAME] = own
+            installed = _wrapping(look_up)
+            _replaced[:] = table.get(_NAME), installed
+            table[_NAME] = installed
         _users += 1
 
 
@@ -138,9 +138,9 @@ def _uninstall() -> None:
         _users -= 1
         if _users:
             return
-        table, (before, own) = vars(ALL_ATTENTION_FUNCTIONS), _replaced
+        table, (before, installed) = vars(ALL_ATTENTION_FUNCTIONS), _replaced
         _replaced.clear()
-        if table.get(_NAME) is not own:  # replaced again meanwhile, by somebody else: theirs stays
+        if table.get(_NAME) is not installed:  # other code has replaced it since: theirs stays
             return
         del table[_NAME]
         if before is not None:
@@ -190,15 +190,16 @@ def _show(tap: Reader, query: Tensor, key: Tensor, mask: Any, kwargs: Mapping[st
             tap.read(query, key, seen, scaling, softcap)
         else:  # flash attention packs all images into one call
             for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                own = query[:, :, start:stop], key[:, :, start:stop]
-                tap.read(*own, None, scaling, softcap)
+                image = query[:, :, start:stop], key[:, :, start:stop]
+                tap.read(*image, None, scaling, softcap)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:
     """Return the self-attention module of each layer of an encoder, in order."""
-    found: list[nn.Module] = []
+    attentions: list[nn.Module] = []
     for module in tower.modules():
-        own = type(module).__module__.startswith("torch.")
-        if type(module).__name__.endswith("Attention") and not own and hasattr(module, "config"):
-            found.append(module)
-    return found
+        cls = type(module)
+        of_torch = cls.__module__.startswith("torch.")
+        if cls.__name__.endswith("Attention") and not of_torch and hasattr(module, "config"):
+            attentions.append(module)
+    return attentions

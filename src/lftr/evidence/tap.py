@@ -98,9 +98,9 @@ def _receive(
     count = query.shape[2]
     valid = torch.ones(query.shape[0], count, device=query.device)
     if mask is not None:  # a token that may not look at itself is padding
-        own = mask.diagonal(dim1=-2, dim2=-1)
-        own = own if own.dtype == torch.bool else own >= 0
-        valid = own[:, 0].expand(len(valid), count).float()
+        diagonal = mask.diagonal(dim1=-2, dim2=-1)
+        diagonal = diagonal if diagonal.dtype == torch.bool else diagonal >= 0
+        valid = diagonal[:, 0].expand(len(valid), count).float()
     total = torch.zeros(query.shape[0], key.shape[2], device=query.device)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)

@@ -147,11 +147,11 @@ def _sought(
         if at is None or key > at:
             container.seek(key, stream=stream, backward=True)
             decoded = container.decode(stream)
-        found = next((f for f in decoded if f.pts is None or f.pts >= stamp), None)
-        if found is None or found.pts != stamp:
+        match = next((f for f in decoded if f.pts is None or f.pts >= stamp), None)
+        if match is None or match.pts != stamp:
             return
         at = stamp
-        yield _shown(found, stream)
+        yield _shown(match, stream)
 
 
 def _counted(av: Any, path: Path) -> list[float]:
@@ -208,10 +208,10 @@ def _turned(image: Image.Image, frame: Any) -> Image.Image:
     ArgumentError
         If it mirrors and turns by something else than quarters.
     """
-    found = next((one for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
-    if found is None:
+    match = next((one for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
+    if match is None:
         return image
-    a, b, _, c, d, *_ = np.frombuffer(bytes(found)[:36], "=i4").tolist()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(match)[:36], "=i4").tolist()
     if max(abs(b), abs(c)) < _ALIGNED * min(abs(a), abs(d)):
         across, down = a < 0, d < 0
     elif max(abs(a), abs(d)) < _ALIGNED * min(abs(b), abs(c)):

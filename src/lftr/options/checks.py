@@ -108,8 +108,8 @@ def rules_of(cls: type) -> dict[str, Rule]:
     rules = _RULES.get(cls)
     if rules is None:  # evaluating annotations takes far longer than making an object
         hints = hints_of(cls)
-        found = {field.name: rule_of(hints.get(field.name)) for field in fields_of(cls)}
-        rules = _RULES[cls] = {name: rule for name, rule in found.items() if rule is not None}
+        declared = {field.name: rule_of(hints.get(field.name)) for field in fields_of(cls)}
+        rules = _RULES[cls] = {name: rule for name, rule in declared.items() if rule is not None}
     return rules
 
 

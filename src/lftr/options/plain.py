@@ -122,14 +122,14 @@ def from_plain(value: Any) -> Any:
 
 def _classes(kind: str) -> dict[str, type[Any]]:
     """Return every class of a kind by the name that it is written by: its own, or the class's."""
-    found: dict[str, type[Any]] = {}
+    by_name: dict[str, type[Any]] = {}
     waiting: list[type[Any]] = [Plain.kinds[kind]]
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
         if getattr(cls, "name", "") or dataclasses.is_dataclass(cls):
-            found[_name(cls)] = cls
-    return found
+            by_name[_name(cls)] = cls
+    return by_name
 
 
 def _name(cls: Any) -> str:

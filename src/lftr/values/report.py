@@ -337,10 +337,10 @@ def _stages(layers: Sequence[LayerReport]) -> str:
             runs[-1].append(layer)
         else:
             runs.append([layer])
-    told = []
+    lines = []
     for run in runs:
         first, last = run[0].layer, run[-1].layer
         place = f"layer {first}" if first == last else f"layers {first}-{last}"
         state = "" if run[0].state == "active" else f" {run[0].state}"
-        told.append(f"{place}: {run[0].tokens}{state}")
-    return ", ".join(told)
+        lines.append(f"{place}: {run[0].tokens}{state}")
+    return ", ".join(lines)

@@ -92,7 +92,7 @@ class Subject:
     steps: int
     left: set[str] = field(default_factory=set)
 
-    def prompt(self, *asked: Asked) -> Prompt:
+    def prompt(self, *questions: Asked) -> Prompt:
         """Return the inputs of some questions about media.
 
         Raises
@@ -100,18 +100,18 @@ class Subject:
         Skip
             If a question has other ids in a batch than alone.
         """
-        rows = [self._inputs([one]) for one in asked]
-        media = [len(shown) for shown, _ in asked]
-        if len(asked) == 1:
+        rows = [self._inputs([one]) for one in questions]
+        media = [len(shown) for shown, _ in questions]
+        if len(questions) == 1:
             return Prompt(rows[0], rows, media)
-        batch = self._inputs(asked)
+        batch = self._inputs(questions)
         for number, row in enumerate(rows):
             if not torch.equal(batch[IDS][number][batch[MASK][number].bool()], row[IDS][0]):
                 raise Skip(f"the processor gives question {number} other ids in a batch than alone")
         return Prompt(batch, rows, media)
 
-    def _inputs(self, asked: Sequence[Asked]) -> Inputs:
-        made = batch_inputs(self.processor, asked)
+    def _inputs(self, questions: Sequence[Asked]) -> Inputs:
+        made = batch_inputs(self.processor, questions)
         inputs = {name: self._moved(value) for name, value in made.items() if name != "labels"}
         inputs.setdefault(MASK, torch.ones_like(inputs[IDS]))
         return inputs

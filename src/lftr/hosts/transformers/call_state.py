@@ -58,9 +58,9 @@ class Generation:
         prompt, ids = self.reduced.call.ids, call.ids
         if not isinstance(ids, Tensor) or ids.shape[1] < prompt.shape[1]:
             return False
-        own = ids[:, : prompt.shape[1]]
-        return not len(own) % len(prompt) and bool(
-            (own == prompt.repeat_interleave(len(own) // len(prompt), dim=0)).all()
+        start = ids[:, : prompt.shape[1]]
+        return not len(start) % len(prompt) and bool(
+            (start == prompt.repeat_interleave(len(start) // len(prompt), dim=0)).all()
         )
 
 

@@ -35,10 +35,10 @@ def but_controls(
     """
     waiting = list(settings)
     while waiting:
-        count, asked = 0, ask(waiting)
+        count, answers = 0, ask(waiting)
         try:
-            for found in asked:
-                yield waiting[count], found
+            for answer in answers:
+                yield waiting[count], answer
                 count += 1
             return
         except UnsupportedModelError as error:

@@ -87,14 +87,14 @@ def load_data(
     if not path.is_file():
         allowed = f"a JSONL file that exists, or a suite: {', '.join(suites.NAMES)}"
         raise ArgumentError.of("data", source, allowed)
-    found, problems = read_jsonl(
+    items, problems = read_jsonl(
         path, check=functools.partial(check_scored, metric), picking=picking
     )
-    if not found:
+    if not items:
         first = f"; {problems[0]}" if problems else ""
         lines = f" ({len(problems)} lines cannot be used)" if len(problems) > 1 else ""
         raise ArgumentError.of("data", source, f"a file with at least one question{first}{lines}")
-    return Data(path.name, source, found[:n], problems)
+    return Data(path.name, source, items[:n], problems)
 
 
 def _scored(suite: str, items: Sequence[Item], metric: str) -> Data:
@@ -109,7 +109,7 @@ def _scored(suite: str, items: Sequence[Item], metric: str) -> Data:
             kept.append(item)
     if not reasons:
         return Data(suite, suite, items)
-    told = f"{len(reasons)} of {len(items)} questions cannot be scored by {metric!r}, as the first"
+    many = f"{len(reasons)} of {len(items)} questions cannot be scored by {metric!r}, as the first"
     if not kept:
-        raise ArgumentError.of("metric", metric, f"one that fits {suite!r}: {told}: {reasons[0]}")
-    return Data(suite, suite, kept, [Problem(suite, f"{told} of them: {reasons[0]}")])
+        raise ArgumentError.of("metric", metric, f"one that fits {suite!r}: {many}: {reasons[0]}")
+    return Data(suite, suite, kept, [Problem(suite, f"{many} of them: {reasons[0]}")])

@@ -178,16 +178,16 @@ def _read_lines(path: Path) -> list[Any]:
     """Read the complete lines; a last line without its end was cut off when a run was killed."""
     if not path.exists():
         return []
-    found: list[Any] = []
+    lines: list[Any] = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             break
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError as error:
             allowed = f"JSON on every line; line {number}: {error}"
             raise ArgumentError.of("run", str(path), allowed) from None
-    return found
+    return lines
 
 
 def _drop_torn_line(path: Path) -> None:

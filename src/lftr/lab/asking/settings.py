@@ -155,8 +155,8 @@ def with_merges(
             continue
         for merge in others:
             name, budget = spell_merge(merge), f" {spell(setting.keep)}"
-            own = setting.label.removesuffix(budget)
-            both = f"{own} + {name}{budget if own != setting.label else ''}"
+            shorter = setting.label.removesuffix(budget)
+            both = f"{shorter} + {name}{budget if shorter != setting.label else ''}"
             label = name if setting.full else both
             rows.append(replace(setting, label=label, encoder=merge))
     return rows

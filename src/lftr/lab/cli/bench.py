@@ -79,14 +79,14 @@ def bench(
         method, option, keep, tokens, encoder, positions, weights, controls=()
     )
     settings = settings if against else settings[1:]
-    medium, asked = medium_of(image, suite, frames, fps, question)
+    medium, prompt = medium_of(image, suite, frames, fps, question)
     media = resized(medium, resolution or [])
     loaded = load_model(model, device, dtype, methods, text_tower, moves(media))
     calls = [
         Call.of(
             loaded.model,
             loaded.processor,
-            [Question((medium,), asked)] * count,
+            [Question((medium,), prompt)] * count,
             loaded.text_tower,
             f"{described(medium)}, batch {count}",
         )

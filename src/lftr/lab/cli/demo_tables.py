@@ -118,13 +118,13 @@ def picture(
     full, *reduced = [o for o in outcomes if o.setting.full or o.setting.label == method]
     rows = []
     for i, example in enumerate(examples):
-        asked = Question.of(example)
-        (medium,) = asked.images
-        inputs = loaded.inputs(asked.images, asked.question)
+        question = Question.of(example)
+        (medium,) = question.images
+        inputs = loaded.inputs(question.images, question.question)
         pictures, captions = [], []
         for outcome in reduced:
             on = outcome.setting.reduce(
-                loaded.model, [asked], processor=loaded.processor, text_tower=loaded.text_tower
+                loaded.model, [question], processor=loaded.processor, text_tower=loaded.text_tower
             )
             with on as reduction, torch.inference_mode():
                 loaded.model(**inputs)  # for the report

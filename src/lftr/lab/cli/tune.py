@@ -111,18 +111,18 @@ def tune(
         seed,
     )
     goal = Goal(agreement, confidence)
-    asked = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
-    check_picking(asked.items, frames, fps)
-    check_size(asked, goal)  # before the model is loaded
+    loaded = load_workload(workload, prompt or (), n, seed, picking=Picking(frames, fps))
+    check_picking(loaded.items, frames, fps)
+    check_size(loaded, goal)  # before the model is loaded
     subject = load_subject(
-        asked.items, model, device, dtype, plan.candidates, text_tower, max_new_tokens
+        loaded.items, model, device, dtype, plan.candidates, text_tower, max_new_tokens
     )
-    config = tune_configuration(subject, asked, goal, plan)
+    config = tune_configuration(subject, loaded, goal, plan)
     folder = run or folder_of("tune", config)
-    with resumable(folder, answered(folder, config)), progress("asking", len(asked.groups)) as bar:
+    with resumable(folder, answered(folder, config)), progress("asking", len(loaded.groups)) as bar:
         tuned = search(
             subject,
-            asked,
+            loaded,
             goal,
             plan,
             run=folder,
@@ -141,19 +141,20 @@ def tune(
 def _table(tuned: Tuned) -> Table:
     from ...cli.terminal import Table
 
-    found = tuned.preset.found
+    measured = tuned.preset.found
     table = Table(
         ["setting", "visual tokens>", "images>", "agrees with full>", "verdict"],
         title=(
-            f"Agreement of {found['agreement']:.4g} at a confidence of {found['confidence']:.4g}, "
-            f"{found['workload']['images']} images of {found['workload']['name']}"
+            f"Agreement of {measured['agreement']:.4g} at a confidence of "
+            f"{measured['confidence']:.4g}, {measured['workload']['images']} images of "
+            f"{measured['workload']['name']}"
         ),
         caption=(
             "Tested on images that had no part in choosing the method. holds: shown; fails: "
             "refuted; open: neither. What counts is what stands above the first that does not hold."
         ),
     )
-    for one in found["tested"]:
+    for one in measured["tested"]:
         agrees = f"{one['agreement']:.1%}" if one["images"] else "-"
         kept = f"{one['kept']:g}" if one["images"] else "-"
         table.add(one["setting"], kept, str(one["images"]), agrees, one["verdict"])

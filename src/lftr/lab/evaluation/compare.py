@@ -71,8 +71,8 @@ def compare(
     answered = answer_all(model, processor, questions, settings, text_tower=text_tower, batch=batch)
     for number, answers in answered:
         outcome = outcomes[number]
-        asked = drawn[len(outcome.answers) :]
-        outcome.correct += [e.is_correct(a.text) for e, a in zip(asked, answers, strict=False)]
+        rest = drawn[len(outcome.answers) :]
+        outcome.correct += [e.is_correct(a.text) for e, a in zip(rest, answers, strict=False)]
         outcome.answers += [answer.text for answer in answers]
         outcome.kept += [answer.kept for answer in answers]
         step(len(answers))

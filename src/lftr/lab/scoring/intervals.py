@@ -70,8 +70,8 @@ class Bootstrap:
         self._tasks: list[_Task] = []
         for task in dict.fromkeys(tasks):
             members = np.flatnonzero(names == task)
-            found, group = np.unique(belongs[members], return_inverse=True)
-            draws = rng.integers(0, len(found), (times, len(found)), dtype=np.int32)
+            distinct, group = np.unique(belongs[members], return_inverse=True)
+            draws = rng.integers(0, len(distinct), (times, len(distinct)), dtype=np.int32)
             self._tasks.append(_Task(members, group, draws))
 
     def mean(
@@ -100,11 +100,12 @@ class Bootstrap:
         """
         parts = []
         for task in self._tasks:
-            (own, drawn), (whole, drawn_whole) = task.means(values), task.means(full)
+            (value, drawn), (whole, drawn_whole) = task.means(values), task.means(full)
             if whole > 0:
                 odds = task.unseen / (1.0 - task.unseen)
-                low, high = own / (whole + odds), (own + odds) / whole  # only full, or only own
-                parts.append(_Part(own / whole, _over(drawn, drawn_whole), low, high))
+                # what was not seen: right under the full model alone, or under this setting alone
+                low, high = value / (whole + odds), (value + odds) / whole
+                parts.append(_Part(value / whole, _over(drawn, drawn_whole), low, high))
         return _interval(parts) if parts else None
 
     def statistic(self, function: Callable[..., Floats], *values: Sequence[float]) -> Interval:
@@ -135,10 +136,10 @@ class _Task:
 
     def means(self, values: Sequence[float]) -> tuple[float, Floats]:
         """Return the mean over the questions, and over those of each sample."""
-        own = np.asarray(values, dtype=float)[self.members]
-        sums, sizes = np.bincount(self.group, own), np.bincount(self.group)
+        selected = np.asarray(values, dtype=float)[self.members]
+        sums, sizes = np.bincount(self.group, selected), np.bincount(self.group)
         drawn = [sums[d].sum(axis=1) / sizes[d].sum(axis=1) for d in _parts(self.draws)]
-        return float(own.mean()), np.concatenate(drawn)
+        return float(selected.mean()), np.concatenate(drawn)
 
 
 class _Part(NamedTuple):

@@ -32,11 +32,11 @@ would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll yo
 
 def _misspelt() -> dict[str, str]:
     """Map every contraction with one of its apostrophes missing to the contraction."""
-    found = {"somebody'd": "somebodyd"}  # so on the server
+    corrected = {"somebody'd": "somebodyd"}  # so on the server
     for word in _CONTRACTIONS.split():
         places = [i for i, letter in enumerate(word) if letter == "'"]
-        found |= {word[:i] + word[i + 1 :]: word for i in places}
-    return found
+        corrected |= {word[:i] + word[i + 1 :]: word for i in places}
+    return corrected
 
 
 CONTRACTIONS = _misspelt()

@@ -56,9 +56,9 @@ def _existence(objects: Objects, rng: np.random.Generator) -> _Asked:
     for two in zip(pairs[first], pairs[1 - first], strict=False):
         for colour, kind in two:
             article = "an" if colour == "orange" else "a"
-            found = [i for i, o in enumerate(objects) if (o.colour, o.kind) == (colour, kind)]
-            answer = "yes" if found else "no"
-            yield f"Is there {article} {colour} {kind}?", answer, YES_NO, found
+            matching = [i for i, o in enumerate(objects) if (o.colour, o.kind) == (colour, kind)]
+            answer = "yes" if matching else "no"
+            yield f"Is there {article} {colour} {kind}?", answer, YES_NO, matching
 
 
 def _colour(objects: Objects, rng: np.random.Generator) -> _Asked:
@@ -77,10 +77,10 @@ def _shape(objects: Objects, rng: np.random.Generator) -> _Asked:
 
 def _count(objects: Objects, rng: np.random.Generator) -> _Asked:
     for kind, name in shuffled([(0, c) for c in COLOURS] + [(1, k) for k in KINDS], rng):
-        found = [i for i, o in enumerate(objects) if name == (o.kind if kind else o.colour)]
-        if len(found) < len(COUNTS):
+        matching = [i for i, o in enumerate(objects) if name == (o.kind if kind else o.colour)]
+        if len(matching) < len(COUNTS):
             noun = _plural(name) if kind else f"{name} objects"
-            yield f"How many {noun} are there?", COUNTS[len(found)], COUNTS, found
+            yield f"How many {noun} are there?", COUNTS[len(matching)], COUNTS, matching
 
 
 def _position(objects: Objects, rng: np.random.Generator) -> _Asked:

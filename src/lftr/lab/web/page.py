@@ -124,14 +124,14 @@ def _answer(
 ) -> tuple[Image.Image, Image.Image, str, str, str, str]:
     try:
         with unanswered():
-            found = ask(image, question, method, keep)
+            comparison = ask(image, question, method, keep)
     except LftrError as error:
         raise gr.Error(str(error), print_exception=False) from None
     return (
-        found.image,
-        found.kept,
-        found.full.text,
-        found.reduced.text,
-        f"**{found.verdict}**",
-        found.table,
+        comparison.image,
+        comparison.kept,
+        comparison.full.text,
+        comparison.reduced.text,
+        f"**{comparison.verdict}**",
+        comparison.table,
     )

@@ -14,7 +14,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
-from ..operations.flows import mean_flow, nearest, own
+from ..operations.flows import mean_flow, nearest, with_anchors
 from ..operations.signals import ENCODER, encoder_features
 
 
@@ -67,7 +67,7 @@ class ApET(Method, name="apet"):
         worst = errors.argsort(dim=1, descending=True, stable=True)[:, : keep - basis.shape[1]]
         index = torch.cat([worst, basis], dim=1)
         slot = nearest(x, worst if worst.shape[1] else basis)[0]
-        return Selection(index, mean_flow(own(slot, index), keep), notes)
+        return Selection(index, mean_flow(with_anchors(slot, index), keep), notes)
 
 
 def _far_apart(x: Tensor, count: int) -> Tensor:

@@ -60,11 +60,11 @@ class Dart(Method, name="dart"):
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         _, measured = tokens.evidence(self.norm)
-        own = largest(measured, min(self.pivots, keep))
+        pivots = largest(measured, min(self.pivots, keep))
         notes: Notes = ()
         text, others = tokens.text_token_embeds, None
         if self.text_pivots and text is not None:
             others = take(text, largest(text, self.text_pivots), 1)
         elif self.text_pivots:
             notes = ("without text, the image's pivots chose alone",)
-        return Selection(least_alike(tokens.features, own, others, keep), notes=notes)
+        return Selection(least_alike(tokens.features, pivots, others, keep), notes=notes)

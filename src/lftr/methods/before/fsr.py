@@ -12,7 +12,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
-from ..operations.flows import mean_flow, nearest, own
+from ..operations.flows import mean_flow, nearest, with_anchors
 from ..operations.greedy import k_centre
 from ..operations.scaling import min_max
 from ..operations.signals import (
@@ -80,5 +80,5 @@ class FSR(Method, name="fsr"):
             return Selection(focus, notes=notes)
         scan = k_centre(x, keep - count, focus)
         index = torch.cat([scan, focus], dim=1)
-        slot = own(nearest(x, scan)[0], index)
+        slot = with_anchors(nearest(x, scan)[0], index)
         return Selection(index, mean_flow(slot, keep), notes)

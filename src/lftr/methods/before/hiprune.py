@@ -76,9 +76,9 @@ class HiPrune(Method, name="hiprune"):
         order = _ranks(deep) - tokens.count * (around.int() + 2 * anchors.int())
         if self.text_share == 0:
             return Selection.top(-order, keep, notes)
-        asked, more = text_relevance(tokens, self.text_sign)
+        relevance, more = text_relevance(tokens, self.text_sign)
         seen = _ranks(-order) < keep - round(keep * self.text_share)
-        return Selection.top(seen.int() * 2 * tokens.count - _ranks(asked), keep, notes + more)
+        return Selection.top(seen.int() * 2 * tokens.count - _ranks(relevance), keep, notes + more)
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ def _points(blocks: tuple[Grid, ...], count: int) -> tuple[Tensor, Tensor, Tenso
     sizes = torch.tensor([h * w for h, w in frames], device="cpu")
     first = (sizes.cumsum(0) - sizes).tolist()
     if count < len(frames):
-        given = [0] * len(frames)
+        counts = [0] * len(frames)
         for middle in centres(len(frames), count).tolist():
-            given[middle] = 1
+            counts[middle] = 1
     else:
-        given = share(count, sizes.tolist(), sizes.tolist())
+        counts = share(count, sizes.tolist(), sizes.tolist())
     index, source, weight = [], [], []
-    for shape, start, part in zip(frames, first, given, strict=True):
+    for shape, start, part in zip(frames, first, counts, strict=True):
         if part:
             anchor, corners, shares = _frame_points(*shape, part)
             index.append(anchor + start)

@@ -82,10 +82,10 @@ def _gathered(attention: Tensor, kept: Tensor, neighbours: Tensor) -> tuple[Tens
     others = torch.cat([neighbours.flatten(1), dropped], dim=1)
     blind = attention.gather(1, dropped).sum(dim=1, keepdim=True) <= 0  # then the plain mean
     attention = attention.masked_fill(blind, 1.0 / dropped.shape[1])
-    own = torch.ones_like(kept, dtype=torch.float32)
+    kept_weight = torch.ones_like(kept, dtype=torch.float32)
     slot = torch.cat([place, place.repeat_interleave(near, 1), torch.full_like(dropped, count)], 1)
     source = torch.cat([kept, others], dim=1)
-    weight = torch.cat([own, attention.gather(1, others)], dim=1)
+    weight = torch.cat([kept_weight, attention.gather(1, others)], dim=1)
     return torch.cat([kept, dropped[:, -1:]], dim=1), Flow(source, slot, weight)
 
 

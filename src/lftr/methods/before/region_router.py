@@ -14,7 +14,7 @@ from ...values.source import Source
 from ...values.tokens import Grid, VisualTokens
 from ..base import Method
 from ..operations.cells import frame_cells
-from ..operations.flows import led, mean_flow
+from ..operations.flows import groups_of, mean_flow
 from ..operations.remembered import remembered
 from ..operations.scaling import unit
 from .pool import Pool
@@ -64,7 +64,7 @@ class RegionRouter(Method, name="region-router"):
                 cell, anchor = (part.to(place) for part in frame_cells(*shape, count))
                 row, region = (slots == count).nonzero(as_tuple=True)
                 leader[row.unsqueeze(1), inside[region]] = inside[region][:, anchor[cell]]
-        index, slot = led(leader)
+        index, slot = groups_of(leader)
         return Selection(index, mean_flow(slot, keep))
 
 

@@ -46,6 +46,6 @@ class TwoExpert(Method, name="two-expert"):
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         seen, notes = saliency(tokens)
-        asked, more = text_relevance(tokens, self.text_sign)
-        scores = z_score(seen) + self.text_weight * z_score(asked)
+        relevance, more = text_relevance(tokens, self.text_sign)
+        scores = z_score(seen) + self.text_weight * z_score(relevance)
         return Selection.top(scores, keep, notes + more)

@@ -11,7 +11,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.density import density_peaks
-from ..operations.flows import mean_flow, nearest, nearest_to, own
+from ..operations.flows import mean_flow, nearest, nearest_to, with_anchors
 from ..operations.greedy import farthest_point
 from ..operations.scaling import unit
 from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
@@ -62,5 +62,5 @@ class VisualGrouping(Method, name="visual-grouping"):
         x = unit(x)
         for _ in range(self.rounds):
             centre = mean_flow(slot, keep).combine(x, keep)
-            slot = own(nearest_to(x, unit(centre))[0], index)
+            slot = with_anchors(nearest_to(x, unit(centre))[0], index)
         return Selection(index, mean_flow(slot, keep), notes)

@@ -60,8 +60,8 @@ class DartInside(OneCut, name="dart-inside"):
     def select(self, view: LayerView, keep: int) -> Selection:
         heads = view.read
         keys = heads.keys[:, heads.offset :].transpose(0, 1).flatten(1)
-        own = largest(keys[None, view.visual], min(self.pivots, keep))
+        pivots = largest(keys[None, view.visual], min(self.pivots, keep))
         others = view.text[largest(keys[None, view.text], self.text_pivots)[0]]
         x = view.norm(view.states[view.visual])
-        said = view.norm(view.states[others])
-        return Selection(least_alike(x[None], own, said[None], keep)[0])
+        text_states = view.norm(view.states[others])
+        return Selection(least_alike(x[None], pivots, text_states[None], keep)[0])

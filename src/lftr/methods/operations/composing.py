@@ -134,8 +134,8 @@ class Joined:
     def selection(self) -> Selection:
         """Return the decision about whole items."""
         notes = merged_notes(*self.parts)
-        told = any(part.slot_weight is not None for part in self.parts)
-        weight = self.weight if told else None
+        weighted = any(part.slot_weight is not None for part in self.parts)
+        weight = self.weight if weighted else None
         if all(part.flow is None for part in self.parts):
             return Selection(self.index, None, notes, weight)
         flow = padded(*map(torch.cat, zip(*self.entries, strict=True)), batch=len(self.index))
@@ -145,12 +145,12 @@ class Joined:
 def stacked(parts: Sequence[Selection]) -> Selection:
     """Return single decisions of equal size as a stack."""
     joined = Joined(len(parts), parts[0].count, parts[0].index.device)
-    nothing = torch.zeros(1, dtype=torch.int64)
+    zero = torch.zeros(1, dtype=torch.int64)
     for i, part in enumerate(parts):
         flow = part.flow and Flow(
             *(p[None] for p in (part.flow.source, part.flow.slot, part.flow.weight))
         )
         weight = part.slot_weight if part.slot_weight is None else part.slot_weight[None]
         stack = Selection(part.index[None], flow, part.notes, weight)
-        joined.add(stack, nothing + i, nothing, nothing)
+        joined.add(stack, zero + i, zero, zero)
     return joined.selection()

@@ -9,7 +9,7 @@ from ...values.indexing import take
 from ...values.selection import Flow
 from .scaling import unit
 
-BLOCK = 1 << 22  # similarities that are held at once
+BLOCK = 1 << 22  # similarities that are in memory at once
 ROUNDING = 1e-6  # cosines that are nearer than this are equal
 
 
@@ -71,11 +71,11 @@ def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 def clusters(
     x: Tensor, index: Tensor, rounds: int = 0, part: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the slot ``(B, N)`` of each token, and its cosine with what stands for the slot.
+    """Return the slot ``(B, N)`` of each token, and its cosine with the slot's centre.
 
-    At first that is the kept token; in each round of k-means it becomes the mean of the slot's
-    tokens at length one, and every token goes to the nearest slot again. Kept tokens stay in their
-    own slots.
+    The centre is the kept token at first. In each round of k-means it becomes the mean of the
+    slot's tokens, scaled to length one, and every token goes to the slot of the nearest centre.
+    Kept tokens stay in their own slots.
 
     Parameters
     ----------
@@ -85,17 +85,17 @@ def clusters(
     rounds : int
         Rounds of k-means.
     part : Tensor of int64, shape (N,), optional
-        The part of the item that each token is in, such as its frame. Tokens flow into slots of
-        their own part, where it has any.
+        The part of the item that each token is in, such as its frame. Tokens go to slots of the
+        same part if it has any.
     """
     x = unit(x)
     parts = None if part is None else (part, part[index])
     slot, cosine = nearest_to(x, take(x, index, 1), parts=parts)
-    slot = own(slot, index)
+    slot = with_anchors(slot, index)
     for _ in range(rounds):
         centres = unit(mean_flow(slot, index.shape[1]).combine(x, index.shape[1]))
         slot, cosine = nearest_to(x, centres, parts=parts)
-        slot = own(slot, index)
+        slot = with_anchors(slot, index)
     return slot, cosine
 
 
@@ -107,10 +107,20 @@ def nearest_to(
 ) -> tuple[Tensor, Tensor]:
     """Return the centre of ``(B, K, C)`` nearest to each token of ``(B, N, C)``, and their cosine.
 
-    Both have length one, or the tokens the given ``length`` ``(B, N)``. Of equally near centres the
-    earlier is taken; cosines that differ by rounding alone are equal. Compared in blocks, so that
-    memory stays linear in N. ``parts`` are those of the tokens ``(N,)`` and of the centres
-    ``(B, K)``: centres of another part are farther than all of the own one.
+    Of equally near centres the earlier is taken; cosines that differ by rounding alone are equal.
+    Tokens are compared in blocks, so that memory stays linear in N.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, N, C)
+        Tokens of length one, unless ``length`` is passed.
+    centres : Tensor, shape (B, K, C)
+        Centres of length one.
+    length : Tensor, shape (B, N), optional
+        Lengths of the tokens.
+    parts : tuple of Tensor, shapes (N,) and (B, K), optional
+        The part of the item that each token and each centre is in. A centre of another part is
+        taken only if no centre is in the token's part.
     """
     step = max(1, BLOCK // (centres.shape[1] * len(x)))
     slots, best = [], []
@@ -125,12 +135,12 @@ def nearest_to(
     return torch.cat(slots, dim=1), torch.cat(best, dim=1)
 
 
-def own(slot: Tensor, index: Tensor) -> Tensor:
+def with_anchors(slot: Tensor, index: Tensor) -> Tensor:
     """Return ``slot`` ``(B, N)`` with every kept token of ``index`` ``(B, K)`` in its own slot."""
     return slot.scatter(1, index, torch.arange(index.shape[1], device=slot.device).expand_as(index))
 
 
-def led(leader: Tensor) -> tuple[Tensor, Tensor]:
+def groups_of(leader: Tensor) -> tuple[Tensor, Tensor]:
     """Return the leaders ``(B, K)``, ascending, and the slot ``(B, N)`` of each token.
 
     Parameters

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...values.selection import Flow, Selection
-from .flows import led, nearest_to, weighted_flow
+from .flows import groups_of, nearest_to, weighted_flow
 from .scaling import unit
 
 
@@ -98,7 +98,7 @@ def _fold(
     place = torch.arange(total, device=metric.device).expand(batch, -1)
     leader = place.scatter(1, 2 * gone, 2 * to.gather(1, gone) + 1)
     if not scrambled:
-        return led(leader)
+        return groups_of(leader)
     index = torch.cat([2 * stays, place[:, 1::2]], dim=1)
     rank = torch.zeros_like(place).scatter_(1, index, place[:, : total - remove])
     return index, rank.gather(1, leader)

@@ -17,16 +17,16 @@ def largest(x: Tensor, count: int) -> Tensor:
     return x.float().abs().sum(dim=2).argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
-def least_alike(x: Tensor, own: Tensor, others: Tensor | None, keep: int) -> Tensor:
+def least_alike(x: Tensor, index: Tensor, others: Tensor | None, keep: int) -> Tensor:
     """Pick pivots and, for each in turn, the free tokens of lowest cosine with it.
 
     Parameters
     ----------
     x : Tensor, shape (B, N, C)
-    own : Tensor of int64, shape (B, P)
-        The tokens that are pivots, picked themselves, in the order of their turns; ``P <= keep``.
+    index : Tensor of int64, shape (B, P)
+        The tokens that are pivots; they are picked too, in this order; ``P <= keep``.
     others : Tensor, shape (B, M, C), optional
-        Pivots that are no tokens; their turns come last.
+        Further pivots, which are not among the tokens; their turns come last.
     keep : int
         Picks, at most N.
 
@@ -37,13 +37,13 @@ def least_alike(x: Tensor, own: Tensor, others: Tensor | None, keep: int) -> Ten
         picks do not divide.
     """
     x = x.float()
-    pivots = take(x, own, 1)
+    pivots = take(x, index, 1)
     if others is not None:
         pivots = torch.cat([pivots, others.float()], dim=1)
     cosine = torch.bmm(unit(pivots), unit(x).mT)
-    taken = torch.zeros(x.shape[:2], device=x.device).scatter_(1, own, torch.inf)
-    quota, spare = divmod(keep - own.shape[1], pivots.shape[1])
-    picks = [own]
+    taken = torch.zeros(x.shape[:2], device=x.device).scatter_(1, index, torch.inf)
+    quota, spare = divmod(keep - index.shape[1], pivots.shape[1])
+    picks = [index]
     for p in range(pivots.shape[1]):
         order = (cosine[:, p] + taken).argsort(dim=1, stable=True)
         picks.append(order[:, : quota + (p < spare)])

@@ -127,6 +127,6 @@ def regions(score: Tensor, shape: Shape, share: float) -> list[Region]:
     tops = y.clamp(0, rows - height).tolist()
     lefts = x.clamp(0, columns - width).tolist()
     return [
-        Region((left, left + width, top, top + height), columns, own)
-        for left, top, own in zip(lefts, tops, score, strict=True)
+        Region((left, left + width, top, top + height), columns, worth)
+        for left, top, worth in zip(lefts, tops, score, strict=True)
     ]

@@ -39,12 +39,12 @@ def marginal_relevance(
     if diversity == 0:
         return scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
     similarity = Similarity(x)
-    own = (1.0 - diversity) * scores
+    gain = (1.0 - diversity) * scores
     if among is not None:
-        own = own.masked_fill(~among, -torch.inf)  # also where diversity is all
+        gain = gain.masked_fill(~among, -torch.inf)  # also where diversity is all
     rows = None
     if similarity.pairs is not None:  # what a pick leaves of every value, for all picks at once
-        rows = torch.sub(own.unsqueeze(1), similarity.pairs, alpha=diversity)
+        rows = torch.sub(gain.unsqueeze(1), similarity.pairs, alpha=diversity)
         rows.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
         rows = rows.flatten(0, 1)
     first = torch.arange(len(x), device=x.device) * x.shape[1]
@@ -55,7 +55,7 @@ def marginal_relevance(
         if rows is not None:
             left = rows.index_select(0, pick + first)
         else:
-            left = torch.sub(own, similarity.row(pick, value), alpha=diversity)
+            left = torch.sub(gain, similarity.row(pick, value), alpha=diversity)
             left.scatter_(1, pick.unsqueeze(1), -torch.inf)
         value = torch.minimum(value, left) if step else left
     return torch.stack(picks, dim=1)

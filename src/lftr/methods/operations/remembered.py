@@ -23,8 +23,8 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        found: T = _copied(keep(*args, **kwargs))  # type: ignore[arg-type]
-        return found
+        result: T = _copied(keep(*args, **kwargs))  # type: ignore[arg-type]
+        return result
 
     return call
 

@@ -105,8 +105,8 @@ def _likeness(x: Tensor, centre: Tensor) -> Tensor:
     batch, frames = x.shape[:2]
     each = centre.expand(batch, frames, -1).flatten(0, 1).unsqueeze(1)
     inner = torch.bmm(each, x.flatten(0, 1).mT).view(x.shape[:3])
-    own = centre.square().sum(dim=2, keepdim=True)
-    distance = (1.0 - 2.0 * inner + own).clamp_min(0.0)  # squared; tokens have length one
+    centre_square = centre.square().sum(dim=2, keepdim=True)
+    distance = (1.0 - 2.0 * inner + centre_square).clamp_min(0.0)  # squared; tokens have length one
     term = torch.exp(distance / -(2.0 * _WIDEST))
     total = term
     for _ in range(_NARROWER):  # half the width is the square

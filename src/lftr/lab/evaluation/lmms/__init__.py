@@ -1,4 +1,4 @@
-"""The field's benchmarks, through lmms-eval, which finds ``lftr_hf`` by this package's entry point.
+"""The plugin for lmms-eval, which finds the model ``lftr_hf`` by this package's entry point.
 
 ``lmms-eval --model lftr_hf --model_args pretrained=...,method=lftr,keep=0.0625 --tasks pope``
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def manifest() -> ModelManifest:
-    """Return what lmms-eval registers; the entry point of its group ``lmms_eval.models``."""
+    """Return the model to register; the entry point in the group ``lmms_eval.models``."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest("lftr_hf", chat_class_path="lftr.lab.evaluation.lmms.model.LftrHf")

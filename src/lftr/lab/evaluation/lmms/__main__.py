@@ -30,7 +30,7 @@ def main() -> None:
         raise MissingExtraError.of("lmms-eval", "eval") from None
     evaluate, failed = program.cli_evaluate_single, 0
 
-    def watched(*args: Any) -> Any:
+    def counting_failures(*args: Any) -> Any:
         nonlocal failed
         try:
             return evaluate(*args)
@@ -38,7 +38,7 @@ def main() -> None:
             failed += 1
             raise
 
-    program.cli_evaluate_single = watched
+    program.cli_evaluate_single = counting_failures
     program.cli_evaluate()
     if failed:
         sys.exit(f"{failed} of lmms-eval's evaluations failed; its errors are above")

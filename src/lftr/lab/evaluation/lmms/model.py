@@ -1,4 +1,4 @@
-"""A model of lmms-eval: any image-text-to-text model of transformers, its tokens reduced."""
+"""A model class for lmms-eval: any image-text-to-text model of transformers, reduced."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 _PASSED = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_MERGE = "encoder_"  # options of the merge begin so
-_LENGTH = 256  # of an answer, where the task does not say
+_MERGE = "encoder_"  # prefix of the options of the merge
+_LENGTH = 256  # new tokens at most, if the task sets no limit
 
 
 class LftrHf(lmms):
-    """What ``--model lftr_hf`` loads; its parameters are those of ``--model_args``.
+    """The model ``--model lftr_hf`` of lmms-eval; its parameters are those of ``--model_args``.
 
     Parameters
     ----------
@@ -48,10 +48,10 @@ class LftrHf(lmms):
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     encoder : str, optional
-        What merges tokens inside the vision encoder, ``tome`` or ``folder``; its options are
-        further arguments that begin with ``encoder_`` (``encoder_r=8``).
+        Merging inside the vision encoder, ``tome`` or ``folder``; its options are further
+        arguments that begin with ``encoder_`` (``encoder_r=8``).
     batch_size : int
-        Questions at a time.
+        Questions per batch.
     device : str, optional
         By default a GPU if there is one; under ``accelerate launch`` each process has its own.
     device_map : str, optional
@@ -95,11 +95,12 @@ class LftrHf(lmms):
         self.positions = positions
         self.system_prompt = system_prompt
         on_cpu = device == "cpu" or not torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=on_cpu)  # else processes on CPUs do not find one another
+        self.accelerator = Accelerator(cpu=on_cpu)  # else processes on CPUs do not connect
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
-        own = device if device and self._world_size == 1 else self.accelerator.device
-        self.device = torch.device(own)
+        self.device = torch.device(
+            device if device and self._world_size == 1 else self.accelerator.device
+        )
         self.model, self.processor = self._load(pretrained, dtype, device_map, attn_implementation)
         self.text_tower = None
         if pretrained == BUNDLED and any("text_embeds" in need for need in self.method.evidence):
@@ -124,22 +125,22 @@ class LftrHf(lmms):
         return (model if device_map else model.to(self.device)), processor
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answer requests; those that generate alike go through in batches."""
-        found: dict[int, str] = {}
+        """Answer requests; those with equal generation arguments are batched."""
+        answers: dict[int, str] = {}
         bar = tqdm(total=len(requests), disable=self.rank != 0, desc="answering")
-        for numbers, asked, kwargs in self._batches(requests):
-            for number, text in zip(numbers, self._answer(asked, kwargs), strict=True):
-                found[number] = text
-                context, _, given, *_ = requests[number].args
-                self.cache_hook.add_partial("generate_until", (context, given), text)
+        for numbers, conversations, kwargs in self._batches(requests):
+            for number, text in zip(numbers, self._answer(conversations, kwargs), strict=True):
+                answers[number] = text
+                context, _, options, *_ = requests[number].args
+                self.cache_hook.add_partial("generate_until", (context, options), text)
             bar.update(len(numbers))
         bar.close()
-        return [found[number] for number in range(len(requests))]
+        return [answers[number] for number in range(len(requests))]
 
     def _batches(
         self, requests: Sequence[Instance]
     ) -> Iterator[tuple[list[int], list[list[dict[str, Any]]], Mapping[str, Any]]]:
-        """Split requests by what they generate with; images are read batch by batch."""
+        """Yield batches of requests with equal generation arguments; images are read per batch."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             key = json.dumps(request.args[2], sort_keys=True, default=str)
@@ -147,8 +148,8 @@ class LftrHf(lmms):
         for numbers in groups.values():
             for start in range(0, len(numbers), self.batch_size):
                 members = numbers[start : start + self.batch_size]
-                asked = [self._conversation(requests[number]) for number in members]
-                yield members, asked, requests[members[0]].args[2]
+                conversations = [self._conversation(requests[number]) for number in members]
+                yield members, conversations, requests[members[0]].args[2]
 
     def _conversation(self, request: Instance) -> list[dict[str, Any]]:
         _, messages_of, _, document, task, split = request.args
@@ -164,11 +165,11 @@ class LftrHf(lmms):
 
     @torch.inference_mode()
     def _answer(
-        self, asked: Sequence[list[dict[str, Any]]], kwargs: Mapping[str, Any]
+        self, conversations: Sequence[list[dict[str, Any]]], kwargs: Mapping[str, Any]
     ) -> list[str]:
-        """Answer a batch; what was generated follows the caller's own prompt."""
-        questions = [_parts(conversation, "text") for conversation in asked]
-        inputs = self._inputs(asked).to(self.model.device, dtype=self.model.dtype)
+        """Answer a batch; `generate` returns the full prompt, then the new tokens."""
+        questions = [_parts(conversation, "text") for conversation in conversations]
+        inputs = self._inputs(conversations).to(self.model.device, dtype=self.model.dtype)
         guided = reduce(
             self.model,
             self.method,
@@ -185,32 +186,32 @@ class LftrHf(lmms):
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         return [_until(text.strip(), kwargs.get("until", ())) for text in texts]
 
-    def _inputs(self, asked: Sequence[list[dict[str, Any]]]) -> Any:
+    def _inputs(self, conversations: Sequence[list[dict[str, Any]]]) -> Any:
         if getattr(self.processor, "chat_template", None):
-            return chat_inputs(self.processor, asked)
-        pairs = [(_parts(one, "image"), "\n".join(_parts(one, "text"))) for one in asked]
+            return chat_inputs(self.processor, conversations)
+        pairs = [(_parts(one, "image"), "\n".join(_parts(one, "text"))) for one in conversations]
         return batch_inputs(self.processor, pairs)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Refuse: a reduced prompt is asked, its texts are not ranked."""
+        """Refuse: only generated answers are supported, not likelihoods of given texts."""
         raise UnsupportedModelError("output_type = 'loglikelihood'; allowed: 'generate_until'")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Refuse: tasks of several rounds decide on the next prompt by programs of their own."""
+        """Refuse: in tasks of several rounds, code of the task makes each next prompt."""
         raise UnsupportedModelError(
             "output_type = 'generate_until_multi_round'; allowed: 'generate_until'"
         )
 
 
 def _merge(name: str | None, options: Mapping[str, Any]) -> EncoderMerge | None:
-    """Return the merge inside the encoder that some arguments ask for."""
+    """Return the merge inside the encoder, from its name and the ``encoder_`` arguments."""
     if name is None:
         if options:
             raise ArgumentError.of("encoder", None, f"tome or folder, for {', '.join(options)}")
         return None
-    kind, _, own = name.partition(":")
-    given = [f"{key.removeprefix(_MERGE)}={value}" for key, value in options.items()]
-    return parse_merge(f"{kind}:{','.join([own, *given])}")
+    kind, _, stated = name.partition(":")
+    more = [f"{key.removeprefix(_MERGE)}={value}" for key, value in options.items()]
+    return parse_merge(f"{kind}:{','.join([stated, *more])}")
 
 
 def _parts(conversation: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
@@ -226,11 +227,11 @@ def _parts(conversation: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
 
 def _generation(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a task's generation arguments; temperature 0 is greedy, as tasks mean it."""
-    given = {name: kwargs[name] for name in _PASSED if kwargs.get(name) is not None}
-    sampled = given.get("do_sample", True) and given.get("temperature", 0) > 0
+    options = {name: kwargs[name] for name in _PASSED if kwargs.get(name) is not None}
+    sampled = options.get("do_sample", True) and options.get("temperature", 0) > 0
     if not sampled:
-        given = {k: v for k, v in given.items() if k not in ("temperature", "top_p", "top_k")}
-    return {"max_new_tokens": _LENGTH, **given, "do_sample": sampled}
+        options = {k: v for k, v in options.items() if k not in ("temperature", "top_p", "top_k")}
+    return {"max_new_tokens": _LENGTH, **options, "do_sample": sampled}
 
 
 def _until(text: str, stops: str | Sequence[str]) -> str:
