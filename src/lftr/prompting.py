@@ -172,7 +172,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames
             "media",
             max(map(len, rows)),
             f"one clip or one picture for each question: {type(processor).__name__} has no video "
-            "processor, so that frames are images, and nothing tells them from others",
+            "processor, so that frames are images, which cannot be told from other images",
         )
     return Frames(rows=[any(isinstance(one, Clip) for one in media) for media in rows])
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lftr import suites
-from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.cli.run_folder import LEFT_OUT
 from lftr.lab.evaluation import load_data
 from lftr.lab.tuning.workload import load_workload
 from lftr.media import Picking

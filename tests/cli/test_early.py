@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lftr import bundled
-from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.cli.run_folder import LEFT_OUT
 from lftr.lab.tuning.workload import load_workload
 from lftr.methods.encoder.spelling import parse_merge
 from lftr.presets import Preset

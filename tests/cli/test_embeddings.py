@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from lftr.lab.asking.items import Item
 from lftr.lab.asking.journal import Journal
 from lftr.lab.asking.settings import Setting, full_model
-from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.cli.run_folder import LEFT_OUT
 from lftr.lab.evaluation.index import BATCHES, index_metrics
 from lftr.methods import get_method
 from lftr.values.errors import ArgumentError, UnsupportedModelError

@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from lftr import bundled
 from lftr.lab import evaluation
-from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.cli.run_folder import LEFT_OUT
 from lftr.lab.evaluation import Run
 
 CONTROLS = ["random", "uniform", "pool", "downsample"]
@@ -68,7 +68,7 @@ def test_the_same_command_finds_its_run_again_and_another_has_its_own(
     result = lftr(*words)
     assert result.exit_code == 0
     assert "1 questions of mine.jsonl" in result.stdout
-    assert "Few images: were every answer right" in result.stdout
+    assert "Few images: even if every answer were right" in result.stdout
     assert first["run"] in result.stdout
     assert all(name in result.stdout for name in ["full", "lftr", *CONTROLS])
 
@@ -132,7 +132,7 @@ def test_an_interrupt_says_where_to_go_on(lftr, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluation, "evaluate", stop)
     result = lftr("eval", "--n", 1, "--tokens", 8, "--out", tmp_path / "run", *QUICK)
     assert result.exit_code == 130
-    assert f"interrupted; the same command goes on in {tmp_path / 'run'}" in result.stderr
+    assert f"interrupted; the same command continues it in {tmp_path / 'run'}" in result.stderr
 
 
 def test_an_empty_set_is_an_error(fails, questions):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import lftr as library
 from lftr.cli.loading import needs_tower
-from lftr.lab.cli.exit_status import LEFT_OUT
+from lftr.lab.cli.run_folder import LEFT_OUT
 from lftr.lab.tuning.plan import Plan
 
 EASY = ("--agreement", 0.5, "--confidence", 0.5, "--method", "uniform", "--keep", 0.999)
@@ -112,7 +112,7 @@ def test_an_interrupted_search_goes_on_in_a_folder_of_its_own(lftr, album, tmp_p
         result = lftr(*words)
     assert result.exit_code == 130
     (folder,) = (tmp_path / "lftr-tune").iterdir()
-    assert f"goes on in {folder.relative_to(tmp_path)}" in result.stderr
+    assert f"continues it in {folder.relative_to(tmp_path)}" in result.stderr
     result = lftr(*words, "--encoder", "tome:r=8")
     assert result.exit_code == 0
     assert "going on" not in result.stderr  # another configuration

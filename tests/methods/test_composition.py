@@ -227,8 +227,8 @@ def test_wrappers_ask_and_note_as_their_methods_do():
     assert both.evidence == tuple(dict.fromkeys(lftr.get_method("fastervlm").evidence + visionzip))
     without = dataclasses.replace(item(8, (2, 3, 4)), cls_attention=None, keys=None)
     notes = (
-        "attention_received stood in for cls_attention",
-        "features stood in for keys",
+        "attention_received was used in place of cls_attention",
+        "features was used in place of keys",
     )
     assert lftr.get_method("visionzip").select(without, 8).notes == notes
     for method in (both, Merge("visionzip"), Then("visionzip", "fastervlm"), Adaptive("visionzip")):

@@ -83,7 +83,7 @@ def test_full_folder_holds_back_what_is_attended_to():
     same = lftr.methods.Folder(full=True, alpha=0.0).select(tokens, 24)
     assert same.index.equal(lftr.methods.Folder().select(deaf, 24).index)
     assert full.select(dataclasses.replace(tokens, keys=None), 24).notes == (
-        "features stood in for keys",
+        "features was used in place of keys",
     )
 
 

@@ -278,7 +278,7 @@ def test_stand_ins_are_noted(name):
     assert not build(name).select(tokens, 5).notes
     without = dataclasses.replace(tokens, cls_attention=None)
     chosen = build(name).select(without, 5)
-    assert "attention_received stood in for cls_attention" in chosen.notes
+    assert "attention_received was used in place of cls_attention" in chosen.notes
     as_cls = dataclasses.replace(tokens, cls_attention=tokens.attention_received[None])
     assert chosen.index.equal(build(name).select(as_cls, 5).index)
 
@@ -289,7 +289,7 @@ def test_the_prompts_own_embeddings_stand_in_for_a_text_tower(name):
     assert not build(name).select(tokens, 5).notes
     without = dataclasses.replace(tokens, visual_projected=None, text_embeds=None)
     chosen = build(name).select(without, 5)
-    assert "text_token_embeds stood in for text_embeds" in chosen.notes
+    assert "text_token_embeds was used in place of text_embeds" in chosen.notes
     half = dataclasses.replace(tokens, visual_projected=None)
     assert build(name).select(half, 5).index.equal(chosen.index)
 

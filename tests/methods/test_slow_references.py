@@ -282,7 +282,7 @@ def test_a_view_without_attention_is_scored_by_its_mean():
     chosen = lftr.methods.GlobalCom2().select(tokens, 40)
     small = [i for i in chosen.index.tolist() if i < 16]
     assert small == sorted(ranked(scores)[: len(small)])
-    assert chosen.notes == ("unlikeness in encoder_features stood in for cls_attention",)
+    assert chosen.notes == ("unlikeness in encoder_features was used in place of cls_attention",)
 
 
 def asked(tokens):

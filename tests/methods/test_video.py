@@ -317,7 +317,7 @@ def test_frames_without_descriptors_are_noted():
     assert not build("fastvid").select(tokens, 9).notes
     without = dataclasses.replace(tokens, frame_features=None)
     notes = build("fastvid").select(without, 9).notes
-    assert "the mean of its features stood in for a frame's frame_features" in notes
+    assert "the mean of its features was used in place of a frame's frame_features" in notes
     other = dataclasses.replace(
         tensors(tokens, lambda x: x), frame_features=torch.randn(3, 4)
     )  # as many as tiles, not as frames

@@ -80,7 +80,7 @@ def load_model(
     if name is None:
         refuse({"--text-tower": text_tower}, "without --model: the bundled model brings its own")
     elif not needed:
-        refuse({"--text-tower": text_tower}, "with methods that ask for no text in CLIP's space")
+        refuse({"--text-tower": text_tower}, "with methods that use no text in CLIP's space")
     _quieten()
     with working(f"loading {name or 'the bundled model'}"):
         if name is None:

@@ -29,7 +29,7 @@ def methods(as_json: Json = False) -> None:
         ["method", "acts", "what it does", "options (--option name=value)", "looks at", "source"],
         caption="Acts: before the language model, or inside it, at the layers of its schedule. "
         "In brackets: the words or numbers that an option may be. "
-        "Looks at: what the method needs beyond the tokens; 'or' where another stands in.",
+        "Looks at: what the method needs beyond the tokens; 'or' separates alternatives.",
     )
     for method in every:
         one = describe(method)

@@ -82,19 +82,19 @@ Tokens = Annotated[
 ]
 Methods = Annotated[
     list[str],
-    typer.Option("--method", help="A name that `lftr methods` lists; as many as wanted."),
+    typer.Option("--method", help="A name that `lftr methods` lists; may be repeated."),
 ]
 Keeps = Annotated[
     list[str] | None,
     typer.Option(
         "--keep",
-        help="A ratio (1/16, 6.25%); as many as wanted. Without this and --tokens, 1/4 and 1/16.",
+        help="A ratio (1/16, 6.25%); may be repeated. Without this and --tokens, 1/4 and 1/16.",
     ),
 ]
 Counts = Annotated[
     list[int] | None,
     typer.Option(
-        "--tokens", min=1, help="A count for each image or clip; as many as wanted, beside --keep."
+        "--tokens", min=1, help="A count for each image or clip; may be repeated, also with --keep."
     ),
 ]
 Options = Annotated[
@@ -131,7 +131,7 @@ Encoders = Annotated[
     typer.Option(
         "--encoder",
         help="Rows with tokens merged inside the vision encoder too: tome:r=8, folder:keep=1/3; "
-        "as many as wanted.",
+        "may be repeated.",
     ),
 ]
 Frames = Annotated[
@@ -166,7 +166,7 @@ Dtype = Annotated[
 ]
 Tower = Annotated[
     str | None,
-    typer.Option("--text-tower", help="CLIP that gives text embeddings to methods that want them."),
+    typer.Option("--text-tower", help="CLIP model whose text encoder embeds the question."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Picture = Annotated[Path, typer.Option("-o", "--out", help="Where the picture is written.")]

@@ -9,8 +9,8 @@ arguments. When the last tap closes the table is as it was.
 Why the lookup is replaced, and not a kernel registered (``AttentionInterface.register``) and
 chosen by ``config._attn_implementation``, which is transformers' own way to add one:
 
-- Eager attention has no entry that could be stood in for. Each modeling file hands its own function
-  to the lookup as the default, and a registered function is not told which; Llama 4 has two.
+- Eager attention has no entry that could be replaced. Each modeling file passes its own function to
+  the lookup as the default, which a registered function does not receive; Llama 4 has two.
 - The name is not the kernel's alone. Masks are made by it, and models take other paths by it
   (FlashAttention's packing; Gemma 4, MiniMax M3 VL and others compare it with "sdpa" or "eager").
   Under another name a model would not compute what it computes without the tap.

@@ -103,7 +103,7 @@ class Method(Named):
         patches = _finite(tokens.as_batch(), self.sees_features)[0].without_separators()
         counts = self.auto_count(patches)
         if len(set(counts)) != 1:
-            raise ArgumentError.of("keep", "auto", f"one item at a time; these want {counts}")
+            raise ArgumentError.of("keep", "auto", f"one item at a time; these would keep {counts}")
         return min(max(1, counts[0]), patches.count)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
@@ -143,7 +143,7 @@ class Method(Named):
             if chosen.index.shape != (len(patches.features), count):
                 raise LftrError(
                     f"{type(self).__name__}.choose returned slots of shape "
-                    f"{tuple(chosen.index.shape)} where {(len(patches.features), count)} were asked"
+                    f"{tuple(chosen.index.shape)}, not {(len(patches.features), count)}"
                 )
         else:
             chosen = Selection.everything(patches.count, batch=len(patches.features))
@@ -172,7 +172,7 @@ def check_choice(method: Method, function: str, choice: object) -> None:
     if not isinstance(choice, Selection):
         raise LftrError(
             f"{type(method).__name__}.{function} returned {type(choice).__name__} where a "
-            "lftr.Selection was asked"
+            "lftr.Selection was expected"
         )
 
 

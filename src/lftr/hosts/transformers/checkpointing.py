@@ -29,7 +29,7 @@ def run_once(layers: Iterable[nn.Module]) -> Iterator[None]:
         if layer.training and hasattr(layer, "_checkpoint_wrapped_module"):
             raise UnsupportedModelError(
                 f"{type(layer).__name__} runs its layer again in the backward pass, where "
-                "lftr's hooks are gone; use model.gradient_checkpointing_enable() instead"
+                "lftr's hooks are lost; use model.gradient_checkpointing_enable() instead"
             )
     attributes: list[dict[str, Any]] = [vars(layer) for layer in layers]
     # in evaluation layers run once anyway, and other threads may be reading the attribute

@@ -108,7 +108,7 @@ class Reduction(Attached):
         if cache is not None and self.inside is None and cached_columns_of(cache) is not None:
             raise UnsupportedModelError(
                 "the cache was filled by methods inside the language model, and its layers "
-                "hold different tokens; go on with the same methods, or without the cache"
+                "hold different tokens; continue with the same methods, or without the cache"
             )
         reduced = self.host.reduce(call, self.report)
         if reduced.starts:

@@ -72,11 +72,11 @@ class Journal:
         wanted: dict[str, Any] = json.loads(json.dumps(config))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _check_own(folder)
+            _check_is_run(folder)
             lock = FileLock(folder / _LOCK)
             lock.acquire(timeout=0)
         except Timeout:
-            allowed = "a folder that nobody else is writing to, in this process or another"
+            allowed = "a folder that is not being written to, by this or another process"
             raise ArgumentError.of("folder", str(folder), allowed) from None
         except OSError as error:
             raise unwritable(folder, error) from None
@@ -133,7 +133,7 @@ class Journal:
             self._lock.release()
 
 
-def _check_own(folder: Path) -> None:
+def _check_is_run(folder: Path) -> None:
     """Refuse a folder with other content before anything in it is changed."""
     foreign = sorted(file.name for file in folder.iterdir() if file.name not in _OWN)
     if foreign and not (folder / CONFIG).exists():

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...cli.terminal import Table, percent, print_json, say
-from .exit_status import end, resumable
-from .folders import folder_of
+from .run_folder import end, folder_of, resumable
 from .scores import Scores
 
 if TYPE_CHECKING:
     from ..evaluation import Data, Setting, Subject
 
-_ENOUGH = 0.9  # the score that a run of right answers can show; fewer than 36 images cannot
+_ENOUGH = (
+    0.9  # lower end of the interval of right answers alone; with fewer than 36 images it is below
+)
 
 
 def answers(
@@ -64,15 +65,15 @@ def answers(
 def _table(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
     names = ", ".join(one["name"] for one in config["data"])
     notes = [
-        f"Score: {config['metric']}. Of full: its share of the full model's score, task by task, "
-        "then the mean. Brackets: 95 % intervals, paired bootstrap over questions. ms: a question "
-        "with the encoder, an equal share of its batch's time, median."
+        f"Score: {config['metric']}. Of full: its share of the full model's score, by task, then "
+        "the mean. Brackets: 95 % intervals, paired bootstrap over questions. ms: median time of a "
+        "question, encoder included, as an equal share of its batch's time."
     ]
     if metrics["can_show"] < _ENOUGH:
         notes.append(
-            "Few images: were every answer right, a score's interval would still begin at "
-            f"{metrics['can_show']:.0%}. 'Of full' divides two scores, each as little known, so "
-            "that its interval can end far above 100%."
+            "Few images: even if every answer were right, a score's interval would begin at "
+            f"{metrics['can_show']:.0%}. 'Of full' is the ratio of two uncertain scores, so its "
+            "interval can end far above 100%."
         )
     notes += [f"{name} left out: {reason}" for name, reason in config["left_out"].items()]
     table = Table(

@@ -32,7 +32,7 @@ def bench(
         typer.Option(
             "--image",
             "--video",
-            help="What is asked about, a picture or a clip; by default a picture of soft colours.",
+            help="Image or clip to measure with; by default a random picture of smooth colours.",
         ),
     ] = None,
     suite: Annotated[
@@ -43,17 +43,15 @@ def bench(
     fps: options.Fps = None,
     question: Annotated[
         str | None,
-        typer.Option("--question", help="What is asked; by default what is in the picture."),
+        typer.Option("--question", help="The question; by default what is in the picture."),
     ] = None,
     batch: Annotated[
         list[int],
-        typer.Option("--batch", min=1, help="Questions at a time; as many numbers as wanted."),
+        typer.Option("--batch", min=1, help="Questions per batch; may be repeated."),
     ] = [1],  # noqa: B006
     resolution: Annotated[
         list[str] | None,
-        typer.Option(
-            "--resolution", help="Width x height in pixels, as 672x672; as many as wanted."
-        ),
+        typer.Option("--resolution", help="Width x height in pixels, as 672x672; may be repeated."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 10,
     decode: Annotated[int, typer.Option(min=1, help="Tokens generated, to time one.")] = 8,

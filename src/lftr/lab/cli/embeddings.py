@@ -28,7 +28,7 @@ def embeddings(
     ] = ["scenes"],  # noqa: B006  (typer reads it, nobody writes to it)
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="What every image of a folder is asked."),
+        typer.Option("--prompt", help="Question about every image of a folder."),
     ] = None,
     model: options.Model = None,
     method: options.Methods = ["lftr"],  # noqa: B006
@@ -52,8 +52,8 @@ def embeddings(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of the run; by default one of its own in lftr-embeddings/ for every "
-            "configuration. A run that was interrupted goes on.",
+            help="Folder of the run; by default a folder in lftr-embeddings/ for each "
+            "configuration. An interrupted run is continued.",
         ),
     ] = None,
     as_json: options.Json = False,
@@ -71,8 +71,7 @@ def embeddings(
     from ..evaluation.index import BATCHES, embed_run, embedded, index_configuration, index_metrics
     from ..tuning.workload import load_workload
     from .asking import check_picking, load_subject, parse_settings
-    from .exit_status import end, resumable
-    from .folders import check_folder, folder_of
+    from .run_folder import check_folder, end, folder_of, resumable
 
     if len(data) > 1:
         raise ArgumentError.of("--data", list(data), "one source: the prompts form one index")

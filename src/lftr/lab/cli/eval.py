@@ -46,8 +46,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of the run; by default one of its own in lftr-eval/ for every "
-            "configuration. A run that was interrupted goes on.",
+            help="Folder of the run; by default a folder in lftr-eval/ for each "
+            "configuration. An interrupted run is continued.",
         ),
     ] = None,
     report: Annotated[
@@ -65,7 +65,7 @@ def evaluate(
     from .. import evaluation, suites
     from .answers import answers as compare_answers
     from .asking import check_picking, load_subject, parse_settings
-    from .folders import check_folder
+    from .run_folder import check_folder
 
     if not set(data) & set(suites.NAMES):
         options.refuse({"--split": split, "--seed": seed}, "without a suite in --data")

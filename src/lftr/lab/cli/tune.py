@@ -35,7 +35,7 @@ def tune(
     ] = 0.95,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="What every image of a folder is asked."),
+        typer.Option("--prompt", help="Question about every image of a folder."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -68,8 +68,8 @@ def tune(
         Path | None,
         typer.Option(
             "--run",
-            help="Folder of the search's answers; by default one of its own in lftr-tune/ for "
-            "every configuration. A search that was interrupted goes on.",
+            help="Folder of the search's answers; by default a folder in lftr-tune/ for "
+            "each configuration. An interrupted search is continued.",
         ),
     ] = None,
     text_tower: options.Tower = None,
@@ -94,8 +94,7 @@ def tune(
     from ..tuning.tune import tune as search
     from ..tuning.workload import load_workload
     from .asking import check_picking, load_subject
-    from .exit_status import end, resumable
-    from .folders import check_folder, folder_of
+    from .run_folder import check_folder, end, folder_of, resumable
 
     if method is None:
         options.refuse({"--option": option}, "without --method")

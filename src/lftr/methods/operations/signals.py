@@ -21,7 +21,7 @@ TextSign = Literal["published", "positive", "negative"]
 
 def stand_in(used: str, wanted: str) -> Notes:
     """Return a note that ``used`` replaces ``wanted``; no note if they are the same."""
-    return () if used == wanted else (f"{used} stood in for {wanted}",)
+    return () if used == wanted else (f"{used} was used in place of {wanted}",)
 
 
 def encoder_features(tokens: VisualTokens) -> tuple[Tensor, Notes]:

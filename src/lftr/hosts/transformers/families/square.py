@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ....values.errors import UnsupportedModelError
+from ..api import Model
 from .base import Family
 
 
@@ -23,3 +25,18 @@ class FastVlm(Family):
     """FastVLM: a convolutional encoder without attention; a token per place of its map."""
 
     model_types: ClassVar[Sequence[str]] = ("fast_vlm",)
+
+
+class Gemma3n(Family):
+    """Gemma 3n: as FastVLM. The projector's input has a row for each token."""
+
+    model_types: ClassVar[Sequence[str]] = ("gemma3n",)
+    projector = "embed_vision"
+    projector_sees_tokens = True
+
+    def first_layer_to_reduce(self, model: Model) -> int:
+        raise UnsupportedModelError(
+            f"layers of {type(model).__name__} carry several streams of states (AltUp) and "
+            "reuse keys of earlier layers, so no tokens can be dropped between layers: choose a "
+            "method that decides before the language model"
+        )

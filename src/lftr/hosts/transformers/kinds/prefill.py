@@ -151,7 +151,7 @@ class Prefill:
         if prefix is not None and prefix.exponent != now and bool(prefix.log_weight.any()):
             raise UnsupportedModelError(
                 f"the cache was filled with weights={prefix.exponent:g}, and this reduction has "
-                f"weights={now:g}; go on with the same weights, or without the cache"
+                f"weights={now:g}; continue with the same weights, or without the cache"
             )
 
     def _check_known(self, call: Call) -> None:
