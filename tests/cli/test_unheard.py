@@ -56,7 +56,7 @@ def test_a_text_tower_that_nothing_asks(fails, picture):
     words = ("run", picture, "What?", "--text-tower", "nowhere/clip")
     assert "no such option without --model" in fails(*words, "--method", "trim")
     model = ("--model", bundled.path())
-    assert "that ask for no text in CLIP's space" in fails(*words, *model, "--method", "divprune")
+    assert "that use no text in CLIP's space" in fails(*words, *model, "--method", "divprune")
     assert "--text-tower = 'nowhere/clip'; allowed: a Hugging Face id or folder" in fails(
         *words, *model, "--method", "trim"
     )

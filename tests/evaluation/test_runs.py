@@ -186,7 +186,7 @@ def test_one_process_at_a_time(tmp_path):
     code = f"from lftr.evaluation import Run; Run.open({str(tmp_path)!r}, {CONFIG!r})"
     with Run.open(tmp_path, CONFIG):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "nobody else is writing to" in done.stderr
+        assert "is not being written to" in done.stderr
         with pytest.raises(ArgumentError, match=r"in this process or another"):
             Run.open(tmp_path, CONFIG)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -22,7 +22,7 @@ from .judge import Figures, distance, judged
 from .recorders import LayerRecorder
 from .reference import IDS, Reference, visual_columns
 from .result import Check
-from .subject import Prompt, Skip, Subject
+from .subject import Prompt, SkippedCheck, Subject
 from .traces import tensors
 
 SHORT = "What is in the picture?"
@@ -83,7 +83,7 @@ def run(name: str, body: Body, subject: Subject) -> Check:
     """Run a check and return its outcome; an error under a reduction fails it, a refusal skips."""
     try:
         return judged(name, body(subject), subject.model.dtype)
-    except Skip as reason:
+    except SkippedCheck as reason:
         return Check(name, "skipped", reason=str(reason))
     except torch.OutOfMemoryError as error:
         return Check(name, "skipped", reason=f"too little memory: {one_line(error)}")
@@ -102,7 +102,7 @@ def _asks(which: list[int], question: str) -> Asks:
 
 def _video(subject: Subject) -> Asked:
     if getattr(subject.processor, "video_processor", None) is None:
-        raise Skip(f"{type(subject.processor).__name__} has no video processor")
+        raise SkippedCheck(f"{type(subject.processor).__name__} has no video processor")
     size = subject.pictures[0].size
     frames = [subject.pictures[i % 4].resize(size) for i in range(_FRAMES)]
     return [Clip(tuple(frames), tuple(i / 2 for i in range(_FRAMES)))], SHORT
@@ -170,7 +170,7 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
     if not recorder.choices and min(method.schedule.counts(len(columns), depth)) < len(columns):
         raise LftrError(f"{method} was never called, although its schedule drops tokens")
     if not recorder.choices and set(states) == {"active"}:
-        raise Skip("nothing was dropped")
+        raise SkippedCheck("nothing was dropped")
     reference = Reference(model, row, answer.tokens[0][:-1])
     chosen = LayerChoices(columns, recorder.choices, states, exponent=exponent)
     right = hidden_logits(reference, chosen)
@@ -184,7 +184,7 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
     )
     noisy = hidden_logits(reference, dataclasses.replace(chosen, noise=True))
     if distance(noisy, right) > figures.allowed(model.dtype):
-        raise Skip(
+        raise SkippedCheck(
             "layers of this model read other tokens not only by attention, so masks cannot hide "
             "dropped tokens"
         )
@@ -205,7 +205,7 @@ def _one_cut(subject: Subject) -> FastV:
             refusal = f"refused: {one_line(error)}"
         else:
             return FastV(layer=layer, keep=0.1)
-    raise Skip(refusal)
+    raise SkippedCheck(refusal)
 
 
 def _left(subject: Subject) -> Figures:

@@ -15,7 +15,7 @@ from ..hosts.transformers.api import returned_cache
 from ..values.errors import LftrError, MissingEvidenceError, UnsupportedModelError
 from .judge import Figures, distance
 from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, lengthened
-from .subject import Prompt, Skip, Subject
+from .subject import Prompt, SkippedCheck, Subject
 
 _REFUSALS = (UnsupportedModelError, MissingEvidenceError)
 _FOLLOWING = 5  # tokens of a second turn, copied from the end of the first prompt
@@ -131,13 +131,13 @@ def plainly() -> Iterator[None]:
     """Skip the check if the plain model itself raises an error."""
     try:
         yield
-    except (Skip, torch.OutOfMemoryError):
+    except (SkippedCheck, torch.OutOfMemoryError):
         raise
     except LftrError as error:
-        raise Skip(one_line(error)) from error
+        raise SkippedCheck(one_line(error)) from error
     except Exception as error:
         kind = type(error).__name__
-        raise Skip(f"the plain model cannot do this: {kind}: {one_line(error)}") from error
+        raise SkippedCheck(f"the plain model cannot do this: {kind}: {one_line(error)}") from error
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def refusable() -> Iterator[None]:
     try:
         yield
     except _REFUSALS as error:
-        raise Skip(f"refused: {one_line(error)}") from error
+        raise SkippedCheck(f"refused: {one_line(error)}") from error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SIZES = ((320, 240), (240, 320), (256, 256), (384, 192))
 
 
-class Skip(Exception):
+class SkippedCheck(Exception):
     """Raised if a check does not apply; the text gives the reason."""
 
 
@@ -97,7 +97,7 @@ class Subject:
 
         Raises
         ------
-        Skip
+        SkippedCheck
             If a question has other ids in a batch than alone.
         """
         rows = [self._inputs([one]) for one in questions]
@@ -107,7 +107,9 @@ class Subject:
         batch = self._inputs(questions)
         for number, row in enumerate(rows):
             if not torch.equal(batch[IDS][number][batch[MASK][number].bool()], row[IDS][0]):
-                raise Skip(f"the processor gives question {number} other ids in a batch than alone")
+                raise SkippedCheck(
+                    f"the processor gives question {number} other ids in a batch than alone"
+                )
         return Prompt(batch, rows, media)
 
     def _inputs(self, questions: Sequence[Asked]) -> Inputs:
@@ -193,7 +195,7 @@ class RecordedReduction:
 
         Raises
         ------
-        Skip
+        SkippedCheck
             If the method was not called, because all tokens stay.
         LftrError
             If the method was not called though tokens should be dropped, or saw other tokens.
@@ -206,7 +208,7 @@ class RecordedReduction:
                 raise LftrError(
                     f"nothing was reduced at {stated(self.keep)}: the method was not called"
                 )
-            raise Skip(f"every token stays at {stated(self.keep)}; choose a smaller number")
+            raise SkippedCheck(f"every token stays at {stated(self.keep)}; choose a smaller number")
         one_each = len(decided) == sum(places)  # one placeholder per item: cross-attention
         choices: list[list[Choice]] = [[] for _ in places]
         for row, left in enumerate(places):
