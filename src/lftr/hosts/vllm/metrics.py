@@ -27,7 +27,7 @@ class Counters:
         self.items = Counter("lftr:items", "Images and videos of requests.", by)
         self.tokens = Counter("lftr:visual_tokens", "Visual tokens before reduction.", by)
         self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
-        self.refused = Counter("lftr:refused", "Requests refused for their lftr setting.")
+        self.refused = Counter("lftr:refused", "Requests refused for their lftr setting or their prompt.")
 
     def begin(self, method: str) -> None:
         """Show a method's counters from the start, since rates miss a first count otherwise."""
