@@ -34,10 +34,9 @@ def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     processor = MULTIMODAL_REGISTRY.create_processor(config)
     cache = LruKeyReplicatedSenderCache(config)
 
-    def process(prompt: str, keep: float = 0.25, size: tuple[int, int] = (40, 36)) -> Any:
-        items = processor.info.parse_mm_data({"image": [tiny.image(*size)]})
-        kwargs = {"lftr": {"keep": keep}}
-        return processor(prompt, items, hf_processor_mm_kwargs=kwargs, cache=cache)
+    def process(prompt: str, media: Any = None) -> Any:
+        items = processor.info.parse_mm_data(media or {"image": [tiny.image(40, 36)]})
+        return processor(prompt, items, cache=cache)
 
     process.sign = checkpoint.sign  # type: ignore[attr-defined]
     process.token = MARK[checkpoint.name in tiny.GRIDDED]  # type: ignore[attr-defined]
@@ -77,3 +76,12 @@ def test_a_prompt_that_is_too_long(frontend: Any) -> None:
     good = f"<s> t9 {frontend.sign} t20"
     assert len(frontend(f"{good}{' t7' * 60}")["prompt_token_ids"]) > 64
     assert has_data(frontend(good))
+
+
+@pytest.mark.parametrize("frontend", ["qwen3_vl"], indirect=True)
+def test_a_clip_of_one_frame(frontend: Any) -> None:
+    """Qwen3-VL's processor refuses it; the answer is a sentence, without the pixels."""
+    with pytest.raises(lftr.LftrError, match="the model cannot take these videos: ") as caught:
+        frontend(f"<s> t9 {tiny.film_of('qwen3_vl')} t20", media={"video": [tiny.clip(1, 40, 36)]})
+    assert len(str(caught.value)) < 400
+    assert "array" not in str(caught.value)

@@ -134,7 +134,15 @@ class Shortening(BaseMultiModalProcessor):
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)
-        processed = super()._apply_hf_processor_main(mm_items, plain)
+        try:
+            processed = super()._apply_hf_processor_main(mm_items, plain)
+        except ValueError as error:
+            if error.__cause__ is None:
+                raise
+            # vLLM's own message would send all pixels back
+            media = " and ".join(f"{name}s" for name, n in mm_items.get_all_counts().items() if n)
+            reason = " ".join(str(error.__cause__).split())[:300]
+            raise ArgumentError(f"the model cannot take these {media}: {reason}") from error
         setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         for medium, count in mm_items.get_all_counts().items():
             if count:
