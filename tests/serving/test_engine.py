@@ -69,7 +69,10 @@ def miscounts(method: lftr.Method, items: Any, counts: Any) -> Any:
 def test_a_method_that_fails(
     checkpoint: tiny.Tiny, mistake: Any, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that raises is gone, with everyone's requests; it says so once and goes on."""
+    """An engine that raises is gone, with everyone's requests; it says so and goes on."""
+    from prometheus_client import REGISTRY
+
+    from lftr.hosts.vllm import metrics
     from lftr.hosts.vllm.model import reducing
 
     said: list[str] = []
@@ -77,17 +80,45 @@ def test_a_method_that_fails(
     def note(message: str, *of: Any) -> None:
         said.append(f"{message % of}: {sys.exc_info()[1]}")
 
-    monkeypatch.setattr(reducing, "_failed", set())
-    monkeypatch.setattr(reducing.logger, "exception", note)
+    def failed() -> float:
+        return REGISTRY.get_sample_value("lftr:failed_items_total", {"method": "divprune"}) or 0
+
+    monkeypatch.setattr(reducing, "_failures", metrics.Failures())
+    monkeypatch.setattr(metrics.logger, "exception", note)
     with reduced(checkpoint) as llm:
+        before = failed()
         even = ask(llm, checkpoint, Question(keep=0.4, method="uniform"))
         monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", mistake)
         for seed in (1, 0):
             found = ask(llm, checkpoint, Question(seed=seed, keep=0.4, method="divprune"))
         assert found == even
-    (line,) = said
-    assert line.startswith("lftr: divprune failed; evenly spaced tokens are kept instead")
+        assert failed() - before == 2
+    (line,) = said  # of two: a client could otherwise fill the log
+    assert line.startswith('lftr: {"keep":0.4,"method":"divprune","options":{}} failed on 1 items')
     assert word in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["cuda", "python", "cpu"],
+)
+def test_memory_that_runs_out_is_no_failure_of_a_method(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lftr.hosts.vllm.model import reducing
+    from lftr.hosts.vllm.request.request_setting import Setting
+
+    def out_of_memory(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", out_of_memory)
+    with pytest.raises(type(error)):
+        reducing._chosen(Setting(lftr.get_method("divprune"), 1), [], [])
 
 
 @pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -108,3 +109,74 @@ def test_half_a_request_is_none() -> None:
 
     asyncio.run(Guard(app)({"type": "http", "method": "POST"}, receive, receive))
     assert seen == sent
+
+
+def test_bodies_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by the stated size before anything is read, else as soon as there is too much."""
+    from fastapi import HTTPException
+
+    from lftr.hosts.vllm.request import guard
+
+    monkeypatch.setenv(guard.LIMIT, "0.001")
+    coming = [b"x" * 400] * 9
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": coming.pop(), "more_body": True}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            await receive()
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"1001")]}
+    for headers, left in ((scope["headers"], 9), ([], 6)):
+        with pytest.raises(HTTPException, match=r"allowed: 0\.001 MB") as caught:
+            asyncio.run(guard.Guard(app)(scope | {"headers": headers}, receive, receive))
+        assert caught.value.status_code == 413
+        assert len(coming) == left
+    for wrong in ("", "0", "-1", "nan", "inf", "1 GB"):
+        monkeypatch.setenv(guard.LIMIT, wrong)
+        with pytest.raises(ValueError, match="a number of MB above 0"):
+            guard.Guard(app)
+
+
+def test_the_server_states_the_limit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lftr.hosts.vllm.request import guard
+
+    monkeypatch.setenv(guard.LIMIT, "0.01")
+    answer = client.post("/v1/echo", json={"messages": "x" * 10_000})
+    assert answer.status_code == 413
+    assert "allowed: 0.01 MB, the server's LFTR_MAX_BODY_MB" in answer.json()["detail"]
+    assert client.post("/v1/echo", json={"messages": "x" * 9_000}).status_code == 200
+
+
+def test_what_was_checked_is_dropped() -> None:
+    """While the server answers, the guard holds no second copy of the body."""
+    from lftr.hosts.vllm.request.guard import Guard
+
+    body = b"x" * 1000
+    before = sys.getrefcount(body)
+    coming = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        return coming.pop()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert sys.getrefcount(body) == before
+
+    asyncio.run(Guard(app)({"type": "http", "method": "POST"}, receive, receive))
+
+
+@pytest.mark.parametrize("url", [True, False])
+def test_an_image_as_a_video(client: Any, url: bool) -> None:
+    """VLLM's loader would fail, with status 500."""
+
+    def request(address: str) -> Any:
+        part = {"type": "video_url", "video_url": {"url": address} if url else address}
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+        return {"messages": [{"role": "user", "content": [image, part]}]}
+
+    answer = client.post("/v1/echo", json=request("data:image/png;base64,AA"))
+    assert answer.status_code == 400
+    assert "a video_url holds an image" in answer.json()["detail"]
+    assert client.post("/v1/echo", json=request("data:video/jpeg;base64,AA")).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,3 +28,30 @@ def test_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     now += 10
     pace.add([(4, 2)], 0.001)
     assert lines.pop() == (1, 2, 4, pytest.approx(1.0))
+
+
+def test_failures_of_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Counted in one file; logged at once, then at most every ten seconds for each method."""
+    from lftr.hosts.vllm import metrics
+
+    file = tmp_path / "failures"
+    file.touch()
+    lines: list[tuple[Any, ...]] = []
+    now = 100.0
+    monkeypatch.setenv(metrics._FAILURES, str(file))
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+    monkeypatch.setattr(metrics.logger, "exception", lambda *said: lines.append(said[1:]))
+    one, other = metrics.Failures(), metrics.Failures()
+    one.add("divprune", "first", 1)
+    one.add("divprune", "second", 2)
+    one.add("lftr", "third", 4)
+    other.add("divprune", "fourth", 8)
+    assert lines == [("first", 1), ("third", 4), ("fourth", 8)]
+    now += 10
+    one.add("divprune", "fifth", 16)
+    assert lines[3:] == [("fifth", 18)]
+    (family,) = metrics._FailedItems().collect()
+    found = {sample.labels["method"]: sample.value for sample in family.samples}
+    assert found == {"divprune": 27, "lftr": 4}
+    file.unlink()
+    other.add("divprune", "sixth", 1)  # nobody reads it any more

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lftr
@@ -18,6 +24,12 @@ from lftr.hosts.vllm.request.request_setting import (
     read,
     setting_of,
 )
+from lftr.methods.compose.base import Wrapper
+from lftr.methods.compose.mix import Mix
+from lftr.methods.inside.base import LayerMethod
+from lftr.options import plain as plain_values
+from lftr.options.checks import fields_of, hints_of
+from lftr.options.plain import Plain, _classes
 from lftr.presets import Preset
 from lftr.values.budget import resolve
 
@@ -153,6 +165,124 @@ def nested(depth: int) -> object:
 def test_hostile_settings_are_refused_at_once(values: dict[str, object]) -> None:
     with pytest.raises(lftr.LftrError):
         read(values, SERVER, CLIP)
+
+
+class Touched:
+    """Records the files that are opened while it is watched; Python keeps audit hooks for good."""
+
+    paths: ClassVar[list[str]] = []
+    watched: ClassVar[bool] = False
+
+    @classmethod
+    def note(cls, event: str, args: tuple[object, ...]) -> None:
+        if cls.watched and event == "open":
+            cls.paths.append(str(args[0]))
+
+
+sys.addaudithook(Touched.note)
+
+
+@contextlib.contextmanager
+def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type]]:
+    """Record every method, schedule and merge that is made."""
+    classes: list[type] = []
+    check = plain_values._check_options
+
+    def recording(value: Plain) -> None:
+        classes.append(type(value))
+        check(value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plain_values, "_check_options", recording)
+        yield classes
+
+
+def options_of(kind: str) -> list[tuple[str, str]]:
+    lftr.list_methods()
+    return [(name, field.name) for name, cls in _classes(kind).items() for field in fields_of(cls)]
+
+
+EVERY_OPTION = options_of("method")
+NESTED = [
+    {kind: name, "options": {option: place}}
+    for kind in Plain.kinds
+    for name, option in options_of(kind)
+    for place in ("PLACE", ["PLACE"])
+]
+hostile = (
+    st.sampled_from(["PLACE", ["PLACE"], *NESTED, {"path": "PLACE"}])
+    | st.sampled_from(["false", "true", 1, 0, "x", None, [], {}, [1.5], "mean", "lftr", "dyvte"])
+    | anything
+)
+
+
+@pytest.mark.parametrize(("name", "option"), EVERY_OPTION)
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_options_of_clients_open_and_build_nothing(
+    name: str,
+    option: str,
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No file is opened, no other method built, and a path that exists is answered as any other."""
+    drawn = json.dumps({"method": name, "options": {option: data.draw(hostile)}})
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "there").touch()
+    answers = []
+    for place in ("there", "gone."):
+        values = json.loads(drawn.replace("PLACE", str(folder / place)))
+        fitting(CLIP)  # what is opened once, such as modules
+        with built(monkeypatch) as classes:
+            Touched.watched = True
+            try:
+                answers.append(str(read(values, SERVER, CLIP)))
+            except lftr.values.errors.ArgumentError as error:
+                answers.append(str(error))
+            finally:
+                Touched.watched = False
+        assert not any(str(folder) in path for path in Touched.paths)
+        assert all(issubclass(cls, lftr.Method) for cls in classes)
+        assert not any(issubclass(cls, (Wrapper, LayerMethod)) for cls in classes)
+    assert answers[0].replace("there", "gone.") == answers[1]
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """Reading a named pipe that nobody writes to would never end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    inside = {"method": "dyvte", "options": {"gates": str(pipe)}}
+    for values in (inside, {"method": "lftr", "options": {"diversity": inside}}):
+        with pytest.raises(lftr.LftrError, match=r"inside the language model|diversity = "):
+            read(values, SERVER, CLIP)
+
+
+@pytest.mark.parametrize("value", ["false", "true", 0, 1, None, "x", [False]])
+def test_truth_is_true_or_false(value: object) -> None:
+    for name, option in EVERY_OPTION:
+        cls = _classes("method")[name]
+        if hints_of(cls).get(option) is bool and name in fitting(CLIP):
+            with pytest.raises(lftr.LftrError, match=rf"{option} = .*; allowed: true or false"):
+                read({"method": name, "options": {option: value}}, SERVER, CLIP)
+            assert read({"method": name, "options": {option: True}}, SERVER, CLIP)
+
+
+def test_options_that_are_several() -> None:
+    setting = read({"method": "aim", "options": {"folds": [2, 3]}}, SERVER, CLIP)
+    assert setting.method == lftr.get_method("aim", folds=(2, 3))
+    infinite = read({"method": "lftr", "options": {"candidates": "inf"}}, SERVER, CLIP)
+    assert infinite.method.candidates == float("inf")
+
+
+def test_operators_may_compose() -> None:
+    """A preset of a method that is made of others is written into the model's configuration."""
+    setting = Setting(Mix("divprune", "lftr", share=0.25), 0.5)
+    assert of_server(json.loads(setting.text), CLIP) == setting
+    with pytest.raises(lftr.LftrError, match="unknown method 'Mix'"):
+        read(json.loads(setting.text), SERVER, CLIP)
 
 
 def test_a_server_of_nothing_is_lftr_at_a_sixteenth() -> None:

@@ -40,21 +40,22 @@ def serve(
     the stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
-    from ..hosts.vllm.server import check_version, plan
+    from ..hosts.vllm.server import check_version, plan, split_model
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
     rest = list(context.args)
-    if model is not None and model.startswith("-"):  # no model, and an option of vLLM's at once
-        rest, model = [model, *rest], None
+    if model is not None and model.startswith("-"):  # an option of vLLM's comes first
+        model, rest = split_model([model, *rest])
     name = _bundled() if model is None else str(options.checked_model("MODEL", model))
     setting = _setting(arguments) if preset is None else _preset(preset, arguments)
-    version = check_version()
+    build = check_version()
     planned = plan(name, _config(name), setting, rest)
-    _say(planned, version)
+    command = planned.command
+    _say(planned, *build)
     if dry:
-        typer.echo(shlex.join(planned.command))
+        typer.echo(shlex.join(command))
         return
-    os.execv(planned.command[0], planned.command)
+    os.execv(command[0], command)
 
 
 def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -91,22 +92,31 @@ def _config(name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            known = "a model that transformers itself has, not one with code of its own (auto_map)"
+            raise ArgumentError.of("MODEL", name, known) from None
         reason = str(error).strip().splitlines()[0]
         allowed = f"a model of Hugging Face or a folder ({reason})"
         raise ArgumentError.of("MODEL", name, allowed) from None
 
 
-def _say(planned: Plan, version: str) -> None:
+def _say(planned: Plan, distribution: str, version: str) -> None:
+    """Tell the operator what will be served, before the many lines of vLLM."""
     from .terminal import remark
 
     served = planned.architecture
     positions = "renumbered" if served.counted_positions else "as in the full prompt"
     seen = "images and videos" if served.videos else "images"
+    own = distribution == "vllm"
+    build = "" if own else f" ({distribution}: built by others than the vLLM project)"
     remark(
-        f"vLLM {version}: {planned.model}, {served.stock} as {served.name}",
-        f"{seen}: {planned.setting}; positions {positions}",
-        f"a request can ask for: {', '.join(planned.fitting)}",
+        f"vLLM {version}{build}: {planned.model}, {served.stock} as {served.name}",
+        f"reduced before the language model: {seen}; positions {positions}",
+        f"{seen}: {planned.setting}, unless a request asks for another method or keep",
+        'a request asks beside "messages": "mm_processor_kwargs": {"lftr": {"keep": 0.25, '
+        f'"method": "divprune"}}}}; methods: {", ".join(planned.fitting)}',
+        f"figures: /metrics on port {planned.port}, names that begin with lftr:",
         *([f"note: {planned.note}"] if planned.note else []),
     )

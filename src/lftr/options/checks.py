@@ -103,6 +103,15 @@ def rule_of(hint: Any) -> Rule | None:
     return None
 
 
+def scalar_rule(hint: Any) -> Rule | None:
+    """Return what a type allows, if its values are words, numbers, true, false or None.
+
+    Sequences of such values count as well. None for every other type, texts without declared words
+    among them, since a text may be the name of a file or of a class.
+    """
+    return (rule_of(hint) or _union(_parts(hint))) if _is_scalar(hint) else None
+
+
 def rules_of(cls: type) -> dict[str, Rule]:
     """Return, for each option of a class whose type declares something, what it declares."""
     rules = _RULES.get(cls)
@@ -140,6 +149,24 @@ def hints_of(cls: type) -> dict[str, Any]:
     return hints
 
 
+def _is_scalar(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return True
+    if origin is Annotated:
+        return _is_scalar(typing.get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        return all(map(_is_scalar, typing.get_args(hint)))
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return rule_of(hint) is not None and all(map(_is_scalar, _parts(hint)))
+    return hint in (bool, int, float, type(None))
+
+
+def _parts(hint: Any) -> list[Any]:
+    """Return the types that a union or a sequence is made of; another type itself."""
+    return [one for one in typing.get_args(hint) or (hint,) if one is not Ellipsis]
+
+
 def _numbers(base: Any, span: Range) -> Rule:
     if base is float:
         kind, allowed = Real, f"a number in [{span.low}, {span.high}]"
@@ -158,8 +185,11 @@ def _numbers(base: Any, span: Range) -> Rule:
 
 def _any_of(hints: Sequence[Any]) -> Rule | None:
     """Return the rule of a union; None where no type of it declares anything."""
-    if not any(map(rule_of, hints)):
-        return None
+    return _union(hints) if any(map(rule_of, hints)) else None
+
+
+def _union(hints: Sequence[Any]) -> Rule:
+    """Return the rule of a union in which a type without a declaration allows its instances."""
     none = type(None)
     rules = [rule_of(hint) or _instance(hint) for hint in hints if hint is not none]
 

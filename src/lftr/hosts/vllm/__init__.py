@@ -5,8 +5,8 @@ own, ``Lftr...``; a model is served reduced where its configuration asks for one
 other model is served as if lftr were not installed. ``lftr serve`` writes that configuration.
 
 `request` reads and bounds a request before anything is encoded, `model` chooses among an item's
-tokens after the encoder, `families` holds a file for each group of architectures, and `server` is
-the command line of `lftr serve`.
+tokens after the encoder, `families` holds a file for each group of architectures, `server` is
+the command line of `lftr serve`, and `start_check` stops a server that is not reduced.
 """
 
 from __future__ import annotations

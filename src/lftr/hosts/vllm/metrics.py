@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import functools
+import json
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
+from prometheus_client.core import CounterMetricFamily
 from vllm.logger import init_logger
 
 logger = init_logger("vllm.lftr")
+_FAILURES = "LFTR_FAILURES"
+"""The environment variable with the name of the file in which workers count failures."""
 
 
 class Counters:
@@ -18,7 +27,8 @@ class Counters:
     With several API servers vLLM itself adds up what each has counted. ``lftr:requests_total``,
     ``lftr:items_total`` (images and videos), ``lftr:visual_tokens_total`` (as a server without lftr
     would have had) and ``lftr:kept_tokens_total`` are by method; ``lftr:refused_total`` counts
-    answers of status 400.
+    answers of status 400. ``lftr:failed_items_total``, by method, comes from the workers, see
+    `Failures`.
     """
 
     def __init__(self) -> None:
@@ -27,7 +37,9 @@ class Counters:
         self.items = Counter("lftr:items", "Images and videos of requests.", by)
         self.tokens = Counter("lftr:visual_tokens", "Visual tokens before reduction.", by)
         self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
-        self.refused = Counter("lftr:refused", "Requests refused for their lftr setting.")
+        self.refused = Counter("lftr:refused", "Requests refused by lftr, with status 400.")
+        os.environ.setdefault(_FAILURES, _new_file())  # for the workers, which start after this
+        REGISTRY.register(_FailedItems())
 
     def begin(self, method: str) -> None:
         """Show a method's counters from the start, since rates miss a first count otherwise."""
@@ -45,6 +57,69 @@ class Counters:
     def get() -> Counters:
         """Return the process's one set of counters."""
         return Counters()
+
+
+class Failures:
+    """Counts items on which a method failed, in a worker, and logs the error at most so often.
+
+    Workers are processes of their own, whose counters ``/metrics`` does not show. They therefore
+    add to a file, whose name they have from the process that takes requests; without it, as on
+    another machine, failures are only logged.
+
+    Parameters
+    ----------
+    seconds : float
+        Time between two lines about a method, since a client could otherwise fill the log.
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds = seconds
+        self.logged: dict[str, float] = {}
+        self.waiting: dict[str, int] = {}
+
+    def add(self, method: str, setting: str, items: int) -> None:
+        """Count items on which a method failed; called where its error is handled."""
+        path = os.environ.get(_FAILURES)
+        if path is not None and Path(path).exists():
+            with open(path, "r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                counts = json.loads(file.read() or "{}")
+                counts[method] = counts.get(method, 0) + items
+                file.seek(0)
+                file.write(json.dumps(counts))  # never shorter than before
+        self.waiting[method] = self.waiting.get(method, 0) + items
+        now = time.monotonic()
+        if now - self.logged.get(method, -float("inf")) >= self.seconds:
+            self.logged[method] = now
+            logger.exception(
+                "lftr: %s failed on %d items; evenly spaced tokens are kept instead",
+                setting,
+                self.waiting.pop(method),
+            )
+
+
+class _FailedItems:
+    """What the workers have counted, whenever ``/metrics`` is read."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "lftr:failed_items",
+            "Items on which a method failed, so that evenly spaced tokens were kept.",
+            labels=["method"],
+        )
+        with open(os.environ[_FAILURES]) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            counts = json.loads(file.read() or "{}")
+        for method, items in counts.items():
+            family.add_metric([method], items)
+        yield family
+
+
+def _new_file() -> str:
+    handle, path = tempfile.mkstemp(prefix="lftr-failures-")
+    os.close(handle)
+    atexit.register(Path(path).unlink, missing_ok=True)
+    return path
 
 
 class Pace:

@@ -28,12 +28,22 @@ _REFUSED = {
     "--api-server-count": _SERVERS,
     "--headless": _SERVERS,
 }
+_SHORT = {"-asc": "--api-server-count"}
+_SETTING = "--keep or --tokens, --method and --option, which state the server's own setting"
+_GENERATING = {
+    "--runner": ("auto", "generate"),
+    "--convert": ("auto", "none"),
+    "--model-impl": ("auto", "vllm"),
+}
+"""Options with the values under which the reduced architecture generates text."""
 
 _GUARD = f"{__package__}.request.guard.Guard"
-_OVERRIDES, _TRUST, _SHARDING = (
+_CHECK = f"{__package__}.start_check.StartCheck"
+_OVERRIDES, _TRUST, _SHARDING, _PROCESSOR = (
     "--hf-overrides",
     "--trust-request-mm-kwargs",
     "--mm-encoder-tp-mode",
+    "--mm-processor-kwargs",
 )
 
 
@@ -65,20 +75,27 @@ class Plan:
     options: list[str]
 
     @property
+    def port(self) -> str:
+        """The port, as the options have it."""
+        return (_taken(self.options, "--port")[1] or ["8000"])[-1]
+
+    @property
     def command(self) -> list[str]:
         """The command that starts the server."""
-        options, overridden = _taken(self.options, _OVERRIDES)
+        options, texts = _taken(self.options, _OVERRIDES)
         trusting = _TRUST in options
-        overrides = {
-            **(json.loads(overridden) if overridden else {}),
-            "architectures": [self.architecture.name],
-            KEY: self.setting.to_plain(),
-        }
+        overrides: dict[str, Any] = {}
+        for text in texts:
+            overrides |= _read_json(_OVERRIDES, text)
+        overrides |= {"architectures": [self.architecture.name], KEY: self.setting.to_plain()}
         return [
             sys.executable,
-            *("-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", self.model),
+            *("-m", "vllm.entrypoints.launchers.api_server.entry"),
+            # vLLM takes a word that is left over for the model and does not read it: the first is
+            # the model, so that another one is an error
+            *(self.model, "--model", self.model),
             *(_OVERRIDES, json.dumps(overrides)),
+            *("--middleware", _CHECK),
             *([] if trusting else [_TRUST, "--middleware", _GUARD]),
             *options,
         ]
@@ -104,12 +121,9 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
         If the model is not served, or the method does not fit; the message names those that do.
     """
     options = [_spelled(option) for option in options]
-    for name, allowed in _REFUSED.items():
-        rest, value = _taken(options, name)
-        if name in options or rest != options:
-            raise ArgumentError.of(name, value or "", allowed)
+    _check_options(options)
     architecture = architecture_of(config)
-    fields = provided(config, _taken(options, _SHARDING)[1] == "data")
+    fields = provided(config, _taken(options, _SHARDING)[1][-1:] == ["data"])
     note = None
     if isinstance(setting, Preset):
         chosen, note = of_preset(setting, fields), _note(setting, model, architecture)
@@ -118,8 +132,32 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
     return Plan(model, architecture, chosen, fitting(fields), note, list(options))
 
 
-def check_version() -> str:
-    """Return the version of vLLM that is installed.
+def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the model that stands among vLLM's options, and the options without it.
+
+    A word is the value of the option before it. One that follows another word, or an option with
+    its value (``--port=8000``), is the model.
+
+    Raises
+    ------
+    ArgumentError
+        If there are several such words.
+    """
+    before = ["", *words]
+    spare = [
+        place
+        for place, word in enumerate(words)
+        if not word.startswith("-") and (not before[place].startswith("-") or "=" in before[place])
+    ]
+    if len(spare) > 1:
+        shown = " ".join(words[place] for place in spare)
+        raise ArgumentError.of("MODEL", shown, "one model, best before the options of vLLM")
+    rest = [word for place, word in enumerate(words) if place not in spare]
+    return (words[spare[0]] if spare else None), rest
+
+
+def check_version() -> tuple[str, str]:
+    """Return the name and the version of the distribution of vLLM that is installed.
 
     Raises
     ------
@@ -139,7 +177,7 @@ def check_version() -> str:
             raise UnsupportedModelError(
                 f"vllm = {version}; allowed: {newest}.*, whose internals lftr's plugin knows"
             )
-        return version
+        return name, version
     newest = ".".join(map(str, NEWEST))
     raise MissingExtraError.of(f"vllm=={newest}.*", "serve")
 
@@ -159,6 +197,34 @@ def _note(preset: Preset, model: str, architecture: Architecture) -> str | None:
     return "; ".join(note for note in notes if note) or None
 
 
+def _check_options(options: Sequence[str]) -> None:
+    """Refuse options under which the server would do something else, or ignore a setting."""
+    for name, allowed in _REFUSED.items():
+        rest, values = _taken(options, name)
+        if name in options or rest != options:
+            raise ArgumentError.of(name, " ".join(values), allowed)
+    for name, known in _GENERATING.items():
+        for value in _taken(options, name)[1]:
+            if value not in known:
+                raise ArgumentError.of(
+                    name, value, f"{' or '.join(known)}: what lftr serves generates text"
+                )
+    for name in (_OVERRIDES, _PROCESSOR):
+        for text in _taken(options, name)[1]:
+            if KEY in _read_json(name, text):
+                raise ArgumentError.of(f"{name} with {KEY!r}", text, _SETTING)
+
+
+def _read_json(name: str, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError.of(name, text, f"an object of JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ArgumentError.of(name, text, "an object of JSON")
+    return values
+
+
 def _spelled(option: str) -> str:
     """Return an option in the one spelling that is looked for; vLLM takes others, too.
 
@@ -168,24 +234,35 @@ def _spelled(option: str) -> str:
         If it is shortened, or a part of one that is looked for.
     """
     name, equals, value = option.partition("=")
+    for short, full in _SHORT.items():
+        if len(name) > 2 and short.startswith(name):
+            return full + equals + value
     if not name.startswith("--"):
         return option
     head, dot, rest = name.partition(".")
     name = head.replace("_", "-") + dot + rest
-    for known in (*_REFUSED, _OVERRIDES, _TRUST, _SHARDING):
-        shortened = len(name) > 4 and known.startswith(name) and name != known
+    names = (*_REFUSED, *_GENERATING, _OVERRIDES, _TRUST, _SHARDING, _PROCESSOR)
+    for known in names:
+        shortened = len(name) > 4 and known.startswith(name) and name not in names
         if shortened or name.startswith(f"{known}."):
             raise ArgumentError.of("option", option, f"{known} in full, and whole")
     return name + equals + value
 
 
-def _taken(options: Sequence[str], name: str) -> tuple[list[str], str | None]:
-    """Return the options without one of them, and its value."""
-    rest, value = list(options), None
-    for place, option in enumerate(options):
-        if option == name and place + 1 < len(options):
-            rest, value = [*options[:place], *options[place + 2 :]], options[place + 1]
-        elif option.startswith(f"{name}="):
-            rest = [*options[:place], *options[place + 1 :]]
-            value = option.partition("=")[2]
-    return rest, value
+def _taken(options: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """Return the options without one of them, and the values that it is given."""
+    rest: list[str] = []
+    values: list[str] = []
+    words = iter(options)
+    for word in words:
+        if word.startswith(f"{name}="):
+            values.append(word.partition("=")[2])
+        elif word == name:
+            value = next(words, None)
+            if value is None:
+                rest.append(word)  # vLLM says that its value is missing
+            else:
+                values.append(value)
+        else:
+            rest.append(word)
+    return rest, values

@@ -24,13 +24,13 @@ from ....values.tokens import VisualTokens
 from ...transformers.encoder.media_input import frame_means
 from ...transformers.families import Family
 from ..architectures import architecture_of, provided
-from ..metrics import Pace
+from ..metrics import Failures, Pace
 from ..request.request_setting import KEY, Setting, field_of, of_server, setting_of
 from .encoder_inputs import EncoderInputs
 from .evidence_reader import Encoder, EvidenceReader
 
 logger = init_logger("vllm.lftr")
-_failed: set[str] = set()
+_failures = Failures()
 
 
 class Reducing(SupportsMultiModal):
@@ -218,24 +218,36 @@ def _choose(
         alike.setdefault(settings[i].text, []).append(i)
     choices: dict[int, Selection] = {}
     for members in alike.values():
-        method = settings[members[0]].method
-        selections = _chosen(method, [tokens[i] for i in members], [counts[i] for i in members])
+        setting = settings[members[0]]
+        selections = _chosen(setting, [tokens[i] for i in members], [counts[i] for i in members])
         choices |= zip(members, selections, strict=True)
     return choices
 
 
 def _chosen(
-    method: Method, items: Sequence[VisualTokens], counts: Sequence[int]
+    setting: Setting, items: Sequence[VisualTokens], counts: Sequence[int]
 ) -> list[Selection]:
-    """Return a method's selections; if it fails, evenly spaced tokens, so that serving goes on."""
+    """Return a method's selections; if it fails, evenly spaced tokens, so that serving goes on.
+
+    A device without memory is no failure of the method: vLLM has to know of it.
+    """
     try:
-        selections = method.select_all(items, counts)
+        selections = setting.method.select_all(items, counts)
         kept = [one.count for one in selections]
         if kept != list(counts):
             raise LftrError(f"it kept {kept} tokens where {list(counts)} have to stay")
-    except Exception:
-        if method.name not in _failed:  # once: a client could otherwise fill the log
-            _failed.add(method.name)
-            logger.exception("lftr: %s failed; evenly spaced tokens are kept instead", method)
+    except Exception as error:
+        if _out_of_memory(error):
+            raise
+        if get_tp_group().is_first_rank:
+            _failures.add(
+                setting.method.name or type(setting.method).__name__, setting.text, len(items)
+            )
         selections = get_method("uniform").select_all(items, counts)
     return list(selections)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; on a CPU torch raises a plain RuntimeError, known by its words."""
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "not enough memory" in str(error)

@@ -88,17 +88,36 @@ class Shortening(BaseMultiModalProcessor):
         Raises
         ------
         ArgumentError
-            If the setting is not allowed; the server answers with status 400.
+            If the setting or the prompt is not allowed; the server answers with status 400.
         """
         try:
             setting = self._setting(inputs)
             kwargs = {**inputs.hf_processor_mm_kwargs, KEY: setting.text}
-            processed = super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)
-            self.check(processed)
+            inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
+            sent = False
+            try:
+                processed = super().apply(inputs, timing_ctx)
+                self.check(processed)
+                # vLLM refuses a longer prompt next, without sending it to the engine
+                sent = len(processed["prompt_token_ids"]) < self.info.ctx.model_config.max_model_len
+            finally:
+                if not sent:
+                    self._forget(inputs)
         except ArgumentError:
             Counters.get().refused.inc()
             raise
         return processed
+
+    def _forget(self, inputs: Any) -> None:
+        """Remove a request's items from vLLM's record of what its engine has received.
+
+        The record is written before the prompt is looked at. If the request is then refused, the
+        next one with the same image would go to the engine without the image, and fail.
+        """
+        if inputs.cache is not None:
+            for hashes in self._get_mm_hashes(inputs).values():
+                for one in hashes:
+                    inputs.cache.invalidate(one)
 
     def _setting(self, inputs: Any) -> Setting:
         for medium, items in inputs.mm_data_items.items():
@@ -115,7 +134,15 @@ class Shortening(BaseMultiModalProcessor):
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)
-        processed = super()._apply_hf_processor_main(mm_items, plain)
+        try:
+            processed = super()._apply_hf_processor_main(mm_items, plain)
+        except ValueError as error:
+            if error.__cause__ is None:
+                raise
+            # vLLM's own message would send all pixels back
+            media = " and ".join(f"{name}s" for name, n in mm_items.get_all_counts().items() if n)
+            reason = " ".join(str(error.__cause__).split())[:300]
+            raise ArgumentError(f"the model cannot take these {media}: {reason}") from error
         setting = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         for medium, count in mm_items.get_all_counts().items():
             if count:
@@ -166,6 +193,24 @@ class Shortening(BaseMultiModalProcessor):
         """
         kept = setting.count(len(content))
         return Shortened(content[:kept], None, len(content), kept, setting.method.name)
+
+    def _apply_prompt_updates(self, token_ids: Any, mm_prompt_updates: Any) -> Any:
+        """Put placeholders into the prompt, which has to have a place for each item.
+
+        A client can take one away: by a template of its own, or by having the prompt truncated.
+        """
+        try:
+            ids, placeholders = super()._apply_prompt_updates(token_ids, mm_prompt_updates)
+        except AssertionError:  # vLLM's only check of it
+            placeholders = {}
+        for medium, items in mm_prompt_updates.items():
+            places = len(placeholders.get(medium, ()))
+            if places != len(items):
+                raise ArgumentError(
+                    f"the prompt has no place for every {medium}, for {places} of {len(items)}; "
+                    f"allowed: a {medium} placeholder for each, also after truncation"
+                )
+        return ids, placeholders
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         applied = super()._maybe_apply_prompt_updates(mm_items, mm_res)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ....methods import get_method, list_methods
 from ....methods.base import Method
 from ....methods.compose.base import encodes_again
 from ....methods.encoder.spelling import spell_merge
+from ....options.checks import fields_of, hints_of, scalar_rule
 from ....options.plain import from_plain, to_plain
 from ....presets import Preset
 from ....values.budget import as_arguments, budget_from_plain, resolve, stated
@@ -24,6 +25,7 @@ _FIELDS = ("method", "options", *_BUDGET)
 # without weights of slots, which vLLM's attention does not take, dropping answered better on images
 # (benchmarks/weights.py)
 UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
+_INSIDE = "it acts inside the language model, whose paged cache holds every token in all layers"
 _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
 
@@ -94,7 +96,7 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
         if len(values) > 1:
             raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and a budget")
         return of_preset(Preset.load(values["preset"]), provided)
-    return read(values, base, provided)
+    return read(values, base, provided, _build_method)
 
 
 def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
@@ -114,8 +116,25 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
     return Setting(_fitting(preset.methods[0], provided), _read_budget(as_arguments(preset.budget)))
 
 
-def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
+def read(
+    values: object,
+    default: Setting,
+    provided: frozenset[str],
+    method_of: Callable[[object, object, frozenset[str]], Method] | None = None,
+) -> Setting:
     """Return a request's setting; what it omits is as in ``default``.
+
+    Parameters
+    ----------
+    values : mapping
+        ``method`` and ``options``, ``keep`` or ``tokens``.
+    default : Setting
+        The server's own.
+    provided : frozenset of str
+        The fields that the model provides.
+    method_of : callable, optional
+        Makes a method from its name, its options and ``provided``; by default what a client may
+        ask for.
 
     Raises
     ------
@@ -130,16 +149,50 @@ def read(values: object, default: Setting, provided: frozenset[str]) -> Setting:
             raise ArgumentError.unknown(f"key of {KEY!r}", str(key), _FIELDS)
     if "options" in values and "method" not in values:
         raise ArgumentError.of("options", values["options"], "options beside the method's name")
-    method, name = default.method, values.get("method")
+    method = default.method
     if "method" in values:
-        if name not in list_methods():
-            raise ArgumentError.unknown("method", str(name), fitting(provided))
-        plain = {key: values[key] for key in ("method", "options") if key in values}
-        if name in UNWEIGHTED and isinstance(plain.get("options", {}), Mapping):
-            plain["options"] = UNWEIGHTED[name] | dict(plain.get("options", {}))
-        method = _fitting(from_plain(plain), provided)
+        name, options = values["method"], values.get("options", {})
+        method = (method_of or _read_method)(name, options, provided)
     budget = {key: values[key] for key in _BUDGET if key in values}
     return Setting(method, _read_budget(budget) if budget else default.keep)
+
+
+def _read_method(name: object, options: object, provided: frozenset[str]) -> Method:
+    """Return the method that a client asks for.
+
+    Its options can be words, numbers, true or false alone, as their types declare. Nothing is built
+    from them before they are checked: an option of another type may name a file, or another method.
+    """
+    if name in list_methods("inside"):
+        raise _refusal(name, _INSIDE, provided)
+    if name not in list_methods("before"):
+        raise ArgumentError.unknown("method", str(name), fitting(provided))
+    if not isinstance(options, Mapping):
+        raise ArgumentError.of("options", options, "an object of names and values")
+    cls = Method.registry[str(name)]
+    known = [field.name for field in fields_of(cls)]
+    hints = hints_of(cls)
+    values = dict(UNWEIGHTED.get(cls.name, {}))
+    for option, value in options.items():
+        if option not in known:
+            raise ArgumentError.unknown(f"option of method {name!r}", str(option), known)
+        rule = scalar_rule(hints.get(option))
+        if rule is None:
+            raise ArgumentError.of(option, value, "no value from a request: it is set in Python")
+        if value in ("inf", "-inf"):  # as presets and settings spell what JSON does not have
+            value = float(value)
+        rule.check(option, value)
+        values[option] = from_plain(value)  # a list becomes a tuple
+    return _fitting(cls(**values), provided)
+
+
+def _build_method(name: object, options: object, provided: frozenset[str]) -> Method:
+    """Return the method that an operator asks for, one that is made of others included."""
+    if name in list_methods("inside"):
+        raise _refusal(name, _INSIDE, provided)
+    if isinstance(options, Mapping):
+        options = UNWEIGHTED.get(str(name), {}) | dict(options)
+    return _fitting(from_plain({"method": name, "options": options}), provided)
 
 
 def fitting(provided: frozenset[str]) -> list[str]:
@@ -152,7 +205,11 @@ def _fitting(method: object, provided: frozenset[str]) -> Method:
     if lack is None:
         assert isinstance(method, Method)
         return method
-    raise ArgumentError(
+    raise _refusal(method, lack, provided)
+
+
+def _refusal(method: object, lack: str, provided: frozenset[str]) -> ArgumentError:
+    return ArgumentError(
         f"method {method} cannot serve here: {lack}; those that can: {', '.join(fitting(provided))}"
     )
 
@@ -160,9 +217,7 @@ def _fitting(method: object, provided: frozenset[str]) -> Method:
 def _lack(method: object, provided: frozenset[str]) -> str | None:
     """Return why a method cannot serve, or None."""
     if not isinstance(method, Method):
-        return (
-            "it acts inside the language model, whose paged cache holds every token in all layers"
-        )
+        return _INSIDE
     if encodes_again(method):
         return "it encodes the image a second time, at another size"
     for names in method.evidence:

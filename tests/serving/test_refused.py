@@ -1,0 +1,87 @@
+"""A request that is refused leaves nothing behind in vLLM's caches of items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lftr
+
+from . import tiny
+
+MARK = {True: "<|image_pad|>", False: "<image>"}
+
+
+@pytest.fixture(params=["llava", "qwen2_5_vl", "qwen3_vl"])
+def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Process a prompt with an image as a server does; return what goes to its engine."""
+    from vllm.config import ModelConfig
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+    from vllm.multimodal.cache.lru import LruKeyReplicatedSenderCache
+
+    from lftr.hosts.vllm import register
+
+    register()
+    checkpoint = tiny.make(request.param, tmp_path / "model")
+    config = ModelConfig(
+        str(checkpoint.folder),
+        hf_overrides={"architectures": [f"Lftr{checkpoint.stock}"], "lftr": {"keep": "1/4"}},
+        max_model_len=64,
+        dtype="float32",
+    )
+    processor = MULTIMODAL_REGISTRY.create_processor(config)
+    cache = LruKeyReplicatedSenderCache(config)
+
+    def process(prompt: str, media: Any = None) -> Any:
+        items = processor.info.parse_mm_data(media or {"image": [tiny.image(40, 36)]})
+        return processor(prompt, items, cache=cache)
+
+    process.sign = checkpoint.sign  # type: ignore[attr-defined]
+    process.token = MARK[checkpoint.name in tiny.GRIDDED]  # type: ignore[attr-defined]
+    return process
+
+
+def has_data(processed: Any) -> bool:
+    """Whether the image goes to the engine with the request."""
+    return processed["mm_kwargs"]["image"][0] is not None
+
+
+def test_an_image_is_sent_once(frontend: Any) -> None:
+    good = f"<s> t9 {frontend.sign} t20"
+    assert has_data(frontend(good))
+    assert not has_data(frontend(good))
+
+
+def test_a_refused_image_is_sent_with_the_next_request(frontend: Any) -> None:
+    good = f"<s> t9 {frontend.sign} t20"
+    bad = [("<s> t9 t20", "no place for every image, for 0 of 1")]  # as if truncated
+    if frontend.token == MARK[True]:
+        bad += [
+            (f"{good} t5 {frontend.token} t6", "1 image placeholders without images"),
+            (f"<s> t9 {frontend.token}", "ends in image tokens"),
+        ]
+    for prompt, message in bad:
+        with pytest.raises(lftr.LftrError, match=message):
+            frontend(prompt)
+        assert has_data(frontend(good)), prompt
+        with pytest.raises(lftr.LftrError, match=message):  # of an image that the engine has
+            frontend(prompt)
+        assert has_data(frontend(good)), prompt
+
+
+def test_a_prompt_that_is_too_long(frontend: Any) -> None:
+    """VLLM refuses it after this, since it is then that its length is known."""
+    good = f"<s> t9 {frontend.sign} t20"
+    assert len(frontend(f"{good}{' t7' * 60}")["prompt_token_ids"]) > 64
+    assert has_data(frontend(good))
+
+
+@pytest.mark.parametrize("frontend", ["qwen3_vl"], indirect=True)
+def test_a_clip_of_one_frame(frontend: Any) -> None:
+    """Qwen3-VL's processor refuses it; the answer is a sentence, without the pixels."""
+    with pytest.raises(lftr.LftrError, match="the model cannot take these videos: ") as caught:
+        frontend(f"<s> t9 {tiny.film_of('qwen3_vl')} t20", media={"video": [tiny.clip(1, 40, 36)]})
+    assert len(str(caught.value)) < 400
+    assert "array" not in str(caught.value)
