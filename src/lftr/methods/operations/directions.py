@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...values.indexing import take
-from .scaling import unit
+from .scaling import with_lengths
 
 FEW = 64  # rows up to which a product is faster the other way round
 
@@ -44,7 +43,7 @@ class Directions:
     parts : tuple of Tensor, shapes (B, N, D)
         The kinds of features, float32.
     factors : tuple of Tensor, shape (B, N)
-        For each kind, what brings a token to length one; 0 where it is zero in all kinds.
+        For each kind, what brings a token to length one; 0 where it is zero.
     """
 
     parts: tuple[Tensor, ...]
@@ -54,16 +53,14 @@ class Directions:
     def of(cls, *features: Tensor) -> Directions:
         """Return the directions of features ``(B, N, D)``, of which each kind counts the same.
 
-        Rows whose length is zero or would over- or underflow are scaled in a copy.
+        Rows whose length would over- or underflow are scaled in a copy, see `with_lengths`.
         """
-        parts = tuple(x.float() for x in features)
-        lengths = [x.norm(dim=-1) for x in parts]
-        if all(bool(((length > 1e-15) & (length < 1e15)).all()) for length in lengths):
-            scale = math.sqrt(len(parts))
-            return cls(parts, tuple((length * scale).reciprocal_() for length in lengths))
-        parts = tuple(unit(x) for x in parts)
-        number = torch.stack([x.any(dim=-1) for x in parts]).sum(dim=0)
-        return cls(parts, (number.rsqrt().where(number > 0, 0.0),) * len(parts))
+        measured = [with_lengths(x) for x in features]
+        parts = tuple(x for x, _ in measured)
+        lengths = torch.stack([length for _, length in measured])
+        number = (lengths > 0).sum(dim=0)
+        factors = (lengths * number.sqrt()).reciprocal().where(lengths > 0, 0.0)
+        return cls(parts, tuple(factors.unbind(0)))
 
     @property
     def shape(self) -> torch.Size:
@@ -135,8 +132,7 @@ class Directions:
             weight = factor.reshape(batch * groups, 1, -1)
             mean = torch.bmm(weight, by_group) / weight.shape[2]
             size += mean.square().sum(dim=2)
-            # for many groups the other way round is faster, but not the same bits
-            product = torch.bmm(mean, by_group.mT) if groups > 1 else torch.bmm(by_group, mean.mT)
+            product = torch.bmm(mean, by_group.mT)
             products.append(product.reshape(batch, total).mul_(factor))
         length = size.sqrt().clamp_min(torch.finfo(size.dtype).tiny)
         return (
