@@ -179,11 +179,12 @@ def test_visual_grouping(seeds):
 @given(st.integers(1, 40), st.integers(3, 9), st.integers(1, 50))
 def test_density_peaks(total, neighbours, block):
     x = normal(total, 2, total, 3)
-    old, density.BLOCK = density.BLOCK, block
+    old = density.BLOCK, density.HELD
+    density.BLOCK, density.HELD = block, block * total
     try:
         got = density.density_peaks(x, total, neighbours)
     finally:
-        density.BLOCK = old
+        density.BLOCK, density.HELD = old
     for row, order in zip(x, got, strict=True):
         distance = (row[:, None] - row[None]).norm(dim=2) / 3**0.5
         near = distance.sort(dim=1).values[:, :neighbours]
@@ -195,6 +196,23 @@ def test_density_peaks(total, neighbours, block):
             ]
         )
         torch.testing.assert_close(score[order], score.sort(descending=True).values)
+
+
+@pytest.mark.parametrize("held", [1, 1 << 22])
+def test_peak_clusters(held, monkeypatch):
+    monkeypatch.setattr(density, "BLOCK", 7)
+    monkeypatch.setattr(density, "HELD", held)
+    x = normal(3, 4, 30, 5)
+    members = normal(4, 4, 30) > -0.5
+    counts = torch.tensor([1, 3, 0, 8])
+    scores = density.peak_scores(x, 4, members)
+    leader = density.peak_clusters(x, 4, members, counts)
+    for row, score, inside, count, got in zip(x, scores, members, counts, leader, strict=True):
+        if count:
+            peaks = score.argsort(descending=True, stable=True)[:count].sort().values
+            nearest = peaks[(row[:, None] - row[peaks]).norm(dim=2).argmin(dim=1)]
+            nearest[peaks] = peaks
+            assert got[inside].equal(nearest[inside])
 
 
 def test_equally_dense_tokens_are_no_longer_random():

@@ -9,6 +9,7 @@ import torch
 from lftr.methods.operations import lazy_greedy, similarity, thinning
 from lftr.methods.operations.apportion import floored
 from lftr.methods.operations.coverage import facility_location
+from lftr.methods.operations.directions import gram
 from lftr.methods.operations.greedy import (
     determinantal,
     farthest_point,
@@ -18,7 +19,6 @@ from lftr.methods.operations.greedy import (
 )
 from lftr.methods.operations.outliers import outlier_count
 from lftr.methods.operations.scaling import mean_cosine, min_max, unit, z_score
-from lftr.methods.operations.similarity import gram
 from lftr.methods.operations.thinning import thin
 from lftr.methods.operations.turns import turns
 

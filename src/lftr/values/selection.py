@@ -129,6 +129,19 @@ class Selection:
             raise ArgumentError.of("index", self.index, "non-negative whole numbers")
         object.__setattr__(self, "index", index)
 
+    @classmethod
+    def _known(
+        cls,
+        index: Tensor,
+        flow: Flow | None = None,
+        notes: tuple[str, ...] = (),
+        slot_weight: Tensor | None = None,
+    ) -> Selection:
+        """Return a decision without the checks: its index is ascending by the way it was made."""
+        made = object.__new__(cls)
+        made.__dict__.update(index=index, flow=flow, notes=notes, slot_weight=slot_weight)
+        return made
+
     @property
     def batched(self) -> bool:
         """Whether this decides for a stack of items."""
@@ -249,7 +262,7 @@ class Selection:
         if flow is not None:
             flow = Flow(flow.source[i], flow.slot[i], flow.weight[i])
         weight = None if self.slot_weight is None else self.slot_weight[i]
-        return Selection(self.index[i], flow, self.notes, weight)
+        return self._known(self.index[i], flow, self.notes, weight)
 
     def through(self, index: Tensor) -> Selection:
         """Return this decision about tokens ``x[index]`` as one about ``x``; ``index`` ascends."""
@@ -269,7 +282,7 @@ class Selection:
     def everything(cls, total: int, batch: int | None = None) -> Selection:
         """Return the decision that keeps all ``total`` tokens, for one item or a stack."""
         index = torch.arange(total)
-        return cls(index if batch is None else index.expand(batch, total))
+        return cls._known(index if batch is None else index.expand(batch, total))
 
     @classmethod
     def top(cls, scores: Tensor, keep: int, notes: Sequence[str] = ()) -> Selection:
@@ -280,6 +293,6 @@ class Selection:
         least = scores.topk(min(keep, scores.shape[-1]), dim=-1).values[..., -1:]
         index = (scores >= least).nonzero()[:, -1]
         if len(index) == scores[..., 0].numel() * keep:  # nothing ties with the last
-            return cls(index.view(*scores.shape[:-1], keep), notes=tuple(notes))
+            return cls._known(index.view(*scores.shape[:-1], keep), notes=tuple(notes))
         order = scores.argsort(dim=-1, descending=True, stable=True)
-        return cls(order[..., :keep].sort(dim=-1).values, notes=tuple(notes))
+        return cls._known(order[..., :keep].sort(dim=-1).values, notes=tuple(notes))

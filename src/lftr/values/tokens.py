@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -147,14 +148,7 @@ class VisualTokens:
         """Frame or tile, row and column of each token: int64 ``(N, 3)``, shared by a stack."""
         if self._coordinates is not None:
             return self._coordinates
-        device = self.features.device
-        parts, first = [], 0
-        for frames, rows, columns in self.blocks:
-            axes = [torch.arange(n, device=device) for n in (frames, rows, columns)]
-            axes[0] = axes[0] + first
-            parts.append(torch.cartesian_prod(*axes).reshape(-1, 3))
-            first += frames
-        return torch.cat(parts)
+        return _coordinates(self.blocks).to(self.features.device)
 
     def evidence(self, *names: str) -> tuple[str, Tensor]:
         """Return the name and the value of the first of the named fields that is set.
@@ -174,7 +168,14 @@ class VisualTokens:
         """Return the same tokens with a leading batch dimension (of one, where there was none)."""
         if self.batched:
             return self
-        return self._map(lambda _, value: value.unsqueeze(0))
+        stack = object.__new__(type(self))  # checked already, like all that `self` holds
+        stack.__dict__.update(self.__dict__)
+        stack.__dict__.update(
+            (name, value.unsqueeze(0))
+            for name in FIELDS
+            if (value := getattr(self, name)) is not None
+        )
+        return stack
 
     def item(self, i: int) -> VisualTokens:
         """Return item ``i`` of a stack, without a batch dimension."""
@@ -286,3 +287,16 @@ class VisualTokens:
         )
         marks = None if self.separator is None else tuple(self.separator.tolist())
         return (shapes, self.blocks, marks)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _coordinates(blocks: tuple[Grid, ...]) -> Tensor:
+    """Return `VisualTokens.coordinates` of a layout, on the CPU. They are not to be changed."""
+    parts, first = [], 0
+    for frames, rows, columns in blocks:
+        axes = [torch.arange(n, device="cpu") for n in (frames, rows, columns)]
+        axes[0] = axes[0] + first
+        parts.append(torch.cartesian_prod(*axes).reshape(-1, 3))
+        first += frames
+    return torch.cat(parts)

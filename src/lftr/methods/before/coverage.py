@@ -15,6 +15,7 @@ from ..base import Evidence, Method
 from ..compose.mix import Mix
 from ..operations.cells import candidates, spread
 from ..operations.coverage import facility_location
+from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
 from ..operations.scaling import min_max, unit
 from ..operations.signals import ENCODER, encoder_features
@@ -85,7 +86,7 @@ class Coverage(Method, name="coverage"):
         kept = picks.sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
-        slot, _ = clusters(x, kept, self.rounds)
+        slot, _ = clusters(Directions.of(x), kept, self.rounds)
         return Selection(kept, mean_flow(slot, keep), notes)
 
     def _importance(self, x: Tensor) -> Tensor | None:

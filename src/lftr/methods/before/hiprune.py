@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from ...options.checks import Range
@@ -64,32 +65,45 @@ class HiPrune(Method, name="hiprune"):
         text: Evidence = (TEXT, ("visual_projected", "features"))
         return attention + text if self.text_share > 0 else attention
 
+    def reads_features(self, tokens: VisualTokens) -> bool:
+        return self.text_share > 0 and super().reads_features(tokens)
+
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         deep = received(tokens)
         notes: Notes = ()
         shallow = tokens.attention_received_shallow
         if shallow is None:
             shallow, notes = deep, stand_in("attention_received", "attention_received_shallow")
-        anchors = _ranks(shallow.float()) < round(keep * self.alpha / 5)
+        anchors = _first(shallow.float(), round(keep * self.alpha / 5))
         around = _beside(anchors, tokens.coordinates)
         # one order of all tokens: anchors, neighbours, then by the deep layer's attention
         order = _ranks(deep) - tokens.count * (around.int() + 2 * anchors.int())
         if self.text_share == 0:
             return Selection.top(-order, keep, notes)
         relevance, more = text_relevance(tokens, self.text_sign)
-        seen = _ranks(-order) < keep - round(keep * self.text_share)
+        seen = _first(-order, keep - round(keep * self.text_share))
         return Selection.top(seen.int() * 2 * tokens.count - _ranks(relevance), keep, notes + more)
 
 
 def _ranks(scores: Tensor) -> Tensor:
     """Return the place of each token, highest score first; ties go to the earlier."""
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place)
 
 
-def _beside(anchors: Tensor, coordinates: Tensor) -> Tensor:
-    """Return which tokens are left, right, above or below an anchor ``(B, N)`` in its frame."""
-    count = int(anchors.sum(dim=1)[0])
-    index = anchors.nonzero()[:, 1].reshape(len(anchors), count)
-    step = (coordinates[:, None] - coordinates[index][:, None]).abs()  # (B, N, count, 3)
-    near = (step[..., 0] == 0) & (step[..., 1] + step[..., 2] == 1)
-    return near.any(dim=2)
+def _first(scores: Tensor, count: int) -> Tensor:
+    """Return which tokens have the ``count`` highest scores; ties go to the earlier."""
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    return chosen.scatter_(1, Selection.top(scores, count).index, True) if count else chosen
+
+
+def _beside(chosen: Tensor, coordinates: Tensor) -> Tensor:
+    """Return which tokens are left, right, above or below a chosen one ``(B, N)`` in its frame."""
+    shape = coordinates.amax(dim=0).add(3).tolist()  # with a margin around each frame
+    frame, row, column = (coordinates + 1).unbind(1)
+    place = (frame * shape[1] + row) * shape[2] + column
+    there = chosen.new_zeros(len(chosen), shape[0] * shape[1] * shape[2])
+    there[:, place] = chosen
+    sides = (place - 1, place + 1, place - shape[2], place + shape[2])
+    return torch.stack([there[:, side] for side in sides]).any(dim=0)

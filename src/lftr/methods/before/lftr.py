@@ -11,17 +11,18 @@ from torch import Tensor
 
 from ...options.checks import Range
 from ...values.errors import MissingEvidenceError
-from ...values.indexing import take
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.apportion import apportion
 from ..operations.cells import candidates, spread
+from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
 from ..operations.relevance_greedy import marginal_relevance
 from ..operations.scaling import mean_cosine, min_max, unit, z_score
 from ..operations.signals import ENCODER, TEXT, Notes, encoder_features, stand_in
+from ..operations.similarity import Similarity
 from ..operations.temporal import changed, nearest_kept, pick_in_frames, run_slots, slot_flow
 
 
@@ -116,35 +117,37 @@ class Lftr(Method, name="lftr"):
         return tuple(needs)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        x, notes = self._compared(tokens)
-        x, length = _measured(x)
-        scores, more = self._scores(tokens, x, length)
+        seen, notes = self._compared(tokens)
+        scores, more = self._scores(tokens, seen)
         notes = notes + more
         if len(tokens.blocks) == 1 and tokens.blocks[0][0] > 1:
-            return replace(self._in_time(tokens, x, length, scores, keep), notes=notes)
+            return replace(self._in_time(tokens, seen, scores, keep), notes=notes)
         index = self._candidates(tokens, scores, keep)
-        near = take(x, index, 1) / length.gather(1, index).unsqueeze(2)
+        every = index.shape[1] == tokens.count
+        near = Similarity(seen if every else seen.take(index), keep, diagonal=math.inf)
         picks = marginal_relevance(near, scores.gather(1, index), keep, self.diversity)
         kept = index.gather(1, picks).sort(dim=1).values
         if self.leftovers == "drop":
             return Selection(kept, notes=notes)
-        return Selection(kept, mean_flow(clusters(x, kept, self.rounds)[0], keep), notes)
+        slot, _ = clusters(seen, kept, self.rounds, cosine=near.held(kept) if every else None)
+        return Selection(kept, mean_flow(slot, keep), notes)
 
-    def _compared(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
-        """Return the features ``(B, N, D)`` by which tokens are compared, float32, and notes."""
+    def _compared(self, tokens: VisualTokens) -> tuple[Directions, Notes]:
+        """Return that by which tokens are compared, and notes."""
         if self.space == "model":
-            return tokens.features.float(), ()
+            return Directions.of(tokens.features), ()
         seen, notes = encoder_features(tokens)
         if self.space == "encoder" or seen is tokens.features:
-            return seen.float(), notes
-        return torch.cat([unit(tokens.features.float()), unit(seen.float())], dim=-1), notes
+            return Directions.of(seen), notes
+        return Directions.of(tokens.features, seen), notes
 
     def _in_time(
-        self, tokens: VisualTokens, x: Tensor, length: Tensor, scores: Tensor, keep: int
+        self, tokens: VisualTokens, seen: Directions, scores: Tensor, keep: int
     ) -> Selection:
-        """Reduce a stack of clips, of measured features and scores as of `choose`, in both ways."""
+        """Reduce a stack of clips, with scores ``(B, N)`` of their tokens, in both ways."""
         frames, height, width = tokens.blocks[0]
         size, total = height * width, tokens.count
+        x, length = seen.joined()
         x, scores = x.unflatten(1, (frames, size)), scores.unflatten(1, (frames, size))
         between_stages = max(keep, math.ceil(total * (keep / total) ** self.time_share))
         length = length.view_as(scores)
@@ -184,31 +187,24 @@ class Lftr(Method, name="lftr"):
             return Selection.top(scores, number).index
         return spread(tokens, number).expand(len(scores), -1)
 
-    def _scores(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> tuple[Tensor, Notes]:
+    def _scores(self, tokens: VisualTokens, seen: Directions) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""
         if self.relevance == "frame":
-            return min_max(self._to_frame(tokens, x, length)), ()
+            return min_max(self._to_frame(tokens, seen)), ()
         text, notes = self._to_text(tokens)
         if self.relevance == "text":
             return min_max(text), notes
-        return min_max(z_score(self._to_frame(tokens, x, length)) + z_score(text)), notes
+        return min_max(z_score(self._to_frame(tokens, seen)) + z_score(text)), notes
 
-    def _to_frame(self, tokens: VisualTokens, x: Tensor, length: Tensor) -> Tensor:
+    def _to_frame(self, tokens: VisualTokens, seen: Directions) -> Tensor:
         """Return the relevance ``(B, N)`` to the token's own frame, higher for significant."""
         if self.descriptor == "cls-attention":
             return tokens.evidence("cls_attention")[1].float().mean(dim=1)
         sign = 1.0 if self.direction == "near" else -1.0
         if self.descriptor == "cls":
-            seen = unit(encoder_features(tokens)[0].float())
-            return sign * (seen * _cls_outputs(tokens, seen.shape[-1])).sum(dim=-1)
-        batch, total, width = x.shape
-        frames = tokens.grid[0] if tokens.grid is not None else 1
-        by_frame = x.reshape(batch * frames, total // frames, width)
-        # the mean of the patches at length one, in a single pass over them
-        content = torch.bmm(length.reciprocal().reshape(batch * frames, 1, -1), by_frame)
-        if frames > 1:  # the other way round is slower for many products, but not the same bits
-            return sign * torch.bmm(unit(content), by_frame.mT).reshape(batch, total) / length
-        return sign * torch.bmm(by_frame, unit(content).mT).reshape(batch, total) / length
+            rows = unit(encoder_features(tokens)[0].float())
+            return sign * (rows * _cls_outputs(tokens, rows.shape[-1])).sum(dim=-1)
+        return sign * seen.to_mean(tokens.grid[0] if tokens.grid is not None else 1)
 
     def _to_text(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
         """Return the relevance ``(B, N)`` to the text, by the sign that is asked for."""
@@ -232,11 +228,3 @@ def _cls_outputs(tokens: VisualTokens, width: int) -> Tensor:
     if content.shape[1] != sum(frames for frames, _, _ in tokens.blocks):
         return unit(content.float().mean(dim=1, keepdim=True))
     return unit(content)[:, tokens.coordinates[:, 0]]
-
-
-def _measured(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows and their lengths ``(B, N)``, none of them zero, over- or underflowing."""
-    length = x.norm(dim=-1)
-    if bool(((length > 1e-15) & (length < 1e15)).all()):
-        return x, length
-    return unit(x), torch.ones_like(length)

@@ -52,6 +52,9 @@ class Trim(Method, name="trim"):
     def evidence(self) -> Evidence:
         return (TEXT, ("visual_projected", "features"))
 
+    def reads_features(self, tokens: VisualTokens) -> bool:
+        return tokens.text_embeds is None or tokens.visual_projected is None
+
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         scores, notes = self.relevance(tokens)
         order = scores.argsort(dim=1, descending=True, stable=True)
@@ -72,5 +75,5 @@ class Trim(Method, name="trim"):
             scores, notes = text_relevance(tokens, self.text_sign)
             return scores.softmax(dim=1), notes
         text = tokens.text_embeds.float().mean(dim=1, keepdim=True)
-        product = (tokens.visual_projected.float() * text).sum(dim=2)
+        product = torch.bmm(text, tokens.visual_projected.float().mT).squeeze(1)
         return (text_factor(self.text_sign, clip=True) * product).softmax(dim=1), ()

@@ -14,6 +14,7 @@ from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.composing import check_composable
+from ..operations.directions import Directions
 from ..operations.flows import clusters, weighted_flow
 from ..operations.signals import ENCODER, encoder_features
 from .base import Wrapper, decide
@@ -59,7 +60,7 @@ class Merge(Wrapper):
         x, notes = encoder_features(tokens)
         chosen = replace(chosen, notes=tuple(dict.fromkeys((*chosen.notes, *notes))))
         part = tokens.coordinates[:, 0] if self.within == "frame" else None
-        slot, cosine = clusters(x, chosen.index, self.rounds, part)
+        slot, cosine = clusters(Directions.of(x), chosen.index, self.rounds, part)
         check_composable(chosen)
         if chosen.flow is not None:
             if self.weighting != "mean" or self.own:

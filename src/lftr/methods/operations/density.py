@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...values.indexing import take
+from .apportion import highest
 from .similarity import BLOCK
 
 HELD = 1 << 22  # distances of a stack that are held at once
@@ -50,36 +50,99 @@ def peak_scores(x: Tensor, neighbours: int | Tensor = 5, members: Tensor | None 
     Rodriguez and Laio, "Clustering by fast search and find of density peaks", 2014; its kNN form is
     that of Du et al., arXiv 1607.02203.
     """
-    total = x.shape[1]
     limit = torch.as_tensor(neighbours, device=x.device).expand(len(x))
     if members is None:
-        return _scores(x.float(), limit, None)
-    step = max(1, HELD // (total * min(total, BLOCK)))
-    parts = zip(x.split(step), limit.split(step), members.split(step), strict=True)
-    return torch.cat([_scores(some.float(), near, inside) for some, near, inside in parts])
+        return _scores(_Distances(x.float(), None), limit)
+    parts = zip(_few(x), limit.split(step := _step(x)), members.split(step), strict=True)
+    return torch.cat([_scores(_Distances(some, inside), near) for some, near, inside in parts])
 
 
-def _scores(x: Tensor, neighbours: Tensor, members: Tensor | None) -> Tensor:
-    total, scale = x.shape[1], x.shape[2] ** -0.5
-    starts = range(0, total, BLOCK)
+def peak_clusters(x: Tensor, neighbours: int | Tensor, members: Tensor, counts: Tensor) -> Tensor:
+    """Return the peak ``(B, N)`` that leads each token; peaks lead themselves.
 
-    def computed(start: int) -> Tensor:
-        distance = torch.cdist(x[:, start : start + BLOCK], x).mul_(scale)
-        if members is not None:
-            distance.masked_fill_(~members.unsqueeze(1), torch.inf)
+    Peaks are the members with the highest `peak_scores`, and every token goes to the nearest by
+    Euclidean distance. Where there are no peaks, and for tokens that are no members, any token is
+    returned.
+
+    Parameters
+    ----------
+    x, neighbours, members
+        See `peak_scores`.
+    counts : Tensor of int64, shape (B,)
+        How many peaks each item has.
+    """
+    limit = torch.as_tensor(neighbours, device=x.device).expand(len(x))
+    leaders = []
+    step = _step(x)
+    for some, near, inside, count in zip(
+        _few(x), limit.split(step), members.split(step), counts.split(step), strict=True
+    ):
+        distances = _Distances(some, inside)
+        peaks = highest(_scores(distances, near), count)
+        leaders.append(distances.nearest(peaks))
+    return torch.cat(leaders)
+
+
+class _Distances:
+    """Euclidean distances over ``sqrt(C)`` of a stack ``(B, N, C)``, held if they are few.
+
+    Otherwise they are computed in blocks, again for each use, so that memory stays linear in N.
+    Tokens that are not among ``members`` ``(B, N)`` are infinitely far from all.
+    """
+
+    def __init__(self, x: Tensor, members: Tensor | None) -> None:
+        self.x = x
+        self.members = members
+        self.square = x.square().sum(dim=2)
+        total = x.shape[1]
+        self.starts = range(0, total, total if total * total <= HELD else BLOCK)
+        self._held = self._computed(0) if len(self.starts) == 1 else None
+
+    def block(self, start: int) -> Tensor:
+        """Return the distances ``(B, n, N)`` of the tokens of the block that begins there."""
+        return self._computed(start) if self._held is None else self._held
+
+    def nearest(self, peaks: Tensor) -> Tensor:
+        """Return the nearest peak ``(B, N)`` of each token; peaks ``(B, N)`` are their own."""
+        place = torch.arange(self.x.shape[1], device=self.x.device)
+        able = ~peaks.unsqueeze(1)
+        parts = [
+            self.block(start).masked_fill(able, torch.inf).argmin(dim=2) for start in self.starts
+        ]
+        return torch.where(peaks, place, torch.cat(parts, dim=1))
+
+    def _computed(self, start: int) -> Tensor:
+        some = slice(start, start + self.starts.step)
+        sums = self.square[:, some, None] + self.square[:, None]
+        distance = torch.baddbmm(sums, self.x[:, some], self.x.mT, alpha=-2)
+        distance.diagonal(start, dim1=1, dim2=2).zero_()
+        distance = distance.clamp_min_(0.0).sqrt_().mul_(self.x.shape[2] ** -0.5)
+        if self.members is not None:
+            distance.masked_fill_(~self.members.unsqueeze(1), torch.inf)
         return distance
 
-    one = computed(0) if len(starts) == 1 else None  # else computed twice, a block at a time
 
-    def distances(start: int) -> Tensor:
-        return computed(start) if one is None else one
+def _step(x: Tensor) -> int:
+    """Return of how many items the distances are held together."""
+    total = x.shape[1]
+    return max(1, HELD // (total * (total if total * total <= HELD else BLOCK)))
 
+
+def _few(x: Tensor) -> list[Tensor]:
+    return [some.float() for some in x.split(_step(x))]
+
+
+def _scores(distances: _Distances, neighbours: Tensor) -> Tensor:
+    members, total = distances.members, distances.x.shape[1]
     near = min(int(neighbours.max()), total)
-    nearest = [distances(i).topk(near, dim=2, largest=False).values.square() for i in starts]
+    nearest = [
+        distances.block(i).topk(near, dim=2, largest=False).values.square()
+        for i in distances.starts
+    ]
     number = neighbours.clamp_max(near)
     if members is not None:
         number = torch.minimum(number, members.sum(dim=1).clamp_min(1))
-    beyond = torch.arange(near, device=x.device) >= number[:, None, None]
+    beyond = torch.arange(near, device=number.device) >= number[:, None, None]
     known = [part.masked_fill_(beyond, 0.0).sum(dim=2) for part in nearest]
     sparsity = torch.cat(known, dim=1) / number[:, None]
     digits, exponent = sparsity.frexp()  # what differs by rounding alone is equally dense
@@ -88,36 +151,11 @@ def _scores(x: Tensor, neighbours: Tensor, members: Tensor | None) -> Tensor:
         level = level.masked_fill(~members, torch.inf)
     rank = level.argsort(dim=1, stable=True).argsort(dim=1)
     gaps = []
-    for i in starts:
-        distance = distances(i)
-        denser = rank.unsqueeze(1) < rank[:, i : i + BLOCK].unsqueeze(2)
+    for i in distances.starts:
+        distance = distances.block(i)
+        denser = rank.unsqueeze(1) < rank[:, i : i + distance.shape[1]].unsqueeze(2)
         gap = distance.masked_fill(~denser, torch.inf).amin(dim=2)
         farthest = distance.masked_fill(distance.isinf(), 0.0) if members is not None else distance
         gaps.append(gap.where(gap.isfinite(), farthest.amax(dim=2)))
     score = torch.exp(-sparsity) * torch.cat(gaps, dim=1)
     return score if members is None else score.masked_fill(~members, -torch.inf)
-
-
-def join_peaks(x: Tensor, peaks: Tensor) -> Tensor:
-    """Return the nearest peak ``(B, N)`` of each token by Euclidean distance; peaks are their own.
-
-    Parameters
-    ----------
-    x : Tensor, shape (B, N, C)
-    peaks : Tensor of bool, shape (B, N)
-        Which tokens are peaks; where there is none, any token is returned.
-    """
-    total = x.shape[1]
-    place = torch.arange(total, device=x.device)
-    most = max(1, int(peaks.sum(dim=1).max()))
-    index = (~peaks).int().argsort(dim=1, stable=True)[:, :most]  # peaks first, in order
-    step = max(1, HELD // (total * most))
-    leaders = []
-    for some, there, centre in zip(
-        x.split(step), peaks.split(step), index.split(step), strict=True
-    ):
-        distance = torch.cdist(some.float(), take(some.float(), centre, 1))
-        able = there.gather(1, centre).unsqueeze(1)
-        nearest = distance.masked_fill_(~able, torch.inf).argmin(dim=2)
-        leaders.append(torch.where(there, place, centre.gather(1, nearest)))
-    return torch.cat(leaders)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from ...values.indexing import take
 from ...values.selection import Flow
+from .directions import Directions
 from .scaling import unit
 
 BLOCK = 1 << 22  # similarities that are in memory at once
@@ -23,7 +25,10 @@ def mean_flow(slot: Tensor, count: int) -> Flow:
     count : int
         Number of slots.
     """
-    return weighted_flow(slot, torch.ones_like(slot, dtype=torch.float32), count)
+    ones = torch.ones_like(slot, dtype=torch.float32)
+    number = ones.new_zeros(len(slot), count).scatter_add_(1, slot, ones)
+    source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
+    return Flow(source, slot, number.reciprocal_().gather(1, slot))
 
 
 def weighted_flow(slot: Tensor, weight: Tensor, count: int) -> Flow:
@@ -65,11 +70,15 @@ def nearest(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     index : Tensor of int64, shape (B, K)
         The kept tokens.
     """
-    return clusters(x, index)
+    return clusters(Directions.of(x), index)
 
 
 def clusters(
-    x: Tensor, index: Tensor, rounds: int = 0, part: Tensor | None = None
+    tokens: Directions,
+    index: Tensor,
+    rounds: int = 0,
+    part: Tensor | None = None,
+    cosine: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the slot ``(B, N)`` of each token, and its cosine with the slot's centre.
 
@@ -79,7 +88,8 @@ def clusters(
 
     Parameters
     ----------
-    x : Tensor, shape (B, N, C)
+    tokens : Directions
+        Of ``(B, N)`` tokens.
     index : Tensor of int64, shape (B, K)
         The kept tokens.
     rounds : int
@@ -87,23 +97,29 @@ def clusters(
     part : Tensor of int64, shape (N,), optional
         The part of the item that each token is in, such as its frame. Tokens go to slots of the
         same part if it has any.
+    cosine : Tensor, shape (B, K, N), optional
+        The cosines of the kept tokens with all, if they are known.
     """
-    x = unit(x)
     parts = None if part is None else (part, part[index])
-    slot, cosine = nearest_to(x, take(x, index, 1), parts=parts)
+    shape = (*index.shape, tokens.shape[1])
+
+    def cosines(some: slice) -> Tensor:
+        return tokens.rows(index, some) if cosine is None else cosine[:, :, some]
+
+    slot, best = _nearest(cosines, shape, parts)
     slot = with_anchors(slot, index)
+    if rounds:
+        rows, length = tokens.joined()
+        x = rows / length.unsqueeze(2)
     for _ in range(rounds):
         centres = unit(mean_flow(slot, index.shape[1]).combine(x, index.shape[1]))
-        slot, cosine = nearest_to(x, centres, parts=parts)
+        slot, best = nearest_to(x, centres, parts)
         slot = with_anchors(slot, index)
-    return slot, cosine
+    return slot, best
 
 
 def nearest_to(
-    x: Tensor,
-    centres: Tensor,
-    length: Tensor | None = None,
-    parts: tuple[Tensor, Tensor] | None = None,
+    x: Tensor, centres: Tensor, parts: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the centre of ``(B, K, C)`` nearest to each token of ``(B, N, C)``, and their cosine.
 
@@ -113,23 +129,30 @@ def nearest_to(
     Parameters
     ----------
     x : Tensor, shape (B, N, C)
-        Tokens of length one, unless ``length`` is passed.
+        Tokens of length one.
     centres : Tensor, shape (B, K, C)
         Centres of length one.
-    length : Tensor, shape (B, N), optional
-        Lengths of the tokens.
     parts : tuple of Tensor, shapes (N,) and (B, K), optional
         The part of the item that each token and each centre is in. A centre of another part is
         taken only if no centre is in the token's part.
     """
-    step = max(1, BLOCK // (centres.shape[1] * len(x)))
+    shape = (*centres.shape[:2], x.shape[1])
+    return _nearest(lambda some: torch.bmm(centres, x[:, some].mT), shape, parts)
+
+
+def _nearest(
+    cosines: Callable[[slice], Tensor],
+    shape: tuple[int, int, int],
+    parts: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `nearest_to` does, from the cosines ``(B, K, n)`` of some of the tokens."""
+    batch, count, total = shape
+    step = max(1, BLOCK // (count * batch))
     slots, best = [], []
-    for start in range(0, x.shape[1], step):
-        cosine = torch.bmm(centres, x[:, start : start + step].mT)
-        if length is not None:
-            cosine /= length[:, None, start : start + step]
+    for start in range(0, total, step):
+        cosine = cosines(slice(start, start + step))
         if parts is not None:
-            cosine -= 3.0 * (parts[1].unsqueeze(2) != parts[0][start : start + step])
+            cosine = cosine - 3.0 * (parts[1].unsqueeze(2) != parts[0][start : start + step])
         best.append(cosine.amax(dim=1))
         slots.append((cosine >= best[-1].unsqueeze(1) - ROUNDING).max(dim=1).indices)
     return torch.cat(slots, dim=1), torch.cat(best, dim=1)

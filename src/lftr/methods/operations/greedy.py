@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .scaling import unit
+from .directions import Directions
 from .similarity import Similarity, most_isolated
 
 
@@ -21,7 +21,9 @@ def farthest_point(x: Tensor, keep: int) -> Tensor:
     keep : int
         Picks, at most N.
     """
-    similarity = Similarity(unit(x), diagonal=torch.inf)  # a picked token is never far again
+    similarity = Similarity(
+        Directions.of(x), x.shape[1], diagonal=torch.inf
+    )  # a picked token is never far again
     pick = most_isolated(similarity)
     picks = [pick]
     nearest = torch.full(x.shape[:2], -torch.inf, device=x.device)
@@ -49,12 +51,13 @@ def determinantal(x: Tensor, quality: Tensor, keep: int) -> Tensor:
         Picks, at most N.
     """
     quality = quality.float() / quality.amax(dim=1, keepdim=True).clamp_min(1e-30)
-    x = unit(x) * quality.unsqueeze(2)
-    similarity = Similarity(x)  # of rows no longer than one: the kernel itself
-    whole = x.square().sum(dim=2)
+    tokens = Directions.of(x)
+    kernel = Directions(tokens.parts, tuple(factor * quality for factor in tokens.factors))
+    similarity = Similarity(kernel, keep)
+    whole = quality.square().where(tokens.factors[0] > 0, 0.0)
     exhausted, spent = 1e-5 * whole, quality.square() - 4.0  # float32 resolves no smaller residual
     left = torch.where(whole > exhausted, whole, spent)
-    factor = x.new_empty(len(x), keep, x.shape[1])
+    factor = left.new_empty(len(x), keep, x.shape[1])
     picks = []
     for i in range(keep):
         pick = left.argmax(dim=1)
@@ -89,7 +92,7 @@ def soft_nms(x: Tensor, scores: Tensor, keep: int, gamma: float) -> Tensor:
     gamma : float
         Higher lowers only the nearer tokens.
     """
-    similarity = Similarity(unit(x))
+    similarity = Similarity(Directions.of(x), keep)
     left = scores.float().clone()
     picks = []
     for _ in range(keep):
@@ -116,7 +119,7 @@ def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
     threshold : float
         Cosine above which two tokens count as duplicates.
     """
-    similarity = Similarity(unit(x))
+    similarity = Similarity(Directions.of(x), keep)
     total = x.shape[1]
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     rank = ranks.float()  # exact up to 2^24 tokens
@@ -147,7 +150,7 @@ def k_centre(x: Tensor, keep: int, covered: Tensor, weight: Tensor | None = None
     weight : Tensor, shape (B, N), optional
         Non-negative factor of each token's distance; by default 1.
     """
-    similarity = Similarity(unit(x))
+    similarity = Similarity(Directions.of(x), keep)
     nearest = similarity.rows(covered).amax(dim=1)
     weight = torch.ones_like(nearest) if weight is None else weight.float()
     free = torch.zeros_like(nearest).scatter_(1, covered, -torch.inf)

@@ -9,7 +9,11 @@ from .similarity import Similarity
 
 
 def marginal_relevance(
-    x: Tensor, scores: Tensor, keep: int, diversity: float, among: Tensor | None = None
+    similarity: Similarity,
+    scores: Tensor,
+    keep: int,
+    diversity: float,
+    among: Tensor | None = None,
 ) -> Tensor:
     """Pick the highest ``(1 - diversity) * score + diversity * distance to the nearest pick``.
 
@@ -18,8 +22,8 @@ def marginal_relevance(
 
     Parameters
     ----------
-    x : Tensor, shape (B, N, C)
-        Rows of length one.
+    similarity : Similarity
+        Of the tokens, infinite for a token with itself.
     scores : Tensor, shape (B, N)
         On the scale of a cosine distance, say ``[0, 1]``.
     keep : int
@@ -38,24 +42,13 @@ def marginal_relevance(
         scores = scores.masked_fill(~among, -torch.inf)
     if diversity == 0:
         return scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
-    similarity = Similarity(x)
     gain = (1.0 - diversity) * scores
     if among is not None:
         gain = gain.masked_fill(~among, -torch.inf)  # also where diversity is all
-    rows = None
-    if similarity.pairs is not None:  # what a pick leaves of every value, for all picks at once
-        rows = torch.sub(gain.unsqueeze(1), similarity.pairs, alpha=diversity)
-        rows.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-        rows = rows.flatten(0, 1)
-    first = torch.arange(len(x), device=x.device) * x.shape[1]
     value, picks = scores, []
     for step in range(keep):
         pick = value.argmax(dim=1)
         picks.append(pick)
-        if rows is not None:
-            left = rows.index_select(0, pick + first)
-        else:
-            left = torch.sub(gain, similarity.row(pick, value), alpha=diversity)
-            left.scatter_(1, pick.unsqueeze(1), -torch.inf)
+        left = torch.sub(gain, similarity.row(pick, value), alpha=diversity)
         value = torch.minimum(value, left) if step else left
     return torch.stack(picks, dim=1)

@@ -6,6 +6,19 @@ import torch
 from torch import Tensor
 
 
+def with_lengths(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows ``(..., C)`` in float32 and their lengths ``(...)``.
+
+    If lengths would over- or underflow, all rows are at length one instead; zero rows stay zero.
+    """
+    x = x.float()
+    length = x.norm(dim=-1)
+    if bool(((length > 1e-15) & (length < 1e15)).all()):
+        return x, length
+    x = unit(x)
+    return x, x.norm(dim=-1).round()
+
+
 def unit(x: Tensor) -> Tensor:
     """Return the rows ``(..., C)`` at length one, in float32; zero rows stay zero.
 
@@ -45,7 +58,10 @@ def z_score(scores: Tensor) -> Tensor:
 def mean_cosine(x: Tensor, targets: Tensor) -> Tensor:
     """Return the cosine ``(B, N)`` of the rows of ``x`` ``(B, N, C)`` with some targets.
 
-    Averaged over the targets ``(B, M, C)``. A product and a sum rather than a matrix product, whose
-    rounding would depend on the batch.
+    Averaged over the targets ``(B, M, C)``.
     """
-    return (unit(x) * unit(targets).mean(dim=1, keepdim=True)).sum(dim=-1)
+    middle = unit(targets).mean(dim=1, keepdim=True)
+    x, length = with_lengths(x)
+    # this way round, the rounding of an item does not depend on the others of the batch
+    cosine = torch.bmm(middle, x.mT).squeeze(1)
+    return cosine / length.clamp_min(torch.finfo(length.dtype).tiny)

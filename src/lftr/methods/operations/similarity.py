@@ -2,68 +2,53 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from ...values.indexing import take
+from .directions import Directions
 
 WHOLE = 1024  # tokens up to which an item's N x N map is held; four times as many on a GPU
 BLOCK = 512  # rows of the map that are held at once beyond that
 SAME = 1.0 - 1e-6  # rounding lets duplicates differ in the last bits; here they are equally near
 
 
-def gram(x: Tensor) -> Tensor:
-    """Return all products of a stack's rows ``(B, N, C)``: ``(B, N, N)``.
-
-    On a CPU each pair is computed once and mirrored, which nearly halves the time.
-    """
-    batch, total, _ = x.shape
-    if total < 256 or x.device.type != "cpu":
-        return torch.bmm(x, x.mT)
-    out = x.new_empty(batch, total, total)
-    step = max(64, total // 128 * 16)
-    for low in range(0, total, step):
-        high = min(low + step, total)
-        block = torch.bmm(x[:, low:high], x[:, low:].mT)
-        out[:, low:high, low:] = block
-        out[:, high:, low:high] = block[:, :, high - low :].mT
-    return out
-
-
 class Similarity:
     """Rows of the cosine similarities of a stack, for rules that pick tokens one after the other.
 
-    Up to `WHOLE` tokens all pairs are computed at once. Beyond, the rows of the tokens that are
-    likely picked next are computed together, at most `BLOCK` of them, so that memory stays linear
-    in N and a pick costs a share of a matrix product instead of a pass over the features.
+    Up to `WHOLE` tokens, where many of them are picked, all pairs are computed at once. Otherwise
+    the rows of the tokens that are likely picked next are computed together, at most `BLOCK` of
+    them, so that memory stays linear in N and a pick costs a share of a matrix product instead of a
+    pass over the features.
 
     Parameters
     ----------
-    x : Tensor, shape (B, N, C)
-        Rows of length one, see `unit`.
+    tokens : Directions
+    picks : int
+        How many rows will be asked for, of each item.
     diagonal : float, optional
         Value of a token's similarity with itself; by default the cosine.
-    whole : int, optional
-        Tokens up to which all pairs are computed at once; by default `WHOLE`, on a GPU four times
-        as many.
     """
 
-    def __init__(self, x: Tensor, diagonal: float | None = None, whole: int | None = None) -> None:
-        self.x = x
+    def __init__(self, tokens: Directions, picks: int, diagonal: float | None = None) -> None:
+        self.tokens = tokens
         self.diagonal = diagonal
-        self.pairs: Tensor | None = None
-        self._first = torch.arange(len(x), device=x.device) * x.shape[1]
-        if whole is None:
-            whole = WHOLE if x.device.type == "cpu" else 4 * WHOLE
-        if x.shape[1] <= whole:
-            self.pairs = gram(x).clamp_(max=SAME)
-            self.fill_diagonal(diagonal)
-            self._every = self.pairs.flatten(0, 1)
-        else:
-            self._index = self._first.new_zeros(len(x), 1)
-            self._rows = x.new_zeros(len(x), 1, 1)
-            self._slot = torch.full(x.shape[:2], -1, device=x.device)
-            self._served = BLOCK // 16
+        self._picks = picks
+        self._known: list[dict[int, Tensor]] = [{} for _ in range(tokens.shape[0])]
+        self._served = [0] * tokens.shape[0]
+
+    @cached_property
+    def pairs(self) -> Tensor | None:
+        """All similarities ``(B, N, N)``, if they are computed at once."""
+        total, gpu = self.tokens.shape[1], self.tokens.device.type != "cpu"
+        if total > (4 * WHOLE if gpu else WHOLE) or not (gpu or self._picks > total // 6):
+            return None
+        pairs = self.tokens.gram().clamp_(max=SAME)
+        if self.diagonal is not None:
+            pairs.diagonal(dim1=1, dim2=2).fill_(self.diagonal)
+        return pairs
 
     def fill_diagonal(self, value: float | None) -> None:
         """Write ``value`` for every token's similarity with itself; None leaves it."""
@@ -83,33 +68,55 @@ class Similarity:
             Whether high scores mean soon.
         """
         if self.pairs is not None:
-            return self._every.index_select(0, pick + self._first if len(pick) > 1 else pick)
-        slot = self._slot.gather(1, pick.unsqueeze(1))
-        if bool((slot < 0).any()):
-            self._fetch(pick, likely if largest else -likely)
-            slot = self._slot.gather(1, pick.unsqueeze(1))
-        self._served += 1
-        return take(self._rows, slot, 1).squeeze(1)
+            return take(self.pairs, pick.unsqueeze(1), 1).squeeze(1)
+        rows = []
+        for item, token in enumerate(pick.tolist()):
+            if token not in self._known[item]:
+                self._fetch(item, pick[item : item + 1], likely[item] if largest else -likely[item])
+            rows.append(self._known[item][token])
+            self._served[item] += 1
+        return torch.stack(rows) if len(rows) > 1 else rows[0].unsqueeze(0)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the similarities ``(B, M, N)`` of the tokens ``index`` ``(B, M)`` to all."""
         if self.pairs is not None:
             return take(self.pairs, index, 1)
-        out = torch.bmm(take(self.x, index, 1), self.x.mT).clamp_(max=SAME)
+        return self._rows(self.tokens, index)
+
+    def held(self, index: Tensor) -> Tensor | None:
+        """Return the rows ``(B, M, N)`` of tokens ``(B, M)`` if all were computed before."""
+        if self.pairs is not None:
+            return take(self.pairs, index, 1)
+        asked = list(zip(self._known, index.tolist(), strict=True))
+        if not all(known.keys() >= set(tokens) for known, tokens in asked):
+            return None
+        return torch.stack(
+            [torch.stack([known[token] for token in tokens]) for known, tokens in asked]
+        )
+
+    def _rows(self, tokens: Directions, index: Tensor) -> Tensor:
+        out = tokens.rows(index).clamp_(max=SAME)
         if self.diagonal is not None:
             out.scatter_(2, index.unsqueeze(2), self.diagonal)
         return out
 
-    def _fetch(self, pick: Tensor, likely: Tensor) -> None:
-        """Compute the rows of ``pick`` and of the likeliest; more of them the longer they serve."""
-        size = min(BLOCK, max(16, 2 * self._served), likely.shape[1])
-        others = likely.scatter(1, pick.unsqueeze(1), -torch.inf).topk(size - 1, dim=1).indices
-        self._slot.scatter_(1, self._index, -1)
-        self._index = torch.cat([pick.unsqueeze(1), others], dim=1)
-        self._rows = self.rows(self._index)
-        order = torch.arange(size, device=pick.device).expand_as(self._index)
-        self._slot.scatter_(1, self._index, order)
-        self._served = 0
+    def _fetch(self, item: int, pick: Tensor, likely: Tensor) -> None:
+        """Compute the rows of ``pick`` and of the likeliest; more of them the longer they serve.
+
+        An item's rows are computed as if it were alone, so that they do not depend on the others.
+        """
+        known = self._known[item]
+        size = min(BLOCK, max(32, 2 * self._served[item]), len(likely))
+        likely = likely.clone()
+        if len(likely) > WHOLE:
+            known.clear()
+        elif known:
+            likely[list(known)] = -torch.inf
+        likely[pick] = -torch.inf
+        index = torch.cat([pick, likely.topk(size - 1).indices])
+        rows = self._rows(self.tokens.item(item), index.unsqueeze(0))[0]
+        known.update(zip(index.tolist(), rows.unbind(0), strict=True))
+        self._served[item] = 0
 
 
 def most_isolated(similarity: Similarity) -> Tensor:
@@ -120,16 +127,16 @@ def most_isolated(similarity: Similarity) -> Tensor:
     are compared with all; every comparison also tightens the bound of all the others, until all
     that may be the best are exact.
     """
-    x = similarity.x
-    batch, total, _ = x.shape
+    batch, total = similarity.tokens.shape
+    device = similarity.tokens.device
     if similarity.pairs is not None:
         similarity.fill_diagonal(-torch.inf)
         nearest = similarity.pairs.amax(dim=2)
         similarity.fill_diagonal(similarity.diagonal)
         return _lowest(nearest).max(dim=1).indices
-    nearest = torch.full((batch, total), -torch.inf, device=x.device)  # a lower bound, until exact
+    nearest = torch.full((batch, total), -torch.inf, device=device)  # a lower bound, until exact
     exact = torch.zeros_like(nearest, dtype=torch.bool)
-    index = (torch.arange(BLOCK // 2, device=x.device) * total // (BLOCK // 2)).expand(batch, -1)
+    index = (torch.arange(BLOCK // 2, device=device) * total // (BLOCK // 2)).expand(batch, -1)
     while True:
         rows = similarity.rows(index).scatter_(2, index.unsqueeze(2), -torch.inf)
         nearest = torch.maximum(nearest, rows.amax(dim=1))

@@ -12,9 +12,11 @@ from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from .cells import spread
 from .composing import padded
+from .directions import Directions
 from .flows import ROUNDING
 from .motion import stillness
 from .relevance_greedy import marginal_relevance
+from .similarity import Similarity
 
 
 def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
@@ -143,10 +145,11 @@ def pick_in_frames(
         group = ((width == alike) & (number > counts)).nonzero().squeeze(1)
         index = (~able[group]).int().argsort(dim=1, stable=True)[:, : int(number[group].max())]
         place = group.unsqueeze(1)
-        near = rows[place, index] / lengths[place, index].unsqueeze(2)
+        near = Directions((rows[place, index],), (lengths[place, index].reciprocal(),))
         most = int(counts[group].max())
+        similarity = Similarity(near, most, diagonal=torch.inf)
         inside = able[place, index]
-        picks = marginal_relevance(near, scores[place, index], most, diversity, among=inside)
+        picks = marginal_relevance(similarity, scores[place, index], most, diversity, among=inside)
         picked = torch.arange(most, device=x.device) < counts[group].unsqueeze(1)
         row, turn = picked.nonzero(as_tuple=True)
         kept[group] = False

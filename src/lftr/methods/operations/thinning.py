@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ...values.indexing import take
+from .directions import gram
 from .scaling import unit
-from .similarity import SAME, gram
+from .similarity import SAME
 
 NEIGHBOURS = 64  # nearest tokens that are stored for each
 FIRST = 16  # of them are looked at before the others

@@ -14,7 +14,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import CEILED, ROUNDED, apportion, highest
-from ..operations.density import join_peaks, peak_scores
+from ..operations.density import peak_clusters
 from ..operations.motion import stillness
 from ..operations.parts import Parts
 from ..operations.segments import still_windows
@@ -112,8 +112,7 @@ class HoliTom(ClipMethod, name="holitom"):
         """Return the leader ``(R, N)`` of each member: the nearest of the part's density peaks."""
         if not bool(counts.any()):
             return torch.full_like(members, -1, dtype=torch.int64)
-        peaks = highest(peak_scores(x, counts.clamp(1, self.neighbours), members), counts)
-        leader = join_peaks(x, peaks)
+        leader = peak_clusters(x, counts.clamp(1, self.neighbours), members, counts)
         return leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1)
 
     def _attended(self, x: Tensor, score: Tensor, members: Tensor, counts: Tensor) -> Tensor:

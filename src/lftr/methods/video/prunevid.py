@@ -12,8 +12,8 @@ from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
-from ..operations.apportion import apportion, highest
-from ..operations.density import join_peaks, peak_scores
+from ..operations.apportion import apportion
+from ..operations.density import peak_clusters
 from ..operations.parts import Parts
 from ..operations.scaling import unit
 from ..operations.segments import clustered
@@ -69,8 +69,7 @@ class PruneVid(ClipMethod, name="prunevid"):
         sizes = members.sum(dim=1)
         counts = apportion(keep, self._own(sizes)[None], sizes)[0].to(x.device)
         held = torch.cat([parts.stills(x), x.float()])
-        peaks = highest(peak_scores(held, self.neighbours, members), counts)
-        leader = join_peaks(held, peaks)
+        leader = peak_clusters(held, self.neighbours, members, counts)
         return parts.selection(leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1))
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:

@@ -14,9 +14,11 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import capped_remainders, highest, largest_remainders
+from ..operations.directions import Directions
 from ..operations.relevance_greedy import marginal_relevance
 from ..operations.scaling import unit
 from ..operations.segments import unlike_cuts
+from ..operations.similarity import Similarity
 from .base import ClipMethod
 
 _NONE = 1e-8  # a sum of weights below this counts as zero, as published
@@ -139,11 +141,16 @@ class SemVID(ClipMethod, name="semvid"):
         """
         present = like.amax(dim=0).clamp_min(0.0).cpu()
         shares = largest_remainders(count, present)
+        similarity = Similarity(Directions.of(near[None]), count, diagonal=torch.inf)
         for word in present.argsort(descending=True, stable=True).tolist():
             share = int(shares[word])
             if share:
                 among = ~kept[None]
                 picks = marginal_relevance(
-                    near[None], like[None, :, word], share, self.diversity, among
+                    similarity,
+                    like[None, :, word],
+                    share,
+                    self.diversity,
+                    among,
                 )
                 kept[picks[0]] = True
