@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from . import similarity as similar
-from .lazy_greedy import Rows, lazy_greedy
-from .scaling import unit
+from .dense_greedy import dense_greedy
+from .directions import Directions
+from .lazy_greedy import lazy_greedy
 from .similarity import SAME
 
 
@@ -50,41 +53,56 @@ def facility_location(
     Tensor of int64, shape (B, K)
         The picks in order, as tokens.
     """
-    x = unit(x)
-    index = torch.arange(x.shape[1], device=x.device) if among is None else among
-    weight = x.new_ones(x.shape[:2]) if weight is None else weight.float()
-    bonus = x.new_zeros(x.shape[:2]) if bonus is None else bonus.float()
+    tokens = Directions.of(x)
+    batch, total = tokens.shape
+    index = torch.arange(total, device=x.device) if among is None else among
+    weight = torch.ones(batch, total, device=x.device) if weight is None else weight
+    bonus = torch.zeros(batch, total, device=x.device) if bonus is None else bonus
+    limit = similar.WHOLE * (4 if x.is_cuda else 1)
     picks = []
-    for b, tokens in enumerate(x):
-        rows = _likeness(
-            tokens, index, width, None if importance is None else importance[b].float()
+    for b in range(batch):
+        likeness = _Likeness(
+            tokens.item(b), index, width, None if importance is None else importance[b].float()
         )
-        picks.append(lazy_greedy(rows, len(tokens), keep, weight[b, index], bonus[b, index]))
+        factor, added = weight[b, index].float(), bonus[b, index].float()
+        if total <= limit:
+            picks.append(dense_greedy(likeness.whole(), keep, factor, added))
+        else:
+            picks.append(lazy_greedy(likeness.rows, total, keep, factor, added))
     return index[torch.stack(picks)]
 
 
-def _likeness(
-    tokens: Tensor, index: Tensor, width: float | None, importance: Tensor | None
-) -> Rows:
-    """Return a function from some candidates ``(R,)`` to their likeness ``(R, N)`` to all tokens.
+@dataclass(frozen=True)
+class _Likeness:
+    """How much candidates resemble all tokens of one item, see `facility_location`.
 
     Parameters
     ----------
-    tokens : Tensor, shape (N, C)
-        Rows of length one.
+    tokens : Directions
+        Of one item.
     index : Tensor of int64, shape (P,)
         The candidates.
     width : float, optional
     importance : Tensor, shape (N,), optional
-        See `facility_location`.
     """
 
-    def computed(some: Tensor) -> Tensor:
-        likeness = torch.mm(tokens[index[some]], tokens.T).clamp_(max=SAME)
-        if width is not None:
-            likeness.sub_(1.0).div_(width).exp_()
-        return likeness if importance is None else likeness.mul_(importance)
+    tokens: Directions
+    index: Tensor
+    width: float | None
+    importance: Tensor | None
 
-    if len(tokens) > similar.WHOLE * (4 if tokens.is_cuda else 1):
-        return computed
-    return computed(torch.arange(len(index), device=index.device)).__getitem__
+    def rows(self, some: Tensor) -> Tensor:
+        """Return the likeness ``(R, N)`` of some candidates ``(R,)``."""
+        return self._of(self.tokens.rows(self.index[some].unsqueeze(0))[0])
+
+    def whole(self) -> Tensor:
+        """Return the likeness of all candidates, ``(N, P)``."""
+        every = len(self.index) == self.tokens.shape[1]
+        cosine = self.tokens.gram() if every else self.tokens.rows(self.index.unsqueeze(0))
+        return self._of(cosine[0]).T.contiguous()
+
+    def _of(self, cosine: Tensor) -> Tensor:
+        likeness = cosine.clamp_(max=SAME)
+        if self.width is not None:
+            likeness = likeness.sub_(1.0).div_(self.width).exp_()
+        return likeness if self.importance is None else likeness.mul_(self.importance)

@@ -93,7 +93,7 @@ class _Distances:
     def __init__(self, x: Tensor, members: Tensor | None) -> None:
         self.x = x
         self.members = members
-        self.square = x.square().sum(dim=2)
+        self.square = x.norm(dim=2).square()
         total = x.shape[1]
         self.starts = range(0, total, total if total * total <= HELD else BLOCK)
         self._held = self._computed(0) if len(self.starts) == 1 else None
