@@ -213,10 +213,16 @@ class LayerView:
         attention : Tensor, shape (H, R, N)
             Float32.
         """
+        columns = self.visual + self.read.offset
+        for part, attention in self._to_all(rows):
+            yield part, attention[..., columns]
+
+    def _to_all(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield some of ``rows`` and their attention ``(H, R, S)`` to all tokens, in turn."""
         heads = self.read
         some = max(1, BLOCK // (len(heads.queries) * heads.keys.shape[1]))
         for part in rows.split(some):
-            yield part, heads.attention(part)[..., self.visual + heads.offset]
+            yield part, heads.attention(part)
 
     def received(self, rows: Tensor) -> Tensor:
         """Return the attention that each visual token receives from the tokens ``rows``.
@@ -226,10 +232,11 @@ class LayerView:
         Tensor, shape (N,)
             Attention, averaged over heads and rows; float32.
         """
-        total = torch.zeros(len(self.visual), device=self.states.device)
-        for _, attention in self.attention(rows):
+        heads = self.read
+        total = torch.zeros(heads.keys.shape[1], device=self.states.device)
+        for _, attention in self._to_all(rows):
             total += attention.mean(dim=0).sum(dim=0)
-        return total / len(rows)
+        return total[self.visual + heads.offset] / len(rows)
 
 
 class LayerMethod(Named):

@@ -17,7 +17,7 @@ def raters(view: LayerView) -> Tensor:
     if "raters" not in view.memory:
         states = view.states.float()
         text = states[view.asking]
-        share = (states[view.visual] @ text.T).softmax(dim=1).mean(dim=0)
+        share = (states @ text.T)[view.visual].softmax(dim=1).mean(dim=0)
         above = share > share.mean()
         view.memory["raters"] = above if bool(above.any()) else ~above
     chosen: Tensor = view.asking[view.memory["raters"]]

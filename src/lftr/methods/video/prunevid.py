@@ -108,5 +108,5 @@ def _likeness(x: Tensor) -> Tensor:
     if frames == 1:
         return torch.full((x.shape[1],), -torch.inf, device=x.device)
     x = unit(x)
-    both = x.sum(dim=0).square().sum(dim=1) - x.norm(dim=2).square().sum(dim=0)
+    both: Tensor = x.sum(dim=0).square().sum(dim=1) - x.norm(dim=2).square().sum(dim=0)
     return both / (frames * (frames - 1))
