@@ -189,6 +189,7 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--video_pruning", "0.5"], "--video-pruning-rate in full"),
         (["--video-pruning-rate", "0.5"], "--video-pruning-rate = '0.5'; allowed: none"),
         (["--model", "other"], "--model = 'other'; allowed: the model as lftr serve's argument"),
+        (["--ec-manager-config", "{}"], "lftr has a manager that counts the encoder's work"),
         (["-asc", "2"], "--api-server-count = '2'; allowed: one server a process"),
         (["-asc=2"], "--api-server-count = '2'"),
         (["--runner", "pooling"], "--runner = 'pooling'; allowed: auto or generate"),

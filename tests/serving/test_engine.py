@@ -54,6 +54,40 @@ def test_chunks_that_cut_an_item(checkpoint: tiny.Tiny) -> None:
         assert model_of(llm).most == 16
 
 
+@pytest.mark.parametrize("checkpoint", ["qwen2_5_vl"], indirect=True)
+def test_a_step_encodes_no_more_than_without_reduction(
+    checkpoint: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst of images, of each of which little is kept: steps are cut by all their tokens."""
+    from lftr.hosts.vllm.model.reducing import Reducing
+
+    most, steps = 160, []
+    encode = Reducing.embed_multimodal
+
+    def recording(model: Any, **inputs: Any) -> Any:
+        (medium,) = (one for one in model.family.media if f"lftr_{one.name}" in inputs)
+        fields = {name: rows for name, rows in inputs.items() if not name.startswith("lftr_")}
+        steps.append(sum(model.inputs_of[medium.name](model, medium, fields).sizes))
+        return encode(model, **inputs)
+
+    burst = [Question(((80, 80), (64, 48)), seed, 2 / 64, "uniform") for seed in range(12)]
+    with reduced(checkpoint) as llm:
+        wanted = ask(llm, checkpoint, *burst)
+    monkeypatch.setattr(Reducing, "embed_multimodal", recording)
+    manager = {"encoder_cache_manager_cls": "lftr.hosts.vllm.encoder_budget.FullTokens"}
+    how: dict[str, Any] = {"max_num_batched_tokens": most, "max_num_seqs": 12}
+    with reduced(checkpoint, ec_manager_config=manager, **how) as llm:
+        del steps[:]  # of measuring memory
+        assert ask(llm, checkpoint, *burst) == wanted
+        assert max(steps) <= most
+        bounded, steps[:] = list(steps), []
+    with reduced(checkpoint, **how) as llm:
+        del steps[:]
+        assert ask(llm, checkpoint, *burst) == wanted
+        assert max(steps) > most  # the manager makes the difference
+    assert len(bounded) > len(steps)
+
+
 def raises(*_: Any) -> Any:
     raise ZeroDivisionError("a method's own mistake")
 

@@ -27,6 +27,7 @@ _REFUSED = {
     # what the module that is started does not read: ``vllm serve`` alone does
     "--api-server-count": _SERVERS,
     "--headless": _SERVERS,
+    "--ec-manager-config": "none, since lftr has a manager that counts the encoder's work",
 }
 _SHORT = {"-asc": "--api-server-count"}
 _SETTING = "--keep or --tokens, --method and --option, which state the server's own setting"
@@ -38,6 +39,7 @@ _GENERATING = {
 """Options with the values under which the reduced architecture generates text."""
 
 _GUARD = f"{__package__}.request.guard.Guard"
+_MANAGER = {"encoder_cache_manager_cls": f"{__package__}.encoder_budget.FullTokens"}
 _CHECK = f"{__package__}.start_check.StartCheck"
 _OVERRIDES, _TRUST, _SHARDING, _PROCESSOR = (
     "--hf-overrides",
@@ -95,6 +97,7 @@ class Plan:
             # the model, so that another one is an error
             *(self.model, "--model", self.model),
             *(_OVERRIDES, json.dumps(overrides)),
+            *("--ec-manager-config", json.dumps(_MANAGER)),
             *("--middleware", _CHECK),
             *([] if trusting else [_TRUST, "--middleware", _GUARD]),
             *options,

@@ -25,7 +25,14 @@ from ...transformers.encoder.media_input import frame_means
 from ...transformers.families import Family
 from ..architectures import architecture_of, provided
 from ..metrics import Failures, Pace
-from ..request.request_setting import KEY, Setting, field_of, of_server, setting_of
+from ..request.request_setting import (
+    KEY,
+    Setting,
+    field_of,
+    of_server,
+    setting_of,
+    size_field_of,
+)
 from .encoder_inputs import EncoderInputs
 from .evidence_reader import Encoder, EvidenceReader
 
@@ -137,6 +144,7 @@ class Reducing(SupportsMultiModal):
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode items of one medium and return of each as many tokens as it has placeholders."""
         for medium in self.family.media:
+            kwargs.pop(size_field_of(medium.name), None)
             texts = kwargs.pop(field_of(medium.name), None)
             if texts is not None:
                 settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldConfig
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
@@ -24,7 +24,7 @@ from vllm.multimodal.processing import (
 from ....values.errors import ArgumentError
 from ..architectures import provided
 from ..metrics import Counters
-from .request_setting import KEY, Setting, field_of, of_server, read, setting_of
+from .request_setting import KEY, Setting, field_of, of_server, read, setting_of, size_field_of
 
 MEDIA = ("image", "video")
 
@@ -166,7 +166,13 @@ class Shortening(BaseMultiModalProcessor):
 
         def replacement(content: Any, medium: str, item: int) -> Shortened:
             whole = content(item) if callable(content) else content
-            return self.shortened(whole, setting, medium, out_mm_kwargs[medium][item])
+            processed = out_mm_kwargs[medium][item]
+            placeholders = self.shortened(whole, setting, medium, processed)
+            size = torch.tensor(placeholders.total)
+            (processed[size_field_of(medium)],) = MultiModalBatchedField(
+                keep_on_cpu=True
+            ).build_elems(medium, size_field_of(medium), [size])  # for the scheduler
+            return placeholders
 
         return [
             PromptReplacement(

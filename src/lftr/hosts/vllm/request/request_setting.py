@@ -67,6 +67,11 @@ def field_of(medium: str) -> str:
     return f"{KEY}_{medium}"
 
 
+def size_field_of(medium: str) -> str:
+    """Return the name of the field with the number of all tokens of a medium's items."""
+    return f"{KEY}_size_{medium}"
+
+
 @functools.lru_cache(maxsize=256)
 def setting_of(text: str) -> Setting:
     """Return the setting that has this `Setting.text`."""
