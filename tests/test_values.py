@@ -26,6 +26,7 @@ from lftr.values.budget import (
     stated,
 )
 from lftr.values.errors import ArgumentError, MissingEvidenceError
+from lftr.values.indexing import take
 from lftr.values.tokens import VisualTokens
 
 counts = st.integers(1, 3000)
@@ -419,3 +420,11 @@ def test_the_table_of_evidence_names_every_tensor_of_the_tokens():
         "separator",
         "_coordinates",
     }
+
+
+def test_one_item_is_taken_from_by_several_rows():
+    x, index = torch.randn(1, 5, 3), torch.tensor([[0, 2], [1, 4]])
+    assert take(x, index, 1).equal(
+        x.expand(2, -1, -1).gather(1, index[..., None].expand(-1, -1, 3))
+    )
+    assert take(x, index[:1], 1).equal(x[:, [0, 2]])

@@ -22,7 +22,7 @@ def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
     if index.ndim == 1:
         return x.index_select(dim, index)
     dim %= x.ndim
-    if len(x) == 1:
+    if len(x) == len(index) == 1:
         return x.index_select(dim, index[0])
     if dim == 1 and x.ndim > 2 and x.is_contiguous():  # whole rows at a time
         first = torch.arange(len(x), device=x.device).unsqueeze(1) * x.shape[1]

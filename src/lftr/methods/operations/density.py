@@ -8,6 +8,7 @@ from torch import Tensor
 from .apportion import highest
 from .similarity import BLOCK
 
+FEW = 25  # tokens up to which differences are squared, which is more exact than products
 HELD = 1 << 22  # distances of a stack that are held at once
 
 
@@ -113,10 +114,14 @@ class _Distances:
 
     def _computed(self, start: int) -> Tensor:
         some = slice(start, start + self.starts.step)
-        sums = self.square[:, some, None] + self.square[:, None]
-        distance = torch.baddbmm(sums, self.x[:, some], self.x.mT, alpha=-2)
-        distance.diagonal(start, dim1=1, dim2=2).zero_()
-        distance = distance.clamp_min_(0.0).sqrt_().mul_(self.x.shape[2] ** -0.5)
+        if self.x.shape[1] <= FEW:
+            distance = torch.cdist(self.x[:, some], self.x)
+        else:
+            sums = self.square[:, some, None] + self.square[:, None]
+            distance = torch.baddbmm(sums, self.x[:, some], self.x.mT, alpha=-2)
+            distance.diagonal(start, dim1=1, dim2=2).zero_()
+            distance = distance.clamp_min_(0.0).sqrt_()
+        distance.mul_(self.x.shape[2] ** -0.5)
         if self.members is not None:
             distance.masked_fill_(~self.members.unsqueeze(1), torch.inf)
         return distance
