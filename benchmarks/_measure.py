@@ -16,7 +16,12 @@ import torch
 import transformers
 
 
-def paired(functions: Sequence[Callable[[], Any]], rounds: int, warm: int = 2) -> list[list[float]]:
+def paired(
+    functions: Sequence[Callable[[], Any]],
+    rounds: int,
+    warm: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
     """Time functions in turns, so that a slow moment of the machine hits all alike.
 
     Returns
@@ -28,11 +33,11 @@ def paired(functions: Sequence[Callable[[], Any]], rounds: int, warm: int = 2) -
     for turn in range(warm + rounds):
         for function, seen in zip(functions, times, strict=True):
             _wait()
-            start = time.perf_counter()
+            start = clock()
             function()
             _wait()
             if turn >= warm:
-                seen.append((time.perf_counter() - start) * 1e3)
+                seen.append((clock() - start) * 1e3)
     return times
 
 
