@@ -59,6 +59,7 @@ from .inside.bypass import Bypass
 from .inside.dart import DartInside
 from .inside.dyvte import DyVTE
 from .inside.fastv import FastV
+from .inside.feather import Feather
 from .inside.freeze import Freeze
 from .inside.greedyprune import GreedyPrune
 from .inside.priortr import PriorTR
@@ -102,6 +103,7 @@ __all__ = [
     "FastV",
     "FastVID",
     "FasterVLM",
+    "Feather",
     "Fold",
     "Folder",
     "FrameSample",

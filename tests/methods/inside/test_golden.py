@@ -14,6 +14,7 @@ from lftr.methods.inside.base import Heads, LayerView
 from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters
+from lftr.values.places import Places, grid_coordinates
 
 from .views import attending, heads_of
 
@@ -173,3 +174,27 @@ def test_v2drop(file):
     method = lftr.get_method("v2drop", schedule=schedule)
     method.observe(before)
     assert method.select(after, case.params["K"]).index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("feather"))
+def test_feather(file):
+    """Stage by stage: the original's own count, with the same choice."""
+    case = load(file)
+    _, rows, columns = case.grid
+    start, total = case.params["visual_start"], case.params["n_visual"]
+    places = Places(((rows, columns),), grid_coordinates([(1, rows, columns)]))
+    method = lftr.get_method("feather", stride=case.params["stride"])
+    left = torch.arange(total)
+    for stage, layer in enumerate((8, 16)):
+        queries, keys = (case.inputs[f"{name}_{stage}"] for name in ("queries", "keys"))
+        length, size = keys.shape[1:]
+        heads = Heads(queries[:, -1:], keys, size**-0.5, first=length - 1)
+        visual = torch.arange(start, start + len(left))
+        text = torch.arange(start + len(left), length)
+        located = places.at(left)
+        view = LayerView(layer, 32, torch.zeros(length, 1), visual, text, total, heads)
+        view = dataclasses.replace(view, locate=lambda here=located: here)
+        wanted = case.expected[f"index_{stage}"]
+        assert method.select(view, len(wanted)).index.equal(wanted)
+        left = left[wanted]
+        assert left.equal(case.expected[f"left_{stage}"])

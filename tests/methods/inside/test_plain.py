@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import lftr
-from lftr.methods import PriorTR, V2Drop
+from lftr.methods import Feather, PriorTR, V2Drop
 from lftr.methods.inside.schedules import Stages
+from lftr.values.places import Places
 
 from .views import view
 
@@ -92,3 +93,56 @@ def test_v2drop(seed):
 def test_v2drop_has_to_look_one_layer_earlier():
     with pytest.raises(lftr.LftrError, match="'states of layer 3' was not stored"):
         V2Drop().select(view(layer=4), 3)
+
+
+def dot(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def softmax(values):
+    largest = max(values)
+    weights = [math.exp(value - largest) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+def located(seen, blocks, coordinates):
+    """Return the view with its tokens at these places."""
+    places = Places(tuple(blocks), torch.tensor(coordinates))
+    return dataclasses.replace(seen, locate=lambda: places)
+
+
+# an image of two tiles, with newlines behind the rows of the second
+BLOCKS = [(4, 5), (3, 2)]
+TILES = [
+    *((0, row, column) for row in range(4) for column in range(5)),
+    *((1, row, column) if column < 2 else (-1, -1, -1) for row in range(3) for column in range(3)),
+]
+
+
+def image_attention(seen):
+    """Return the last row's attention, normalised over the visual tokens, averaged over heads."""
+    heads, total = seen.heads, [0.0] * len(seen.visual)
+    group = len(heads.queries) // len(heads.keys)
+    for number, queries in enumerate(heads.queries.tolist()):
+        keys = heads.keys[number // group].tolist()
+        products = [heads.scale * dot(queries[-1], keys[c]) for c in seen.visual.tolist()]
+        for place, share in enumerate(softmax(products)):
+            total[place] += share / len(heads.queries)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_feather(seed):
+    seen = located(view(seed, visual=len(TILES), layer=2, depth=8), BLOCKS, TILES)
+    grid = [i for i, (b, row, column) in enumerate(TILES) if b >= 0 and not (row % 3 or column % 3)]
+    assert grid == [0, 3, 15, 18, 20]
+    scores = image_attention(seen)
+    for keep in (1, 4, 5, 6, 12, len(TILES) - 1):
+        others = best([-1.0 if i in grid else x for i, x in enumerate(scores)], len(TILES) - 5)
+        ranked = sorted(grid, key=lambda i: -scores[i])
+        ranked += sorted(others, key=lambda i: -scores[i])
+        assert Feather().select(seen, keep).index.tolist() == sorted(ranked[:keep])
+        later = dataclasses.replace(seen, layer=4)
+        assert Feather().select(later, keep).index.tolist() == best(scores, keep)
+    every = Feather(stride=1).select(seen, 26)
+    assert every.index.tolist() == [i for i, place in enumerate(TILES) if place[0] >= 0]
