@@ -67,6 +67,7 @@ from .inside.pyramiddrop import PyramidDrop
 from .inside.sparsevlm import SparseVLM
 from .inside.sparsevlm_plus import SparseVLMPlus
 from .inside.static_exit import StaticExit
+from .inside.transprune import TransPrune
 from .inside.v2drop import V2Drop
 from .lookup import KINDS, get_method, list_methods
 from .video.aim import AIMVideo
@@ -144,6 +145,7 @@ __all__ = [
     "StaticExit",
     "Then",
     "ToMe",
+    "TransPrune",
     "Trim",
     "TwoExpert",
     "Uniform",

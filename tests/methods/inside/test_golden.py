@@ -10,10 +10,11 @@ from golden import cases, close, load
 
 import lftr
 from lftr.methods.inside.aim import importance
-from lftr.methods.inside.base import Heads, LayerView
+from lftr.methods.inside.base import Heads, LayerView, Passage
 from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters
+from lftr.methods.inside.transprune import transition
 from lftr.values.places import Places, grid_coordinates
 
 from .views import attending, heads_of
@@ -198,3 +199,38 @@ def test_feather(file):
         assert method.select(view, len(wanted)).index.equal(wanted)
         left = left[wanted]
         assert left.equal(case.expected[f"left_{stage}"])
+
+
+@pytest.mark.parametrize("file", cases("transprune"))
+def test_transprune(file):
+    case = load(file)
+    start, total = case.params["visual_start"], case.params["n_visual"]
+    method = lftr.get_method("transprune", schedule=Stages((7, 9, 12), (0.875, 0.625, 0.125)))
+    memory, left = {}, torch.arange(total)
+    for layer in sorted(method.watches(32)):
+        parts = case.inputs[f"parts_{layer}"]
+        passages = Passage(*parts[:2]), Passage(*parts[2:])
+        close(sum(map(transition, passages)), case.expected[f"transition_{layer}"])
+        after = torch.arange(start + total, start + total + case.params["text"])
+        columns = torch.cat([torch.arange(start), start + left, after])
+        heads = None
+        if layer in (7, 9, 12):
+            queries, keys = (case.inputs[f"{name}_{layer}"] for name in ("queries", "keys"))
+            heads = Heads(queries, keys, queries.shape[2] ** -0.5)
+        view = LayerView(
+            layer,
+            32,
+            parts[0],
+            torch.arange(start, start + len(left)),
+            torch.arange(start + len(left), len(columns)),
+            total,
+            heads,
+            memory=memory,
+            columns=columns,
+            passages=passages,
+        )
+        method.observe(view)
+        if heads is not None:
+            wanted = case.expected[f"index_{layer}"]
+            assert method.select(view, len(wanted)).index.equal(wanted)
+            left = left[wanted]

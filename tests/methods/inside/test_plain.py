@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lftr
-from lftr.methods import Feather, PriorTR, V2Drop
+from lftr.methods import Feather, PriorTR, TransPrune, V2Drop
 from lftr.methods.inside.schedules import Stages
 from lftr.values.places import Places
 
@@ -146,3 +146,47 @@ def test_feather(seed):
         assert Feather().select(later, keep).index.tolist() == best(scores, keep)
     every = Feather(stride=1).select(seen, 26)
     assert every.index.tolist() == [i for i, place in enumerate(TILES) if place[0] >= 0]
+
+
+def plain_transition(passage):
+    """Return ratio of lengths times softmax of one minus cosine, over all rows, as lists."""
+    pairs = list(zip(passage.entered.tolist(), passage.left.tolist(), strict=True))
+    lengths = [(math.hypot(*entered), math.hypot(*left)) for entered, left in pairs]
+    turns = softmax([1 - dot(*p) / (a * b) for p, (a, b) in zip(pairs, lengths, strict=True)])
+    return [b / a * turn for (a, b), turn in zip(lengths, turns, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_transprune(seed):
+    """Layers between the cuts count; tokens that go take their sums with them."""
+    method = TransPrune(schedule=Stages(layers=(2, 4), keep=(0.6, 0.3)))
+    assert method.watches(8) == {2, 3, 4}
+    memory, left, sums = {}, list(range(20)), [0.0] * 20
+    for layer in (2, 3, 4):
+        columns = [0, 1, 2, *(3 + token for token in left), 23, 24, 25, 26, 27]
+        seen = view(10 * seed + layer, visual=len(left), layer=layer, memory=memory, tokens=20)
+        seen = dataclasses.replace(seen, columns=torch.tensor(columns))
+        method.observe(seen)
+        moved = [plain_transition(part) for part in seen.passages]
+        for place, token in enumerate(left):
+            sums[token] += moved[0][3 + place] + moved[1][3 + place]
+        if layer in (2, 4):
+            keep = {2: 12, 4: 6}[layer]
+            attended = mean_attention(seen, seen.text.tolist())
+            whole = sum(sums[token] for token in left)
+            scores = [
+                sums[token] / whole + share / sum(attended)
+                for token, share in zip(left, attended, strict=True)
+            ]
+            chosen = best(scores, keep)
+            assert method.select(seen, keep).index.tolist() == chosen
+            left = [left[i] for i in chosen]
+
+
+def test_transprune_survives_a_token_that_enters_as_nothing():
+    seen = view(1)
+    for passage in seen.passages:
+        passage.entered[5] = 0.0
+    method = TransPrune()
+    method.observe(seen)
+    assert method.select(seen, 7).count == 7
