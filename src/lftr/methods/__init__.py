@@ -62,6 +62,7 @@ from .inside.fastv import FastV
 from .inside.feather import Feather
 from .inside.freeze import Freeze
 from .inside.greedyprune import GreedyPrune
+from .inside.ivc_prune import IVCPrune
 from .inside.priortr import PriorTR
 from .inside.pyramiddrop import PyramidDrop
 from .inside.sparsevlm import SparseVLM
@@ -117,6 +118,7 @@ __all__ = [
     "HoliTom",
     "HoloV",
     "IDSelection",
+    "IVCPrune",
     "Interpolate",
     "Lftr",
     "Merge",

@@ -11,6 +11,7 @@ from golden import cases, close, load
 import lftr
 from lftr.methods.inside.aim import importance
 from lftr.methods.inside.base import Heads, LayerView, Passage
+from lftr.methods.inside.ivc_prune import coordinate_tokens, similarity
 from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters
@@ -234,3 +235,24 @@ def test_transprune(file):
             wanted = case.expected[f"index_{layer}"]
             assert method.select(view, len(wanted)).index.equal(wanted)
             left = left[wanted]
+
+
+@pytest.mark.parametrize("file", cases("ivc_prune"))
+def test_ivc_prune(file):
+    case = load(file)
+    values, tables = case.inputs["values"], (case.inputs["cosines"], case.inputs["sines"])
+    states = torch.zeros(values.shape[1], 1)
+    heads = Heads(values, values, 1.0, values=values)
+    view = view_of(states, case, heads, layer=16, rotary=tables)
+    total = case.params["n_visual"]
+    marks = coordinate_tokens(view, round(total * case.params["coordinates"]))
+    assert marks.nonzero().squeeze(1).equal(case.expected["coordinates"])
+    question = view.text[2:]
+    relevance = similarity(view, question)
+    seeds = case.expected["seeds"]
+    assert relevance.topk(len(seeds)).indices.sort().values.equal(seeds)
+    both = relevance + similarity(view, view.visual[seeds])
+    close(both / (len(question) + len(seeds)), case.expected["relevance"])
+    method = lftr.get_method("ivc-prune", coordinates=case.params["coordinates"])
+    wanted = case.expected["index"]
+    assert method.select(view, len(wanted)).index.equal(wanted)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
 
 import lftr
-from lftr.methods import Feather, PriorTR, TransPrune, V2Drop
+from lftr.methods import Feather, IVCPrune, PriorTR, TransPrune, V2Drop
 from lftr.methods.inside.schedules import Stages
 from lftr.values.places import Places
 
@@ -190,3 +191,40 @@ def test_transprune_survives_a_token_that_enters_as_nothing():
     method = TransPrune()
     method.observe(seen)
     assert method.select(seen, 7).count == 7
+
+
+def value_similarity(seen, rows):
+    """Return the similarity of values to each visual token, averaged over heads and rows."""
+    total = [0.0] * len(seen.visual)
+    values = seen.heads.values.tolist()
+    for row, head in itertools.product(rows, values):
+        shares = softmax([dot(head[row], other) / math.sqrt(len(other)) for other in head])
+        for place, column in enumerate(seen.visual.tolist()):
+            total[place] += shares[column] / len(values) / len(rows)
+    return total
+
+
+@pytest.mark.parametrize(("share", "skip"), [(0.1, 2), (0.05, 0), (0.0, 9)])
+@pytest.mark.parametrize("seed", range(3))
+def test_ivc_prune(seed, share, skip):
+    seen = view(seed, visual=60, text=6)
+    method = IVCPrune(coordinates=share, skip=skip, seeds=0.05)
+    question = seen.text.tolist()[skip:] or seen.text.tolist()
+    for keep in (1, 9, 30, 59):
+        some, chosen = min(round(60 * share), keep // 4), set()
+        for table in seen.rotary:
+            means = [sum(row) / len(row) for row in table[seen.visual].tolist()]
+            chosen |= set(best(means, some))
+        similar = value_similarity(seen, question)
+        seeds = best(similar, min(3, keep - len(chosen)))
+        chosen |= set(seeds)
+        rows = [*question, *seen.visual[seeds].tolist()]
+        similar = value_similarity(seen, rows)
+        others = sorted((i for i in range(60) if i not in chosen), key=lambda i: -similar[i])
+        wanted = sorted([*chosen, *others[: keep - len(chosen)]])
+        assert method.select(seen, keep).index.tolist() == wanted
+
+
+def test_ivc_prune_needs_positions():
+    with pytest.raises(lftr.LftrError, match="coordinates are rotary positions"):
+        IVCPrune().select(dataclasses.replace(view(0), rotary=None), 5)
