@@ -56,6 +56,7 @@ from .compose import Adaptive, Merge, Mix, PerFrame, PerTile, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
 from .inside.bypass import Bypass
+from .inside.clse import CLSE
 from .inside.dart import DartInside
 from .inside.dyvte import DyVTE
 from .inside.fastv import FastV
@@ -85,6 +86,7 @@ from .video.vidcom2 import VidCom2
 
 __all__ = [
     "AIM",
+    "CLSE",
     "EVS",
     "FSR",
     "AIMInside",

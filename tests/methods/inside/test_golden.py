@@ -256,3 +256,29 @@ def test_ivc_prune(file):
     method = lftr.get_method("ivc-prune", coordinates=case.params["coordinates"])
     wanted = case.expected["index"]
     assert method.select(view, len(wanted)).index.equal(wanted)
+
+
+@pytest.mark.parametrize("file", cases("clse"))
+def test_clse(file):
+    case = load(file)
+    row = case.inputs["attention_logits_last_row"]
+    logits = torch.zeros(len(row), row.shape[1], row.shape[1])
+    logits[:, -1] = row
+    frames, rows, columns = case.grid
+    places = Places(((rows, columns),) * frames, grid_coordinates([case.grid]))
+    before = view_of(case.inputs["states_0"], case, None, layer=0)
+    view = view_of(
+        case.inputs["states_1"],
+        case,
+        heads_of(logits),
+        layer=1,
+        memory=before.memory,
+        locate=lambda: places,
+    )
+    method = lftr.get_method("clse")
+    method.observe(before)
+    scores = view.received(view.last) * method.evolution(view)
+    close(scores, case.expected["scores"])
+    assert method.select(view, case.params["K"]).index.equal(case.expected["index"])
+    later = dataclasses.replace(view, layer=11)
+    assert method.select(later, case.params["K"]).index.equal(case.expected["index_later"])

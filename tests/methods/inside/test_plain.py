@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import dataclasses
 import itertools
 import math
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import lftr
-from lftr.methods import Feather, IVCPrune, PriorTR, TransPrune, V2Drop
+from lftr.methods import CLSE, Feather, IVCPrune, PriorTR, TransPrune, V2Drop
 from lftr.methods.inside.schedules import Stages
 from lftr.values.places import Places
 
@@ -228,3 +229,66 @@ def test_ivc_prune(seed, share, skip):
 def test_ivc_prune_needs_positions():
     with pytest.raises(lftr.LftrError, match="coordinates are rotary positions"):
         IVCPrune().select(dataclasses.replace(view(0), rotary=None), 5)
+
+
+def fine_detail(rows, high, wide, cutoff):
+    """Return the high frequencies of a grid's rows, mean of absolute values: by slow sums."""
+    width = min(high // 2, wide // 2) * cutoff
+    result = [0.0] * len(rows)
+    turn = lambda y, v, x, u: cmath.exp(2j * math.pi * (y * v / high + x * u / wide))  # noqa: E731
+    cells = list(itertools.product(range(high), range(wide)))
+    for channel in range(len(rows[0])):
+        spectrum = {}
+        for v, u in cells:
+            sums = sum(rows[y * wide + x][channel] * turn(y, v, x, u).conjugate() for y, x in cells)
+            near = min(v, high - v) ** 2 + min(u, wide - u) ** 2
+            spectrum[v, u] = sums * (1 - math.exp(-near / max(2 * width**2, 1e-6)))
+        for y, x in cells:
+            back = sum(value * turn(y, v, x, u) for (v, u), value in spectrum.items())
+            result[y * wide + x] += abs(back) / (high * wide) / len(rows[0])
+    return result
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "gaps"])
+@pytest.mark.parametrize("seed", range(2))
+def test_clse(seed, whole):
+    """Two tiles, one of them perhaps with a gap, and newlines."""
+    places = TILES if whole else TILES[:7] + TILES[8:]
+    count = len(places)
+    first = located(view(seed, visual=count, layer=0, depth=8), BLOCKS, places)
+    second = view(seed + 50, visual=count, layer=1, depth=8, memory=first.memory)
+    states = first.states + 0.3 * second.states
+    second = located(dataclasses.replace(second, states=states), BLOCKS, places)
+    method = CLSE(cutoff=0.3, temperature=0.2)
+    method.observe(first)
+    method.observe(second)
+    tokens, old, new = [], [], []
+    for number, (high, wide) in enumerate(BLOCKS):
+        members = [i for i, place in enumerate(places) if place[0] == number]
+        if len(members) == high * wide:
+            tokens += members
+            for seen, details in ((first, old), (second, new)):
+                rows = seen.states[seen.visual][members].tolist()
+                details += fine_detail(rows, high, wide, 0.3)
+    mean = sum(old) / len(old)
+    rates = [min(abs(b - a) / (mean + a), 1.0) for a, b in zip(old, new, strict=True)]
+    middle = sum(rates) / len(rates)
+    spread = math.sqrt(sum((rate - middle) ** 2 for rate in rates) / (len(rates) - 1))
+    factors = dict.fromkeys(range(count), 0.5)
+    for token, rate in zip(tokens, rates, strict=True):
+        factors[token] = 1 / (1 + math.exp(-(rate - middle) / spread / 0.2))
+    attended = mean_attention(second, [len(second.states) - 1])
+    scores = [attended[i] * factors[i] for i in range(count)]
+    for keep in (1, 8, count - 1):
+        assert method.select(second, keep).index.tolist() == best(scores, keep)
+        later = dataclasses.replace(second, layer=5)
+        assert method.select(later, keep).index.tolist() == best(attended, keep)
+
+
+def test_clse_follows_attention_where_no_block_is_whole():
+    places = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 0), (0, 1, 1)]
+    seen = located(view(3, visual=5, layer=1), [(2, 3)], places)
+    method = CLSE()
+    method.observe(dataclasses.replace(seen, layer=0))
+    scores = mean_attention(seen, [len(seen.states) - 1])
+    assert method.select(seen, 3).index.tolist() == best(scores, 3)
