@@ -52,7 +52,7 @@ from .before.visionzip import VisionZip
 from .before.vispruner import VisPruner
 from .before.visual_grouping import VisualGrouping
 from .before.vscan import VScan
-from .compose import Adaptive, Merge, Mix, PerFrame, PerTile, Then
+from .compose import Adaptive, Coordinates, Merge, Mix, PerFrame, PerTile, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
 from .inside.bypass import Bypass
@@ -97,6 +97,7 @@ __all__ = [
     "Bypass",
     "CDPruner",
     "ClsOnly",
+    "Coordinates",
     "Coverage",
     "Dart",
     "DartInside",

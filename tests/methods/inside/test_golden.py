@@ -11,7 +11,8 @@ from golden import cases, close, load
 import lftr
 from lftr.methods.inside.aim import importance
 from lftr.methods.inside.base import Heads, LayerView, Passage
-from lftr.methods.inside.ivc_prune import coordinate_tokens, similarity
+from lftr.methods.inside.coordinate_tokens import coordinate_tokens
+from lftr.methods.inside.ivc_prune import similarity
 from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters

@@ -13,6 +13,7 @@ from ...values.errors import LftrError
 from ...values.selection import Selection
 from ...values.source import Source
 from .base import BLOCK, LayerView, Reads
+from .coordinate_tokens import coordinate_tokens
 from .one_cut import OneCut
 from .schedules import Schedule, Step
 
@@ -77,34 +78,6 @@ class IVCPrune(OneCut, name="ivc-prune"):
         chosen[seeds] = True
         similar = similar + similarity(view, view.visual[seeds])
         return Selection.top(torch.where(chosen, similar + similar.max() + 1.0, similar), keep)
-
-
-def coordinate_tokens(view: LayerView, some: int) -> Tensor:
-    """Return which visual tokens have the largest mean cosines and sines of positions.
-
-    Parameters
-    ----------
-    some : int
-        How many of either; a token may be both.
-
-    Returns
-    -------
-    Tensor of bool, shape (N,)
-
-    Raises
-    ------
-    LftrError
-        If the model has no table of rotary positions.
-    """
-    if view.rotary is None:
-        raise LftrError(
-            "coordinates are rotary positions, and this model passes its layers no table of them"
-        )
-    marks = torch.zeros(len(view.visual), dtype=torch.bool, device=view.states.device)
-    for table in view.rotary:
-        means = table.to(marks.device)[view.visual].float().mean(dim=-1)
-        marks[Selection.top(means, some).index if some else []] = True
-    return marks
 
 
 def similarity(view: LayerView, rows: Tensor) -> Tensor:
