@@ -244,6 +244,12 @@ def test_positions_that_layers_are_not_passed_cannot_be_taken_out() -> None:
     assert no_rotation(turned).equal(torch.ones_like(turned))
 
 
+@pytest.mark.parametrize("entry", [e for e in EVERY_MASKED if e.name == "dots3_note"], ids=str)
+def test_positions_by_which_keys_are_chosen_cannot_be_taken_out(entry: ZooEntry) -> None:
+    with pytest.raises(lftr.LftrError, match="this one chooses them by their positions"):
+        lftr.reduce(entry.model(), Seeing("unrotated"))
+
+
 def test_parts_that_a_method_follows_must_be_active() -> None:
     resting = Planned(lftr.schedules.Skip("bypassed", layers=(1,)))
     with pytest.raises(lftr.LftrError, match="layers in which visual tokens are active"):

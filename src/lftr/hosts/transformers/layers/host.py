@@ -29,7 +29,7 @@ from ..call_state import CallState, PromptColumns
 from ..checkpointing import run_once
 from ..checks import check_unpacked
 from ..families import Family
-from .heads import Capture
+from .heads import Capture, chooses_keys
 from .layer_pass import LayerPass
 from .passages import Passages, follow, parts_of
 
@@ -108,6 +108,14 @@ class LayerHost:
                     f"reads the attention of layer {without[0]}",
                     "layers that have attention over their tokens: "
                     f"{[i for i in range(self.depth) if self.attends[i]]}",
+                )
+            sparse = [i for i in source if i >= 0 and chooses_keys(self.layers[i])]
+            if sparse and method.reads == "unrotated":
+                raise ArgumentError.of(
+                    str(method),
+                    f"reads the attention of layer {sparse[0]} without positions",
+                    "layers that attend to all keys; this one chooses them by their positions "
+                    "(sparse attention)",
                 )
             followed = self._followed(method)
             unlike = [i for i in followed if parts_of(self.layers[i]) is None]

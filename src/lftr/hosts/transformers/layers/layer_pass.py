@@ -357,11 +357,6 @@ class LayerPass:
         Layer ``number``, which has run, is started once more with what it was called with.
         """
         layer = self.host.layers[number]
-        if chooses_keys(layer):
-            raise UnsupportedModelError(
-                f"layer {number} chooses the keys that it attends to (sparse attention) by their "
-                "positions; use a method that reads attention with positions"
-            )
         call = call.but(cache=None, caching=False, mask=None, rotary=no_rotation(call.rotary))
         asking = self._asking(whole_text=False)
         alive = self.live.alive
