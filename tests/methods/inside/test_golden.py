@@ -185,7 +185,7 @@ def test_feather(file):
     case = load(file)
     _, rows, columns = case.grid
     start, total = case.params["visual_start"], case.params["n_visual"]
-    places = Places(((rows, columns),), grid_coordinates([(1, rows, columns)]))
+    places = Places(((rows, columns),), grid_coordinates(((1, rows, columns),)))
     method = lftr.get_method("feather", stride=case.params["stride"])
     left = torch.arange(total)
     for stage, layer in enumerate((8, 16)):
@@ -266,7 +266,7 @@ def test_clse(file):
     logits = torch.zeros(len(row), row.shape[1], row.shape[1])
     logits[:, -1] = row
     frames, rows, columns = case.grid
-    places = Places(((rows, columns),) * frames, grid_coordinates([case.grid]))
+    places = Places(((rows, columns),) * frames, grid_coordinates((case.grid,)))
     before = view_of(case.inputs["states_0"], case, None, layer=0)
     view = view_of(
         case.inputs["states_1"],
