@@ -30,6 +30,8 @@ READS = {
     "nothing": "states",
     "previous": "attention of the layer before",
     "own": "the last token's attention in the layer to come",
+    "own text": "the text's attention in the layer to come",
+    "unrotated": "the last token's attention in the layer before, without positions",
 }
 CONTROLS = ("random", "uniform", "pool", "downsample")
 TIMES = [f"{r}x" for r in RATIOS]
@@ -89,7 +91,8 @@ def catalogue() -> list[str]:
     for name in list_methods("inside"):
         method = get_method(name)
         summary, source = described(method)
-        layers.append([f"`{name}`", summary, READS[method.reads], f"`{method.schedule}`", source])
+        reads = READS[method.reads] + "; attention and MLP of the layer before" * method.follows
+        layers.append([f"`{name}`", summary, reads, f"`{method.schedule}`", source])
     return [
         "# Methods",
         "",

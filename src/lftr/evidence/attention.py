@@ -39,7 +39,10 @@ from ..values.exact import exactly
 
 
 class Reader(Protocol):
-    """What is shown the post-rotary queries and keys ``(B, heads, N, d)`` of each call."""
+    """What is shown the queries, keys and values ``(B, heads, N, d)`` of each call.
+
+    Queries and keys are those after rotary embeddings.
+    """
 
     def read(
         self,
@@ -48,6 +51,7 @@ class Reader(Protocol):
         mask: Tensor | None,
         scaling: float | None,
         softcap: float | None = None,
+        value: Tensor | None = None,
     ) -> None:
         """Take what is wanted; ``mask`` is the kernel's, where that has four dimensions."""
 
@@ -167,7 +171,7 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         tap = (_open.get() or {}).get(id(module))
         if tap is not None:
-            _show(tap, query, key, attention_mask, kwargs)
+            _show(tap, query, key, value, attention_mask, kwargs)
         change = (_changes.get() or {}).get(id(module))
         if change is not None:
             return change(function, module, query, key, value, attention_mask, *args, **kwargs)
@@ -176,7 +180,9 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
     return attend
 
 
-def _show(tap: Reader, query: Tensor, key: Tensor, mask: Any, kwargs: Mapping[str, Any]) -> None:
+def _show(
+    tap: Reader, query: Tensor, key: Tensor, value: Tensor, mask: Any, kwargs: Mapping[str, Any]
+) -> None:
     """Let a reader see what a kernel is given.
 
     Nothing that it computes is saved for a backward pass: where layers are checkpointed, they run
@@ -187,11 +193,11 @@ def _show(tap: Reader, query: Tensor, key: Tensor, mask: Any, kwargs: Mapping[st
     with torch.no_grad(), exactly(query):
         if bounds is None:
             seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-            tap.read(query, key, seen, scaling, softcap)
+            tap.read(query, key, seen, scaling, softcap, value)
         else:  # flash attention packs all images into one call
             for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                image = query[:, :, start:stop], key[:, :, start:stop]
-                tap.read(*image, None, scaling, softcap)
+                q, k, v = (one[:, :, start:stop] for one in (query, key, value))
+                tap.read(q, k, None, scaling, softcap, v)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:

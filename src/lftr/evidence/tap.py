@@ -55,6 +55,7 @@ class Tap:
         mask: Tensor | None,
         scaling: float | None,
         softcap: float | None = None,
+        value: Tensor | None = None,
     ) -> None:
         """Take what was asked for from post-rotary ``query`` and ``key`` ``(B, heads, N, d)``."""
         self.calls += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..evidence.guidance import Guidance
@@ -18,6 +19,7 @@ from ..values.budget import Keep, resolve_all, stated
 from ..values.errors import LftrError
 from ..values.exact import exactly
 from ..values.frames import Frames
+from ..values.places import Places, grid_coordinates
 from ..values.report import ItemReport, Report
 from ..values.selection import Selection
 from ..values.tokens import VisualTokens
@@ -176,6 +178,24 @@ def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
 def fresh_of(items: Sequence[Item]) -> list[Item]:
     """Return the items that no earlier turn has seen."""
     return [item for item in items if not item.seen]
+
+
+def places_of(items: Sequence[Item]) -> Places:
+    """Return where the kept tokens of a row's items lie, one item after the other."""
+    blocks: list[tuple[int, int]] = []
+    parts = []
+    for item in items:
+        separator = item.layout.separator
+        patches = item.size if separator is None else int((~separator).sum())
+        grids = item.layout.tiles or ((1, 1, patches),)
+        places = grid_coordinates(grids) + torch.tensor([len(blocks), 0, 0])
+        if separator is not None:
+            layout = torch.full((item.size, 3), -1)
+            layout[~separator.cpu()] = places
+            places = layout
+        blocks += [(rows, columns) for frames, rows, columns in grids for _ in range(frames)]
+        parts.append(places[item.anchors.cpu()])
+    return Places(tuple(blocks), torch.cat(parts))
 
 
 def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:

@@ -52,20 +52,24 @@ from .before.visionzip import VisionZip
 from .before.vispruner import VisPruner
 from .before.visual_grouping import VisualGrouping
 from .before.vscan import VScan
-from .compose import Adaptive, Merge, Mix, PerFrame, PerTile, Then
+from .compose import Adaptive, Coordinates, Merge, Mix, PerFrame, PerTile, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
 from .inside.bypass import Bypass
+from .inside.clse import CLSE
 from .inside.dart import DartInside
 from .inside.dyvte import DyVTE
 from .inside.fastv import FastV
+from .inside.feather import Feather
 from .inside.freeze import Freeze
 from .inside.greedyprune import GreedyPrune
+from .inside.ivc_prune import IVCPrune
 from .inside.priortr import PriorTR
 from .inside.pyramiddrop import PyramidDrop
 from .inside.sparsevlm import SparseVLM
 from .inside.sparsevlm_plus import SparseVLMPlus
 from .inside.static_exit import StaticExit
+from .inside.transprune import TransPrune
 from .inside.v2drop import V2Drop
 from .lookup import KINDS, get_method, list_methods
 from .video.aim import AIMVideo
@@ -82,6 +86,7 @@ from .video.vidcom2 import VidCom2
 
 __all__ = [
     "AIM",
+    "CLSE",
     "EVS",
     "FSR",
     "AIMInside",
@@ -92,6 +97,7 @@ __all__ = [
     "Bypass",
     "CDPruner",
     "ClsOnly",
+    "Coordinates",
     "Coverage",
     "Dart",
     "DartInside",
@@ -102,6 +108,7 @@ __all__ = [
     "FastV",
     "FastVID",
     "FasterVLM",
+    "Feather",
     "Fold",
     "Folder",
     "FrameSample",
@@ -114,6 +121,7 @@ __all__ = [
     "HoliTom",
     "HoloV",
     "IDSelection",
+    "IVCPrune",
     "Interpolate",
     "Lftr",
     "Merge",
@@ -142,6 +150,7 @@ __all__ = [
     "StaticExit",
     "Then",
     "ToMe",
+    "TransPrune",
     "Trim",
     "TwoExpert",
     "Uniform",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from .errors import ArgumentError
 from .evidence import FIELDS, missing_evidence
 from .indexing import take
+from .places import grid_coordinates
 
 Grid = tuple[int, int, int]
 
@@ -148,7 +148,7 @@ class VisualTokens:
         """Frame or tile, row and column of each token: int64 ``(N, 3)``, shared by a stack."""
         if self._coordinates is not None:
             return self._coordinates
-        return _coordinates(self.blocks).to(self.features.device)
+        return grid_coordinates(self.blocks).to(self.features.device)
 
     def evidence(self, *names: str) -> tuple[str, Tensor]:
         """Return the name and the value of the first of the named fields that is set.
@@ -287,16 +287,3 @@ class VisualTokens:
         )
         marks = None if self.separator is None else tuple(self.separator.tolist())
         return (shapes, self.blocks, marks)
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _coordinates(blocks: tuple[Grid, ...]) -> Tensor:
-    """Return `VisualTokens.coordinates` of a layout, on the CPU. They are not to be changed."""
-    parts, first = [], 0
-    for frames, rows, columns in blocks:
-        axes = [torch.arange(n, device="cpu") for n in (frames, rows, columns)]
-        axes[0] = axes[0] + first
-        parts.append(torch.cartesian_prod(*axes).reshape(-1, 3))
-        first += frames
-    return torch.cat(parts)

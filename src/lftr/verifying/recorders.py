@@ -66,8 +66,8 @@ class LayerRecorder(LayerMethod):
     def __init__(self, inner: LayerMethod) -> None:
         self.inner = inner
         self.schedule = inner.schedule
-        instance: Any = self  # `reads` is a class attribute of other methods
-        instance.reads = inner.reads
+        instance: Any = self  # these are class attributes of other methods
+        instance.reads, instance.follows = inner.reads, inner.follows
         self.choices: list[LayerChoice] = []
 
     def check(self, config: Any) -> None:

@@ -29,6 +29,7 @@ class Recorder(lftr.LayerMethod):
         self.inner = inner
         self.schedule = inner.schedule
         self.reads = inner.reads
+        self.follows = inner.follows
         self.views: list[LayerView] = []
         self.said: list[tuple[int, int, lftr.Selection | None]] = []
 

@@ -43,6 +43,23 @@ class Previous(Own):
 
 
 @dataclass(frozen=True)
+class Text(Own):
+    """What the text after the image attends to in the layer to come."""
+
+    reads = "own text"
+
+    def select(self, view: LayerView, keep: int) -> lftr.Selection:
+        return lftr.Selection.top(view.received(view.asking), keep)
+
+
+@dataclass(frozen=True)
+class Unrotated(Own):
+    """What the last token attends to in the layer before, without positions."""
+
+    reads = "unrotated"
+
+
+@dataclass(frozen=True)
 class Merging(lftr.LayerMethod):
     """The longest states stay, and every other one flows into the first of them."""
 
@@ -131,6 +148,8 @@ __all__ = [
     "Previous",
     "Prompt",
     "Recorder",
+    "Text",
+    "Unrotated",
     "assert_true",
     "depth",
     "first_layer",

@@ -10,10 +10,14 @@ from golden import cases, close, load
 
 import lftr
 from lftr.methods.inside.aim import importance
-from lftr.methods.inside.base import Heads, LayerView
+from lftr.methods.inside.base import Heads, LayerView, Passage
+from lftr.methods.inside.coordinate_tokens import coordinate_tokens
+from lftr.methods.inside.ivc_prune import similarity
 from lftr.methods.inside.schedules import Stages
 from lftr.methods.inside.sparsevlm_plus import rotary_weights
 from lftr.methods.inside.text_raters import raters
+from lftr.methods.inside.transprune import transition
+from lftr.values.places import Places, grid_coordinates
 
 from .views import attending, heads_of
 
@@ -173,3 +177,109 @@ def test_v2drop(file):
     method = lftr.get_method("v2drop", schedule=schedule)
     method.observe(before)
     assert method.select(after, case.params["K"]).index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("feather"))
+def test_feather(file):
+    """Stage by stage: the original's own count, with the same choice."""
+    case = load(file)
+    _, rows, columns = case.grid
+    start, total = case.params["visual_start"], case.params["n_visual"]
+    places = Places(((rows, columns),), grid_coordinates(((1, rows, columns),)))
+    method = lftr.get_method("feather", stride=case.params["stride"])
+    left = torch.arange(total)
+    for stage, layer in enumerate((8, 16)):
+        queries, keys = (case.inputs[f"{name}_{stage}"] for name in ("queries", "keys"))
+        length, size = keys.shape[1:]
+        heads = Heads(queries[:, -1:], keys, size**-0.5, first=length - 1)
+        visual = torch.arange(start, start + len(left))
+        text = torch.arange(start + len(left), length)
+        located = places.at(left)
+        view = LayerView(layer, 32, torch.zeros(length, 1), visual, text, total, heads)
+        view = dataclasses.replace(view, locate=lambda here=located: here)
+        wanted = case.expected[f"index_{stage}"]
+        assert method.select(view, len(wanted)).index.equal(wanted)
+        left = left[wanted]
+        assert left.equal(case.expected[f"left_{stage}"])
+
+
+@pytest.mark.parametrize("file", cases("transprune"))
+def test_transprune(file):
+    case = load(file)
+    start, total = case.params["visual_start"], case.params["n_visual"]
+    method = lftr.get_method("transprune", schedule=Stages((7, 9, 12), (0.875, 0.625, 0.125)))
+    memory, left = {}, torch.arange(total)
+    for layer in sorted(method.watches(32)):
+        parts = case.inputs[f"parts_{layer}"]
+        passages = Passage(*parts[:2]), Passage(*parts[2:])
+        close(sum(map(transition, passages)), case.expected[f"transition_{layer}"])
+        after = torch.arange(start + total, start + total + case.params["text"])
+        columns = torch.cat([torch.arange(start), start + left, after])
+        heads = None
+        if layer in (7, 9, 12):
+            queries, keys = (case.inputs[f"{name}_{layer}"] for name in ("queries", "keys"))
+            heads = Heads(queries, keys, queries.shape[2] ** -0.5)
+        view = LayerView(
+            layer,
+            32,
+            parts[0],
+            torch.arange(start, start + len(left)),
+            torch.arange(start + len(left), len(columns)),
+            total,
+            heads,
+            memory=memory,
+            columns=columns,
+            passages=passages,
+        )
+        method.observe(view)
+        if heads is not None:
+            wanted = case.expected[f"index_{layer}"]
+            assert method.select(view, len(wanted)).index.equal(wanted)
+            left = left[wanted]
+
+
+@pytest.mark.parametrize("file", cases("ivc_prune"))
+def test_ivc_prune(file):
+    case = load(file)
+    values, tables = case.inputs["values"], (case.inputs["cosines"], case.inputs["sines"])
+    states = torch.zeros(values.shape[1], 1)
+    heads = Heads(values, values, 1.0, values=values)
+    view = view_of(states, case, heads, layer=16, rotary=tables)
+    total = case.params["n_visual"]
+    marks = coordinate_tokens(view, round(total * case.params["coordinates"]))
+    assert marks.nonzero().squeeze(1).equal(case.expected["coordinates"])
+    question = view.text[2:]
+    relevance = similarity(view, question)
+    seeds = case.expected["seeds"]
+    assert relevance.topk(len(seeds)).indices.sort().values.equal(seeds)
+    both = relevance + similarity(view, view.visual[seeds])
+    close(both / (len(question) + len(seeds)), case.expected["relevance"])
+    method = lftr.get_method("ivc-prune", coordinates=case.params["coordinates"])
+    wanted = case.expected["index"]
+    assert method.select(view, len(wanted)).index.equal(wanted)
+
+
+@pytest.mark.parametrize("file", cases("clse"))
+def test_clse(file):
+    case = load(file)
+    row = case.inputs["attention_logits_last_row"]
+    logits = torch.zeros(len(row), row.shape[1], row.shape[1])
+    logits[:, -1] = row
+    frames, rows, columns = case.grid
+    places = Places(((rows, columns),) * frames, grid_coordinates((case.grid,)))
+    before = view_of(case.inputs["states_0"], case, None, layer=0)
+    view = view_of(
+        case.inputs["states_1"],
+        case,
+        heads_of(logits),
+        layer=1,
+        memory=before.memory,
+        locate=lambda: places,
+    )
+    method = lftr.get_method("clse")
+    method.observe(before)
+    scores = view.received(view.last) * method.evolution(view)
+    close(scores, case.expected["scores"])
+    assert method.select(view, case.params["K"]).index.equal(case.expected["index"])
+    later = dataclasses.replace(view, layer=11)
+    assert method.select(later, case.params["K"]).index.equal(case.expected["index_later"])

@@ -61,6 +61,16 @@ def test_truth(family, name):
 
 
 @families
+def test_truth_with_coordinates(family):
+    prompt = Prompt(family, [WIDE])
+    inner = lftr.get_method("sparsevlm", schedule=Stages(layers=(1, 2), keep=(0.6, 0.3)))
+    recorder = Recorder(lftr.methods.Coordinates(inner, share=0.2))
+    with lftr.reduce(prompt.model, recorder):
+        output = prompt.generate()
+    assert_true(prompt, recorder, output)
+
+
+@families
 @each
 def test_a_batch_is_its_rows(family, name):
     prompt = Prompt(family, [WIDE, SQUARE])

@@ -248,3 +248,43 @@ def test_a_schedule_is_asked_for(name):
 def test_options_out_of_range(name, option, value):
     with pytest.raises(lftr.LftrError, match=f"{option} = "):
         lftr.get_method(name, **{option: value})
+
+
+@pytest.mark.parametrize("name", [name for name in choosers() if name != "ivc-prune"])
+def test_coordinates_beside_any_method(name):
+    seen = view(2, visual=40, text=5)
+    method = lftr.methods.Coordinates(name, share=0.1)
+    look(method, seen)
+    inner = ready(name, view(2, visual=40, text=5))
+    for keep in (1, 3, 8, 20, 39):
+        chosen = method.select(seen, keep)
+        well_formed(chosen, seen, keep)
+        marks = set()
+        for table in seen.rotary:
+            means = table[seen.visual].mean(dim=1)
+            marks |= set(means.topk(min(4, keep // 4)).indices.tolist())
+        assert marks <= set(chosen.index.tolist())
+    assert lftr.methods.Coordinates(name, share=0.0).method == inner
+
+
+def test_coordinates_have_the_choice_of_the_others_from_the_method():
+    seen = view(5, visual=40, text=5)
+    chosen = lftr.methods.Coordinates("fastv", share=0.1).select(seen, 12).index.tolist()
+    scores = seen.received(seen.last)
+    marks = set()
+    for table in seen.rotary:
+        marks |= set(table[seen.visual].mean(dim=1).topk(3).indices.tolist())
+    rest = sorted(set(range(40)) - marks, key=lambda i: -float(scores[i]))
+    assert chosen == sorted([*marks, *rest[: 12 - len(marks)]])
+
+
+def test_coordinates_are_as_the_method_that_they_are_beside():
+    method = lftr.methods.Coordinates("transprune", share=0.05)
+    inner = lftr.get_method("transprune")
+    assert (method.reads, method.follows, method.merges) == ("own text", True, False)
+    assert method.watches(32) == inner.watches(32)
+    assert method.averaging(0.5).schedule == inner.averaging(0.5).schedule
+    with pytest.raises(lftr.LftrError, match="a method inside the language model"):
+        lftr.methods.Coordinates("random")
+    with pytest.raises(lftr.LftrError, match="share"):
+        lftr.methods.Coordinates("fastv", share=2.0)

@@ -7,8 +7,9 @@ import dataclasses
 import torch
 
 import lftr
-from lftr.methods.inside.base import Heads, LayerMethod, LayerView
+from lftr.methods.inside.base import Heads, LayerMethod, LayerView, Passage
 from lftr.methods.operations.exit_gates import Gates, MadeFor
+from lftr.values.places import Places, grid_coordinates
 
 
 def heads_of(logits, temperature=1.0):
@@ -44,6 +45,13 @@ def view(seed=0, visual=20, text=5, before=3, layer=4, depth=8, heads=4, groups=
         "heads": Heads(queries, keys, scale=size**-0.5),
         "rotary": (angles.cos(), angles.sin()),
     }
+    known["heads"] = dataclasses.replace(
+        known["heads"], values=torch.randn(groups, length, size, generator=draw)
+    )
+    places = Places(((1, visual),), grid_coordinates(((1, 1, visual),)))
+    known["locate"] = lambda: places
+    parts = torch.randn(4, *states.shape, generator=draw)
+    known["passages"] = Passage(*parts[:2]), Passage(*parts[2:])
     return LayerView(**(known | changes))
 
 
@@ -95,12 +103,17 @@ def look(method, seen):
 
 def changed(seen, change):
     """Return the view with every tensor of floating point changed."""
+    named = ("queries", "keys", "values")
     heads = dataclasses.replace(
-        seen.heads, queries=change(seen.heads.queries), keys=change(seen.heads.keys)
+        seen.heads, **{name: change(getattr(seen.heads, name)) for name in named}
     )
-    rotary = tuple(map(change, seen.rotary))
     return dataclasses.replace(
-        seen, states=change(seen.states), heads=heads, rotary=rotary, memory={}
+        seen,
+        states=change(seen.states),
+        heads=heads,
+        rotary=tuple(map(change, seen.rotary)),
+        passages=tuple(Passage(change(x.entered), change(x.left)) for x in seen.passages),
+        memory={},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ..items import Item
     from .api import Cache, Call
     from .checks import Forward
     from .columns import CachedPrompt
@@ -64,6 +66,25 @@ class Generation:
         )
 
 
+@dataclass(frozen=True)
+class PromptColumns:
+    """What the columns of a forward are.
+
+    Attributes
+    ----------
+    visual : Tensor of bool, shape (B, L)
+        Which are visual tokens.
+    known : Tensor of bool, shape (B, L or more)
+        Which are not padding; with earlier columns of the conversation where the mask has them.
+    items : sequence of Item
+        The images and videos that the visual tokens belong to; empty where that is not known.
+    """
+
+    visual: Tensor
+    known: Tensor
+    items: Sequence[Item] = ()
+
+
 class CallState(threading.local):
     """What is known of the call that a thread is in; each thread has its own.
 
@@ -89,8 +110,8 @@ class CallState(threading.local):
         The arguments of the current forward.
     prompt : CachedPrompt, optional
         The record for the cache that a forward outside ``generate`` fills.
-    columns : pair of Tensor of bool, shapes (B, L) and (B, L or more), optional
-        Which columns of the next forward are visual tokens, and which columns are not padding.
+    columns : PromptColumns, optional
+        What the columns of the next forward are.
     log_weight : Tensor of float32, shape (B, L'), optional
         The logarithms of how many tokens the columns of the next forward's conversation stand for,
         see `CachedPrompt`; later columns have 0.
@@ -106,7 +127,7 @@ class CallState(threading.local):
         self.generation: Generation | None = None
         self.forward: Forward | None = None
         self.prompt: CachedPrompt | None = None
-        self.columns: tuple[Tensor, Tensor] | None = None
+        self.columns: PromptColumns | None = None
         self.log_weight: Tensor | None = None
         self.layer_pass: LayerPass | None = None
         self.weight_pass: WeightPass | None = None

@@ -147,7 +147,7 @@ class ModelHooks:
         state.columns = None
         try:
             if reduced is not None and self.top is not None and self.top.inside is not None:
-                self.top.inside.announce(reduced.call)
+                self.top.inside.announce(reduced.call, reduced.items)
             yield
         finally:
             state.generation = before
@@ -284,10 +284,10 @@ class ModelHooks:
             state.prompt = prompt = reduced.prompt
             call = reduced.call
         else:
-            prompt = None
+            prompt = reduced = None
         state.log_weight = None if prompt is None else prompt.log_weight
         if top.inside is not None:
-            top.inside.announce(call)
+            top.inside.announce(call, () if reduced is None else reduced.items)
         state.forward = Forward.of(call)
         return (), call
 

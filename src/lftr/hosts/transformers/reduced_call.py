@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..items import Item
 from .api import Call
 from .columns import CachedPrompt
 
@@ -25,12 +27,16 @@ class ReducedCall:
         where the prompt ends in an item whose last token went; decoding goes on from there.
     starts : bool
         Whether there is something new to report; false if a reduced prompt only continues.
+    items : sequence of Item
+        The images and videos whose tokens are in ``call``, in the prompt's order, where the host
+        knows how they lie.
     """
 
     call: Call
     prompt: CachedPrompt | None = None
     lag: Tensor | None = None
     starts: bool = True
+    items: Sequence[Item] = ()
 
     @property
     def columns(self) -> int:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
-from ...values.selection import Flow, Selection
+from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Method
-from ..operations.composing import check_composable, identity, merged_notes
+from ..operations.composing import union
 from .base import Wrapper, decide
 
 
@@ -44,25 +44,10 @@ class Mix(Wrapper):
             return decide(a if count else b, tokens, keep)
         first = decide(a, tokens, count)
         rest = _others(first.index, tokens.count)
-        return _union(first, decide(b, tokens.take(rest), keep - count).through(rest))
+        return union(first, decide(b, tokens.take(rest), keep - count).through(rest))
 
 
 def _others(index: Tensor, total: int) -> Tensor:
     """Return the tokens ``(B, N - K)`` that are not in ``index`` ``(B, K)``, ascending."""
     free = torch.ones(len(index), total, dtype=torch.bool, device=index.device)
     return free.scatter_(1, index, False).nonzero()[:, 1].reshape(len(index), -1)
-
-
-def _union(first: Selection, second: Selection) -> Selection:
-    """Return the slots of both; their anchors are distinct."""
-    index, notes = torch.cat([first.index, second.index], dim=1), merged_notes(first, second)
-    check_composable(first, second)
-    if first.flow is None and second.flow is None:
-        return Selection(index, notes=notes)
-    one, two = first.flow or identity(first.index), second.flow or identity(second.index)
-    flow = Flow(
-        torch.cat([one.source, two.source], dim=1),
-        torch.cat([one.slot, two.slot + first.count], dim=1),
-        torch.cat([one.weight, two.weight], dim=1),
-    )
-    return Selection(index, flow, notes)

@@ -13,22 +13,26 @@ from torch import Tensor
 from ...options.named import Named
 from ...values.budget import Keep
 from ...values.errors import LftrError
+from ...values.places import Places
 from ...values.selection import Selection
 from ...values.source import Source
 from .schedules import Schedule
 
-Reads = Literal["nothing", "previous", "own"]
+Reads = Literal["nothing", "previous", "own", "own text", "unrotated"]
 BLOCK = 1 << 24  # entries of attention maps that are held at once
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries and keys of one attention layer for one prompt; attention is computed on demand.
+    """Queries, keys and values of one attention layer for one prompt.
+
+    Attention is computed on demand.
 
     Attributes
     ----------
     queries : Tensor, shape (H, Q, d)
-        After rotary embeddings and normalisation, of all ``L`` tokens or of the last ones.
+        After normalisation and, except for ``reads = "unrotated"``, rotary embeddings; of all ``L``
+        tokens or of the last ones.
     keys : Tensor, shape (H_kv, S, d)
         The same of the keys, of which the last ``L`` are those of the tokens.
     scale : float
@@ -40,6 +44,8 @@ class Heads:
         Bound of the products, ``cap * tanh(product / cap)``.
     first : int
         Token of the first query.
+    values : Tensor, shape (H_kv, S, d_v), optional
+        The values behind the keys, for ``reads = "previous"``.
     """
 
     queries: Tensor
@@ -48,6 +54,7 @@ class Heads:
     mask: Tensor | None = None
     softcap: float | None = None
     first: int = 0
+    values: Tensor | None = None
 
     @property
     def offset(self) -> int:
@@ -83,6 +90,7 @@ class Heads:
             queries=self.queries.to(device),
             keys=self.keys.to(device),
             mask=None if self.mask is None else self.mask.to(device),
+            values=None if self.values is None else self.values.to(device),
         )
 
     def at(self, rows: Tensor) -> Heads:
@@ -98,6 +106,7 @@ class Heads:
             keys=self.keys[:, keys],
             mask=None if self.mask is None else self.mask[asking][:, keys],
             first=len(rows) - len(asking),
+            values=None if self.values is None else self.values[:, keys],
         )
 
     def attention(self, rows: Tensor) -> Tensor:
@@ -111,12 +120,33 @@ class Heads:
         return self.logits(rows).softmax(dim=-1)
 
     def split(self, size: int) -> Iterator[Heads]:
-        """Yield ``size`` heads at a time, each head with keys of its own."""
+        """Yield ``size`` heads at a time, each head with keys and values of its own."""
         group = len(self.queries) // len(self.keys)
         for some in torch.arange(len(self.queries), device=self.queries.device).split(size):
             yield dataclasses.replace(
-                self, queries=self.queries[some], keys=self.keys[some // group]
+                self,
+                queries=self.queries[some],
+                keys=self.keys[some // group],
+                values=None if self.values is None else self.values[some // group],
             )
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What entered and what left a part of a decoder layer, its attention or its MLP.
+
+    Attributes
+    ----------
+    entered, left : Tensor, shape (L, C)
+        After the normalisation in front of the part, and before the residual connection.
+    """
+
+    entered: Tensor
+    left: Tensor
+
+    def at(self, rows: Tensor) -> Passage:
+        """Return the passage of some tokens."""
+        return Passage(self.entered[rows], self.left[rows])
 
 
 @dataclass(frozen=True)
@@ -146,6 +176,10 @@ class LayerView:
     columns : Tensor of int64, shape (L,), optional
         Columns of the rows in the prompt, ascending and the same in every layer; by default the
         rows' own numbers.
+    locate : callable
+        Returns the places of the visual tokens, or None if they are unknown.
+    passages : pair of Passage, optional
+        Through the attention and the MLP of the previous layer, for methods with ``follows``.
     """
 
     layer: int
@@ -159,6 +193,35 @@ class LayerView:
     memory: dict[str, Any] = field(default_factory=dict)
     rotary: tuple[Tensor, Tensor] | None = None
     columns: Tensor | None = None
+    locate: Callable[[], Places | None] = lambda: None
+    passages: tuple[Passage, Passage] | None = None
+
+    @property
+    def places(self) -> Places:
+        """Where the visual tokens lie in their images and videos.
+
+        Raises
+        ------
+        LftrError
+            If it is unknown, because a Q-Former made the tokens or `lftr.prepare` the arguments.
+        """
+        places = self.locate()
+        if places is None:
+            raise LftrError(
+                "this method needs to know where tokens lie in their images, which is unknown for "
+                "the tokens of a Q-Former and after lftr.prepare: reduce the call of the model"
+            )
+        return places
+
+    @property
+    def passed(self) -> tuple[Passage, Passage]:
+        """The passages, for a method that follows states."""
+        if self.passages is None:
+            raise LftrError(
+                "this method follows states through a layer, but none was kept: see "
+                "LayerMethod.follows"
+            )
+        return self.passages
 
     @property
     def last(self) -> Tensor:
@@ -258,10 +321,15 @@ class LayerMethod(Named):
         Name under which `lftr.get_method` finds it; empty for classes that are not registered.
     schedule : Schedule
         Number of visual tokens in each layer.
-    reads : {"nothing", "previous", "own"}
+    reads : {"nothing", "previous", "own", "own text", "unrotated"}
         Which attention `select` uses. ``"previous"``: that of the layer that has just run, whose
-        queries and keys are read while it runs. ``"own"``: that of the next layer, for the prompt's
-        last token alone; its keys are projected once more for this.
+        queries, keys and values are read while it runs. ``"own"``: that of the next layer, for the
+        prompt's last token alone; its keys are projected once more for this. ``"own text"``: the
+        same for all tokens from the first text after an image on. ``"unrotated"``: that of the
+        layer that has just run, for the last token, without rotary position embeddings and without
+        the keys of earlier calls; its keys, too, are projected once more.
+    follows : bool
+        Whether the method uses `LayerView.passages`, which are kept while the layer runs.
     merges : bool
         Whether `select` may merge tokens. Methods that only drop them say False: if gradients are
         checkpointed, a layer whose tokens were merged cannot run again in the backward pass.
@@ -273,6 +341,7 @@ class LayerMethod(Named):
 
     registry: ClassVar[dict[str, type[LayerMethod]]] = {}
     reads: ClassVar[Reads] = "nothing"
+    follows: ClassVar[bool] = False
     merges: ClassVar[bool] = True
     scheduled: ClassVar[type[Schedule]] = Schedule  # type: ignore[type-abstract]
     source: ClassVar[Source | None] = None

@@ -91,6 +91,21 @@ def padded(row: Tensor, *entries: Tensor, batch: int) -> Flow:
     return Flow(*map(fill, entries))
 
 
+def union(first: Selection, second: Selection) -> Selection:
+    """Return the slots of two stacks of decisions; their anchors are distinct."""
+    index, notes = torch.cat([first.index, second.index], dim=1), merged_notes(first, second)
+    check_composable(first, second)
+    if first.flow is None and second.flow is None:
+        return Selection(index, notes=notes)
+    one, two = first.flow or identity(first.index), second.flow or identity(second.index)
+    flow = Flow(
+        torch.cat([one.source, two.source], dim=1),
+        torch.cat([one.slot, two.slot + first.count], dim=1),
+        torch.cat([one.weight, two.weight], dim=1),
+    )
+    return Selection(index, flow, notes)
+
+
 class Joined:
     """A stack's decisions, gathered from decisions about parts of its items.
 

@@ -143,7 +143,7 @@ class Prefill:
         if starts:
             write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
-        return ReducedCall(out | aligned if shorter else out, prompt, lag, starts)
+        return ReducedCall(out | aligned if shorter else out, prompt, lag, starts, fresh_of(items))
 
     def _check_weights(self, prefix: CachedPrompt | None) -> None:
         """Refuse to go on with a cache whose slots had other weights."""

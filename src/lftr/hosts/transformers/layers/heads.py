@@ -17,7 +17,7 @@ from .masks import rows_of
 
 @dataclass
 class Capture:
-    """The queries and keys of one attention layer's last call; with ``stop`` the layer ends there.
+    """Queries, keys and values of an attention layer's last call; ``stop`` ends the layer there.
 
     ``columns`` ``(B, S)`` are the columns of the conversation behind the keys.
     """
@@ -25,6 +25,7 @@ class Capture:
     stop: bool = False
     query: Tensor | None = None
     key: Tensor | None = None
+    value: Tensor | None = None
     mask: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
@@ -37,16 +38,18 @@ class Capture:
         mask: Tensor | None,
         scaling: float | None,
         softcap: float | None = None,
+        value: Tensor | None = None,
     ) -> None:
-        """Keep references to ``query`` and ``key`` ``(B, heads, L, d)``; nothing is computed."""
+        """Keep references to tensors ``(B, heads, L, d)``; nothing is computed."""
         self.query, self.key, self.mask = query.detach(), key.detach(), mask
+        self.value = None if value is None else value.detach()
         self.scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         self.softcap = softcap
         if self.stop:
             raise _Read
 
     def of_row(self, row: int, queries: Tensor, keys: Tensor) -> Heads:
-        """Return one row's queries and keys without padding.
+        """Return one row's queries, keys and values without padding.
 
         Parameters
         ----------
@@ -59,7 +62,14 @@ class Capture:
         q, k = queries.nonzero().squeeze(1), keys.nonzero().squeeze(1)
         if mask is not None:
             mask = mask.index_select(0, q).index_select(1, k)
-        return Heads(_at(self.query[row], q), _at(self.key[row], k), self.scale, mask, self.softcap)
+        return Heads(
+            _at(self.query[row], q),
+            _at(self.key[row], k),
+            self.scale,
+            mask,
+            self.softcap,
+            values=None if self.value is None else _at(self.value[row], k),
+        )
 
 
 class _Read(Exception):
@@ -103,6 +113,25 @@ def start_layer(
     except _Read:
         return capture
     raise unread(attention)
+
+
+def no_rotation(rotary: Any) -> Any:
+    """Return rotary embeddings like ``rotary`` that leave queries and keys as they are.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model passes its layers no rotary embeddings in a form that is known.
+    """
+    if isinstance(rotary, Tensor) and rotary.is_complex():
+        return torch.ones_like(rotary)
+    if isinstance(rotary, (tuple, list)) and len(rotary) == 2:
+        cosines, sines = rotary
+        return torch.ones_like(cosines), torch.zeros_like(sines)
+    raise UnsupportedModelError(
+        "this model's layers are not passed the cosines and sines of rotary position embeddings, "
+        "so attention without them cannot be read; use a method that reads attention with positions"
+    )
 
 
 def chooses_keys(layer: nn.Module) -> bool:

@@ -10,6 +10,7 @@ logits and labels keep the prompt's shape.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,14 +22,16 @@ from ....methods.inside import LayerMethod
 from ....methods.inside.schedules import State
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
+from ...items import Item
 from ..api import HOOKS_RUN_ONCE, Call, Model, attention_of
 from ..cache_record import cached_columns_of
-from ..call_state import CallState
+from ..call_state import CallState, PromptColumns
 from ..checkpointing import run_once
 from ..checks import check_unpacked
 from ..families import Family
-from .heads import Capture
+from .heads import Capture, chooses_keys
 from .layer_pass import LayerPass
+from .passages import Passages, follow, parts_of
 
 _PASSIVE: dict[State, int] = {"active": 0, "frozen": 1, "bypassed": 2}
 
@@ -90,9 +93,14 @@ class LayerHost:
                     f"{type(self.model).__name__} adds visual features to its tokens",
                 )
             layers = sorted({*early, *method.watches(self.depth)})
-            source = {"nothing": [], "previous": [i - 1 for i in layers], "own": layers}[
-                method.reads
-            ]
+            earlier = [i - 1 for i in layers]
+            source = {
+                "nothing": [],
+                "previous": earlier,
+                "unrotated": earlier,
+                "own": layers,
+                "own text": layers,
+            }[method.reads]
             without = [i for i in source if i >= 0 and not self.attends[i]]
             if without:
                 raise ArgumentError.of(
@@ -101,11 +109,29 @@ class LayerHost:
                     "layers that have attention over their tokens: "
                     f"{[i for i in range(self.depth) if self.attends[i]]}",
                 )
-            idle = [i for i in source if i >= 0 and self.states[i] != "active"]
-            if idle:
+            sparse = [i for i in source if i >= 0 and chooses_keys(self.layers[i])]
+            if sparse and method.reads == "unrotated":
                 raise ArgumentError.of(
                     str(method),
-                    f"reads the attention of layer {idle[0]}",
+                    f"reads the attention of layer {sparse[0]} without positions",
+                    "layers that attend to all keys; this one chooses them by their positions "
+                    "(sparse attention)",
+                )
+            followed = self._followed(method)
+            unlike = [i for i in followed if parts_of(self.layers[i]) is None]
+            if unlike:
+                raise ArgumentError.of(
+                    str(method),
+                    f"follows states through layer {unlike[0]}",
+                    f"layers that have an attention and an MLP; {type(self.layers[0]).__name__} "
+                    f"{unlike[0]} does not",
+                )
+            idle = [i for i in [*source, *followed] if i >= 0 and self.states[i] != "active"]
+            if idle:
+                what = "attention" if idle[0] in source else "states"
+                raise ArgumentError.of(
+                    str(method),
+                    f"reads the {what} of layer {idle[0]}",
                     f"layers in which visual tokens are active; there they are "
                     f"{self.states[idle[0]]}",
                 )
@@ -121,12 +147,28 @@ class LayerHost:
         for number, layer in enumerate(self.layers):
             yield layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True)
         yield self.layers[-1].register_forward_hook(self._after_last)
+        for number in sorted({i for method in self.methods for i in self._followed(method)}):
+            for name, part in (parts_of(self.layers[number]) or {}).items():
+                yield follow(part, functools.partial(self._passed, number, name))
 
-    def announce(self, call: Call) -> None:
-        """Note which columns of the next forward are visual tokens, and which are not padding."""
+    def _followed(self, method: LayerMethod) -> list[int]:
+        """Return the layers whose passages a method uses; see `LayerMethod.follows`."""
+        if not method.follows:
+            return []
+        acting = {*method.schedule.cuts(self.depth), *method.watches(self.depth)}
+        return sorted(layer - 1 for layer in acting if layer)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _passed(self, number: int, part: str, passages: Passages) -> None:
+        current = self.state.layer_pass
+        if current is not None:
+            current.passed(number, part, passages)
+
+    def announce(self, call: Call, items: Sequence[Item]) -> None:
+        """Note what the columns of the next forward are; see `PromptColumns`."""
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
-            self.state.columns = visual, _known(call.mask, call.ids)
+            self.state.columns = PromptColumns(visual, _known(call.mask, call.ids), items)
             if bool(visual.any()) and self._changes(int(visual.sum(dim=1).max())):
                 check_unpacked(call)
 
@@ -136,7 +178,7 @@ class LayerHost:
         return any(min(plan) < tokens for plan in plans) or set(self.states) != {"active"}
 
     def begin(
-        self, inner: Call, columns: tuple[Tensor, Tensor] | None, log_weight: Tensor | None
+        self, inner: Call, columns: PromptColumns | None, log_weight: Tensor | None
     ) -> LayerPass | None:
         """Return the pass of a forward of the language model that begins.
 
@@ -155,11 +197,16 @@ class LayerHost:
         cached = None if inner.cache is None else cached_columns_of(inner.cache)
         shape = inner.columns
         assert shape is not None
-        if columns is None or columns[0].shape[1] != shape[1]:
+        if columns is None or columns.visual.shape[1] != shape[1]:
             none = torch.zeros(shape, dtype=torch.bool, device=self.model.device)
-            columns = none, ~none
-        repeats = shape[0] // len(columns[0])  # beams
-        visual, known = (x.repeat_interleave(repeats, dim=0) for x in columns)
+            columns = PromptColumns(none, ~none)
+        repeats = shape[0] // len(columns.visual)  # beams
+        marks = columns.visual, columns.known
+        visual, known = (x.repeat_interleave(repeats, dim=0) for x in marks)
+        rows = [
+            [item for item in columns.items if item.row == row // repeats]
+            for row in range(len(visual))
+        ]
         if cached is None and not bool(visual.any()):
             return None
         past = inner.past
@@ -175,7 +222,7 @@ class LayerHost:
         if log_weight is not None:
             repeated = log_weight.repeat_interleave(shape[0] // len(log_weight), dim=0)
             logs[:, : repeated.shape[1]] = repeated[:, : logs.shape[1]]
-        layer_pass = LayerPass(self, visual, known, logs, past, cached, end, decisions)
+        layer_pass = LayerPass(self, visual, known, logs, rows, past, cached, end, decisions)
         once = self.layers  # older releases would run our hooks in the backward pass too
         if HOOKS_RUN_ONCE:
             frozen = [n for n, state in enumerate(self.states) if state == "frozen"]

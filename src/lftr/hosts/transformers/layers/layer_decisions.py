@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....methods.inside.base import Heads, LayerMethod, LayerView
+from ....methods.inside.base import Heads, LayerMethod, LayerView, Passage
 from ....values.errors import LftrError
 from ....values.exact import exactly
+from ....values.places import Places
 from ....values.selection import Selection
+from ...items import Item, places_of
 
 # (layer, method, row of the batch) -> what the method kept; None: nothing
 Decisions = dict[tuple[int, int, int], Selection | None]
@@ -44,8 +47,12 @@ class PromptRow:
     ----------
     row : int
         Row of the batch.
-    tokens : int
-        Visual tokens that enter the language model.
+    visual : Tensor of int64, shape (N,)
+        The columns of the visual tokens that enter the language model.
+    valid : Tensor of bool, shape (L,)
+        The columns that are not padding.
+    items : sequence of Item
+        The images and videos that the visual tokens belong to; empty where that is not known.
     depth : int
         Number of its layers.
     first : int
@@ -54,17 +61,43 @@ class PromptRow:
     """
 
     def __init__(
-        self, row: int, methods: Sequence[LayerMethod], tokens: int, depth: int, first: int
+        self,
+        row: int,
+        methods: Sequence[LayerMethod],
+        visual: Tensor,
+        valid: Tensor,
+        items: Sequence[Item],
+        depth: int,
+        first: int,
     ) -> None:
         self.row = row
         self.methods = methods
-        self.tokens = tokens
+        self.visual = visual
+        self.items = items
+        self.tokens = tokens = len(visual)
         self.depth = depth
         self.first = first
         self.plans = [method.schedule.counts(tokens, depth) for method in methods]
         self.memories: list[dict[str, Any]] = [{} for _ in methods]
         self._all_dropped = False
-        self._text_before: int | None = None  # number of text tokens before the image
+        self.text_before = int(valid[: visual[0]].sum())  # text tokens before the image
+
+    @functools.cached_property
+    def places(self) -> Places | None:
+        """Where the visual tokens that enter the language model lie; None if that is not known."""
+        if not self.items:
+            return None
+        places = places_of(self.items)
+        if len(places.coordinates) != self.tokens:
+            raise LftrError(
+                f"the images and videos of row {self.row} have {len(places.coordinates)} tokens, "
+                f"and the language model receives {self.tokens}"
+            )
+        return places
+
+    def _places_at(self, columns: Tensor) -> Places | None:
+        where = torch.searchsorted(self.visual, columns.to(self.visual.device))
+        return None if self.places is None else self.places.at(where)
 
     def _acts(self, number: int, method: int) -> bool:
         plan = self.plans[method]
@@ -82,6 +115,10 @@ class PromptRow:
         """Return which attention is read before layer ``number``, see `LayerMethod.reads`."""
         return {self.methods[m].reads for m in self._acting(number)}
 
+    def follows(self, number: int) -> bool:
+        """Whether a method uses passages before layer ``number``, see `LayerMethod.follows`."""
+        return any(self.methods[m].follows for m in self._acting(number))
+
     def layers_read(self, source: str) -> list[int]:
         """Return the layers before which that attention is read."""
         return [i for i in range(self.depth) if source in self.reads(i)]
@@ -96,6 +133,7 @@ class PromptRow:
         norm: Callable[[Tensor], Tensor],
         rotary: tuple[Tensor, Tensor] | None,
         columns: Tensor,
+        passages: tuple[Passage, Passage] | None,
         decisions: Decisions,
     ) -> LayerDecision | None:
         """Let the methods decide in turn, each about the tokens that the ones before it kept.
@@ -114,6 +152,8 @@ class PromptRow:
             The cosines and sines of the tokens' positions.
         columns : Tensor of int64, shape (L,)
             The columns of the tokens in the call.
+        passages : pair of Passage, optional
+            What went through the attention and the MLP of the previous layer, of the same tokens.
         decisions : dict
             Decisions that are repeated; new ones are added to it.
 
@@ -122,8 +162,6 @@ class PromptRow:
         LayerDecision, optional
             None if all tokens stay as they are.
         """
-        if self._text_before is None:  # counted once: the first visual tokens may be dropped later
-            self._text_before = int(visual.int().argmax())
         live = torch.arange(len(states), device=states.device)
         merged = weighed = False
         for m in self._acting(number):
@@ -139,13 +177,15 @@ class PromptRow:
                     self.depth,
                     states[live],
                     tokens,
-                    (~seen).nonzero().squeeze(1)[self._text_before :],
+                    (~seen).nonzero().squeeze(1)[self.text_before :],
                     self.tokens,
                     None if source is None else source.at(live),
                     norm,
                     self.memories[m],
                     None if rotary is None else (rotary[0][live], rotary[1][live]),
                     columns[live],
+                    functools.partial(self._places_at, columns[live[tokens]]),
+                    None if passages is None else (passages[0].at(live), passages[1].at(live)),
                 )
                 with torch.no_grad(), exactly(states):  # decisions need no gradient
                     decisions[key] = self._choose(m, view)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,16 +11,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ....evidence.attention import attention_modules, unread
-from ....methods.inside.base import Heads
+from ....methods.inside.base import Heads, Passage
 from ....values.errors import LftrError, UnsupportedModelError
 from ....values.report import LayerReport, Report
+from ...items import Item
 from ..api import Cache, Call, versions
 from ..cache_record import CachedColumns, attach_columns, cache_bytes, layer_sizes
-from .heads import Capture, chooses_keys, start_layer
+from .heads import Capture, chooses_keys, no_rotation, start_layer
 from .layer_arguments import LayerArguments
 from .layer_decisions import Decisions, PromptRow
 from .live_columns import LiveColumns
 from .masks import layer_mask, local_mask
+from .passages import Passages
 
 if TYPE_CHECKING:
     from .host import LayerHost
@@ -35,6 +39,8 @@ class LayerPass:
         Columns of the whole conversation that are not padding.
     log_weight : Tensor of float32, shape (B, past + L)
         The logarithms of how many tokens these columns stand for, before any layer.
+    items : sequence of sequence of Item
+        The images and videos of each row, where it is known how their tokens lie.
     past : int
         Number of columns before this call.
     cached : CachedColumns, optional
@@ -52,6 +58,7 @@ class LayerPass:
         visual: Tensor,
         known: Tensor,
         log_weight: Tensor,
+        items: Sequence[Sequence[Item]],
         past: int,
         cached: CachedColumns | None,
         end: int | None,
@@ -76,11 +83,13 @@ class LayerPass:
         self._log_weight = log_weight
         self._log_weights: dict[int, Tensor] = {}
         self.captures: dict[int, Capture] = {}
+        self.passages: defaultdict[int, dict[str, Passages]] = defaultdict(dict)
+        self.entered: dict[int, tuple[Tensor, tuple[Any, ...], Call]] = {}
         self.prompts = [
-            PromptRow(row, host.methods, count, host.depth, host.first)
-            for row, count in enumerate(self.live.counts)
-            if count
+            PromptRow(row, host.methods, columns, valid[row], items[row], host.depth, host.first)
+            for row, columns in self.live.survivors.items()
         ]
+        self._entries = {i - 1 for prompt in self.prompts for i in prompt.layers_read("unrotated")}
         self.counts: list[int] = []  # visual tokens left in each layer so far
         self.left = False  # whether the last layer has run
 
@@ -103,6 +112,8 @@ class LayerPass:
         self.counts.append(self.live.left)
         state = self.host.states[number] if self.live.left else "active"
         states = self.live.move(states, self.live.alive)
+        if number in self._entries:
+            self.entered[number] = states, rest, call
         new = self.live.alive
         if state != "active":
             text, _, both = self.live.split()
@@ -120,6 +131,11 @@ class LayerPass:
             self.captures[number].columns = keys
         out = out.but(mask=self._mask(number, call.mask, keys, new))
         return (states, *(self._narrowed(value) for value in rest)), out
+
+    def passed(self, number: int, part: str, passages: Passages) -> None:
+        """Keep what went through a part of layer ``number``, if a method will look at it."""
+        if any(prompt.follows(number + 1) for prompt in self.prompts):
+            self.passages[number][part] = passages
 
     def check_end(self) -> None:
         """Check that the hooks of every layer ran, and that of the last layer's end.
@@ -162,16 +178,21 @@ class LayerPass:
         if not deciding:
             return states
         previous = self.captures.pop(number - 1, None)
-        upcoming: dict[int, Heads] = {}
-        if any("own" in prompt.reads(number) for prompt in deciding):
-            upcoming = self._start(number, layer, states, rest, call)
+        passages = self.passages.pop(number - 1, {})
+        reads = set().union(*(prompt.reads(number) for prompt in deciding))
+        started: dict[str, dict[int, Heads]] = {}
+        for name in ("own", "own text"):
+            if name in reads:
+                started[name] = self._start(number, layer, states, rest, call, name == "own text")
+        if "unrotated" in reads:
+            started["unrotated"] = self._unrotated(number - 1, *self.entered.pop(number - 1))
         lost: dict[int, Tensor] = {}
         merged: list[tuple[int, Tensor, Tensor]] = []
         for prompt in deciding:
             row = prompt.row
             places = self._real(row).nonzero().squeeze(1)
             columns = self.live.alive[row, places]
-            heads = {} if row not in upcoming else {"own": upcoming[row]}
+            heads = {name: by_row[row] for name, by_row in started.items()}
             if previous is not None:
                 heads["previous"] = self._heads(number - 1, previous, row)
             device = states.device
@@ -184,6 +205,9 @@ class LayerPass:
                 self.host.norm,
                 self._rotary(row, columns, call.rotary),
                 columns.to(device),
+                self._passages(number - 1, passages, row, places)
+                if prompt.follows(number)
+                else None,
                 self.decisions,
             )
             if decision is None:
@@ -270,14 +294,17 @@ class LayerPass:
         states: Tensor,
         rest: tuple[Any, ...],
         call: Call,
+        whole_text: bool,
     ) -> dict[int, Heads]:
-        """Return the last tokens' queries and all keys of a layer that has not run yet, by row."""
+        """Return the last queries and all keys of a layer that has not run yet, by row.
+
+        The queries are those of the last token, or of all tokens from the first text after an image
+        on.
+        """
         without_cache = call.but(cache=None, caching=False, mask=None)
-        real = {prompt.row: self._real(prompt.row) for prompt in self.prompts}
         alive = self.live.alive
-        place = torch.zeros(len(alive), 1, dtype=torch.long, device=alive.device)
-        for row, mine in real.items():
-            place[row] = mine.nonzero()[-1]
+        asking = self._asking(whole_text)
+        place = _stacked(asking, len(alive), alive.device)
 
         full = call.mask
         masked = isinstance(full, Tensor) and full.ndim == 4
@@ -310,17 +337,72 @@ class LayerPass:
             last = self.arguments.in_conversation(alive.gather(1, place))
             mask = layer_mask(full, last, columns, self.past, flat=False)
         heads = {}
-        for row, mine in real.items():
+        for row, rows in asking.items():
             seen = self._seen(row, columns[row]).nonzero().squeeze(1)
             heads[row] = Heads(
-                capture.query[row].index_select(1, place[row].to(key.device)),
+                capture.query[row].index_select(1, rows.to(key.device)),
                 key[row].index_select(1, seen),
                 capture.scale,
-                None if mask is None else mask[row, 0][:, seen],
+                None if mask is None else mask[row, 0, : len(rows)][:, seen],
                 capture.softcap,
-                int(mine.sum()) - 1,
+                int(self._real(row).sum()) - len(rows),
             )
         return heads
+
+    def _unrotated(
+        self, number: int, states: Tensor, rest: tuple[Any, ...], call: Call
+    ) -> dict[int, Heads]:
+        """Return the last token's queries and the call's keys without rotary embeddings, by row.
+
+        Layer ``number``, which has run, is started once more with what it was called with.
+        """
+        layer = self.host.layers[number]
+        call = call.but(cache=None, caching=False, mask=None, rotary=no_rotation(call.rotary))
+        asking = self._asking(whole_text=False)
+        alive = self.live.alive
+        place = _stacked(asking, len(alive), alive.device)
+        here = {name: self._narrowed(value) for name, value in call.items()}
+        capture = start_layer(layer, states, tuple(map(self._narrowed, rest)), here, place)
+        assert capture.query is not None
+        assert capture.key is not None
+        heads = {}
+        for row, rows in asking.items():
+            real = self._real(row).nonzero().squeeze(1).to(capture.key.device)
+            heads[row] = Heads(
+                capture.query[row].index_select(1, rows.to(capture.query.device)),
+                capture.key[row].index_select(1, real),
+                capture.scale,
+                softcap=capture.softcap,
+                first=len(real) - 1,
+            )
+        return heads
+
+    def _asking(self, whole_text: bool) -> dict[int, Tensor]:
+        """Return by row which of ``alive`` ask: the last token, or all from the text on."""
+        asking = {}
+        for prompt in self.prompts:
+            real = self._real(prompt.row).nonzero().squeeze(1)
+            columns = self.live.alive[prompt.row, real]
+            text = (~self.live.visual[prompt.row, columns]).nonzero().squeeze(1)
+            after = text[prompt.text_before :]
+            asking[prompt.row] = real[int(after[0]) :] if whole_text and len(after) else real[-1:]
+        return asking
+
+    def _passages(
+        self,
+        number: int,
+        passages: Mapping[str, Passages],
+        row: int,
+        places: Tensor,
+    ) -> tuple[Passage, Passage]:
+        """Return what went through the attention and the MLP of a layer, at places of a row."""
+        if len(passages) != 2:
+            raise LftrError(
+                f"layer {number} ran, but what went through its attention and its MLP could not be "
+                f"read: its parts do not run as {versions()} is expected to run them"
+            )
+        attention, mlp = (passages[part].of_row(row, places) for part in ("attention", "mlp"))
+        return attention, mlp
 
     def _cached_keys(self, cache: Cache, number: int, new: Tensor) -> Tensor:
         """Return the cached keys that a layer passes to its kernel together with ``new``."""
@@ -413,3 +495,13 @@ class LayerPass:
             return tuple(self.live.valid[:, : self.end].sum(dim=1).tolist())
         real = (columns >= 0) & (columns < self.past + self.end)
         return tuple(real.sum(dim=1).tolist())
+
+
+def _stacked(rows: Mapping[int, Tensor], batch: int, device: torch.device) -> Tensor:
+    """Return rows of each prompt as one ``(B, R)``, the last one repeated where there are fewer."""
+    longest = max(len(one) for one in rows.values())
+    place = torch.zeros(batch, longest, dtype=torch.long, device=device)
+    for row, one in rows.items():
+        place[row, : len(one)] = one
+        place[row, len(one) :] = one[-1]
+    return place
