@@ -106,6 +106,16 @@ def test_fastvid(file):
     close(chosen.apply(tokens.features), case.expected["tokens"])
 
 
+@pytest.mark.parametrize("file", cases("flashvid"))
+def test_flashvid(file):
+    case = load(file)
+    tokens = video_of(case, cls_attention=case.inputs["cls_attention"].flatten()[None])
+    method = lftr.get_method("flashvid", segments=case.params["segments"])
+    chosen = method.select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(tokens.features), case.expected["tokens"])
+
+
 @pytest.mark.parametrize("file", cases("holitom"))
 def test_holitom(file):
     case = load(file)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
 import pytest
+import torch
 from every import item
 
 import lftr
-from lftr.methods import SemVID, VCast
+from lftr.methods import FlashVID, SemVID, VCast
+from lftr.methods.operations.apportion import apportion
 
 GRIDS = [(1, 3, 4), (2, 3, 3), (5, 3, 4), (8, 2, 3)]
 
@@ -188,3 +192,122 @@ def test_semvid(seed, grid, threshold):
     method = SemVID(threshold=threshold)
     for keep in range(1, tokens.count):
         assert method.select(tokens, keep).index.tolist() == semvid(tokens, keep, threshold)
+
+
+def plain_peaks(x, count):
+    """Return the density peaks of some tokens, and the nearest peak of each token.
+
+    Of equally dense tokens, the earlier counts as denser.
+    """
+    scale = len(x[0]) ** 0.5
+    distance = [[apart(a, b) / scale for b in x] for a in x]
+    near = min(count, 7, len(x))
+    density = [math.exp(-sum(d * d for d in sorted(row)[:near]) / near) for row in distance]
+    score = []
+    for i, row in enumerate(distance):
+        denser = [row[j] for j in range(len(x)) if (density[j], -j) > (density[i], -i)]
+        score.append(density[i] * min(denser, default=max(row)))
+    peaks = sorted(best(score, count))
+    return peaks, [
+        i if i in peaks else min(peaks, key=lambda peak: distance[i][peak]) for i in range(len(x))
+    ]
+
+
+def ceiled(total, claims):
+    """Divide slots by the smallest factor at which ``ceil(claim * factor)`` sum up to them."""
+    counts = [0] * len(claims)
+    for _ in range(total):
+        worth = [
+            claim / max(count, 1e-9) if count < claim else -1.0
+            for claim, count in zip(claims, counts, strict=True)
+        ]
+        counts[best(worth, 1)[0]] += 1
+    return counts
+
+
+def flashvid(tokens, keep, least):
+    frames, size = frames_of(tokens), tokens.grid[1] * tokens.grid[2]
+    count = len(frames)
+    attention = tokens.cls_attention.mean(dim=0).unflatten(0, (count, -1)).tolist()
+    first = math.ceil(keep // count * 0.7)
+    kept = []
+    for frame, weight in zip(frames, attention, strict=True):
+        picked = []
+        for _ in range(first):
+            rivals = picked or range(size)
+            value = [
+                -1.0
+                if i in picked
+                else weight[i] * min(1 - cosine(frame[i], frame[j]) for j in rivals if j != i)
+                for i in range(size)
+            ]
+            picked += best(value, 1)
+        kept.append(picked)
+    means = [mean(frame) for frame in frames]
+    like = [cosine(a, b) for a, b in itertools.pairwise(means)]
+    cuts = set(best([-one for one in like], min(least, count) - 1))
+    cuts |= {t for t, one in enumerate(like) if one < 0.9}
+    starts = [0, *(t + 1 for t in sorted(cuts))]
+    ends = [*starts[1:], count]
+    spans = list(zip(starts, ends, strict=True))
+    slots = apportion(
+        keep - first * count,
+        torch.tensor([[b - a for a, b in spans]]),
+        torch.tensor([[(b - a) * (size - first) for a, b in spans]]),
+    )[0].tolist()
+    members = {}
+    for t in range(count):
+        for i in kept[t]:
+            members[t, i] = [[(t, i)]]
+    for (a, b), number in zip(spans, slots, strict=True):
+        if not number:
+            continue
+        link = {}
+        for t in range(a + 1, b):
+            for i in set(range(size)) - set(kept[t]):
+                rivals = [j for j in range(size) if j not in kept[t - 1]]
+                j = max(rivals, key=lambda j: cosine(frames[t][i], frames[t - 1][j]))
+                link[t, i] = cosine(frames[t][i], frames[t - 1][j]), (t - 1, j)
+        joins = {token for token, (similar, _) in link.items() if similar > 0.8}
+        most = (b - a) * (size - first) - number
+        if len(joins) > most:  # fewer would be left than slots
+            ranked = sorted((similar for similar, _ in link.values()), reverse=True)
+            bound = ranked[most - 1] if most else math.inf
+            joins = {token for token, (similar, _) in link.items() if similar > bound}
+        trees = {}
+        for t in range(a, b):
+            for i in range(size):
+                root = (t, i)
+                while root in joins:
+                    root = link[root][1]
+                if i not in kept[t]:
+                    trees.setdefault(root, []).append((t, i))
+        left = [[i for i in range(size) if (t, i) in trees] for t in range(a, b)]
+        for t, here, clusters in zip(
+            range(a, b), left, ceiled(number, [len(one) for one in left]), strict=True
+        ):
+            if clusters:
+                merged = [mean([frames[s][j] for s, j in trees[t, i]]) for i in here]
+                _, leaders = plain_peaks(merged, clusters)
+                for i, leader in zip(here, leaders, strict=True):
+                    members.setdefault((t, here[leader]), []).append(trees[t, i])
+    index = sorted(members)
+    features = [
+        mean([mean([frames[s][j] for s, j in tree]) for tree in members[token]]) for token in index
+    ]
+    return [t * size + i for t, i in index], torch.tensor(features)
+
+
+@pytest.mark.parametrize("least", [1, 3])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_flashvid(seed, grid, least):
+    tokens = item(seed, grid)
+    x = tokens.features.unflatten(0, (grid[0], -1))
+    x = x[:1] + 0.1 * x * torch.arange(1, x.shape[1] + 1)[:, None]  # some tokens hardly change
+    tokens = dataclasses.replace(tokens, features=x.flatten(0, 1))
+    for keep in range(1, tokens.count):
+        chosen = FlashVID(segments=least).select(tokens, keep)
+        index, features = flashvid(tokens, keep, least)
+        assert chosen.index.tolist() == index
+        torch.testing.assert_close(chosen.apply(tokens.features), features, rtol=1e-4, atol=1e-5)

@@ -69,7 +69,7 @@ def same(one, other):
 
 
 def test_all_methods_for_videos_are_here():
-    names = "aim-video dycoke evs fastvid frame-sample free-video-llm holitom prunevid"
+    names = "aim-video dycoke evs fastvid flashvid frame-sample free-video-llm holitom prunevid"
     assert [*names.split(), "semvid", "v-cast", "vidcom2"] == VIDEO
 
 
@@ -294,6 +294,7 @@ def test_settings_name_what_they_allow():
     for name, option, value in [
         ("evs", "first", 1.5),
         ("frame-sample", "share", 0.0),
+        ("flashvid", "same", 1.5),
         ("semvid", "objects", 1.5),
         ("semvid", "longest", 0),
         ("v-cast", "temperature", 0.0),

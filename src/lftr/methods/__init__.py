@@ -72,6 +72,7 @@ from .video.aim import AIMVideo
 from .video.dycoke import DyCoke
 from .video.evs import EVS
 from .video.fastvid import FastVID
+from .video.flashvid import FlashVID
 from .video.frame_sample import FrameSample
 from .video.free_video_llm import FreeVideoLLM
 from .video.holitom import HoliTom
@@ -102,6 +103,7 @@ __all__ = [
     "FastV",
     "FastVID",
     "FasterVLM",
+    "FlashVID",
     "Fold",
     "Folder",
     "FrameSample",
