@@ -359,3 +359,21 @@ def test_fsr(seed, keep, focus, text_weight):
     chosen = lftr.methods.FSR(focus, text_weight).select(tokens, keep)
     assert chosen.index.tolist() == sorted(picks)
     torch.testing.assert_close(chosen.apply(tokens.features), averaged(tokens.features, groups))
+
+
+@seeds
+@counts
+@pytest.mark.parametrize("weights", [(), (0.2, 0.0, 3.0)])
+def test_hawk(seed, keep, weights):
+    tokens = item(seed, GRID)
+    scores = [0.0] * 24
+    for head, weight in zip(tokens.text_products.tolist(), weights or (1, 1, 1), strict=True):
+        length = math.sqrt(sum(one * one for one in head))
+        scores = [score + weight * one / length for score, one in zip(scores, head, strict=True)]
+    chosen = lftr.methods.HAWK(weights=weights).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(ranked(scores)[:keep])
+
+
+def test_hawk_needs_a_weight_for_each_head():
+    with pytest.raises(lftr.ArgumentError, match=r"weights = \(1.0, 2.0\).*3, one for each head"):
+        lftr.methods.HAWK(weights=(1.0, 2.0)).select(item(0, GRID), 5)

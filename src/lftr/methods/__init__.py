@@ -28,6 +28,7 @@ from .before.folder import Folder
 from .before.fsr import FSR
 from .before.globalcom2 import GlobalCom2
 from .before.greedy_nms import GreedyNMS
+from .before.hawk import HAWK
 from .before.hiprune import HiPrune
 from .before.holov import HoloV
 from .before.id_selection import IDSelection
@@ -85,6 +86,7 @@ __all__ = [
     "AIM",
     "EVS",
     "FSR",
+    "HAWK",
     "AIMInside",
     "AIMVideo",
     "Adaptive",

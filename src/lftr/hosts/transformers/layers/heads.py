@@ -43,7 +43,7 @@ class Capture:
         self.scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         self.softcap = softcap
         if self.stop:
-            raise _Read
+            raise Stopped
 
     def of_row(self, row: int, queries: Tensor, keys: Tensor) -> Heads:
         """Return one row's queries and keys without padding.
@@ -62,7 +62,7 @@ class Capture:
         return Heads(_at(self.query[row], q), _at(self.key[row], k), self.scale, mask, self.softcap)
 
 
-class _Read(Exception):
+class Stopped(Exception):
     """Ends a layer once its queries and keys are known."""
 
 
@@ -100,7 +100,7 @@ def start_layer(
         # a forward set on the instance (by accelerate, or compiled) would run the original layer
         with tapped(attention, capture), tapped(copied[1], capture):
             copied[0].forward(states, *rest, **kwargs)
-    except _Read:
+    except Stopped:
         return capture
     raise unread(attention)
 
