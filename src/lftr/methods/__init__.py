@@ -23,6 +23,7 @@ from .before.dart import Dart
 from .before.divprune import DivPrune
 from .before.downsample import Downsample
 from .before.fastervlm import FasterVLM
+from .before.ficoco import FiCoCo
 from .before.fold import Fold
 from .before.folder import Folder
 from .before.fsr import FSR
@@ -105,6 +106,7 @@ __all__ = [
     "FastV",
     "FastVID",
     "FasterVLM",
+    "FiCoCo",
     "FlashVID",
     "Fold",
     "Folder",
