@@ -71,6 +71,7 @@ from .inside.static_exit import StaticExit
 from .inside.v2drop import V2Drop
 from .lookup import KINDS, get_method, list_methods
 from .video.aim import AIMVideo
+from .video.aot import AOT
 from .video.dycoke import DyCoke
 from .video.evs import EVS
 from .video.fastvid import FastVID
@@ -85,6 +86,7 @@ from .video.vidcom2 import VidCom2
 
 __all__ = [
     "AIM",
+    "AOT",
     "EVS",
     "FSR",
     "HAWK",
