@@ -68,6 +68,7 @@ def item(seed, grid, kind="any"):
         visual_projected=normal(total, 5),
         text_embeds=normal(2, 5),
         text_token_embeds=normal(4, 6),
+        text_products=normal(3, total),
         frame_features=normal(grid[0], 4),
     )
     if kind == "constant":

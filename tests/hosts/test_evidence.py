@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from zoo import FAMILIES
 
 import lftr
 from lftr.evidence.attention import attention_modules
@@ -26,6 +27,7 @@ FIELDS = (
     "text_token_embeds",
     "visual_projected",
     "text_embeds",
+    "text_products",
     "attention",
 )
 
@@ -59,7 +61,7 @@ def test_shape_or_error(entry: ZooEntry, name: str) -> None:
     for tokens in items:
         value: Tensor = getattr(tokens, name)
         assert torch.isfinite(value).all()
-        if name == "cls_attention":
+        if name in ("cls_attention", "text_products"):
             assert value.shape[1] == tokens.count
         elif name == "frame_features":
             assert value.ndim == 2
@@ -289,3 +291,83 @@ def test_processor_tells_the_text(llava: ZooEntry, clip: Any) -> None:
     ids = prompt.inputs()["input_ids"][0]
     expected = tower.embed(Decoder().decode(ids[~prompt.visual(ids)]))
     assert distance(items[0].text_embeds, expected) < 1e-6
+
+
+# ---- the first layer of the language model -----------------------------------------------------
+
+
+def plain_products(model: Any, text: Tensor, tokens: Tensor) -> Tensor:
+    """Products of the first layer's queries and keys by its own projections, head by head."""
+    layer = family_of(model).decoder(model).layers[0]
+    attention = layer.self_attn
+
+    def heads(states: Tensor, projection: Any) -> Tensor:
+        projected = projection(layer.input_layernorm(states))
+        return projected.unflatten(1, (-1, attention.head_dim)).transpose(0, 1)
+
+    queries, keys = heads(text, attention.q_proj), heads(tokens, attention.k_proj)
+    rows = []
+    for head, query in enumerate(queries):
+        key = keys[head * len(keys) // len(queries)]
+        rows.append((query @ key.T).mean(dim=0) * attention.head_dim**-0.5)
+    return torch.stack(rows)
+
+
+PLAIN_HEADS = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl", "idefics3")
+
+
+@pytest.mark.parametrize("name", PLAIN_HEADS)
+def test_products_are_of_the_first_layer_without_positions(name: str) -> None:
+    prompt = Prompt(FAMILIES[name])
+    for tokens in seen(prompt, "text_products", "text_token_embeds"):
+        wanted = plain_products(prompt.model, tokens.text_token_embeds, tokens.features)
+        assert distance(tokens.text_products, wanted) < 1e-5
+
+
+def test_products_follow_the_text(llava: ZooEntry) -> None:
+    prompt, texts = Prompt(llava), ["a dog", "none", "how many cats"]
+    embed = prompt.model.get_input_embeddings()
+    items = seen(prompt, "text_products", guidance=lftr.Guidance(texts, Letters()))
+    for tokens, row in zip(items, (0, 0, 2), strict=True):
+        ids = torch.tensor(Letters()(texts[row], add_special_tokens=False)["input_ids"])
+        wanted = plain_products(prompt.model, embed(ids), tokens.features)
+        assert distance(tokens.text_products, wanted) < 1e-5
+
+
+def test_products_with_a_method_inside(llava: ZooEntry) -> None:
+    """The forward of one layer passes by the hooks of methods inside the language model."""
+    prompt = Prompt(llava)
+    with reduced(prompt.model, "hawk", 0.5) as run:
+        prompt.forward()
+        wanted = [tokens.text_products for tokens in run.method.tokens]
+        kept = run.report.kept
+    with lftr.reduce(prompt.model, ["hawk", lftr.methods.FastV(layer=1)], keep=0.5) as reduction:
+        prompt.forward()
+        assert reduction.report.kept == kept
+    assert all(one.isfinite().all() for one in wanted)
+
+
+class Turned(nn.Module):
+    """A rotary embedding that counts positions from 1 upwards, whatever it is told."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: Tensor, position_ids: Tensor) -> Any:
+        return self.inner(states, torch.arange(1, 1 + position_ids.shape[-1])[None])
+
+
+def test_products_that_depend_on_the_place_are_refused(llava: ZooEntry) -> None:
+    prompt = Prompt(llava)
+    decoder: Any = family_of(prompt.model).decoder(prompt.model)
+    rotary = decoder.rotary_emb
+    decoder.rotary_emb = Turned(rotary)
+    try:
+        with (
+            lftr.reduce(prompt.model, "hawk", keep=0.5),
+            pytest.raises(lftr.UnsupportedModelError, match="depend on where a token stands"),
+        ):
+            prompt.forward()
+    finally:
+        decoder.rotary_emb = rotary

@@ -16,7 +16,7 @@ from lftr.values.errors import MissingEvidenceError, UnsupportedModelError
 from .support import FAMILIES, ROWS, Prompt, ZooEntry, assert_close, reduced
 
 KEEP = 0.4
-RARE = {"cls_attention", "frame_features", "visual_projected", "text_embeds"}
+RARE = {"cls_attention", "frame_features", "visual_projected", "text_embeds", "text_products"}
 ATTENTION = {"attention_received", "attention_received_shallow", "encoder_features"}
 METHODS = [
     name

@@ -178,3 +178,14 @@ def test_globalcom2(file):
     tokens = lftr.VisualTokens(tiles=tiles, **case.inputs)
     chosen = lftr.methods.GlobalCom2(case.params["temperature"]).select(tokens, case.params["K"])
     assert chosen.index.equal(case.expected["index"])
+
+
+@pytest.mark.parametrize("file", cases("hawk"))
+def test_hawk(file):
+    case = load(file)
+    queries, keys, weights = (case.inputs[name] for name in ("queries", "keys", "weights"))
+    products = (queries @ keys.mT).mean(dim=1) * queries.shape[-1] ** -0.5
+    tokens = lftr.VisualTokens(torch.zeros(keys.shape[1], 1), case.grid, text_products=products)
+    options = {} if case.params["uniform"] else {"weights": tuple(weights.tolist())}
+    chosen = lftr.get_method("hawk", **options).select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])

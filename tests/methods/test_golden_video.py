@@ -106,6 +106,16 @@ def test_fastvid(file):
     close(chosen.apply(tokens.features), case.expected["tokens"])
 
 
+@pytest.mark.parametrize("file", cases("flashvid"))
+def test_flashvid(file):
+    case = load(file)
+    tokens = video_of(case, cls_attention=case.inputs["cls_attention"].flatten()[None])
+    method = lftr.get_method("flashvid", segments=case.params["segments"])
+    chosen = method.select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(tokens.features), case.expected["tokens"])
+
+
 @pytest.mark.parametrize("file", cases("holitom"))
 def test_holitom(file):
     case = load(file)
@@ -171,3 +181,17 @@ def test_free_video_llm(file, transposed):
     close(chosen.apply(tokens.features), rows[order])
     if method.pool == "avg":
         close(rows, case.expected[f"tokens{official}"][wanted].flatten(0, 1))
+
+
+@pytest.mark.parametrize("file", cases("aot"))
+def test_aot(file):
+    case = load(file)
+    tokens = video_of(
+        case,
+        attention_received_shallow=case.inputs["middle"].flatten(),
+        cls_attention=case.inputs["late"].flatten()[None],
+    )
+    method = lftr.get_method("aot", rest=case.params["rest"], segments=case.params["segments"])
+    chosen = method.select(tokens, case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    close(chosen.apply(tokens.features), case.expected["tokens"])

@@ -21,6 +21,7 @@ LAYOUT = {
     "downsample",
     "dycoke",  # images: frames that are compared with none keep evenly spread tokens
     "evs",  # so does the first frame
+    "ficoco",  # windows
     "fold",
     "folder",
     "frame-sample",
@@ -43,14 +44,19 @@ LAYOUT = {
     "vscan",  # windows
 }
 # Where two tokens may tie by the rule itself: each the other's nearest, both the most isolated.
-TIED = {"divprune", "visual-grouping"}
+TIED = {"divprune", "flashvid", "visual-grouping"}
 # Options under which the layout counts at the sizes of these tests.
-LOUD = {"hiprune": {"alpha": 1.0}, "lftr": {"candidates": 1.0}, "vscan": {"window": 2}}
+LOUD = {
+    "ficoco": {"rounds": 3, "penalty": 100.0},
+    "hiprune": {"alpha": 1.0},
+    "lftr": {"candidates": 1.0},
+    "vscan": {"window": 2},
+}
 # Where the length of the features does.
 LENGTH = {
     "pixel-prune",
     "prunesid",  # a sigmoid
-    *("fastvid", "holitom", "prunevid"),  # distances of densities
+    *("fastvid", "flashvid", "holitom", "prunevid"),  # distances of densities
 }
 
 each = pytest.mark.parametrize("name", every())

@@ -359,3 +359,63 @@ def test_fsr(seed, keep, focus, text_weight):
     chosen = lftr.methods.FSR(focus, text_weight).select(tokens, keep)
     assert chosen.index.tolist() == sorted(picks)
     torch.testing.assert_close(chosen.apply(tokens.features), averaged(tokens.features, groups))
+
+
+@seeds
+@counts
+@pytest.mark.parametrize("weights", [(), (0.2, 0.0, 3.0)])
+def test_hawk(seed, keep, weights):
+    tokens = item(seed, GRID)
+    scores = [0.0] * 24
+    for head, weight in zip(tokens.text_products.tolist(), weights or (1, 1, 1), strict=True):
+        length = math.sqrt(sum(one * one for one in head))
+        scores = [score + weight * one / length for score, one in zip(scores, head, strict=True)]
+    chosen = lftr.methods.HAWK(weights=weights).select(tokens, keep)
+    assert chosen.index.tolist() == sorted(ranked(scores)[:keep])
+
+
+def test_hawk_needs_a_weight_for_each_head():
+    with pytest.raises(lftr.ArgumentError, match=r"weights = \(1.0, 2.0\).*3, one for each head"):
+        lftr.methods.HAWK(weights=(1.0, 2.0)).select(item(0, GRID), 5)
+
+
+@seeds
+@counts
+@pytest.mark.parametrize(
+    ("rounds", "penalty", "quantile"), [(12, 2.0, 0.998), (1, 1.0, 0.5), (3, 4.0, 0.8)]
+)
+def test_ficoco(seed, keep, rounds, penalty, quantile):
+    tokens = item(seed, GRID)
+    attention, received = tokens.cls_attention.mean(0), tokens.attention_received
+    value = [
+        0.35 * float(a / attention.norm()) - 0.65 * float(b / received.norm())
+        for a, b in zip(attention, received, strict=True)
+    ]
+    left, gone = list(range(24)), []
+    for step in range(rounds):
+        worth = {i: value[i] for i in left}
+        for row in range(2):
+            for column in range(3):
+                corner = row * 12 + column * 2
+                inside = [i for i in (corner, corner + 1, corner + 6, corner + 7) if i in worth]
+                if inside:
+                    lowest = min(inside, key=lambda i: value[i])
+                    worth[lowest] *= penalty if value[lowest] < 0 else 1 / penalty
+        end = (24 - keep) * (step + 1) // rounds
+        gone += sorted(left, key=lambda i: worth[i])[: end - len(gone)]
+        left = [i for i in left if i not in gone]
+    chosen = lftr.methods.FiCoCo(rounds=rounds, penalty=penalty, quantile=quantile).select(
+        tokens, keep
+    )
+    assert chosen.index.tolist() == left
+    cosine, x = cosines(tokens.keys), tokens.features.double()
+    slots, load = {i: x[i].clone() for i in left}, dict.fromkeys(left, 1.0)
+    number = max(1, keep - 1 - math.floor(quantile * (keep - 1)))
+    for i in gone:
+        targets = sorted(left, key=lambda j: -float(cosine[i, j]))[:number]
+        parts = [math.exp(float(cosine[i, j])) for j in targets]
+        for j, part in zip(targets, parts, strict=True):
+            slots[j] += part / sum(parts) * x[i]
+            load[j] += part / sum(parts)
+    wanted = torch.stack([slots[i] / load[i] for i in left]).float()
+    torch.testing.assert_close(chosen.apply(tokens.features), wanted, rtol=1e-4, atol=1e-5)

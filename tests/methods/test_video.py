@@ -69,7 +69,7 @@ def same(one, other):
 
 
 def test_all_methods_for_videos_are_here():
-    names = "aim-video dycoke evs fastvid frame-sample free-video-llm holitom prunevid"
+    names = "aim-video aot dycoke evs fastvid flashvid frame-sample free-video-llm holitom prunevid"
     assert [*names.split(), "semvid", "v-cast", "vidcom2"] == VIDEO
 
 
@@ -283,6 +283,7 @@ def test_a_long_clip_holds_nothing_larger_than_its_frames_maps(name):
         text_embeds=x[:1],
         text_token_embeds=x[:4],
         frame_features=x.view(frames, size, width).mean(1),
+        attention_received_shallow=torch.rand(total, generator=draw),
     )
     with Largest() as seen:
         chosen = build(name).select(tokens, 1 / 16)
@@ -294,6 +295,7 @@ def test_settings_name_what_they_allow():
     for name, option, value in [
         ("evs", "first", 1.5),
         ("frame-sample", "share", 0.0),
+        ("flashvid", "same", 1.5),
         ("semvid", "objects", 1.5),
         ("semvid", "longest", 0),
         ("v-cast", "temperature", 0.0),

@@ -23,11 +23,13 @@ from .before.dart import Dart
 from .before.divprune import DivPrune
 from .before.downsample import Downsample
 from .before.fastervlm import FasterVLM
+from .before.ficoco import FiCoCo
 from .before.fold import Fold
 from .before.folder import Folder
 from .before.fsr import FSR
 from .before.globalcom2 import GlobalCom2
 from .before.greedy_nms import GreedyNMS
+from .before.hawk import HAWK
 from .before.hiprune import HiPrune
 from .before.holov import HoloV
 from .before.id_selection import IDSelection
@@ -73,9 +75,11 @@ from .inside.transprune import TransPrune
 from .inside.v2drop import V2Drop
 from .lookup import KINDS, get_method, list_methods
 from .video.aim import AIMVideo
+from .video.aot import AOT
 from .video.dycoke import DyCoke
 from .video.evs import EVS
 from .video.fastvid import FastVID
+from .video.flashvid import FlashVID
 from .video.frame_sample import FrameSample
 from .video.free_video_llm import FreeVideoLLM
 from .video.holitom import HoliTom
@@ -86,9 +90,11 @@ from .video.vidcom2 import VidCom2
 
 __all__ = [
     "AIM",
+    "AOT",
     "CLSE",
     "EVS",
     "FSR",
+    "HAWK",
     "AIMInside",
     "AIMVideo",
     "Adaptive",
@@ -109,6 +115,8 @@ __all__ = [
     "FastVID",
     "FasterVLM",
     "Feather",
+    "FiCoCo",
+    "FlashVID",
     "Fold",
     "Folder",
     "FrameSample",

@@ -18,6 +18,7 @@ Origin = Literal[
     "frames",  # the encoder's CLS outputs, or the means of the projector's inputs
     "tower",  # a CLIP text tower
     "prompt",  # the embeddings of the text
+    "language",  # the first layer of the language model
     "caller",  # no host reads it
 ]
 
@@ -67,6 +68,9 @@ FIELDS = {
         "prompt",
         "any model, from the prompt's own embeddings; in lftr.reduce_module, "
         "lftr.ModuleEvidence(text=)",
+    ),
+    "text_products": Field(
+        "HN", "language", "models whose first decoder layer has attention, in lftr.reduce"
     ),
     "frame_features": Field(
         "TF", "frames", "encoders with a CLS token, or models that take videos"

@@ -54,6 +54,9 @@ class VisualTokens:
         The text, ``M`` segments, in the same space.
     text_token_embeds : Tensor, shape (L, C)
         The prompt's own token embeddings in the language model.
+    text_products : Tensor, shape (heads, N)
+        Products of the text's queries, their mean, with each token's key in the language model's
+        first layer, without positions.
     frame_features : Tensor, shape (T, F)
         One descriptor for each frame or tile.
 
@@ -77,6 +80,7 @@ class VisualTokens:
     visual_projected: Tensor | None = None
     text_embeds: Tensor | None = None
     text_token_embeds: Tensor | None = None
+    text_products: Tensor | None = None
     frame_features: Tensor | None = None
     _coordinates: Tensor | None = field(default=None, repr=False)
 

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor
 
 from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.source import Source
-from ...values.tokens import Grid, VisualTokens
+from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.flows import mean_flow, nearest
-from ..operations.remembered import remembered
 from ..operations.signals import SALIENCY, saliency, stand_in
-from ..operations.turns import turns
+from ..operations.windows import spread_top, windows
 
 SHALLOW = ("attention_received_shallow", "attention_received")
 
@@ -69,35 +67,8 @@ class VScan(Method, name="vscan"):
         used, middle = tokens.evidence(*SHALLOW)
         notes += stand_in(used, SHALLOW[0])
         count = int(keep * self.local)
-        near = _scan(middle.float(), _windows(tokens.blocks, self.window), count)
+        near = spread_top(middle.float(), windows(tokens.blocks, self.window), count)
         late = late.scatter(1, near, -torch.inf)
         far = late.argsort(dim=1, descending=True, stable=True)[:, : keep - count]
         index = torch.cat([near, far], dim=1).sort(dim=1).values
         return Selection(index, mean_flow(nearest(tokens.features, index)[0], keep), notes)
-
-
-def _scan(scores: Tensor, window: Tensor, count: int) -> Tensor:
-    """Return the ``count`` highest of ``scores`` ``(B, N)`` of which each window takes its share.
-
-    Where some windows have fewer tokens than their share, the rest is chosen by score alone.
-    """
-    window = window.to(scores.device)
-    limit = -(-count // (int(window.max()) + 1))
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    late = (turns(scores, window) >= limit).gather(1, order)
-    return order.gather(1, late.int().argsort(dim=1, stable=True)[:, :count])
-
-
-@remembered
-def _windows(blocks: tuple[Grid, ...], side: int) -> Tensor:
-    """Return the window of each token, int64 ``(N,)``; windows do not cross frames or tiles."""
-    parts, first = [], 0
-    for frames, rows, columns in blocks:
-        high, wide = (max(1, length // side) for length in (rows, columns))
-        row = (torch.arange(rows, device="cpu") // side).clamp_max(high - 1)
-        column = (torch.arange(columns, device="cpu") // side).clamp_max(wide - 1)
-        window = (row.unsqueeze(1) * wide + column).flatten()
-        frame = torch.arange(frames, device="cpu").unsqueeze(1) * high * wide
-        parts.append((first + frame + window).flatten())
-        first += frames * high * wide
-    return torch.cat(parts)

@@ -73,6 +73,8 @@ def choose_evidence(
         If a need cannot be met.
     """
     can = fields_from("features", "prompt")
+    if family.first_attention(model) is not None:
+        can |= fields_from("language")
     if family.maps_patches:
         can |= fields_from("projector")
         if attention_modules(family.module(model, family.tower)):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from ....evidence.attention import attention_modules
 from ....values.errors import UnsupportedModelError
 from ..api import Model
 from ..columns import next_positions
@@ -124,6 +125,17 @@ class Family(Medium):
         raise UnsupportedModelError(
             f"no decoder layers were found in the language model of this {type(model).__name__}"
         )
+
+    def first_attention(self, model: Model) -> nn.Module | None:
+        """Return the attention of the first decoder layer, where embeddings alone suffice for it.
+
+        None where the layer has no attention, or needs more: ids, or the order of the tokens.
+        """
+        try:
+            layers: Any = self.decoder(model).layers
+        except UnsupportedModelError:
+            return None
+        return next(iter(attention_modules(layers[0])), None)
 
     def final_norm(self, model: Model) -> nn.Module:
         """Return the module that normalises the states after the last decoder layer."""

@@ -25,6 +25,9 @@ class ByDistance(Family):
     compact_only = "its layers see how far apart tokens stand in the sequence, and no positions"
     takes_positions = False
 
+    def first_attention(self, model: Model) -> None:
+        return
+
     def first_layer_to_reduce(self, model: Model) -> int:
         raise UnsupportedModelError(
             f"layers of {type(model).__name__} use neighbouring columns (convolutions, a bias by "

@@ -119,6 +119,10 @@ class Gemma4(Placed, Family):
     projector = "embed_vision"
     projector_sees_tokens = True
 
+    def first_attention(self, model: Model) -> None:
+        """Return None: its language model takes no embeddings without ids."""
+        return
+
 
 class DiffusionGemma(Gemma4):
     """DiffusionGemma: an encoder reads the prompt, a decoder denoises the answer."""

@@ -35,6 +35,7 @@ from ..encoder.encode import choose_evidence, encoder_names
 from ..encoder.media_input import MediaInput, of_medium
 from ..families import Clips, Family, Medium, list_families
 from ..hooks import ModelHooks
+from ..layers.text_products import text_products
 from ..prompt.flash import hide_positions, reads_gaps
 from ..prompt.frames import as_video
 from ..prompt.logits import shorter_logits
@@ -175,11 +176,24 @@ class Prefill:
         """Return the visual tokens of each new item, with their evidence, in the prompt's order."""
         words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
         texts = row_texts(self.model, self.plan.guidance, self.evidence, segment.input_ids, words)
-        tokens: dict[str, Iterator[VisualTokens]] = {}
+        requested = {name: rows for name, rows in texts.items() if name in self.evidence}
+        by_medium: dict[str, Iterator[VisualTokens]] = {}
         for part in encoded:
             members = of_medium(items, part.medium)
-            tokens[part.medium.name] = iter(part.tokens(members, self.plan, self.evidence, texts))
-        return [next(tokens[item.medium]) for item in fresh_of(items)]
+            by_medium[part.medium.name] = iter(
+                part.tokens(members, self.plan, self.evidence, requested)
+            )
+        tokens = [(item, next(by_medium[item.medium])) for item in fresh_of(items)]
+        attention = self.family.first_attention(self.model)
+        if attention is None or "text_products" not in self.evidence:
+            return [one for _, one in tokens]
+        decoder, embeds = self.family.decoder(self.model), texts["text_token_embeds"]
+        return [
+            replace(
+                one, text_products=text_products(decoder, attention, embeds[item.row], one.features)
+            )
+            for item, one in tokens
+        ]
 
     def _shrink(
         self,

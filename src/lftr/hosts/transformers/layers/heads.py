@@ -46,7 +46,7 @@ class Capture:
         self.scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         self.softcap = softcap
         if self.stop:
-            raise _Read
+            raise Stopped
 
     def of_row(self, row: int, queries: Tensor, keys: Tensor) -> Heads:
         """Return one row's queries, keys and values without padding.
@@ -72,7 +72,7 @@ class Capture:
         )
 
 
-class _Read(Exception):
+class Stopped(Exception):
     """Ends a layer once its queries and keys are known."""
 
 
@@ -110,7 +110,7 @@ def start_layer(
         # a forward set on the instance (by accelerate, or compiled) would run the original layer
         with tapped(attention, capture), tapped(copied[1], capture):
             copied[0].forward(states, *rest, **kwargs)
-    except _Read:
+    except Stopped:
         return capture
     raise unread(attention)
 

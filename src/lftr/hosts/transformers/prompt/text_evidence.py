@@ -8,6 +8,7 @@ from torch import Tensor
 from ....evidence.guidance import Guidance
 from ....evidence.text import prompt_embeddings
 from ....values.errors import ArgumentError
+from ....values.evidence import fields_from
 from ..api import Call, Model
 
 _MARKS = [
@@ -20,6 +21,9 @@ def row_texts(
     model: Model, guidance: Guidance, evidence: frozenset[str], input_ids: Tensor, words: Tensor
 ) -> dict[str, list[Tensor]]:
     """Return the requested text evidence, one tensor for each row.
+
+    With the embeddings of the text also where evidence is read from the language model, which is
+    given them.
 
     Parameters
     ----------
@@ -39,7 +43,7 @@ def row_texts(
     if text is not None and not isinstance(text, str) and len(text) != len(input_ids):
         raise ArgumentError.of("text", text, f"one question, or {len(input_ids)}, one for each row")
     texts: dict[str, list[Tensor]] = {}
-    if "text_token_embeds" in evidence:
+    if evidence & fields_from("prompt", "language"):
         embed = model.get_input_embeddings()
         if text is None:
             embeds = prompt_embeddings(embed, input_ids, words, _special_ids(model))
