@@ -83,14 +83,28 @@ def unweighted(name: str, options: dict[str, Any] | None = None) -> lftr.Method:
     return lftr.get_method(name, **UNWEIGHTED.get(name, {}) | (options or {}))
 
 
+@dataclass(frozen=True)
+class Spelled(Question):
+    """A question whose prompt is given."""
+
+    text: str = ""
+
+    def prompt(self, sign: str, film: str) -> str:
+        return self.text
+
+
 @contextmanager
 def engine(
-    checkpoint: tiny.Tiny, architecture: str, setting: Any = None, **options: Any
+    checkpoint: tiny.Tiny,
+    architecture: str,
+    setting: Any = None,
+    overrides: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Iterator[LLM]:
     """An engine in this process, gone afterwards."""
     from vllm import LLM
 
-    overrides: dict[str, Any] = {"architectures": [architecture]}
+    overrides = {"architectures": [architecture], **(overrides or {})}
     if setting is not None:
         overrides["lftr"] = setting
     how: dict[str, Any] = {"max_model_len": tiny.LENGTH, "max_num_seqs": 16, "block_size": 32}
@@ -170,6 +184,7 @@ class Served:
         Question(((4, 32, 24), (4, 24, 32)), 53),
     )
     SETTING: ClassVar[dict[str, str]] = {"method": "lftr", "keep": "1/4"}
+    positions: str = "original"
 
     @classmethod
     @contextmanager
@@ -191,11 +206,6 @@ class Served:
         self.llm.reset_prefix_cache()
         self.llm.llm_engine.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
-
-    @property
-    def positions(self) -> str:
-        """What vLLM does with positions, in the words of `lftr.reduce`."""
-        return "original" if self.tiny.name in tiny.GRIDDED else "compact"
 
     def on_transformers(self, question: Question) -> tuple[Answer, list[lftr.Selection]]:
         """The same reduction on transformers, without weights of slots, and its decisions."""

@@ -66,6 +66,8 @@ def test_the_stock_server_is_started(serve: Any) -> None:
     assert written["architectures"] == ["LftrLlavaForConditionalGeneration"]
     assert written["lftr"]["method"] == "divprune"
     assert written["lftr"]["keep"] == pytest.approx(1 / 9)
+    assert written["lftr"]["positions"] == "original"
+    assert "positions as in the full prompt" in said
     assert "divprune keep=0.111111" in said
     assert "methods: aim, " in said
 
@@ -148,6 +150,13 @@ def test_a_model_with_code_of_its_own(serve: Any, tmp_path: Path) -> None:
     assert "not one with code of its own (auto_map)" in said
 
 
+def test_renumbered_positions(serve: Any) -> None:
+    code, command, said = serve("--positions", "compact")
+    assert code == 0
+    assert overrides(command)["lftr"]["positions"] == "compact"
+    assert "positions renumbered" in said
+
+
 def test_a_preset(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "preset.json"
     Preset(
@@ -161,7 +170,7 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
     assert overrides(command)["lftr"]["tokens"] == 64
     assert overrides(command)["lftr"]["options"]["contextual"] == 0.5
     assert "found on llava-7b" in said
-    assert "with original positions; vLLM has compact ones" in said
+    assert overrides(command)["lftr"]["positions"] == "original"
     assert "attention takes no weights of slots" in said
     Preset(lftr.get_method("visionzip"), tokens=64, model="bundled", weights="none").save(path)
     assert "note: " not in serve("--preset", str(path))[2]
@@ -180,6 +189,7 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--keep", "auto"], "keep = 'auto'"),
         (["--keep", "0"], "keep = '0'"),
         (["no/such/model"], "MODEL = 'no/such/model'"),
+        (["--positions", "first"], "--positions = 'first'; allowed: original or compact"),
         (["--api-server-count", "2"], "--api-server-count = '2'; allowed: one server a process"),
         (["--api-server-count=2"], "--api-server-count = '2'"),
         (["--headless"], "--headless = ''"),

@@ -13,7 +13,7 @@ import torch
 import lftr
 
 from . import tiny
-from .engines import Question, Served, ask, engine, model_of
+from .engines import Question, Served, Spelled, ask, engine, model_of
 
 QUESTIONS = (
     Question(((80, 80), (40, 36)), 1, 0.8, "divprune"),
@@ -27,6 +27,8 @@ CLIPS = (
     Question(((64, 80), (5, 24, 48)), 7, 0.5, "evs"),
     Question(((6, 40, 32),), 8, 1.0),
 )
+
+PIPELINE = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
 
 
 def questions(checkpoint: tiny.Tiny) -> tuple[Question, ...]:
@@ -204,20 +206,21 @@ def test_places_without_items_are_refused(checkpoint: tiny.Tiny) -> None:
         assert ask(llm, checkpoint, question) == answer
 
 
-@pytest.mark.parametrize("checkpoint", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
 def test_positions_of_what_is_gone_have_room(checkpoint: tiny.Tiny) -> None:
     """A short prompt of many reduced items has positions beyond the model's length, with an end.
 
-    Each of these takes 63 positions and one token.
+    Each of these takes 63 positions (36 on LLaVA) and one token.
     """
     longest = checkpoint.model.config.text_config.max_position_embeddings
-    with reduced(checkpoint, limit_mm_per_prompt={"image": 200}) as llm:
+    limits = {"limit_mm_per_prompt": {"image": 200}, "max_model_len": longest}
+    with reduced(checkpoint, **limits) as llm:
         many = Question(((504, 8),) * (3 * longest // 80), keep=1, method="uniform")
         (answer,) = ask(llm, checkpoint, many)
         assert answer.prompt < tiny.LENGTH
         wanted, _ = Served(checkpoint, llm, {}).on_transformers(many)
         assert answer == wanted
-        more = Question(((504, 8),) * (3 * longest // 60), keep=1, method="uniform")
+        more = Question(((504, 8),) * (3 * longest // 40), keep=1, method="uniform")
         with pytest.raises(ValueError, match=r"reaches to position \d+; allowed: "):
             ask(llm, checkpoint, more)
         assert ask(llm, checkpoint, many) == [answer]
@@ -277,8 +280,84 @@ def test_a_server_does_not_start(checkpoint: tiny.Tiny, setting: Any, message: s
         assert "those that can: " in str(caught.value)
 
 
+@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision"], indirect=True)
+def test_renumbered_positions(checkpoint: tiny.Tiny) -> None:
+    """With ``positions="compact"``, as on transformers."""
+    setting = Served.SETTING | {"positions": "compact"}
+    with engine(checkpoint, f"Lftr{checkpoint.stock}", setting) as llm:
+        served = Served(checkpoint, llm, {}, "compact")
+        assert not llm.llm_engine.vllm_config.model_config.uses_mrope
+        for question in questions(checkpoint):
+            if question.method and len(question.sizes) == 1:
+                assert served.ask(question) == [served.on_transformers(question)[0]]
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision"], indirect=True)
+def test_items_side_by_side_and_last(checkpoint: tiny.Tiny) -> None:
+    """Positions of one dimension need no text around an item."""
+    sizes = ((40, 36), (40, 36)) if checkpoint.name == "llava" else ((40, 36),)
+    media = Question(sizes, 3).images
+    prompt = "<s> t9 " + checkpoint.sign * len(sizes)
+    with reduced(checkpoint) as llm:
+        served = Served(checkpoint, llm, {})
+        for text in (prompt, prompt + " t20"):
+            question = Spelled(sizes, 3, 0.3, "divprune", text=text)
+            assert len(question.images) == len(media)
+            assert served.ask(question) == [served.on_transformers(question)[0]]
+
+
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_drafts_by_n_grams(checkpoint: tiny.Tiny) -> None:
+    """Several tokens a step, at positions that go on from the whole prompt's."""
+    speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
+    with reduced(checkpoint) as llm:
+        alone = ask(llm, checkpoint, *QUESTIONS)
+    with reduced(checkpoint, speculative_config=speculative) as llm:
+        assert ask(llm, checkpoint, *QUESTIONS) == alone
+
+
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+@pytest.mark.parametrize(
+    ("positions", "options", "message"),
+    [
+        ("original", PIPELINE, "pipeline_parallel_size = 2.*'compact'"),
+        ("first", {}, "positions = 'first'; allowed: 'original' or 'compact'"),
+    ],
+)
+def test_positions_that_are_refused_at_start(
+    checkpoint: tiny.Tiny, positions: str, options: Any, message: str
+) -> None:
+    setting = {"keep": 0.5, "positions": positions}
+    with (
+        pytest.raises((lftr.LftrError, ValueError), match=message),
+        engine(checkpoint, f"Lftr{checkpoint.stock}", setting, **options),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("checkpoint", ["qwen2_vl"], indirect=True)
-def test_m_rope_over_pipeline_stages_is_refused(checkpoint: tiny.Tiny) -> None:
+def test_m_rope_has_no_renumbered_positions(checkpoint: tiny.Tiny) -> None:
+    with (
+        pytest.raises(ValueError, match="positions = 'compact'; allowed: 'original'"),
+        engine(checkpoint, f"Lftr{checkpoint.stock}", {"positions": "compact"}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_angles_that_cannot_be_added(checkpoint: tiny.Tiny) -> None:
+    """Rotary embeddings that depend on the longest prompt, so that a longer one changes them."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    text = {"text_config": {"rope_parameters": rope}}
+    with (
+        pytest.raises(lftr.LftrError, match=r"DynamicNTK.*allowed: positions = 'compact'"),
+        engine(checkpoint, f"Lftr{checkpoint.stock}", Served.SETTING, overrides=text),
+    ):
+        pass
+
+
+def test_what_is_not_told_of_positions_is_refused() -> None:
+    """Later stages of a pipeline, and models that draft."""
     from lftr import LftrError
     from lftr.hosts.vllm.model import positions
 

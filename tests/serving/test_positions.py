@@ -1,4 +1,4 @@
-"""M-RoPE positions of shortened prompts, as of the full prompt."""
+"""Positions of shortened prompts, as of the full prompt: M-RoPE's, and of one dimension."""
 
 from __future__ import annotations
 
@@ -89,3 +89,48 @@ def test_whole_items_keep_their_positions():
     assert torch.equal(after, start)
     assert delta == ahead
     assert torch.equal(bare[0], torch.ones(2, 3))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(1, 400), st.floats(0.01, 1)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 4),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+)
+def test_gaps(items, tail, dtype, seed, step):
+    """One dimension, at every chunking: items side by side, first and last, and kept whole."""
+    from lftr.hosts.vllm.model import gaps, positions
+
+    generator = np.random.default_rng(seed)
+    length, kept, places, chosen, full = 0, [], [], [[], []], 0
+    for text, total, ratio in items:
+        kept += range(full, full + text)
+        length, full = length + text, full + text
+        count = max(1, int(total * ratio))
+        places.append((length, count, total))
+        for rows in chosen:
+            index = torch.from_numpy(np.sort(generator.choice(total, count, replace=False)))
+            rows.append(positions.with_offsets(torch.zeros(count, 2, dtype=dtype), index[None]))
+        kept += (full + index).tolist()
+        length, full = length + count, full + total
+    kept += range(full, full + tail)
+    length, full = length + tail, full + tail
+    rows, ahead = gaps.initial(length, places)
+    assert ahead == full - length
+    for features in (*chosen, chosen[1]):  # chosen otherwise before a preemption
+        for start in range(0, length, step):
+            parts = [
+                one[max(0, start - first) : max(0, start + step - first)]
+                for one, (first, _, _) in zip(features, places, strict=True)
+            ]
+            parts = [part for part in parts if len(part)]
+            bare, rows, after = gaps.rewritten(parts, rows, start)
+            assert after == ahead
+            assert [one.shape for one in bare] == [(len(part), 2) for part in parts]
+    assert rows[0].tolist() == kept

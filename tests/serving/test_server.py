@@ -177,7 +177,6 @@ def on_transformers(
             checkpoint.model,
             unweighted(method),
             **as_arguments(keep),
-            positions="compact",
             weights="none",
         ) as reduction,
     ):

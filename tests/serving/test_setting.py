@@ -24,6 +24,7 @@ from lftr.hosts.vllm.request.request_setting import (
     read,
     setting_of,
 )
+from lftr.hosts.vllm.start_options import StartOptions
 from lftr.methods.compose.base import Wrapper
 from lftr.methods.compose.mix import Mix
 from lftr.methods.inside.base import LayerMethod
@@ -307,6 +308,34 @@ def test_presets(tmp_path) -> None:
         of_server({"preset": str(path)}, CLIP)
     with pytest.raises(lftr.LftrError, match="a preset, or"):
         of_server({"preset": str(path), "keep": 1}, CLIP)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_start_options(name: str, tmp_path) -> None:
+    """Positions are the server's, beside the setting of requests, or a preset's."""
+    config = Config(name)
+    assert StartOptions.of(config) == StartOptions("original")
+    config.lftr = {"keep": 0.5, "positions": "compact"}
+    assert of_server(config.lftr, CLIP).keep == 0.5
+    path = tmp_path / "preset.json"
+    Preset(lftr.get_method("divprune"), 1 / 9, "compact").save(path)
+    if not ARCHITECTURES[name].counted_positions:
+        with pytest.raises(lftr.LftrError, match="positions = 'compact'; allowed: 'original'"):
+            StartOptions.of(config)
+        config.lftr = {"preset": str(path)}
+        assert StartOptions.of(config) == StartOptions("original")
+        return
+    assert StartOptions.of(config) == StartOptions("compact")
+    config.lftr = {"preset": str(path)}
+    assert StartOptions.of(config) == StartOptions("compact")
+    config.lftr = {"preset": str(path), "positions": "original"}
+    assert StartOptions.of(config) == StartOptions("original")
+    assert of_server(config.lftr, CLIP).keep == 1 / 9
+    config.lftr = {"positions": "none"}
+    with pytest.raises(lftr.LftrError, match="positions = 'none'"):
+        StartOptions.of(config)
+    with pytest.raises(lftr.LftrError, match="unknown key of 'lftr' 'positions'"):
+        read({"positions": "compact"}, SERVER, CLIP)  # not a request's
 
 
 def test_architectures() -> None:

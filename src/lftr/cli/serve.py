@@ -30,6 +30,7 @@ def serve(
     keep: options.Keep = None,
     tokens: options.Tokens = None,
     option: options.Options = None,
+    positions: options.Positions = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print the command that would start the server.")
     ] = False,
@@ -43,13 +44,14 @@ def serve(
     from ..hosts.vllm.server import check_version, plan, split_model
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
+    started = {} if positions is None else {"positions": positions}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # an option of vLLM's comes first
         model, rest = split_model([model, *rest])
     name = _bundled() if model is None else str(options.checked_model("MODEL", model))
     setting = _setting(arguments) if preset is None else _preset(preset, arguments)
     build = check_version()
-    planned = plan(name, _config(name), setting, rest)
+    planned = plan(name, _config(name), setting, rest, started)
     command = planned.command
     _say(planned, *build)
     if dry:
@@ -107,7 +109,8 @@ def _say(planned: Plan, distribution: str, version: str) -> None:
     from .terminal import remark
 
     served = planned.architecture
-    positions = "renumbered" if served.counted_positions else "as in the full prompt"
+    compact = planned.started.positions == "compact"
+    positions = "renumbered" if compact else "as in the full prompt"
     seen = "images and videos" if served.videos else "images"
     own = distribution == "vllm"
     build = "" if own else f" ({distribution}: built by others than the vLLM project)"

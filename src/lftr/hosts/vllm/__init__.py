@@ -19,9 +19,13 @@ __all__ = ["ARCHITECTURES", "Architecture", "register"]
 
 def register() -> None:
     """Make the reduced architectures known to vLLM; runs in each of its processes."""
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.model_executor.models.registry import ModelRegistry
 
+    from .configuration import Configuration
+
     for architecture in ARCHITECTURES.values():
+        MODELS_CONFIG_MAP[architecture.name] = Configuration
         if architecture.name not in ModelRegistry.models:
             module = f"{__name__}.families.{architecture.module}:{architecture.name}"
             ModelRegistry.register_model(architecture.name, module)

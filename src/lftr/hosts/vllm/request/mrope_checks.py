@@ -1,4 +1,4 @@
-"""Checks of requests to models with M-RoPE, so that kept tokens keep their positions."""
+"""Checks of requests whose kept tokens keep their positions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,52 @@ from .processing import MEDIA, Shortened, Shortening
 from .request_setting import Setting
 
 ROOM = 4
-"""vLLM computes rotary angles for so many times a model's longest prompt, where tokens are pruned
+"""Rotary angles are computed for so many times a model's longest prompt, where tokens are pruned
 and positions are not."""
 
 
-class Placing(Shortening):
-    """Checks that an item has text around it, and that positions stay among those computed."""
+class Reaching(Shortening):
+    """Checks that positions stay among those whose rotary angles are computed."""
+
+    def shortened(
+        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
+    ) -> Shortened:
+        """Return the shorter placeholders of an item, with the number of its positions."""
+        placeholders = super().shortened(content, setting, medium, processed)
+        return replace(placeholders, reach=self.reach(placeholders, medium, processed))
+
+    def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
+        """Return how many positions the whole item takes."""
+        raise TypeError(f"{type(self).__name__} must define reach")
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        applied = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        if self.started.positions == "compact":
+            return applied
+        ids, _ = applied
+        items = [item.content for of in mm_res.prompt_updates.values() for (item,) in of]
+        highest = len(ids) + sum(item.reach - len(item.full) for item in items)
+        model = self.info.ctx.model_config
+        longest = self.info.get_hf_config().get_text_config().max_position_embeddings
+        most = max((ROOM - 1) * longest, model.max_model_len)  # the rest is for answers
+        if highest > most:
+            raise ArgumentError(
+                f"the whole prompt reaches to position {highest}; allowed: {most}, however few "
+                "tokens of its items are kept"
+            )
+        return applied
+
+
+class Counting(Reaching):
+    """Checks of requests to models whose positions have one dimension."""
+
+    def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
+        """Return the number of tokens."""
+        return placeholders.total
+
+
+class Placing(Reaching):
+    """Checks of requests to models with M-RoPE: each item has text around it."""
 
     def check(self, processed: Any) -> None:
         """Check that every placeholder belongs to an item, with text before and after each item.
@@ -43,13 +83,6 @@ class Placing(Shortening):
         if any(first + length == after for (first, length), (after, _) in pairwise(spans)):
             raise ArgumentError("two items follow each other; allowed: text between them")
 
-    def shortened(
-        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
-    ) -> Shortened:
-        """Return the shorter placeholders of an item, with the number of its positions."""
-        placeholders = super().shortened(content, setting, medium, processed)
-        return replace(placeholders, reach=self.reach(placeholders, medium, processed))
-
     def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
         """Return how many positions the whole item takes."""
         vision = self.info.get_hf_config().vision_config
@@ -59,18 +92,3 @@ class Placing(Shortening):
         step = 1.0 if seconds is None else float(seconds.data)
         rate = getattr(vision, "tokens_per_second", 1.0)
         return max(int((t - 1) * step * rate) + 1, max(h, w) // side)
-
-    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        applied = super()._maybe_apply_prompt_updates(mm_items, mm_res)
-        ids, _ = applied
-        items = [item.content for of in mm_res.prompt_updates.values() for (item,) in of]
-        highest = len(ids) + sum(item.reach - len(item.full) for item in items)
-        model = self.info.ctx.model_config
-        longest = self.info.get_hf_config().get_text_config().max_position_embeddings
-        most = max((ROOM - 1) * longest, model.max_model_len)  # the rest is for answers
-        if highest > most:
-            raise ArgumentError(
-                f"the whole prompt reaches to position {highest}; allowed: {most}, however few "
-                "tokens of its items are kept"
-            )
-        return applied

@@ -6,8 +6,9 @@ computed here, from its size. The setting is passed with the item to the model, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from vllm.multimodal.processing import (
 from ....values.errors import ArgumentError
 from ..architectures import provided
 from ..metrics import Counters
+from ..start_options import StartOptions
 from .request_setting import KEY, Setting, field_of, of_server, read, setting_of, size_field_of
 
 MEDIA = ("image", "video")
@@ -33,7 +35,7 @@ MEDIA = ("image", "video")
 class Shortened(PromptUpdateDetails):
     """An item's placeholders: ``kept`` of ``total``.
 
-    With M-RoPE the whole item takes ``reach`` positions, whatever is kept.
+    Where kept tokens keep their positions the whole item takes ``reach``, whatever is kept.
     """
 
     total: int = 0
@@ -70,6 +72,7 @@ class Shortening(BaseMultiModalProcessor):
         config = self.info.get_hf_config()
         mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
         self.provided = provided(config, mode == "data")
+        self.started = StartOptions.of(config)
         self.server = of_server(getattr(config, KEY, None), self.provided)
         self._profiling = False
         Counters.get().begin(self.server.method.name)
@@ -92,7 +95,9 @@ class Shortening(BaseMultiModalProcessor):
         """
         try:
             setting = self._setting(inputs)
-            kwargs = {**inputs.hf_processor_mm_kwargs, KEY: setting.text}
+            # with the options of the start, since caches may be shared with servers of others
+            text = json.dumps({**json.loads(setting.text), **asdict(self.started)}, sort_keys=True)
+            kwargs = {**inputs.hf_processor_mm_kwargs, KEY: text}
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
             sent = False
             try:

@@ -17,6 +17,7 @@ from ....options.plain import from_plain, to_plain
 from ....presets import Preset
 from ....values.budget import as_arguments, budget_from_plain, resolve, stated
 from ....values.errors import ArgumentError
+from ..start_options import NAMES
 
 KEY = "lftr"
 BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole number up to 10**6"
@@ -83,6 +84,8 @@ def setting_of(text: str) -> Setting:
 def of_server(values: Any, provided: frozenset[str]) -> Setting:
     """Read a server's own setting: ``method``, ``options`` and a budget; or a ``preset``.
 
+    `StartOptions` reads what stands beside it.
+
     Parameters
     ----------
     values : mapping or None
@@ -97,6 +100,8 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
     """
     base = Setting(get_method("lftr", **UNWEIGHTED["lftr"]), 1 / 16)
     values = {} if values is None else values
+    if isinstance(values, Mapping):
+        values = {key: value for key, value in values.items() if key not in NAMES}
     if isinstance(values, Mapping) and "preset" in values:
         if len(values) > 1:
             raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and a budget")
