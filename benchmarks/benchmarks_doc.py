@@ -97,7 +97,8 @@ def main() -> None:
         "other models.",
         "",
         "All sections but the one on weights of slots were measured before slots had weights: "
-        'there `lftr` drops tokens, as it still does on vLLM: `Lftr(space="encoder", candidates=1, '
+        'there `lftr` drops tokens, as it still does with `weights="none"`: '
+        '`Lftr(space="encoder", candidates=1, '
         'leftovers="drop")`.',
         "",
         "## The claims of LFTR's abstract",

@@ -139,7 +139,8 @@ def results() -> list[str]:
         WRITTEN,
         "",
         "All rows were measured before merged tokens had weights: `lftr` drops tokens here, as it "
-        "still does on vLLM, and `dycoke`, `holitom` and `prunevid` count as they did then. With "
+        "still does on vLLM with `--weights none`, and "
+        "`dycoke`, `holitom` and `prunevid` count as they did then. With "
         "weights: [Benchmarks](benchmarks.md#weights-of-slots).",
         "",
         "Relative accuracy is in % of the full model's, with 95 % paired bootstrap intervals over "

@@ -27,18 +27,22 @@ from lftr.prompting import inputs_of
 from lftr.values.budget import as_arguments
 
 COMMAND = "python benchmarks/serving_accuracy.py"
-POSITIONS = ("original", "compact")
+STARTS = (("original", "size"), ("original", "none"), ("compact", "none"))
+"""Positions and weights of slots that the engine is started with."""
 
 
-def settings(positions: str) -> list[Setting]:
+def settings(positions: str, weights: str) -> list[Setting]:
     """Return what is compared, with a server's defaults."""
-    server = of_server(None, frozenset({"features", "encoder_features"})).method
-    rows = [("full", server, 1.0), ("lftr", server, 1 / 16), ("lftr", server, 1 / 8)]
+    fields = frozenset({"features", "encoder_features"})
+    method = of_server(None, fields, weights != "none").method
+    rows = [("full", method, 1.0), ("lftr", method, 1 / 16)]
     rows += [("divprune", lftr.get_method("divprune"), 1 / 4)]
-    return [Setting(name, method, keep, positions, None, "none") for name, method, keep in rows]
+    return [Setting(name, method, keep, positions, None, weights) for name, method, keep in rows]
 
 
-def served(rows: Sequence[Setting], positions: str, asked: Sequence[Example]) -> list[Outcome]:
+def served(
+    rows: Sequence[Setting], start: dict[str, str], asked: Sequence[Example]
+) -> list[Outcome]:
     """Answer all questions under each setting, by an engine in this process."""
     from vllm import LLM, SamplingParams
 
@@ -46,7 +50,7 @@ def served(rows: Sequence[Setting], positions: str, asked: Sequence[Example]) ->
         str(lftr.bundled.path()),
         hf_overrides={
             "architectures": ["LftrLlavaForConditionalGeneration"],
-            "lftr": {"positions": positions},
+            "lftr": start,
         },
         distributed_executor_backend="uni",
         dtype="float32",
@@ -92,10 +96,10 @@ def measure(n: int) -> list[dict[str, Any]]:
     examples = [asked[i] for i in range(n)]
     model, processor = lftr.bundled.load()
     figures = []
-    for positions in POSITIONS:
-        rows = settings(positions)
+    for positions, weights in STARTS:
+        rows = settings(positions, weights)
         both = zip(
-            served(rows, positions, examples),
+            served(rows, {"positions": positions, "weights": weights}, examples),
             compare(model, processor, examples, rows, batch=16),
             strict=True,
         )
@@ -104,6 +108,7 @@ def measure(n: int) -> list[dict[str, Any]]:
                 "label": row.label,
                 "keep": row.keep,
                 "positions": positions,
+                "weights": weights,
                 "served": on_vllm.accuracy,
                 "transformers": here.accuracy,
                 "equal": on_vllm.agreement(here),
@@ -115,7 +120,7 @@ def measure(n: int) -> list[dict[str, Any]]:
 
 def report(figures: Sequence[dict[str, Any]]) -> str:
     """Return the figures as Markdown, in %."""
-    head = ["method", "keep", "positions", "served", "transformers", "equal answers"]
+    head = ["method", "keep", "positions", "weights", "served", "transformers", "equal answers"]
     return table(
         head,
         [
@@ -123,6 +128,7 @@ def report(figures: Sequence[dict[str, Any]]) -> str:
                 one["label"],
                 f"{one['keep']:.4g}",
                 one["positions"],
+                one["weights"],
                 *(f"{100 * one[key]:.1f}" for key in ("served", "transformers", "equal")),
             ]
             for one in figures

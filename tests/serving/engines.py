@@ -78,11 +78,6 @@ class Answer:
     cached: int = field(default=0, compare=False)
 
 
-def unweighted(name: str, options: dict[str, Any] | None = None) -> lftr.Method:
-    """Return a method with the server's defaults, which are those for slots without weights."""
-    return lftr.get_method(name, **UNWEIGHTED.get(name, {}) | (options or {}))
-
-
 @dataclass(frozen=True)
 class Spelled(Question):
     """A question whose prompt is given."""
@@ -108,11 +103,10 @@ def engine(
     if setting is not None:
         overrides["lftr"] = setting
     how: dict[str, Any] = {"max_model_len": tiny.LENGTH, "max_num_seqs": 16, "block_size": 32}
-    how["distributed_executor_backend"] = "uni"
+    how |= {"distributed_executor_backend": "uni", "enforce_eager": True}
     llm = LLM(
         str(checkpoint.folder),
         hf_overrides=overrides,
-        enforce_eager=True,
         dtype="float32",
         **how | options,
     )
@@ -185,6 +179,7 @@ class Served:
     )
     SETTING: ClassVar[dict[str, str]] = {"method": "lftr", "keep": "1/4"}
     positions: str = "original"
+    weights: str = "size"
 
     @classmethod
     @contextmanager
@@ -208,11 +203,14 @@ class Served:
         self.llm.llm_engine.reset_encoder_cache()
 
     def on_transformers(self, question: Question) -> tuple[Answer, list[lftr.Selection]]:
-        """The same reduction on transformers, without weights of slots, and its decisions."""
+        """The same reduction on transformers, and its decisions."""
         inputs = question.inputs(self.tiny)
         full = inputs["input_ids"].shape[1]
-        method = Recording(unweighted(question.method, question.options))
-        how = as_arguments(question.keep) | {"positions": self.positions, "weights": "none"}
+        defaults = UNWEIGHTED.get(question.method, {}) if self.weights == "none" else {}
+        options = defaults | (question.options or {})
+        method = Recording(lftr.get_method(question.method, **options))
+        how = as_arguments(question.keep)
+        how |= {"positions": self.positions, "weights": self.weights}
         with torch.inference_mode(), lftr.reduce(self.tiny.model, method, **how) as reduction:
             out = self.tiny.model.generate(
                 **inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None

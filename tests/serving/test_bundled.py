@@ -13,8 +13,6 @@ from lftr import bundled, suites
 from lftr.prompting import inputs_of
 from lftr.values.budget import as_arguments
 
-from .engines import unweighted
-
 NEW = 4
 
 
@@ -55,7 +53,7 @@ def test_answers_as_on_transformers(
         ids = inputs["input_ids"][0].tolist()
         with (
             torch.inference_mode(),
-            lftr.reduce(model, unweighted(method), **as_arguments(keep), weights="none"),
+            lftr.reduce(model, method, **as_arguments(keep)),
         ):
             out = model.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
         wanted.append(out[0, len(ids) :].tolist())

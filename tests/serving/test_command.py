@@ -135,7 +135,7 @@ def test_the_operator_is_told_in_five_lines(serve: Any) -> None:
     model, reduced, setting, asking, figures = done.stderr.splitlines()
     assert str(bundled.path()) in model
     assert "LlavaForConditionalGeneration as LftrLlavaForConditionalGeneration" in model
-    assert "images; positions renumbered" in reduced
+    assert "images; positions as in the full prompt; weights of slots 1" in reduced
     assert "keep=0.111111" in setting
     assert '"mm_processor_kwargs": {"lftr": {' in asking
     assert "/metrics on port 8123" in figures
@@ -148,6 +148,17 @@ def test_a_model_with_code_of_its_own(serve: Any, tmp_path: Path) -> None:
     code, _, said = serve(str(tmp_path))
     assert code == 1
     assert "not one with code of its own (auto_map)" in said
+
+
+def test_weights_of_slots(serve: Any) -> None:
+    """The server's own lftr merges where slots have weights, and drops where they have none."""
+    for words, exponent, leftovers in (([], 1.0, "merge"), (["--weights", "none"], 0.0, "drop")):
+        code, command, said = serve(*words)
+        assert code == 0
+        written = overrides(command)["lftr"]
+        assert written["weights"] == exponent
+        assert written["options"]["leftovers"] == leftovers
+        assert f"weights of slots {'1' if exponent else 'none'}" in said
 
 
 def test_renumbered_positions(serve: Any) -> None:
@@ -171,9 +182,11 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
     assert overrides(command)["lftr"]["options"]["contextual"] == 0.5
     assert "found on llava-7b" in said
     assert overrides(command)["lftr"]["positions"] == "original"
-    assert "attention takes no weights of slots" in said
+    assert overrides(command)["lftr"]["weights"] == 1.0
     Preset(lftr.get_method("visionzip"), tokens=64, model="bundled", weights="none").save(path)
-    assert "note: " not in serve("--preset", str(path))[2]
+    _, command, said = serve("--preset", str(path))
+    assert "note: " not in said
+    assert overrides(command)["lftr"]["weights"] == 0
     code, _, said = serve("--preset", str(path), "--keep", "0.5")
     assert code == 1
     assert "no such option beside --preset" in said
@@ -189,6 +202,7 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--keep", "auto"], "keep = 'auto'"),
         (["--keep", "0"], "keep = '0'"),
         (["no/such/model"], "MODEL = 'no/such/model'"),
+        (["--weights", "big"], "weights = 'big'"),
         (["--positions", "first"], "--positions = 'first'; allowed: original or compact"),
         (["--api-server-count", "2"], "--api-server-count = '2'; allowed: one server a process"),
         (["--api-server-count=2"], "--api-server-count = '2'"),

@@ -307,16 +307,6 @@ def test_items_side_by_side_and_last(checkpoint: tiny.Tiny) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
-def test_drafts_by_n_grams(checkpoint: tiny.Tiny) -> None:
-    """Several tokens a step, at positions that go on from the whole prompt's."""
-    speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
-    with reduced(checkpoint) as llm:
-        alone = ask(llm, checkpoint, *QUESTIONS)
-    with reduced(checkpoint, speculative_config=speculative) as llm:
-        assert ask(llm, checkpoint, *QUESTIONS) == alone
-
-
-@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
 @pytest.mark.parametrize(
     ("positions", "options", "message"),
     [

@@ -30,7 +30,6 @@ import lftr
 from lftr.values.budget import as_arguments
 
 from . import tiny
-from .engines import unweighted
 
 NEW = 6
 START = 400
@@ -175,9 +174,8 @@ def on_transformers(
         torch.inference_mode(),
         lftr.reduce(
             checkpoint.model,
-            unweighted(method),
+            method,
             **as_arguments(keep),
-            weights="none",
         ) as reduction,
     ):
         out = checkpoint.model.generate(
@@ -237,10 +235,9 @@ def test_what_the_log_says(server: Server) -> None:
     server.post(body())
     log = server.log.read_text()
     assert "LlavaForConditionalGeneration as LftrLlavaForConditionalGeneration" in log
-    assert re.search(r"images: lftr\(.*'drop'\) keep=0.25", log)
-    assert re.search(
-        r"INFO.*lftr: Llava\w+ is served as LftrLlava\w+, lftr\(.*'drop'\) keep=0.25", log
-    )
+    assert "positions as in the full prompt; weights of slots 1" in log
+    assert "images: lftr keep=0.25, unless" in log
+    assert re.search(r"INFO.*lftr: Llava\w+ is served as LftrLlava\w+, lftr keep=0.25", log)
     assert re.search(r"INFO.*lftr: \d+ items, \d+ of their \d+ tokens kept", log)
     assert re.search(r"the method took \d+\.\d\d ms per item", log)
 

@@ -338,6 +338,24 @@ def test_start_options(name: str, tmp_path) -> None:
         read({"positions": "compact"}, SERVER, CLIP)  # not a request's
 
 
+def test_weights_at_the_start() -> None:
+    config = Config("LlavaForConditionalGeneration")
+    for weights, exponent in (("size", 1.0), ("none", 0.0), (0.5, 0.5), ("0.5", 0.5), (None, 1.0)):
+        config.lftr = {"weights": weights}
+        assert StartOptions.of(config).weights == exponent
+    for weights in ("big", -1, True, float("nan"), {}):
+        config.lftr = {"weights": weights}
+        with pytest.raises(lftr.LftrError, match="weights = "):
+            StartOptions.of(config)
+
+
+def test_defaults_depend_on_weights() -> None:
+    plain, weighted = lftr.get_method("lftr"), of_server(None, CLIP, weighted=True)
+    assert weighted.method == plain
+    assert read({"method": "lftr"}, SERVER, CLIP, weighted=True).method == plain
+    assert read({"method": "lftr"}, weighted, CLIP).method == SERVER.method != plain
+
+
 def test_architectures() -> None:
     assert len(ARCHITECTURES) == 6
     stock = Config("LlavaForConditionalGeneration")

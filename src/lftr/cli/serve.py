@@ -31,6 +31,7 @@ def serve(
     tokens: options.Tokens = None,
     option: options.Options = None,
     positions: options.Positions = None,
+    weights: options.Weights = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print the command that would start the server.")
     ] = False,
@@ -44,7 +45,8 @@ def serve(
     from ..hosts.vllm.server import check_version, plan, split_model
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
-    started = {} if positions is None else {"positions": positions}
+    stated = {"positions": positions, "weights": weights}
+    started = {name: value for name, value in stated.items() if value is not None}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # an option of vLLM's comes first
         model, rest = split_model([model, *rest])
@@ -111,12 +113,14 @@ def _say(planned: Plan, distribution: str, version: str) -> None:
     served = planned.architecture
     compact = planned.started.positions == "compact"
     positions = "renumbered" if compact else "as in the full prompt"
+    weights = f"{planned.started.weights:g}" if planned.started.weights else "none"
     seen = "images and videos" if served.videos else "images"
     own = distribution == "vllm"
     build = "" if own else f" ({distribution}: built by others than the vLLM project)"
     remark(
         f"vLLM {version}{build}: {planned.model}, {served.stock} as {served.name}",
-        f"reduced before the language model: {seen}; positions {positions}",
+        f"reduced before the language model: {seen}; positions {positions}; "
+        f"weights of slots {weights}",
         f"{seen}: {planned.setting}, unless a request asks for another method or keep",
         'a request asks beside "messages": "mm_processor_kwargs": {"lftr": {"keep": 0.25, '
         f'"method": "divprune"}}}}; methods: {", ".join(planned.fitting)}',

@@ -25,19 +25,27 @@ class Configuration(VerifyAndUpdateConfig):
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Check that every part of vLLM receives the positions of kept tokens."""
-        from .model import positions
+        """Check that every part of vLLM gets the positions of kept tokens, and their weights."""
+        from .model import positions, slot_weights
 
         config = vllm_config.model_config.hf_config
-        if _keeps_positions(config):
-            otherwise = "; or positions = 'compact'" if _counts(config) else ""
-            positions.check(vllm_config, otherwise)
+        if _keeps_positions(config) or _weighs(config):
+            otherwise = "; or positions = 'compact' and weights = 'none'"
+            positions.check(vllm_config, otherwise if _counts(config) else "")
+        if _weighs(config):
+            slot_weights.check(vllm_config)
 
 
 def _keeps_positions(config: Any) -> bool:
     from .start_options import StartOptions
 
     return StartOptions.of(config).positions == "original"
+
+
+def _weighs(config: Any) -> bool:
+    from .start_options import StartOptions
+
+    return StartOptions.of(config).weights > 0
 
 
 def _counts(config: Any) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ...presets import Preset, known_as
 from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelError
-from ...values.weights import parse_weights
 from .architectures import Architecture, architecture_of, provided
 from .request.request_setting import KEY, Setting, fitting, of_preset, of_server
 from .start_options import StartOptions
@@ -140,13 +139,15 @@ def plan(
     _check_options(options)
     architecture = architecture_of(config)
     fields = provided(config, _taken(options, _SHARDING)[1][-1:] == ["data"])
-    note, preset = None, {}
+    preset = {}
     if isinstance(setting, Preset):
         preset = asdict(StartOptions.of_preset(setting, architecture))
-        chosen, note = of_preset(setting, fields), _note(setting, model, preset["positions"])
-    else:
-        chosen = of_server(setting, fields)
     fixed = StartOptions.read({**preset, **(started or {})}, architecture)
+    note = None
+    if isinstance(setting, Preset):
+        chosen, note = of_preset(setting, fields), _note(setting, model, fixed)
+    else:
+        chosen = of_server(setting, fields, fixed.weights > 0)
     return Plan(model, architecture, chosen, fixed, fitting(fields), note, list(options))
 
 
@@ -200,16 +201,12 @@ def check_version() -> tuple[str, str]:
     raise MissingExtraError.of(f"vllm=={newest}.*", "serve")
 
 
-def _note(preset: Preset, model: str, served: str) -> str | None:
+def _note(preset: Preset, model: str, started: StartOptions) -> str | None:
     notes = [preset.note(known_as(model))]
-    if preset.positions not in (None, served):
+    if preset.positions not in (None, started.positions):
         notes.append(
-            f"the preset was found with {preset.positions} positions; vLLM has {served} ones here"
-        )
-    if parse_weights(preset.weights) != 0:
-        notes.append(
-            "vLLM's attention takes no weights of slots: if this method merges tokens, tune it "
-            "with --weights none"
+            f"the preset was found with {preset.positions} positions; here they are "
+            f"{started.positions}"
         )
     return "; ".join(note for note in notes if note) or None
 

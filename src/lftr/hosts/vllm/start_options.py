@@ -1,13 +1,14 @@
-"""What a server is started with, and no request can change: how kept tokens are positioned."""
+"""What a server is started with, and no request can change: positions, and weights of slots."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ...presets import Preset
 from ...values.errors import ArgumentError
+from ...values.weights import parse_weights
 from .architectures import Architecture, architecture_of
 
 POSITIONS = ("original", "compact")
@@ -21,9 +22,12 @@ class StartOptions:
     ----------
     positions : {"original", "compact"}
         Whether kept tokens stay where they were, or are renumbered.
+    weights : float
+        What the logarithm of a slot's number of tokens is multiplied by, in attention; 0 for none.
     """
 
     positions: str = POSITIONS[0]
+    weights: float = 1.0
 
     @classmethod
     def of(cls, config: Any) -> StartOptions:
@@ -37,14 +41,16 @@ class StartOptions:
         values, architecture = getattr(config, "lftr", None), architecture_of(config)
         if not isinstance(values, Mapping):
             return cls()
-        if "preset" in values and "positions" not in values:
-            return cls.of_preset(Preset.load(values["preset"]), architecture)
-        return cls.read({name: values[name] for name in NAMES if name in values}, architecture)
+        stated = {name: values[name] for name in NAMES if name in values}
+        if "preset" in values:
+            stated = asdict(cls.of_preset(Preset.load(values["preset"]), architecture)) | stated
+        return cls.read(stated, architecture)
 
     @classmethod
     def read(cls, values: Mapping[str, Any], architecture: Architecture) -> StartOptions:
-        """Check options by name."""
-        options = cls(**values)
+        """Check options by name; weights are spelled as in `lftr.reduce`."""
+        weights = parse_weights(values.get("weights"))
+        options = cls(**{**values, "weights": cls.weights if weights is None else weights})
         allowed = allowed_positions(architecture)
         if options.positions not in allowed:
             words = " or ".join(map(repr, allowed))
@@ -56,9 +62,10 @@ class StartOptions:
     @classmethod
     def of_preset(cls, preset: Preset, architecture: Architecture) -> StartOptions:
         """Return those of a preset as far as the model has them; the rest have their defaults."""
+        options = {"weights": preset.weights}
         if preset.positions in allowed_positions(architecture):
-            return cls(preset.positions)
-        return cls()
+            options["positions"] = preset.positions
+        return cls.read(options, architecture)
 
 
 NAMES = tuple(field.name for field in fields(StartOptions))

@@ -147,7 +147,7 @@ def rewritten(
 
 
 def check(vllm_config: VllmConfig, otherwise: str = "") -> None:
-    """Check that every part of vLLM receives the rewritten positions.
+    """Check that every part of vLLM receives the positions and the weights of kept tokens.
 
     Parameters
     ----------
@@ -165,14 +165,14 @@ def check(vllm_config: VllmConfig, otherwise: str = "") -> None:
     if stages > 1:
         raise UnsupportedModelError(
             f"pipeline_parallel_size = {stages}; allowed: 1 where kept tokens keep their "
-            "positions, since later stages are not told where these are (tensor parallelism has no "
-            f"such limit){otherwise}"
+            "positions or have weights, since later stages are not told of these (tensor "
+            f"parallelism has no such limit){otherwise}"
         )
     speculative = vllm_config.speculative_config
     if speculative is not None and speculative.method not in ("ngram", "ngram_gpu", "suffix"):
         raise UnsupportedModelError(
             f"speculative method {speculative.method!r}; allowed: ngram or suffix where kept "
-            "tokens keep their positions, since a draft model is not told where these are"
+            "tokens keep their positions or have weights, since a draft model is not told of these"
             f"{otherwise}"
         )
 

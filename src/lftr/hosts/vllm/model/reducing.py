@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -33,8 +34,10 @@ from ..request.request_setting import (
     setting_of,
     size_field_of,
 )
+from ..start_options import StartOptions
 from .encoder_inputs import EncoderInputs
 from .evidence_reader import Encoder, EvidenceReader
+from .slot_weights import SlotWeights, with_logs
 
 logger = init_logger("vllm.lftr")
 _failures = Failures()
@@ -56,11 +59,17 @@ class Reducing(SupportsMultiModal):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         self._check(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        started = StartOptions.of(vllm_config.model_config.hf_config)
+        most = int(vllm_config.scheduler_config.max_num_batched_tokens)
+        weights = SlotWeights(most) if started.weights else None
+        with nullcontext() if weights is None else weights.widening():
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+        if weights is not None:
+            weights.check(self.get_language_model(), vllm_config)
+        self.slot_weights, self.exponent, self.most = weights, started.weights, most
         self.family = Family.registry[self.model_type]
         mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
         self.provided = provided(self.config, mode == "data")
-        self.most = int(vllm_config.scheduler_config.max_num_batched_tokens)
         self.pace = Pace()
         self._encoder: Encoder | None = None
         served = architecture_of(self.config)
@@ -68,7 +77,7 @@ class Reducing(SupportsMultiModal):
             "lftr: %s is served as %s, %s unless a request asks for another method or keep",
             served.stock,
             type(self).__name__,
-            of_server(getattr(self.config, KEY, None), self.provided),
+            of_server(getattr(self.config, KEY, None), self.provided, weights is not None),
         )
 
     def _check(self, vllm_config: VllmConfig) -> None:
@@ -167,16 +176,38 @@ class Reducing(SupportsMultiModal):
         with reader.attached():
             features = list(super().embed_multimodal(**inputs.inputs))
         anchors = [torch.arange(size) for size in sizes]
+        logs: list[Tensor | None] = [None] * len(sizes)  # None: zeros
         if wanted:
             start = time.perf_counter()
             tokens = self._tokens(reader, features, inputs, wanted)
             for i, choice in _choose(tokens, settings, counts).items():
                 features[i] = self._agreed(choice.apply(features[i]))
                 anchors[i] = self._agreed(choice.index.to(features[i].device))
+                if self.slot_weights is not None and not choice.plain:
+                    weight = self._agreed(choice.weight.to(features[i].device))
+                    logs[i] = weight.log() * self.exponent
             spent = reader.spent + time.perf_counter() - start
             if get_tp_group().is_first_rank:
                 self.pace.add([(sizes[i], counts[i]) for i in wanted], spent)
+        if self.slot_weights is not None:
+            features = [with_logs(rows, log) for rows, log in zip(features, logs, strict=True)]
         return self.placed(features, anchors, inputs)
+
+    def embed_input_ids(
+        self,
+        input_ids: Tensor,
+        multimodal_embeddings: Any = None,
+        *,
+        is_multimodal: Tensor | None = None,
+    ) -> Tensor:
+        """Embed a step's tokens, and note the weights of slots among them."""
+        if self.slot_weights is not None:
+            slots = list(multimodal_embeddings or ())
+            multimodal_embeddings = self.slot_weights.taken(len(input_ids), slots, is_multimodal)
+        embedded: Tensor = super().embed_input_ids(
+            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
+        )
+        return embedded
 
     def _wanted(self, method: Method) -> frozenset[str]:
         """Return the fields that a method sees: of each need, the first one provided."""

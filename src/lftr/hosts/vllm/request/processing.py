@@ -73,7 +73,8 @@ class Shortening(BaseMultiModalProcessor):
         mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
         self.provided = provided(config, mode == "data")
         self.started = StartOptions.of(config)
-        self.server = of_server(getattr(config, KEY, None), self.provided)
+        self.weighted = self.started.weights > 0
+        self.server = of_server(getattr(config, KEY, None), self.provided, self.weighted)
         self._profiling = False
         Counters.get().begin(self.server.method.name)
 
@@ -132,7 +133,9 @@ class Shortening(BaseMultiModalProcessor):
                     "than embeddings that were made elsewhere)"
                 )
         kwargs = inputs.hf_processor_mm_kwargs
-        return read(kwargs[KEY], self.server, self.provided) if KEY in kwargs else self.server
+        if KEY not in kwargs:
+            return self.server
+        return read(kwargs[KEY], self.server, self.provided, self.weighted)
 
     def check(self, processed: Any) -> None:
         """Check that the model can take the processed prompt."""

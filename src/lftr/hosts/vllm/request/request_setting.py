@@ -23,8 +23,7 @@ KEY = "lftr"
 BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole number up to 10**6"
 _BUDGET = ("keep", "tokens")
 _FIELDS = ("method", "options", *_BUDGET)
-# without weights of slots, which vLLM's attention does not take, dropping answered better on images
-# (benchmarks/weights.py)
+# where slots have no weights, dropping answered better on images (benchmarks/weights.py)
 UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
 _INSIDE = "it acts inside the language model, whose paged cache holds every token in all layers"
 _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
@@ -81,7 +80,7 @@ def setting_of(text: str) -> Setting:
     return Setting(method, budget_from_plain(values))
 
 
-def of_server(values: Any, provided: frozenset[str]) -> Setting:
+def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> Setting:
     """Read a server's own setting: ``method``, ``options`` and a budget; or a ``preset``.
 
     `StartOptions` reads what stands beside it.
@@ -92,13 +91,15 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
         The ``lftr`` of the model's configuration; None for LFTR with ``keep=1/16``.
     provided : frozenset of str
         The fields that the model provides.
+    weighted : bool
+        Whether slots have weights in attention, which methods' defaults depend on.
 
     Raises
     ------
     ArgumentError
         If a value is not allowed, or the method does not fit; the message names those that do.
     """
-    base = Setting(get_method("lftr", **UNWEIGHTED["lftr"]), 1 / 16)
+    base = Setting(get_method("lftr", **_defaults("lftr", weighted)), 1 / 16)
     values = {} if values is None else values
     if isinstance(values, Mapping):
         values = {key: value for key, value in values.items() if key not in NAMES}
@@ -106,7 +107,7 @@ def of_server(values: Any, provided: frozenset[str]) -> Setting:
         if len(values) > 1:
             raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and a budget")
         return of_preset(Preset.load(values["preset"]), provided)
-    return read(values, base, provided, _build_method)
+    return read(values, base, provided, weighted, _build_method)
 
 
 def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
@@ -130,7 +131,8 @@ def read(
     values: object,
     default: Setting,
     provided: frozenset[str],
-    method_of: Callable[[object, object, frozenset[str]], Method] | None = None,
+    weighted: bool = False,
+    method_of: Callable[[object, object, frozenset[str], bool], Method] | None = None,
 ) -> Setting:
     """Return a request's setting; what it omits is as in ``default``.
 
@@ -142,9 +144,11 @@ def read(
         The server's own.
     provided : frozenset of str
         The fields that the model provides.
+    weighted : bool
+        Whether slots have weights in attention, which methods' defaults depend on.
     method_of : callable, optional
-        Makes a method from its name, its options and ``provided``; by default what a client may
-        ask for.
+        Makes a method from its name, its options, ``provided`` and ``weighted``; by default what a
+        client may ask for.
 
     Raises
     ------
@@ -162,12 +166,12 @@ def read(
     method = default.method
     if "method" in values:
         name, options = values["method"], values.get("options", {})
-        method = (method_of or _read_method)(name, options, provided)
+        method = (method_of or _read_method)(name, options, provided, weighted)
     budget = {key: values[key] for key in _BUDGET if key in values}
     return Setting(method, _read_budget(budget) if budget else default.keep)
 
 
-def _read_method(name: object, options: object, provided: frozenset[str]) -> Method:
+def _read_method(name: object, options: object, provided: frozenset[str], weighted: bool) -> Method:
     """Return the method that a client asks for.
 
     Its options can be words, numbers, true or false alone, as their types declare. Nothing is built
@@ -182,7 +186,7 @@ def _read_method(name: object, options: object, provided: frozenset[str]) -> Met
     cls = Method.registry[str(name)]
     known = [field.name for field in fields_of(cls)]
     hints = hints_of(cls)
-    values = dict(UNWEIGHTED.get(cls.name, {}))
+    values = _defaults(cls.name, weighted)
     for option, value in options.items():
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", str(option), known)
@@ -196,13 +200,19 @@ def _read_method(name: object, options: object, provided: frozenset[str]) -> Met
     return _fitting(cls(**values), provided)
 
 
-def _build_method(name: object, options: object, provided: frozenset[str]) -> Method:
+def _build_method(
+    name: object, options: object, provided: frozenset[str], weighted: bool
+) -> Method:
     """Return the method that an operator asks for, one that is made of others included."""
     if name in list_methods("inside"):
         raise _refusal(name, _INSIDE, provided)
     if isinstance(options, Mapping):
-        options = UNWEIGHTED.get(str(name), {}) | dict(options)
+        options = _defaults(str(name), weighted) | dict(options)
     return _fitting(from_plain({"method": name, "options": options}), provided)
+
+
+def _defaults(name: str, weighted: bool) -> dict[str, Any]:
+    return {} if weighted else dict(UNWEIGHTED.get(name, {}))
 
 
 def fitting(provided: frozenset[str]) -> list[str]:
