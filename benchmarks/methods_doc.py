@@ -20,19 +20,13 @@ from _accuracy import RATIOS, percent
 from _measure import table
 
 from lftr.methods import get_method, list_methods
+from lftr.methods.inside.base import READS
 from lftr.methods.video.base import ClipMethod
 
 HERE = Path(__file__).parent
 CATALOGUE = HERE.parent / "docs" / "methods.md"
 RESULTS = HERE.parent / "docs" / "results.md"
 WRITTEN = "<!-- written by python benchmarks/methods_doc.py; edit that, not this -->"
-READS = {
-    "nothing": "states",
-    "previous": "attention of the layer before",
-    "own": "the last token's attention in the layer to come",
-    "own text": "the text's attention in the layer to come",
-    "unrotated": "the last token's attention in the layer before, without positions",
-}
 CONTROLS = ("random", "uniform", "pool", "downsample")
 TIMES = [f"{r}x" for r in RATIOS]
 

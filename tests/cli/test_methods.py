@@ -50,8 +50,8 @@ def test_methods_inside_the_language_model_say_what_they_read(reads):
     assert [n for n, one in told.items() if one["acts"] == "inside"] == list_methods("inside")
     assert told["fastv"]["options"] == {"schedule": "Step(layer=2, keep=0.5)"}
     assert told["fastv"]["evidence"] == [["attention of the layer before"]]
-    assert told["pyramiddrop"]["evidence"] == [["attention of the layer itself"]]
-    assert told["greedyprune"]["evidence"] == [["no attention"]]
+    assert told["pyramiddrop"]["evidence"] == [["the last token's attention in the layer to come"]]
+    assert told["greedyprune"]["evidence"] == [["states, no attention"]]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,6 @@ from typing import Any
 
 from .options import Json
 
-_READS = {
-    "nothing": "no attention",
-    "previous": "attention of the layer before",
-    "own": "attention of the layer itself",
-}
-
 
 def methods(as_json: Json = False) -> None:
     """List every method: what it does, its options with defaults and ranges, what it looks at."""
@@ -57,6 +51,7 @@ def describe(method: Any) -> dict[str, Any]:
     for each part of a `Source` that is stated; it is empty where a method states none.
     """
     from ..methods.inside import LayerMethod
+    from ..methods.inside.base import READS
     from ..methods.lookup import KINDS
     from ..options.checks import rules_of
 
@@ -64,7 +59,7 @@ def describe(method: Any) -> dict[str, Any]:
     fields: tuple[dataclasses.Field[Any], ...] = ()
     if dataclasses.is_dataclass(method):
         fields = dataclasses.fields(method)
-    needs = ((_READS[method.reads],),) if isinstance(method, LayerMethod) else method.evidence
+    needs = ((READS[method.reads],),) if isinstance(method, LayerMethod) else method.evidence
     stated = {} if method.source is None else dataclasses.asdict(method.source)
     return {
         "name": method.name,

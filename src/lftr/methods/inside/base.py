@@ -19,6 +19,13 @@ from ...values.source import Source
 from .schedules import Schedule
 
 Reads = Literal["nothing", "previous", "own", "own text", "unrotated"]
+READS: dict[Reads, str] = {  # in words, for lists of methods
+    "nothing": "states, no attention",
+    "previous": "attention of the layer before",
+    "own": "the last token's attention in the layer to come",
+    "own text": "the text's attention in the layer to come",
+    "unrotated": "the last token's attention in the layer before, without positions",
+}
 BLOCK = 1 << 24  # entries of attention maps that are held at once
 
 
