@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -51,6 +52,20 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def overrides(command: list[str]) -> dict[str, Any]:
     return dict(json.loads(command[command.index("--hf-overrides") + 1]))
+
+
+def test_a_server_has_counts_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a server in whose process it is started."""
+    from typer.testing import CliRunner
+
+    from lftr.app import app
+    from lftr.hosts.vllm import server
+
+    seen: list[str | None] = []
+    monkeypatch.setenv(server.FAILURES, "of another server")
+    monkeypatch.setattr("os.execv", lambda *_: seen.append(os.environ.get(server.FAILURES)))
+    assert CliRunner().invoke(app, ["serve"]).exit_code == 0
+    assert seen == [None]
 
 
 def test_the_stock_server_is_started(serve: Any) -> None:

@@ -38,7 +38,7 @@ def test_failures_of_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path
     file.touch()
     lines: list[tuple[Any, ...]] = []
     now = 100.0
-    monkeypatch.setenv(metrics._FAILURES, str(file))
+    monkeypatch.setenv(metrics.FAILURES, str(file))
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
     monkeypatch.setattr(metrics.logger, "exception", lambda *said: lines.append(said[1:]))
     one, other = metrics.Failures(), metrics.Failures()
@@ -55,3 +55,8 @@ def test_failures_of_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found == {"divprune": 27, "lftr": 4}
     file.unlink()
     other.add("divprune", "sixth", 1)  # nobody reads it any more
+    (family,) = metrics._FailedItems().collect()  # a cleared file is made anew
+    assert family.samples == []
+    other.add("divprune", "seventh", 1)
+    (family,) = metrics._FailedItems().collect()
+    assert [sample.value for sample in family.samples] == [1]

@@ -42,7 +42,7 @@ def serve(
     the stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
-    from ..hosts.vllm.server import check_version, plan, split_model
+    from ..hosts.vllm.server import FAILURES, check_version, plan, split_model
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
     stated = {"positions": positions, "weights": weights}
@@ -59,6 +59,7 @@ def serve(
     if dry:
         typer.echo(shlex.join(command))
         return
+    os.environ.pop(FAILURES, None)  # that of a server which started this one
     os.execv(command[0], command)
 
 

@@ -16,9 +16,9 @@ from prometheus_client import REGISTRY, Counter
 from prometheus_client.core import CounterMetricFamily
 from vllm.logger import init_logger
 
+from .server import FAILURES
+
 logger = init_logger("vllm.lftr")
-_FAILURES = "LFTR_FAILURES"
-"""The environment variable with the name of the file in which workers count failures."""
 
 
 class Counters:
@@ -38,7 +38,7 @@ class Counters:
         self.tokens = Counter("lftr:visual_tokens", "Visual tokens before reduction.", by)
         self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
         self.refused = Counter("lftr:refused", "Requests refused by lftr, with status 400.")
-        os.environ.setdefault(_FAILURES, _new_file())  # for the workers, which start after this
+        os.environ.setdefault(FAILURES, _new_file())  # for the workers, which start after this
         REGISTRY.register(_FailedItems())
 
     def begin(self, method: str) -> None:
@@ -79,7 +79,7 @@ class Failures:
 
     def add(self, method: str, setting: str, items: int) -> None:
         """Count items on which a method failed; called where its error is handled."""
-        path = os.environ.get(_FAILURES)
+        path = os.environ.get(FAILURES)
         if path is not None and Path(path).exists():
             with open(path, "r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -107,7 +107,9 @@ class _FailedItems:
             "Items on which a method failed, so that evenly spaced tokens were kept.",
             labels=["method"],
         )
-        with open(os.environ[_FAILURES]) as file:
+        path = os.environ[FAILURES]
+        Path(path).touch()  # temporary files may be cleared while a server runs
+        with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             counts = json.loads(file.read() or "{}")
         for method, items in counts.items():
