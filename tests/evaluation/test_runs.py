@@ -187,7 +187,7 @@ def test_one_process_at_a_time(tmp_path):
     with Run.open(tmp_path, CONFIG):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "is not being written to" in done.stderr
-        with pytest.raises(ArgumentError, match=r"in this process or another"):
+        with pytest.raises(ArgumentError, match=r"by this or another process"):
             Run.open(tmp_path, CONFIG)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
