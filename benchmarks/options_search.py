@@ -4,9 +4,7 @@
 
 Every method for images with its published defaults, then with one option at a time changed: each
 word that its type allows, true and false, half and double the default number within its range.
-A method's tuned form has the one change, if any, with the best mean relative accuracy. Slots of
-methods that merge have weights, with which they do better. ``benchmarks/weights.py --test`` shows
-the tuned forms beside the published ones.
+Slots of methods that merge have weights.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import typing
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from math import inf, isfinite
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from _accuracy import finish
@@ -25,13 +22,12 @@ from _accuracy import finish
 from lftr.lab.evaluation import Setting
 from lftr.methods import Method, get_method, list_methods
 from lftr.options.checks import Range
-from lftr.options.plain import from_plain, to_plain
+from lftr.options.plain import to_plain
 
 RATIOS = (8, 32)
 # of this project, random, or decided by the image file alone
 LEFT_OUT = ("lftr", "coverage", "random", "uniform", "downsample", "pixel-prune")
 NAME = "options_search"
-RESULTS = Path(__file__).parent / "results" / f"{NAME}.json"
 
 
 def variants(method: Method) -> Iterator[Method]:
@@ -72,21 +68,6 @@ def settings() -> list[Setting]:
                 label = json.dumps(to_plain(one))
                 rows += [Setting(label, one, 1 / r, weights="size") for r in RATIOS]
     return rows
-
-
-def tuned() -> dict[str, Method]:
-    """Return, by name, the best form of every method that was searched."""
-    rows = json.loads(RESULTS.read_text())["figures"]["rows"][1:]
-    means: dict[str, float] = {}
-    for row in rows:
-        means[row["label"]] = means.get(row["label"], 0.0) + row["relative"][0] / len(RATIOS)
-    best: dict[str, str] = {}
-    for label in means:  # the published form comes first, and stays where nothing is better
-        name = json.loads(label)["method"]
-        if name not in best or means[label] > means[best[name]]:
-            best[name] = label
-    found = {name: from_plain(json.loads(label)) for name, label in best.items()}
-    return {name: one for name, one in found.items() if isinstance(one, Method)}
 
 
 def main() -> None:

@@ -247,6 +247,13 @@ def test_coordinates():
     assert taken.grid is None
 
 
+def test_changed_coordinates_spoil_no_later_ones():
+    tokens = item(1, (1, 3, 4))
+    before = tokens.coordinates.clone()
+    tokens.coordinates.add_(100)
+    assert item(2, (1, 3, 4)).coordinates.equal(before)
+
+
 def test_taking_tokens_takes_their_evidence():
     tokens, index = item(0, (1, 2, 3)), torch.tensor([4, 0, 5])
     taken = tokens.take(index)
@@ -318,6 +325,13 @@ def test_a_choice_is_in_raster_order_and_immutable():
     assert stack.index.tolist() == [[0, 2], [1, 3]]
     assert stack.batched
     assert stack.item(1).index.tolist() == [1, 3]
+
+
+def test_the_highest_scores_of_each_row():
+    """Ties of one row and NaN of another do not cancel out in the number of high scores."""
+    scores = torch.tensor([[5.0, 4.0, 4.0, 1.0], [torch.nan, 3.0, 2.0, 1.0]])
+    chosen = lftr.Selection.top(scores, 2)
+    assert chosen.index.tolist() == [[0, 1], [0, 1]]
 
 
 def test_slots_follow_their_anchors_into_order():

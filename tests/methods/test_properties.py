@@ -182,15 +182,13 @@ def test_non_finite_values_count_as_zero_and_are_noted(name, seed, value, keep):
     zeroed = tensors(broken, lambda x: x.nan_to_num(0.0, 0.0, 0.0))
     chosen = build(name).select(broken, keep)
     assert chosen.index.equal(build(name).select(zeroed, keep).index)
-    read = ["features"] * build(name).reads_features(broken)
-    named = ", ".join([*read, "attention_received"])
+    named = ", ".join(["features"] * build(name).sees_features + ["attention_received"])
     assert f"non-finite values in {named} were taken as 0" in chosen.notes
 
 
 @each
 def test_what_does_not_see_the_features_chooses_without_them(name):
-    tokens = item(10, (1, 4, 5))
-    blind = not build(name).reads_features(tokens)
+    tokens, blind = item(10, (1, 4, 5)), not build(name).sees_features
     noise = dataclasses.replace(tokens, features=torch.full_like(tokens.features, torch.nan))
     chosen = build(name).select(noise, 7)
     assert blind == (not chosen.notes)

@@ -264,7 +264,10 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
         (body(asked={"method": "lftr", "options": {"diversity": 7}}), 400, "diversity"),
         (body(asked={"method": "random", "options": {"seed": 2**64}}), 400, "numbers from"),
         (body(asked={"method": "scope", "options": {"alpha": 1e10}}), 400, "numbers from"),
-        (body(asked={"method": "visual-grouping", "options": {"rounds": 10**6}}), 400, "rounds"),
+        *(
+            (body(asked={"method": name, "options": {"rounds": 10**6}}), 400, "rounds")
+            for name in ("visual-grouping", "lftr", "coverage", "ficoco")
+        ),
         (greedy, 400, "mm_processor_kwargs.size: not on this server"),
         (greedy.replace(b"mm_processor", b"\\u006dm_processor"), 400, "not on this server"),
         (greedy.decode().encode("utf-16"), 400, "not on this server"),

@@ -61,10 +61,6 @@ class Method(Named):
         """
         return ()
 
-    def reads_features(self, tokens: VisualTokens) -> bool:
-        """Return whether this decision uses the features; by default `sees_features`."""
-        return self.sees_features
-
     def select(self, tokens: VisualTokens, keep: object) -> Selection:
         """Choose ``keep`` of an item's tokens.
 
@@ -104,7 +100,7 @@ class Method(Named):
         """Return how many tokens `select` keeps; ``"auto"`` is the method's own number."""
         if not is_auto(keep):
             return resolve(keep, tokens.count)
-        patches = _finite(tokens.as_batch(), self.reads_features(tokens))[0].without_separators()
+        patches = _finite(tokens.as_batch(), self.sees_features)[0].without_separators()
         counts = self.auto_count(patches)
         if len(set(counts)) != 1:
             raise ArgumentError.of("keep", "auto", f"one item at a time; these would keep {counts}")
@@ -139,7 +135,7 @@ class Method(Named):
         return [chosen[i] for i in range(len(items))]
 
     def _choose_clean(self, stack: VisualTokens, count: int) -> Selection:
-        finite, notes = _finite(stack, self.reads_features(stack))
+        finite, notes = _finite(stack, self.sees_features)
         patches = finite.without_separators()
         if count < patches.count:
             chosen = self.choose(patches, count)

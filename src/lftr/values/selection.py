@@ -291,8 +291,9 @@ class Selection:
         Ties go to the earlier token, whatever the device.
         """
         least = scores.topk(min(keep, scores.shape[-1]), dim=-1).values[..., -1:]
-        index = (scores >= least).nonzero()[:, -1]
-        if len(index) == scores[..., 0].numel() * keep:  # nothing ties with the last
-            return cls._known(index.view(*scores.shape[:-1], keep), notes=tuple(notes))
+        high = scores >= least
+        if bool((high.sum(dim=-1) == keep).all()):  # in no row anything ties with the last
+            index = high.nonzero()[:, -1].view(*scores.shape[:-1], keep)
+            return cls._known(index, notes=tuple(notes))
         order = scores.argsort(dim=-1, descending=True, stable=True)
         return cls._known(order[..., :keep].sort(dim=-1).values, notes=tuple(notes))

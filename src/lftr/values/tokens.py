@@ -152,7 +152,7 @@ class VisualTokens:
         """Frame or tile, row and column of each token: int64 ``(N, 3)``, shared by a stack."""
         if self._coordinates is not None:
             return self._coordinates
-        return grid_coordinates(self.blocks).to(self.features.device)
+        return grid_coordinates(self.blocks).to(self.features.device, copy=True)
 
     def evidence(self, *names: str) -> tuple[str, Tensor]:
         """Return the name and the value of the first of the named fields that is set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import functools
 import json
@@ -27,8 +28,8 @@ class Counters:
     With several API servers vLLM itself adds up what each has counted. ``lftr:requests_total``,
     ``lftr:items_total`` (images and videos), ``lftr:visual_tokens_total`` (as a server without lftr
     would have had) and ``lftr:kept_tokens_total`` are by method; ``lftr:refused_total`` counts
-    answers of status 400. ``lftr:failed_items_total``, by method, comes from the workers, see
-    `Failures`.
+    answers of status 400 or 413. ``lftr:failed_items_total``, by method, comes from the workers,
+    see `Failures`.
     """
 
     def __init__(self) -> None:
@@ -37,8 +38,9 @@ class Counters:
         self.items = Counter("lftr:items", "Images and videos of requests.", by)
         self.tokens = Counter("lftr:visual_tokens", "Visual tokens before reduction.", by)
         self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
-        self.refused = Counter("lftr:refused", "Requests refused by lftr, with status 400.")
-        os.environ.setdefault(FAILURES, _new_file())  # for the workers, which start after this
+        self.refused = Counter("lftr:refused", "Requests refused by lftr, with status 400 or 413.")
+        if FAILURES not in os.environ:  # the workers, which start after this, have it too
+            os.environ[FAILURES] = _new_file()
         REGISTRY.register(_FailedItems())
 
     def begin(self, method: str) -> None:
@@ -79,14 +81,8 @@ class Failures:
 
     def add(self, method: str, setting: str, items: int) -> None:
         """Count items on which a method failed; called where its error is handled."""
-        path = os.environ.get(FAILURES)
-        if path is not None and Path(path).exists():
-            with open(path, "r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                counts = json.loads(file.read() or "{}")
-                counts[method] = counts.get(method, 0) + items
-                file.seek(0)
-                file.write(json.dumps(counts))  # never shorter than before
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the worker
+            _count(method, items)
         self.waiting[method] = self.waiting.get(method, 0) + items
         now = time.monotonic()
         if now - self.logged.get(method, -float("inf")) >= self.seconds:
@@ -107,14 +103,28 @@ class _FailedItems:
             "Items on which a method failed, so that evenly spaced tokens were kept.",
             labels=["method"],
         )
-        path = os.environ[FAILURES]
-        Path(path).touch()  # temporary files may be cleared while a server runs
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            counts = json.loads(file.read() or "{}")
-        for method, items in counts.items():
-            family.add_metric([method], items)
+        with contextlib.suppress(OSError, ValueError):  # the other figures are still shown
+            path = Path(os.environ[FAILURES])
+            path.touch()  # temporary files may be cleared while a server runs
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                counts = json.loads(file.read() or "{}")
+            for method, items in counts.items():
+                family.add_metric([method], items)
         yield family
+
+
+def _count(method: str, items: int) -> None:
+    """Add to the file of counts, if there is one."""
+    path = os.environ.get(FAILURES)
+    if path is None or not Path(path).exists():
+        return
+    with open(path, "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        counts = json.loads(file.read() or "{}")
+        counts[method] = counts.get(method, 0) + items
+        file.seek(0)
+        file.write(json.dumps(counts))  # never shorter than before
 
 
 def _new_file() -> str:

@@ -23,6 +23,7 @@ OLDEST, NEWEST = (0, 32), (0, 32)
 """The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
 
 _SERVERS = "one server a process; start several behind a router (docs/serving.md)"
+_PROCESSED = "no such option: it lets clients send processed items, whose setting is not checked"
 _REFUSED = {
     "--model": "the model as lftr serve's argument",
     "--video-pruning-rate": "none, since lftr prunes videos itself",
@@ -30,6 +31,8 @@ _REFUSED = {
     # what the module that is started does not read: ``vllm serve`` alone does
     "--api-server-count": _SERVERS,
     "--headless": _SERVERS,
+    "--enable-scale-out": _PROCESSED,
+    "--tokens-only": _PROCESSED,
     "--ec-manager-config": "none, since lftr has a manager that counts the encoder's work",
 }
 _SHORT = {"-asc": "--api-server-count"}

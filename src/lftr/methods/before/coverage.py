@@ -63,7 +63,7 @@ class Coverage(Method, name="coverage"):
     sharpness: Annotated[float, Range(0.0)] = 0.0
     candidates: Annotated[float, Range(0.0)] = 1.0
     leftovers: Literal["merge", "drop"] = "drop"
-    rounds: Annotated[int, Range(0)] = 0
+    rounds: Annotated[int, Range(0, 100)] = 0
 
     @property
     def evidence(self) -> Evidence:

@@ -65,7 +65,7 @@ class FiCoCo(Method, name="ficoco"):
     )
     cls_weight: Annotated[float, Range(0.0, 1.0)] = 0.35
     penalty: Annotated[float, Range(1.0)] = 2.0
-    rounds: Annotated[int, Range(1)] = 12
+    rounds: Annotated[int, Range(1, 100)] = 12
     quantile: Annotated[float, Range(0.0, 1.0)] = 0.998
 
     @property

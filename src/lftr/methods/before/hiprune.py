@@ -65,9 +65,6 @@ class HiPrune(Method, name="hiprune"):
         text: Evidence = (TEXT, ("visual_projected", "features"))
         return attention + text if self.text_share > 0 else attention
 
-    def reads_features(self, tokens: VisualTokens) -> bool:
-        return self.text_share > 0 and super().reads_features(tokens)
-
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         deep = received(tokens)
         notes: Notes = ()

@@ -52,9 +52,6 @@ class Trim(Method, name="trim"):
     def evidence(self) -> Evidence:
         return (TEXT, ("visual_projected", "features"))
 
-    def reads_features(self, tokens: VisualTokens) -> bool:
-        return tokens.text_embeds is None or tokens.visual_projected is None
-
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         scores, notes = self.relevance(tokens)
         order = scores.argsort(dim=1, descending=True, stable=True)

@@ -48,7 +48,7 @@ class Merge(Wrapper):
     inner: Method | str
     weighting: Literal["mean", "similarity", "anchor"] = "mean"
     own: Annotated[float, Range(0.0, 1.0)] = 0.0
-    rounds: Annotated[int, Range(0)] = 0
+    rounds: Annotated[int, Range(0, 100)] = 0
     within: Literal["item", "frame"] = "item"
 
     @property

@@ -255,7 +255,13 @@ class LayerView:
         if name not in self.memory:
             raise LftrError(f"{name!r} was not stored in an earlier layer: see LayerMethod.watches")
         columns, values = self.memory[name]
-        left = torch.searchsorted(columns, self._visual_columns.to(columns.device))
+        asked = self._visual_columns.to(columns.device)
+        left = torch.searchsorted(columns, asked)
+        if len(asked) and not columns[left.clamp_max(len(columns) - 1)].equal(asked):
+            raise LftrError(
+                f"{name!r} was not stored for all tokens that are left: store it in "
+                "LayerMethod.observe, which sees all visual tokens"
+            )
         return values[left].to(self.states.device)  # type: ignore[no-any-return]
 
     @property

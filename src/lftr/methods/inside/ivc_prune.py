@@ -20,7 +20,7 @@ from .schedules import Schedule, Step
 
 @dataclass(frozen=True)
 class IVCPrune(OneCut, name="ivc-prune"):
-    """Keep tokens whose rotary positions serve as coordinates, and those whose values are alike.
+    """Keep tokens whose positions serve as coordinates, and those with values like the question's.
 
     Coordinates are the tokens with the largest mean cosine and those with the largest mean sine in
     the table of rotary positions: the rotation there is close to none or to a quarter turn. The

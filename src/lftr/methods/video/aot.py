@@ -36,12 +36,12 @@ SHALLOW = ("attention_received_shallow", "attention_received")
 class AOT(ClipMethod, name="aot"):
     """Choose attended anchors in every frame, and move what is dropped into them by transport.
 
-    In a frame, half of the anchors are chosen by the attention of a middle layer, from nine windows
-    alike, and the others by late attention. The other tokens of the frame are moved into them by
-    optimal transport, at the cost of one minus the cosine plus half the distance in the grid. Then
-    the clip is divided into equal segments. The anchors of a segment's first frame stay. Those of
-    its other frames are moved into them in the same way, frame by frame, except for those whose
-    transport is least decided, which stay too.
+    In a frame, half of the anchors are chosen by the attention of a middle layer, from square
+    windows alike (nine in a frame of 24 x 24), and the others by late attention. The other tokens
+    of the frame are moved into them by optimal transport, at the cost of one minus the cosine plus
+    half the distance in the grid. Then the clip is divided into equal segments. The anchors of a
+    segment's first frame stay. Those of its other frames are moved into them in the same way, frame
+    by frame, except for those whose transport is least decided, which stay too.
 
     Parameters
     ----------

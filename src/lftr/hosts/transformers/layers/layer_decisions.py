@@ -97,7 +97,7 @@ class PromptRow:
 
     def _places_at(self, columns: Tensor) -> Places | None:
         where = torch.searchsorted(self.visual, columns.to(self.visual.device))
-        return None if self.places is None else self.places.at(where)
+        return None if self.places is None else self.places.at(where.to(columns.device))
 
     def _acts(self, number: int, method: int) -> bool:
         plan = self.plans[method]

@@ -183,7 +183,7 @@ class Reducing(SupportsMultiModal):
             for i, choice in _choose(tokens, settings, counts).items():
                 features[i] = self._agreed(choice.apply(features[i]))
                 anchors[i] = self._agreed(choice.index.to(features[i].device))
-                if self.slot_weights is not None and not choice.plain:
+                if self.slot_weights is not None:  # on every device, also where a method failed
                     weight = self._agreed(choice.weight.to(features[i].device))
                     logs[i] = weight.log() * self.exponent
             spent = reader.spent + time.perf_counter() - start

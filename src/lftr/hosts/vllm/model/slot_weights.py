@@ -41,8 +41,9 @@ def check(vllm_config: VllmConfig) -> None:
     parallel, cache = vllm_config.parallel_config, vllm_config.cache_config.cache_dtype
     refused = {
         f"kv_cache_dtype = {cache!r}, which rounds them": cache not in _WHOLE,
-        "kv_transfer_config, which takes heads for the model's own": (
+        "kv_transfer_config or kv_offloading_size, which takes heads for the model's own": (
             vllm_config.kv_transfer_config is not None
+            or vllm_config.cache_config.kv_offloading_size is not None
         ),
         "micro-batches (DBO)": parallel.use_ubatching,
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
