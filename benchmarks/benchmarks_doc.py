@@ -13,6 +13,7 @@ import _accuracy
 import claims
 import inside
 import overhead
+import peers
 import prefill
 import weights_cost
 
@@ -43,7 +44,7 @@ def against_first(content: dict[str, Any]) -> list[str]:
 
 def weights_of_slots() -> list[str]:
     """Return the section about weights, and write its summary into docs/weights.md."""
-    cost, parts, short = read("weights_cost"), [], []
+    cost, decided, parts, short = read("weights_cost"), read("peers"), [], []
     for suite, name in (("scenes", "images"), ("clips", "videos")):
         final, search = (read(f"weights_{suite}_{split}") for split in ("test", "validation"))
         parts += [f"### {name.capitalize()}", "", made(final), ""]
@@ -69,6 +70,13 @@ def weights_of_slots() -> list[str]:
         made(cost),
         "",
         weights_cost.report(cost["figures"]),
+        "",
+        "The decisions in the table above were measured with slower code, those below with the present one, in "
+        "processor time, on a busy machine:",
+        "",
+        made(decided),
+        "",
+        peers.report(decided["figures"]),
         "",
     ]
 
