@@ -150,10 +150,12 @@ def test_devices_agree(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         world_size, is_first_rank = 2, True
 
         def broadcast(self, rows: torch.Tensor, src: int) -> torch.Tensor:
-            """Return what a first device sent that chose evenly: tokens, then their places."""
+            """Return what a first device sent that chose evenly: tokens, places and weights."""
             assert src == 0
             even.append(rows)
-            return torch.zeros_like(rows) if rows.dim() == 2 else torch.arange(len(rows))
+            if rows.dim() == 2:
+                return torch.zeros_like(rows)
+            return torch.ones_like(rows) if rows.is_floating_point() else torch.arange(len(rows))
 
     model = model_of(served.llm)
     placed: list[list[int]] = []
@@ -167,7 +169,7 @@ def test_devices_agree(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "placed", note, raising=False)
     served.ask(Question(((40, 36),), 77, 5, "divprune"))
     assert placed == [list(range(5))]
-    assert [rows.dim() for rows in even] == [2, 1]
+    assert [rows.dim() for rows in even] == [2, 1, 1]  # as many from every method on every device
 
 
 def test_together_as_alone(served: Served) -> None:
