@@ -39,17 +39,16 @@ class Coordinates(LayerMethod):
     share: Annotated[float, Range(0.0, 1.0)] = 0.1
 
     def __post_init__(self) -> None:
-        inner = get_method(self.inner) if isinstance(self.inner, str) else self.inner
-        if not isinstance(inner, LayerMethod):
-            raise ArgumentError.of("inner", self.inner, "a method inside the language model")
-        object.__setattr__(self, "inner", inner)
         super().__post_init__()
+        object.__setattr__(self, "inner", self.method)
 
     @property
     def method(self) -> LayerMethod:
         """The method that chooses the others."""
-        assert isinstance(self.inner, LayerMethod)
-        return self.inner
+        inner = get_method(self.inner) if isinstance(self.inner, str) else self.inner
+        if not isinstance(inner, LayerMethod):
+            raise ArgumentError.of("inner", self.inner, "a method inside the language model")
+        return inner
 
     @property
     def schedule(self) -> Schedule:  # type: ignore[override]
