@@ -155,7 +155,8 @@ def test_keys_without_positions_are_what_is_projected(entry: ZooEntry) -> None:
     dropping = lftr.get_method("fastv", layer=first_layer(entry), keep=0.6)
     with kept(projections(prompt)) as calls, lftr.reduce(prompt.model, [seeing, dropping]):
         prompt.forward()
-    if any(hasattr(attention_modules(layer)[0], "q_norm") for layer in layers_of(prompt.model)):
+    attentions = [attention_modules(layer)[0] for layer in layers_of(prompt.model)]
+    if any(hasattr(one, name) for one in attentions for name in ("q_norm", "qk_norm")):
         pytest.skip("queries and keys are normalised after the projection")
     assert len(seeing.views[-1].visual) < len(seeing.views[0].visual) or len(seeing.views) == 1
     for view in seeing.views:
@@ -198,8 +199,13 @@ def projections(prompt: Prompt) -> dict[Any, nn.Module]:
 @entries
 def test_passages_are_those_of_the_plain_model(entry: ZooEntry) -> None:
     prompt, seeing = Prompt(entry, [WIDE, SQUARE]), Seeing(follows=True)
-    with lftr.reduce(prompt.model, seeing):
-        prompt.forward()
+    try:
+        with lftr.reduce(prompt.model, seeing):
+            prompt.forward()
+    except lftr.UnsupportedModelError as refusal:
+        if entry.name != "llama4":  # its experts lose the rows of a batch before transformers 5.24
+            raise
+        pytest.skip(str(refusal))
     for number, row in enumerate(visual_rows(prompt)):
         alone = prompt.alone(row)
         parts: dict[Any, nn.Module] = {}
