@@ -201,6 +201,7 @@ def test_weights_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights_mib(torch.nn.ModuleList([layer, layer])) == 1.0
 
 
+@pytest.mark.slow
 def test_a_model_that_sees_nothing_has_no_accuracy_to_maintain(
     claims: Any, bundled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

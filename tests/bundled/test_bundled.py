@@ -81,6 +81,7 @@ def test_weights_are_bfloat16(name):
     assert dtypes == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_loads_by_plain_transformers_without_network_or_torchvision(name):
     code = (
         "import sys; sys.modules['torchvision'] = None\n"

@@ -52,6 +52,7 @@ def test_prints_tables_that_name_conventions_and_sources(lftr):
     assert "576 → 36" in out
 
 
+@pytest.mark.slow
 def test_pictures_and_resolutions_of_one_s_own(reads, picture):
     told = reads("bench", "--image", picture, "--tokens", 8, *QUICK)
     assert told["rows"][0]["call"] == "288x192, batch 1"

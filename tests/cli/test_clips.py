@@ -71,6 +71,7 @@ def test_how_many_frames_are_read(reads, movie):
     assert item["grids"] == [[5, 10, 10]]  # at 0, 1, 2 and 3 seconds, and the last at 3.5
 
 
+@pytest.mark.slow
 def test_show_draws_every_frame(reads, gif, tmp_path):
     sheet, moving = tmp_path / "sheet.png", tmp_path / "moving.gif"
     told = reads("show", gif, "--keep", "1/4", "--out", sheet)

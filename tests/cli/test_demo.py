@@ -55,6 +55,7 @@ def test_unknown_method(fails):
     assert "did you mean 'lftr'" in fails("demo", "--method", "lfrt")
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_each_question_alone():
     """Batching, padding and encoding once change no answer."""
     model, processor = bundled.load()
@@ -127,6 +128,7 @@ def test_a_method_inside_the_model_is_shown_at_budgets_that_it_can_meet(lftr, tm
     assert "fastv 3x" in result.stdout
 
 
+@pytest.mark.slow
 def test_methods_without_a_budget_are_refused(fails, tmp_path):
     words = ("demo", "--questions", 1, "--out", tmp_path)
     assert "one that can be given a budget" in fails(*words, "--method", "bypass")

@@ -55,6 +55,7 @@ def test_a_folder_has_cosine_and_recall_beside_the_controls(lftr, reads, album, 
     assert "by chance 50%" in result.stdout
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(reads, album, tmp_path):
     words = ["embeddings", "--data", album, "--keep", "1/16", "--batch", 2]
     whole = reads(*words, "--out", tmp_path / "whole")
@@ -127,6 +128,7 @@ def test_a_control_that_fails_later_is_left_out(lftr, album, tmp_path, monkeypat
     assert len(calls) == 2  # no more asked
 
 
+@pytest.mark.slow
 def test_recall_of_all_there_are_is_no_measure(lftr, reads, album, tmp_path):
     words = ["embeddings", "--data", album, "--keep", "1/16", "--out", tmp_path / "run"]
     told = reads(*words)  # --k is 10
@@ -190,6 +192,7 @@ def test_options_of_the_other_command_are_wrong_usage(lftr, words):
     assert "No such option" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_old_spelling_warns_and_works(lftr, album, tmp_path):
     words = ["--data", album, "--keep", "1/16", "--method", "uniform", "--k", 2, "--json"]
     old = lftr("eval", *words, "--embeddings", "--out", tmp_path / "run")
@@ -200,11 +203,13 @@ def test_the_old_spelling_warns_and_works(lftr, album, tmp_path):
     assert "deprecated" not in new.stderr
 
 
+@pytest.mark.slow
 def test_merges_of_one_label_are_refused(fails, album):
     words = ["--data", album, "--tokens", 8, "--encoder", "tome", "--encoder", "tome:r=16"]
     assert "one of each; there are two" in fails("embeddings", *words)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_embedded(lftr, fails, album, tmp_path):
     embed = ["embeddings", "--tokens", 8]
     assert "--data = " in fails(*embed, "--data", album, "--data", "scenes")

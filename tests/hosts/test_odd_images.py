@@ -37,6 +37,7 @@ def anyres(entry: ZooEntry, size: tuple[int, int]) -> tuple[Prompt, dict[str, An
     return prompt, given | {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "llava_next_video"])
 def test_strips(name: str, size: tuple[int, int]) -> None:

@@ -60,6 +60,7 @@ def flag(part: nn.Module) -> bool:
     return bool(getattr(part, "gradient_checkpointing", False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", lftr.list_methods())
 def test_checkpointing_under_every_method(llava: ZooEntry, name: str, way: str) -> None:

@@ -185,6 +185,7 @@ def test_kernels(flash: str, folds: list[int], name: str, rows: list[Row]) -> No
         assert_close(entry, answers[kernel], answers["eager"], slack=3)
 
 
+@pytest.mark.slow
 def test_flex(folds: list[int]) -> None:
     entry = FAMILIES["llava"]
     answers = []

@@ -94,6 +94,7 @@ def test_pictures_are_of_one_size_and_show_what_the_model_sees(ask):
     assert (56, 0, 0) in colours  # what was dropped is dim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list_methods("before"))
 def test_every_method_of_the_menu_answers(ask, method):
     scene = suites.load(n=1)[0]
@@ -119,6 +120,7 @@ def test_the_page_prints_no_table():
         assert option in result.stderr
 
 
+@pytest.mark.slow
 def test_the_old_spelling_warns():
     result = CliRunner().invoke(app, ["demo", "--web", "--method", "fastv"])
     assert result.exit_code == 1

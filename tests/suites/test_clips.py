@@ -21,6 +21,7 @@ def clips():
     return list(CLIPS.load(CLIPS.n))
 
 
+@pytest.mark.slow
 def test_answers_are_balanced():
     answers = defaultdict(Counter)
     for _, question in CLIPS.drawn():

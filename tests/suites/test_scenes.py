@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 import numpy as np
+import pytest
 
 from lftr import suites
 from lftr.lab.suites.layout import SIDE
@@ -13,6 +14,7 @@ from lftr.lab.suites.render import render
 from .support import SCENES
 
 
+@pytest.mark.slow
 def test_answers_are_balanced():
     answers = defaultdict(Counter)
     for _, question in SCENES.drawn(n=4000):

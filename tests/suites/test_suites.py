@@ -66,6 +66,7 @@ def test_index_beyond_the_end(suite):
 # Splits
 
 
+@pytest.mark.slow
 def test_no_digit_is_in_two_splits(suite):
     pools = {
         split: {sample for value in range(10) for sample in digits.samples(split, value)}
@@ -83,6 +84,7 @@ def test_no_digit_is_in_two_splits(suite):
         assert used <= pools[split]
 
 
+@pytest.mark.slow
 def test_nothing_is_in_two_splits_or_seeds(suite):
     found = [
         tuple(
@@ -104,6 +106,7 @@ def test_categories_take_turns(suite, examples):
     assert [example.category for example in examples] == [*suite.categories] * turns
 
 
+@pytest.mark.slow
 def test_a_reader_without_eyes_does_badly(suite):
     """The most frequent training answer to each very question, asked again on the test split."""
     seen: dict[str, Counter] = defaultdict(Counter)

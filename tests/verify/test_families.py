@@ -38,6 +38,7 @@ SKIPPED: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SKIPPED)
 def test_is_proved(name: str) -> None:
     entry = entry_of(name)

@@ -72,6 +72,7 @@ def agreement(model, prompts, method):
     return sum(a == b for a, b in zip(full, given, strict=True)) / len(prompts)
 
 
+@pytest.mark.slow
 def test_calibration_finds_the_smallest_layer_that_agrees(bundle, prompts):
     model, few = bundle[0], prompts[:3]
     found = lftr.calibrate_exit(model, few, max_new_tokens=TOKENS)
@@ -155,6 +156,7 @@ def test_a_gate_is_taught_what_it_will_see(bundle, prompts, taught):
         torch.testing.assert_close(x, seen[layer], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gates_learn_when_the_image_is_done(bundle, prompts, gates):
     model, _ = bundle
     method = DyVTE(gates)
