@@ -17,6 +17,7 @@ from ..base import Evidence
 from ..operations.apportion import CEILED, apportion
 from ..operations.density import peak_clusters
 from ..operations.directions import Directions
+from ..operations.flows import mean_flow
 from ..operations.scaling import unit
 from ..operations.segments import unlike_cuts
 from ..operations.signals import SALIENCY, saliency
@@ -96,8 +97,8 @@ class FlashVID(ClipMethod, name="flashvid"):
                 counts[start:end] = apportion(number, left, left, CEILED)[0]
         counts = counts.to(x.device)
         trees = root.flatten().bincount(minlength=root.numel())
-        merged = torch.zeros_like(x).flatten(0, 1).index_add_(0, root.flatten(), x.flatten(0, 1))
-        merged = (merged / trees.clamp_min(1).unsqueeze(1)).view_as(x)
+        means = mean_flow(root.flatten()[None], root.numel())
+        merged = means.combine(x.flatten(0, 1)[None], root.numel()).view_as(x)
         left = (root == place) & ~kept
         leader = peak_clusters(merged, counts.clamp(1, _NEIGHBOURS), left, counts) + place[:, :1]
         leader = leader.masked_fill(~left | (counts == 0).unsqueeze(1), -1)

@@ -182,7 +182,7 @@ class PromptRow:
                     None if source is None else source.at(live),
                     norm,
                     self.memories[m],
-                    None if rotary is None else (rotary[0][live], rotary[1][live]),
+                    None if rotary is None else _at(rotary, live),
                     columns[live],
                     functools.partial(self._places_at, columns[live[tokens]]),
                     None if passages is None else (passages[0].at(live), passages[1].at(live)),
@@ -238,3 +238,9 @@ def _checked(method: LayerMethod, choice: object, count: int, size: int) -> Sele
     if not (method.merges or choice.plain):
         raise LftrError(f"{method}: select merged tokens, where the class says merges = False")
     return choice
+
+
+def _at(rotary: tuple[Tensor, Tensor], live: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows ``live`` of the rotary tables, on their device, which may be another."""
+    cosines, sines = (table.to(live.device)[live] for table in rotary)
+    return cosines, sines

@@ -17,7 +17,7 @@ from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ....values.errors import UnsupportedModelError
-from ..request.mrope_checks import ROOM
+from ..request.mrope_checks import ROOM, highest_position
 from ..request.request_setting import size_field_of
 from ..start_options import StartOptions
 from . import positions
@@ -94,7 +94,9 @@ class Gapped(Reducing):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.rewrites_positions = gapped
         if gapped:
-            give_room(self.get_language_model(), config.hf_text_config.max_position_embeddings)
+            longest = config.hf_text_config.max_position_embeddings
+            reach = highest_position(longest, config.max_model_len) + config.max_model_len
+            give_room(self.get_language_model(), max(ROOM * longest, reach))
 
     def placed(
         self, features: Sequence[Tensor], anchors: Sequence[Tensor], inputs: EncoderInputs
@@ -137,11 +139,18 @@ class Gapped(Reducing):
         return super().forward(input_ids, line, *args, **kwargs)
 
 
-def give_room(decoder: nn.Module, longest: int) -> None:
+def give_room(decoder: nn.Module, room: int) -> None:
     """Compute rotary angles for positions beyond the model's longest prompt, as M-RoPE has them.
 
     A prompt that is short after a reduction may reach further. vLLM looks angles up in a table,
     without a check of its end.
+
+    Parameters
+    ----------
+    decoder : nn.Module
+        The language model.
+    room : int
+        Number of positions, from 0.
 
     Raises
     ------
@@ -153,10 +162,11 @@ def give_room(decoder: nn.Module, longest: int) -> None:
         raise _no_room(", ".join(type(one).__name__ for one in modules) or "no rotary embedding")
     for module in modules:
         table = module.cos_sin_cache
-        if len(table) < ROOM * longest:
-            module.max_position_embeddings = ROOM * longest
+        if len(table) < room:
+            rows = len(table)  # a multiple of this, if angles are scaled
+            module.max_position_embeddings = -(-room * module.max_position_embeddings // rows)
             more = module._compute_cos_sin_cache().to(table)
-            if len(more) < ROOM * longest or not torch.equal(more[: len(table)], table):
+            if len(more) < room or not torch.equal(more[: len(table)], table):
                 raise _no_room(type(module).__name__)
             module.cos_sin_cache = more
             if module.cos_sin_cache_bf16 is not None:

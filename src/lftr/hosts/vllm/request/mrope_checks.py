@@ -16,6 +16,11 @@ ROOM = 4
 and positions are not."""
 
 
+def highest_position(longest: int, max_model_len: int) -> int:
+    """Return the highest position that a prompt may reach; its answer goes on from there."""
+    return max((ROOM - 1) * longest, max_model_len)
+
+
 class Reaching(Shortening):
     """Checks that positions stay among those whose rotary angles are computed."""
 
@@ -39,7 +44,7 @@ class Reaching(Shortening):
         highest = len(ids) + sum(item.reach - len(item.full) for item in items)
         model = self.info.ctx.model_config
         longest = self.info.get_hf_config().get_text_config().max_position_embeddings
-        most = max((ROOM - 1) * longest, model.max_model_len)  # the rest is for answers
+        most = highest_position(longest, model.max_model_len)  # the rest is for answers
         if highest > most:
             raise ArgumentError(
                 f"the whole prompt reaches to position {highest}; allowed: {most}, however few "
