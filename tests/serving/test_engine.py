@@ -346,6 +346,28 @@ def test_angles_that_cannot_be_added(checkpoint: tiny.Tiny) -> None:
         pass
 
 
+def test_room_beyond_angles_that_are_scaled() -> None:
+    """A table of four times the longest prompt has no room yet for an answer at its end."""
+    pytest.importorskip("vllm")
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    from lftr.hosts.vllm.model import gaps
+
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
+    with set_current_vllm_config(VllmConfig()):
+        decoder = torch.nn.ModuleDict(
+            {"rotary_emb": get_rope(32, 64, rope_parameters=rope, dtype=torch.float32)}
+        )
+    holder = torch.nn.ModuleDict({"layer": decoder})
+    before = decoder["rotary_emb"].cos_sin_cache.clone()
+    assert len(before) == 4 * 64
+    gaps.give_room(holder, 500)
+    after = decoder["rotary_emb"].cos_sin_cache
+    assert len(after) >= 500
+    assert after[: len(before)].equal(before)
+
+
 def test_what_is_not_told_of_positions_is_refused() -> None:
     """Later stages of a pipeline, and models that draft."""
     from lftr import LftrError
