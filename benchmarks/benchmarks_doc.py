@@ -71,8 +71,7 @@ def weights_of_slots() -> list[str]:
         "",
         weights_cost.report(cost["figures"]),
         "",
-        "The decisions in the table above were measured with slower code, those below with the "
-        "present one, in processor time, on a busy machine:",
+        "Below, the decisions of other methods in processor time, on a busy machine:",
         "",
         made(decided),
         "",
