@@ -288,7 +288,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = checkpoint(Path(name) / "model")
         log, options = Path(name) / "log", _options(arguments.dtype)
-        stock = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+        stock = ["-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(folder)]
         ours = ["-m", "lftr", "serve", str(folder), "--keep", KEEP]
         other = log.with_name("stock")
         with server(stock, options, other) as plain, server(ours, options, log) as reduced:
