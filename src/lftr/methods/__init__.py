@@ -54,7 +54,7 @@ from .before.visionzip import VisionZip
 from .before.vispruner import VisPruner
 from .before.visual_grouping import VisualGrouping
 from .before.vscan import VScan
-from .compose import Adaptive, Coordinates, Merge, Mix, PerFrame, PerTile, Then
+from .compose import Adaptive, Coordinates, Merge, MergeInside, Mix, PerFrame, PerTile, Then
 from .inside.aim import AIMInside
 from .inside.autoprune import AutoPrune
 from .inside.bypass import Bypass
@@ -133,6 +133,7 @@ __all__ = [
     "Interpolate",
     "Lftr",
     "Merge",
+    "MergeInside",
     "Method",
     "Mix",
     "MultiScalePool",

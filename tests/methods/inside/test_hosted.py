@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hosts.inside.oracle import Recorder
@@ -61,10 +63,14 @@ def test_truth(family, name):
 
 
 @families
-def test_truth_with_coordinates(family):
+@pytest.mark.parametrize(
+    "wrap", [functools.partial(lftr.methods.Coordinates, share=0.2), lftr.methods.MergeInside]
+)
+@pytest.mark.parametrize("name", ["sparsevlm", "pyramiddrop"])
+def test_truth_with_a_wrapper(family, name, wrap):
     prompt = Prompt(family, [WIDE])
-    inner = lftr.get_method("sparsevlm", schedule=Stages(layers=(1, 2), keep=(0.6, 0.3)))
-    recorder = Recorder(lftr.methods.Coordinates(inner, share=0.2))
+    inner = lftr.get_method(name, schedule=Stages(layers=(1, 2), keep=(0.6, 0.3)))
+    recorder = Recorder(wrap(inner))
     with lftr.reduce(prompt.model, recorder):
         output = prompt.generate()
     assert_true(prompt, recorder, output)

@@ -288,3 +288,29 @@ def test_coordinates_are_as_the_method_that_they_are_beside():
         lftr.methods.Coordinates("random")
     with pytest.raises(lftr.LftrError, match="share"):
         lftr.methods.Coordinates("fastv", share=2.0)
+
+
+@pytest.mark.parametrize("name", choosers())
+def test_merge_inside_keeps_what_the_method_keeps_and_loses_no_token(name):
+    seen = view(2, visual=40, text=5)
+    method = lftr.methods.MergeInside(name)
+    look(method, seen)
+    for keep in (1, 3, 8, 20, 39):
+        kept = method.method.select(seen, keep)
+        chosen = method.select(seen, keep)
+        well_formed(chosen, seen, keep)
+        assert chosen.index.equal(kept.index)
+        assert float(chosen.weight.sum()) == pytest.approx(40)
+    assert method.merges
+
+
+def test_merge_inside_averages_the_states_that_are_most_alike():
+    seen = view(5, visual=40, text=5)
+    chosen = lftr.methods.MergeInside("fastv").select(seen, 6)
+    states = seen.states[seen.visual]
+    unit = states / states.norm(dim=-1, keepdim=True)
+    slots = (unit @ unit[chosen.index].T).argmax(dim=-1)
+    slots[chosen.index] = torch.arange(6)
+    means = torch.stack([states[slots == k].mean(dim=0) for k in range(6)])
+    torch.testing.assert_close(chosen.apply(states), means)
+    assert chosen.weight.tolist() == torch.bincount(slots, minlength=6).tolist()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+from ...values.budget import Keep
 from ...values.errors import ArgumentError
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, ImageMethod, Method
+from ..inside.base import LayerMethod, LayerView, Reads
+from ..inside.schedules import Schedule
 from ..lookup import get_method
 from ..operations.composing import stacked
 
@@ -42,6 +47,59 @@ class Wrapper(Method):
         for method in self.methods:
             counts = method.allot(items, counts)
         return list(counts)
+
+
+@dataclass(frozen=True)
+class LayerWrapper(LayerMethod):
+    """A method inside the language model made of another one, an object or a name.
+
+    It looks and counts as that one does; a subclass changes what is selected.
+    """
+
+    inner: LayerMethod | str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "inner", self.method)
+
+    @property
+    def method(self) -> LayerMethod:
+        """The method inside."""
+        inner = get_method(self.inner) if isinstance(self.inner, str) else self.inner
+        if not isinstance(inner, LayerMethod):
+            raise ArgumentError.of("inner", self.inner, "a method inside the language model")
+        return inner
+
+    @property
+    def schedule(self) -> Schedule:  # type: ignore[override]
+        return self.method.schedule
+
+    @property
+    def reads(self) -> Reads:  # type: ignore[override]
+        return self.method.reads
+
+    @property
+    def follows(self) -> bool:  # type: ignore[override]
+        return self.method.follows
+
+    @property
+    def merges(self) -> bool:  # type: ignore[override]
+        return self.method.merges
+
+    def check(self, config: Any) -> None:
+        self.method.check(config)
+
+    def watches(self, depth: int) -> frozenset[int]:
+        return self.method.watches(depth)
+
+    def observe(self, view: LayerView) -> None:
+        self.method.observe(view)
+
+    def count(self, view: LayerView, planned: int) -> int:
+        return self.method.count(view, planned)
+
+    def averaging(self, keep: Keep) -> Self:
+        return dataclasses.replace(self, inner=self.method.averaging(keep))
 
 
 def encodes_again(method: Method) -> bool:

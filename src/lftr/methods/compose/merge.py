@@ -13,7 +13,7 @@ from ...values.errors import ArgumentError
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
-from ..operations.composing import check_composable
+from ..operations.composing import check_composable, with_heirs
 from ..operations.directions import Directions
 from ..operations.flows import clusters, weighted_flow
 from ..operations.signals import ENCODER, encoder_features
@@ -70,7 +70,7 @@ class Merge(Wrapper):
                     "a method that merges no tokens, with weighting or own: it averages by its own "
                     "rule",
                 )
-            return _with_heirs(chosen, chosen.flow, slot)
+            return with_heirs(chosen, slot)
         if self.weighting == "anchor":
             ones = torch.ones_like(slot, dtype=torch.float32)
             number = torch.zeros(chosen.index.shape, device=slot.device).scatter_add(1, slot, ones)
@@ -84,25 +84,6 @@ class Merge(Wrapper):
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
         return self.methods[0].auto_count(tokens)
-
-
-def _with_heirs(chosen: Selection, flow: Flow, slot: Tensor) -> Selection:
-    """Let tokens that flow nowhere flow into ``slot`` ``(B, N)``; each counts as one there."""
-    carried = torch.zeros(slot.shape, device=slot.device)
-    carried = carried.scatter_add(1, flow.source, flow.weight.float().abs())
-    lost = (carried == 0).float()
-    before = chosen.weight
-    after = before.scatter_add(1, slot, lost)
-    kept = flow.weight * (before / after).gather(1, flow.slot)
-    source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
-    return replace(
-        chosen,
-        flow=Flow(
-            torch.cat([flow.source, source], dim=1),
-            torch.cat([flow.slot, slot], dim=1),
-            torch.cat([kept, lost / after.gather(1, slot)], dim=1),
-        ),
-    )
 
 
 def _with_own_share(flow: Flow, index: Tensor, least: float) -> Flow:

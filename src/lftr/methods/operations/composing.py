@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,30 @@ def check_composable(*parts: Selection) -> None:
             "a selection with a slot_weight (Merge with weighting='anchor') cannot be composed "
             "with another one: it does not say which tokens its slots stand for"
         )
+
+
+def with_heirs(chosen: Selection, slot: Tensor) -> Selection:
+    """Return a stack whose dropped tokens flow into ``slot`` ``(B, N)``, where each counts as one.
+
+    Tokens that flow somewhere already stay where they flow.
+    """
+    check_composable(chosen)
+    flow = chosen.flow or identity(chosen.index)
+    carried = torch.zeros(slot.shape, device=slot.device)
+    carried = carried.scatter_add(1, flow.source, flow.weight.float().abs())
+    lost = (carried == 0).float()
+    before = chosen.weight
+    after = before.scatter_add(1, slot, lost)
+    kept = flow.weight * (before / after).gather(1, flow.slot)
+    source = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
+    return replace(
+        chosen,
+        flow=Flow(
+            torch.cat([flow.source, source], dim=1),
+            torch.cat([flow.slot, slot], dim=1),
+            torch.cat([kept, lost / after.gather(1, slot)], dim=1),
+        ),
+    )
 
 
 def after(first: Selection, second: Selection) -> Selection:
