@@ -99,11 +99,11 @@ def _bundled(
     device: torch.device, dtype: torch.dtype | None, needs_tower: bool, name: str
 ) -> Loaded:
     from .. import bundled
-    from ..presets import name_of
+    from ..presets import model_name
 
     model, processor = bundled.load(device, dtype, name=name)
     tower = bundled.load_text_tower(model) if needs_tower else None
-    return Loaded(name_of(model), model, processor, tower)
+    return Loaded(model_name(model), model, processor, tower)
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype | None) -> tuple[Any, Any]:

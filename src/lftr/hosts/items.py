@@ -250,7 +250,7 @@ def _check(method: Method, choice: Selection, count: int, size: int) -> None:
         )
 
 
-def write_report(
+def fill_report(
     plan: ReductionPlan, items: Sequence[VisualItem], rows: int, prompt: int, report: Report
 ) -> None:
     """Fill the report of a call of ``rows`` rows and ``prompt`` columns."""

@@ -14,7 +14,7 @@ from ...values.evidence import fields_from
 from ...values.report import Report
 from ..attached import Attached
 from ..clock import Clock
-from ..items import ReductionPlan, VisualItem, drops, write_report
+from ..items import ReductionPlan, VisualItem, drops, fill_report
 from ..layout import Layout
 from ..rows import FEATURES, choose_rows, evidence_of
 from .encoder import EncoderReader
@@ -156,7 +156,7 @@ class ModuleReduction(Attached):
     ) -> None:
         """Write the report, and refuse a result that the code around may take for another one."""
         report = self.report
-        write_report(self._plan, items, len(rows), max(map(len, rows)), report)
+        fill_report(self._plan, items, len(rows), max(map(len, rows)), report)
         report.received = max(one.shape[-2] for one in reduced)
         if encodes_again(self._plan.method):
             report.note(

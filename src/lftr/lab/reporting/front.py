@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from .marks import bare, marks_of
-from .rows import SettingRow, by_series
+from .setting_rows import SettingRow, by_series
 from .theme import LIGHT
 
 _LABEL = 7.5  # points

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .rows import SettingRow, reduced
+from .setting_rows import SettingRow, reduced
 from .theme import LIGHT, heat, heat_step
 
 

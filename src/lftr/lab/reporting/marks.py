@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
-from .rows import SettingRow, by_series
+from .setting_rows import SettingRow, by_series
 from .theme import HUES, LIGHT
 
 _FILLED = "osD^vPph"

@@ -22,7 +22,7 @@ from .front import draw_front, front_of
 from .gallery import cards_of
 from .heatmap import draw_heatmap
 from .panels import draw_panels
-from .rows import SettingRow, reduced, rows_of
+from .setting_rows import SettingRow, reduced, setting_rows
 from .summary import interval, tiles_of
 from .svg import inline_svg, save_figure
 from .theme import DARK, LIGHT, heat, heat_step
@@ -55,7 +55,7 @@ def write_report(run: str | Path, out: str | Path, plots: str | Path | None = No
         If ``run`` is not a run, holds no answers, or a file cannot be written.
     """
     read = Run.read(run)
-    rows = rows_of(read)
+    rows = setting_rows(read)
     if not rows:
         allowed = "a run in which some question has been answered under every setting"
         raise ArgumentError.of("run", str(run), allowed)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from .marks import bare, marks_of
-from .rows import SettingRow, by_series
+from .setting_rows import SettingRow, by_series
 from .theme import LIGHT
 
 

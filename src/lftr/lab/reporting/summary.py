@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..scoring.intervals import Interval
-from .rows import SettingRow, reduced
+from .setting_rows import SettingRow, reduced
 
 KEPT = 0.95  # of the full score, by the interval's lower end: what the summary calls kept
 

@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 ITSELF = Interval(1.0, 1.0, 1.0)  # what the full model is beside itself, by definition
 
 
-def spread(name: str, value: Interval | None) -> dict[str, float | None]:
+def with_ends(name: str, value: Interval | None) -> dict[str, float | None]:
     """Return a value as ``name`` and its ends as ``name_low`` and ``name_high``."""
     ends = value or (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))

@@ -14,9 +14,9 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import CEILED, ROUNDED, apportion, highest
+from ..operations.clip_parts import ClipParts
 from ..operations.density import peak_clusters
 from ..operations.motion import stillness
-from ..operations.parts import ClipParts
 from ..operations.segments import still_windows
 from ..operations.signals import SALIENCY, saliency
 from .base import ClipMethod

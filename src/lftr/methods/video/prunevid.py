@@ -13,8 +13,8 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
+from ..operations.clip_parts import ClipParts
 from ..operations.density import peak_clusters
-from ..operations.parts import ClipParts
 from ..operations.scaling import unit
 from ..operations.segments import clustered
 from .base import ClipMethod, own_counts

@@ -15,7 +15,7 @@ from ....values.evidence import fields_from
 from ....values.report import Report
 from ....values.selection import Selection
 from ...clock import Clock
-from ...items import ReductionPlan, VisualItem, drops, write_report
+from ...items import ReductionPlan, VisualItem, drops, fill_report
 from ...layout import Layout
 from ...rows import FEATURES, choose_rows, evidence_of
 from ..api import CallArguments, Model, generation_setting
@@ -144,7 +144,7 @@ class CrossAttentionHost:
                 bodies.append(body)
         choose_rows(self.plan, items, bodies, bodies, images.texts)
         clock.lap("method")
-        write_report(self.plan, items, len(tiles), images.columns, report)
+        fill_report(self.plan, items, len(tiles), images.columns, report)
         report.note("the class token of each tile stays beside the kept ones")
         report.clock = clock.readings()
         if not drops(self.plan.keep, items):

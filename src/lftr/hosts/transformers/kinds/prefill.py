@@ -19,7 +19,7 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ....values.tokens import VisualTokens
 from ...clock import Clock
-from ...items import ReductionPlan, VisualItem, choose, drops, fresh_of, in_order, write_report
+from ...items import ReductionPlan, VisualItem, choose, drops, fill_report, fresh_of, in_order
 from ..api import ALIGNED, TOKEN_TYPES, CallArguments, Model
 from ..checks import check_unpacked
 from ..columns import (
@@ -142,7 +142,7 @@ class Prefill:
         clock.lap("host")
         starts = bool(items) or segment.prefix is None
         if starts:
-            write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
+            fill_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
         return ReducedCall(out | aligned if shorter else out, prompt, lag, starts, fresh_of(items))
 

@@ -19,7 +19,7 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.evidence import fields_from
 from ....values.report import Report
 from ...clock import Clock
-from ...items import ReductionPlan, VisualItem, counts_of, write_report
+from ...items import ReductionPlan, VisualItem, counts_of, fill_report
 from ...layout import Layout
 from ...rows import FEATURES, apply_rows, choose_rows, evidence_of
 from ..api import CallArguments
@@ -177,7 +177,7 @@ class QFormerHost:
         ]
         choose_rows(self.plan, items, body, encoder[:, fixed:], image.texts)
         clock.lap("method")
-        write_report(self.plan, items, len(items) // frames, image.columns, report)
+        fill_report(self.plan, items, len(items) // frames, image.columns, report)
         if fixed:
             report.note(f"the encoder's {fixed} class token stays beside the kept ones")
         report.clock = clock.readings()

@@ -16,7 +16,7 @@ from ....values.errors import LftrError, UnsupportedModelError
 from ....values.report import LayerReport, Report
 from ...items import VisualItem
 from ..api import Cache, CallArguments, versions
-from ..cache_record import CachedColumns, attach_columns, cache_bytes, layer_sizes
+from ..cache_record import CachedColumns, attach_columns, cache_and_full_bytes, layer_sizes
 from .heads import Capture, chooses_keys, no_rotation, start_layer
 from .layer_arguments import LayerArguments
 from .layer_decisions import Decisions, PromptRow
@@ -487,7 +487,7 @@ class LayerPass:
         }
         report.decoder = self.host.model.config.get_text_config()
         total = self.past + self.live.length
-        report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
+        report.cache_bytes, report.full_cache_bytes = cache_and_full_bytes(self.cache, total)
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]

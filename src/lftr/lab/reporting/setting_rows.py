@@ -71,7 +71,7 @@ class SettingRow:
         return "with the encoder" if self.merging else "after the encoder"
 
 
-def rows_of(run: Run) -> list[SettingRow]:
+def setting_rows(run: Run) -> list[SettingRow]:
     """Return the settings of a run in its order, the full model first.
 
     Empty before a question has been answered under every setting.
