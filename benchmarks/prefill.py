@@ -123,7 +123,7 @@ def own_time(rounds: int) -> dict[str, Any]:
 @torch.inference_mode()
 def bookkeeping(rounds: int) -> dict[str, Any]:
     """Time the host's part at L = 2944: segment, positions, columns; no method, no encoder."""
-    from lftr.hosts.items import Item, ReductionPlan
+    from lftr.hosts.items import ReductionPlan, VisualItem
     from lftr.hosts.transformers.encoder.media_input import MediaInput
     from lftr.hosts.transformers.families import Layout
     from lftr.hosts.transformers.kinds.prefill import Prefill
@@ -143,7 +143,7 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
     def shrink() -> None:
         segment = PromptSegment.of(inputs, None)
         media = [MediaInput.of(medium, model, inputs, segment) for medium in host.family.media]
-        items = [Item(0, 0, visual, Layout(), selection=selection)]
+        items = [VisualItem(0, 0, visual, Layout(), selection=selection)]
         host._shrink(inputs, segment, media, items)
 
     times = paired([shrink], rounds * 10)[0]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import defaultdict
 from importlib import resources
 from pathlib import Path
 
@@ -108,6 +109,41 @@ def test_public_names_have_numpy_docstrings(name):
 def test_modules_say_what_they_are(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)) or not text.strip()
+
+
+def test_a_class_name_has_one_meaning():
+    """No two modules define a class or a type alias of one name, also with an underscore before it.
+
+    Except the options of the command line, which are always written with their module, as in
+    ``options.Model``.
+    """
+    modules = defaultdict(set)
+    for path in set(SOURCES) - {ROOT / "src/lftr/cli/options.py"}:
+        tree = ast.parse(path.read_text())
+        names = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names += [one.id for one in targets if isinstance(one, ast.Name)]
+        for name in names:
+            if re.fullmatch(r"_?[A-Z][A-Za-z\d]*[a-z][A-Za-z\d]*", name):
+                modules[name.removeprefix("_")].add(str(path.relative_to(ROOT / "src")))
+    assert not {name: sorted(paths) for name, paths in modules.items() if len(paths) > 1}
+
+
+@pytest.mark.parametrize(
+    ("module", "former", "present"),
+    [
+        ("lftr.suites", "Clip", "ClipExample"),
+        ("lftr.hosts.transformers.families", "Clips", "VideoArguments"),
+    ],
+)
+def test_former_names_of_classes_warn(module, former, present):
+    home = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=present):
+        assert getattr(home, former) is getattr(home, present)
+    assert former not in home.__all__
+    with pytest.raises(AttributeError, match="Unknown"):
+        home.Unknown  # noqa: B018
 
 
 def test_nothing_private_is_said():

@@ -11,7 +11,7 @@ import lftr
 from lftr import Preset, bundled, suites
 from lftr.methods import Adaptive, Merge, Mix, Then
 from lftr.options.plain import from_plain, to_plain
-from lftr.presets import check_writable, name_of
+from lftr.presets import check_writable, model_name
 from lftr.prompting import inputs_of
 from lftr.values.budget import as_arguments
 
@@ -168,10 +168,10 @@ def test_another_model_is_noted():
 
 def test_a_loaded_model_knows_its_name():
     model, _ = bundled.load()
-    assert name_of(model) == "bundled"
+    assert model_name(model) == "bundled"
     assert Preset(lftr.get_method("lftr"), 1 / 4, model="bundled").note(model) is None
     model.config.name_or_path = model.name_or_path = "org/other"
-    assert name_of(model) == "org/other"
+    assert model_name(model) == "org/other"
 
 
 def test_options_that_no_file_can_hold_are_refused():

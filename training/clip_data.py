@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lftr.lab.suites.clip_questions import CLIP_CATEGORIES, ask_clip
 from lftr.lab.suites.clips import sample_roles
-from lftr.lab.suites.example import Question
+from lftr.lab.suites.example import SuiteQuestion
 from lftr.lab.suites.layout import COLOURS, KINDS
 from lftr.lab.suites.render import render_clip
 from lftr.lab.suites.tracks import CLIP_SIDE, FRAMES, Track, sample_tracks
@@ -42,7 +42,7 @@ _COLOURS, _KINDS = list(COLOURS), list(KINDS)
 
 def clip(rng: np.random.Generator, split: str, most: int, frames: int = FRAMES) -> Arrays:
     """Draw one clip with everything that it teaches."""
-    questions: list[Question] = []
+    questions: list[SuiteQuestion] = []
     while not questions:
         count = int(rng.integers(min(3, most), most + 1))
         drilled = rng.random() < _DRILL
@@ -59,12 +59,12 @@ def clip(rng: np.random.Generator, split: str, most: int, frames: int = FRAMES) 
     }
 
 
-def pick(tracks: Sequence[Track], rng: np.random.Generator) -> list[Question]:
+def pick(tracks: Sequence[Track], rng: np.random.Generator) -> list[SuiteQuestion]:
     """Choose the questions of a clip: every category, answers as even as the clip allows."""
-    picked: list[Question] = []
-    spare: list[Question] = []
+    picked: list[SuiteQuestion] = []
+    spare: list[SuiteQuestion] = []
     for category in CLIP_CATEGORIES:
-        by_answer: dict[str, list[Question]] = {}
+        by_answer: dict[str, list[SuiteQuestion]] = {}
         for question in itertools.islice(ask_clip(category, tracks, rng), 8):
             by_answer.setdefault(question.answer, []).append(question)
         groups = [by_answer[answer] for answer in rng.permutation(sorted(by_answer))]

@@ -14,7 +14,7 @@ from architecture import IMAGE_SIDE, PATCH
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from vocabulary import ASSISTANT, BOS, EOS, PAD, clip_words, tokenizer
 
-from lftr.lab.suites.example import Question, SceneObject
+from lftr.lab.suites.example import SceneObject, SuiteQuestion
 from lftr.lab.suites.layout import COLOURS, KINDS, sample_objects
 from lftr.lab.suites.questions import CATEGORIES, ask
 from lftr.lab.suites.render import mask, render
@@ -52,12 +52,12 @@ def scene(rng: np.random.Generator, split: str, most: int = OBJECTS) -> Arrays:
     }
 
 
-def pick(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> list[Question]:
+def pick(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> list[SuiteQuestion]:
     """Choose the questions of a scene: every category, with answers as even as the scene allows."""
-    picked: list[Question] = []
-    spare: list[Question] = []
+    picked: list[SuiteQuestion] = []
+    spare: list[SuiteQuestion] = []
     for category in CATEGORIES:
-        by_answer: dict[str, list[Question]] = {}
+        by_answer: dict[str, list[SuiteQuestion]] = {}
         for question in itertools.islice(ask(category, objects, rng), 17):
             by_answer.setdefault(question.answer, []).append(question)
         groups = [by_answer[answer] for answer in rng.permutation(sorted(by_answer))]
@@ -121,7 +121,7 @@ def encode(question: str, answer: str, clips: bool = False) -> tuple[np.ndarray,
 
 
 def phrase(
-    objects: tuple[SceneObject, ...], questions: list[Question], rng: np.random.Generator
+    objects: tuple[SceneObject, ...], questions: list[SuiteQuestion], rng: np.random.Generator
 ) -> str:
     """Draw a text that some objects match and others do not: a question, or a few words."""
     if rng.random() < 0.5:

@@ -26,7 +26,7 @@ from .values.errors import LftrError
 _NOW_COMMANDS = {("eval", "--embeddings"): "embeddings", ("demo", "--web"): "web"}
 
 
-class _Group(TyperGroup):
+class _CommandGroup(TyperGroup):
     """Verbs whose user errors are one line on stderr and exit code 1."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -53,7 +53,7 @@ def _plain(error: LftrError) -> str:
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -176,7 +176,7 @@ class Preset:
 
     def note(self, model: Any) -> str | None:
         """Return a warning if this was found on another model than ``model``, loaded or a name."""
-        name = model if isinstance(model, str) else name_of(model)
+        name = model if isinstance(model, str) else model_name(model)
         if self.model is None or _last(self.model) == _last(name):
             return None
         return f"the preset was found on {self.model}, and is used on {name}"
@@ -195,7 +195,7 @@ def check_writable(path: str | Path, name: str = "preset") -> None:
         raise ArgumentError.of(name, str(path), "a file in a folder that can be written")
 
 
-def name_of(model: Any) -> str:
+def model_name(model: Any) -> str:
     """Return the name of a loaded model in presets: its id, its path, ``"bundled"``..."""
     name = str(getattr(model, "name_or_path", "") or getattr(model.config, "name_or_path", ""))
     return known_as(name) or type(model).__name__

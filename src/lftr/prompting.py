@@ -14,14 +14,14 @@ from .media.picture import read_image as read_image
 from .values.errors import ArgumentError, LftrError, reason_of
 from .values.frames import Frames
 
-Medium = Image.Image | Clip
-Asked = tuple[Sequence[Medium], str]
+ImageOrClip = Image.Image | Clip
+MediaAndText = tuple[Sequence[ImageOrClip], str]
 
 _PLACEHOLDERS = ("image_token", "video_token", "boi_token", "fake_image_token")
 _TICKS = 1000  # ticks per second of the frame times that processors receive
 
 
-def inputs_of(processor: Any, media: Sequence[Medium], question: str) -> Any:
+def inputs_of(processor: Any, media: Sequence[ImageOrClip], question: str) -> Any:
     """Return a model's inputs for one question about some images or clips.
 
     Uses the processor's chat template if it has one; else the image tokens stand before the
@@ -31,7 +31,7 @@ def inputs_of(processor: Any, media: Sequence[Medium], question: str) -> Any:
     return batch_inputs(processor, [(media, question)])
 
 
-def batch_inputs(processor: Any, asked: Sequence[Asked]) -> Any:
+def batch_inputs(processor: Any, asked: Sequence[MediaAndText]) -> Any:
     """Return a model's inputs for several questions about different media, left-padded.
 
     The processor is given every image as `lftr.media.read_image` reads a file: upright, in RGB.
@@ -101,7 +101,7 @@ def chat_inputs(
         )
 
 
-def _viewed(medium: Medium) -> Medium:
+def _viewed(medium: ImageOrClip) -> ImageOrClip:
     """Return a picture, or the frames of a clip, converted as viewers show them."""
     if isinstance(medium, Clip):
         return replace(medium, frames=tuple(map(read_image, medium.frames)))
@@ -148,7 +148,7 @@ def _answerable(processor: Any, texts: Sequence[str]) -> Iterator[None]:
         raise ArgumentError.of("question", question, allowed) from error
 
 
-def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames | None:
+def frames_as_images(processor: Any, rows: Sequence[Sequence[ImageOrClip]]) -> Frames | None:
     """Return for `lftr.reduce` which rows are clips whose frames a processor is given as images.
 
     That is so where it has no video processor. All images of such a row are of one clip, even if it
@@ -156,7 +156,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames
 
     Parameters
     ----------
-    rows : sequence of sequence of Medium
+    rows : sequence of sequence of ImageOrClip
         The media of each question.
 
     Raises
@@ -177,7 +177,7 @@ def frames_as_images(processor: Any, rows: Sequence[Sequence[Medium]]) -> Frames
     return Frames(rows=[any(isinstance(one, Clip) for one in media) for media in rows])
 
 
-def _frames(media: Sequence[Medium]) -> list[Image.Image]:
+def _frames(media: Sequence[ImageOrClip]) -> list[Image.Image]:
     return [frame for one in media for frame in (one.frames if isinstance(one, Clip) else (one,))]
 
 
@@ -207,18 +207,18 @@ def _padding(rows: int) -> dict[str, Any]:
     return {"padding": True, "padding_side": "left"} if rows > 1 else {}
 
 
-def _conversation(media: Sequence[Medium], question: str) -> list[dict[str, Any]]:
+def _conversation(media: Sequence[ImageOrClip], question: str) -> list[dict[str, Any]]:
     content = [_part(medium) for medium in media]
     return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
 
 
-def _part(medium: Medium) -> dict[str, Any]:
+def _part(medium: ImageOrClip) -> dict[str, Any]:
     if isinstance(medium, Clip):
         return {"type": "video", "video": list(medium.frames)}
     return {"type": "image", "image": medium}
 
 
-def _bare_prompt(processor: Any, media: Sequence[Medium], question: str) -> str:
+def _bare_prompt(processor: Any, media: Sequence[ImageOrClip], question: str) -> str:
     """Put image tokens in front, unless the processor does so itself (BLIP-2, InstructBLIP)."""
     token = getattr(processor, "image_token", None)
     if not isinstance(token, str) or getattr(processor, "num_query_tokens", None) is not None:

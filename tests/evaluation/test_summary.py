@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lftr.lab.evaluation import summarise
-from lftr.lab.reporting.rows import rows_of
+from lftr.lab.reporting.setting_rows import setting_rows
 from lftr.lab.reporting.summary import tiles_of
 
 from .test_runs import MS, line, run_of
@@ -87,7 +87,7 @@ def test_the_full_model_is_itself_for_certain():
 def test_a_few_perfect_answers_do_not_show_that_95_per_cent_are_kept(tmp_path, count, figure):
     settings = ("full", 9), ("lftr 1/4", 3)
     found = [line(str(n), label, kept=kept) for label, kept in settings for n in range(count)]
-    rows = rows_of(run_of(tmp_path, CONFIG, found))
+    rows = setting_rows(run_of(tmp_path, CONFIG, found))
     (fewest,) = [one for one in tiles_of(rows, 9) if one.subject.startswith("Fewest")]
     assert fewest.figure == figure
 

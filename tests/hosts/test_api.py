@@ -57,18 +57,18 @@ def test_no_other_file_names_what_transformers_renames(path: Path) -> None:
 
 def test_the_names_are_those_of_this_release() -> None:
     parameters = inspect.signature(transformers.LlamaModel.forward).parameters
-    assert api.Call.name("cache") in parameters
+    assert api.CallArguments.name("cache") in parameters
     for role in ("ids", "embeds", "mask", "positions", "caching"):
-        assert api.Call.name(role) in parameters
+        assert api.CallArguments.name(role) in parameters
 
 
 def test_a_cache_is_found_under_both_names() -> None:
     cache = transformers.DynamicCache()
     for name in ("cache", "past_key_values"):
-        call = api.Call({name: cache})
+        call = api.CallArguments({name: cache})
         assert call.cache is cache
         assert call.but(cache=None) == {name: None}
-    assert api.Call().but(cache=cache) == {api.Call.name("cache"): cache}
+    assert api.CallArguments().but(cache=cache) == {api.CallArguments.name("cache"): cache}
 
 
 @pytest.mark.skipif(RELEASE < (5, 24), reason="before 5.24 a cache has one name")

@@ -14,7 +14,7 @@ import transformers
 from zoo import FAMILIES, Image
 
 import lftr
-from lftr.hosts.transformers.api import Call
+from lftr.hosts.transformers.api import CallArguments
 from lftr.hosts.transformers.checks import check_received
 from lftr.methods import FastV
 
@@ -28,33 +28,33 @@ def prompt_of(name: str = "llava") -> Prompt:
     return Prompt(entry, [list(ROW)], fresh(entry))
 
 
-def renamed(prompt: Prompt, change: Callable[[Call], Call]) -> None:
+def renamed(prompt: Prompt, change: Callable[[CallArguments], CallArguments]) -> None:
     """Let the model hand its language model other arguments than it was given."""
     language_model = prompt.model.base_model.language_model
 
     def before(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, dict(change(Call(kwargs)))
+        return args, dict(change(CallArguments(kwargs)))
 
     language_model.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def shortened(call: Call) -> Call:
+def shortened(call: CallArguments) -> CallArguments:
     return call.but(embeds=call.embeds[:, 1:])
 
 
-def without_mask_of_one(call: Call) -> Call:
+def without_mask_of_one(call: CallArguments) -> CallArguments:
     return call if call.mask is None else call.but(mask=call.mask[:, 1:])
 
 
-def moved(call: Call) -> Call:
+def moved(call: CallArguments) -> CallArguments:
     return call if call.positions is None else call.but(positions=call.positions[..., 1:])
 
 
-def without_positions(call: Call) -> Call:
+def without_positions(call: CallArguments) -> CallArguments:
     return call.but(positions=None)
 
 
-def another_cache(call: Call) -> Call:
+def another_cache(call: CallArguments) -> CallArguments:
     return call.but(cache=transformers.DynamicCache())
 
 
@@ -68,7 +68,7 @@ def another_cache(call: Call) -> Call:
     ],
 )
 def test_arguments_that_do_not_reach_the_language_model(
-    change: Callable[[Call], Call], match: str
+    change: Callable[[CallArguments], CallArguments], match: str
 ) -> None:
     prompt = prompt_of()
     renamed(prompt, change)
@@ -80,7 +80,7 @@ def test_arguments_that_do_not_reach_the_language_model(
 def test_a_cache_that_does_not_reach_the_language_model(keep: float) -> None:
     prompt = prompt_of()
     renamed(prompt, another_cache)
-    given = {Call.name("cache"): transformers.DynamicCache()}
+    given = {CallArguments.name("cache"): transformers.DynamicCache()}
     with lftr.reduce(prompt.model, "lftr", keep=keep):
         with pytest.raises(lftr.LftrError, match="cache that was given did not reach"):
             prompt.forward(**given)
@@ -98,11 +98,11 @@ def test_a_cache_that_generate_does_not_pass_on(
 
     def prepare(*args: Any, **kwargs: Any) -> dict[str, Any]:
         cache = None if other is None else transformers.DynamicCache()
-        return dict(Call(original(*args, **kwargs)).but(cache=cache))
+        return dict(CallArguments(original(*args, **kwargs)).but(cache=cache))
 
     monkeypatch.setattr(prompt.model, "prepare_inputs_for_generation", prepare)
     inputs = prompt.inputs() if images else {"input_ids": torch.tensor([[20, 21, 22]])}
-    inputs |= {Call.name("cache"): transformers.DynamicCache()}
+    inputs |= {CallArguments.name("cache"): transformers.DynamicCache()}
     with (
         lftr.reduce(prompt.model, "lftr", keep=0.5),
         pytest.raises(lftr.LftrError, match="generate did not pass the cache"),
@@ -126,7 +126,7 @@ def test_a_layer_that_caches_other_columns(method: Any) -> None:
     prompt = prompt_of()
 
     def twice(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        layer = Call(kwargs).cache.layers[-1]
+        layer = CallArguments(kwargs).cache.layers[-1]
         layer.keys = torch.cat([layer.keys, layer.keys[:, :, :1]], dim=2)
         layer.values = torch.cat([layer.values, layer.values[:, :, :1]], dim=2)
 

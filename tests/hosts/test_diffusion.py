@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo import DIFFUSION, Image, Row
 
 import lftr
-from lftr.hosts.transformers.api import Call
+from lftr.hosts.transformers.api import CallArguments
 from lftr.methods.inside.schedules import Exit, Skip, Stages, Step
 from lftr.values.errors import ArgumentError, UnsupportedModelError
 
@@ -315,7 +315,7 @@ def hiding(prompt: Prompt, recorder: Recorder) -> Iterator[None]:
         gone[turn.alive(number)] = states[number] == "bypassed"
 
         def enter(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            cache, count = kwargs[Call.name("cache")], args[0].shape[1]
+            cache, count = kwargs[CallArguments.name("cache")], args[0].shape[1]
             total, keys = cache.get_seq_length(), cache.layers[number].keys.shape[-2]
             hidden = torch.cat([gone, torch.zeros(total - length + count, dtype=torch.bool)])
             mask = ~hidden[total - keys :].expand(1, 1, count, -1)

@@ -10,12 +10,12 @@ import pytest
 from lftr.lab.reporting.front import draw_front, front_of
 from lftr.lab.reporting.marks import marks_of
 from lftr.lab.reporting.panels import draw_panels
-from lftr.lab.reporting.rows import Row, Spread
+from lftr.lab.reporting.setting_rows import SettingRow, Spread
 from lftr.lab.reporting.svg import inline_svg
 from lftr.lab.reporting.theme import DARK, HUES, LIGHT, STEPS, contrast, heat, heat_step
 from lftr.lab.scoring.intervals import Interval
 
-ROW = Row(
+ROW = SettingRow(
     label="one 1/4",
     full=False,
     series="one",

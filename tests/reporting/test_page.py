@@ -16,7 +16,7 @@ from lftr.app import app
 from lftr.lab.evaluation import Run
 from lftr.lab.reporting import write_report
 from lftr.lab.reporting.gallery import AGREEMENTS, DISAGREEMENTS, cards_of
-from lftr.lab.reporting.rows import rows_of
+from lftr.lab.reporting.setting_rows import setting_rows
 from lftr.lab.reporting.summary import interval, tiles_of
 from lftr.values.errors import ArgumentError
 
@@ -95,7 +95,7 @@ def test_times_leave_the_encoder_out(run):
         return lines
 
     rewrite(run, slower_encoder)
-    for row in rows_of(Run.read(run)):
+    for row in setting_rows(Run.read(run)):
         assert row.latency.median == 8
         assert row.encoder_ms == 1000
 
@@ -112,7 +112,7 @@ def test_times_are_with_the_encoder_where_a_setting_merges_in_it(run, tmp_path):
             for line in lines
         ],
     )
-    assert {row.latency.median for row in rows_of(Run.read(run))} == {108}
+    assert {row.latency.median for row in setting_rows(Run.read(run))} == {108}
     text = write_report(run, tmp_path / "page.html").read_text()
     assert "none of this saves" not in text
     assert "after the encoder" not in text
@@ -216,7 +216,7 @@ def test_the_full_model_alone(run, tmp_path):
 
 
 def test_the_summary(finished):
-    rows = rows_of(Run.read(finished))
+    rows = setting_rows(Run.read(finished))
     full, fewest, best = tiles_of(rows, 576.0)
     assert full.figure == f"{rows[0].score:.1%}"
     enough = [row.tokens for row in rows[1:] if row.relative and row.relative.low >= 0.95]

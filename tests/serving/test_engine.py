@@ -147,14 +147,14 @@ def test_memory_that_runs_out_is_no_failure_of_a_method(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lftr.hosts.vllm.model import reducing
-    from lftr.hosts.vllm.request.request_setting import Setting
+    from lftr.hosts.vllm.request.request_setting import RequestSetting
 
     def out_of_memory(*_: Any) -> Any:
         raise error
 
     monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", out_of_memory)
     with pytest.raises(type(error)):
-        reducing._chosen(Setting(lftr.get_method("divprune"), 1), [], [])
+        reducing._chosen(RequestSetting(lftr.get_method("divprune"), 1), [], [])
 
 
 @pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)

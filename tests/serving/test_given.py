@@ -32,11 +32,13 @@ def test_clips_of_different_lengths(batched: bool) -> None:
     """LLaVA-OneVision's come one by one, in a stack or, if of several lengths, in a list."""
     import torch
 
-    from lftr.hosts.vllm.families.anyres import Clips
+    from lftr.hosts.vllm.families.anyres import OnevisionVideos
 
     lengths = (3, 3) if batched else (2, 5)
     clips: Any = [torch.full((n, 3, 4, 4), float(n)) for n in lengths]
-    given = Clips(None, None, {"pixel_values_videos": torch.stack(clips) if batched else clips})
+    given = OnevisionVideos(
+        None, None, {"pixel_values_videos": torch.stack(clips) if batched else clips}
+    )
     found = [given.part(i, i + 1).inputs["pixel_values_videos"] for i in range(2)]
     assert [tuple(one.shape) for one in found] == [(1, n, 3, 4, 4) for n in lengths]
     assert [float(one.mean()) for one in found] == [float(n) for n in lengths]

@@ -18,7 +18,7 @@ import lftr
 from lftr.hosts.vllm.architectures import ARCHITECTURES, architecture_of, provided
 from lftr.hosts.vllm.request.request_setting import (
     UNWEIGHTED,
-    Setting,
+    RequestSetting,
     fitting,
     of_server,
     read,
@@ -95,12 +95,12 @@ def test_one_spelling() -> None:
 
 def test_a_whole_number_in_json() -> None:
     """JavaScript writes 1.0 as 1, which keeps all; counts have a key of their own."""
-    assert read({"keep": 1}, SERVER, CLIP) == Setting(SERVER.method, 1.0)
-    assert read({"tokens": 1}, SERVER, CLIP) == Setting(SERVER.method, 1)
+    assert read({"keep": 1}, SERVER, CLIP) == RequestSetting(SERVER.method, 1.0)
+    assert read({"tokens": 1}, SERVER, CLIP) == RequestSetting(SERVER.method, 1)
     assert json.loads(read({"tokens": 64}, SERVER, CLIP).text)["tokens"] == 64
     with pytest.warns(DeprecationWarning, match="write tokens=64"):
         assert read({"keep": 64}, SERVER, CLIP) == read({"tokens": 64}, SERVER, CLIP)
-    server = Setting(SERVER.method, 7)
+    server = RequestSetting(SERVER.method, 7)
     assert read({"keep": 0.5}, server, CLIP).keep == 0.5
     assert read({"method": "divprune"}, server, CLIP).keep == 7
 
@@ -280,7 +280,7 @@ def test_options_that_are_several() -> None:
 
 def test_operators_may_compose() -> None:
     """A preset of a method that is made of others is written into the model's configuration."""
-    setting = Setting(Mix("divprune", "lftr", share=0.25), 0.5)
+    setting = RequestSetting(Mix("divprune", "lftr", share=0.25), 0.5)
     assert of_server(json.loads(setting.text), CLIP) == setting
     with pytest.raises(lftr.LftrError, match="unknown method 'Mix'"):
         read(json.loads(setting.text), SERVER, CLIP)
@@ -293,7 +293,9 @@ def test_a_server_of_nothing_is_lftr_at_a_sixteenth() -> None:
 def test_presets(tmp_path) -> None:
     path = tmp_path / "preset.json"
     Preset(lftr.get_method("divprune"), 1 / 9, "original", "some/model").save(path)
-    assert of_server({"preset": str(path)}, CLIP) == Setting(lftr.get_method("divprune"), 1 / 9)
+    assert of_server({"preset": str(path)}, CLIP) == RequestSetting(
+        lftr.get_method("divprune"), 1 / 9
+    )
     Preset(lftr.get_method("fastv"), None).save(path)
     with pytest.raises(lftr.LftrError, match="inside the language model"):
         of_server({"preset": str(path)}, CLIP)

@@ -104,7 +104,7 @@ def test_no_backend_takes_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_attention_is_refused() -> None:
     from vllm.model_executor.layers.attention import Attention
 
-    from lftr.hosts.vllm.model.slot_weights import SlotWeights
+    from lftr.hosts.vllm.model.slot_weights import StepWeights
 
     class Other(Attention):
         pass
@@ -112,7 +112,7 @@ def test_other_attention_is_refused() -> None:
     construct = Attention.__init__
     with (
         pytest.raises(lftr.LftrError, match="weights of slots with Other"),
-        SlotWeights(8).widening(),
+        StepWeights(8).widening(),
     ):
         Other(2, 32, 1.0)
     assert Attention.__init__ is construct
@@ -121,13 +121,13 @@ def test_other_attention_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_logarithms_travel(dtype: torch.dtype) -> None:
     """With the slots' features, nearly exactly in half precision, to their places in a step."""
-    from lftr.hosts.vllm.model.slot_weights import SlotWeights, with_logs
+    from lftr.hosts.vllm.model.slot_weights import StepWeights, with_logs
 
     logs = torch.arange(1, 401).log()
     rows = with_logs(torch.ones(400, 3, dtype=dtype), logs)
     slots = torch.zeros(900, dtype=torch.bool)
     slots[100:300] = slots[500:702] = True
-    weights = SlotWeights(1000)
+    weights = StepWeights(1000)
     weights.logs += 9  # of a step before
     whole = with_logs(torch.ones(2, 3, dtype=dtype), None)
     bare = weights.taken(900, [rows[:200], rows[200:], whole], slots)

@@ -12,14 +12,14 @@ import torch
 import lftr
 from lftr.hosts.transformers import hooks
 from lftr.hosts.transformers import reduction as session
-from lftr.hosts.transformers.api import Call
+from lftr.hosts.transformers.api import CallArguments
 from lftr.hosts.transformers.kinds import prefill
 from lftr.hosts.transformers.layers import live_columns
 
 from .support import entry_of, fresh, verified
 
 Patch = pytest.MonkeyPatch
-POSITIONS, MASK, IDS = map(Call.name, ("positions", "mask", "ids"))
+POSITIONS, MASK, IDS = map(CallArguments.name, ("positions", "mask", "ids"))
 
 
 def changes(patch: Patch, change: Callable[[Any, Any], dict[str, Any]]) -> None:
@@ -94,7 +94,7 @@ def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:
     forgets_the_first_turn(patch)
     original = prefill.Prefill.concerns
 
-    def concerns(self: Any, call: Call) -> bool:
+    def concerns(self: Any, call: CallArguments) -> bool:
         if call.past and call.columns[1] > 1:
             raise lftr.values.errors.UnsupportedModelError(
                 "this cache was not filled under a reduction"

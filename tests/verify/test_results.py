@@ -12,9 +12,9 @@ from zoo import FAMILIES
 
 import lftr
 from lftr.values.errors import ArgumentError, UnsupportedModelError
+from lftr.verifying.checked_model import pictures
 from lftr.verifying.judge import Figures, distance, judged
 from lftr.verifying.result import Check
-from lftr.verifying.subject import pictures
 
 from .support import Processor, entry_of, fresh, verified
 

@@ -54,7 +54,7 @@ def save(picture: Image.Image, path: Path) -> None:
         raise ArgumentError.of("--out", str(path), f"a picture file to write ({error})") from None
 
 
-def frames_of(item: ItemReport, clip: Clip, processor: Any) -> list[Image.Image]:
+def frame_pictures(item: ItemReport, clip: Clip, processor: Any) -> list[Image.Image]:
     """Return a picture of every frame with its kept tokens, time and count below it.
 
     Raises

@@ -15,7 +15,7 @@ from ..hosts.transformers.reduction import Reduction
 from ..methods.base import Method
 from ..methods.inside import LayerMethod
 from ..presets import Preset
-from ..prompting import Medium, frames_as_images, inputs_of
+from ..prompting import ImageOrClip, frames_as_images, inputs_of
 from ..reducing import reduce
 from ..values.errors import ArgumentError
 from .options import refuse
@@ -32,12 +32,12 @@ class Loaded:
     processor: Any
     text_tower: TextTower | None
 
-    def inputs(self, media: Sequence[Medium], question: str) -> Any:
+    def inputs(self, media: Sequence[ImageOrClip], question: str) -> Any:
         """Return the inputs for a question about images and clips, on the model's device."""
         inputs = inputs_of(self.processor, media, question)
         return inputs.to(self.model.device, dtype=self.model.dtype)
 
-    def reduce(self, preset: Preset, media: Sequence[Medium], question: str) -> Reduction:
+    def reduce(self, preset: Preset, media: Sequence[ImageOrClip], question: str) -> Reduction:
         """Reduce the model for a question about images and clips, as `lftr.reduce` does."""
         return reduce(
             self.model,
@@ -99,11 +99,11 @@ def _bundled(
     device: torch.device, dtype: torch.dtype | None, needs_tower: bool, name: str
 ) -> Loaded:
     from .. import bundled
-    from ..presets import name_of
+    from ..presets import model_name
 
     model, processor = bundled.load(device, dtype, name=name)
     tower = bundled.load_text_tower(model) if needs_tower else None
-    return Loaded(name_of(model), model, processor, tower)
+    return Loaded(model_name(model), model, processor, tower)
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype | None) -> tuple[Any, Any]:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..media import Clip, is_clip, load_clip, read_image
-from ..prompting import Medium
+from ..prompting import ImageOrClip
 from ..values.errors import ArgumentError
 from .terminal import progress
 
 
-def read_medium(path: str | Path, frames: int | None = None, fps: float | None = None) -> Medium:
+def read_medium(
+    path: str | Path, frames: int | None = None, fps: float | None = None
+) -> ImageOrClip:
     """Read a picture, or frames of a clip with a progress bar.
 
     Raises
@@ -30,7 +32,7 @@ def read_medium(path: str | Path, frames: int | None = None, fps: float | None =
 
 def read_media(
     paths: Sequence[str], frames: int | None = None, fps: float | None = None
-) -> list[Medium]:
+) -> list[ImageOrClip]:
     """Read pictures and clips; ``frames`` and ``fps`` apply to clips.
 
     Raises
@@ -52,6 +54,6 @@ def _clip(path: str | Path, frames: int | None, fps: float | None) -> Clip:
         return load_clip(path, frames, fps, step)
 
 
-def moves(media: Sequence[Medium]) -> bool:
+def moves(media: Sequence[ImageOrClip]) -> bool:
     """Whether there is a clip among some media."""
     return any(isinstance(one, Clip) for one in media)

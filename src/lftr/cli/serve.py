@@ -13,7 +13,7 @@ from ..values.errors import ArgumentError
 from . import options
 
 if TYPE_CHECKING:
-    from ..hosts.vllm.server import Plan
+    from ..hosts.vllm.server import ServerPlan
     from ..presets import Preset
 
 
@@ -107,7 +107,7 @@ def _config(name: str) -> Any:
         raise ArgumentError.of("MODEL", name, allowed) from None
 
 
-def _say(planned: Plan, distribution: str, version: str) -> None:
+def _say(planned: ServerPlan, distribution: str, version: str) -> None:
     """Tell the operator what will be served, before the many lines of vLLM."""
     from .terminal import remark
 

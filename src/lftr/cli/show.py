@@ -40,7 +40,7 @@ def show(
 
     from ..drawing import below, draw_item, shown_part
     from ..media import Clip
-    from .frame_sheet import check_picture, frames_of, save, save_frames
+    from .frame_sheet import check_picture, frame_pictures, save, save_frames
     from .loading import load_model
     from .media_args import moves, read_medium
     from .parsing import parse_setting
@@ -56,7 +56,7 @@ def show(
     report = reduction.report
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
     if isinstance(medium, Clip):
-        save_frames(frames_of(items[0], medium, loaded.processor), medium, out)
+        save_frames(frame_pictures(items[0], medium, loaded.processor), medium, out)
     else:
         part = shown_part(loaded.processor, medium)
         save(below([draw_item(item, part) for item in items]), out)

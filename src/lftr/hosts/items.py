@@ -88,7 +88,7 @@ class ReductionPlan:
 
 
 @dataclass
-class Item:
+class VisualItem:
     """One visual item of a call.
 
     Attributes
@@ -159,13 +159,13 @@ class Item:
         return after(stacked([self.merged]), stacked([self.selection])).item(0)
 
 
-def in_order(items: Sequence[Item]) -> list[Item]:
+def in_order(items: Sequence[VisualItem]) -> list[VisualItem]:
     """Return items of several media as they stand in the prompts, numbered within each."""
     rows = groupby(sorted(items, key=lambda item: (item.row, item.column)), lambda item: item.row)
     return [replace(item, number=i) for _, row in rows for i, item in enumerate(row)]
 
 
-def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
+def counts_of(keep: Keep, items: Sequence[VisualItem]) -> list[int]:
     """Return how many tokens each item keeps, from sizes alone; a budget is for a row's items."""
     counts = [
         count
@@ -175,12 +175,12 @@ def counts_of(keep: Keep, items: Sequence[Item]) -> list[int]:
     return [min(count, item.encoded) for count, item in zip(counts, items, strict=True)]
 
 
-def fresh_of(items: Sequence[Item]) -> list[Item]:
+def fresh_of(items: Sequence[VisualItem]) -> list[VisualItem]:
     """Return the items that no earlier turn has seen."""
     return [item for item in items if not item.seen]
 
 
-def places_of(items: Sequence[Item]) -> Places:
+def places_of(items: Sequence[VisualItem]) -> Places:
     """Return where the kept tokens of a row's items lie, one item after the other."""
     blocks: list[tuple[int, int]] = []
     parts = []
@@ -198,7 +198,7 @@ def places_of(items: Sequence[Item]) -> Places:
     return Places(tuple(blocks), torch.cat(parts))
 
 
-def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
+def drops(keep: Keep | Literal["auto"], items: Sequence[VisualItem]) -> bool:
     """Whether any item can lose a token of the encoder's output."""
     fresh = fresh_of(items)
     if keep == "auto":
@@ -206,7 +206,9 @@ def drops(keep: Keep | Literal["auto"], items: Sequence[Item]) -> bool:
     return counts_of(keep, fresh) != [item.encoded for item in fresh]
 
 
-def choose(plan: ReductionPlan, items: Sequence[Item], tokens: Sequence[VisualTokens]) -> None:
+def choose(
+    plan: ReductionPlan, items: Sequence[VisualItem], tokens: Sequence[VisualTokens]
+) -> None:
     """Let the method choose for every fresh item; without ``tokens``, everything stays."""
     fresh = fresh_of(items)
     if not tokens:
@@ -222,7 +224,7 @@ def choose(plan: ReductionPlan, items: Sequence[Item], tokens: Sequence[VisualTo
 
 
 def _allotted(
-    plan: ReductionPlan, items: Sequence[Item], tokens: Sequence[VisualTokens]
+    plan: ReductionPlan, items: Sequence[VisualItem], tokens: Sequence[VisualTokens]
 ) -> list[int]:
     """Return how many tokens each item keeps, after the method spread each prompt's total."""
     if plan.keep == "auto":
@@ -248,8 +250,8 @@ def _check(method: Method, choice: Selection, count: int, size: int) -> None:
         )
 
 
-def write_report(
-    plan: ReductionPlan, items: Sequence[Item], rows: int, prompt: int, report: Report
+def fill_report(
+    plan: ReductionPlan, items: Sequence[VisualItem], rows: int, prompt: int, report: Report
 ) -> None:
     """Fill the report of a call of ``rows`` rows and ``prompt`` columns."""
     report.method = plan.label
@@ -289,7 +291,7 @@ def write_report(
         report.note(f"rows without visual tokens: {', '.join(map(str, bare))}")
 
 
-def _joined_none(items: Sequence[Item]) -> bool:
+def _joined_none(items: Sequence[VisualItem]) -> bool:
     """Whether rows have several images, and every image is an item of its own."""
     images = [item for item in items if item.medium == "image"]
     several = len({item.row for item in images}) < len(images)

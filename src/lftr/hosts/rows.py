@@ -11,7 +11,7 @@ from torch import Tensor
 from ..methods.base import Method
 from ..values.evidence import fields_from, missing_evidence
 from ..values.tokens import VisualTokens
-from .items import Item, ReductionPlan, choose, drops
+from .items import ReductionPlan, VisualItem, choose, drops
 
 # the fields of any tokens in a module
 FEATURES = fields_from("features", "projector")
@@ -33,7 +33,7 @@ def evidence_of(method: Method, available: frozenset[str], provider: str) -> fro
 
 def choose_rows(
     plan: ReductionPlan,
-    items: Sequence[Item],
+    items: Sequence[VisualItem],
     features: Sequence[Tensor] | Tensor,
     encoder_features: Sequence[Tensor] | Tensor,
     texts: dict[str, Any],
@@ -53,7 +53,7 @@ def choose_rows(
     choose(plan, items, tokens)
 
 
-def apply_rows(items: Sequence[Item], features: Tensor) -> Tensor:
+def apply_rows(items: Sequence[VisualItem], features: Tensor) -> Tensor:
     """Return the chosen tokens of every row, ``(B, K, C)``."""
     rows = zip(items, features, strict=True)
     return torch.stack([i.selection.apply(row) for i, row in rows if i.selection is not None])

@@ -18,7 +18,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class _Dimensions:
     """Layers of a decoder, and its widths: hidden, MLP, all query heads, all key heads."""
 
     layers: int
@@ -28,7 +28,7 @@ class _Sizes:
     keys: int
 
     @classmethod
-    def of(cls, config: Any) -> _Sizes:
+    def of(cls, config: Any) -> _Dimensions:
         text = config.get_text_config()
         if (reason := _unlike(text)) is not None:
             raise UnsupportedModelError(
@@ -89,7 +89,7 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[int], convention: str)
     """
     if convention not in CONVENTIONS:
         raise ArgumentError.of("convention", convention, ", ".join(map(repr, CONVENTIONS)))
-    sizes = _Sizes.of(config)
+    sizes = _Dimensions.of(config)
     if len(tokens_per_layer) != sizes.layers:
         raise ArgumentError.of(
             "tokens_per_layer",
@@ -99,7 +99,7 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[int], convention: str)
     return sum(_layer(sizes, int(n), convention) for n in tokens_per_layer)
 
 
-def _layer(sizes: _Sizes, n: int, convention: str) -> int:
+def _layer(sizes: _Dimensions, n: int, convention: str) -> int:
     d, m = sizes.hidden, sizes.inside
     if convention == "true":
         projections = 2 * n * d * (sizes.queries + sizes.keys)  # query and output, key and value

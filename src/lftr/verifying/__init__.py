@@ -18,11 +18,11 @@ from ..methods.inside.options import check_keep
 from ..reducing import as_method, by_place, check_budget, reduce, reductions
 from ..values.budget import Budget, Keep, budget_of, spell
 from ..values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
+from .checked_model import CheckedModel, pictures
 from .checks import checks_of, named_checks, run
 from .result import ESSENTIAL
 from .result import Check as Check
 from .result import Verification as Verification
-from .subject import Subject, pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,7 +116,7 @@ def verify(
         raise ArgumentError.of("steps", steps, "a whole number, at least 2")
     model = unwrapped(model)
     _check_state(model)
-    subject = Subject(
+    checked = CheckedModel(
         model,
         processor,
         before[0],
@@ -127,7 +127,7 @@ def verify(
         pictures(images, seed),
         steps,
     )
-    with subject.reduced():  # raises at once what lftr.reduce refuses
+    with checked.reduced():  # raises at once what lftr.reduce refuses
         pass
     # a wrong option is the caller's mistake; what this model lacks is reported by a check
     for one in within:
@@ -139,12 +139,12 @@ def verify(
         for number, (name, body) in enumerate(checks.items()):
             if told is not None:
                 told(name, number, len(checks))
-            results.append(run(name, body, subject))
+            results.append(run(name, body, checked))
     essential = (*ESSENTIAL, *(["inside"] if within else []), *named)
     return Verification(
         results,
         method=" + ".join(map(str, (*before, *within))),
-        **_described(subject),
+        **_described(checked),
         essential=essential,
     )
 
@@ -191,12 +191,12 @@ def _check_state(model: Any) -> None:
         raise ArgumentError.of("model", f"{name} that is reduced", "a model without a reduction")
 
 
-def _described(subject: Subject) -> dict[str, Any]:
-    model = subject.model
+def _described(checked: CheckedModel) -> dict[str, Any]:
+    model = checked.model
     return {
         "model": type(model).__name__,
         "model_type": str(model.config.model_type),
-        "keep": spell(subject.keep),
+        "keep": spell(checked.keep),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": _devices(model),
         "attention": attention_of(model.config.get_text_config()),

@@ -13,16 +13,25 @@ from ..methods import get_method
 from ..methods.base import Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.fastv import FastV
-from ..prompting import Asked
+from ..prompting import MediaAndText
 from ..reducing import reduce
 from ..values.errors import LftrError
-from .compare import Run, compared, forwarded, generated, one_line, plainly, refusable, second_turn
+from .checked_model import CheckedModel, Prompt, SkippedCheck
+from .compare import (
+    RunFunction,
+    compared,
+    forwarded,
+    generated,
+    one_line,
+    plainly,
+    refusable,
+    second_turn,
+)
 from .hidden import LayerChoices, hidden_logits, layers_of
 from .judge import Figures, distance, judged
 from .recorders import LayerRecorder
 from .reference import IDS, Reference, visual_columns
 from .result import Check
-from .subject import Prompt, SkippedCheck, Subject
 from .traces import tensors
 
 SHORT = "What is in the picture?"
@@ -32,7 +41,7 @@ _FRAMES = 4
 _KINDS = ("uniform", "divprune", "visionzip", "tome", "pool", "trim")
 _KINDS_INSIDE = ("pyramiddrop", "sparsevlm", "bypass", "freeze", "static-exit")
 
-Body = Callable[[Subject], Figures]
+Body = Callable[[CheckedModel], Figures]
 
 
 def named_checks(before: Sequence[Method], inside: Sequence[LayerMethod]) -> dict[str, Body]:
@@ -79,10 +88,10 @@ def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
     return {**checks, "left as it was": _left}
 
 
-def run(name: str, body: Body, subject: Subject) -> Check:
+def run(name: str, body: Body, checked: CheckedModel) -> Check:
     """Run a check and return its outcome; an error under a reduction fails it, a refusal skips."""
     try:
-        return judged(name, body(subject), subject.model.dtype)
+        return judged(name, body(checked), checked.model.dtype)
     except SkippedCheck as reason:
         return Check(name, "skipped", reason=str(reason))
     except torch.OutOfMemoryError as error:
@@ -93,54 +102,54 @@ def run(name: str, body: Body, subject: Subject) -> Check:
 
 # ---- prompts -----------------------------------------------------------------------------------
 
-Asks = Callable[[Subject], Asked]
+Asks = Callable[[CheckedModel], MediaAndText]
 
 
 def _asks(which: list[int], question: str) -> Asks:
-    return lambda subject: ([subject.pictures[i] for i in which], question)
+    return lambda checked: ([checked.pictures[i] for i in which], question)
 
 
-def _video(subject: Subject) -> Asked:
-    if getattr(subject.processor, "video_processor", None) is None:
-        raise SkippedCheck(f"{type(subject.processor).__name__} has no video processor")
-    size = subject.pictures[0].size
-    frames = [subject.pictures[i % 4].resize(size) for i in range(_FRAMES)]
+def _video(checked: CheckedModel) -> MediaAndText:
+    if getattr(checked.processor, "video_processor", None) is None:
+        raise SkippedCheck(f"{type(checked.processor).__name__} has no video processor")
+    size = checked.pictures[0].size
+    frames = [checked.pictures[i % 4].resize(size) for i in range(_FRAMES)]
     return [Clip(tuple(frames), tuple(i / 2 for i in range(_FRAMES)))], SHORT
 
 
-def asking(asks: tuple[Asks, ...], way: Run) -> Body:
+def asking(asks: tuple[Asks, ...], way: RunFunction) -> Body:
     """Return a check that compares a run on these questions with the reference."""
 
-    def body(subject: Subject) -> Figures:
+    def body(checked: CheckedModel) -> Figures:
         with plainly():
-            prompt = subject.prompt(*(one(subject) for one in asks))
-        return compared(subject, prompt, way)
+            prompt = checked.prompt(*(one(checked) for one in asks))
+        return compared(checked, prompt, way)
 
     return body
 
 
 def _by(method: Method, body: Body) -> Body:
-    return lambda subject: body(dataclasses.replace(subject, method=method))
+    return lambda checked: body(dataclasses.replace(checked, method=method))
 
 
 # ---- checks with another reference --------------------------------------------------------------
 
 
-def everything_kept(subject: Subject) -> Figures:
+def everything_kept(checked: CheckedModel) -> Figures:
     """Check that keep=1.0 changes no bit of what ``forward`` and ``generate`` return."""
     with plainly():
-        prompt = subject.prompt(_asks([0], SHORT)(subject))
-        plain, again = (_everything(subject, prompt) for _ in range(2))
-    with refusable(), subject.reduced(keep=1.0):
-        reduced = _everything(subject, prompt)
+        prompt = checked.prompt(_asks([0], SHORT)(checked))
+        plain, again = (_everything(checked, prompt) for _ in range(2))
+    with refusable(), checked.reduced(keep=1.0):
+        reduced = _everything(checked, prompt)
     fault = "keep=1.0 is not the plain model bit by bit"
     return Figures(_apart(reduced, plain), _apart(again, plain), fault=fault)
 
 
-def _everything(subject: Subject, prompt: Prompt) -> dict[str, torch.Tensor]:
+def _everything(checked: CheckedModel, prompt: Prompt) -> dict[str, torch.Tensor]:
     """Return all tensors of the outputs, with hidden states and caches."""
-    output = subject.model(**prompt.inputs, output_hidden_states=True, return_dict=True)
-    answer = subject.answer(prompt.inputs)
+    output = checked.model(**prompt.inputs, output_hidden_states=True, return_dict=True)
+    answer = checked.generate(prompt.inputs)
     both = {"forward": output, "logits": answer.logits, "ids": answer.output.sequences}
     return {path: x.clone() for path, x in tensors(both)}
 
@@ -151,20 +160,20 @@ def _apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> flo
     return max(distance(left[path], right[path]) for path in left)
 
 
-def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
+def inside(checked: CheckedModel, method: LayerMethod | None = None) -> Figures:
     """Compare a method inside the language model with masks that hide the dropped columns."""
-    model = subject.model
-    method = method or subject.inside or _one_cut(subject)
+    model = checked.model
+    method = method or checked.inside or _one_cut(checked)
     with plainly():
-        prompt = subject.prompt(_asks([0], SHORT)(subject))
+        prompt = checked.prompt(_asks([0], SHORT)(checked))
         row, columns = prompt.inputs, visual_columns(model, prompt.inputs[IDS][0]).nonzero()[:, 0]
         depth = len(layers_of(model))
-        answer = subject.answer(row)
+        answer = checked.generate(row)
         reference = Reference(model, row, answer.tokens[0][:-1])
         plain = distance(answer.logits[0], hidden_logits(reference, LayerChoices(columns)))
     recorder = LayerRecorder(method)
-    with refusable(), subject.on(recorder) as reduction:
-        answer = subject.answer(row)
+    with refusable(), checked.on(recorder) as reduction:
+        answer = checked.generate(row)
         exponent = reduction.host.plan.weights
     states = method.schedule.states(depth)
     if not recorder.choices and min(method.schedule.counts(len(columns), depth)) < len(columns):
@@ -192,15 +201,15 @@ def inside(subject: Subject, method: LayerMethod | None = None) -> Figures:
 
 
 def _by_inside(method: LayerMethod) -> Body:
-    return lambda subject: inside(subject, method)
+    return lambda checked: inside(checked, method)
 
 
-def _one_cut(subject: Subject) -> FastV:
+def _one_cut(checked: CheckedModel) -> FastV:
     """Return FastV, which keeps a tenth, at the first layer where the model allows it."""
     refusal = "the language model has fewer than three layers"
-    for layer in range(2, len(layers_of(subject.model))):
+    for layer in range(2, len(layers_of(checked.model))):
         try:
-            reduce(subject.model, FastV(layer=layer, keep=0.1)).remove()
+            reduce(checked.model, FastV(layer=layer, keep=0.1)).remove()
         except LftrError as error:
             refusal = f"refused: {one_line(error)}"
         else:
@@ -208,20 +217,20 @@ def _one_cut(subject: Subject) -> FastV:
     raise SkippedCheck(refusal)
 
 
-def _left(subject: Subject) -> Figures:
+def _left(checked: CheckedModel) -> Figures:
     """Check that the model, after a reduction that ended with an error, is as before."""
     with plainly():
-        prompt = subject.prompt(_asks([0], SHORT)(subject))
-        plain, again = (_everything(subject, prompt) for _ in range(2))
+        prompt = checked.prompt(_asks([0], SHORT)(checked))
+        plain, again = (_everything(checked, prompt) for _ in range(2))
     try:
-        with refusable(), subject.reduced():
-            subject.answer(prompt.inputs)
+        with refusable(), checked.reduced():
+            checked.generate(prompt.inputs)
             raise _Stop
     except _Stop:
         pass
-    after = _everything(subject, prompt)
-    if subject.left:
-        raise LftrError(f"attributes or hooks are left on {', '.join(sorted(subject.left))}")
+    after = _everything(checked, prompt)
+    if checked.left:
+        raise LftrError(f"attributes or hooks are left on {', '.join(sorted(checked.left))}")
     fault = "its outputs are not bit-identical to those before the reduction"
     return Figures(_apart(after, plain), _apart(again, plain), fault=fault)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..hosts.transformers.api import returned_cache
 from ..values.errors import LftrError, MissingEvidenceError, UnsupportedModelError
+from .checked_model import CheckedModel, Prompt, SkippedCheck
 from .judge import Figures, distance
 from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, lengthened
-from .subject import Prompt, SkippedCheck, Subject
 
 _REFUSALS = (UnsupportedModelError, MissingEvidenceError)
 _FOLLOWING = 5  # tokens of a second turn, copied from the end of the first prompt
@@ -42,33 +42,33 @@ class RowLogits:
     logits: Tensor
     places: Sequence[int]
 
-    def reference(self, subject: Subject, prompt: Prompt) -> Reference:
+    def reference(self, checked: CheckedModel, prompt: Prompt) -> Reference:
         """Return the reference for this row and ``new``."""
-        return Reference(subject.model, prompt.rows[self.row], self.new)
+        return Reference(checked.model, prompt.rows[self.row], self.new)
 
 
-Run = Callable[[Subject, Prompt], list[RowLogits]]
+RunFunction = Callable[[CheckedModel, Prompt], list[RowLogits]]
 
 
-def generated(**options: Any) -> Run:
+def generated(**options: Any) -> RunFunction:
     """Return a run of ``generate`` with these options; it compares every step of every row."""
 
-    def run(subject: Subject, prompt: Prompt) -> list[RowLogits]:
-        answer = subject.answer(prompt.inputs, **options)
-        steps = range(subject.steps)
+    def run(checked: CheckedModel, prompt: Prompt) -> list[RowLogits]:
+        answer = checked.generate(prompt.inputs, **options)
+        steps = range(checked.steps)
         rows = zip(answer.tokens, answer.logits, strict=True)
         return [RowLogits(row, new[:-1], logits, steps) for row, (new, logits) in enumerate(rows)]
 
     return run
 
 
-def forwarded(subject: Subject, prompt: Prompt) -> list[RowLogits]:
+def forwarded(checked: CheckedModel, prompt: Prompt) -> list[RowLogits]:
     """Call ``forward`` and return the logits of the last column."""
-    logits = subject.model(**prompt.inputs, return_dict=True).logits[:, -1:].float().cpu()
+    logits = checked.model(**prompt.inputs, return_dict=True).logits[:, -1:].float().cpu()
     return [RowLogits(row, (), logits[row], (0,)) for row in range(len(prompt.rows))]
 
 
-def second_turn(*, whole: bool) -> Run:
+def second_turn(*, whole: bool) -> RunFunction:
     """Return a run of two turns, the second on the cache of the first.
 
     Parameters
@@ -77,19 +77,19 @@ def second_turn(*, whole: bool) -> Run:
         Whether the second turn receives the ids of the whole conversation, or only the new ones.
     """
 
-    def run(subject: Subject, prompt: Prompt) -> list[RowLogits]:
-        inputs, steps = prompt.inputs, subject.steps
-        first = subject.answer(inputs)
+    def run(checked: CheckedModel, prompt: Prompt) -> list[RowLogits]:
+        inputs, steps = prompt.inputs, checked.steps
+        first = checked.generate(inputs)
         following = inputs[IDS][0, -_FOLLOWING:].tolist()
         continuation = [*first.tokens[0], *following]
-        longer = lengthened(subject.model, inputs, continuation)
+        longer = lengthened(checked.model, inputs, continuation)
         names = [name for name in longer if name == IDS or name.endswith(TYPES)]
         arguments = {name: longer[name] for name in (*names, MASK, VISION_MASK) if name in longer}
         if not whole:  # the last token of an answer is in no cache
             arguments |= {name: longer[name][:, -1 - _FOLLOWING :] for name in names}
         cache = copy.deepcopy(returned_cache(first.output))
         with answered():
-            second = subject.answer({**arguments, CACHE: cache})
+            second = checked.generate({**arguments, CACHE: cache})
         new = [*continuation, *second.tokens[0][:-1]]
         places = [*range(steps), *range(len(continuation), len(continuation) + steps)]
         return [RowLogits(0, new, torch.cat([first.logits[0], second.logits[0]]), places)]
@@ -97,21 +97,21 @@ def second_turn(*, whole: bool) -> Run:
     return run
 
 
-def compared(subject: Subject, prompt: Prompt, run: Run) -> Figures:
+def compared(checked: CheckedModel, prompt: Prompt, run: RunFunction) -> Figures:
     """Compare a run with the reduction, and one of the plain model, each with its reference."""
     with plainly():
         plain = [
-            distance(one.logits, one.reference(subject, prompt).logits()[list(one.places)])
-            for one in run(subject, prompt)
+            distance(one.logits, one.reference(checked, prompt).logits()[list(one.places)])
+            for one in run(checked, prompt)
         ]
-    with refusable(), subject.reduced() as on:
-        rows = run(subject, prompt)
+    with refusable(), checked.reduced() as on:
+        rows = run(checked, prompt)
         choices = on.choices(prompt)
     deviations, wrong, sizes = [], [], []
     for one in rows:
         decided, reference, places = (
             choices[one.row],
-            one.reference(subject, prompt),
+            one.reference(checked, prompt),
             list(one.places),
         )
         right = reference.logits(decided, on.positions, on.exponent)[places]

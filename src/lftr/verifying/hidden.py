@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hosts.transformers.api import Call, attention_of
+from ..hosts.transformers.api import CallArguments, attention_of
 from ..values.errors import LftrError, UnsupportedModelError
 from .recorders import LayerChoice
-from .reference import IDS, MASK, Inputs, Reference
+from .reference import IDS, MASK, ModelInputs, Reference
 
-STATES = Call.name("states")
+STATES = CallArguments.name("states")
 
 _MASKED = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -121,7 +121,7 @@ def layers_of(model: Any) -> list[nn.Module]:
 def _hiding(layers: Sequence[nn.Module], chosen: LayerChoices, length: int) -> Iterator[None]:
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
-            watch = _Layer(chosen, number, length)
+            watch = _LayerWatch(chosen, number, length)
             enter = layer.register_forward_pre_hook(watch.enter, with_kwargs=True)
             leave = layer.register_forward_hook(watch.leave)
             stack.callback(enter.remove)
@@ -129,7 +129,7 @@ def _hiding(layers: Sequence[nn.Module], chosen: LayerChoices, length: int) -> I
         yield
 
 
-class _Layer:
+class _LayerWatch:
     """The hooks of one layer, for prompts of ``length`` columns."""
 
     def __init__(self, chosen: LayerChoices, number: int, length: int) -> None:
@@ -144,8 +144,8 @@ class _Layer:
         self.entered = torch.empty(0)
 
     def enter(
-        self, layer: nn.Module, args: tuple[Any, ...], kwargs: Inputs
-    ) -> tuple[tuple[Any, ...], Inputs]:
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: ModelInputs
+    ) -> tuple[tuple[Any, ...], ModelInputs]:
         states: Tensor = args[0] if args else kwargs[STATES]
         kwargs = {name: value for name, value in kwargs.items() if name != STATES}
         states = self._noisy(self._merged(states))

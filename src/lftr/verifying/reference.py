@@ -22,19 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from ..evidence.attention import attention_modules, changed
-from ..hosts.transformers.api import Call
+from ..hosts.transformers.api import CallArguments
 from ..values.errors import LftrError, UnsupportedModelError
 from ..values.selection import Selection
 
-IDS, EMBEDS, MASK, POSITIONS = map(Call.name, ("ids", "embeds", "mask", "positions"))
-VISION_STATES, VISION_MASK = map(Call.name, ("vision_states", "vision_mask"))
-CACHE, CACHING = map(Call.name, ("cache", "caching"))
+IDS, EMBEDS, MASK, POSITIONS = map(CallArguments.name, ("ids", "embeds", "mask", "positions"))
+VISION_STATES, VISION_MASK = map(CallArguments.name, ("vision_states", "vision_mask"))
+CACHE, CACHING = map(CallArguments.name, ("cache", "caching"))
 TYPES = "token_type_ids"  # the end of the names of arguments with token types
 _PLACEHOLDERS = [f"{m}_token_{end}" for m in ("image", "video") for end in ("id", "index")]
 _SUFFIX = {"paligemma": 1}  # the type of generated tokens if not 0: PaliGemma's suffix
 _TURNS_BY_FOUR = ("hunyuan_vl",)  # none of their four axes counts the kept columns
 
-Inputs = dict[str, Any]
+ModelInputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Reference:
         If the model does not call its language model with embeddings.
     """
 
-    def __init__(self, model: Any, inputs: Inputs, new: Sequence[int] = ()) -> None:
+    def __init__(self, model: Any, inputs: ModelInputs, new: Sequence[int] = ()) -> None:
         self.model = model
         self.inputs = lengthened(model, inputs, new)
         self.count = 1 + len(new)
@@ -105,7 +105,7 @@ class Reference:
         if self.crosses:
             fewer = {} if choices is None else _fewer_states(self.model, self.arguments, choices)
             return self._run(self.inputs, fewer)
-        columns = _Columns.of(self.model, self.inputs[IDS][0], choices)
+        columns = _KeptColumns.of(self.model, self.inputs[IDS][0], choices)
         gathered = columns.gathered(self.arguments)
         if (places := self._places()) is not None:
             gathered[POSITIONS] = self._placed(columns.take(places, -1), positions)
@@ -140,7 +140,7 @@ class Reference:
             parameters["pixel_values"].default is inspect.Parameter.empty
         )
 
-    def _run(self, call: Inputs, gathered: Inputs) -> Tensor:
+    def _run(self, call: ModelInputs, gathered: ModelInputs) -> Tensor:
         call = call | {CACHING: False, "return_dict": True}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             call["logits_to_keep"] = self.count
@@ -167,7 +167,7 @@ def visual_columns(model: Any, ids: Tensor) -> Tensor:
     return torch.isin(ids.cpu(), known)
 
 
-def lengthened(model: Any, inputs: Inputs, new: Sequence[int]) -> Inputs:
+def lengthened(model: Any, inputs: ModelInputs, new: Sequence[int]) -> ModelInputs:
     """Return the inputs of one unpadded row with the tokens ``new`` at its end."""
     ids = torch.cat([inputs[IDS], inputs[IDS].new_tensor([list(new)], dtype=torch.long)], dim=1)
     fill = _SUFFIX.get(model.config.model_type, 0)
@@ -184,7 +184,7 @@ class _Called(Exception):
     """Raised to end a run when the language model is called."""
 
 
-def language_model_arguments(model: Any, inputs: Inputs) -> Inputs:
+def language_model_arguments(model: Any, inputs: ModelInputs) -> ModelInputs:
     """Return the arguments with which the plain ``generate`` calls the language model.
 
     Raises
@@ -192,9 +192,9 @@ def language_model_arguments(model: Any, inputs: Inputs) -> Inputs:
     UnsupportedModelError
         If the model does not call its language model with embeddings.
     """
-    arguments: Inputs = {}
+    arguments: ModelInputs = {}
 
-    def note(passed: Inputs) -> Inputs:
+    def note(passed: ModelInputs) -> ModelInputs:
         arguments.update(passed)
         raise _Called
 
@@ -213,11 +213,13 @@ def language_model_arguments(model: Any, inputs: Inputs) -> Inputs:
 
 
 @contextmanager
-def _changed_arguments(model: Any, change: Callable[[Inputs], Inputs]) -> Iterator[None]:
+def _changed_arguments(model: Any, change: Callable[[ModelInputs], ModelInputs]) -> Iterator[None]:
     """Replace the arguments of the language model by what ``change`` returns for them."""
     module: Any = model.get_decoder()
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
+    def hook(
+        _: nn.Module, args: tuple[Any, ...], kwargs: ModelInputs
+    ) -> tuple[tuple[Any, ...], ModelInputs]:
         named = inspect.signature(module.forward).bind_partial(*args).arguments
         return (), change({**named, **kwargs})
 
@@ -253,7 +255,7 @@ def _weighed(decoder: nn.Module, bias: Tensor) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _KeptColumns:
     """The kept columns ``index``, visual and text, of a prompt with ``length`` columns.
 
     Attributes
@@ -270,7 +272,7 @@ class _Columns:
     choices: Sequence[Choice]
 
     @classmethod
-    def of(cls, model: Any, ids: Tensor, choices: Sequence[Choice] | None) -> _Columns:
+    def of(cls, model: Any, ids: Tensor, choices: Sequence[Choice] | None) -> _KeptColumns:
         visual = visual_columns(model, ids)
         there = int(visual.sum())
         if choices is None:
@@ -294,7 +296,7 @@ class _Columns:
             logs[place[index]] = choice.selection.weight.cpu().log()
         return logs[self.index]
 
-    def text(self, inputs: Inputs) -> Inputs:
+    def text(self, inputs: ModelInputs) -> ModelInputs:
         """Return a text with as many columns; a hook replaces its embeddings and positions."""
         ids: Tensor = inputs[IDS]
         words = ids[0][~self.visual.to(ids.device)]
@@ -302,7 +304,7 @@ class _Columns:
         types = {name: self.take(x, 1) for name, x in inputs.items() if name.endswith(TYPES)}
         return {IDS: ids, MASK: torch.ones_like(ids), **types}
 
-    def gathered(self, arguments: Mapping[str, Any]) -> Inputs:
+    def gathered(self, arguments: Mapping[str, Any]) -> ModelInputs:
         """Return the language model's arguments at these columns, without positions."""
         embeds: Tensor = arguments[EMBEDS]
         seen = self.visual.nonzero().squeeze(1).to(embeds.device)
@@ -341,7 +343,9 @@ class _Columns:
         return torch.cat([choice.spread(part) for choice, part in parts])
 
 
-def _fewer_states(model: Any, arguments: Mapping[str, Any], choices: Sequence[Choice]) -> Inputs:
+def _fewer_states(
+    model: Any, arguments: Mapping[str, Any], choices: Sequence[Choice]
+) -> ModelInputs:
     """Return the kept vision states for cross-attention; the class token of each tile stays."""
     states: Tensor = arguments[VISION_STATES]
     each = states.shape[-2]  # a tile's class token and patches

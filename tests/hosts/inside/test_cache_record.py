@@ -14,7 +14,7 @@ import transformers
 from zoo import FAMILIES, Image
 
 import lftr
-from lftr.hosts.transformers.api import Call, returned_cache
+from lftr.hosts.transformers.api import CallArguments, returned_cache
 from lftr.hosts.transformers.cache_record import cached_columns_of
 from lftr.methods import FastV
 
@@ -71,7 +71,7 @@ def test_a_cache_that_was_reset_is_a_plain_one_again() -> None:
         pytest.skip("reset of this release leaves the keys where they are, as zeros")
     assert cached_columns_of(cache) is None
     assert type(cache) is transformers.DynamicCache
-    assert torch.equal(prompt.forward(**{Call.name("cache"): cache}).logits, plain)
+    assert torch.equal(prompt.forward(**{CallArguments.name("cache"): cache}).logits, plain)
 
 
 def test_the_record_is_found_without_asking_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ...values.evidence import fields_from
 from ...values.report import Report
 from ..attached import Attached
 from ..clock import Clock
-from ..items import Item, ReductionPlan, drops, write_report
+from ..items import ReductionPlan, VisualItem, drops, fill_report
 from ..layout import Layout
 from ..rows import FEATURES, choose_rows, evidence_of
 from .encoder import EncoderReader
@@ -115,7 +115,7 @@ class ModuleReduction(Attached):
             for row in rows:
                 self._placeholders.check(len(row))
         clock = Clock(rows[0].device)
-        items = [Item(number, 0, len(row), self._layout) for number, row in enumerate(rows)]
+        items = [VisualItem(number, 0, len(row), self._layout) for number, row in enumerate(rows)]
         others: dict[str, list[Tensor]] = {}
         if drops(self._plan.keep, items):
             others = self._evidence_of(rows)
@@ -152,11 +152,11 @@ class ModuleReduction(Attached):
         return list(features) if fits else rows
 
     def _write(
-        self, items: Sequence[Item], rows: Sequence[Tensor], reduced: Sequence[Tensor]
+        self, items: Sequence[VisualItem], rows: Sequence[Tensor], reduced: Sequence[Tensor]
     ) -> None:
         """Write the report, and refuse a result that the code around may take for another one."""
         report = self.report
-        write_report(self._plan, items, len(rows), max(map(len, rows)), report)
+        fill_report(self._plan, items, len(rows), max(map(len, rows)), report)
         report.received = max(one.shape[-2] for one in reduced)
         if encodes_again(self._plan.method):
             report.note(
@@ -214,7 +214,7 @@ def _layout(grid: Sequence[Any] | None) -> Layout:
 
 
 def _applied(
-    items: Sequence[Item], tensors: Sequence[Tensor], rows: Sequence[Tensor]
+    items: Sequence[VisualItem], tensors: Sequence[Tensor], rows: Sequence[Tensor]
 ) -> list[Tensor]:
     """Return the tensors of tokens with the chosen tokens of every row."""
     chosen = [i.selection.apply(row) for i, row in zip(items, rows, strict=True) if i.selection]

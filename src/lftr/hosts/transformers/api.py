@@ -109,7 +109,7 @@ class Model(Protocol):
     register_forward_hook: Callable[..., Any]
 
 
-class Call(dict[str, Any]):
+class CallArguments(dict[str, Any]):
     """Arguments of a call of a model, a decoder layer or an encoder, by transformers' names.
 
     The properties name an argument by its purpose; `but` returns a copy with other values.
@@ -118,7 +118,7 @@ class Call(dict[str, Any]):
     @classmethod
     def of(
         cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Call:
+    ) -> CallArguments:
         """Return the arguments of ``function(*args, **kwargs)`` by name.
 
         Raises
@@ -262,16 +262,16 @@ class Call(dict[str, Any]):
                 return name
         return None
 
-    def but(self, **roles: Any) -> Call:
+    def but(self, **roles: Any) -> CallArguments:
         """Return a copy with other values; ``roles`` are keys of `_ROLES`, or ``cache``."""
-        return Call(self) | {self._spelling(role): value for role, value in roles.items()}
+        return CallArguments(self) | {self._spelling(role): value for role, value in roles.items()}
 
-    def without(self, *names: str) -> Call:
+    def without(self, *names: str) -> CallArguments:
         """Return a copy without arguments of these names."""
-        return Call({name: value for name, value in self.items() if name not in names})
+        return CallArguments({name: value for name, value in self.items() if name not in names})
 
-    def __or__(self, other: Mapping[str, Any]) -> Call:  # type: ignore[override]
-        return Call({**self, **other})
+    def __or__(self, other: Mapping[str, Any]) -> CallArguments:  # type: ignore[override]
+        return CallArguments({**self, **other})
 
     def _spelling(self, role: str) -> str:
         if role != "cache":
@@ -345,13 +345,13 @@ def encoder_of(model: Model, medium: str) -> Any:
     return getattr(model.base_model, f"get_{medium}_features", None)
 
 
-def generation_setting(model: Model, call: Call, name: str) -> Any:
+def generation_setting(model: Model, call: CallArguments, name: str) -> Any:
     """Return an option of ``generate``: from the call, else from its configuration, else None."""
     config = call.get(GENERATION) or model.generation_config
     return call.get(name, getattr(config, name, None))
 
 
-def prompt_positions(model: Model, call: Call) -> Tensor:
+def prompt_positions(model: Model, call: CallArguments) -> Tensor:
     """Return the positions that ``generate`` gives a prompt, ``(..., B, L)``.
 
     Raises

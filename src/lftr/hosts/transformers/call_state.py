@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..items import Item
-    from .api import Cache, Call
+    from ..items import VisualItem
+    from .api import Cache, CallArguments
     from .checks import Forward
     from .columns import CachedPrompt
     from .layers.layer_decisions import Decisions
@@ -46,7 +46,7 @@ class Generation:
     filled: Cache | None = None
     begun: bool = False
 
-    def contains(self, call: Call) -> bool:
+    def contains(self, call: CallArguments) -> bool:
         """Whether a forward belongs to this generation.
 
         A callback may call the model on another prompt. The forwards of a generation begin with
@@ -76,13 +76,13 @@ class PromptColumns:
         Which are visual tokens.
     known : Tensor of bool, shape (B, L or more)
         Which are not padding; with earlier columns of the conversation where the mask has them.
-    items : sequence of Item
+    items : sequence of VisualItem
         The images and videos that the visual tokens belong to; empty where that is not known.
     """
 
     visual: Tensor
     known: Tensor
-    items: Sequence[Item] = ()
+    items: Sequence[VisualItem] = ()
 
 
 class CallState(threading.local):

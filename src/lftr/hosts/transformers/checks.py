@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...values.errors import ArgumentError, LftrError, UnsupportedModelError
-from .api import Cache, Call, versions
+from .api import Cache, CallArguments, versions
 from .cache_record import cached_columns_of, whole_layers
 
 
@@ -41,11 +41,11 @@ class Forward:
     reached: bool = False
 
     @classmethod
-    def of(cls, call: Call) -> Forward:
+    def of(cls, call: CallArguments) -> Forward:
         """Read these arguments from a call."""
         return cls(call.columns, call.past, call.cache, call.positions is not None)
 
-    def check_inner(self, inner: Call, takes_positions: bool) -> None:
+    def check_inner(self, inner: CallArguments, takes_positions: bool) -> None:
         """Compare the language model's arguments with those of the model around it.
 
         Parameters
@@ -66,9 +66,11 @@ class Forward:
             raise _mismatch("the language model", f"{inner.columns} (rows, columns)", self.columns)
         positions, mask = inner.positions, inner.mask
         if self.placed and positions is None and takes_positions:
-            raise _mismatch(Call.name("positions"), "no value", f"{columns} positions")
+            raise _mismatch(CallArguments.name("positions"), "no value", f"{columns} positions")
         if isinstance(positions, Tensor) and positions.shape[-1] != columns:
-            raise _mismatch(Call.name("positions"), f"{positions.shape[-1]} columns", columns)
+            raise _mismatch(
+                CallArguments.name("positions"), f"{positions.shape[-1]} columns", columns
+            )
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] < self.past + columns:
             raise _mismatch("the mask", f"{mask.shape[1]} columns", self.past + columns)
         if self.cache is not None and inner.cache is not self.cache:
@@ -107,7 +109,7 @@ class Forward:
                 raise _mismatch(f"the cache of layer {number}", f"{length} columns", sent)
 
 
-def check_passed_on(call: Call, cache: Cache | None) -> None:
+def check_passed_on(call: CallArguments, cache: Cache | None) -> None:
     """Check that ``generate`` calls the model with the cache that it was given, if any.
 
     Raises
@@ -122,7 +124,7 @@ def check_passed_on(call: Call, cache: Cache | None) -> None:
         )
 
 
-def check_types(call: Call) -> None:
+def check_types(call: CallArguments) -> None:
     """Check that ids, mask, positions and labels are tensors, and that the mask is 2-D.
 
     Raises
@@ -131,16 +133,16 @@ def check_types(call: Call) -> None:
         If one is not a tensor, or the mask is an attention mask of layers.
     """
     for role in ("ids", "mask", "positions", "labels"):
-        value = call.get(Call.name(role))
+        value = call.get(CallArguments.name(role))
         if value is not None and not isinstance(value, Tensor):
-            raise ArgumentError.of(Call.name(role), value, "a tensor, or none")
+            raise ArgumentError.of(CallArguments.name(role), value, "a tensor, or none")
     if call.mask is not None and call.mask.ndim != 2:
         raise ArgumentError.of(
-            Call.name("mask"), tuple(call.mask.shape), "a padding mask (B, L), or none"
+            CallArguments.name("mask"), tuple(call.mask.shape), "a padding mask (B, L), or none"
         )
 
 
-def check_unpacked(call: Call) -> None:
+def check_unpacked(call: CallArguments) -> None:
     """Check that no row of the call holds several packed documents.
 
     Dropped tokens leave gaps in the positions. transformers would take these gaps for borders of
@@ -153,10 +155,10 @@ def check_unpacked(call: Call) -> None:
     """
     if call.packed:
         raise UnsupportedModelError(
-            f"{Call.name('positions')} that do not increase by one, without "
-            f"{Call.name('mask')}, or sequence lengths mean that a row holds several documents; "
-            "visual tokens of such rows cannot be reduced; give each document a row of its own, "
-            "with padding and a mask (a mask of ones says that a row is one document)"
+            f"{CallArguments.name('positions')} that do not increase by one, without "
+            f"{CallArguments.name('mask')}, or sequence lengths mean that a row holds several "
+            "documents; visual tokens of such rows cannot be reduced; give each document a row of "
+            "its own, with padding and a mask (a mask of ones says that a row is one document)"
         )
 
 

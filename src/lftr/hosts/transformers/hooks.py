@@ -18,7 +18,7 @@ from .api import (
     EXPAND,
     GENERATION,
     Cache,
-    Call,
+    CallArguments,
     Expansion,
     Model,
     check_private,
@@ -154,7 +154,7 @@ class ModelHooks:
             state.columns = None
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = Call.of(original, args, kwargs)
+        call = CallArguments.of(original, args, kwargs)
         if call.get("inputs") is not None:
             call = call.but(ids=call.pop("inputs"))
         top = self.top
@@ -191,11 +191,11 @@ class ModelHooks:
         return output if ids is None else _restore_prompt(output, view)
 
     @contextmanager
-    def _arguments_of(self, reduced: ReducedCall) -> Iterator[Call]:
+    def _arguments_of(self, reduced: ReducedCall) -> Iterator[CallArguments]:
         """Yield the arguments of ``generate``; a subclass passes some of them by hooks instead."""
         yield reduced.call
 
-    def _refuse_chunks(self, call: Call) -> None:
+    def _refuse_chunks(self, call: CallArguments) -> None:
         """Check that the prompt is not prefilled in chunks: the methods inside need its end."""
         size = generation_setting(self.model, call, "prefill_chunk_size")
         if size is not None:
@@ -204,7 +204,7 @@ class ModelHooks:
                 "prompt at once: leave it out, or choose a method that decides before"
             )
 
-    def _refuse_chunks_without_images(self, call: Call) -> None:
+    def _refuse_chunks_without_images(self, call: CallArguments) -> None:
         """Check that the prompt is not prefilled in chunks on releases that pass them no images."""
         size = generation_setting(self.model, call, "prefill_chunk_size")
         if size is not None and not CHUNKS_HAVE_IMAGES:
@@ -213,7 +213,7 @@ class ModelHooks:
                 "the prompt the images: leave it out, or pip install --upgrade transformers"
             )
 
-    def _refuse_guidance(self, call: Call) -> None:
+    def _refuse_guidance(self, call: CallArguments) -> None:
         """Check that no step calls the model a second time, on a prompt without the images."""
         scale = generation_setting(self.model, call, "guidance_scale")
         if scale not in (None, 1):
@@ -222,7 +222,7 @@ class ModelHooks:
                 "on a shorter prompt, which lftr cannot place: leave it out"
             )
 
-    def _infer_mask(self, call: Call) -> Tensor:
+    def _infer_mask(self, call: CallArguments) -> Tensor:
         """Return the mask that generate infers from padding when it is given none."""
         pad, eos = (generation_setting(self.model, call, f"{n}_token_id") for n in ("pad", "eos"))
         ids: Tensor = call.ids
@@ -230,7 +230,7 @@ class ModelHooks:
         mask = torch.ones_like(ids)
         return mask if pad is None or pad in ends else mask.masked_fill(ids == pad, 0)
 
-    def _lengths(self, call: Call, reduced: ReducedCall) -> dict[str, Any]:
+    def _lengths(self, call: CallArguments, reduced: ReducedCall) -> dict[str, Any]:
         """Shorten limits that count the prompt by as much as the prompt was."""
         ids = call.ids
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
@@ -270,7 +270,7 @@ class ModelHooks:
         state.prompt = state.forward = None  # of a call that was interrupted
         if top is None:
             return None
-        call = Call.of(self.model.forward, args, kwargs)
+        call = CallArguments.of(self.model.forward, args, kwargs)
         generation = state.generation
         if generation is not None:
             check_passed_on(call, generation.cache)
@@ -311,7 +311,7 @@ class ModelHooks:
     def _before_language_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        call, top, state = Call.of(module.forward, args, kwargs), self.top, self.state
+        call, top, state = CallArguments.of(module.forward, args, kwargs), self.top, self.state
         if state.forward is not None:
             state.forward.check_inner(call, self.family.takes_positions)
         if top is None:
@@ -340,7 +340,7 @@ def hooks_of(model: Any) -> ModelHooks | None:
     return model.__dict__.get(_NAME)  # type: ignore[no-any-return]
 
 
-def _with_later_positions(call: Call, reduced: ReducedCall | None) -> Call:
+def _with_later_positions(call: CallArguments, reduced: ReducedCall | None) -> CallArguments:
     """Return ``call`` with generated tokens placed after the end of the full prompt.
 
     They would follow the last kept column otherwise, where the prompt ends in visual tokens.
@@ -359,7 +359,7 @@ def _with_later_positions(call: Call, reduced: ReducedCall | None) -> Call:
     return call.but(positions=torch.cat([positions[..., :-new], late], dim=-1))
 
 
-def _with_positions(call: Call, reduced: ReducedCall | None) -> Call:
+def _with_positions(call: CallArguments, reduced: ReducedCall | None) -> CallArguments:
     """Return ``call`` with positions, for a model whose ``generate`` drops those it received."""
     prompt = None if reduced is None else reduced.prompt
     if prompt is None or reduced is None or reduced.call.positions is None or call.columns is None:
@@ -372,7 +372,7 @@ def _with_positions(call: Call, reduced: ReducedCall | None) -> Call:
     return call.but(positions=places.repeat_interleave(rows // places.shape[-2], dim=-2))
 
 
-def _with_mask(call: Call, reduced: ReducedCall | None) -> Call:
+def _with_mask(call: CallArguments, reduced: ReducedCall | None) -> CallArguments:
     """Return ``call`` with a mask of ones, which ``generate`` omits, if the prompt is reduced.
 
     Without a mask, transformers would take gaps in the positions for borders of packed sequences,

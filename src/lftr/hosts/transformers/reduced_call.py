@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..items import Item
-from .api import Call
+from ..items import VisualItem
+from .api import CallArguments
 from .columns import CachedPrompt
 
 
@@ -18,7 +18,7 @@ class ReducedCall:
 
     Attributes
     ----------
-    call : Call
+    call : CallArguments
         The arguments of the reduced call.
     prompt : CachedPrompt, optional
         The content of a cache that this call fills, for hosts that shorten the prompt.
@@ -27,16 +27,16 @@ class ReducedCall:
         where the prompt ends in an item whose last token went; decoding goes on from there.
     starts : bool
         Whether there is something new to report; false if a reduced prompt only continues.
-    items : sequence of Item
+    items : sequence of VisualItem
         The images and videos whose tokens are in ``call``, in the prompt's order, where the host
         knows how they lie.
     """
 
-    call: Call
+    call: CallArguments
     prompt: CachedPrompt | None = None
     lag: Tensor | None = None
     starts: bool = True
-    items: Sequence[Item] = ()
+    items: Sequence[VisualItem] = ()
 
     @property
     def columns(self) -> int:

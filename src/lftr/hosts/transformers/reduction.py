@@ -14,7 +14,7 @@ from ...values.report import Report
 from ..attached import Attached
 from ..items import ReductionPlan
 from ..module.reduction import ModuleReduction, module_reductions
-from .api import Call
+from .api import CallArguments
 from .cache_record import cached_columns_of
 from .call_state import CallState
 from .checks import check_types
@@ -37,7 +37,7 @@ HOSTS: dict[str, type[Host]] = {
 }
 
 
-class _Columns(threading.local):
+class _ColumnCounts(threading.local):
     """Columns of a thread's last reduced prompt: those sent, and those received by the decoder."""
 
     sent = 0
@@ -55,7 +55,7 @@ class Reduction(Attached):
 
     def __init__(self, model: Any, family: Family, plan: ReductionPlan) -> None:
         self.report = Report()
-        self.columns = _Columns()
+        self.columns = _ColumnCounts()
         self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         plan = with_weights(model, family, plan)
         self.host: Host = HOSTS[family.kind](model, family, plan)
@@ -90,7 +90,7 @@ class Reduction(Attached):
             raise UnsupportedModelError(f"{self} is off; use it in a with block to attach it again")
         try:
             with torch.no_grad():
-                reduced = self.reduce(Call(inputs))
+                reduced = self.reduce(CallArguments(inputs))
             prompt = reduced.prompt
             if self.weights is not None and prompt is not None and bool(prompt.log_weight.any()):
                 raise UnsupportedModelError(
@@ -101,7 +101,7 @@ class Reduction(Attached):
         finally:
             self.host.end()
 
-    def reduce(self, call: Call) -> ReducedCall:
+    def reduce(self, call: CallArguments) -> ReducedCall:
         """Return a call with the visual tokens reduced, and start a new report."""
         check_types(call)
         cache, past = call.cache, call.past

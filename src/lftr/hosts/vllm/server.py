@@ -12,7 +12,7 @@ from typing import Any
 from ...presets import Preset, known_as
 from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelError
 from .architectures import Architecture, architecture_of, provided
-from .request.request_setting import KEY, Setting, fitting, of_preset, of_server
+from .request.request_setting import KEY, RequestSetting, fitting, of_preset, of_server
 from .start_options import StartOptions
 
 FAILURES = "LFTR_FAILURES"
@@ -56,7 +56,7 @@ _OVERRIDES, _TRUST, _SHARDING, _PROCESSOR = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServerPlan:
     """A server that could be started.
 
     Attributes
@@ -65,7 +65,7 @@ class Plan:
         Hugging Face id or folder.
     architecture : Architecture
         What is served.
-    setting : Setting
+    setting : RequestSetting
         The setting of requests that have none.
     started : StartOptions
         What no request can change.
@@ -79,7 +79,7 @@ class Plan:
 
     model: str
     architecture: Architecture
-    setting: Setting
+    setting: RequestSetting
     started: StartOptions
     fitting: list[str]
     note: str | None
@@ -120,7 +120,7 @@ def plan(
     setting: dict[str, Any] | Preset,
     options: Sequence[str],
     started: Mapping[str, Any] | None = None,
-) -> Plan:
+) -> ServerPlan:
     """Check everything that can be checked before vLLM is started.
 
     Parameters
@@ -154,7 +154,7 @@ def plan(
         chosen, note = of_preset(setting, fields), _note(setting, model, fixed)
     else:
         chosen = of_server(setting, fields, fixed.weights > 0)
-    return Plan(model, architecture, chosen, fixed, fitting(fields), note, list(options))
+    return ServerPlan(model, architecture, chosen, fixed, fitting(fields), note, list(options))
 
 
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:

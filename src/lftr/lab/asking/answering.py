@@ -16,7 +16,7 @@ from ...methods.encoder.merges import EncoderMerge
 from ...prompting import batch_inputs
 from ...values.errors import LftrError, TooLittleMemoryError
 from ...values.report import ItemReport, Report
-from .items import Asked
+from .items import QuestionLike
 from .settings import Setting
 
 
@@ -72,7 +72,7 @@ class Answer:
         return sum(item.tokens for item in self.items)
 
 
-def inputs_for(model: Any, processor: Any, asked: Sequence[Asked]) -> Any:
+def inputs_for(model: Any, processor: Any, asked: Sequence[QuestionLike]) -> Any:
     """Return a model's inputs for several questions, on its device and in its dtype."""
     inputs = batch_inputs(processor, [(one.images, one.question) for one in asked])
     return inputs.to(model.device, dtype=model.dtype)
@@ -82,7 +82,7 @@ def inputs_for(model: Any, processor: Any, asked: Sequence[Asked]) -> Any:
 def one_batch(
     model: Any,
     processor: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionLike],
     *,
     text_tower: Any = None,
     max_new_tokens: int = 8,
@@ -131,7 +131,7 @@ def one_batch(
 def answer_batch(
     model: Any,
     processor: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionLike],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,
@@ -178,7 +178,7 @@ def _share(report: Report, wall_ms: float, encode_ms: float, count: int) -> Timi
 def answer_all(
     model: Any,
     processor: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionLike],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,

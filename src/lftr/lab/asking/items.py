@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...media.clip import Clip
-from ...prompting import Medium
+from ...prompting import ImageOrClip
 from .. import suites
 
 
-class Asked(Protocol):
+class QuestionLike(Protocol):
     """A question with its images and clips, as a protocol."""
 
     @property
-    def images(self) -> Sequence[Medium]:
+    def images(self) -> Sequence[ImageOrClip]:
         """The images and clips, in the order of the prompt."""
 
     @property
@@ -29,11 +29,11 @@ class Asked(Protocol):
 class Question:
     """A question with its images and clips read."""
 
-    images: Sequence[Medium]
+    images: Sequence[ImageOrClip]
     question: str
 
     @classmethod
-    def of(cls, example: suites.Example | suites.Clip) -> Question:
+    def of(cls, example: suites.Example | suites.ClipExample) -> Question:
         """Convert an example of a suite; the frames of a clip become one `Clip`."""
         return cls(_media(example), example.question)
 
@@ -76,7 +76,7 @@ class Item:
     choices: tuple[str, ...] = ()
     image: str | None = None
     content: str = ""
-    read: Callable[[], Sequence[Medium]] = field(default=tuple, repr=False, compare=False)
+    read: Callable[[], Sequence[ImageOrClip]] = field(default=tuple, repr=False, compare=False)
     moves: bool = False
     place: str = ""
 
@@ -86,7 +86,7 @@ class Item:
         return f"{self.id} ({self.place})" if self.place else self.id
 
     @property
-    def images(self) -> Sequence[Medium]:
+    def images(self) -> Sequence[ImageOrClip]:
         """The images and clips; each access reads them again."""
         return self.read()
 
@@ -103,9 +103,9 @@ class Item:
     @classmethod
     def of(
         cls,
-        example: suites.Example | suites.Clip,
+        example: suites.Example | suites.ClipExample,
         task: str,
-        again: Callable[[], suites.Example | suites.Clip],
+        again: Callable[[], suites.Example | suites.ClipExample],
     ) -> Item:
         """Convert an example of a suite without its images, which ``again`` draws when needed."""
         return cls(
@@ -116,13 +116,13 @@ class Item:
             example.category,
             example.choices,
             read=lambda: _media(again()),
-            moves=isinstance(example, suites.Clip),
+            moves=isinstance(example, suites.ClipExample),
         )
 
 
-def _media(example: suites.Example | suites.Clip) -> tuple[Medium, ...]:
+def _media(example: suites.Example | suites.ClipExample) -> tuple[ImageOrClip, ...]:
     """Return an example's image, or its frames as a clip with one frame per second."""
-    if isinstance(example, suites.Clip):
+    if isinstance(example, suites.ClipExample):
         return (Clip(example.images, tuple(map(float, range(len(example.images))))),)
     return example.images
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...media import Picking, frames_in, load_clip, look_at_clip, look_at_image, read_image
-from ...prompting import Medium
+from ...prompting import ImageOrClip
 from ...values.errors import ArgumentError, LftrError
 from ...values.textfile import read_utf8
 from .fields import ANSWERS, CLIPS, STILLS, check_fields
@@ -111,7 +111,9 @@ def content_of(paths: Sequence[Path], picking: Picking | None = None) -> str:
     return total.hexdigest()
 
 
-def _read(stills: Sequence[Path], clips: Sequence[Path], picking: Picking) -> tuple[Medium, ...]:
+def _read(
+    stills: Sequence[Path], clips: Sequence[Path], picking: Picking
+) -> tuple[ImageOrClip, ...]:
     read = (load_clip(clip, picking.frames, picking.fps) for clip in clips)
     return (*map(read_image, stills), *read)
 

@@ -16,7 +16,7 @@ from ...prompting import frames_as_images
 from ...reducing import reduce
 from ...values.budget import Keep, as_arguments, spell
 from ...values.errors import LftrError
-from .items import Asked
+from .items import QuestionLike
 
 if TYPE_CHECKING:
     from ...hosts.transformers.reduction import Reduction
@@ -69,7 +69,7 @@ class Setting:
     def reduce(
         self,
         model: Any,
-        asked: Sequence[Asked],
+        asked: Sequence[QuestionLike],
         *,
         processor: Any,
         text_tower: Any = None,

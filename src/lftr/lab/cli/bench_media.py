@@ -12,7 +12,7 @@ from PIL import Image
 from ...cli import options
 from ...cli.media_args import read_medium
 from ...media import Clip
-from ...prompting import Medium
+from ...prompting import ImageOrClip
 from ...values.errors import ArgumentError
 
 
@@ -22,7 +22,7 @@ def medium_of(
     frames: int | None,
     fps: float | None,
     question: str | None,
-) -> tuple[Medium, str]:
+) -> tuple[ImageOrClip, str]:
     """Return the picture or clip, and the question."""
     picking = {"--frames": frames, "--fps": fps}
     if suite is not None:
@@ -39,20 +39,20 @@ def medium_of(
     return read_medium(path, frames, fps), question
 
 
-def resized(whole: Medium, resolutions: Sequence[str]) -> list[Medium]:
+def resized(whole: ImageOrClip, resolutions: Sequence[str]) -> list[ImageOrClip]:
     """Return a picture or a clip at every resolution."""
     sizes = [_size(text) for text in resolutions] or [whole.size]
     return [_at(whole, size) for size in sizes]
 
 
-def _at(medium: Medium, size: tuple[int, int]) -> Medium:
+def _at(medium: ImageOrClip, size: tuple[int, int]) -> ImageOrClip:
     if isinstance(medium, Clip):
         frames = (frame.resize(size, Image.Resampling.BICUBIC) for frame in medium.frames)
         return replace(medium, frames=tuple(frames))
     return medium.resize(size, Image.Resampling.BICUBIC)
 
 
-def described(medium: Medium) -> str:
+def described(medium: ImageOrClip) -> str:
     """Return the size of a picture, or the number and size of a clip's frames, as text."""
     width, height = medium.size
     count = f"{len(medium.frames)} x " if isinstance(medium, Clip) else ""

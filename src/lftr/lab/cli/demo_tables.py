@@ -17,17 +17,16 @@ from ...evidence.guidance import Guidance
 from ...media import Clip
 from ...methods.base import Method
 from ...methods.inside import LayerMethod
-from ...prompting import Medium
+from ...prompting import ImageOrClip
 from ...reducing import reduce
 from ...values.errors import ArgumentError
 from ...values.report import ItemReport
 from ..asking.items import Question
 from ..evaluation import Outcome
 from ..profiling import Times
-from ..suites import Clip as DrawnClip
-from ..suites import Example
+from ..suites import ClipExample, Example
 
-Drawn = Example | DrawnClip
+AnyExample = Example | ClipExample
 
 RATIOS = (4, 8, 16)
 _MILDER = (3, 2, 1.5)  # for methods that cannot keep so few, as those that begin inside the model
@@ -101,7 +100,7 @@ def table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> Ta
     return rows
 
 
-def answers(examples: Sequence[Drawn], outcomes: Sequence[Outcome], method: str) -> Table:
+def answers(examples: Sequence[AnyExample], outcomes: Sequence[Outcome], method: str) -> Table:
     """Return some questions with the answers of the full model and of one method."""
     shown = [o for o in outcomes if o.setting.full or o.setting.label == method]
     heads = [_ratio(o) if o.setting.full else f"{method} {_ratio(o)}" for o in shown]
@@ -112,7 +111,7 @@ def answers(examples: Sequence[Drawn], outcomes: Sequence[Outcome], method: str)
 
 
 def picture(
-    loaded: Loaded, examples: Sequence[Drawn], outcomes: Sequence[Outcome], method: str
+    loaded: Loaded, examples: Sequence[AnyExample], outcomes: Sequence[Outcome], method: str
 ) -> Image.Image:
     """Draw the image, then what each reduction by ``method`` kept of it, a row for each scene."""
     full, *reduced = [o for o in outcomes if o.setting.full or o.setting.label == method]
@@ -137,7 +136,7 @@ def picture(
     return below(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
 
 
-def _kept(item: ItemReport, medium: Medium, processor: Any) -> Image.Image:
+def _kept(item: ItemReport, medium: ImageOrClip, processor: Any) -> Image.Image:
     """Draw what stayed of an image, or of a clip frame by frame."""
     if isinstance(medium, Clip):
         shown = [shown_part(processor, frame) for frame in medium.frames]
@@ -145,7 +144,7 @@ def _kept(item: ItemReport, medium: Medium, processor: Any) -> Image.Image:
     return draw_item(item, shown_part(processor, medium), _LENGTH)
 
 
-def _plainly(medium: Medium, processor: Any, size: tuple[int, int]) -> Image.Image:
+def _plainly(medium: ImageOrClip, processor: Any, size: tuple[int, int]) -> Image.Image:
     """Draw what the model is shown, at a size."""
     if isinstance(medium, Clip):
         whole = sheet([shown_part(processor, frame) for frame in medium.frames])
@@ -157,7 +156,7 @@ def _plainly(medium: Medium, processor: Any, size: tuple[int, int]) -> Image.Ima
 def plain(
     outcomes: Sequence[Outcome],
     times: Sequence[Times],
-    examples: Sequence[Drawn],
+    examples: Sequence[AnyExample],
     path: Path,
     model: Any,
 ) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def tune(
     from ...media import Picking
     from ...methods.encoder.spelling import parse_merge
     from ...presets import check_writable
-    from ..tuning.answers import answered
+    from ..tuning.answers import count_answers
     from ..tuning.plan import BUDGETS, Plan, tune_configuration
     from ..tuning.search import Goal
     from ..tuning.tune import check_size
@@ -118,7 +118,10 @@ def tune(
     )
     config = tune_configuration(subject, loaded, goal, plan)
     folder = run or folder_of("tune", config)
-    with resumable(folder, answered(folder, config)), progress("asking", len(loaded.groups)) as bar:
+    with (
+        resumable(folder, count_answers(folder, config)),
+        progress("asking", len(loaded.groups)) as bar,
+    ):
         tuned = search(
             subject,
             loaded,

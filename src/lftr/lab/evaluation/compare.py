@@ -9,7 +9,7 @@ from typing import Any
 from ..asking.answering import answer_all
 from ..asking.items import Question
 from ..asking.settings import Setting
-from ..suites import Clip, Example
+from ..suites import ClipExample, Example
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Outcome:
 def compare(
     model: Any,
     processor: Any,
-    examples: Sequence[Example | Clip],
+    examples: Sequence[Example | ClipExample],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,

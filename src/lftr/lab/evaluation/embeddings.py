@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ...hosts.transformers.encoder.encode_cache import encode_once
 from ...values.errors import ArgumentError, LftrError
 from ..asking.answering import inputs_for
-from ..asking.items import Asked
+from ..asking.items import QuestionLike
 from ..asking.settings import Setting
 
 
@@ -89,7 +89,7 @@ def _check(full: Tensor, reduced: Tensor) -> None:
 def embed_all(
     model: Any,
     processor: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionLike],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,
@@ -139,7 +139,7 @@ class Embedded:
 def embed_batch(
     model: Any,
     processor: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionLike],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,

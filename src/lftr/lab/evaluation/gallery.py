@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...drawing import shown_part
 from ...media.clip import Clip
-from ...prompting import Medium
+from ...prompting import ImageOrClip
 from ...values.errors import LftrError
 from ..asking.items import Item
 from ..asking.journal import unwritable
@@ -36,7 +36,7 @@ def gallery(run: Run) -> list[str]:
     return worst + [id for id in differ if not differ[id]][:_AGREEING]
 
 
-def _picture(medium: Medium, processor: Any) -> Image.Image:
+def _picture(medium: ImageOrClip, processor: Any) -> Image.Image:
     """Return a small picture; the frames of a clip stand below each other, as its grid does."""
     if isinstance(medium, Clip):
         frames = [_picture(frame, processor) for frame in medium.frames]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..scoring.hallucination import Hallucination
-from ..scoring.intervals import ITSELF, Bootstrap, spread
+from ..scoring.intervals import ITSELF, Bootstrap, with_ends
 from ..scoring.metrics import agreement, verdict
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def _row(
         "keep": setting["keep"],
         "tokens": float(np.mean([line["kept"] for line in lines])),
         "questions": len(lines),
-        **spread("score", bootstrap.mean(scores)),
-        **spread("relative", relative and ITSELF if lines is full else relative),
-        **spread("agreement", ITSELF if lines is full else bootstrap.mean(same)),
+        **with_ends("score", bootstrap.mean(scores)),
+        **with_ends("relative", relative and ITSELF if lines is full else relative),
+        **with_ends("agreement", ITSELF if lines is full else bootstrap.mean(same)),
         "tasks": _by(lambda line: line["task"], lines, full),
         "categories": _by(lambda line: line["category"], lines, full),
         "ms": {name: _quartiles([line["ms"][name] for line in lines]) for name in _CLOCKS},

@@ -9,7 +9,7 @@ from typing import Any
 from ...evidence.text import TextTower
 from ...hosts.transformers.reduction import Reduction
 from ..asking.answering import inputs_for
-from ..asking.items import Asked
+from ..asking.items import QuestionLike
 from ..asking.settings import Setting
 
 
@@ -21,7 +21,7 @@ class Call:
     ----------
     inputs : mapping
         Arguments of ``model(**inputs)``.
-    asked : tuple of Asked
+    asked : tuple of QuestionLike
         The question of each row, with its images.
     label : str
         Name in tables.
@@ -30,7 +30,7 @@ class Call:
     model: Any
     processor: Any
     inputs: Any
-    asked: tuple[Asked, ...]
+    asked: tuple[QuestionLike, ...]
     text_tower: TextTower | None = None
     label: str = ""
 
@@ -39,7 +39,7 @@ class Call:
         cls,
         model: Any,
         processor: Any,
-        asked: Sequence[Asked],
+        asked: Sequence[QuestionLike],
         text_tower: TextTower | None = None,
         label: str = "",
     ) -> Call:

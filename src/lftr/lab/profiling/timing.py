@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..asking.items import Asked
+from ..asking.items import QuestionLike
 from ..asking.settings import Setting
 from .call import Call
 from .parts import Parts, time_prefill
@@ -69,7 +69,7 @@ class Times:
 def time_settings(
     model: Any,
     processor: Any,
-    examples: Sequence[Asked],
+    examples: Sequence[QuestionLike],
     settings: Sequence[Setting],
     *,
     text_tower: Any = None,

@@ -10,22 +10,22 @@ from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from .marks import bare, marks_of
-from .rows import Row, by_series
+from .setting_rows import SettingRow, by_series
 from .theme import LIGHT
 
 _LABEL = 7.5  # points
 
 
-def front_of(rows: Sequence[Row]) -> list[Row]:
+def front_of(rows: Sequence[SettingRow]) -> list[SettingRow]:
     """Return the Pareto front of time and score, fastest first."""
-    front: list[Row] = []
+    front: list[SettingRow] = []
     for row in sorted(rows, key=lambda row: (row.latency.median, -row.score)):
         if not front or row.score > front[-1].score:
             front.append(row)
     return front
 
 
-def draw_front(rows: Sequence[Row], width: float) -> Figure:
+def draw_front(rows: Sequence[SettingRow], width: float) -> Figure:
     """Draw the score of every setting over its time.
 
     Parameters
@@ -64,7 +64,7 @@ def draw_front(rows: Sequence[Row], width: float) -> Figure:
     return figure
 
 
-def _scales(axes: Axes, rows: Sequence[Row], room: float) -> None:
+def _scales(axes: Axes, rows: Sequence[SettingRow], room: float) -> None:
     """Set the scales; ``room`` is the left margin for names, as a share of the marks' range."""
     times = [row.latency.median for row in rows]
     scores = [row.score for row in rows]
@@ -80,7 +80,7 @@ def _scales(axes: Axes, rows: Sequence[Row], room: float) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _points(axes: Axes, rows: Sequence[Row]) -> None:
+def _points(axes: Axes, rows: Sequence[SettingRow]) -> None:
     series = by_series(rows)
     marks = marks_of(rows)
     for number, row in enumerate(row for row in rows if row.full):
@@ -89,7 +89,7 @@ def _points(axes: Axes, rows: Sequence[Row]) -> None:
         _series(axes, group, *marks[name], name)
 
 
-def _series(axes: Axes, group: Sequence[Row], colour: str, marker: str, name: str) -> None:
+def _series(axes: Axes, group: Sequence[SettingRow], colour: str, marker: str, name: str) -> None:
     for row in group:
         axes.hlines(row.score, row.latency.low, row.latency.high, colour, linewidth=0.8, alpha=0.5)
     axes.plot(
@@ -105,7 +105,7 @@ def _series(axes: Axes, group: Sequence[Row], colour: str, marker: str, name: st
     )
 
 
-def _name(axes: Axes, front: Sequence[Row]) -> None:
+def _name(axes: Axes, front: Sequence[SettingRow]) -> None:
     """Write the names of the front above and left of its marks, where only other names can be."""
     placed: list[Bbox] = []
     for row in front:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .rows import Row, reduced
+from .setting_rows import SettingRow, reduced
 from .theme import LIGHT, heat, heat_step
 
 
-def draw_heatmap(rows: Sequence[Row], width: float) -> Figure:
+def draw_heatmap(rows: Sequence[SettingRow], width: float) -> Figure:
     """Draw a cell for each setting and category; darker cells lose more.
 
     Parameters

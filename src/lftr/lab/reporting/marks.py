@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
-from .rows import Row, by_series
+from .setting_rows import SettingRow, by_series
 from .theme import HUES, LIGHT
 
 _FILLED = "osD^vPph"
@@ -22,7 +22,7 @@ class Mark(NamedTuple):
     marker: str
 
 
-def marks_of(rows: Sequence[Row]) -> dict[str, Mark]:
+def marks_of(rows: Sequence[SettingRow]) -> dict[str, Mark]:
     """Return a mark for every series: a hue and a filled marker; controls are grey and thin.
 
     Neighbours differ in colour and marker; any two of forty series differ in one of them.

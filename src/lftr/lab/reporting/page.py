@@ -22,14 +22,14 @@ from .front import draw_front, front_of
 from .gallery import cards_of
 from .heatmap import draw_heatmap
 from .panels import draw_panels
-from .rows import Row, reduced, rows_of
+from .setting_rows import SettingRow, reduced, setting_rows
 from .summary import interval, tiles_of
 from .svg import inline_svg, save_figure
 from .theme import DARK, LIGHT, heat, heat_step
 
 _WIDE, _NARROW = 7.2, 3.6  # inches; the page shows the one that suits the screen
 
-Draw = Callable[[Sequence[Row], float], Figure]
+Draw = Callable[[Sequence[SettingRow], float], Figure]
 
 
 def write_report(run: str | Path, out: str | Path, plots: str | Path | None = None) -> Path:
@@ -55,7 +55,7 @@ def write_report(run: str | Path, out: str | Path, plots: str | Path | None = No
         If ``run`` is not a run, holds no answers, or a file cannot be written.
     """
     read = Run.read(run)
-    rows = rows_of(read)
+    rows = setting_rows(read)
     if not rows:
         allowed = "a run in which some question has been answered under every setting"
         raise ArgumentError.of("run", str(run), allowed)
@@ -69,7 +69,7 @@ def write_report(run: str | Path, out: str | Path, plots: str | Path | None = No
     return Path(out)
 
 
-def _figures(rows: Sequence[Row]) -> dict[str, Draw]:
+def _figures(rows: Sequence[SettingRow]) -> dict[str, Draw]:
     """Return the names of the figures for these rows."""
     figures: dict[str, Draw] = {"latency": draw_front}
     if any(row.relative is not None for row in reduced(rows)):
@@ -77,7 +77,7 @@ def _figures(rows: Sequence[Row]) -> dict[str, Draw]:
     return figures
 
 
-def _save_plots(rows: Sequence[Row], folder: Path) -> None:
+def _save_plots(rows: Sequence[SettingRow], folder: Path) -> None:
     figures = _figures(rows)
     if rows[0].categories and reduced(rows):
         figures["categories"] = draw_heatmap
@@ -89,7 +89,7 @@ def _save_plots(rows: Sequence[Row], folder: Path) -> None:
         raise ArgumentError.of("plots", str(folder), f"a folder to write to ({error})") from None
 
 
-def _render(run: Run, rows: Sequence[Row]) -> str:
+def _render(run: Run, rows: Sequence[SettingRow]) -> str:
     cards = cards_of(run)
     images = {
         id: {"number": number, **_picture(run.image(id))}
@@ -128,7 +128,7 @@ def _render(run: Run, rows: Sequence[Row]) -> str:
     )
 
 
-def _chosen(rows: Sequence[Row]) -> str:
+def _chosen(rows: Sequence[SettingRow]) -> str:
     """Return the setting whose answers are shown first: the smallest budget of a method."""
     return min(reduced(rows) or rows, key=lambda row: (row.control, row.tokens)).label
 

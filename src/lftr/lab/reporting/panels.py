@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from .marks import bare, marks_of
-from .rows import Row, by_series
+from .setting_rows import SettingRow, by_series
 from .theme import LIGHT
 
 
-def draw_panels(rows: Sequence[Row], width: float) -> Figure:
+def draw_panels(rows: Sequence[SettingRow], width: float) -> Figure:
     """Draw each series' relative score over its tokens, with intervals.
 
     With a panel for each, any number of methods needs no legend. The line at the top is the full
@@ -50,12 +50,12 @@ def draw_panels(rows: Sequence[Row], width: float) -> Figure:
     return figure
 
 
-def _line(panel: Axes, group: Sequence[Row], colour: str, layer: float) -> None:
+def _line(panel: Axes, group: Sequence[SettingRow], colour: str, layer: float) -> None:
     points = [(row.tokens, row.relative.value) for row in group if row.relative is not None]
     panel.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, zorder=layer)
 
 
-def _intervals(panel: Axes, group: Sequence[Row], colour: str, marker: str) -> None:
+def _intervals(panel: Axes, group: Sequence[SettingRow], colour: str, marker: str) -> None:
     for row in group:
         if row.relative is None:
             continue
@@ -63,7 +63,7 @@ def _intervals(panel: Axes, group: Sequence[Row], colour: str, marker: str) -> N
         panel.plot(row.tokens, row.relative.value, marker, color=colour, markersize=4.5, zorder=4)
 
 
-def _scales(panel: Axes, rows: Sequence[Row]) -> None:
+def _scales(panel: Axes, rows: Sequence[SettingRow]) -> None:
     counts = sorted({round(row.tokens) for row in rows if not row.full})
     panel.set_xscale("log", base=2)
     panel.set_xlim(counts[0] / 1.35, counts[-1] * 1.35)

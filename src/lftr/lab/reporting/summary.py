@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..scoring.intervals import Interval
-from .rows import Row, reduced
+from .setting_rows import SettingRow, reduced
 
 KEPT = 0.95  # of the full score, by the interval's lower end: what the summary calls kept
 
@@ -20,7 +20,7 @@ class Tile:
     meaning: str
 
 
-def tiles_of(rows: Sequence[Row], tokens: float) -> list[Tile]:
+def tiles_of(rows: Sequence[SettingRow], tokens: float) -> list[Tile]:
     """Return the statements at the top of a report.
 
     Parameters
@@ -46,12 +46,12 @@ def interval(share: Interval) -> str:
     return f"{share.value:.1%} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
-def _relative(row: Row) -> Interval:
+def _relative(row: SettingRow) -> Interval:
     assert row.relative is not None, "the caller has looked"
     return row.relative
 
 
-def _fewest(rows: Sequence[Row], tokens: float, full: Row) -> Tile:
+def _fewest(rows: Sequence[SettingRow], tokens: float, full: SettingRow) -> Tile:
     subject = f"Fewest tokens that keep {KEPT:.0%}"
     enough = [row for row in rows if _relative(row).low >= KEPT]
     if not enough:
@@ -66,7 +66,7 @@ def _fewest(rows: Sequence[Row], tokens: float, full: Row) -> Tile:
     )
 
 
-def _smallest(rows: Sequence[Row]) -> Tile:
+def _smallest(rows: Sequence[SettingRow]) -> Tile:
     """Compare the best method and control at the smallest budget."""
     least = min(row.tokens for row in rows)
     there = sorted(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 _PART = 100  # draws that are summed at a time, so that memory stays small
 _TAIL = 0.025  # of a 95 % interval, on each side
 
@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 ITSELF = Interval(1.0, 1.0, 1.0)  # what the full model is beside itself, by definition
 
 
-def spread(name: str, value: Interval | None) -> dict[str, float | None]:
+def with_ends(name: str, value: Interval | None) -> dict[str, float | None]:
     """Return a value as ``name`` and its ends as ``name_low`` and ``name_high``."""
     ends = value or (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
@@ -108,7 +108,9 @@ class Bootstrap:
                 parts.append(_Part(value / whole, _over(drawn, drawn_whole), low, high))
         return _interval(parts) if parts else None
 
-    def statistic(self, function: Callable[..., Floats], *values: Sequence[float]) -> Interval:
+    def statistic(
+        self, function: Callable[..., Float64Array], *values: Sequence[float]
+    ) -> Interval:
         """Return ``function`` of the means of several ``values``, such as a product of ratios.
 
         The bootstrap alone decides its interval.
@@ -134,7 +136,7 @@ class _Task:
         """Largest share of groups of a kind that may be absent from the observed ones."""
         return float(1.0 - _TAIL ** (1.0 / self.draws.shape[1]))
 
-    def means(self, values: Sequence[float]) -> tuple[float, Floats]:
+    def means(self, values: Sequence[float]) -> tuple[float, Float64Array]:
         """Return the mean over the questions, and over those of each sample."""
         selected = np.asarray(values, dtype=float)[self.members]
         sums, sizes = np.bincount(self.group, selected), np.bincount(self.group)
@@ -146,7 +148,7 @@ class _Part(NamedTuple):
     """A task's value, its samples, and its smallest interval."""
 
     value: float
-    drawn: Floats
+    drawn: Float64Array
     low: float
     high: float
 
@@ -155,7 +157,7 @@ def _parts(draws: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
     return (draws[start : start + _PART] for start in range(0, len(draws), _PART))
 
 
-def _over(reduced: Floats, full: Floats) -> Floats:
+def _over(reduced: Float64Array, full: Float64Array) -> Float64Array:
     """Divide; a sample in which the full model was never right is NaN."""
     return np.divide(reduced, full, out=np.full_like(reduced, np.nan), where=full > 0)
 

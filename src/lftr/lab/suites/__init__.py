@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from ...values.errors import ArgumentError
+from ...values.renamed import former_names
 from .clip_questions import CLIP_CATEGORIES
-from .clips import Clip, Clips
+from .clips import ClipExample, Clips
 from .drawn import SPLITS
 from .example import Example, SceneObject
 from .questions import CATEGORIES
@@ -30,7 +31,7 @@ def load(
 @overload
 def load(
     name: Literal["clips"], split: str = ..., n: int = ..., seed: int = ...
-) -> Sequence[Clip]: ...
+) -> Sequence[ClipExample]: ...
 @overload
 def load(name: str, split: str = ..., n: int = ..., seed: int = ...) -> Sequence[Any]: ...
 def load(name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0) -> Sequence[Any]:
@@ -50,7 +51,7 @@ def load(name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0)
 
     Returns
     -------
-    sequence of Example or Clip
+    sequence of Example or ClipExample
         Drawn when looked at, the same every time.
 
     Raises
@@ -65,12 +66,14 @@ def load(name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0)
     return _SUITES[name](split, n, seed)
 
 
+__getattr__ = former_names("lftr.suites", {"Clip": ClipExample})
+
 __all__ = [
     "CATEGORIES",
     "CLIP_CATEGORIES",
     "NAMES",
     "SPLITS",
-    "Clip",
+    "ClipExample",
     "Clips",
     "Example",
     "SceneObject",

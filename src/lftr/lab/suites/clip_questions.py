@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .example import Question
+from .example import SuiteQuestion
 from .layout import COLOURS, SHAPES
 from .questions import DIGITS, YES_NO, shuffled
 from .tracks import Track
@@ -17,18 +17,18 @@ Tracks = Sequence[Track]
 WAYS = ("left", "right", "up", "down")
 TIMES = ("1", "2", "3")
 
-_Asked = Iterator[tuple[str, str, tuple[str, ...], Sequence[int], Sequence[int]]]
+_ClipQuestions = Iterator[tuple[str, str, tuple[str, ...], Sequence[int], Sequence[int]]]
 
 
-def ask_clip(category: str, tracks: Tracks, rng: np.random.Generator) -> Iterator[Question]:
+def ask_clip(category: str, tracks: Tracks, rng: np.random.Generator) -> Iterator[SuiteQuestion]:
     """Yield what can be asked about a clip, in random order."""
     return (
-        Question(text, answer, category, choices, tuple(referents), tuple(frames))
+        SuiteQuestion(text, answer, category, choices, tuple(referents), tuple(frames))
         for text, answer, choices, referents, frames in _ASKERS[category](tracks, rng)
     )
 
 
-def _motion(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _motion(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     for i in _order(tracks, rng):
         looks = tracks[i].looks
         dx, dy = looks[-1].x - looks[0].x, looks[-1].y - looks[0].y
@@ -38,14 +38,14 @@ def _motion(tracks: Tracks, rng: np.random.Generator) -> _Asked:
             yield f"Which way did {name} move?", answer, WAYS, [i], _moving(tracks[i])
 
 
-def _flashes(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _flashes(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     for i in _order(tracks, rng):
         when, name = tracks[i].flashes, _name(tracks, i, rng)
         if tracks[i].kind != "digit" and when and name:
             yield f"How many times did {name} flash?", str(len(when)), TIMES, [i], when
 
 
-def _order_of(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _order_of(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     newcomers = [i for i, track in enumerate(tracks) if track.shown[0] > 0]
     for i, j in shuffled(list(itertools.permutations(newcomers, 2)), rng):
         one, other = tracks[i], tracks[j]
@@ -58,14 +58,14 @@ def _order_of(tracks: Tracks, rng: np.random.Generator) -> _Asked:
             yield text, answer, (one.kind, other.kind), [i, j], frames
 
 
-def _digit(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _digit(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     brief = [i for i, t in enumerate(tracks) if t.kind == "digit" and len(t.shown) == 1]
     if len(brief) == 1:
         track = tracks[brief[0]]
         yield "Which digit flashed?", str(track.looks[0].value), DIGITS, brief, track.shown
 
 
-def _change(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _change(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     for i in _order(tracks, rng):
         colours, kind = tracks[i].colours, tracks[i].kind
         if len(colours) == 2 and _unique(tracks, kind=kind):
@@ -73,7 +73,7 @@ def _change(tracks: Tracks, rng: np.random.Generator) -> _Asked:
             yield f"What colour did the {kind} become?", colours[1], tuple(COLOURS), [i], after
 
 
-def _late(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _late(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     late = [i for i, track in enumerate(tracks) if track.shown[0] >= len(track.states) - 2]
     if len(late) == 1:
         track = tracks[late[0]]
@@ -81,7 +81,7 @@ def _late(tracks: Tracks, rng: np.random.Generator) -> _Asked:
             yield "What appeared at the end?", track.kind, SHAPES, late, track.shown
 
 
-def _vanishing(tracks: Tracks, rng: np.random.Generator) -> _Asked:
+def _vanishing(tracks: Tracks, rng: np.random.Generator) -> _ClipQuestions:
     settled = [i for i, t in enumerate(tracks) if len(t.runs) == 1 and len(t.shown) > 1]
     gone = [i for i in settled if tracks[i].states[-1] is None]
     there = [i for i in settled if tracks[i].states[-1] is not None]
@@ -96,7 +96,7 @@ def _vanishing(tracks: Tracks, rng: np.random.Generator) -> _Asked:
                 yield f"Did {name} vanish?", answer, YES_NO, [i], range(min(last + 1, end), end + 1)
 
 
-_ASKERS: dict[str, Callable[[Tracks, np.random.Generator], _Asked]] = {
+_ASKERS: dict[str, Callable[[Tracks, np.random.Generator], _ClipQuestions]] = {
     "motion": _motion,
     "flashes": _flashes,
     "order": _order_of,

@@ -10,7 +10,7 @@ from PIL import Image
 from ...values.errors import ArgumentError
 from .clip_questions import CLIP_CATEGORIES, TIMES, WAYS, ask_clip
 from .drawn import SPLITS, Drawn
-from .example import Answered, Question
+from .example import Answered, SuiteQuestion
 from .layout import COLOURS, SHAPES
 from .questions import DIGITS, YES_NO
 from .render import render_clip
@@ -42,7 +42,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Clip(Answered[Track]):
+class ClipExample(Answered[Track]):
     """One item of the suite of clips, with the attributes of `Answered` and one more.
 
     Attributes
@@ -55,15 +55,15 @@ class Clip(Answered[Track]):
 
 
 @dataclass(frozen=True)
-class Clips(Drawn[Clip]):
+class Clips(Drawn[ClipExample]):
     """Short clips, 8 frames of 80x80. See `Drawn` for the parameters."""
 
-    def _draw(self, index: int) -> Clip:
+    def _draw(self, index: int) -> ClipExample:
         rng = np.random.default_rng([SPLITS.index(self.split), self.seed, index, _STREAM])
         category = CLIP_CATEGORIES[index % len(CLIP_CATEGORIES)]
         tracks, question = draw_clip(rng, self.split, category)
         frames = render_clip(tracks, FRAMES, CLIP_SIDE, rng)
-        return Clip(
+        return ClipExample(
             tuple(Image.fromarray(frame) for frame in frames),
             question.text,
             question.answer,
@@ -82,7 +82,7 @@ def draw_clip(
     category: str,
     most: int = _OBJECTS[1],
     frames: int = FRAMES,
-) -> tuple[tuple[Track, ...], Question]:
+) -> tuple[tuple[Track, ...], SuiteQuestion]:
     """Draw a clip's objects and a question of ``category`` about them.
 
     Parameters

@@ -10,11 +10,11 @@ from typing import Generic, TypeVar, overload
 from ...values.errors import ArgumentError
 
 SPLITS = ("train", "validation", "test")
-_Example = TypeVar("_Example", covariant=True)
+_ExampleType = TypeVar("_ExampleType", covariant=True)
 
 
 @dataclass(frozen=True)
-class Drawn(Sequence[_Example], Generic[_Example]):
+class Drawn(Sequence[_ExampleType], Generic[_ExampleType]):
     """``n`` examples, drawn when they are looked at; the same ones every time.
 
     Example ``i`` depends on ``split``, ``seed`` and ``i`` alone. Categories take turns.
@@ -45,16 +45,16 @@ class Drawn(Sequence[_Example], Generic[_Example]):
         return self.n
 
     @overload
-    def __getitem__(self, index: int) -> _Example: ...
+    def __getitem__(self, index: int) -> _ExampleType: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[_Example]: ...
-    def __getitem__(self, index: int | slice) -> _Example | Sequence[_Example]:
+    def __getitem__(self, index: slice) -> Sequence[_ExampleType]: ...
+    def __getitem__(self, index: int | slice) -> _ExampleType | Sequence[_ExampleType]:
         if isinstance(index, slice):
             return [self._draw(i) for i in range(self.n)[index]]
         return self._draw(range(self.n)[index])
 
-    def __iter__(self) -> Iterator[_Example]:
+    def __iter__(self) -> Iterator[_ExampleType]:
         return (self._draw(i) for i in range(self.n))
 
     @abstractmethod
-    def _draw(self, index: int) -> _Example: ...
+    def _draw(self, index: int) -> _ExampleType: ...

@@ -49,7 +49,7 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
-class Question:
+class SuiteQuestion:
     """A question about a scene, with its one right answer.
 
     Attributes

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .example import Question, SceneObject
+from .example import SceneObject, SuiteQuestion
 from .layout import COLOURS, KINDS, SHAPES, SIDE
 
 Objects = Sequence[SceneObject]
@@ -29,22 +29,22 @@ _SIDE_DOMINANCE = 1.7  # how much longer one axis of an offset is than the other
 _SIZE_RATIO = 1.3  # least ratio of two sizes that are compared
 
 
-def ask(category: str, objects: Objects, rng: np.random.Generator) -> Iterator[Question]:
+def ask(category: str, objects: Objects, rng: np.random.Generator) -> Iterator[SuiteQuestion]:
     """Yield what can be asked about a scene, in random order.
 
     Every question has one answer: what it refers to is the only object of that description, and
     what it compares differs by a clear margin.
     """
     return (
-        Question(text, answer, category, choices, tuple(referents))
+        SuiteQuestion(text, answer, category, choices, tuple(referents))
         for text, answer, choices, referents in _ASKERS[category](objects, rng)
     )
 
 
-_Asked = Iterator[tuple[str, str, tuple[str, ...], Sequence[int]]]
+_ImageQuestions = Iterator[tuple[str, str, tuple[str, ...], Sequence[int]]]
 
 
-def _existence(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _existence(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     present = {(thing.colour, thing.kind) for thing in objects}
     colours = {thing.colour for thing in objects}
     kinds = {thing.kind for thing in objects}
@@ -61,21 +61,21 @@ def _existence(objects: Objects, rng: np.random.Generator) -> _Asked:
             yield f"Is there {article} {colour} {kind}?", answer, YES_NO, matching
 
 
-def _colour(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _colour(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     for i in _order(objects, rng):
         if _unique(objects, kind=objects[i].kind):
             text = f"What colour is the {objects[i].kind}?"
             yield text, objects[i].colour, tuple(COLOURS), [i]
 
 
-def _shape(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _shape(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     for i in _order(objects, rng):
         if objects[i].kind != "digit" and _unique(objects, colour=objects[i].colour):
             text = f"What shape is the {objects[i].colour} object?"
             yield text, objects[i].kind, SHAPES, [i]
 
 
-def _count(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _count(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     for kind, name in shuffled([(0, c) for c in COLOURS] + [(1, k) for k in KINDS], rng):
         matching = [i for i, o in enumerate(objects) if name == (o.kind if kind else o.colour)]
         if len(matching) < len(COUNTS):
@@ -83,7 +83,7 @@ def _count(objects: Objects, rng: np.random.Generator) -> _Asked:
             yield f"How many {noun} are there?", COUNTS[len(matching)], COUNTS, matching
 
 
-def _position(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _position(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     choices = tuple(itertools.chain.from_iterable(CELLS))
     for i in _order(objects, rng):
         column, row = _cell(objects[i].x), _cell(objects[i].y)
@@ -91,7 +91,7 @@ def _position(objects: Objects, rng: np.random.Generator) -> _Asked:
             yield f"Where is {name}?", CELLS[row][column], choices, [i]
 
 
-def _relation(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _relation(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     for i, j in shuffled(list(itertools.permutations(range(len(objects)), 2)), rng):
         dx, dy = objects[i].x - objects[j].x, objects[i].y - objects[j].y
         long, short = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
@@ -103,7 +103,7 @@ def _relation(objects: Objects, rng: np.random.Generator) -> _Asked:
             yield f"On which side of {other} is {one}?", answer, SIDES, [i, j]
 
 
-def _comparison(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _comparison(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     shapes = [i for i, thing in enumerate(objects) if thing.kind != "digit"]
     pairs = shuffled(list(itertools.permutations(shapes, 2)), rng)
     extremes = (_superlative(objects, shapes, bigger) for bigger in shuffled([True, False], rng))
@@ -122,7 +122,7 @@ def _comparison(objects: Objects, rng: np.random.Generator) -> _Asked:
             yield text, answer, (one.kind, other.kind), [i, j]
 
 
-def _superlative(objects: Objects, shapes: Sequence[int], bigger: bool) -> _Asked:
+def _superlative(objects: Objects, shapes: Sequence[int], bigger: bool) -> _ImageQuestions:
     if len(shapes) < 3:
         return
     first, second, *_ = sorted(shapes, key=lambda i: objects[i].size, reverse=bigger)
@@ -132,7 +132,7 @@ def _superlative(objects: Objects, shapes: Sequence[int], bigger: bool) -> _Aske
         yield text, objects[first].colour, tuple(COLOURS), [first]
 
 
-def _reading(objects: Objects, rng: np.random.Generator) -> _Asked:
+def _reading(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
     digits = [i for i, thing in enumerate(objects) if thing.kind == "digit"]
     for i in shuffled(digits, rng):
         if len(digits) == 1 and rng.random() < 0.5:
@@ -141,7 +141,7 @@ def _reading(objects: Objects, rng: np.random.Generator) -> _Asked:
             yield f"What is the {objects[i].colour} digit?", str(objects[i].value), DIGITS, [i]
 
 
-_ASKERS: dict[str, Callable[[Objects, np.random.Generator], _Asked]] = {
+_ASKERS: dict[str, Callable[[Objects, np.random.Generator], _ImageQuestions]] = {
     "existence": _existence,
     "colour": _colour,
     "shape": _shape,

@@ -15,7 +15,7 @@ from .example import SceneObject
 from .layout import COLOURS, SIDE
 from .tracks import Track
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 _Finish = tuple[npt.NDArray[np.float64], float, float]
 _FINE = 4  # supersampling of shape outlines
 _CUTS = 0.15  # share of clips that cut to another background
@@ -70,7 +70,7 @@ def _finish(rng: np.random.Generator) -> _Finish:
     return tint, light, dark
 
 
-def _paint(canvas: Floats, thing: SceneObject, finish: _Finish) -> None:
+def _paint(canvas: Float32Array, thing: SceneObject, finish: _Finish) -> None:
     tint, light, dark = finish
     alpha, left, top = mask(thing)
     height, width = alpha.shape
@@ -80,7 +80,7 @@ def _paint(canvas: Floats, thing: SceneObject, finish: _Finish) -> None:
     window += alpha[..., None] * (paint.astype(np.float32) + shade[:, None, None] - window)
 
 
-def mask(thing: SceneObject) -> tuple[Floats, int, int]:
+def mask(thing: SceneObject) -> tuple[Float32Array, int, int]:
     """How much of each pixel an object covers: ``(size, size)`` from 0 to 1, with left and top."""
     left, top = round(thing.x - thing.size / 2), round(thing.y - thing.size / 2)
     if thing.sample is not None:
@@ -89,14 +89,14 @@ def mask(thing: SceneObject) -> tuple[Floats, int, int]:
 
 
 @lru_cache(maxsize=8192)
-def _digit_mask(sample: int, size: int, angle: int) -> Floats:
+def _digit_mask(sample: int, size: int, angle: int) -> Float32Array:
     ink = Image.fromarray(glyph(sample)).resize((size, size), Image.Resampling.BICUBIC)
     turned = ink.rotate(-angle, Image.Resampling.BILINEAR)
     return np.clip(np.asarray(turned, np.float32) / 255 * 1.25, 0, 1)
 
 
 @cache
-def _shape_mask(kind: str, size: int, angle: int) -> Floats:
+def _shape_mask(kind: str, size: int, angle: int) -> Float32Array:
     fine = size * _FINE
     image = Image.new("L", (fine, fine))
     draw = ImageDraw.Draw(image)
@@ -141,7 +141,7 @@ def _outline(kind: str) -> list[tuple[float, float]]:
     ]
 
 
-def _background(rng: np.random.Generator, near: str, side: int) -> Floats:
+def _background(rng: np.random.Generator, near: str, side: int) -> Float32Array:
     """Muted colour, often leaning towards an object's own, under three textures and clutter."""
     tint = np.asarray(COLOURS[near], np.float32)
     lean = rng.uniform(0.0, 0.45)
@@ -154,13 +154,13 @@ def _background(rng: np.random.Generator, near: str, side: int) -> Floats:
     return _clutter(rng, canvas, base)
 
 
-def _blobs(rng: np.random.Generator, side: int) -> Floats:
+def _blobs(rng: np.random.Generator, side: int) -> Float32Array:
     cells = int(rng.integers(3, 16))
     coarse = (rng.uniform(8, 24) * rng.standard_normal((cells, cells))).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _stripes(rng: np.random.Generator, side: int) -> Floats:
+def _stripes(rng: np.random.Generator, side: int) -> Float32Array:
     turn, period = rng.uniform(0, math.pi), rng.uniform(6, 40)
     along = np.arange(side, dtype=np.float32) * np.float32(2 * math.pi / period)
     phase = along[None, :] * np.float32(math.cos(turn)) + along[:, None] * np.float32(
@@ -172,17 +172,17 @@ def _stripes(rng: np.random.Generator, side: int) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _grain_bank() -> Floats:
+def _grain_bank() -> Float32Array:
     return np.random.default_rng(0).standard_normal((2 * SIDE, 2 * SIDE, 3), np.float32)
 
 
-def _grain(rng: np.random.Generator, side: int) -> Floats:
+def _grain(rng: np.random.Generator, side: int) -> Float32Array:
     """Pixel noise: a window of one fixed field, as fresh noise would cost most of the time."""
     y, x = rng.integers(SIDE, size=2)
     return _grain_bank()[y : y + side, x : x + side]
 
 
-def _clutter(rng: np.random.Generator, canvas: Floats, base: Floats) -> Floats:
+def _clutter(rng: np.random.Generator, canvas: Float32Array, base: Float32Array) -> Float32Array:
     """Short strokes and specks that are no object: thin, and close to the background's colour."""
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)

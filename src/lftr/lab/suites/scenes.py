@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...values.errors import ArgumentError
 from .drawn import SPLITS, Drawn
-from .example import Example, Question, SceneObject
+from .example import Example, SceneObject, SuiteQuestion
 from .layout import COLOURS, SHAPES, sample_objects
 from .questions import CATEGORIES, CELLS, COUNTS, DIGITS, SIDES, YES_NO, ask
 from .render import render
@@ -50,7 +50,7 @@ class Scenes(Drawn[Example]):
 
 def draw(
     rng: np.random.Generator, split: str, category: str, most: int = _OBJECTS[1]
-) -> tuple[tuple[SceneObject, ...], Question]:
+) -> tuple[tuple[SceneObject, ...], SuiteQuestion]:
     """Draw a scene and a question of ``category`` about it.
 
     Parameters

@@ -104,7 +104,7 @@ class Answers:
             self._journal.close()
 
 
-def answered(path: str | Path, config: Mapping[str, Any]) -> int:
+def count_answers(path: str | Path, config: Mapping[str, Any]) -> int:
     """Return the number of answers that a folder holds for a configuration."""
     with closing(Answers.open(path, config)) as answers:
         return len(answers)

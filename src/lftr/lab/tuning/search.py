@@ -14,7 +14,7 @@ from ..asking.settings import Setting, name_of
 from .batches import ImageBatch
 from .betting import Bets
 
-Verdict = Literal["holds", "fails", "open"]
+BudgetVerdict = Literal["holds", "fails", "open"]
 _BOLDER = 2  # budgets below the race's result that are tested too, since the race may err
 
 
@@ -187,7 +187,7 @@ class Proof:
 
     def __init__(self, setting: Setting, goal: Goal) -> None:
         self.trial = Trial(setting)
-        self.verdict: Verdict = "open"
+        self.verdict: BudgetVerdict = "open"
         self._alpha = goal.alpha
         self._above, self._below = Bets(goal.agreement), Bets(1.0 - goal.agreement)
 

@@ -19,7 +19,7 @@ from ...media import (
     look_at_image,
     read_image,
 )
-from ...prompting import Medium
+from ...prompting import ImageOrClip
 from ...values.errors import ArgumentError, LftrError
 from ...values.textfile import read_text
 from .. import suites
@@ -183,7 +183,7 @@ def _refuse_subfolder(folder: Path) -> None:
     raise ArgumentError.of("folder", folder.name, allowed)
 
 
-def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[Medium]], bool]:
+def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[ImageOrClip]], bool]:
     """Return a function that reads a file, and whether it is a clip; nothing is decoded yet."""
     if is_clip(path):
         look_at_clip(path)
@@ -192,9 +192,9 @@ def _reader(path: Path, picking: Picking) -> tuple[Callable[[], Sequence[Medium]
     return functools.partial(_still, path), False
 
 
-def _still(path: Path) -> tuple[Medium, ...]:
+def _still(path: Path) -> tuple[ImageOrClip, ...]:
     return (read_image(path),)
 
 
-def _clip(path: Path, picking: Picking) -> tuple[Medium, ...]:
+def _clip(path: Path, picking: Picking) -> tuple[ImageOrClip, ...]:
     return (load_clip(path, picking.frames, picking.fps),)

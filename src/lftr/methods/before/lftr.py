@@ -16,14 +16,14 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.apportion import apportion
-from ..operations.cells import candidates, spread
+from ..operations.cells import candidates, spread_tokens
 from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
 from ..operations.relevance_greedy import marginal_relevance
 from ..operations.scaling import mean_cosine, min_max, unit, z_score
 from ..operations.signals import ENCODER, TEXT, Notes, encoder_features, stand_in
 from ..operations.similarity import Similarity
-from ..operations.temporal import changed, nearest_kept, pick_in_frames, run_slots, slot_flow
+from ..operations.temporal import most_changed, nearest_kept, pick_in_frames, run_slots, slot_flow
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Lftr(Method, name="lftr"):
         first = min(between_stages, size)
         if self.first == "even":
             first = math.ceil(between_stages / frames)
-        stays = changed(x, length, between_stages, first)
+        stays = most_changed(x, length, between_stages, first)
         left = stays.sum(dim=2)
         counts = apportion(keep, left, left)
         frame = VisualTokens(tokens.features[:, :size], grid=(1, height, width))
@@ -185,7 +185,7 @@ class Lftr(Method, name="lftr"):
         number = candidates(tokens.count, keep, self.candidates)
         if self.among == "relevant":
             return Selection.top(scores, number).index
-        return spread(tokens, number).expand(len(scores), -1)
+        return spread_tokens(tokens, number).expand(len(scores), -1)
 
     def _scores(self, tokens: VisualTokens, seen: Directions) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Rows = Callable[[Tensor], Tensor]
+RowsOf = Callable[[Tensor], Tensor]
 
 LIST = 512  # entries of all lists together, for each token
 BLOCK = 64  # rows that are looked at together
 FEW = 16  # lists that are looked at together
 
 
-def lazy_greedy(rows: Rows, total: int, keep: int, weight: Tensor, bonus: Tensor) -> Tensor:
+def lazy_greedy(rows: RowsOf, total: int, keep: int, weight: Tensor, bonus: Tensor) -> Tensor:
     """Pick, one after the other, the largest ``weight * gain + bonus`` of one item; return them.
 
     A candidate gives each token a number, its row. A token's coverage is the largest number that a

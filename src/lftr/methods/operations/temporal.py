@@ -10,7 +10,7 @@ from torch import Tensor
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
-from .cells import spread
+from .cells import spread_tokens
 from .composing import padded
 from .directions import Directions
 from .flows import ROUNDING
@@ -19,7 +19,7 @@ from .relevance_greedy import marginal_relevance
 from .similarity import Similarity
 
 
-def changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
+def most_changed(x: Tensor, length: Tensor, keep: int, first: int) -> Tensor:
     """Return the tokens least similar to those at their position a frame before, ``(B, T, N)``.
 
     Evenly spread tokens of the first frame come before all others, its remaining tokens last.
@@ -182,5 +182,5 @@ def _spread(stays: Tensor, number: Tensor, tokens: VisualTokens) -> Tensor:
         row = (full & (number == count)).nonzero().squeeze(1)
         able[row] = False
         if count:
-            able[row.unsqueeze(1), spread(tokens, count)] = True
+            able[row.unsqueeze(1), spread_tokens(tokens, count)] = True
     return able

@@ -12,7 +12,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
-from ..operations.cells import spread
+from ..operations.cells import spread_tokens
 from ..operations.motion import same_position
 from .base import ClipMethod, by_frame, own_counts
 
@@ -71,7 +71,7 @@ class DyCoke(ClipMethod, name="dycoke"):
             if now in pairs:
                 inside = Selection.top(-like[:, list(pairs).index(now)], count).index
             elif count:
-                inside = spread(frame, count).expand(len(tokens.features), -1)
+                inside = spread_tokens(frame, count).expand(len(tokens.features), -1)
             else:
                 continue
             parts.append(inside + now * size)

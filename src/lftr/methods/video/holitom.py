@@ -14,9 +14,9 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.apportion import CEILED, ROUNDED, apportion, highest
+from ..operations.clip_parts import ClipParts
 from ..operations.density import peak_clusters
 from ..operations.motion import stillness
-from ..operations.parts import Parts
 from ..operations.segments import still_windows
 from ..operations.signals import SALIENCY, saliency
 from .base import ClipMethod
@@ -95,7 +95,7 @@ class HoliTom(ClipMethod, name="holitom"):
         own = None if self.mean else self.own
         return replace(parts.selection(torch.cat([still, moving]), own), notes=notes)
 
-    def parts(self, x: Tensor, keep: int) -> Parts:
+    def parts(self, x: Tensor, keep: int) -> ClipParts:
         """Return the segments of a clip ``(T, N, C)`` and the static positions of each."""
         like = stillness(x[None])[0]
         segments = still_windows(like > self.threshold, self.longest)
@@ -106,7 +106,7 @@ class HoliTom(ClipMethod, name="holitom"):
                 for first, end in segments
             ]
         )
-        return Parts(segments, score > self.threshold).loosened(score, keep)
+        return ClipParts(segments, score > self.threshold).loosened(score, keep)
 
     def _clustered(self, x: Tensor, members: Tensor, counts: Tensor) -> Tensor:
         """Return the leader ``(R, N)`` of each member: the nearest of the part's density peaks."""

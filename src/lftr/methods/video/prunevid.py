@@ -13,8 +13,8 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
+from ..operations.clip_parts import ClipParts
 from ..operations.density import peak_clusters
-from ..operations.parts import Parts
 from ..operations.scaling import unit
 from ..operations.segments import clustered
 from .base import ClipMethod, own_counts
@@ -86,12 +86,12 @@ class PruneVid(ClipMethod, name="prunevid"):
             sizes > self.few, (sizes.double() * self.share).long().clamp_min(1), sizes
         )
 
-    def _parts(self, x: Tensor) -> tuple[Parts, Tensor]:
+    def _parts(self, x: Tensor) -> tuple[ClipParts, Tensor]:
         """Return the segments of a clip ``(T, N, C)`` with their static positions, and scores."""
         count = max(1, int(len(x) * self.clusters))
         segments = clustered(x.float().mean(dim=1), count, self.neighbours)
         score = torch.stack([_likeness(x[first:end]) for first, end in segments])
-        return Parts(segments, score > self.threshold), score
+        return ClipParts(segments, score > self.threshold), score
 
 
 def _frames(tokens: VisualTokens) -> Tensor:

@@ -22,8 +22,8 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.evidence import fields_from, missing_evidence
 from ....values.indexing import take
 from ....values.selection import Selection
-from ..api import Call, Model, encoder_of, extra_outputs, feature_layer
-from ..families import Clips, Family, Medium
+from ..api import CallArguments, Model, encoder_of, extra_outputs, feature_layer
+from ..families import Family, Medium, VideoArguments
 from .encode_cache import encode_cache_of
 from .merge import Merged, MergePass, TapOf
 
@@ -94,7 +94,7 @@ def choose_evidence(
     return frozenset(chosen)
 
 
-def encoder_arguments(medium: Medium, model: Model, call: Call) -> dict[str, Any]:
+def encoder_arguments(medium: Medium, model: Model, call: CallArguments) -> dict[str, Any]:
     """Return the arguments of a call that the encoder of a medium takes."""
     names = inspect.signature(medium.encoder(model)).parameters
     arguments = {name: call[name] for name in names if call.get(name) is not None}
@@ -103,7 +103,7 @@ def encoder_arguments(medium: Medium, model: Model, call: Call) -> dict[str, Any
 
 def encoder_names(family: Family, model: Model) -> set[str]:
     """Return the names that generate hands to encoders and to no one else."""
-    functions = [encoder_of(model, name) for name in (Medium.name, Clips.name)]
+    functions = [encoder_of(model, name) for name in (Medium.name, VideoArguments.name)]
     functions += [medium.encoder(model) for medium in family.media]
     names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
     return names - {"kwargs"}
@@ -137,7 +137,7 @@ def _encode(
     evidence: Iterable[str],
     merge: EncoderMerge | None,
 ) -> Encoded:
-    reader, merging = _EvidenceReader(medium, model, frozenset(evidence)), None
+    reader, merging = _MediumReader(medium, model, frozenset(evidence)), None
     taps: dict[nn.Module, Tap] = {}
     with ExitStack() as stack:
 
@@ -170,7 +170,7 @@ def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
         )
 
 
-class _EvidenceReader:
+class _MediumReader:
     """Reads the evidence of one pass of the encoder."""
 
     def __init__(self, medium: Medium, model: Model, wanted: frozenset[str]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..api import Model
     from .encode import Encoded
 
-Run = Callable[[frozenset[str]], "Encoded"]
+EncodeFunction = Callable[[frozenset[str]], "Encoded"]
 
 _caches: WeakKeyDictionary[Model, EncodeCache] = WeakKeyDictionary()
 
@@ -23,7 +23,9 @@ class EncodeCache:
     def __init__(self) -> None:
         self._entries: dict[tuple[object, ...], tuple[Any, frozenset[str], Encoded]] = {}
 
-    def encode(self, arguments: Mapping[str, Any], evidence: frozenset[str], run: Run) -> Encoded:
+    def encode(
+        self, arguments: Mapping[str, Any], evidence: frozenset[str], run: EncodeFunction
+    ) -> Encoded:
         """Return the cached output, or ``run`` the encoder with all evidence requested so far."""
         key = tuple((name, id(value)) for name, value in arguments.items())
         entry = self._entries.get(key)

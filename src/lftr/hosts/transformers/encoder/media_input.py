@@ -15,15 +15,15 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.evidence import from_rows
 from ....values.selection import Selection
 from ....values.tokens import Grid, VisualTokens
-from ...items import Item, ReductionPlan
+from ...items import ReductionPlan, VisualItem
 from ...layout import Layout
-from ..api import Call, Model
+from ..api import CallArguments, Model
 from ..families import Medium
 from ..prompt.segment import PromptSegment
 from .encode import Encoded, encode, encoder_arguments
 
 
-def of_medium(items: Sequence[Item], medium: Medium) -> list[Item]:
+def of_medium(items: Sequence[VisualItem], medium: Medium) -> list[VisualItem]:
     """Return the items of one medium, as its encoder has them."""
     return [item for item in items if item.medium == medium.name]
 
@@ -54,7 +54,9 @@ class MediaInput:
     _encoded: Encoded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, medium: Medium, model: Model, call: Call, segment: PromptSegment) -> MediaInput:
+    def of(
+        cls, medium: Medium, model: Model, call: CallArguments, segment: PromptSegment
+    ) -> MediaInput:
         """Return the input of one medium in a call."""
         present = medium.present_in(call)
         arguments = encoder_arguments(medium, model, call) if present else {}
@@ -86,7 +88,7 @@ class MediaInput:
         """Run the encoder."""
         self._encoded = encode(self.medium, self.model, self.arguments, evidence, plan.encoder)
 
-    def items(self, segment: PromptSegment) -> list[Item]:
+    def items(self, segment: PromptSegment) -> list[VisualItem]:
         """Cut the encoder's output into items, each with its place in the prompt."""
         medium, merged = self.medium, self.encoded.merged
         visual = medium.placeholders(self.model, segment.full_ids)
@@ -101,7 +103,7 @@ class MediaInput:
         rows = visual.sum(dim=1).tolist()
         if tokens != sum(rows):
             raise ArgumentError.of(
-                Call.name("ids"),
+                CallArguments.name("ids"),
                 f"{sum(rows)} {medium.name} placeholders",
                 f"{tokens}, one for each token of the {medium.name}s",
             )
@@ -117,20 +119,20 @@ class MediaInput:
             sizes, layouts = _join_lines(visual, sizes)
             views = [1] * len(sizes)
         columns = visual.nonzero()[:, 1].tolist()
-        items: list[Item] = []
+        items: list[VisualItem] = []
         row, used, total = 0, 0, 0
         for size, layout, tiles in zip(sizes, layouts, views, strict=True):
             while used == rows[row]:
                 row, used = row + 1, 0
             if used + size > rows[row]:
                 raise ArgumentError.of(
-                    Call.name("ids"),
+                    CallArguments.name("ids"),
                     f"{rows[row]} {medium.name} placeholders in row {row}",
                     f"whole {medium.name}s in a row; the next one has {size} tokens, {used} are "
                     "taken",
                 )
             items.append(
-                Item(
+                VisualItem(
                     row,
                     0,
                     size,
@@ -147,7 +149,7 @@ class MediaInput:
 
     def tokens(
         self,
-        items: Sequence[Item],
+        items: Sequence[VisualItem],
         plan: ReductionPlan,
         evidence: frozenset[str],
         texts: Mapping[str, Sequence[Tensor]],
@@ -181,7 +183,7 @@ class MediaInput:
             tokens.append(VisualTokens(features[i], **layout.fields, **values))
         return tokens
 
-    def kept(self, items: Sequence[Item], shorter: bool) -> Any:
+    def kept(self, items: Sequence[VisualItem], shorter: bool) -> Any:
         """Return the encoder's output with only the chosen features, in its own container.
 
         ``shorter`` says whether the prompt lost columns; the model is then called without `sent`.
@@ -214,7 +216,7 @@ class MediaInput:
     def _rows_with_placeholder(self, rows: Tensor) -> Tensor:
         return rows if self.sent is None else rows[self.sent.to(rows.device)]
 
-    def smaller(self, method: ImageMethod, items: Sequence[Item]) -> Any:
+    def smaller(self, method: ImageMethod, items: Sequence[VisualItem]) -> Any:
         """Encode all items at the grid that the method asks for, and return the kept features."""
         if any(len(item.layout.tiles or ()) > 1 for item in items):
             raise UnsupportedModelError(

@@ -24,7 +24,7 @@ from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
 from ....values.exact import exactly
 from ....values.selection import Flow, Selection
 from ....values.tokens import VisualTokens
-from ..api import Call, Model, attention_of
+from ..api import CallArguments, Model, attention_of
 from ..checkpointing import run_once
 from ..families import Family, Medium
 
@@ -209,11 +209,11 @@ class MergePass:
         dtype = next(module.parameters()).dtype
         bias = self._size.log().to(dtype)[:, None, None, :]
         bias = bias.expand(-1, -1, bias.shape[-1], -1)
-        return args, Call(kwargs).but(mask=bias)
+        return args, CallArguments(kwargs).but(mask=bias)
 
     def _even_out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Apply later merges to the states of earlier layers, for models that use several."""
-        name = Call.name("states")
+        name = CallArguments.name("states")
         states = getattr(output, name, None)
         if threading.get_ident() == self._thread and states is not None:
             carried = [

@@ -6,17 +6,20 @@ import importlib
 import pkgutil
 
 from ....values.errors import UnsupportedModelError
+from ....values.renamed import former_names
 from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .general import General, is_general
-from .medium import Clips, Medium
+from .medium import Medium, VideoArguments
 from .refused import REFUSED
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Clips", "Family", "Layout", "Medium", "family_of", "list_families"]
+__all__ = ["Family", "Layout", "Medium", "VideoArguments", "family_of", "list_families"]
+
+__getattr__ = former_names(__name__, {"Clips": VideoArguments})
 
 
 def list_families(*, video: bool = False) -> list[str]:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ....values.errors import UnsupportedModelError
 from ...layout import Layout
-from ..api import Call, Model, encoder_of, takes_encoded
+from ..api import CallArguments, Model, encoder_of, takes_encoded
 from .base import Family
 from .layout import Inputs, grids_of
-from .medium import Clips, Medium
+from .medium import Medium, VideoArguments
 
 _TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 _PROJECTORS = (
@@ -87,7 +87,7 @@ class Readable(Medium):
         return [_merged(grid, size) for grid, size in zip(grids, sizes, strict=True)]
 
 
-class ReadableClips(Clips, Readable):
+class ReadableClips(VideoArguments, Readable):
     """Videos of such a model."""
 
 
@@ -124,7 +124,7 @@ class General(Readable, Family):
             raise UnsupportedModelError(
                 f"a later turn on a cache that a reduced call filled: lftr does not know "
                 f"{model_type}, whose positions have {len(positions)} axes; give "
-                f"{Call.name('positions')}, or the whole conversation without the cache"
+                f"{CallArguments.name('positions')}, or the whole conversation without the cache"
             )
         return super().continued(model, positions, following, earlier)
 

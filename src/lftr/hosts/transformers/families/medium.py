@@ -187,8 +187,8 @@ class Medium:
         )
 
 
-class Clips:
-    """The names of videos: a base class placed before a `Medium`, to make it one of clips."""
+class VideoArguments:
+    """The names of the arguments for videos: a base class before a `Medium` of videos."""
 
     name: ClassVar[str] = "video"
     pixels: tuple[str, ...] = ("pixel_values_videos",)

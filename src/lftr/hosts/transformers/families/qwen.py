@@ -13,7 +13,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, block_mean, grid_split, grids_of, resize_pixels
-from .medium import Clips, Medium
+from .medium import Medium, VideoArguments
 from .windows import InWindows
 
 
@@ -94,7 +94,7 @@ def _patch(model: Model) -> tuple[int, int]:
     return int(config.patch_size), int(getattr(config, "temporal_patch_size", 1))
 
 
-class PackedClips(Clips, Packed):
+class PackedClips(VideoArguments, Packed):
     """Their clips."""
 
 
@@ -129,7 +129,7 @@ class Convolved(Packed):
         return input_ids.eq(model.config.image_token_id) & (in_clip == (self.name == "video"))
 
 
-class ConvolvedClips(Clips, Convolved):
+class ConvolvedClips(VideoArguments, Convolved):
     """Their clips."""
 
 
@@ -159,7 +159,7 @@ class Windowed(InWindows, Packed):
         return self.in_raster(model, inputs, super().to_tokens(model, inputs, patches))
 
 
-class WindowedClips(Clips, Windowed):
+class WindowedClips(VideoArguments, Windowed):
     """Clips of the class above."""
 
 
@@ -177,7 +177,7 @@ class Convoluted(Packed):
     projector = "multi_modal_projector"
 
 
-class ConvolutedClips(Clips, Convoluted):
+class ConvolutedClips(VideoArguments, Convoluted):
     """Clips of the class above."""
 
 

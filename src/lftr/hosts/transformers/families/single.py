@@ -14,7 +14,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, grids_of
-from .medium import Clips, Medium
+from .medium import Medium, VideoArguments
 from .qwen import Packed
 
 
@@ -40,7 +40,7 @@ class ChannelsLast(Single):
         return planes.reshape(len(planes), images.shape[1], -1).mT.flatten(1)
 
 
-class ChannelsLastClips(Clips, ChannelsLast):
+class ChannelsLastClips(VideoArguments, ChannelsLast):
     """Clips: each frame has its own run of placeholders."""
 
 
@@ -58,7 +58,7 @@ class Resampled(Single):
     projector = "resampler_model"
 
 
-class ResampledClips(Clips, Resampled):
+class ResampledClips(VideoArguments, Resampled):
     """Clips: a token is made of the same patches of two frames."""
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
@@ -139,7 +139,7 @@ class Lined(Single):
         return Medium.resized(self, model, inputs, grids)  # a grid of tokens has no newlines
 
 
-class LinedClips(Clips, Lined):
+class LinedClips(VideoArguments, Lined):
     """Clips: the rows of all frames in sequence."""
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from ....values.report import Report
 from ...items import ReductionPlan
-from ..api import Call, Model
+from ..api import CallArguments, Model
 from ..families import Family
 from ..hooks import ModelHooks
 from ..reduced_call import ReducedCall
@@ -29,10 +29,10 @@ class Host(Protocol):
 
     def __init__(self, model: Model, family: Family, plan: ReductionPlan) -> None: ...
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: CallArguments) -> bool:
         """Whether a call of ``forward`` or ``generate`` has to be reduced."""
 
-    def reduce(self, call: Call, report: Report) -> ReducedCall:
+    def reduce(self, call: CallArguments, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``, now or by its hooks."""
 
     def hooks(self) -> Iterable[Any]:

@@ -15,10 +15,10 @@ from ....values.evidence import fields_from
 from ....values.report import Report
 from ....values.selection import Selection
 from ...clock import Clock
-from ...items import Item, ReductionPlan, drops, write_report
+from ...items import ReductionPlan, VisualItem, drops, fill_report
 from ...layout import Layout
 from ...rows import FEATURES, choose_rows, evidence_of
-from ..api import Call, Model, generation_setting
+from ..api import CallArguments, Model, generation_setting
 from ..families import Family
 from ..hooks import ModelHooks
 from ..prompt.text_evidence import row_texts
@@ -54,7 +54,7 @@ class _Images:
     ratios: list[list[int]]
 
 
-class _Call(threading.local):
+class _CurrentImages(threading.local):
     """The reduced call that the current thread is in, if any."""
 
     images: _Images | None = None
@@ -75,9 +75,9 @@ class CrossAttentionHost:
         self.model = model
         self.family = family
         self.plan = plan
-        self._call = _Call()
+        self._current = _CurrentImages()
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images."""
         return self.family.present_in(call)
 
@@ -86,7 +86,7 @@ class CrossAttentionHost:
         language = self.family.language_model(self.model)
         return [language.register_forward_pre_hook(self._before, with_kwargs=True)]
 
-    def reduce(self, call: Call, report: Report) -> ReducedCall:
+    def reduce(self, call: CallArguments, report: Report) -> ReducedCall:
         """Store what the hook needs to know; the prompt is not changed."""
         if generation_setting(self.model, call, "cache_implementation") in _STATIC:
             raise UnsupportedModelError(
@@ -99,18 +99,18 @@ class CrossAttentionHost:
         texts = row_texts(self.model, self.plan.guidance, self.evidence, ids, words)
         tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images), without padding
         ratios = call["aspect_ratio_ids"].tolist()
-        self._call.images = _Images(report, texts, ids.shape[1], tiles, ratios)
+        self._current.images = _Images(report, texts, ids.shape[1], tiles, ratios)
         return ReducedCall(call)
 
     def end(self) -> None:
         """Forget the call of this thread."""
-        self._call.images = None
+        self._current.images = None
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        call = Call(kwargs)
-        states, cache, images = call.vision_states, call.cache, self._call.images
+        call = CallArguments(kwargs)
+        states, cache, images = call.vision_states, call.cache, self._current.images
         if states is not None and images is not None:
             index, real, states = self._reduce(images, states)
             call = call.but(vision_states=states)
@@ -140,11 +140,11 @@ class CrossAttentionHost:
                 image = per_image[(row * len(counts)) * expand + number]
                 body = image[:count, 1:].flatten(0, 1)
                 grid = Layout.square(each - 1).tiles or ((1, 1, each - 1),)
-                items.append(Item(row, number, len(body), Layout(grid * count)))
+                items.append(VisualItem(row, number, len(body), Layout(grid * count)))
                 bodies.append(body)
         choose_rows(self.plan, items, bodies, bodies, images.texts)
         clock.lap("method")
-        write_report(self.plan, items, len(tiles), images.columns, report)
+        fill_report(self.plan, items, len(tiles), images.columns, report)
         report.note("the class token of each tile stays beside the kept ones")
         report.clock = clock.readings()
         if not drops(self.plan.keep, items):
@@ -152,7 +152,11 @@ class CrossAttentionHost:
         return self._gather(per_image, items, tiles, expand)
 
     def _gather(
-        self, per_image: Tensor, items: Sequence[Item], tiles: Sequence[Sequence[int]], expand: int
+        self,
+        per_image: Tensor,
+        items: Sequence[VisualItem],
+        tiles: Sequence[Sequence[int]],
+        expand: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Put each row's kept states together, padded to the longest row."""
         _, most, each, channels = per_image.shape
@@ -198,7 +202,7 @@ def _with_class_tokens(
     return [columns[i] for i in order], states[order]
 
 
-def _columns(call: Call, index: Tensor, real: Tensor) -> Tensor:
+def _columns(call: CallArguments, index: Tensor, real: Tensor) -> Tensor:
     """Return the mask over the kept vision states, ``(B, 1, L, V)``."""
     mask = call.vision_mask
     hidden = torch.finfo(torch.float32 if mask is None else mask.dtype).min

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
-from ..api import Call, generation_setting
+from ..api import CallArguments, generation_setting
 from ..cache_record import cached_columns_of
 from ..columns import CachedPrompt, recall
 from ..hooks import ModelHooks
@@ -30,16 +30,16 @@ from .prefill import Prefill
 class DiffusionHooks(ModelHooks):
     """The hooks of a diffusion model, whose encoder and decoder take different arguments."""
 
-    def _infer_mask(self, call: Call) -> Tensor:
+    def _infer_mask(self, call: CallArguments) -> Tensor:
         """Return a mask of ones, since this ``generate`` does not infer padding."""
         return torch.ones_like(call.ids)
 
     @contextmanager
-    def _arguments_of(self, reduced: ReducedCall) -> Iterator[Call]:
+    def _arguments_of(self, reduced: ReducedCall) -> Iterator[CallArguments]:
         """Pass images and positions to the encoder, and correct the decoder's positions."""
         call, thread = reduced.call, threading.get_ident()
         shift = 0 if reduced.lag is None else int(reduced.lag)
-        first = Call()
+        first = CallArguments()
         if call.encoded is not None:
             first = first.but(encoded=call.encoded)
         if call.positions is not None:
@@ -51,7 +51,7 @@ class DiffusionHooks(ModelHooks):
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             if threading.get_ident() != thread:
                 return None
-            arguments = Call.of(module.forward, args, kwargs)
+            arguments = CallArguments.of(module.forward, args, kwargs)
             if begins:
                 return (), arguments | begins.pop()
             return (), arguments.but(positions=arguments.positions + shift)
@@ -61,7 +61,7 @@ class DiffusionHooks(ModelHooks):
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             if threading.get_ident() != thread:
                 return None
-            arguments = Call.of(module.forward, args, kwargs)
+            arguments = CallArguments.of(module.forward, args, kwargs)
             return (), arguments.but(canvas_positions=arguments.canvas_positions + shift)
 
         parts = self.model.base_model
@@ -72,9 +72,11 @@ class DiffusionHooks(ModelHooks):
                 self._check_compiled(call)
                 hook = parts.decoder.register_forward_pre_hook(denoise, with_kwargs=True)
                 stack.callback(hook.remove)
-            yield call.without(*map(Call.name, ("positions", "encoded", "canvas_positions")))
+            yield call.without(
+                *map(CallArguments.name, ("positions", "encoded", "canvas_positions"))
+            )
 
-    def _check_compiled(self, call: Call) -> None:
+    def _check_compiled(self, call: CallArguments) -> None:
         """Check that ``generate`` does not compile the model as one graph, which skips hooks."""
         kind = generation_setting(self.model, call, "cache_implementation")
         whole = generation_setting(self.model, call, "disable_compile")
@@ -90,13 +92,13 @@ class DiffusionHost(Prefill):
 
     model_hooks: ClassVar[type[ModelHooks]] = DiffusionHooks
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images, begins a cache, or uses a cache that a reduced call filled."""
         if call.ids is None:
             return recall(call.cache) is not None
         return super().concerns(call)
 
-    def reduce(self, call: Call, report: Report) -> ReducedCall:
+    def reduce(self, call: CallArguments, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``."""
         prefix = recall(call.cache)
         past = call.past + _dropped(prefix)  # columns of the full conversation
@@ -104,7 +106,7 @@ class DiffusionHost(Prefill):
             return ReducedCall(self._beside(call, prefix, past), starts=False)
         if prefix is not None and call.ids.shape[1] > past and prefix.begins(call.ids):
             raise ArgumentError.of(
-                Call.name("ids"),
+                CallArguments.name("ids"),
                 f"the whole conversation ({call.ids.shape[1]} columns) with its cache",
                 f"the ids that are not in the cache, as {type(self.model).__name__} expects",
             )
@@ -113,7 +115,7 @@ class DiffusionHost(Prefill):
         reduced = super().reduce(call.but(positions=counted), report)
         out = self._beside(reduced.call, reduced.prompt, past + length)
         if self.plan.positions == "compact":
-            return replace(reduced, call=out.without(Call.name("positions")), lag=None)
+            return replace(reduced, call=out.without(CallArguments.name("positions")), lag=None)
         behind = past + length - reduced.columns
         return replace(reduced, call=out, lag=torch.tensor([[behind]]) if behind else None)
 
@@ -128,7 +130,7 @@ class DiffusionHost(Prefill):
             ]
         return handles
 
-    def _beside(self, call: Call, prompt: CachedPrompt | None, end: int) -> Call:
+    def _beside(self, call: CallArguments, prompt: CachedPrompt | None, end: int) -> CallArguments:
         """Return a call whose canvas is placed after the full prompt and attends to kept columns.
 
         ``end`` is the number of columns of the full conversation.
@@ -139,7 +141,7 @@ class DiffusionHost(Prefill):
             call = call.but(canvas_mask=torch.cat([known, mask[:, prompt.full :].long()], dim=1))
         elif prompt is not None and mask is not None:
             raise ArgumentError.of(
-                Call.name("canvas_mask"), type(mask).__name__, "a mask of columns, (B, L)"
+                CallArguments.name("canvas_mask"), type(mask).__name__, "a mask of columns, (B, L)"
             )
         if self.plan.positions == "compact" or call.canvas_positions is not None:
             return call
@@ -158,7 +160,7 @@ class _DenoisingLayer:
     def __call__(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        call = Call(kwargs)
+        call = CallArguments(kwargs)
         cache = call.cache
         cached = cached_columns_of(cache)
         if cache is None or cached is None:

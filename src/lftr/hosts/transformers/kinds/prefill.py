@@ -19,8 +19,8 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
 from ....values.tokens import VisualTokens
 from ...clock import Clock
-from ...items import Item, ReductionPlan, choose, drops, fresh_of, in_order, write_report
-from ..api import ALIGNED, TOKEN_TYPES, Call, Model
+from ...items import ReductionPlan, VisualItem, choose, drops, fill_report, fresh_of, in_order
+from ..api import ALIGNED, TOKEN_TYPES, CallArguments, Model
 from ..checks import check_unpacked
 from ..columns import (
     CachedPrompt,
@@ -33,7 +33,7 @@ from ..columns import (
 )
 from ..encoder.encode import choose_evidence, encoder_names
 from ..encoder.media_input import MediaInput, of_medium
-from ..families import Clips, Family, Medium, list_families
+from ..families import Family, Medium, VideoArguments, list_families
 from ..hooks import ModelHooks
 from ..layers.text_products import text_products
 from ..prompt.flash import hide_positions, reads_gaps
@@ -61,9 +61,9 @@ class Prefill:
             has_frames=plan.frames is not None,
         )
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images or videos, begins a cache, or goes on with one filled here."""
-        names = (*Clips.pixels, Clips.grids)
+        names = (*VideoArguments.pixels, VideoArguments.grids)
         if self.family.video is None and any(call.get(name) is not None for name in names):
             raise UnsupportedModelError(
                 f"videos of {self.model.config.model_type} are not reduced, only those of "
@@ -81,7 +81,7 @@ class Prefill:
     def end(self) -> None:
         """End a call; this host keeps no data of it."""
 
-    def reduce(self, call: Call, report: Report) -> ReducedCall:
+    def reduce(self, call: CallArguments, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``."""
         clock = Clock(self.model.device)
         if reads_gaps(self.model):  # positions are hidden from it, also where all tokens stay
@@ -98,7 +98,7 @@ class Prefill:
         encoded = [part for part in inputs if part.needs_encoding(segment)]
         self.family.check_together(self.model, [part.medium for part in encoded])
         clock.lap("host")
-        items: list[Item] = []
+        items: list[VisualItem] = []
         outputs: dict[str, Any] = {}
         shorter = segment.prefix is not None
         self._check_weights(segment.prefix)
@@ -142,7 +142,7 @@ class Prefill:
         clock.lap("host")
         starts = bool(items) or segment.prefix is None
         if starts:
-            write_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
+            fill_report(self.plan, items, len(segment.full_ids), segment.full_length, report)
             report.clock = clock.readings()
         return ReducedCall(out | aligned if shorter else out, prompt, lag, starts, fresh_of(items))
 
@@ -155,7 +155,7 @@ class Prefill:
                 f"weights={now:g}; continue with the same weights, or without the cache"
             )
 
-    def _check_known(self, call: Call) -> None:
+    def _check_known(self, call: CallArguments) -> None:
         """Check that the host can shorten every argument that is aligned with the prompt."""
         name = call.aligned_unknown(encoder_names(self.family, self.model))
         if name is not None:
@@ -169,7 +169,7 @@ class Prefill:
     def _tokens(
         self,
         encoded: Sequence[MediaInput],
-        items: Sequence[Item],
+        items: Sequence[VisualItem],
         segment: PromptSegment,
         visual: Tensor,
     ) -> list[VisualTokens]:
@@ -197,11 +197,11 @@ class Prefill:
 
     def _shrink(
         self,
-        call: Call,
+        call: CallArguments,
         segment: PromptSegment,
         inputs: Sequence[MediaInput],
-        items: Sequence[Item],
-    ) -> tuple[Call, CachedPrompt, Tensor | None]:
+        items: Sequence[VisualItem],
+    ) -> tuple[CallArguments, CachedPrompt, Tensor | None]:
         """Return the arguments aligned with the prompt at the kept columns, the record and the lag.
 
         See `ReducedCall` for the last two.
@@ -245,10 +245,10 @@ class Prefill:
             following = torch.where(whole, following, real.sum(dim=1).to(following.dtype))
         if call.logits is not None:
             held = ids.shape[1] - columns.index.shape[1]
-            out[Call.name("logits")] = shorter_logits(
+            out[CallArguments.name("logits")] = shorter_logits(
                 call.logits, columns, segment.mask, segment.start, held
             )
-        shorter = Call(out).but(
+        shorter = CallArguments(out).but(
             ids=ids,
             mask=real.to(segment.mask.dtype),
             positions=positions[..., positions.shape[-1] - ids.shape[1] :],
@@ -268,7 +268,7 @@ class Prefill:
         return lag if pads_left(mask) and bool(lag.any()) else None
 
 
-def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
+def _within(visual: Tensor, items: Sequence[VisualItem]) -> Tensor:
     """Return which columns lie between the first and last token of an item, bool like ``visual``.
 
     The text there (timestamps, numbers of frames) describes the item and is not the question.
@@ -281,7 +281,7 @@ def _within(visual: Tensor, items: Sequence[Item]) -> Tensor:
     return inside
 
 
-def _check_cache(call: Call) -> None:
+def _check_cache(call: CallArguments) -> None:
     """Check that the cache, if it is not empty, was filled by a reduction."""
     if call.past and recall(call.cache) is None:
         raise UnsupportedModelError(
@@ -300,7 +300,7 @@ def _check_padding(model: Model, mask: Tensor) -> None:
         )
 
 
-def _marks(items: Sequence[Item]) -> Tensor:
+def _marks(items: Sequence[VisualItem]) -> Tensor:
     """Return which of the items' tokens, one item after the other, hold a slot."""
     marks = torch.zeros(sum(item.size for item in items), dtype=torch.bool)
     offset = 0
@@ -310,7 +310,7 @@ def _marks(items: Sequence[Item]) -> Tensor:
     return marks
 
 
-def _log_weights(items: Sequence[Item]) -> Tensor:
+def _log_weights(items: Sequence[VisualItem]) -> Tensor:
     """Return the logarithm of each slot's weight at its anchor, one item after the other."""
     logs = torch.zeros(sum(item.size for item in items))
     offset = 0
@@ -322,7 +322,7 @@ def _log_weights(items: Sequence[Item]) -> Tensor:
 
 
 def _placing(
-    medium: Medium, call: Call, segment: PromptSegment, items: Sequence[Item]
+    medium: Medium, call: CallArguments, segment: PromptSegment, items: Sequence[VisualItem]
 ) -> dict[str, Any]:
     """Return the arguments by which M-RoPE places the entries; in a later turn, the new ones."""
     placing = {name: call[name] for name in medium.placing if call.get(name) is not None}

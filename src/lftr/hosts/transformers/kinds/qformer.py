@@ -19,10 +19,10 @@ from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.evidence import fields_from
 from ....values.report import Report
 from ...clock import Clock
-from ...items import Item, ReductionPlan, counts_of, write_report
+from ...items import ReductionPlan, VisualItem, counts_of, fill_report
 from ...layout import Layout
 from ...rows import FEATURES, apply_rows, choose_rows, evidence_of
-from ..api import Call
+from ..api import CallArguments
 from ..columns import Columns, aligned_with_prompt, pad_id, pads_left
 from ..families import Family
 from ..hooks import ModelHooks
@@ -54,7 +54,7 @@ class _Image:
     frames: int
 
 
-class _Call(threading.local):
+class _CurrentImage(threading.local):
     """The reduced call that the current thread is in, if any."""
 
     image: _Image | None = None
@@ -77,9 +77,9 @@ class QFormerHost:
         self.model = model
         self.family = family
         self.plan = plan
-        self._call = _Call()
+        self._current = _CurrentImage()
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images, or clips."""
         return self.family.present_in(call)
 
@@ -91,7 +91,7 @@ class QFormerHost:
             ]
         return [self.model.language_projection.register_forward_hook(self._after_projection)]
 
-    def reduce(self, call: Call, report: Report) -> ReducedCall:
+    def reduce(self, call: CallArguments, report: Report) -> ReducedCall:
         """Return a call with as many placeholders as the hooks will keep tokens."""
         call = self._with_prompt(call)
         ids: Tensor = call.ids
@@ -99,19 +99,19 @@ class QFormerHost:
         visual = self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan.guidance, self.evidence, ids, mask.bool() & ~visual)
         frames = self.family.frames(call)
-        self._call.image = _Image(report, texts, ids.shape[1], frames)
+        self._current.image = _Image(report, texts, ids.shape[1], frames)
         if self.plan.stage == "encoder":
             return ReducedCall(call)
         name, queries = self.family.name, self._queries()
         per_row = visual.sum(dim=1)
         if set(per_row.tolist()) != {queries * frames}:
             raise ArgumentError.of(
-                Call.name("ids"),
+                CallArguments.name("ids"),
                 f"{per_row.tolist()} {name} placeholders",
                 f"{queries * frames} in every row, for one {name} each",
             )
         assert self.plan.keep != "auto"
-        kept = counts_of(self.plan.keep, [Item(0, 0, queries, Layout())])[0]
+        kept = counts_of(self.plan.keep, [VisualItem(0, 0, queries, Layout())])[0]
         if kept == queries:
             return ReducedCall(call)
         self._check_width(frames, kept)
@@ -127,7 +127,7 @@ class QFormerHost:
 
     def end(self) -> None:
         """Forget the call of this thread."""
-        self._call.image = None
+        self._current.image = None
 
     def _queries(self) -> int:
         return int(self.model.config.num_query_tokens)
@@ -146,15 +146,15 @@ class QFormerHost:
                 f"multiple of {self._queries()}"
             )
 
-    def _with_prompt(self, call: Call) -> Call:
+    def _with_prompt(self, call: CallArguments) -> CallArguments:
         """Return a call with the default prompt of the model, if it has none."""
         if call.ids is not None:
             return call
         if call.embeds is not None:
             raise ArgumentError.of(
-                Call.name("embeds"),
+                CallArguments.name("embeds"),
                 "given",
-                f"{Call.name('ids')}; a prompt of embeddings cannot be reduced",
+                f"{CallArguments.name('ids')}; a prompt of embeddings cannot be reduced",
             )
         config = self.model.config
         token = getattr(config, f"{self.family.name}_token_id")
@@ -172,12 +172,12 @@ class QFormerHost:
         clock = Clock(features.device)
         body = features[:, fixed:]
         items = [
-            Item(i // frames, i % frames, body.shape[1], layout, medium=self.family.name)
+            VisualItem(i // frames, i % frames, body.shape[1], layout, medium=self.family.name)
             for i in range(len(features))
         ]
         choose_rows(self.plan, items, body, encoder[:, fixed:], image.texts)
         clock.lap("method")
-        write_report(self.plan, items, len(items) // frames, image.columns, report)
+        fill_report(self.plan, items, len(items) // frames, image.columns, report)
         if fixed:
             report.note(f"the encoder's {fixed} class token stays beside the kept ones")
         report.clock = clock.readings()
@@ -186,16 +186,16 @@ class QFormerHost:
     def _after_projection(
         self, module: nn.Module, args: tuple[Any, ...], output: Tensor
     ) -> Tensor | None:
-        image = self._call.image
+        image = self._current.image
         return None if image is None else self._choose(image, output, args[0], Layout(), 0)
 
     def _before_qformer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        image = self._call.image
+        image = self._current.image
         if image is None:
             return None
-        call = Call(kwargs)
+        call = CallArguments(kwargs)
         states = call.queried_states
         layout = Layout.square(states.shape[1] - 1)
         reduced = self._choose(image, states, states, layout, 1)

@@ -22,8 +22,8 @@ from ....methods.inside import LayerMethod
 from ....methods.inside.schedules import State
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
-from ...items import Item
-from ..api import HOOKS_RUN_ONCE, Call, Model, attention_of
+from ...items import VisualItem
+from ..api import HOOKS_RUN_ONCE, CallArguments, Model, attention_of
 from ..cache_record import cached_columns_of
 from ..call_state import CallState, PromptColumns
 from ..checkpointing import run_once
@@ -164,7 +164,7 @@ class LayerHost:
         if current is not None:
             current.passed(number, part, passages)
 
-    def announce(self, call: Call, items: Sequence[Item]) -> None:
+    def announce(self, call: CallArguments, items: Sequence[VisualItem]) -> None:
         """Note what the columns of the next forward are; see `PromptColumns`."""
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
@@ -178,13 +178,13 @@ class LayerHost:
         return any(min(plan) < tokens for plan in plans) or set(self.states) != {"active"}
 
     def begin(
-        self, inner: Call, columns: PromptColumns | None, log_weight: Tensor | None
+        self, inner: CallArguments, columns: PromptColumns | None, log_weight: Tensor | None
     ) -> LayerPass | None:
         """Return the pass of a forward of the language model that begins.
 
         Parameters
         ----------
-        inner : Call
+        inner : CallArguments
             The arguments of the language model.
         columns, log_weight : optional
             See `CallState`.

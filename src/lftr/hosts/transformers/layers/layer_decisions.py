@@ -15,7 +15,7 @@ from ....values.errors import LftrError
 from ....values.exact import exactly
 from ....values.places import Places
 from ....values.selection import Selection
-from ...items import Item, places_of
+from ...items import VisualItem, places_of
 
 # (layer, method, row of the batch) -> what the method kept; None: nothing
 Decisions = dict[tuple[int, int, int], Selection | None]
@@ -51,7 +51,7 @@ class PromptRow:
         The columns of the visual tokens that enter the language model.
     valid : Tensor of bool, shape (L,)
         The columns that are not padding.
-    items : sequence of Item
+    items : sequence of VisualItem
         The images and videos that the visual tokens belong to; empty where that is not known.
     depth : int
         Number of its layers.
@@ -66,7 +66,7 @@ class PromptRow:
         methods: Sequence[LayerMethod],
         visual: Tensor,
         valid: Tensor,
-        items: Sequence[Item],
+        items: Sequence[VisualItem],
         depth: int,
         first: int,
     ) -> None:

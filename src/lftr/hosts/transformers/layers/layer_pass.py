@@ -14,9 +14,9 @@ from ....evidence.attention import attention_modules, unread
 from ....methods.inside.base import Heads, Passage
 from ....values.errors import LftrError, UnsupportedModelError
 from ....values.report import LayerReport, Report
-from ...items import Item
-from ..api import Cache, Call, versions
-from ..cache_record import CachedColumns, attach_columns, cache_bytes, layer_sizes
+from ...items import VisualItem
+from ..api import Cache, CallArguments, versions
+from ..cache_record import CachedColumns, attach_columns, cache_and_full_bytes, layer_sizes
 from .heads import Capture, chooses_keys, no_rotation, start_layer
 from .layer_arguments import LayerArguments
 from .layer_decisions import Decisions, PromptRow
@@ -39,7 +39,7 @@ class LayerPass:
         Columns of the whole conversation that are not padding.
     log_weight : Tensor of float32, shape (B, past + L)
         The logarithms of how many tokens these columns stand for, before any layer.
-    items : sequence of sequence of Item
+    items : sequence of sequence of VisualItem
         The images and videos of each row, where it is known how their tokens lie.
     past : int
         Number of columns before this call.
@@ -58,7 +58,7 @@ class LayerPass:
         visual: Tensor,
         known: Tensor,
         log_weight: Tensor,
-        items: Sequence[Sequence[Item]],
+        items: Sequence[Sequence[VisualItem]],
         past: int,
         cached: CachedColumns | None,
         end: int | None,
@@ -84,7 +84,7 @@ class LayerPass:
         self._log_weights: dict[int, Tensor] = {}
         self.captures: dict[int, Capture] = {}
         self.passages: defaultdict[int, dict[str, Passages]] = defaultdict(dict)
-        self.entered: dict[int, tuple[Tensor, tuple[Any, ...], Call]] = {}
+        self.entered: dict[int, tuple[Tensor, tuple[Any, ...], CallArguments]] = {}
         self.prompts = [
             PromptRow(row, host.methods, columns, valid[row], items[row], host.depth, host.first)
             for row, columns in self.live.survivors.items()
@@ -101,10 +101,10 @@ class LayerPass:
         self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments with which layer ``number`` is called."""
-        call = Call(kwargs)
+        call = CallArguments(kwargs)
         states = args[0] if args else call.states
         rest = args[1:]
-        call = call.without(Call.name("states"))
+        call = call.without(CallArguments.name("states"))
         self.cache = call.cache
         states = self._decide(number, layer, self.live.move(states, self.live.alive), rest, call)
         if self._weighed:
@@ -171,7 +171,7 @@ class LayerPass:
         layer: nn.Module,
         states: Tensor,
         rest: tuple[Any, ...],
-        call: Call,
+        call: CallArguments,
     ) -> Tensor:
         """Let the methods decide; return the states with merged tokens, and update ``alive``."""
         deciding = [prompt for prompt in self.prompts if prompt.decides(number)]
@@ -267,8 +267,8 @@ class LayerPass:
         columns = self.live.alive[row]
         return (columns >= 0) & (columns < self.end) & self.live.valid[row, columns.clamp(min=0)]
 
-    def _narrowed_call(self, call: Call) -> Call:
-        return Call({name: self._narrowed(value) for name, value in call.items()})
+    def _narrowed_call(self, call: CallArguments) -> CallArguments:
+        return CallArguments({name: self._narrowed(value) for name, value in call.items()})
 
     def _narrowed(self, value: Any) -> Any:
         """Return an argument of a layer at the columns that it works on."""
@@ -293,7 +293,7 @@ class LayerPass:
         layer: nn.Module,
         states: Tensor,
         rest: tuple[Any, ...],
-        call: Call,
+        call: CallArguments,
         whole_text: bool,
     ) -> dict[int, Heads]:
         """Return the last queries and all keys of a layer that has not run yet, by row.
@@ -319,7 +319,7 @@ class LayerPass:
                 )
             # the layer chooses among the keys that this mask shows, and masks the others itself
             shown = self.arguments.in_conversation(alive)
-            here[Call.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
+            here[CallArguments.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
         rest = tuple(map(self._narrowed, rest))
         capture = start_layer(layer, states, rest, here, None if choosing else place)
         assert capture.query is not None
@@ -350,7 +350,7 @@ class LayerPass:
         return heads
 
     def _unrotated(
-        self, number: int, states: Tensor, rest: tuple[Any, ...], call: Call
+        self, number: int, states: Tensor, rest: tuple[Any, ...], call: CallArguments
     ) -> dict[int, Heads]:
         """Return the last token's queries and the call's keys without rotary embeddings, by row.
 
@@ -437,8 +437,8 @@ class LayerPass:
         layer: nn.Module,
         states: Tensor,
         rest: tuple[Any, ...],
-        call: Call,
-    ) -> Call:
+        call: CallArguments,
+    ) -> CallArguments:
         """Cache the keys and values of visual tokens; only text goes through the layer."""
         if chooses_keys(layer):
             raise UnsupportedModelError(
@@ -487,7 +487,7 @@ class LayerPass:
         }
         report.decoder = self.host.model.config.get_text_config()
         total = self.past + self.live.length
-        report.cache_bytes, report.full_cache_bytes = cache_bytes(self.cache, total)
+        report.cache_bytes, report.full_cache_bytes = cache_and_full_bytes(self.cache, total)
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]

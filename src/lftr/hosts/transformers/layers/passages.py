@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....evidence.attention import attention_modules
 from ....methods.inside.base import Passage
 from ....values.errors import UnsupportedModelError
-from ..api import Call
+from ..api import CallArguments
 
 _MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 
@@ -42,7 +42,7 @@ def follow(part: nn.Module, keep: Callable[[Passages], None]) -> Any:
     def after(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        entered = args[0] if args else Call(kwargs).states
+        entered = args[0] if args else CallArguments(kwargs).states
         left = output[0] if isinstance(output, tuple) else output
         for states in (entered, left):
             if not isinstance(states, Tensor) or states.ndim != 3:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ....evidence.attention import attention_modules, changed
 from ....values.errors import LftrError, UnsupportedModelError
 from ...items import ReductionPlan
-from ..api import Call, Model, attention_of, versions
+from ..api import CallArguments, Model, attention_of, versions
 from ..cache_record import layer_sizes
 from ..call_state import CallState
 from ..checkpointing import run_once
@@ -109,12 +109,14 @@ class SlotWeights:
             for module in attention_modules(layer)
         ]
 
-    def begin(self, inner: Call, log_weight: Tensor | None, state: CallState) -> WeightPass | None:
+    def begin(
+        self, inner: CallArguments, log_weight: Tensor | None, state: CallState
+    ) -> WeightPass | None:
         """Return the weights for a forward of the language model that begins.
 
         Parameters
         ----------
-        inner : Call
+        inner : CallArguments
             The arguments of the language model.
         log_weight : Tensor of float32, shape (B, L'), optional
             See `CallState`.
@@ -141,7 +143,7 @@ class WeightPass:
     ----------
     log_weight : Tensor of float32, shape (B, L'), optional
         See `CallState`.
-    inner : Call
+    inner : CallArguments
         The arguments of the language model.
     layer_pass : LayerPass, optional
         The columns of each layer, if methods inside the language model drop some.
@@ -151,7 +153,7 @@ class WeightPass:
         self,
         host: SlotWeights,
         log_weight: Tensor | None,
-        inner: Call,
+        inner: CallArguments,
         layer_pass: LayerPass | None,
     ) -> None:
         self.host = host

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ....evidence.attention import tapped, unread
 from ....values.errors import UnsupportedModelError
-from ..api import Call
+from ..api import CallArguments
 from .heads import Capture, Stopped
 
 _ROUNDING = 0.05  # relative; of a matrix product whose rows are computed in another order
@@ -47,7 +47,9 @@ def text_products(decoder: nn.Module, attention: nn.Module, text: Tensor, tokens
     """
     states = torch.cat([text, tokens.to(text), text[:1]]).unsqueeze(0)
     ones = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
-    call = Call().but(embeds=states, mask=ones, positions=torch.zeros_like(ones), caching=False)
+    call = CallArguments().but(
+        embeds=states, mask=ones, positions=torch.zeros_like(ones), caching=False
+    )
     # not through the module itself, whose hooks are for the forward of the prompt
     forward: Callable[..., Any] = decoder.forward
     capture = Capture(stop=True)

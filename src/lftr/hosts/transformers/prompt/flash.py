@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..api import Call, Model, attention_of
+from ..api import CallArguments, Model, attention_of
 from ..families import Family
 
 
@@ -36,4 +36,4 @@ def hide_positions(model: Model, family: Family) -> list[Any]:
 def _without_positions(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, Call(kwargs).but(positions=None)
+    return args, CallArguments(kwargs).but(positions=None)

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from ....values.errors import ArgumentError
 from ....values.frames import Frames
-from ...items import Item, in_order
+from ...items import VisualItem, in_order
 
 T = TypeVar("T")
 
 
-def as_video(items: Sequence[Item], frames: Frames) -> list[Item]:
+def as_video(items: Sequence[VisualItem], frames: Frames) -> list[VisualItem]:
     """Join the images that are frames of one clip into one item.
 
     Raises
@@ -22,7 +22,7 @@ def as_video(items: Sequence[Item], frames: Frames) -> list[Item]:
     ArgumentError
         If ``frames`` does not fit the rows, or joins images that cannot be frames of one clip.
     """
-    joined: list[Item] = []
+    joined: list[VisualItem] = []
     for row, members in groupby(items, key=lambda item: item.row):
         in_row = list(members)
         if frames.rows:
@@ -72,7 +72,7 @@ def _begins(frames: Frames, row: int, images: int) -> set[int] | None:
     return {0, *accumulate(counts)}
 
 
-def _goes_on(clip: Item, frame: Item) -> bool:
+def _goes_on(clip: VisualItem, frame: VisualItem) -> bool:
     """Whether ``frame`` is the next frame of ``clip``."""
     before, new = clip.layout.grid, frame.layout.grid
     if clip.medium != "image" or frame.medium != "image" or clip.seen != frame.seen:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ....values.errors import ArgumentError, UnsupportedModelError
-from ..api import Call, takes_columns_by_row, versions
+from ..api import CallArguments, takes_columns_by_row, versions
 from ..columns import Columns, pads_left
 
 
@@ -63,7 +63,7 @@ def shorter_logits(
     )
     if bool((wanted < 0).any()) or bool((wanted >= length).any()):
         raise ArgumentError.of(
-            Call.name("logits"), requested.tolist(), f"{start} to {start + length - 1}"
+            CallArguments.name("logits"), requested.tolist(), f"{start} to {start + length - 1}"
         )
     shorter = place.gather(1, wanted.expand(rows, -1))
     _check(requested, shorter)
@@ -72,7 +72,7 @@ def shorter_logits(
         return shorter[0]
     if not takes_columns_by_row():
         raise UnsupportedModelError(
-            f"{Call.name('logits')} = {requested.tolist()} become different columns in "
+            f"{CallArguments.name('logits')} = {requested.tolist()} become different columns in "
             f"each row of the shorter prompt, which this release cannot take; call it one row "
             f"at a time; {versions()}"
         )
@@ -82,7 +82,7 @@ def shorter_logits(
 def _check(requested: Tensor, columns: Tensor) -> None:
     if bool((columns < 0).any()):
         raise ArgumentError.of(
-            Call.name("logits"),
+            CallArguments.name("logits"),
             requested.tolist(),
             "columns of text; a visual token among these was dropped",
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....values.errors import ArgumentError, UnsupportedModelError
-from ..api import TOKEN_TYPES, Call, Model, prompt_positions
+from ..api import TOKEN_TYPES, CallArguments, Model, prompt_positions
 from ..columns import CachedPrompt, Columns, check_rows
 from ..families import Family
 
@@ -41,16 +41,17 @@ class PromptSegment:
     between: int = 0
 
     @classmethod
-    def of(cls, call: Call, prefix: CachedPrompt | None) -> PromptSegment:
+    def of(cls, call: CallArguments, prefix: CachedPrompt | None) -> PromptSegment:
         """Return the segment of a call; ``prefix`` is the record of its cache."""
         ids = call.ids
         if call.embeds is not None:
             raise ArgumentError(
-                f"a prompt of {Call.name('embeds')} cannot be reduced; allowed: {Call.name('ids')}"
+                f"a prompt of {CallArguments.name('embeds')} cannot be reduced; "
+                f"allowed: {CallArguments.name('ids')}"
             )
         if not isinstance(ids, Tensor) or ids.ndim != 2:
             raise ArgumentError.of(
-                Call.name("ids"),
+                CallArguments.name("ids"),
                 ids if ids is None else tuple(ids.shape),
                 "the prompt's ids (B, L); a prompt given as embeddings cannot be reduced",
             )
@@ -65,7 +66,7 @@ class PromptSegment:
         mask = torch.ones_like(ids) if call.mask is None else call.mask
         if mask.ndim != 2 or mask.shape[1] < ids.shape[1]:
             raise ArgumentError.of(
-                Call.name("mask"), tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
+                CallArguments.name("mask"), tuple(mask.shape), f"(B, L) = {tuple(ids.shape)}"
             )
         mask = mask[:, mask.shape[1] - (ids.shape[1] - start) :]
         return cls(ids, mask, start, prefix, between)
@@ -108,7 +109,7 @@ class PromptSegment:
         return torch.nn.functional.pad(part, (cached, 0), value=fill)
 
     def positions(
-        self, family: Family, model: Model, call: Call, placing: Mapping[str, Any]
+        self, family: Family, model: Model, call: CallArguments, placing: Mapping[str, Any]
     ) -> Tensor:
         """Return the positions that the plain model gives the new columns, ``(..., B, S)``.
 
@@ -119,7 +120,7 @@ class PromptSegment:
             lengths = sorted({self.input_ids.shape[1], self.full_ids.shape[1]})
             if passed.shape[-1] not in lengths:
                 raise ArgumentError.of(
-                    Call.name("positions"),
+                    CallArguments.name("positions"),
                     tuple(passed.shape),
                     f"one for each column, {' or '.join(map(str, lengths))}",
                 )
@@ -131,7 +132,7 @@ class PromptSegment:
         if self.prefix is None:  # all arguments: the plain model may place sounds by further ones
             whole = call.but(cache=None, mask=self.mask)
             return self._rows(prompt_positions(model, whole | extra | placing))
-        alone = Call().but(ids=self.input_ids, mask=self.mask) | extra | placing
+        alone = CallArguments().but(ids=self.input_ids, mask=self.mask) | extra | placing
         prepared = self._rows(prompt_positions(model, alone))
         if prepared.ndim == 2:  # a text may have one axis where a turn with images has four
             prepared = prepared.expand(*self.prefix.position_ids.shape[:-2], *prepared.shape)

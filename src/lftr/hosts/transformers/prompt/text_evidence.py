@@ -9,7 +9,7 @@ from ....evidence.guidance import Guidance
 from ....evidence.text import prompt_embeddings
 from ....values.errors import ArgumentError
 from ....values.evidence import fields_from
-from ..api import Call, Model
+from ..api import CallArguments, Model
 
 _MARKS = [
     f"{what}_{end}_token_id" for what in ("vision", "image", "video") for end in ("start", "end")
@@ -51,7 +51,7 @@ def row_texts(
             rows = [_ids(guidance, _text(guidance, row, ids)) for row, ids in enumerate(input_ids)]
             embeds = [embed(row.to(input_ids.device)) for row in rows]
         if not all(len(row) for row in embeds):
-            name = Call.name("ids") if text is None else "text"
+            name = CallArguments.name("ids") if text is None else "text"
             raise ArgumentError.of(name, "a row without text", "text to be guided by")
         texts["text_token_embeds"] = [row.detach() for row in embeds]
     if "text_embeds" in evidence and guidance.text_tower is not None:
@@ -82,7 +82,7 @@ def _ids(guidance: Guidance, text: str) -> Tensor:
             "a text with a text_tower (CLIP's text side) or a processor (to embed it by this "
             "model) in guidance=; without text, the prompt itself guides",
         )
-    ids = guidance.tokenizer(text, add_special_tokens=False)[Call.name("ids")]
+    ids = guidance.tokenizer(text, add_special_tokens=False)[CallArguments.name("ids")]
     return torch.tensor(ids, dtype=torch.long)
 
 

@@ -74,7 +74,7 @@ class _Criterion(StoppingCriteria):  # type: ignore[misc]
         return self.inner(self.view(input_ids), scores, **kwargs)
 
 
-class _Processor(LogitsProcessor):  # type: ignore[misc]
+class _PromptProcessor(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
         self.view, self.inner = view, inner
 
@@ -94,4 +94,4 @@ class _StepProcessor(LogitsProcessor):  # type: ignore[misc]
 
 def _processor(view: PromptView, inner: Callable[..., Any]) -> LogitsProcessor:
     asks = "cur_step" in inspect.signature(inner).parameters
-    return (_StepProcessor if asks else _Processor)(view, inner)
+    return (_StepProcessor if asks else _PromptProcessor)(view, inner)

@@ -72,7 +72,7 @@ class Tiles(EncoderInputs):
         return [one[:count] for one, count in zip(split, real, strict=True)]
 
 
-class Clips(EncoderInputs):
+class OnevisionVideos(EncoderInputs):
     """Videos, each frame a square that is shrunk, with a newline at the end."""
 
     medium: OnevisionClips
@@ -125,7 +125,10 @@ class LftrLlavaOnevisionForConditionalGeneration(
     """LLaVA-OneVision, reduced."""
 
     model_type = "llava_onevision"
-    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Tiles, "video": Clips}
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {
+        "image": Tiles,
+        "video": OnevisionVideos,
+    }
     hf_to_vllm_mapper = LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES
 
     def pack_image_features(

@@ -22,7 +22,7 @@ from vllm.multimodal.processing import PromptUpdateDetails
 from ..model import positions
 from ..request.mrope_checks import Placing
 from ..request.processing import Shortened
-from ..request.request_setting import Setting
+from ..request.request_setting import RequestSetting
 from .qwen import Gridded, Offsets, Patches, offsets_of
 
 
@@ -35,7 +35,7 @@ class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
     """
 
     def shortened(
-        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
+        self, content: Any, setting: RequestSetting, medium: str, processed: Mapping[str, Any]
     ) -> Shortened:
         """Return one run of placeholders for a shortened video, timestamps included."""
         if not isinstance(content, PromptUpdateDetails):

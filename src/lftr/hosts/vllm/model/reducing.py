@@ -28,7 +28,7 @@ from ..architectures import architecture_of, provided
 from ..metrics import Failures, Pace
 from ..request.request_setting import (
     KEY,
-    Setting,
+    RequestSetting,
     field_of,
     of_server,
     setting_of,
@@ -37,7 +37,7 @@ from ..request.request_setting import (
 from ..start_options import StartOptions
 from .encoder_inputs import EncoderInputs
 from .evidence_reader import Encoder, EvidenceReader
-from .slot_weights import SlotWeights, with_logs
+from .slot_weights import StepWeights, with_logs
 
 logger = init_logger("vllm.lftr")
 _failures = Failures()
@@ -61,7 +61,7 @@ class Reducing(SupportsMultiModal):
         self._check(vllm_config)
         started = StartOptions.of(vllm_config.model_config.hf_config)
         most = int(vllm_config.scheduler_config.max_num_batched_tokens)
-        weights = SlotWeights(most) if started.weights else None
+        weights = StepWeights(most) if started.weights else None
         with nullcontext() if weights is None else weights.widening():
             super().__init__(vllm_config=vllm_config, prefix=prefix)
         if weights is not None:
@@ -166,7 +166,7 @@ class Reducing(SupportsMultiModal):
                 )
         return super().embed_multimodal(**kwargs)
 
-    def _reduced(self, inputs: EncoderInputs, settings: Sequence[Setting]) -> list[Tensor]:
+    def _reduced(self, inputs: EncoderInputs, settings: Sequence[RequestSetting]) -> list[Tensor]:
         sizes = inputs.sizes
         counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
         wanted = {
@@ -249,7 +249,7 @@ class Reducing(SupportsMultiModal):
 
 
 def _choose(
-    tokens: Mapping[int, VisualTokens], settings: Sequence[Setting], counts: Sequence[int]
+    tokens: Mapping[int, VisualTokens], settings: Sequence[RequestSetting], counts: Sequence[int]
 ) -> dict[int, Selection]:
     """Let each method choose among the tokens of its items."""
     alike: dict[str, list[int]] = {}
@@ -264,7 +264,7 @@ def _choose(
 
 
 def _chosen(
-    setting: Setting, items: Sequence[VisualTokens], counts: Sequence[int]
+    setting: RequestSetting, items: Sequence[VisualTokens], counts: Sequence[int]
 ) -> list[Selection]:
     """Return a method's selections; if it fails, evenly spaced tokens, so that serving goes on.
 

@@ -74,7 +74,7 @@ def _in_parts(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([high, (values - high).to(dtype)], dim=1)
 
 
-class SlotWeights:
+class StepWeights:
     """The logarithms of the tokens of a step, and the attention layers that add them.
 
     Parameters

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....values.errors import ArgumentError
 from .processing import MEDIA, Shortened, Shortening
-from .request_setting import Setting
+from .request_setting import RequestSetting
 
 ROOM = 4
 """Rotary angles are computed for so many times a model's longest prompt, where tokens are pruned
@@ -25,7 +25,7 @@ class Reaching(Shortening):
     """Checks that positions stay among those whose rotary angles are computed."""
 
     def shortened(
-        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
+        self, content: Any, setting: RequestSetting, medium: str, processed: Mapping[str, Any]
     ) -> Shortened:
         """Return the shorter placeholders of an item, with the number of its positions."""
         placeholders = super().shortened(content, setting, medium, processed)

@@ -26,7 +26,15 @@ from ....values.errors import ArgumentError
 from ..architectures import provided
 from ..metrics import Counters
 from ..start_options import StartOptions
-from .request_setting import KEY, Setting, field_of, of_server, read, setting_of, size_field_of
+from .request_setting import (
+    KEY,
+    RequestSetting,
+    field_of,
+    of_server,
+    read,
+    setting_of,
+    size_field_of,
+)
 
 MEDIA = ("image", "video")
 
@@ -125,7 +133,7 @@ class Shortening(BaseMultiModalProcessor):
                 for one in hashes:
                     inputs.cache.invalidate(one)
 
-    def _setting(self, inputs: Any) -> Setting:
+    def _setting(self, inputs: Any) -> RequestSetting:
         for medium, items in inputs.mm_data_items.items():
             if isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
                 raise ArgumentError(
@@ -190,7 +198,7 @@ class Shortening(BaseMultiModalProcessor):
         ]
 
     def shortened(
-        self, content: Any, setting: Setting, medium: str, processed: Mapping[str, Any]
+        self, content: Any, setting: RequestSetting, medium: str, processed: Mapping[str, Any]
     ) -> Shortened:
         """Return the shorter placeholders of an item.
 
@@ -198,7 +206,7 @@ class Shortening(BaseMultiModalProcessor):
         ----------
         content : list of int
             The placeholders of all its tokens.
-        setting : Setting
+        setting : RequestSetting
             The method and the budget.
         medium : {"image", "video"}
             The kind of item.

@@ -30,7 +30,7 @@ _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
 
 @dataclass(frozen=True)
-class Setting:
+class RequestSetting:
     """A method and how many tokens it keeps of each image and of each video.
 
     Parameters
@@ -73,14 +73,14 @@ def size_field_of(medium: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def setting_of(text: str) -> Setting:
-    """Return the setting that has this `Setting.text`."""
+def setting_of(text: str) -> RequestSetting:
+    """Return the setting that has this `RequestSetting.text`."""
     values = json.loads(text)
     method = from_plain({key: values[key] for key in ("method", "options")})
-    return Setting(method, budget_from_plain(values))
+    return RequestSetting(method, budget_from_plain(values))
 
 
-def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> Setting:
+def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> RequestSetting:
     """Read a server's own setting: ``method``, ``options`` and a budget; or a ``preset``.
 
     `StartOptions` reads what stands beside it.
@@ -99,7 +99,7 @@ def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> 
     ArgumentError
         If a value is not allowed, or the method does not fit; the message names those that do.
     """
-    base = Setting(get_method("lftr", **_defaults("lftr", weighted)), 1 / 16)
+    base = RequestSetting(get_method("lftr", **_defaults("lftr", weighted)), 1 / 16)
     values = {} if values is None else values
     if isinstance(values, Mapping):
         values = {key: value for key, value in values.items() if key not in NAMES}
@@ -110,7 +110,7 @@ def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> 
     return read(values, base, provided, weighted, _build_method)
 
 
-def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
+def of_preset(preset: Preset, provided: frozenset[str]) -> RequestSetting:
     """Return a preset's method and budget.
 
     Raises
@@ -124,23 +124,25 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> Setting:
     if preset.encoder is not None:
         merge = spell_merge(preset.encoder)
         raise ArgumentError.of("encoder", merge, "None: vLLM's vision encoder merges no tokens")
-    return Setting(_fitting(preset.methods[0], provided), _read_budget(as_arguments(preset.budget)))
+    return RequestSetting(
+        _fitting(preset.methods[0], provided), _read_budget(as_arguments(preset.budget))
+    )
 
 
 def read(
     values: object,
-    default: Setting,
+    default: RequestSetting,
     provided: frozenset[str],
     weighted: bool = False,
     method_of: Callable[[object, object, frozenset[str], bool], Method] | None = None,
-) -> Setting:
+) -> RequestSetting:
     """Return a request's setting; what it omits is as in ``default``.
 
     Parameters
     ----------
     values : mapping
         ``method`` and ``options``, ``keep`` or ``tokens``.
-    default : Setting
+    default : RequestSetting
         The server's own.
     provided : frozenset of str
         The fields that the model provides.
@@ -168,7 +170,7 @@ def read(
         name, options = values["method"], values.get("options", {})
         method = (method_of or _read_method)(name, options, provided, weighted)
     budget = {key: values[key] for key in _BUDGET if key in values}
-    return Setting(method, _read_budget(budget) if budget else default.keep)
+    return RequestSetting(method, _read_budget(budget) if budget else default.keep)
 
 
 def _read_method(name: object, options: object, provided: frozenset[str], weighted: bool) -> Method:

@@ -15,12 +15,12 @@ from ..evidence.guidance import Guidance
 from ..media.picture import read_image
 from ..methods.base import Method
 from ..methods.inside.base import LayerMethod
-from ..prompting import Asked, batch_inputs
+from ..prompting import MediaAndText, batch_inputs
 from ..reducing import reduce
 from ..values.budget import Keep, as_arguments, resolve, stated
 from ..values.errors import LftrError
 from .recorders import Recorder
-from .reference import IDS, MASK, Choice, Inputs, visual_columns
+from .reference import IDS, MASK, Choice, ModelInputs, visual_columns
 from .traces import traces
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ class SkippedCheck(Exception):
 class Prompt:
     """Inputs of a batch and of each row alone, and the number of media in each row."""
 
-    inputs: Inputs
-    rows: Sequence[Inputs]
+    inputs: ModelInputs
+    rows: Sequence[ModelInputs]
     media: Sequence[int]
 
 
 @dataclass(frozen=True)
-class Answer:
+class GenerateResult:
     """The result of ``generate`` for a prompt.
 
     Attributes
@@ -62,7 +62,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckedModel:
     """A model with the settings of its reduction and of the checks.
 
     Attributes
@@ -92,7 +92,7 @@ class Subject:
     steps: int
     left: set[str] = field(default_factory=set)
 
-    def prompt(self, *questions: Asked) -> Prompt:
+    def prompt(self, *questions: MediaAndText) -> Prompt:
         """Return the inputs of some questions about media.
 
         Raises
@@ -112,7 +112,7 @@ class Subject:
                 )
         return Prompt(batch, rows, media)
 
-    def _inputs(self, questions: Sequence[Asked]) -> Inputs:
+    def _inputs(self, questions: Sequence[MediaAndText]) -> ModelInputs:
         made = batch_inputs(self.processor, questions)
         inputs = {name: self._moved(value) for name, value in made.items() if name != "labels"}
         inputs.setdefault(MASK, torch.ones_like(inputs[IDS]))
@@ -124,7 +124,7 @@ class Subject:
         dtype = self.model.dtype if value.is_floating_point() else value.dtype
         return value.to(self.model.device, dtype)
 
-    def answer(self, inputs: Inputs, **options: Any) -> Answer:
+    def generate(self, inputs: ModelInputs, **options: Any) -> GenerateResult:
         """Call ``generate``: greedy and `steps` tokens, unless the options differ."""
         settings: dict[str, Any] = {
             "do_sample": False,
@@ -147,13 +147,13 @@ class Subject:
             places = [row] * self.steps if beams is None else beams[row, : self.steps].tolist()
             steps = zip(output.logits, places, strict=True)
             logits.append(torch.stack([step[place].float().cpu() for step, place in steps]))
-        return Answer(tokens, logits, output)
+        return GenerateResult(tokens, logits, output)
 
     @contextmanager
     def reduced(self, keep: float | None = None) -> Iterator[RecordedReduction]:
         """Reduce the model while the body runs, and record the decisions.
 
-        ``keep`` replaces that of the subject.
+        ``keep`` replaces that of the model.
         """
         recorder = Recorder(self.method)
         budget = self.keep if keep is None else keep

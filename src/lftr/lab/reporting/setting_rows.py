@@ -13,7 +13,7 @@ from ..scoring.intervals import Interval
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingRow:
     """One setting of a run.
 
     Attributes
@@ -71,7 +71,7 @@ class Row:
         return "with the encoder" if self.merging else "after the encoder"
 
 
-def rows_of(run: Run) -> list[Row]:
+def setting_rows(run: Run) -> list[SettingRow]:
     """Return the settings of a run in its order, the full model first.
 
     Empty before a question has been answered under every setting.
@@ -87,21 +87,21 @@ def rows_of(run: Run) -> list[Row]:
     ]
 
 
-def reduced(rows: Sequence[Row]) -> list[Row]:
+def reduced(rows: Sequence[SettingRow]) -> list[SettingRow]:
     """Return the rows other than the full model."""
     return [row for row in rows if not row.full]
 
 
-def by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_series(rows: Sequence[SettingRow]) -> dict[str, list[SettingRow]]:
     """Group the reduced rows by series, each from few tokens to many; controls come last."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[SettingRow]] = {}
     for row in sorted(reduced(rows), key=lambda row: row.control):
         groups.setdefault(row.series, []).append(row)
     return {name: sorted(group, key=lambda row: row.tokens) for name, group in groups.items()}
 
 
-def _row(one: Mapping[str, Any], full: bool, latency: Spread, merging: bool) -> Row:
-    return Row(
+def _row(one: Mapping[str, Any], full: bool, latency: Spread, merging: bool) -> SettingRow:
+    return SettingRow(
         label=one["label"],
         full=full,
         series=one["label"].removesuffix(f" {one['keep']}"),

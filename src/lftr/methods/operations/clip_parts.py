@@ -12,7 +12,7 @@ from .segments import Segments
 
 
 @dataclass(frozen=True)
-class Parts:
+class ClipParts:
     """The static positions of each segment of a clip.
 
     The parts of the clip are, in this order, the static positions of each segment and the other
@@ -41,7 +41,7 @@ class Parts:
         device = self.still.device
         return torch.tensor([end - first for first, end in self.segments], device=device)
 
-    def loosened(self, score: Tensor, keep: int) -> Parts:
+    def loosened(self, score: Tensor, keep: int) -> ClipParts:
         """Return parts with at least ``keep`` members; the least static positions become dynamic.
 
         Parameters
