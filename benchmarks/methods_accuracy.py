@@ -2,20 +2,41 @@
 
     python benchmarks/methods_accuracy.py [--split test] [--n 2000] [--json]
 
-Every registered method with its defaults, as published (merged tokens count as one), LFTR and the
-compositions below, whose merged tokens count as many, at 4x, 8x and 16x, beside the full model;
-relative accuracy and agreement with paired bootstrap intervals over the questions.
-``benchmarks/methods_doc.py`` writes docs/results.md from it.
+Every registered method with its defaults, as published (merged tokens count as one); LFTR and the
+compositions below, whose merged tokens count as many; and "tuned", other methods with the options
+that ``benchmarks/options_search.py`` found best on the validation split, whose merged tokens count
+as many too. At 4x, 8x and 16x, beside the full model; relative accuracy and agreement with paired
+bootstrap intervals over the questions. ``benchmarks/methods_doc.py`` writes docs/results.md from
+it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 from _accuracy import RATIOS, finish
 
 from lftr.lab.evaluation import Setting
-from lftr.methods import Lftr, Merge, Then, get_method, list_methods
+from lftr.methods import Lftr, Merge, Method, Then, get_method, list_methods
+from lftr.options.plain import from_plain
+
+SEARCH = Path(__file__).parent / "results" / "options_search.json"
+
+
+def tuned() -> dict[str, Method]:
+    """Return the methods whose best options on the validation split are not their defaults."""
+    accuracy: dict[str, dict[str, float]] = {}  # of each method's variants, the default first
+    for row in json.loads(SEARCH.read_text())["figures"]["rows"][1:]:
+        variants = accuracy.setdefault(json.loads(row["label"])["method"], {})
+        variants[row["label"]] = variants.get(row["label"], 0.0) + row["accuracy"][0]
+    best = {name: max(rows, key=rows.__getitem__) for name, rows in accuracy.items()}
+    return {
+        name: from_plain(json.loads(label))
+        for name, label in best.items()
+        if label != next(iter(accuracy[name]))
+    }
 
 
 def settings(ratios: tuple[int, ...] = RATIOS) -> list[Setting]:
@@ -31,6 +52,8 @@ def settings(ratios: tuple[int, ...] = RATIOS) -> list[Setting]:
     for name, method in methods.items():
         weights = "size" if name == "lftr" or name.startswith("Merge") else "none"
         rows += [Setting(name, method, 1 / r, weights=weights) for r in ratios]
+    for name, method in tuned().items():
+        rows += [Setting(f"{name}, tuned", method, 1 / r, weights="size") for r in ratios]
     return rows + compact
 
 

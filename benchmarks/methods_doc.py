@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from _accuracy import RATIOS, percent
 from _measure import table
+from methods_accuracy import tuned
 
-from lftr.methods import get_method, list_methods
+from lftr.methods import Method, get_method, list_methods
 from lftr.methods.inside.base import READS
 from lftr.methods.video.base import ClipMethod
 
@@ -162,10 +164,16 @@ def before_results() -> list[str]:
         ]
         for name in images()
     ]
+    options = {f"{name}, tuned": changed(method) for name, method in tuned().items()}
+    best = [
+        [f"`{label.removesuffix(', tuned')}`", f"`{options[label]}`", *cells]
+        for label, cells in measured.items()
+        if label in options
+    ]
     others = [
         [f"`{label}`", *cells]
         for label, cells in measured.items()
-        if label not in list_methods("before")
+        if label not in options and label not in list_methods("before")
     ]
     return [
         "## Before the language model",
@@ -179,11 +187,26 @@ def before_results() -> list[str]:
         "",
         table(["method", "time (ratio)", *TIMES, "published, theirs"], escaped(rows)),
         "",
+        "Published options fit published models. The same methods with the option that did best on "
+        "120 questions of the validation split (`python benchmarks/options_search.py`: one option "
+        "at a time, at 8x and 32x) and with weights of merged tokens; a method that is not here "
+        "did best with its defaults:",
+        "",
+        table(["method", "option", *TIMES], best),
+        "",
         "Compositions and other settings of the same run:",
         "",
         table(["setting", *TIMES], others),
         "",
     ]
+
+
+def changed(method: Method) -> str:
+    """Return the options that are not a method's defaults, as the command line spells them."""
+    default = get_method(method.name)
+    names = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    values = {name: getattr(method, name) for name in names}
+    return ",".join(f"{n}={v}" for n, v in values.items() if v != getattr(default, n))
 
 
 def video_results() -> list[str]:
