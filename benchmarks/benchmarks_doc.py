@@ -45,6 +45,7 @@ def against_first(content: dict[str, Any]) -> list[str]:
 def weights_of_slots() -> list[str]:
     """Return the section about weights, and write its summary into docs/weights.md."""
     cost, decided, parts, short = read("weights_cost"), read("peers"), [], []
+    distance = read("weights_distance")
     for suite, name in (("scenes", "images"), ("clips", "videos")):
         final, search = (read(f"weights_{suite}_{split}") for split in ("test", "validation"))
         parts += [f"### {name.capitalize()}", "", made(final), ""]
@@ -65,6 +66,16 @@ def weights_of_slots() -> list[str]:
         "methods that merge are without weights, then with them.",
         "",
         *parts,
+        "### Weights that grow with distance",
+        "",
+        "RESTORE (arXiv 2606.01711) adds a term for the distance between query and key beside the "
+        "logarithm of the weight. On the bundled model it lowers accuracy, so it is no option of "
+        "lftr:",
+        "",
+        made(distance),
+        "",
+        _accuracy.report(distance["figures"]),
+        "",
         "### Cost",
         "",
         made(cost),
