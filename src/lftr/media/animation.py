@@ -17,7 +17,7 @@ from .viewing import as_viewed
 
 # formats in which several pictures are frames
 _FORMATS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")
-_SHOWN_MS = 100.0  # a frame without a duration, as browsers show it
+_DEFAULT_MS = 100.0  # a frame without a duration, as browsers show it
 
 
 def is_animated(path: str | Path) -> bool:
@@ -55,7 +55,7 @@ def read_animation(path: Path, picking: Picking, step: Callable[[int, int], None
         for number in numbers:
             image.seek(number)
             image.load()
-            durations.append(float(image.info.get("duration") or _SHOWN_MS) / 1000)
+            durations.append(float(image.info.get("duration") or _DEFAULT_MS) / 1000)
         times = list(accumulate(durations[:-1], initial=0.0))
         picked, frames = picking.of(times), []
         for place in picked:

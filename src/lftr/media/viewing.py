@@ -64,12 +64,12 @@ def as_viewed(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and turn is None and not (profile or image.has_transparency_data):
         return image if type(image) is Image.Image else image.copy()
     colours, alpha = _apart(image)
-    shown = _in_srgb(colours, profile) if profile else colours.convert("RGB")
+    rgb = _in_srgb(colours, profile) if profile else colours.convert("RGB")
     if alpha is not None:
         white = Image.new("RGB", image.size, "white")
-        white.paste(shown, mask=alpha)
-        shown = white
-    plain = shown if turn is None else shown.transpose(turn)
+        white.paste(rgb, mask=alpha)
+        rgb = white
+    plain = rgb if turn is None else rgb.transpose(turn)
     plain = plain.copy() if plain is image else plain
     plain.info.clear()
     return plain
@@ -156,8 +156,8 @@ def _in_srgb(colours: Image.Image, profile: bytes) -> Image.Image:
     transform = _transform(profile, space) if space == colours.mode else None
     if transform is None:
         return colours.convert("RGB")
-    shown: Image.Image = ImageCms.applyTransform(colours, transform)  # type: ignore[assignment]
-    return shown
+    rgb: Image.Image = ImageCms.applyTransform(colours, transform)  # type: ignore[assignment]
+    return rgb
 
 
 @lru_cache(maxsize=16)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 KEEP = 0.25
 
-Told = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 
 def verify(
@@ -47,7 +47,7 @@ def verify(
     text_tower: TextTower | None = None,
     steps: int = 4,
     seed: int = 0,
-    told: Told | None = None,
+    told: ProgressCallback | None = None,
 ) -> Verification:
     """Verify on this model that a reduction gives the logits that it should.
 

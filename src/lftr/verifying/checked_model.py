@@ -101,7 +101,7 @@ class CheckedModel:
             If a question has other ids in a batch than alone.
         """
         rows = [self._inputs([one]) for one in questions]
-        media = [len(shown) for shown, _ in questions]
+        media = [len(images) for images, _ in questions]
         if len(questions) == 1:
             return Prompt(rows[0], rows, media)
         batch = self._inputs(questions)
