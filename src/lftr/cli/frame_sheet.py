@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..drawing import below, beside, draw_frames, kept_of_frames, shown_part
+from ..drawing import below, beside, draw_frames, kept_of_frames, processed_part
 from ..media import Clip
 from ..values.errors import ArgumentError
 from ..values.report import ItemReport
@@ -64,7 +64,7 @@ def frame_pictures(item: ItemReport, clip: Clip, processor: Any) -> list[Image.I
     """
     if len(item.grids) != 1:
         raise ArgumentError.of("video", f"{len(item.grids)} grids", "a clip of one grid of frames")
-    pictures = draw_frames(item, [shown_part(processor, frame) for frame in clip.frames])
+    pictures = draw_frames(item, [processed_part(processor, frame) for frame in clip.frames])
     _, rows, columns = item.grids[0]
     times = [
         clip.times[number * len(clip.times) // len(pictures)] for number in range(len(pictures))

@@ -189,5 +189,5 @@ def refuse(options: Mapping[str, object], where: str) -> None:
     """
     for name, value in options.items():
         if value is not None and value is not False and value != []:  # 0 is a value
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            raise ArgumentError.of(name, shown, f"no such option {where}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            raise ArgumentError.of(name, text, f"no such option {where}")

@@ -116,8 +116,8 @@ def _say(planned: ServerPlan, distribution: str, version: str) -> None:
     positions = "renumbered" if compact else "as in the full prompt"
     weights = f"{planned.started.weights:g}" if planned.started.weights else "none"
     seen = "images and videos" if served.videos else "images"
-    own = distribution == "vllm"
-    build = "" if own else f" ({distribution}: built by others than the vLLM project)"
+    official = distribution == "vllm"
+    build = "" if official else f" ({distribution}: built by others than the vLLM project)"
     remark(
         f"vLLM {version}{build}: {planned.model}, {served.stock} as {served.name}",
         f"reduced before the language model: {seen}; positions {positions}; "

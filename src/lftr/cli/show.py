@@ -38,7 +38,7 @@ def show(
     """
     import torch
 
-    from ..drawing import below, draw_item, shown_part
+    from ..drawing import below, draw_item, processed_part
     from ..media import Clip
     from .frame_sheet import check_picture, frame_pictures, save, save_frames
     from .loading import load_model
@@ -58,7 +58,7 @@ def show(
     if isinstance(medium, Clip):
         save_frames(frame_pictures(items[0], medium, loaded.processor), medium, out)
     else:
-        part = shown_part(loaded.processor, medium)
+        part = processed_part(loaded.processor, medium)
         save(below([draw_item(item, part) for item in items]), out)
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})

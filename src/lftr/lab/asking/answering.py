@@ -72,9 +72,9 @@ class Answer:
         return sum(item.tokens for item in self.items)
 
 
-def inputs_for(model: Any, processor: Any, asked: Sequence[QuestionLike]) -> Any:
+def inputs_for(model: Any, processor: Any, questions: Sequence[QuestionLike]) -> Any:
     """Return a model's inputs for several questions, on its device and in its dtype."""
-    inputs = batch_inputs(processor, [(one.images, one.question) for one in asked])
+    inputs = batch_inputs(processor, [(one.images, one.question) for one in questions])
     return inputs.to(model.device, dtype=model.dtype)
 
 

@@ -203,9 +203,9 @@ def _answer_length(inputs: Mapping[str, Any]) -> int:
     """Return the number of tokens from the start of the answer on, without padding."""
     labels = inputs.get("labels")
     if not isinstance(labels, Tensor) or labels.ndim != 2 or len(labels) != 1:
-        shown = tuple(labels.shape) if isinstance(labels, Tensor) else labels
+        shape = tuple(labels.shape) if isinstance(labels, Tensor) else labels
         allowed = "labels (1, L) of one prompt and its answer, -100 where the prompt is"
-        raise ArgumentError.of("data", f"labels of shape {shown}", allowed)
+        raise ArgumentError.of("data", f"labels of shape {shape}", allowed)
     answered = (labels[0] != -100).nonzero().flatten().tolist()
     if not answered or answered[0] == 0:
         raise ArgumentError.of("data", labels.tolist(), "labels of an answer after a prompt")

@@ -36,11 +36,11 @@ class Hallucination:
     def of(cls, answers: Sequence[str], truths: Sequence[str]) -> Hallucination:
         """Count answers against what is true, ``"yes"`` or ``"no"``; neither counts as wrong."""
         pairs = [(verdict(answer), truth) for answer, truth in zip(answers, truths, strict=True)]
-        said = sum(answer == "yes" for answer, _ in pairs)
-        true = sum(truth == "yes" for _, truth in pairs)
+        yes_answers = sum(answer == "yes" for answer, _ in pairs)
+        yes_truths = sum(truth == "yes" for _, truth in pairs)
         both = pairs.count(("yes", "yes"))
         right = sum(answer == truth for answer, truth in pairs)
-        precision, recall = both / max(said, 1), both / max(true, 1)
-        f1 = 2 * both / max(said + true, 1)
+        precision, recall = both / max(yes_answers, 1), both / max(yes_truths, 1)
+        f1 = 2 * both / max(yes_answers + yes_truths, 1)
         count = max(len(pairs), 1)
-        return cls(right / count, precision, recall, f1, said / count, len(pairs))
+        return cls(right / count, precision, recall, f1, yes_answers / count, len(pairs))

@@ -26,8 +26,8 @@ def anls(answer: str, answers: Sequence[str]) -> float:
     Biten et al., "Scene Text Visual Question Answering", ICCV 2019, equation 1, with its threshold
     of 0.5; averaged over questions it is ANLS. Case and repeated spaces do not count.
     """
-    said = _spaced(answer)
-    best = max((_similarity(said, _spaced(one)) for one in answers), default=0.0)
+    spaced = _spaced(answer)
+    best = max((_similarity(spaced, _spaced(one)) for one in answers), default=0.0)
     return best if best >= _NEAR else 0.0
 
 
@@ -66,8 +66,8 @@ def verdict(answer: str) -> str:
 
 def yes_no(answer: str, answers: Sequence[str]) -> float:
     """Return 1 where the answer's `verdict` is that of one of ``answers``."""
-    said = verdict(answer)
-    return float(bool(said) and said in {verdict(one) for one in answers})
+    answer_verdict = verdict(answer)
+    return float(bool(answer_verdict) and answer_verdict in {verdict(one) for one in answers})
 
 
 def chosen(answer: str, choices: Sequence[str]) -> int | None:
@@ -78,14 +78,14 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     Of "cat" and "black cat", both inside, the longer counts.
     """
     letters = string.ascii_uppercase[: len(choices)]
-    said, options = normalise(answer), [normalise(choice) for choice in choices]
-    if said in options:
-        return options.index(said)
+    normalised, options = normalise(answer), [normalise(choice) for choice in choices]
+    if normalised in options:
+        return options.index(normalised)
     alone = re.match(r"\s*[(\[]?([A-Za-z])(?:[)\].:,]|\s*$)", answer)
     named = alone or re.search(r"answer(?:\s+is|:)\s*[(\[]?([A-Z])\b", answer, re.IGNORECASE)
     if named and named[1].upper() in letters:
         return letters.index(named[1].upper())
-    inside = [i for i, option in enumerate(options) if _stands_in(option, said)]
+    inside = [i for i, option in enumerate(options) if _stands_in(option, normalised)]
     whole = [
         i for i in inside if not any(_within(options[i], options[j]) for j in inside if j != i)
     ]

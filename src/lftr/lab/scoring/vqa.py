@@ -68,9 +68,9 @@ def vqa_soft(answer: str, answers: Sequence[str]) -> float:
     The mean, over every choice of all but one of them, of ``min(1, matches / 3)``. Ten people are
     usual. With fewer than four, where three could not agree, one match is enough.
     """
-    said = vqa_normalise(answer)
+    normalised = vqa_normalise(answer)
     people = Counter(vqa_normalise(one) for one in answers)
-    matches, count = people[said], people.total()
+    matches, count = people[normalised], people.total()
     if count < 4:
         return float(matches > 0)
     without_one, without_other = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)

@@ -45,9 +45,9 @@ _ImageQuestions = Iterator[tuple[str, str, tuple[str, ...], Sequence[int]]]
 
 
 def _existence(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
-    present = {(thing.colour, thing.kind) for thing in objects}
-    colours = {thing.colour for thing in objects}
-    kinds = {thing.kind for thing in objects}
+    present = {(obj.colour, obj.kind) for obj in objects}
+    colours = {obj.colour for obj in objects}
+    kinds = {obj.kind for obj in objects}
     hard = [pair for pair in itertools.product(colours, kinds) if pair not in present]
     easy = [pair for pair in itertools.product(COLOURS, KINDS) if pair not in present]
     absent = sorted(hard) if hard and rng.random() < 0.7 else easy
@@ -104,7 +104,7 @@ def _relation(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
 
 
 def _comparison(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
-    shapes = [i for i, thing in enumerate(objects) if thing.kind != "digit"]
+    shapes = [i for i, obj in enumerate(objects) if obj.kind != "digit"]
     pairs = shuffled(list(itertools.permutations(shapes, 2)), rng)
     extremes = (_superlative(objects, shapes, bigger) for bigger in shuffled([True, False], rng))
     for i, j in pairs:
@@ -133,7 +133,7 @@ def _superlative(objects: Objects, shapes: Sequence[int], bigger: bool) -> _Imag
 
 
 def _reading(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
-    digits = [i for i, thing in enumerate(objects) if thing.kind == "digit"]
+    digits = [i for i, obj in enumerate(objects) if obj.kind == "digit"]
     for i in shuffled(digits, rng):
         if len(digits) == 1 and rng.random() < 0.5:
             yield "What is the digit?", str(objects[i].value), DIGITS, [i]

@@ -31,8 +31,8 @@ def render(objects: Sequence[SceneObject], rng: np.random.Generator) -> npt.NDAr
     """
     near = objects[int(rng.integers(len(objects)))].colour if objects else "white"
     canvas = _background(rng, near, SIDE)
-    for thing in objects:
-        _paint(canvas, thing, _finish(rng))
+    for obj in objects:
+        _paint(canvas, obj, _finish(rng))
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
@@ -55,9 +55,9 @@ def render_clip(
     for frame in range(frames):
         canvas = backgrounds[frame >= cut].copy()
         for track, finish in zip(tracks, finishes, strict=True):
-            thing = track.states[frame]
-            if thing is not None:
-                _paint(canvas, thing, finish)
+            obj = track.states[frame]
+            if obj is not None:
+                _paint(canvas, obj, finish)
         canvas += noise * _grain(rng, side)
         drawn.append(np.clip(canvas, 0, 255).astype(np.uint8))
     return np.stack(drawn)
@@ -70,22 +70,22 @@ def _finish(rng: np.random.Generator) -> _Finish:
     return tint, light, dark
 
 
-def _paint(canvas: Float32Array, thing: SceneObject, finish: _Finish) -> None:
+def _paint(canvas: Float32Array, obj: SceneObject, finish: _Finish) -> None:
     tint, light, dark = finish
-    alpha, left, top = mask(thing)
+    alpha, left, top = mask(obj)
     height, width = alpha.shape
     window = canvas[top : top + height, left : left + width]
-    paint = np.asarray(COLOURS[thing.colour], np.float32) + tint
+    paint = np.asarray(COLOURS[obj.colour], np.float32) + tint
     shade = np.linspace(light, dark, height, dtype=np.float32)
     window += alpha[..., None] * (paint.astype(np.float32) + shade[:, None, None] - window)
 
 
-def mask(thing: SceneObject) -> tuple[Float32Array, int, int]:
+def mask(obj: SceneObject) -> tuple[Float32Array, int, int]:
     """How much of each pixel an object covers: ``(size, size)`` from 0 to 1, with left and top."""
-    left, top = round(thing.x - thing.size / 2), round(thing.y - thing.size / 2)
-    if thing.sample is not None:
-        return _digit_mask(thing.sample, thing.size, thing.angle), left, top
-    return _shape_mask(thing.kind, thing.size, thing.angle), left, top
+    left, top = round(obj.x - obj.size / 2), round(obj.y - obj.size / 2)
+    if obj.sample is not None:
+        return _digit_mask(obj.sample, obj.size, obj.angle), left, top
+    return _shape_mask(obj.kind, obj.size, obj.angle), left, top
 
 
 @lru_cache(maxsize=8192)

@@ -98,9 +98,9 @@ def sample_tracks(
     shapes = [str(s) for s in rng.permutation(SHAPES)[: rng.integers(3, 7)]]
     tracks: list[Track] = []
     for role in roles:
-        thing = _sample_look(rng, split, colours, shapes, role in ("digit", "number"))
+        look = _sample_look(rng, split, colours, shapes, role in ("digit", "number"))
         for _ in range(20):
-            track = Track(ROLES[role](_placed(rng, thing), frames, colours, rng))
+            track = Track(ROLES[role](_placed(rng, look), frames, colours, rng))
             if _fits(track, tracks):
                 tracks.append(track)
                 break
@@ -121,10 +121,10 @@ def _sample_look(
     return SceneObject("digit", colour, 0, 0, size, angle, value, sample)
 
 
-def _placed(rng: np.random.Generator, thing: SceneObject) -> SceneObject:
-    margin = thing.size / 2 + 1
+def _placed(rng: np.random.Generator, look: SceneObject) -> SceneObject:
+    margin = look.size / 2 + 1
     x, y = rng.uniform(margin, CLIP_SIDE - margin, 2).round(1).tolist()
-    return replace(thing, x=x, y=y)
+    return replace(look, x=x, y=y)
 
 
 def _fits(track: Track, others: Sequence[Track]) -> bool:
@@ -139,18 +139,18 @@ def _fits(track: Track, others: Sequence[Track]) -> bool:
 # What an object does. Each role takes the object, the number of frames and the clip's colours.
 
 
-def _only(thing: SceneObject, frames: int, when: Sequence[int]) -> States:
-    return tuple(thing if frame in when else None for frame in range(frames))
+def _only(look: SceneObject, frames: int, when: Sequence[int]) -> States:
+    return tuple(look if frame in when else None for frame in range(frames))
 
 
 def _stay(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    return (thing,) * frames
+    return (look,) * frames
 
 
 def _move(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Go one way, at an even speed, for two frames or more."""
     far = float(rng.uniform(*_REACH)) * (1 if rng.random() < 0.5 else -1)
@@ -160,58 +160,58 @@ def _move(
     end = int(rng.integers(start + 2, frames))
     shares = np.clip((np.arange(frames) - start) / (end - start), 0, 1).tolist()
     return tuple(
-        replace(thing, x=round(thing.x + dx * share, 1), y=round(thing.y + dy * share, 1))
+        replace(look, x=round(look.x + dx * share, 1), y=round(look.y + dy * share, 1))
         for share in shares
     )
 
 
 def _flash(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Be seen for single frames, once or a few times, but in neither the first nor the last."""
     inner = frames - 2
     times = int(rng.integers(1, min(_MOST_FLASHES, (inner + 1) // 2) + 1))
     # Choosing among fewer frames and then parting the chosen ones leaves a gap between any two.
     chosen = np.sort(rng.permutation(inner - times + 1)[:times]) + np.arange(times)
-    return _only(thing, frames, (1 + chosen).tolist())
+    return _only(look, frames, (1 + chosen).tolist())
 
 
 def _blink(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Be seen in one frame only, any but the first."""
-    return _only(thing, frames, [int(rng.integers(1, frames))])
+    return _only(look, frames, [int(rng.integers(1, frames))])
 
 
 def _appear(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Come and stay, well before the end."""
-    return _only(thing, frames, range(int(rng.integers(1, frames - 2)), frames))
+    return _only(look, frames, range(int(rng.integers(1, frames - 2)), frames))
 
 
 def _arrive(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Come in one of the last two frames, and stay."""
-    return _only(thing, frames, range(int(rng.integers(frames - 2, frames)), frames))
+    return _only(look, frames, range(int(rng.integers(frames - 2, frames)), frames))
 
 
 def _vanish(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Be there for two frames or more, then no longer."""
-    return _only(thing, frames, range(int(rng.integers(2, frames))))
+    return _only(look, frames, range(int(rng.integers(2, frames))))
 
 
 def _change(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Take another colour, be it in the last frame."""
-    others = [colour for colour in colours if colour != thing.colour]
-    after = replace(thing, colour=others[int(rng.integers(len(others)))])
+    others = [colour for colour in colours if colour != look.colour]
+    after = replace(look, colour=others[int(rng.integers(len(others)))])
     when = int(rng.integers(1, frames))
-    return tuple(thing if frame < when else after for frame in range(frames))
+    return tuple(look if frame < when else after for frame in range(frames))
 
 
 ROLES: dict[str, Callable[[SceneObject, int, Sequence[str], np.random.Generator], States]] = {

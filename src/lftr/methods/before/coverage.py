@@ -22,7 +22,7 @@ from ..operations.signals import ENCODER, encoder_features
 from .lftr import Lftr
 
 # Relevance to the question picks the first token and keeps a say; diversity picks the others.
-_ASKED = Lftr(relevance="text", diversity=0.9)
+_GUIDED = Lftr(relevance="text", diversity=0.9)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Coverage(Method, name="coverage"):
         if tokens.text_embeds is None or tokens.visual_projected is None:
             chosen = self._cover(tokens, keep)
             return replace(chosen, notes=(*chosen.notes, "without a text tower, nothing was asked"))
-        return Mix(_ASKED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
+        return Mix(_GUIDED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
 
     def _cover(self, tokens: VisualTokens, keep: int) -> Selection:
         x, notes = encoder_features(tokens)

@@ -106,8 +106,8 @@ def _flow(kept: Tensor, dropped: Tensor, slot: Tensor, share: Tensor) -> Flow:
     """Return the flow of dropped tokens into slots ``(B, D, T)``, by shares of each."""
     slot, share = slot.flatten(1), share.flatten(1)
     source = dropped.repeat_interleave(slot.shape[1] // dropped.shape[1], dim=1)
-    own = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
-    slot, source = torch.cat([own, slot], dim=1), torch.cat([kept, source], dim=1)
-    share = torch.cat([torch.ones_like(own, dtype=share.dtype), share], dim=1)
-    load = torch.zeros_like(own, dtype=share.dtype).scatter_add(1, slot, share)
+    kept_slots = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+    slot, source = torch.cat([kept_slots, slot], dim=1), torch.cat([kept, source], dim=1)
+    share = torch.cat([torch.ones_like(kept_slots, dtype=share.dtype), share], dim=1)
+    load = torch.zeros_like(kept_slots, dtype=share.dtype).scatter_add(1, slot, share)
     return Flow(source, slot, share / load.gather(1, slot))

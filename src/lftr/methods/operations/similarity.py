@@ -87,11 +87,11 @@ class Similarity:
         """Return the rows ``(B, M, N)`` of tokens ``(B, M)`` if all were computed before."""
         if self.pairs is not None:
             return take(self.pairs, index, 1)
-        asked = list(zip(self._known, index.tolist(), strict=True))
-        if not all(known.keys() >= set(tokens) for known, tokens in asked):
+        requests = list(zip(self._known, index.tolist(), strict=True))
+        if not all(known.keys() >= set(tokens) for known, tokens in requests):
             return None
         return torch.stack(
-            [torch.stack([known[token] for token in tokens]) for known, tokens in asked]
+            [torch.stack([known[token] for token in tokens]) for known, tokens in requests]
         )
 
     def _rows(self, tokens: Directions, index: Tensor) -> Tensor:

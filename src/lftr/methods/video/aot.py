@@ -100,19 +100,19 @@ class AOT(ClipMethod, name="aot"):
             parts.append((key, start * size))
             for t in range(start + 1, end):
                 pick = self._anchors(scores[0][t], scores[1][t], tokens, anchors)
-                own = _within(x[t], pick, (height, width))
-                moving = own @ x[t]
+                within = _within(x[t], pick, (height, width))
+                moving = within @ x[t]
                 share = _over_time(moving, states, t - start)
                 # two anchors on each side are equally decided, but for rounding
                 order = share.amax(dim=1).mul(2.0**24).round().argsort(stable=True)
                 stay, go = order[: counts[t]], order[counts[t] :]
                 share = share[go].mT
                 load = 1.0 + share.sum(dim=1, keepdim=True)
-                key[:, (t - start) * size : (t - start + 1) * size] = share @ own[go]
+                key[:, (t - start) * size : (t - start + 1) * size] = share @ within[go]
                 key /= load
                 states = (states + share @ moving[go]) / load
                 index.append(pick[stay] + t * size)
-                parts.append((own[stay], t * size))
+                parts.append((within[stay], t * size))
         return Selection(torch.cat(index), _flow(parts), notes)
 
     def _counts(
@@ -155,9 +155,9 @@ def _within(x: Tensor, pick: Tensor, shape: tuple[int, int]) -> Tensor:
         The anchors.
     shape : (H, W)
     """
-    own = torch.arange(len(pick), device=x.device)
+    slots = torch.arange(len(pick), device=x.device)
     whole = x.new_zeros(len(pick), len(x))
-    whole[own, pick] = 1.0
+    whole[slots, pick] = 1.0
     loose = torch.ones(len(x), dtype=torch.bool, device=x.device)
     loose[pick] = False
     if not bool(loose.any()) or not len(pick):

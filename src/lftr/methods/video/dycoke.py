@@ -14,7 +14,7 @@ from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
 from ..operations.cells import spread_tokens
 from ..operations.motion import same_position
-from .base import ClipMethod, by_frame, own_counts
+from .base import ClipMethod, by_frame, natural_counts
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DyCoke(ClipMethod, name="dycoke"):
         return Selection(torch.cat(parts, dim=1))
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        return own_counts(tokens, self._natural)
+        return natural_counts(tokens, self._natural)
 
     def compared(self, frames: int) -> dict[int, int]:
         """Return the frame that each compared frame is compared with."""

@@ -21,7 +21,7 @@ from ..operations.flows import grouped_flow
 from ..operations.regions import Region, halved, pairs_of, regions
 from ..operations.scaling import unit
 from ..operations.signals import FRAMES, TEXT, Notes, stand_in
-from .base import ClipMethod, own_counts
+from .base import ClipMethod, natural_counts
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
         return Selection(torch.cat(anchors).to(seen.device), flow, notes)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        return own_counts(tokens, self._natural)
+        return natural_counts(tokens, self._natural)
 
     def _natural(self, tokens: VisualTokens) -> list[int]:
         frames = tokens.blocks[0][0]

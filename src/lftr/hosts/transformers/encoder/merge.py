@@ -188,9 +188,9 @@ class MergePass:
         """Check what a merge of another package returned."""
         returned = chosen.index.shape if isinstance(chosen, Selection) else type(chosen).__name__
         if returned != shape:
-            shown = tuple(returned) if isinstance(returned, torch.Size) else returned
+            result = tuple(returned) if isinstance(returned, torch.Size) else returned
             raise LftrError(
-                f"{type(self.merge).__name__}.merge returned {shown} where a lftr.Selection of "
+                f"{type(self.merge).__name__}.merge returned {result} where a lftr.Selection of "
                 f"shape {shape} has to be returned"
             )
         assert isinstance(chosen, Selection)

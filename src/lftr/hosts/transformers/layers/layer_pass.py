@@ -318,8 +318,8 @@ class LayerPass:
                     "method that reads the previous layer"
                 )
             # the layer chooses among the keys that this mask shows, and masks the others itself
-            shown = self.arguments.in_conversation(alive)
-            here[CallArguments.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
+            visible = self.arguments.in_conversation(alive)
+            here[CallArguments.name("mask")] = layer_mask(full, visible, visible, 0, flat=False)
         rest = tuple(map(self._narrowed, rest))
         capture = start_layer(layer, states, rest, here, None if choosing else place)
         assert capture.query is not None
