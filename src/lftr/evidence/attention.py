@@ -1,10 +1,10 @@
-"""Showing readers the queries and keys of transformers' attention layers.
+"""Recording the queries and keys of transformers' attention layers, and replacing their kernels.
 
 Every attention layer of transformers looks its kernel up by ``ALL_ATTENTION_FUNCTIONS``'
-``get_interface``. While a tap is open, what the tapping thread is given there passes everything
-through and, for tapped modules, reads the exact queries and keys (after rotary embeddings and
-normalisation, whatever the kernel). `changed` uses the same place to call a kernel with other
-arguments. When the last tap closes the table is as it was.
+``get_interface``. While a recorder is open, the lookup returns, in its thread, a function that
+calls the kernel and, for recorded modules, records the exact queries and keys (after rotary
+embeddings and normalisation, whatever the kernel). `replacing_kernels` uses the same place to call
+a kernel with other arguments. When the last recorder closes the table is as it was.
 
 Why the lookup is replaced, and not a kernel registered (``AttentionInterface.register``) and
 chosen by ``config._attn_implementation``, which is transformers' own way to add one:
@@ -13,12 +13,13 @@ chosen by ``config._attn_implementation``, which is transformers' own way to add
   the lookup as the default, which a registered function does not receive; Llama 4 has two.
 - The name is not the kernel's alone. Masks are made by it, and models take other paths by it
   (FlashAttention's packing; Gemma 4, MiniMax M3 VL and others compare it with "sdpa" or "eager").
-  Under another name a model would not compute what it computes without the tap.
-- A configuration is shared by all layers and threads, and by copies of the model. The tap is for
-  one module in one thread.
+  Under another name a model would not compute what it computes without the recorder.
+- A configuration is shared by all layers and threads, and by copies of the model. A recorder
+  is for one module in one thread.
 
-What is replaced is private to transformers, so it is checked: a tap cannot be opened where the
-lookup is missing, and whoever opens one raises `unread` if the module ran and showed it nothing.
+What is replaced is private to transformers, so it is checked: a recorder cannot be opened where the
+lookup is missing, and whoever opens one raises `attention_not_recorded` if the module ran and no
+call of it was recorded.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from ..values.errors import UnsupportedModelError
 from ..values.exact import exactly
 
 
-class Reader(Protocol):
-    """What is shown the queries, keys and values ``(B, heads, N, d)`` of each call.
+class KernelRecorder(Protocol):
+    """Receives the queries, keys and values ``(B, heads, N, d)`` of each call.
 
     Queries and keys are those after rotary embeddings.
     """
 
-    def read(
+    def record(
         self,
         query: Tensor,
         key: Tensor,
@@ -57,20 +58,24 @@ class Reader(Protocol):
 
 
 # Calls the kernel it is given first, with other arguments if need be, and returns what it returns.
-Change = Callable[..., Any]
+KernelReplacement = Callable[..., Any]
 
-AnyReader = TypeVar("AnyReader", bound=Reader)
-_open: ContextVar[dict[int, Reader] | None] = ContextVar("lftr_taps", default=None)
-_changes: ContextVar[dict[int, Change] | None] = ContextVar("lftr_changes", default=None)
+AnyRecorder = TypeVar("AnyRecorder", bound=KernelRecorder)
+_recorders: ContextVar[dict[int, KernelRecorder] | None] = ContextVar(
+    "lftr_attention_recorders", default=None
+)
+_replacements: ContextVar[dict[int, KernelReplacement] | None] = ContextVar(
+    "lftr_kernel_replacements", default=None
+)
 _lock = threading.Lock()
 _users = 0
 _NAME = "get_interface"
-_replaced: list[Any] = []  # while a tap is open: what stood in the table before, and our own
+_replaced: list[Any] = []  # while a recorder is open: the table's entry before, and lftr's
 
 
 @contextmanager
-def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
-    """Show ``module``'s attention to ``tap`` while the body runs, in this thread.
+def recording(module: nn.Module, recorder: AnyRecorder) -> Iterator[AnyRecorder]:
+    """Show ``module``'s attention to ``recorder`` while the body runs, in this thread.
 
     Raises
     ------
@@ -78,23 +83,23 @@ def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
         If this release of transformers does not look kernels up as expected.
     """
     _install()
-    token = _open.set({**(_open.get() or {}), id(module): tap})
+    token = _recorders.set({**(_recorders.get() or {}), id(module): recorder})
     try:
-        yield tap
+        yield recorder
     finally:
-        _open.reset(token)
+        _recorders.reset(token)
         _uninstall()
 
 
 @contextmanager
-def changed(changes: Mapping[int, Change]) -> Iterator[None]:
+def replacing_kernels(replacements: Mapping[int, KernelReplacement]) -> Iterator[None]:
     """Let functions call the attention kernels of modules while the body runs, in this thread.
 
     Parameters
     ----------
-    changes : mapping
+    replacements : mapping
         For the ``id`` of each module what is called in place of its kernel, with the kernel as its
-        first argument and the kernel's own arguments after it. Readers see the arguments before.
+        first argument and the kernel's own arguments after it. Recorders see the arguments before.
 
     Raises
     ------
@@ -102,16 +107,16 @@ def changed(changes: Mapping[int, Change]) -> Iterator[None]:
         If this release of transformers does not look kernels up as expected.
     """
     _install()
-    token = _changes.set({**(_changes.get() or {}), **changes})
+    token = _replacements.set({**(_replacements.get() or {}), **replacements})
     try:
         yield
     finally:
-        _changes.reset(token)
+        _replacements.reset(token)
         _uninstall()
 
 
-def unread(module: nn.Module) -> UnsupportedModelError:
-    """Return the error for a module that ran and whose attention showed its tap nothing."""
+def attention_not_recorded(module: nn.Module) -> UnsupportedModelError:
+    """Return the error for a module that ran and whose attention was not recorded."""
     return UnsupportedModelError(
         f"the attention of {type(module).__name__} ran, but its queries and keys could not be "
         f"read: it does not look its kernel up as transformers {transformers.__version__} is "
@@ -130,7 +135,7 @@ def _install() -> None:
                     f"its attention interface has no {_NAME}. Choose a method that reads none"
                 )
             table = vars(ALL_ATTENTION_FUNCTIONS)
-            installed = _wrapping(look_up)
+            installed = _wrap_look_up(look_up)
             _replaced[:] = table.get(_NAME), installed
             table[_NAME] = installed
         _users += 1
@@ -151,15 +156,15 @@ def _uninstall() -> None:
             table[_NAME] = before
 
 
-def _wrapping(get_interface: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_look_up(get_interface: Callable[..., Any]) -> Callable[..., Any]:
     def look_up(*args: Any, **kwargs: Any) -> Callable[..., Any]:
         function: Callable[..., Any] = get_interface(*args, **kwargs)
-        return _passing_on(function) if _open.get() or _changes.get() else function
+        return _wrap_kernel(function) if _recorders.get() or _replacements.get() else function
 
     return look_up
 
 
-def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     def attend(
         module: nn.Module,
         query: Tensor,
@@ -169,35 +174,40 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        tap = (_open.get() or {}).get(id(module))
-        if tap is not None:
-            _show(tap, query, key, value, attention_mask, kwargs)
-        change = (_changes.get() or {}).get(id(module))
-        if change is not None:
-            return change(function, module, query, key, value, attention_mask, *args, **kwargs)
+        recorder = (_recorders.get() or {}).get(id(module))
+        if recorder is not None:
+            _record(recorder, query, key, value, attention_mask, kwargs)
+        replacement = (_replacements.get() or {}).get(id(module))
+        if replacement is not None:
+            return replacement(function, module, query, key, value, attention_mask, *args, **kwargs)
         return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attend
 
 
-def _show(
-    tap: Reader, query: Tensor, key: Tensor, value: Tensor, mask: Any, kwargs: Mapping[str, Any]
+def _record(
+    recorder: KernelRecorder,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    kwargs: Mapping[str, Any],
 ) -> None:
-    """Let a reader see what a kernel is given.
+    """Pass the arguments of a kernel to a recorder.
 
     Nothing that it computes is saved for a backward pass: where layers are checkpointed, they run
-    again without a reader, and would save less.
+    again without a recorder, and would save less.
     """
     scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
     bounds = kwargs.get("cu_seq_lens_q")
     with torch.no_grad(), exactly(query):
         if bounds is None:
             seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-            tap.read(query, key, seen, scaling, softcap, value)
+            recorder.record(query, key, seen, scaling, softcap, value)
         else:  # flash attention packs all images into one call
             for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
                 q, k, v = (one[:, :, start:stop] for one in (query, key, value))
-                tap.read(q, k, None, scaling, softcap, v)
+                recorder.record(q, k, None, scaling, softcap, v)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:

@@ -114,11 +114,11 @@ class CheckedModel:
 
     def _inputs(self, questions: Sequence[MediaAndText]) -> ModelInputs:
         made = batch_inputs(self.processor, questions)
-        inputs = {name: self._moved(value) for name, value in made.items() if name != "labels"}
+        inputs = {name: self._to_model(value) for name, value in made.items() if name != "labels"}
         inputs.setdefault(MASK, torch.ones_like(inputs[IDS]))
         return inputs
 
-    def _moved(self, value: Any) -> Any:
+    def _to_model(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         dtype = self.model.dtype if value.is_floating_point() else value.dtype

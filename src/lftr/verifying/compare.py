@@ -15,7 +15,7 @@ from ..hosts.transformers.api import returned_cache
 from ..values.errors import LftrError, MissingEvidenceError, UnsupportedModelError
 from .checked_model import CheckedModel, Prompt, SkippedCheck
 from .judge import Figures, distance
-from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, lengthened
+from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, append_tokens
 
 _REFUSALS = (UnsupportedModelError, MissingEvidenceError)
 _FOLLOWING = 5  # tokens of a second turn, copied from the end of the first prompt
@@ -82,7 +82,7 @@ def second_turn(*, whole: bool) -> RunFunction:
         first = checked.generate(inputs)
         following = inputs[IDS][0, -_FOLLOWING:].tolist()
         continuation = [*first.tokens[0], *following]
-        longer = lengthened(checked.model, inputs, continuation)
+        longer = append_tokens(checked.model, inputs, continuation)
         names = [name for name in longer if name == IDS or name.endswith(TYPES)]
         arguments = {name: longer[name] for name in (*names, MASK, VISION_MASK) if name in longer}
         if not whole:  # the last token of an answer is in no cache

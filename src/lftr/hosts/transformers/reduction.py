@@ -23,14 +23,14 @@ from .hooks import ModelHooks, hooks_of
 from .kinds.base import Host
 from .kinds.cross_attention import CrossAttentionHost
 from .kinds.diffusion import DiffusionHost
-from .kinds.prefill import Prefill
+from .kinds.prefill import PrefillHost
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
 from .layers.slot_weights import SlotWeights, with_weights
 from .reduced_call import ReducedCall
 
 HOSTS: dict[str, type[Host]] = {
-    "prefill": Prefill,
+    "prefill": PrefillHost,
     "diffusion": DiffusionHost,
     "qformer": QFormerHost,
     "cross_attention": CrossAttentionHost,

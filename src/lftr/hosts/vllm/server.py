@@ -175,8 +175,8 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
         if not word.startswith("-") and (not before[place].startswith("-") or "=" in before[place])
     ]
     if len(spare) > 1:
-        shown = " ".join(words[place] for place in spare)
-        raise ArgumentError.of("MODEL", shown, "one model, best before the options of vLLM")
+        text = " ".join(words[place] for place in spare)
+        raise ArgumentError.of("MODEL", text, "one model, best before the options of vLLM")
     rest = [word for place, word in enumerate(words) if place not in spare]
     return (words[spare[0]] if spare else None), rest
 
