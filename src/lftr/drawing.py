@@ -48,7 +48,7 @@ def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 
         tokens = _Tokens.of(item, number)
         side = patch_side((frames, rows, columns), length)
         pictures.append(tokens.draw((frames * rows, columns), image if placed else None, side))
-    return beside(pictures)
+    return stack_horizontally(pictures)
 
 
 def draw_frames(
@@ -167,7 +167,9 @@ def _draw_grid(
     return picture
 
 
-def beside(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.Image:
+def stack_horizontally(
+    pictures: Sequence[Image.Image], captions: Sequence[str] = ()
+) -> Image.Image:
     """Put pictures in a row, with a caption of one or more lines under each."""
     if len(pictures) == 1 and not captions:
         return pictures[0]
@@ -186,7 +188,7 @@ def beside(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Ima
     return sheet
 
 
-def below(pictures: Sequence[Image.Image]) -> Image.Image:
+def stack_vertically(pictures: Sequence[Image.Image]) -> Image.Image:
     """Put pictures in a column."""
     height = sum(picture.height for picture in pictures) + _GAP * (len(pictures) - 1)
     sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), _GROUND)

@@ -14,6 +14,7 @@ from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.options import check_keep
+from .methods.lookup import as_method
 from .presets import Preset
 from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
@@ -41,16 +42,6 @@ class OlderArguments(TypedDict, total=False):
     text_tower: TextTower | None
     preset: str | Path | Preset | None
     images_as_video: Frames | bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] | None
-
-
-def as_method(method: object) -> Method:
-    """Return a method given by name or as an object; one that decides before the language model."""
-    chosen = get_method(method) if isinstance(method, str) else method
-    if not isinstance(chosen, Method):
-        raise ArgumentError.of(
-            "method", method, "a name from lftr.list_methods('before') or a lftr.Method"
-        )
-    return chosen
 
 
 def reduce(
@@ -160,7 +151,7 @@ def reduce(
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
-    before, budget, inside = _planned(method, budget_of(keep, tokens))
+    before, budget, inside = _plan_methods(method, budget_of(keep, tokens))
     plan = ReductionPlan(
         before,
         budget,
@@ -287,7 +278,7 @@ def reduce_module(
 
     plan = ReductionPlan(
         as_method(method),
-        _needed(budget_of(keep, tokens)),
+        _require_budget(budget_of(keep, tokens)),
         unweighted="slots have no weights: lftr.reduce_module does not change the attention after "
         "the module",
     )
@@ -371,10 +362,10 @@ def check_budget(method: object, budget: Keep | Literal["auto"] | None) -> None:
     ArgumentError
         As `reduce` raises it.
     """
-    _planned(method, budget)
+    _plan_methods(method, budget)
 
 
-def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
+def split_by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
     """Return the methods before the language model, unchecked, and those inside it.
 
     Parameters
@@ -388,14 +379,14 @@ def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
     return [one for one in methods if not isinstance(one, LayerMethod)], inside
 
 
-def _planned(
+def _plan_methods(
     method: object, budget: Keep | Literal["auto"] | None
 ) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
     """Return the method before the language model, what it keeps, and the methods inside.
 
     Where only methods inside are given, everything is kept before the language model.
     """
-    before, within = by_place(method)
+    before, within = split_by_place(method)
     inside = tuple(within)
     if len(before) > 1:
         raise ArgumentError.of(
@@ -404,7 +395,7 @@ def _planned(
             "one method before the language model; lftr.methods.Then joins several",
         )
     if before or not inside:
-        return as_method(before[0] if before else method), _needed(budget), inside
+        return as_method(before[0] if before else method), _require_budget(budget), inside
     if budget is not None:
         if len(inside) > 1:
             allowed = "None where several methods have their schedules"
@@ -413,6 +404,6 @@ def _planned(
     return get_method("uniform"), 1.0, inside
 
 
-def _needed(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:
+def _require_budget(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:
     """Refuse None: a method before the language model needs a budget."""
     return parse_keep(None) if budget is None else budget

@@ -8,7 +8,14 @@ from PIL import Image
 
 import lftr as library
 from lftr import Flow, Selection
-from lftr.drawing import ACCENT, below, draw_item, patch_side, processed_part, slot_colours
+from lftr.drawing import (
+    ACCENT,
+    draw_item,
+    patch_side,
+    processed_part,
+    slot_colours,
+    stack_vertically,
+)
 from lftr.prompting import read_image
 from lftr.values.report import ItemReport
 
@@ -117,7 +124,7 @@ def test_tokens_without_a_place_lie_on_plain_ground():
 
 def test_several_items_stand_below_each_other():
     pictures = [Image.new("RGB", (10, 20)), Image.new("RGB", (30, 5))]
-    assert below(pictures).size == (30, 20 + 5 + 12)
+    assert stack_vertically(pictures).size == (30, 20 + 5 + 12)
 
 
 @pytest.mark.parametrize(("size", "seen"), [((288, 192), (192, 192)), ((100, 300), (100, 100))])

@@ -50,7 +50,7 @@ def serve(
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # an option of vLLM's comes first
         model, rest = split_model([model, *rest])
-    name = _bundled() if model is None else str(options.checked_model("MODEL", model))
+    name = _bundled_path() if model is None else str(options.check_model_name("MODEL", model))
     setting = _setting(arguments) if preset is None else _preset(preset, arguments)
     build = check_version()
     planned = plan(name, _config(name), setting, rest, started)
@@ -87,7 +87,7 @@ def _preset(path: Path, arguments: dict[str, Any]) -> Preset:
     return Preset.load(path)
 
 
-def _bundled() -> str:
+def _bundled_path() -> str:
     from .. import bundled
 
     return str(bundled.path())

@@ -38,20 +38,20 @@ def show(
     """
     import torch
 
-    from ..drawing import below, draw_item, processed_part
+    from ..drawing import draw_item, processed_part, stack_vertically
     from ..media import Clip
     from .frame_sheet import check_picture, frame_pictures, save, save_frames
     from .loading import load_model
     from .media_args import moves, read_medium
     from .parsing import parse_setting
-    from .terminal import print_json, say, working
+    from .terminal import print_json, say, show_spinner
 
     check_picture(out)
     chosen = parse_setting(method, keep, tokens, option, encoder=encoder)
     medium = read_medium(image, frames, fps)
     loaded = load_model(model, device, dtype, chosen.methods, text_tower, moves([medium]))
     inputs, on = loaded.inputs([medium], question), loaded.reduce(chosen, [medium], question)
-    with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
+    with unanswered(), on as reduction, torch.inference_mode(), show_spinner("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
@@ -59,7 +59,7 @@ def show(
         save_frames(frame_pictures(items[0], medium, loaded.processor), medium, out)
     else:
         part = processed_part(loaded.processor, medium)
-        save(below([draw_item(item, part) for item in items]), out)
+        save(stack_vertically([draw_item(item, part) for item in items]), out)
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})
         return

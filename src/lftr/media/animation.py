@@ -12,7 +12,7 @@ from ..values.errors import LftrError
 from .clip import Clip
 from .faults import refusing
 from .picking import Picking
-from .picture import opened
+from .picture import open_picture
 from .viewing import as_viewed
 
 # formats in which several pictures are frames
@@ -27,7 +27,7 @@ def is_animated(path: str | Path) -> bool:
     an animation.
     """
     try:
-        with refusing("video", path, "an image file"), opened(path) as image:
+        with refusing("video", path, "an image file"), open_picture(path) as image:
             return len(_frames(image)) > 1
     except LftrError:
         return False
@@ -50,7 +50,7 @@ def read_animation(path: Path, picking: Picking, step: Callable[[int, int], None
     ArgumentError
         If it breaks off.
     """
-    with refusing("video", path, "an animated picture that is whole"), opened(path) as image:
+    with refusing("video", path, "an animated picture that is whole"), open_picture(path) as image:
         numbers, durations = _frames(image), []
         for number in numbers:
             image.seek(number)

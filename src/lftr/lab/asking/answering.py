@@ -121,7 +121,7 @@ def one_batch(
         texts = processor.batch_decode(new, skip_special_tokens=True)
         return [
             Answer(text.strip(), _items_of(report, row), report.kept_by(row), ms, ended)
-            for row, (text, ended) in enumerate(zip(texts, _ended(model, new), strict=True))
+            for row, (text, ended) in enumerate(zip(texts, _rows_with_end(model, new), strict=True))
         ]
 
     with encode_once(model):
@@ -154,7 +154,7 @@ def answer_batch(
             yield number, ask(setting)
 
 
-def _ended(model: Any, new: Tensor) -> list[bool]:
+def _rows_with_end(model: Any, new: Tensor) -> list[bool]:
     """Return for each row of generated ids whether it contains an end token."""
     ends = model.generation_config.eos_token_id
     if ends is None:

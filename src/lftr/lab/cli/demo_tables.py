@@ -12,7 +12,7 @@ from PIL import Image
 from ...cli.frame_sheet import sheet
 from ...cli.loading import Loaded
 from ...cli.terminal import Table
-from ...drawing import below, beside, draw_frames, draw_item, processed_part
+from ...drawing import draw_frames, draw_item, processed_part, stack_horizontally, stack_vertically
 from ...evidence.guidance import Guidance
 from ...media import Clip
 from ...methods.base import Method
@@ -128,15 +128,15 @@ def picture(
             with on as reduction, torch.inference_mode():
                 loaded.model(**inputs)  # for the report
             item = reduction.report.items[0]
-            pictures.append(_kept(item, medium, loaded.processor))
+            pictures.append(_draw_kept(item, medium, loaded.processor))
             captions.append(f"{method}, {item.kept} of {item.tokens} tokens: {outcome.answers[i]}")
-        plain = _plainly(medium, loaded.processor, pictures[0].size)
+        plain = _draw_input(medium, loaded.processor, pictures[0].size)
         first = f"{example.question}\nall tokens: {full.answers[i]} (right: {example.answer})"
-        rows.append(beside([plain, *pictures], [first, *captions]))
-    return below(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
+        rows.append(stack_horizontally([plain, *pictures], [first, *captions]))
+    return stack_vertically(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
 
 
-def _kept(item: ItemReport, medium: ImageOrClip, processor: Any) -> Image.Image:
+def _draw_kept(item: ItemReport, medium: ImageOrClip, processor: Any) -> Image.Image:
     """Draw what stayed of an image, or of a clip frame by frame."""
     if isinstance(medium, Clip):
         frames = [processed_part(processor, frame) for frame in medium.frames]
@@ -144,7 +144,7 @@ def _kept(item: ItemReport, medium: ImageOrClip, processor: Any) -> Image.Image:
     return draw_item(item, processed_part(processor, medium), _LENGTH)
 
 
-def _plainly(medium: ImageOrClip, processor: Any, size: tuple[int, int]) -> Image.Image:
+def _draw_input(medium: ImageOrClip, processor: Any, size: tuple[int, int]) -> Image.Image:
     """Draw what the model is shown, at a size."""
     if isinstance(medium, Clip):
         whole = sheet([processed_part(processor, frame) for frame in medium.frames])

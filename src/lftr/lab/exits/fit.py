@@ -178,7 +178,7 @@ class FullRun:
             out = model(**inputs)
         if not reader.features:
             raise ArgumentError.of("data", sorted(inputs), "inputs with an image")
-        predicted = _predicted(out.logits, inputs["labels"])
+        predicted = _predict(out.logits, inputs["labels"])
         return cls(inputs, reader.features, float(out.loss), predicted)
 
     @torch.no_grad()
@@ -194,7 +194,7 @@ class FullRun:
         """
         with reduce(model, StaticExit(Exit(layer))):
             out = model(**self.inputs)
-        predicted = _predicted(out.logits, self.inputs["labels"])
+        predicted = _predict(out.logits, self.inputs["labels"])
         same = float((predicted == self.predicted).float().mean())
         return same > agreement and float(out.loss) < loss * self.loss
 
@@ -213,6 +213,6 @@ def _answer_length(inputs: Mapping[str, Any]) -> int:
     return int(mask[0, answered[0] :].sum())
 
 
-def _predicted(logits: Tensor, labels: Tensor) -> Tensor:
+def _predict(logits: Tensor, labels: Tensor) -> Tensor:
     answered = labels[0, 1:].to(logits.device) != -100
     return logits[0, :-1][answered].argmax(dim=-1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .setting_rows import SettingRow, reduced
+from .setting_rows import SettingRow, without_full_model
 from .theme import LIGHT, heat, heat_step
 
 
@@ -19,7 +19,7 @@ def draw_heatmap(rows: Sequence[SettingRow], width: float) -> Figure:
     width : float
         Inches.
     """
-    settings = reduced(rows)
+    settings = without_full_model(rows)
     names = list(settings[0].categories)
     colours = heat("light")
     figure = Figure((width, 0.24 * len(settings) + 0.7), layout="constrained")

@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 ITSELF = Interval(1.0, 1.0, 1.0)  # what the full model is beside itself, by definition
 
 
-def with_ends(name: str, value: Interval | None) -> dict[str, float | None]:
+def interval_fields(name: str, value: Interval | None) -> dict[str, float | None]:
     """Return a value as ``name`` and its ends as ``name_low`` and ``name_high``."""
     ends = value or (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
@@ -105,7 +105,7 @@ class Bootstrap:
                 odds = task.unseen / (1.0 - task.unseen)
                 # what was not seen: right under the full model alone, or under this setting alone
                 low, high = value / (whole + odds), (value + odds) / whole
-                parts.append(_Part(value / whole, _over(drawn, drawn_whole), low, high))
+                parts.append(_Part(value / whole, _divide(drawn, drawn_whole), low, high))
         return _interval(parts) if parts else None
 
     def statistic(
@@ -157,7 +157,7 @@ def _parts(draws: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
     return (draws[start : start + _PART] for start in range(0, len(draws), _PART))
 
 
-def _over(reduced: Float64Array, full: Float64Array) -> Float64Array:
+def _divide(reduced: Float64Array, full: Float64Array) -> Float64Array:
     """Divide; a sample in which the full model was never right is NaN."""
     return np.divide(reduced, full, out=np.full_like(reduced, np.nan), where=full > 0)
 

@@ -26,12 +26,12 @@ def anls(answer: str, answers: Sequence[str]) -> float:
     Biten et al., "Scene Text Visual Question Answering", ICCV 2019, equation 1, with its threshold
     of 0.5; averaged over questions it is ANLS. Case and repeated spaces do not count.
     """
-    spaced = _spaced(answer)
-    best = max((_similarity(spaced, _spaced(one)) for one in answers), default=0.0)
+    spaced = _join_words(answer)
+    best = max((_similarity(spaced, _join_words(one)) for one in answers), default=0.0)
     return best if best >= _NEAR else 0.0
 
 
-def _spaced(text: str) -> str:
+def _join_words(text: str) -> str:
     return " ".join(text.lower().split())
 
 
@@ -70,7 +70,7 @@ def yes_no(answer: str, answers: Sequence[str]) -> float:
     return float(bool(answer_verdict) and answer_verdict in {verdict(one) for one in answers})
 
 
-def chosen(answer: str, choices: Sequence[str]) -> int | None:
+def pick_choice(answer: str, choices: Sequence[str]) -> int | None:
     """Return which of ``choices`` an answer picks, by its letter or its words, if it is clear.
 
     Tried in this order: a letter alone (``B``, ``(b)``, ``B.``, ``B: a cat``), the words of one
@@ -87,12 +87,12 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
         return letters.index(named[1].upper())
     inside = [i for i, option in enumerate(options) if _stands_in(option, normalised)]
     whole = [
-        i for i in inside if not any(_within(options[i], options[j]) for j in inside if j != i)
+        i for i in inside if not any(_is_part(options[i], options[j]) for j in inside if j != i)
     ]
     return whole[0] if len(whole) == 1 else None
 
 
-def _within(words: str, text: str) -> bool:
+def _is_part(words: str, text: str) -> bool:
     """Whether words stand in a text as words, and are not all of it."""
     return words != text and _stands_in(words, text)
 
@@ -104,13 +104,13 @@ def _stands_in(words: str, text: str) -> bool:
 def multiple_choice(answer: str, answers: Sequence[str], choices: Sequence[str]) -> float:
     """Return 1 where the answer picks a right choice.
 
-    ``answers`` name the right choices as `chosen` reads them, by letter or by words. Without
+    ``answers`` name the right choices as `pick_choice` reads them, by letter or by words. Without
     ``choices`` letters and words are compared as they stand.
     """
     if not choices:
         return exact(answer.strip("()[]. "), [one.strip("()[]. ") for one in answers])
-    pick = chosen(answer, choices)
-    return float(pick is not None and pick in {chosen(one, choices) for one in answers})
+    pick = pick_choice(answer, choices)
+    return float(pick is not None and pick in {pick_choice(one, choices) for one in answers})
 
 
 METRICS: dict[str, Metric] = {
@@ -150,7 +150,7 @@ def check_scored(name: str, answers: Sequence[str], choices: Sequence[str]) -> N
         return
     if not choices:
         raise ArgumentError.of("choices", [], "one or more, for the metric 'choice'")
-    if all(chosen(one, choices) is None for one in answers):
+    if all(pick_choice(one, choices) is None for one in answers):
         allowed = f"one of {list(choices)} or its letter, for the metric 'choice'"
         raise ArgumentError.of("answers", list(answers), allowed)
 

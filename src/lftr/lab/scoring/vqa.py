@@ -45,11 +45,11 @@ CONTRACTIONS = _misspelt()
 def vqa_normalise(answer: str) -> str:
     """Reduce an answer to what the VQA evaluation compares."""
     text = answer.replace("\n", " ").replace("\t", " ").strip()
-    words = [_NUMBERS.get(word, word) for word in _unpunctuated(text).lower().split()]
+    words = [_NUMBERS.get(word, word) for word in _strip_punctuation(text).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _unpunctuated(text: str) -> str:
+def _strip_punctuation(text: str) -> str:
     """Delete a mark that stands at a word's edge, and all where a comma parts digits; else a space.
 
     A mark inside a word (``red/blue``) parts two words; ``1,000`` is one number.

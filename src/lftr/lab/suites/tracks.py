@@ -100,7 +100,7 @@ def sample_tracks(
     for role in roles:
         look = _sample_look(rng, split, colours, shapes, role in ("digit", "number"))
         for _ in range(20):
-            track = Track(ROLES[role](_placed(rng, look), frames, colours, rng))
+            track = Track(ROLES[role](_place(rng, look), frames, colours, rng))
             if _fits(track, tracks):
                 tracks.append(track)
                 break
@@ -121,7 +121,7 @@ def _sample_look(
     return SceneObject("digit", colour, 0, 0, size, angle, value, sample)
 
 
-def _placed(rng: np.random.Generator, look: SceneObject) -> SceneObject:
+def _place(rng: np.random.Generator, look: SceneObject) -> SceneObject:
     margin = look.size / 2 + 1
     x, y = rng.uniform(margin, CLIP_SIDE - margin, 2).round(1).tolist()
     return replace(look, x=x, y=y)
@@ -139,7 +139,7 @@ def _fits(track: Track, others: Sequence[Track]) -> bool:
 # What an object does. Each role takes the object, the number of frames and the clip's colours.
 
 
-def _only(look: SceneObject, frames: int, when: Sequence[int]) -> States:
+def _visible_in(look: SceneObject, frames: int, when: Sequence[int]) -> States:
     return tuple(look if frame in when else None for frame in range(frames))
 
 
@@ -173,35 +173,35 @@ def _flash(
     times = int(rng.integers(1, min(_MOST_FLASHES, (inner + 1) // 2) + 1))
     # Choosing among fewer frames and then parting the chosen ones leaves a gap between any two.
     chosen = np.sort(rng.permutation(inner - times + 1)[:times]) + np.arange(times)
-    return _only(look, frames, (1 + chosen).tolist())
+    return _visible_in(look, frames, (1 + chosen).tolist())
 
 
 def _blink(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Be seen in one frame only, any but the first."""
-    return _only(look, frames, [int(rng.integers(1, frames))])
+    return _visible_in(look, frames, [int(rng.integers(1, frames))])
 
 
 def _appear(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Come and stay, well before the end."""
-    return _only(look, frames, range(int(rng.integers(1, frames - 2)), frames))
+    return _visible_in(look, frames, range(int(rng.integers(1, frames - 2)), frames))
 
 
 def _arrive(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Come in one of the last two frames, and stay."""
-    return _only(look, frames, range(int(rng.integers(frames - 2, frames)), frames))
+    return _visible_in(look, frames, range(int(rng.integers(frames - 2, frames)), frames))
 
 
 def _vanish(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
     """Be there for two frames or more, then no longer."""
-    return _only(look, frames, range(int(rng.integers(2, frames))))
+    return _visible_in(look, frames, range(int(rng.integers(2, frames))))
 
 
 def _change(

@@ -13,7 +13,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..compose.mix import Mix
-from ..operations.cells import candidates, spread_tokens
+from ..operations.cells import candidates, evenly_spaced
 from ..operations.coverage import facility_location
 from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
@@ -80,7 +80,7 @@ class Coverage(Method, name="coverage"):
 
     def _cover(self, tokens: VisualTokens, keep: int) -> Selection:
         x, notes = encoder_features(tokens)
-        index = spread_tokens(tokens, candidates(tokens.count, keep, self.candidates))
+        index = evenly_spaced(tokens, candidates(tokens.count, keep, self.candidates))
         weight = self._importance(x)
         picks = facility_location(x, keep, among=index, width=self.width, importance=weight)
         kept = picks.sort(dim=1).values

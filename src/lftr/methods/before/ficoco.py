@@ -77,7 +77,7 @@ class FiCoCo(Method, name="ficoco"):
         value = self.cls_weight * normalize(attention.float().mean(dim=1), dim=1)
         value = value - (1.0 - self.cls_weight) * normalize(received(tokens), dim=1)
         window = windows(tokens.blocks, _SIDE).to(value.device).expand_as(value)
-        gone = self._filtered(value, window, tokens.count - keep)
+        gone = self._least_valued(value, window, tokens.count - keep)
         order = gone.int().argsort(dim=1, stable=True)
         kept, dropped = order[:, :keep], order[:, keep:]
         metric, notes = keys(tokens)
@@ -87,7 +87,7 @@ class FiCoCo(Method, name="ficoco"):
         best = alike.topk(targets, dim=2)
         return Selection(kept, _flow(kept, dropped, best.indices, best.values.softmax(2)), notes)
 
-    def _filtered(self, value: Tensor, window: Tensor, count: int) -> Tensor:
+    def _least_valued(self, value: Tensor, window: Tensor, count: int) -> Tensor:
         """Return which ``count`` tokens are dropped, bool ``(B, N)``: those of the least value."""
         gone = torch.zeros_like(value, dtype=torch.bool)
         number = int(window.max()) + 1

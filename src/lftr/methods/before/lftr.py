@@ -16,7 +16,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.apportion import apportion
-from ..operations.cells import candidates, spread_tokens
+from ..operations.cells import candidates, evenly_spaced
 from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
 from ..operations.relevance_greedy import marginal_relevance
@@ -117,11 +117,11 @@ class Lftr(Method, name="lftr"):
         return tuple(needs)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        seen, notes = self._compared(tokens)
+        seen, notes = self._compare_features(tokens)
         scores, more = self._scores(tokens, seen)
         notes = notes + more
         if len(tokens.blocks) == 1 and tokens.blocks[0][0] > 1:
-            return replace(self._in_time(tokens, seen, scores, keep), notes=notes)
+            return replace(self._reduce_clips(tokens, seen, scores, keep), notes=notes)
         index = self._candidates(tokens, scores, keep)
         every = index.shape[1] == tokens.count
         near = Similarity(seen if every else seen.take(index), keep, diagonal=math.inf)
@@ -132,7 +132,7 @@ class Lftr(Method, name="lftr"):
         slot, _ = clusters(seen, kept, self.rounds, cosine=near.held(kept) if every else None)
         return Selection(kept, mean_flow(slot, keep), notes)
 
-    def _compared(self, tokens: VisualTokens) -> tuple[Directions, Notes]:
+    def _compare_features(self, tokens: VisualTokens) -> tuple[Directions, Notes]:
         """Return that by which tokens are compared, and notes."""
         if self.space == "model":
             return Directions.of(tokens.features), ()
@@ -141,7 +141,7 @@ class Lftr(Method, name="lftr"):
             return Directions.of(seen), notes
         return Directions.of(tokens.features, seen), notes
 
-    def _in_time(
+    def _reduce_clips(
         self, tokens: VisualTokens, seen: Directions, scores: Tensor, keep: int
     ) -> Selection:
         """Reduce a stack of clips, with scores ``(B, N)`` of their tokens, in both ways."""
@@ -185,7 +185,7 @@ class Lftr(Method, name="lftr"):
         number = candidates(tokens.count, keep, self.candidates)
         if self.among == "relevant":
             return Selection.top(scores, number).index
-        return spread_tokens(tokens, number).expand(len(scores), -1)
+        return evenly_spaced(tokens, number).expand(len(scores), -1)
 
     def _scores(self, tokens: VisualTokens, seen: Directions) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""

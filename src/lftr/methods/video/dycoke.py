@@ -12,7 +12,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
-from ..operations.cells import spread_tokens
+from ..operations.cells import evenly_spaced
 from ..operations.motion import same_position
 from .base import ClipMethod, by_frame, natural_counts
 
@@ -71,7 +71,7 @@ class DyCoke(ClipMethod, name="dycoke"):
             if now in pairs:
                 inside = Selection.top(-like[:, list(pairs).index(now)], count).index
             elif count:
-                inside = spread_tokens(frame, count).expand(len(tokens.features), -1)
+                inside = evenly_spaced(frame, count).expand(len(tokens.features), -1)
             else:
                 continue
             parts.append(inside + now * size)
