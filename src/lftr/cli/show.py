@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..values.errors import unanswered
+from ..values.errors import raise_unanswered
 from . import options
 
 
@@ -51,7 +51,7 @@ def show(
     medium = read_medium(image, frames, fps)
     loaded = load_model(model, device, dtype, chosen.methods, text_tower, moves([medium]))
     inputs, on = loaded.inputs([medium], question), loaded.reduce(chosen, [medium], question)
-    with unanswered(), on as reduction, torch.inference_mode(), show_spinner("looking"):
+    with raise_unanswered(), on as reduction, torch.inference_mode(), show_spinner("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
     items = [left for item in report.items if (left := report.innermost(item)) is not None]

@@ -35,8 +35,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..values.autocast import without_autocast
 from ..values.errors import UnsupportedModelError
-from ..values.exact import exactly
 
 
 class KernelRecorder(Protocol):
@@ -200,7 +200,7 @@ def _record(
     """
     scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
     bounds = kwargs.get("cu_seq_lens_q")
-    with torch.no_grad(), exactly(query):
+    with torch.no_grad(), without_autocast(query):
         if bounds is None:
             seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
             recorder.record(query, key, seen, scaling, softcap, value)

@@ -15,9 +15,9 @@ from ..methods.base import Method, check_choice
 from ..methods.encoder.merges import EncoderMerge
 from ..methods.inside import LayerMethod
 from ..methods.operations.composing import after, stacked
+from ..values.autocast import without_autocast
 from ..values.budget import Keep, resolve_all, stated
 from ..values.errors import LftrError
-from ..values.exact import exactly
 from ..values.frames import Frames
 from ..values.places import Places, grid_coordinates
 from ..values.report import ItemReport, Report
@@ -215,7 +215,7 @@ def choose(
         for item in fresh:
             item.selection = Selection.everything(item.encoded)
         return
-    with exactly(tokens[0].features):
+    with without_autocast(tokens[0].features):
         counts = _allot_counts(plan, fresh, tokens)
         choices = plan.method.select_all(tokens, counts)
     for item, choice, count in zip(fresh, choices, counts, strict=True):

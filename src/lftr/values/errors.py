@@ -66,7 +66,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @contextmanager
-def unanswered() -> Iterator[None]:
+def raise_unanswered() -> Iterator[None]:
     """Turn errors of a processor or a model in the body into an `UnansweredError`.
 
     Processors and models are code of others, and a question or an image can make them fail in any

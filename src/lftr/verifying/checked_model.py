@@ -162,13 +162,13 @@ class CheckedModel:
             "positions": self.positions,
             "guidance": Guidance(None, self.processor, self.text_tower),
         }
-        with self.on(recorder, **options) as reduction:
+        with self.reduced_by(recorder, **options) as reduction:
             positions = str(reduction.host.plan.positions)
             exponent = reduction.host.plan.weights
             yield RecordedReduction(self.model, recorder, budget, positions, exponent)
 
     @contextmanager
-    def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
+    def reduced_by(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
         """Reduce the model while the body runs, and add to `left` what remains on it."""
         before = traces(self.model)
         try:

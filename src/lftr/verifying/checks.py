@@ -178,7 +178,7 @@ def inside(checked: CheckedModel, method: LayerMethod | None = None) -> Figures:
         reference = Reference(model, row, answer.tokens[0][:-1])
         plain = distance(answer.logits[0], hidden_logits(reference, LayerChoices(columns)))
     recorder = LayerRecorder(method)
-    with skip_if_refused(), checked.on(recorder) as reduction:
+    with skip_if_refused(), checked.reduced_by(recorder) as reduction:
         answer = checked.generate(row)
         exponent = reduction.host.plan.weights
     states = method.schedule.states(depth)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...evidence.attention_recorder import AttentionRecorder, shallow_layer
+from ...values.autocast import without_autocast
 from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.evidence import from_rows
-from ...values.exact import exactly
 from ...values.tokens import Grid
 from .evidence import ModuleEvidence
 
@@ -92,7 +92,7 @@ class EncoderReader:
         with torch.no_grad():
             query, key, value = _heads(module, states)
             scale = getattr(module, "scale", query.shape[-1] ** -0.5)
-            with exactly(states):
+            with without_autocast(states):
                 recorder.record(query, key, None, float(scale))
             _check(module, recorder.rows[-1], value, output)
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ...methods import list_methods
-from ...values.errors import LftrError, MissingExtraError, unanswered
+from ...values.errors import LftrError, MissingExtraError, raise_unanswered
 from ..suites import Example
 from .comparison import Comparison
 
@@ -123,7 +123,7 @@ def _answer(
     ask: Ask, image: str | None, question: str, method: str, keep: str
 ) -> tuple[Image.Image, Image.Image, str, str, str, str]:
     try:
-        with unanswered():
+        with raise_unanswered():
             comparison = ask(image, question, method, keep)
     except LftrError as error:
         raise gr.Error(str(error), print_exception=False) from None

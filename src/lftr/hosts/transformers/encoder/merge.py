@@ -20,8 +20,8 @@ from ....evidence.attention_recorder import AttentionRecorder
 from ....methods.base import ImageMethod, Method
 from ....methods.encoder.merges import EncoderMerge, MergingLayer
 from ....methods.operations.composing import after, identity
+from ....values.autocast import without_autocast
 from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
-from ....values.exact import exactly
 from ....values.selection import Flow, Selection
 from ....values.tokens import VisualTokens
 from ..api import CallArguments, Model, attention_of
@@ -174,7 +174,7 @@ class MergePass:
         elif recorder.received:
             attention["attention_received"] = recorder.receipts[-1]
         tokens = VisualTokens(states.detach(), keys=recorder.seen_keys[-1].detach(), **attention)
-        with torch.no_grad(), exactly(states):
+        with torch.no_grad(), without_autocast(states):
             layer = MergingLayer(tokens, self._size, self.class_token)
             chosen = self.merge.merge(layer, width - left)
         self._check(chosen, (batch, left))

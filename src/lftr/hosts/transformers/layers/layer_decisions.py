@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ....methods.inside.base import Heads, LayerMethod, LayerView, Passage
+from ....values.autocast import without_autocast
 from ....values.errors import LftrError
-from ....values.exact import exactly
 from ....values.places import Places
 from ....values.selection import Selection
 from ...items import VisualItem, places_of
@@ -187,7 +187,7 @@ class PromptRow:
                     functools.partial(self._places_at, columns[live[tokens]]),
                     None if passages is None else (passages[0].at(live), passages[1].at(live)),
                 )
-                with torch.no_grad(), exactly(states):  # decisions need no gradient
+                with torch.no_grad(), without_autocast(states):  # decisions need no gradient
                     decisions[key] = self._choose(m, view)
             choice = decisions[key]
             kept = tokens[:0] if choice is None else tokens[choice.index]
