@@ -71,7 +71,7 @@ def weights_of_slots() -> list[str]:
         "",
         weights_cost.report(cost["figures"]),
         "",
-        "Below, the decisions of other methods in processor time, on a busy machine:",
+        "Below, the decisions of other methods, in processor time:",
         "",
         made(decided),
         "",
@@ -104,9 +104,9 @@ def main() -> None:
         "other models.",
         "",
         "All sections but the one on weights of slots were measured before slots had weights: "
-        'there `lftr` drops tokens, as it still does with `weights="none"`: '
-        '`Lftr(space="encoder", candidates=1, '
-        'leftovers="drop")`.',
+        'there `lftr` is its former default, `Lftr(space="encoder", candidates=1, '
+        'leftovers="drop")`, which drops tokens. vLLM still uses that default with '
+        "`--weights none`.",
         "",
         "## The claims of LFTR's abstract",
         "",
@@ -147,7 +147,11 @@ def main() -> None:
         "",
         "## LFTR's defaults",
         "",
-        "What the published descriptions leave open, one option at a time around the default.",
+        "Options that the published descriptions leave open, changed one at a time around the "
+        "*former default*, without weights of slots. Today's defaults of `space`, `candidates`, "
+        "`leftovers` and `rounds` were chosen by the searches under "
+        "[Weights of slots](#weights-of-slots), those for videos by [LFTR on "
+        "clips](#lftr-on-clips) and the same searches.",
         "",
         made(defaults),
         "",
