@@ -159,10 +159,11 @@ def main() -> None:
         "",
         "## The search for our own rule",
         "",
-        "`coverage` was chosen on the validation split, where some fifty settings were compared on "
-        "the same questions, so its own figures there are flattering; the test split was looked at "
-        "once, when it was fixed. Half of its budget asks the prompt in CLIP's space; without a "
-        "text tower all of it goes by coverage alone.",
+        "`coverage` was chosen on the validation split among some fifty settings, all on the same "
+        "questions, so its figures there are too high; the test split was used once, after the "
+        "choice. It spends half of its budget on tokens that are similar to the prompt in CLIP's "
+        "space, and the other half on covering the image; without a text tower, all of it on "
+        "covering the image.",
         "",
         made(search),
         "",

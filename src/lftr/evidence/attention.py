@@ -1,25 +1,27 @@
-"""Recording the queries and keys of transformers' attention layers, and replacing their kernels.
+"""Records the queries, keys and values of transformers' attention layers, and replaces kernels.
 
-Every attention layer of transformers looks its kernel up by ``ALL_ATTENTION_FUNCTIONS``'
-``get_interface``. While a recorder is open, the lookup returns, in its thread, a function that
-calls the kernel and, for recorded modules, records the exact queries and keys (after rotary
-embeddings and normalisation, whatever the kernel). `replacing_kernels` uses the same place to call
-a kernel with other arguments. When the last recorder closes the table is as it was.
+Every attention layer of transformers gets its kernel from the lookup ``get_interface`` of
+``ALL_ATTENTION_FUNCTIONS``. While a recorder is attached, the lookup returns a wrapper around the
+kernel to the thread that attached the recorder. The wrapper passes the arguments to the recorder of
+the calling module, if it has one, and then calls the kernel with the same arguments. So the
+recorder receives the exact queries and keys, after rotary embeddings and normalisation, for every
+kernel. `replacing_kernels` uses the same lookup to call a kernel with other arguments. When the
+last recorder is detached, the lookup is restored.
 
-Why the lookup is replaced, and not a kernel registered (``AttentionInterface.register``) and
-chosen by ``config._attn_implementation``, which is transformers' own way to add one:
+transformers' public way to add a kernel is to register it (``AttentionInterface.register``) and to
+select it by ``config._attn_implementation``. It cannot be used here:
 
-- Eager attention has no entry that could be replaced. Each modeling file passes its own function to
-  the lookup as the default, which a registered function does not receive; Llama 4 has two.
-- The name is not the kernel's alone. Masks are made by it, and models take other paths by it
+- Eager attention has no entry that could be replaced. Each modelling file passes its own function
+  to the lookup as the default, which a registered function does not receive; Llama 4 has two.
+- The name selects more than the kernel. Masks depend on it, and so do other code paths of models
   (FlashAttention's packing; Gemma 4, MiniMax M3 VL and others compare it with "sdpa" or "eager").
-  Under another name a model would not compute what it computes without the recorder.
-- A configuration is shared by all layers and threads, and by copies of the model. A recorder
-  is for one module in one thread.
+  With another name a model would compute something else than without the recorder.
+- A configuration is shared by all layers and threads, and by copies of the model. A recorder is for
+  one module in one thread.
 
-What is replaced is private to transformers, so it is checked: a recorder cannot be opened where the
-lookup is missing, and whoever opens one raises `attention_not_recorded` if the module ran and no
-call of it was recorded.
+The lookup is private to transformers. Therefore a recorder cannot be attached if the lookup is
+missing, and the caller raises `attention_not_recorded` if the module ran and the recorder received
+no call.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ from ..values.errors import UnsupportedModelError
 
 
 class KernelRecorder(Protocol):
-    """Receives the queries, keys and values ``(B, heads, N, d)`` of each call.
+    """Receives the queries, keys and values ``(B, heads, N, d)`` of each call of a module.
 
-    Queries and keys are those after rotary embeddings.
+    Queries and keys have rotary embeddings applied.
     """
 
     def record(
@@ -54,10 +56,11 @@ class KernelRecorder(Protocol):
         softcap: float | None = None,
         value: Tensor | None = None,
     ) -> None:
-        """Take what is wanted; ``mask`` is the kernel's, where that has four dimensions."""
+        """Process one call; ``mask`` is the kernel's mask if it has four dimensions, else None."""
 
 
-# Calls the kernel it is given first, with other arguments if need be, and returns what it returns.
+# Receives a kernel and the kernel's arguments, calls it, possibly with other arguments, and returns
+# its output.
 KernelReplacement = Callable[..., Any]
 
 AnyRecorder = TypeVar("AnyRecorder", bound=KernelRecorder)
@@ -70,17 +73,17 @@ _replacements: ContextVar[dict[int, KernelReplacement] | None] = ContextVar(
 _lock = threading.Lock()
 _users = 0
 _NAME = "get_interface"
-_replaced: list[Any] = []  # while a recorder is open: the table's entry before, and lftr's
+_replaced: list[Any] = []  # while a recorder is attached: the table's entry before, and lftr's
 
 
 @contextmanager
 def recording(module: nn.Module, recorder: AnyRecorder) -> Iterator[AnyRecorder]:
-    """Show ``module``'s attention to ``recorder`` while the body runs, in this thread.
+    """Pass the attention arguments of ``module`` to ``recorder`` during the body, in this thread.
 
     Raises
     ------
     UnsupportedModelError
-        If this release of transformers does not look kernels up as expected.
+        If this release of transformers does not have the expected lookup of kernels.
     """
     _install()
     token = _recorders.set({**(_recorders.get() or {}), id(module): recorder})
@@ -93,18 +96,18 @@ def recording(module: nn.Module, recorder: AnyRecorder) -> Iterator[AnyRecorder]
 
 @contextmanager
 def replacing_kernels(replacements: Mapping[int, KernelReplacement]) -> Iterator[None]:
-    """Let functions call the attention kernels of modules while the body runs, in this thread.
+    """Replace calls of modules' attention kernels while the body runs, in this thread.
 
     Parameters
     ----------
     replacements : mapping
-        For the ``id`` of each module what is called in place of its kernel, with the kernel as its
-        first argument and the kernel's own arguments after it. Recorders see the arguments before.
+        For the ``id`` of each module the function to call in place of its kernel. Its arguments
+        are the kernel and then the kernel's arguments. Recorders receive the unchanged arguments.
 
     Raises
     ------
     UnsupportedModelError
-        If this release of transformers does not look kernels up as expected.
+        If this release of transformers does not have the expected lookup of kernels.
     """
     _install()
     token = _replacements.set({**(_replacements.get() or {}), **replacements})
@@ -149,7 +152,7 @@ def _uninstall() -> None:
             return
         table, (before, installed) = vars(ALL_ATTENTION_FUNCTIONS), _replaced
         _replaced.clear()
-        if table.get(_NAME) is not installed:  # other code has replaced it since: theirs stays
+        if table.get(_NAME) is not installed:  # other code has replaced it since: leave that
             return
         del table[_NAME]
         if before is not None:
@@ -193,10 +196,10 @@ def _record(
     mask: Any,
     kwargs: Mapping[str, Any],
 ) -> None:
-    """Pass the arguments of a kernel to a recorder.
+    """Pass the arguments of a kernel to a recorder, without gradients.
 
-    Nothing that it computes is saved for a backward pass: where layers are checkpointed, they run
-    again without a recorder, and would save less.
+    Checkpointed layers run again in the backward pass, then without a recorder. Tensors that the
+    recorder saved for the backward pass in the first run would be missing in the second.
     """
     scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
     bounds = kwargs.get("cu_seq_lens_q")

@@ -78,7 +78,7 @@ class Reduction(Attached):
         self._hooks = None
 
     def prepare(self, **inputs: Any) -> dict[str, Any]:
-        """Return the reduced arguments for a call of the model, for loops of one's own.
+        """Return the reduced arguments for a call of the model, for the caller's own decoding loop.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The eight kinds of question, each asked only where the scene leaves one right answer."""
+"""The eight kinds of question about a scene, each asked only if it has one right answer."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _SIZE_RATIO = 1.3  # least ratio of two sizes that are compared
 
 
 def ask(category: str, objects: Objects, rng: np.random.Generator) -> Iterator[SuiteQuestion]:
-    """Yield what can be asked about a scene, in random order.
+    """Yield the questions that can be asked about a scene, in random order.
 
-    Every question has one answer: what it refers to is the only object of that description, and
-    what it compares differs by a clear margin.
+    Every question has one answer: an object that it refers to is the only one of that description,
+    and quantities that it compares differ by a clear margin.
     """
     return (
         SuiteQuestion(text, answer, category, choices, tuple(referents))
@@ -168,7 +168,7 @@ def _unique(objects: Objects, kind: str | None = None, colour: str | None = None
 
 
 def _name(objects: Objects, i: int, rng: np.random.Generator) -> str | None:
-    """Describe an object so that no other fits; by its kind alone now and then."""
+    """Return a description that fits this object only, at random by its kind alone; else None."""
     kind, colour = objects[i].kind, objects[i].colour
     if rng.random() < 0.5 and _unique(objects, kind=kind):
         return f"the {kind}"
@@ -180,7 +180,7 @@ def _plural(kind: str) -> str:
 
 
 def _cell(along: float) -> int | None:
-    """Which third of the image, or ``None`` close to a border between two."""
+    """Return the third of the image, 0 to 2, or None close to a border between two."""
     third = SIDE / 3
     cell = int(along // third)
     near = min(abs(along - third), abs(along - 2 * third))

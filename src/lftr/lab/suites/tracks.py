@@ -1,4 +1,4 @@
-"""What objects do over the frames of a clip: symbols only, nothing is drawn here."""
+"""The objects of a clip and their states in each frame, as data; `render` draws them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Track:
     Attributes
     ----------
     states : tuple of SceneObject or None
-        The object as each frame shows it; ``None`` where it is not to be seen.
+        The object in each frame; ``None`` for frames in which it is not visible.
     """
 
     states: States
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The frames in which it is to be seen, in order."""
+        """The frames in which the object is visible, in order."""
         return tuple(i for i, state in enumerate(self.states) if state is not None)
 
     @property
     def runs(self) -> tuple[tuple[int, ...], ...]:
-        """`shown`, parted where it is gone for a while."""
+        """The runs of consecutive frames in which the object is visible."""
         parts: list[tuple[int, ...]] = []
         for frame in self.shown:
             if parts and parts[-1][-1] == frame - 1:
@@ -64,18 +64,18 @@ class Track:
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """Every colour that it has had, the first one first."""
+        """The colours that the object has, in the order in which they first appear."""
         return tuple(dict.fromkeys(look.colour for look in self.looks))
 
     @property
     def flashes(self) -> tuple[int, ...]:
-        """The frames in which it flashes; none if it ever stays, or closes the clip."""
+        """`shown`, if its frames are single ones before the last frame of the clip; else empty."""
         alone = all(len(run) == 1 for run in self.runs)
         return self.shown if alone and self.shown[-1] < len(self.states) - 1 else ()
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom edge of all that it ever covers, in pixels."""
+        """Left, top, right and bottom edge, in pixels, of the area covered over all frames."""
         left, top, right, bottom = zip(*(look.box for look in self.looks), strict=True)
         return min(left), min(top), max(right), max(bottom)
 
@@ -83,9 +83,9 @@ class Track:
 def sample_tracks(
     rng: np.random.Generator, split: str, roles: Sequence[str], frames: int = FRAMES
 ) -> tuple[Track, ...]:
-    """Draw an object for each role, so that no two ever touch.
+    """Draw a random object for each role, so that no two touch in any frame.
 
-    Where there is no room left the clip has fewer objects.
+    If there is no room for an object, the clip has fewer objects.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def _fits(track: Track, others: Sequence[Track]) -> bool:
     )
 
 
-# What an object does. Each role takes the object, the number of frames and the clip's colours.
+# The roles: each function returns the states of an object in all frames.
 
 
 def _visible_in(look: SceneObject, frames: int, when: Sequence[int]) -> States:
@@ -152,7 +152,7 @@ def _stay(
 def _move(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Go one way, at an even speed, for two frames or more."""
+    """Move the object in one direction at constant speed, over two frames or more."""
     far = float(rng.uniform(*_REACH)) * (1 if rng.random() < 0.5 else -1)
     aside = float(rng.uniform(-_DRIFT, _DRIFT)) * far
     dx, dy = (far, aside) if rng.random() < 0.5 else (aside, far)
@@ -168,10 +168,10 @@ def _move(
 def _flash(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Be seen for single frames, once or a few times, but in neither the first nor the last."""
+    """Show the object in one to three single frames, neither the first nor the last."""
     inner = frames - 2
     times = int(rng.integers(1, min(_MOST_FLASHES, (inner + 1) // 2) + 1))
-    # Choosing among fewer frames and then parting the chosen ones leaves a gap between any two.
+    # choosing among fewer frames and then moving the chosen ones apart leaves a gap between any two
     chosen = np.sort(rng.permutation(inner - times + 1)[:times]) + np.arange(times)
     return _visible_in(look, frames, (1 + chosen).tolist())
 
@@ -179,35 +179,35 @@ def _flash(
 def _blink(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Be seen in one frame only, any but the first."""
+    """Show the object in one frame only, any but the first."""
     return _visible_in(look, frames, [int(rng.integers(1, frames))])
 
 
 def _appear(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Come and stay, well before the end."""
+    """Show the object from a frame after the first on, for three frames or more."""
     return _visible_in(look, frames, range(int(rng.integers(1, frames - 2)), frames))
 
 
 def _arrive(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Come in one of the last two frames, and stay."""
+    """Show the object in the last frame, or in the last two."""
     return _visible_in(look, frames, range(int(rng.integers(frames - 2, frames)), frames))
 
 
 def _vanish(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Be there for two frames or more, then no longer."""
+    """Show the object in the first frames, two or more, and not in the others."""
     return _visible_in(look, frames, range(int(rng.integers(2, frames))))
 
 
 def _change(
     look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Take another colour, be it in the last frame."""
+    """Change the colour of the object once, in any frame but the first."""
     others = [colour for colour in colours if colour != look.colour]
     after = replace(look, colour=others[int(rng.integers(len(others)))])
     when = int(rng.integers(1, frames))

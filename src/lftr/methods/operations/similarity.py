@@ -101,9 +101,10 @@ class Similarity:
         return out
 
     def _fetch(self, item: int, pick: Tensor, likely: Tensor) -> None:
-        """Compute the rows of ``pick`` and of the likeliest; more of them the longer they serve.
+        """Compute the rows of ``pick`` and of the tokens that are likely to be picked next.
 
-        An item's rows are computed as if it were alone, so that they do not depend on the others.
+        Their number grows with the number of picks that the previous rows were used for. An item's
+        rows are computed separately, so that they do not depend on the other items.
         """
         known = self._known[item]
         size = min(BLOCK, max(32, 2 * self._served[item]), len(likely))
