@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from .media.clip import Clip
-from .media.picture import read_image as read_image
+from .media.picture import read_image
 from .values.errors import ArgumentError, LftrError, reason_of
 from .values.frames import Frames
 

@@ -16,7 +16,7 @@ from lftr.drawing import (
     slot_colours,
     stack_vertically,
 )
-from lftr.prompting import read_image
+from lftr.media import read_image
 from lftr.values.report import ItemReport
 
 GRID = (1, 24, 24)
