@@ -21,7 +21,8 @@ RULE = (
     "partly if one is; the claim of several pairs holds if each pair's does, and does not hold if "
     "none does in any part. What is not shown counts as not so. Nothing is judged by fewer than "
     f"{QUESTIONS} questions or {ROUNDS} times, nor by a model whose accuracy is not shown to be "
-    "above that of the most frequent answer to each kind of question: it has none to maintain."
+    "above that of the most frequent answer to each kind of question, since such a model has no "
+    "accuracy that a reduction could maintain."
 )
 
 

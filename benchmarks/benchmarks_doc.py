@@ -82,7 +82,7 @@ def weights_of_slots() -> list[str]:
         "",
         weights_cost.report(cost["figures"]),
         "",
-        "Below, the decisions of other methods in processor time, on a busy machine:",
+        "Below, the decisions of other methods, in processor time:",
         "",
         made(decided),
         "",
@@ -115,9 +115,9 @@ def main() -> None:
         "other models.",
         "",
         "All sections but the one on weights of slots were measured before slots had weights: "
-        'there `lftr` drops tokens, as it still does with `weights="none"`: '
-        '`Lftr(space="encoder", candidates=1, '
-        'leftovers="drop")`.',
+        'there `lftr` is its former default, `Lftr(space="encoder", candidates=1, '
+        'leftovers="drop")`, which drops tokens. vLLM still uses that default with '
+        "`--weights none`.",
         "",
         "## The claims of LFTR's abstract",
         "",
@@ -158,7 +158,11 @@ def main() -> None:
         "",
         "## LFTR's defaults",
         "",
-        "What the published descriptions leave open, one option at a time around the default.",
+        "Options that the published descriptions leave open, changed one at a time around the "
+        "*former default*, without weights of slots. Today's defaults of `space`, `candidates`, "
+        "`leftovers` and `rounds` were chosen by the searches under "
+        "[Weights of slots](#weights-of-slots), those for videos by [LFTR on "
+        "clips](#lftr-on-clips) and the same searches.",
         "",
         made(defaults),
         "",
@@ -166,10 +170,11 @@ def main() -> None:
         "",
         "## The search for our own rule",
         "",
-        "`coverage` was chosen on the validation split, where some fifty settings were compared on "
-        "the same questions, so its own figures there are flattering; the test split was looked at "
-        "once, when it was fixed. Half of its budget asks the prompt in CLIP's space; without a "
-        "text tower all of it goes by coverage alone.",
+        "`coverage` was chosen on the validation split among some fifty settings, all on the same "
+        "questions, so its figures there are too high; the test split was used once, after the "
+        "choice. It spends half of its budget on tokens that are similar to the prompt in CLIP's "
+        "space, and the other half on covering the image; without a text tower, all of it on "
+        "covering the image.",
         "",
         made(search),
         "",

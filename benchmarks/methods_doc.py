@@ -31,6 +31,7 @@ RESULTS = HERE.parent / "docs" / "results.md"
 WRITTEN = "<!-- written by python benchmarks/methods_doc.py; edit that, not this -->"
 CONTROLS = ("random", "uniform", "pool", "downsample")
 TIMES = [f"{r}x" for r in RATIOS]
+UNMEASURED = ["not measured"] * len(RATIOS)  # of a method that the run does not have
 
 
 def read(name: str) -> Any:
@@ -159,7 +160,7 @@ def before_results() -> list[str]:
         [
             f"`{name}`",
             cost.get(name, "-"),
-            *measured.get(name, ["-"] * len(RATIOS)),
+            *measured.get(name, UNMEASURED),
             published.get(name, ""),
         ]
         for name in images()
@@ -179,7 +180,8 @@ def before_results() -> list[str]:
         "## Before the language model",
         "",
         "Published figures are their authors' (or a re-run's) on LLaVA-1.5-7B; nothing of that "
-        "column was measured here. The first four rows are the controls.",
+        "column was measured here. The first four rows are the controls. *Not measured* is a "
+        "method that the run does not include, and *-* a time that was not taken.",
         "",
         made(run),
         "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, decision and "
@@ -221,7 +223,7 @@ def video_results() -> list[str]:
     longest = {row["method"]: f"{row['mib']:.0f} MiB" for row in speed["memory"]}
     rows = []
     for name in videos():
-        cells = measured.pop(name, ["-"] * len(RATIOS))
+        cells = measured.pop(name, UNMEASURED)
         rows.append([f"`{name}`", cost.get(name, "-"), longest.get(name, "-"), *cells])
     others = [
         "Other settings of the same run:",

@@ -126,7 +126,7 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
     from lftr.hosts.items import ReductionPlan, VisualItem
     from lftr.hosts.transformers.encoder.media_input import MediaInput
     from lftr.hosts.transformers.families import Layout
-    from lftr.hosts.transformers.kinds.prefill import Prefill
+    from lftr.hosts.transformers.kinds.prefill import PrefillHost
     from lftr.hosts.transformers.prompt.segment import PromptSegment
 
     model, _ = lftr.bundled.load()
@@ -136,7 +136,7 @@ def bookkeeping(rounds: int) -> dict[str, Any]:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     reduction = lftr.reduce(model, "uniform", keep=1 / 16)
     host: Any = reduction.host
-    assert isinstance(host, Prefill)
+    assert isinstance(host, PrefillHost)
     assert isinstance(host.plan, ReductionPlan)
     selection = lftr.get_method("uniform").select(lftr.VisualTokens(torch.zeros(visual, 1)), 1 / 16)
 

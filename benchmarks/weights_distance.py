@@ -51,7 +51,7 @@ class WithShare(slot_weights.WeightPass):
                 if mask is None:
                     mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
                 share = self.share(length) * (bias > 0)[:, None]
-                mask = slot_weights._added(mask, share[:, None])
+                mask = slot_weights._add_to_mask(mask, share[:, None])
             return call(kernel, module, query, key, value, mask, **more)
 
         return shared

@@ -45,10 +45,10 @@ def draw_item(item: ItemReport, image: Image.Image | None = None, length: int = 
     pictures = []
     for number, (frames, rows, columns) in enumerate(item.grids):
         placed = len(item.grids) == 1 and frames == 1 and rows > 1  # queries lie nowhere
-        shown = _Tokens.of(item, number)
+        tokens = _Tokens.of(item, number)
         side = patch_side((frames, rows, columns), length)
-        pictures.append(shown.draw((frames * rows, columns), image if placed else None, side))
-    return beside(pictures)
+        pictures.append(tokens.draw((frames * rows, columns), image if placed else None, side))
+    return stack_horizontally(pictures)
 
 
 def draw_frames(
@@ -72,9 +72,9 @@ def draw_frames(
         T pictures.
     """
     (count, rows, columns) = item.grids[0]
-    shown, side = _Tokens.of(item, 0), patch_side((1, rows, columns), length)
+    tokens, side = _Tokens.of(item, 0), patch_side((1, rows, columns), length)
     return [
-        shown.frame(number, rows * columns).draw(
+        tokens.frame(number, rows * columns).draw(
             (rows, columns), frames[number * len(frames) // count], side
         )
         for number in range(count)
@@ -84,8 +84,8 @@ def draw_frames(
 def kept_of_frames(item: ItemReport) -> list[int]:
     """Return the number of kept tokens in each frame of an item of one grid."""
     count, rows, columns = item.grids[0]
-    shown = _Tokens.of(item, 0)
-    return [sum(shown.frame(number, rows * columns).anchors) for number in range(count)]
+    tokens = _Tokens.of(item, 0)
+    return [sum(tokens.frame(number, rows * columns).anchors) for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,9 @@ def _draw_grid(
     return picture
 
 
-def beside(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.Image:
+def stack_horizontally(
+    pictures: Sequence[Image.Image], captions: Sequence[str] = ()
+) -> Image.Image:
     """Put pictures in a row, with a caption of one or more lines under each."""
     if len(pictures) == 1 and not captions:
         return pictures[0]
@@ -186,7 +188,7 @@ def beside(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Ima
     return sheet
 
 
-def below(pictures: Sequence[Image.Image]) -> Image.Image:
+def stack_vertically(pictures: Sequence[Image.Image]) -> Image.Image:
     """Put pictures in a column."""
     height = sum(picture.height for picture in pictures) + _GAP * (len(pictures) - 1)
     sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), _GROUND)
@@ -197,7 +199,7 @@ def below(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def shown_part(processor: Any, image: Image.Image) -> Image.Image:
+def processed_part(processor: Any, image: Image.Image) -> Image.Image:
     """Return the part of an image that a processor passes to the model: the centre if it crops.
 
     As `prompting` hands it on: upright, in RGB.

@@ -102,13 +102,14 @@ class Preset:
             raise ArgumentError.of(
                 "preset", sorted(values), f"method, keep or tokens, and no more than {known}"
             )
-        positions, model, found = values.get("positions"), values.get("model"), values.get("found")
+        positions, model = values.get("positions"), values.get("model")
         if positions not in (None, "original", "compact"):
             raise ArgumentError.of("positions", positions, "'original' or 'compact'")
         if not isinstance(model, str | None):
             raise ArgumentError.of("model", model, "a name")
-        if not isinstance(found, dict | None):
-            raise ArgumentError.of("found", found, "an object")
+        measured = values.get("found")
+        if not isinstance(measured, dict | None):
+            raise ArgumentError.of("found", measured, "an object")
         weights = values.get("weights")
         parse_weights(weights)
         method, merge, budget = _read_method(values), _read_merge(values), budget_from_plain(values)
@@ -116,7 +117,7 @@ class Preset:
             method,
             positions=positions,
             model=model,
-            found=found or {},
+            found=measured or {},
             encoder=merge,
             weights=weights,
             **as_arguments(budget),
@@ -129,7 +130,7 @@ class Preset:
         return {
             "format": FORMAT,
             **method,
-            **_written(self.budget),
+            **_write_budget(self.budget),
             "positions": self.positions,
             "encoder": to_plain(self.encoder),
             "weights": self.weights,
@@ -235,7 +236,7 @@ def _read_merge(values: Mapping[str, Any]) -> EncoderMerge | None:
     return merge
 
 
-def _written(budget: Any) -> dict[str, Any]:
+def _write_budget(budget: Any) -> dict[str, Any]:
     """Write a budget; a ratio as a fraction, which reads back as the same number of tokens."""
     if isinstance(budget, Budget):
         return {"keep": {"total": budget.total}}

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from .media.clip import Clip
-from .media.picture import read_image as read_image
+from .media.picture import read_image
 from .values.errors import ArgumentError, LftrError, reason_of
 from .values.frames import Frames
 
@@ -42,7 +42,7 @@ def batch_inputs(processor: Any, asked: Sequence[MediaAndText]) -> Any:
         If frames become images that could not be told from other images, see `frames_as_images`; a
         question contains the processor's image placeholder; or the processor fails.
     """
-    asked = [([_viewed(one) for one in media], question) for media, question in asked]
+    asked = [([_as_viewed(one) for one in media], question) for media, question in asked]
     if frames_as_images(processor, [media for media, _ in asked]):
         asked = [(_frames(media), question) for media, question in asked]
     videos = [[one for one in media if isinstance(one, Clip)] for media, _ in asked]
@@ -92,7 +92,7 @@ def chat_inputs(
     _check_texts(processor, texts)
     with _answerable(processor, texts):
         return processor.apply_chat_template(
-            [list(map(_viewed_message, conversation)) for conversation in conversations],
+            [list(map(_message_as_viewed, conversation)) for conversation in conversations],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -101,20 +101,20 @@ def chat_inputs(
         )
 
 
-def _viewed(medium: ImageOrClip) -> ImageOrClip:
+def _as_viewed(medium: ImageOrClip) -> ImageOrClip:
     """Return a picture, or the frames of a clip, converted as viewers show them."""
     if isinstance(medium, Clip):
         return replace(medium, frames=tuple(map(read_image, medium.frames)))
     return read_image(medium)
 
 
-def _viewed_message(message: dict[str, Any]) -> dict[str, Any]:
+def _message_as_viewed(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(message["content"], str):
         return message
-    return message | {"content": list(map(_viewed_part, message["content"]))}
+    return message | {"content": list(map(_part_as_viewed, message["content"]))}
 
 
-def _viewed_part(part: dict[str, Any]) -> dict[str, Any]:
+def _part_as_viewed(part: dict[str, Any]) -> dict[str, Any]:
     kind = part["type"]
     content = part.get(kind)
     if kind == "image" and isinstance(content, Image.Image):

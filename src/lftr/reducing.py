@@ -1,4 +1,4 @@
-"""The one line: put a reduction on a model."""
+"""Attach a reduction to a model or a module, list reductions, and remove them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
 from .methods.inside.options import check_keep
+from .methods.lookup import as_method
 from .presets import Preset
 from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
@@ -43,16 +44,6 @@ class OlderArguments(TypedDict, total=False):
     images_as_video: Frames | bool | Sequence[bool] | Sequence[int] | Sequence[Sequence[int]] | None
 
 
-def as_method(method: object) -> Method:
-    """Return a method given by name or as an object; one that decides before the language model."""
-    chosen = get_method(method) if isinstance(method, str) else method
-    if not isinstance(chosen, Method):
-        raise ArgumentError.of(
-            "method", method, "a name from lftr.list_methods('before') or a lftr.Method"
-        )
-    return chosen
-
-
 def reduce(
     model: Any,
     method: AnyMethod | Sequence[AnyMethod] = "lftr",
@@ -69,45 +60,48 @@ def reduce(
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
 
-    Active at once, until ``remove()`` or the end of a ``with`` block; then the model is exactly as
-    it was, also after an error. ``generate`` and ``forward`` are called as ever.
+    The reduction is active at once, until ``remove()`` or the end of a ``with`` block; then the
+    model is exactly as it was before, also after an error. Calls of ``generate`` and ``forward``
+    need no change.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
         A model for image-text-to-text, of a family that `lftr.list_families` names.
     method : str, Method or LayerMethod, or a sequence of them
-        Decides which tokens stay: at most one method before the language model, and any number
-        inside it (``["lftr", FastV()]``), in the order in which they meet at a layer.
+        Decides which tokens are kept: at most one method before the language model, and any number
+        inside it (``["lftr", FastV()]``). At a layer where several act, they act in this order.
     keep : float, Budget or "auto", optional
-        A ratio in (0, 1] (``1/16``), `lftr.Budget(total=...)` for each prompt, or the method's own
-        number (TRIM and PruMerge have one). Methods inside the language model have schedules of
-        their own, of what reaches them; where there is one of them and nothing before, the budget
-        is what a layer has of its tokens on average.
+        A ratio in (0, 1] (``1/16``), `lftr.Budget(total=...)` for each prompt, or "auto", with
+        which the method itself determines the number (TRIM and PruMerge can). Methods inside the
+        language model have their own schedules, relative to the tokens that reach them. If there is
+        only one method and it is inside the language model, the budget is the mean share over all
+        layers.
     tokens : int, optional
         In place of ``keep``, a count for each item (``64``); a whole video is one item.
     positions : {"original", "compact"}, optional
-        Whether kept tokens stay where they were, or are renumbered without gaps. By default where
-        they were, but for Q-Former queries, which have no place in the image, and for models that
-        are told no positions (Inkling).
+        Whether kept tokens keep their positions ("original") or are renumbered without gaps
+        ("compact"). The default is "original", except for models that cannot keep positions:
+        Q-Formers, whose queries have no place in the image, and models that take no
+        ``position_ids`` (Inkling).
     stage : {"llm", "encoder"}
-        Which visual tokens: the language model's, or (BLIP-2, InstructBLIP) those of the encoder
-        that the Q-Former reads.
+        Which visual tokens are reduced: the language model's, or (BLIP-2, InstructBLIP) those of
+        the encoder that the Q-Former reads.
     guidance : Guidance, or str or a sequence of them, optional
-        What guides text-guided methods, by default the prompt: a text, one for each row, or a
+        The text for text-guided methods, by default the prompt: one text, one for each row, or a
         `lftr.Guidance`, which also holds the processor and a text tower.
     encoder : EncoderMerge, optional
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
-        LLaVA-like models; the method then sees the merged tokens. ``keep`` stays relative to the
-        image's own tokens, and ``keep=1.0`` passes all on that the encoder left.
+        LLaVA-like models; the method then sees the merged tokens. ``keep`` is relative to the
+        image's tokens without merging, and ``keep=1.0`` keeps every merged token.
     frames : Frames, optional
         Which images are frames of clips, for models that are given a clip as several images:
         ``lftr.Frames()`` for one clip in each prompt.
     weights : {"size", "none"} or float, optional
-        How a slot counts that stands for ``s`` tokens, because a method merged them: "size" adds
-        ``log(s)`` to the logits of its key in each attention layer of the language model, so that
-        it counts as ``s`` equal tokens; a number ``e`` adds ``e * log(s)``, and "none" nothing. By
-        default "size" where the model's attention can take it, else "none", and the report says so.
+        How attention counts a slot into which a method merged ``s`` tokens. "size" adds ``log(s)``
+        to the logits of its key in each attention layer of the language model, so that it counts as
+        ``s`` equal tokens; a number ``e`` adds ``e * log(s)``, and "none" adds nothing. The default
+        is "size" where the model's attention allows it, else "none", which the report notes.
     **older
         Arguments of earlier releases: ``text``, ``processor`` and ``text_tower``, now fields of
         ``guidance``; ``preset``, a path or a Preset, now ``**preset.arguments()``;
@@ -125,7 +119,7 @@ def reduce(
     UnsupportedModelError
         If the model has no visual tokens or its family is not hosted.
     MissingEvidenceError
-        If the method needs what this model cannot tell.
+        If the method needs evidence (attention, text features) that this model does not provide.
     """
     from .hosts.items import ReductionPlan
     from .hosts.transformers.encoder.merge import check_merge
@@ -160,7 +154,7 @@ def reduce(
     stages = STAGES if family.kind == "qformer" else STAGES[:1]
     if stage not in stages:
         raise ArgumentError.of("stage", stage, " or ".join(map(repr, stages)))
-    before, budget, inside = _planned(method, budget_of(keep, tokens))
+    before, budget, inside = _plan_methods(method, budget_of(keep, tokens))
     plan = ReductionPlan(
         before,
         budget,
@@ -177,9 +171,10 @@ def reduce(
 
 
 def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
-    """Return ``inputs`` with the visual tokens reduced, as the reduction that is on would.
+    """Return ``inputs`` with the visual tokens reduced by the model's active reduction.
 
-    For loops of one's own: ids, mask, positions and encoded images, ready for ``model(**inputs)``.
+    For decoding loops that call ``model(**inputs)`` themselves: ids, mask, positions and encoded
+    images.
     """
     from .hosts.transformers.reduction import current
     from .hosts.transformers.wrapped import unwrapped
@@ -188,7 +183,7 @@ def prepare(model: Any, **inputs: Any) -> dict[str, Any]:
 
 
 def reductions(model: nn.Module) -> list[Reduction | ModuleReduction]:
-    """Return every reduction that is on, whoever holds it.
+    """Return every active reduction of a model or a module.
 
     Parameters
     ----------
@@ -198,7 +193,7 @@ def reductions(model: nn.Module) -> list[Reduction | ModuleReduction]:
     Returns
     -------
     list of Reduction or ModuleReduction
-        In the order of the model's parts; of several on one part, the one that acts comes last.
+        In the order of the model's parts. Of several on one part, only the last one acts.
 
     Raises
     ------
@@ -211,13 +206,14 @@ def reductions(model: nn.Module) -> list[Reduction | ModuleReduction]:
         return attached_to(model)
     from .hosts.module.reduction import attached_to as on_modules
 
-    return [*on_modules(model)]  # no model is reduced, and transformers may not be there
+    return [*on_modules(model)]  # no model is reduced, and transformers may not be installed
 
 
 def restore(model: nn.Module) -> None:
-    """Take every reduction off a model, so that it is as it was before the first.
+    """Remove every reduction from a model, so that it is as it was before the first.
 
-    For a notebook whose cell ran twice, and whose first handle is gone.
+    Useful in a notebook, where a cell that runs twice overwrites the variable with the first
+    reduction.
     """
     for reduction in reversed(reductions(model)):
         reduction.remove()
@@ -233,9 +229,9 @@ def reduce_module(
     evidence: ModuleEvidence | None = None,
     placeholders: tuple[object, str] | tuple[()] | None = None,
 ) -> ModuleReduction:
-    """Reduce what a module returns, in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
+    """Reduce the output of a module in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
 
-    It needs torch alone, 2.0 or newer; transformers may be missing, or of any release. The module
+    Requires only torch, 2.0 or newer; transformers may be missing, or of any release. The module
     must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or a
     transformers output with ``last_hidden_state``. Every tensor ``(B, N, C)`` or ``(N, C)`` of a
     list is reduced. Code around it must take the shorter sequence; code that concatenates
@@ -254,20 +250,21 @@ def reduce_module(
         pixels, ``grid=(1, 16, 4)``. For LLaVA ``model.get_model().mm_projector``, for InternVL
         ``model.mlp1``.
     method : str or Method
-        Decides; text-guided methods and those that read attention need ``evidence``.
+        Decides which tokens are kept; text-guided methods and those that read attention need
+        ``evidence``.
     keep : float, optional
-        The share of each row's tokens that stays, in (0, 1].
+        The share of each row's tokens that is kept, in (0, 1].
     tokens : int, optional
-        In place of ``keep``, how many tokens of each row stay.
+        In place of ``keep``, the number of tokens of each row that are kept.
     grid : (T, H, W) or sequence of them, optional
-        How the tokens lie.
+        Frames, rows and columns in which the tokens are arranged.
     evidence : ModuleEvidence, optional
         The encoder whose attention the method reads, and embeddings of the question.
     placeholders : tuple of (object, str), optional
         The attribute from which code around the module takes the number of placeholders for each
         row of tokens: ``(model, "num_image_token")`` for InternVL. It holds the number of kept
-        tokens as long as the reduction is active. ``()`` says that the code has no placeholders;
-        only a reduction to a single token asks for that.
+        tokens as long as the reduction is active. ``()`` means that the code has no placeholders;
+        it is required only for a reduction to a single token.
 
     Returns
     -------
@@ -287,7 +284,7 @@ def reduce_module(
 
     plan = ReductionPlan(
         as_method(method),
-        _needed(budget_of(keep, tokens)),
+        _require_budget(budget_of(keep, tokens)),
         unweighted="slots have no weights: lftr.reduce_module does not change the attention after "
         "the module",
     )
@@ -371,10 +368,10 @@ def check_budget(method: object, budget: Keep | Literal["auto"] | None) -> None:
     ArgumentError
         As `reduce` raises it.
     """
-    _planned(method, budget)
+    _plan_methods(method, budget)
 
 
-def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
+def split_by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
     """Return the methods before the language model, unchecked, and those inside it.
 
     Parameters
@@ -388,14 +385,14 @@ def by_place(method: object) -> tuple[list[object], list[LayerMethod]]:
     return [one for one in methods if not isinstance(one, LayerMethod)], inside
 
 
-def _planned(
+def _plan_methods(
     method: object, budget: Keep | Literal["auto"] | None
 ) -> tuple[Method, Keep | Literal["auto"], tuple[LayerMethod, ...]]:
     """Return the method before the language model, what it keeps, and the methods inside.
 
     Where only methods inside are given, everything is kept before the language model.
     """
-    before, within = by_place(method)
+    before, within = split_by_place(method)
     inside = tuple(within)
     if len(before) > 1:
         raise ArgumentError.of(
@@ -404,7 +401,7 @@ def _planned(
             "one method before the language model; lftr.methods.Then joins several",
         )
     if before or not inside:
-        return as_method(before[0] if before else method), _needed(budget), inside
+        return as_method(before[0] if before else method), _require_budget(budget), inside
     if budget is not None:
         if len(inside) > 1:
             allowed = "None where several methods have their schedules"
@@ -413,6 +410,6 @@ def _planned(
     return get_method("uniform"), 1.0, inside
 
 
-def _needed(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:
+def _require_budget(budget: Keep | Literal["auto"] | None) -> Keep | Literal["auto"]:
     """Refuse None: a method before the language model needs a budget."""
     return parse_keep(None) if budget is None else budget

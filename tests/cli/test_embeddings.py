@@ -1,4 +1,4 @@
-"""`lftr embeddings`: an index of one's own pictures, reduced."""
+"""`lftr embeddings`: an index of the user's pictures, reduced."""
 
 from __future__ import annotations
 

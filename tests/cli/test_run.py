@@ -7,7 +7,8 @@ import torch
 
 import lftr as library
 from lftr import bundled
-from lftr.prompting import batch_inputs, inputs_of, read_image
+from lftr.media import read_image
+from lftr.prompting import batch_inputs, inputs_of
 
 QUESTION = "What colour is the square?"
 

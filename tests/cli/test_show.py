@@ -8,8 +8,15 @@ from PIL import Image
 
 import lftr as library
 from lftr import Flow, Selection
-from lftr.drawing import ACCENT, below, draw_item, patch_side, shown_part, slot_colours
-from lftr.prompting import read_image
+from lftr.drawing import (
+    ACCENT,
+    draw_item,
+    patch_side,
+    processed_part,
+    slot_colours,
+    stack_vertically,
+)
+from lftr.media import read_image
 from lftr.values.report import ItemReport
 
 GRID = (1, 24, 24)
@@ -117,16 +124,16 @@ def test_tokens_without_a_place_lie_on_plain_ground():
 
 def test_several_items_stand_below_each_other():
     pictures = [Image.new("RGB", (10, 20)), Image.new("RGB", (30, 5))]
-    assert below(pictures).size == (30, 20 + 5 + 12)
+    assert stack_vertically(pictures).size == (30, 20 + 5 + 12)
 
 
 @pytest.mark.parametrize(("size", "seen"), [((288, 192), (192, 192)), ((100, 300), (100, 100))])
 def test_the_part_that_the_model_is_shown(size, seen):
     _, processor = library.bundled.load()
-    assert shown_part(processor, Image.new("RGB", size)).size == seen
+    assert processed_part(processor, Image.new("RGB", size)).size == seen
 
 
 def test_the_square_lies_where_the_model_sees_it(picture):
     _, processor = library.bundled.load()
-    part = shown_part(processor, read_image(picture))
+    part = processed_part(processor, read_image(picture))
     assert part.getpixel((100 - 48 + 20, 100)) == (220, 30, 30)

@@ -22,7 +22,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def faulty(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that reduces nothing."""
-    monkeypatch.setattr(prefill.Prefill, "concerns", lambda self, call: False)
+    monkeypatch.setattr(prefill.PrefillHost, "concerns", lambda self, call: False)
 
 
 @pytest.mark.usefixtures("tiny")

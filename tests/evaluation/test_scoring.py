@@ -14,11 +14,11 @@ from lftr.lab.scoring.metrics import (
     agreement,
     anls,
     check_scored,
-    chosen,
     exact,
     get_metric,
     levenshtein,
     multiple_choice,
+    pick_choice,
     verdict,
     yes_no,
 )
@@ -152,13 +152,13 @@ def test_verdict(answer, said):
     ],
 )
 def test_what_an_answer_picks(answer, pick):
-    assert chosen(answer, ["a dog", "a cat", "a bird"]) == pick
+    assert pick_choice(answer, ["a dog", "a cat", "a bird"]) == pick
 
 
 def test_a_choice_inside_another_does_not_count():
-    assert chosen("I see a black cat here", ["cat", "black cat", "dog"]) == 1
-    assert chosen("I see a cat here", ["cat", "black cat", "dog"]) == 0
-    assert chosen("a black cat and a dog", ["cat", "black cat", "dog"]) is None
+    assert pick_choice("I see a black cat here", ["cat", "black cat", "dog"]) == 1
+    assert pick_choice("I see a cat here", ["cat", "black cat", "dog"]) == 0
+    assert pick_choice("a black cat and a dog", ["cat", "black cat", "dog"]) is None
 
 
 @pytest.mark.parametrize(

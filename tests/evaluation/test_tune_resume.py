@@ -80,7 +80,7 @@ def _search(workload, monkeypatch, subject, folder=None, patience: int = 10**9):
     oracle = Oracle(patience)
     monkeypatch.setattr(batches, "one_batch", oracle.one_batch)
     monkeypatch.setattr(tuning, "_unmet", lambda *_: {})
-    monkeypatch.setattr(tuning, "_saving", lambda *_: {"questions": 0})
+    monkeypatch.setattr(tuning, "_measure_saving", lambda *_: {"questions": 0})
     try:
         return tuning.tune(subject, workload, GOAL, PLAN, run=folder), oracle
     except Killed:

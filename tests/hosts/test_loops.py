@@ -1,4 +1,4 @@
-"""Decoding loops of one's own: through `lftr.prepare`, or through plain calls of the model."""
+"""The caller's own decoding loops: through `lftr.prepare`, or through plain calls of the model."""
 
 from __future__ import annotations
 

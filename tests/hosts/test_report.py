@@ -13,7 +13,7 @@ from .support import PLAIN, SQUARE, Prompt, ZooEntry, cached, reduced
 
 
 def lengths(prompt: Prompt, call: Any) -> list[int]:
-    """Columns of every call of the language model, by a hook of one's own."""
+    """Columns of every call of the language model, by a hook of the test."""
     seen: list[int] = []
 
     def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -71,8 +71,10 @@ def test_as_json_and_text(entry: ZooEntry) -> None:
     assert told["received"] == report.received
     assert [item["kept"] for item in told["items"]] == [item.kept for item in report.items]
     text = str(report)
-    assert f"{report.tokens} -> {report.kept}" in text
-    assert "lftr" in text.lower()
+    assert text.startswith("lftr report: method lftr, ")
+    assert f"{report.tokens} -> {report.kept} visual tokens" in text
+    merged = next(item for item in report.items if item.stands_for > item.kept)
+    assert f"-> {merged.kept}, standing for {merged.stands_for:.0f} tokens" in text
     assert min(report.encode_ms, report.method_ms, report.host_ms) > 0
 
 

@@ -156,13 +156,13 @@ def test_equal_tokens(name: str, weights: str) -> None:
 def folds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many queries each call had whose weights went through extra channels."""
     calls: list[int] = []
-    fold = slot_weights._folded
+    fold = slot_weights._call_with_bias_channels
 
     def noted(kernel: Any, module: Any, query: Tensor, *rest: Any) -> Any:
         calls.append(query.shape[2])
         return fold(kernel, module, query, *rest)
 
-    monkeypatch.setattr(slot_weights, "_folded", noted)
+    monkeypatch.setattr(slot_weights, "_call_with_bias_channels", noted)
     return calls
 
 
@@ -226,7 +226,9 @@ def test_channels_are_exact() -> None:
         seen["logits"] = (q.float() @ k.float().mT) * scaling
         return (v.transpose(1, 2), None)
 
-    output = slot_weights._folded(kernel, torch.nn.Identity(), query, key, value, None, bias, {})
+    output = slot_weights._call_with_bias_channels(
+        kernel, torch.nn.Identity(), query, key, value, None, bias, {}
+    )
     plain = (query.float() @ key.float().mT) * 16**-0.5
     torch.testing.assert_close(seen["logits"] - plain, bias.expand_as(plain), atol=1e-3, rtol=0)
     assert output[0].shape == (1, 5, 2, 16)
@@ -242,7 +244,7 @@ def test_whole_is_plain(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError
 
     prompt = Prompt(entry, [WIDE])
-    monkeypatch.setattr(slot_weights, "changed", never)
+    monkeypatch.setattr(slot_weights, "replacing_kernels", never)
     with reduced(prompt.model, "random") as run:
         assert_true(prompt, run, prompt.generate())
 

@@ -91,8 +91,8 @@ def test_only_what_is_between_a_key_frame_and_a_wanted_one_is_decoded(movie, mon
         def __getattr__(self, name):
             return getattr(self.container, name)
 
-    sought = video._sought
-    monkeypatch.setattr(video, "_sought", lambda c, *rest: sought(Counting(c), *rest))
+    seek_frames = video._seek_frames
+    monkeypatch.setattr(video, "_seek_frames", lambda c, *rest: seek_frames(Counting(c), *rest))
     assert numbers_of(load_clip(path, frames=3).frames) == [0, 105, 209]
     assert decoded <= 3 * 10
 

@@ -316,7 +316,7 @@ def test_heic_is_read_with_it(tmp_path):
 
 
 def test_what_a_caller_opened_is_upright_in_a_prompt_and_in_a_drawing():
-    from lftr.drawing import shown_part
+    from lftr.drawing import processed_part
     from lftr.media import Clip
     from lftr.prompting import batch_inputs, chat_inputs
 
@@ -340,6 +340,6 @@ def test_what_a_caller_opened_is_upright_in_a_prompt_and_in_a_drawing():
         batch_inputs(Bare(), [([opened], "?")])
         content = [{"type": "image", "image": opened}, {"type": "text", "text": "?"}]
         chat_inputs(Keeping(), [[{"role": "user", "content": content}]])
-        given.append(shown_part(object(), opened))
+        given.append(processed_part(object(), opened))
     assert [one.size for one in given] == [(200, 300)] * 6
     assert {one.mode for one in given} == {"RGB"}

@@ -59,11 +59,11 @@ def test_a_server_has_counts_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPa
     from typer.testing import CliRunner
 
     from lftr.app import app
-    from lftr.hosts.vllm import server
+    from lftr.hosts.vllm.start_options import FAILURES
 
     seen: list[str | None] = []
-    monkeypatch.setenv(server.FAILURES, "of another server")
-    monkeypatch.setattr("os.execv", lambda *_: seen.append(os.environ.get(server.FAILURES)))
+    monkeypatch.setenv(FAILURES, "of another server")
+    monkeypatch.setattr("os.execv", lambda *_: seen.append(os.environ.get(FAILURES)))
     assert CliRunner().invoke(app, ["serve"]).exit_code == 0
     assert seen == [None]
 

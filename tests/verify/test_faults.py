@@ -24,7 +24,7 @@ POSITIONS, MASK, IDS = map(CallArguments.name, ("positions", "mask", "ids"))
 
 def changes(patch: Patch, change: Callable[[Any, Any], dict[str, Any]]) -> None:
     """Where the host shortens a first prompt, change its arguments by a function of both."""
-    original = prefill.Prefill.reduce
+    original = prefill.PrefillHost.reduce
 
     def reduce(self: Any, *given: Any) -> Any:
         found = original(self, *given)
@@ -32,7 +32,7 @@ def changes(patch: Patch, change: Callable[[Any, Any], dict[str, Any]]) -> None:
             return found
         return dataclasses.replace(found, call=found.call | change(self, found.call))
 
-    patch.setattr(prefill.Prefill, "reduce", reduce)
+    patch.setattr(prefill.PrefillHost, "reduce", reduce)
 
 
 def shifted_by_one(patch: Patch) -> None:
@@ -57,7 +57,7 @@ def without_a_mask(patch: Patch) -> None:
 
 def features_scaled(patch: Patch) -> None:
     """By a few units in the last place."""
-    original = prefill.Prefill.reduce
+    original = prefill.PrefillHost.reduce
 
     def reduce(self: Any, *given: Any) -> Any:
         found = original(self, *given)
@@ -65,7 +65,7 @@ def features_scaled(patch: Patch) -> None:
             output.pooler_output = [one * (1 + 2**-20) for one in output.pooler_output]
         return found
 
-    patch.setattr(prefill.Prefill, "reduce", reduce)
+    patch.setattr(prefill.PrefillHost, "reduce", reduce)
 
 
 def another_token(patch: Patch) -> None:
@@ -82,7 +82,7 @@ def another_token(patch: Patch) -> None:
 
 
 def the_full_prompt(patch: Patch) -> None:
-    patch.setattr(prefill.Prefill, "concerns", lambda self, call: False)
+    patch.setattr(prefill.PrefillHost, "concerns", lambda self, call: False)
 
 
 def forgets_the_first_turn(patch: Patch) -> None:
@@ -92,7 +92,7 @@ def forgets_the_first_turn(patch: Patch) -> None:
 def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:
     """What the host should remember and does not is no reason to skip a check."""
     forgets_the_first_turn(patch)
-    original = prefill.Prefill.concerns
+    original = prefill.PrefillHost.concerns
 
     def concerns(self: Any, call: CallArguments) -> bool:
         if call.past and call.columns[1] > 1:
@@ -101,7 +101,7 @@ def forgets_the_first_turn_and_refuses_the_second(patch: Patch) -> None:
             )
         return original(self, call)
 
-    patch.setattr(prefill.Prefill, "concerns", concerns)
+    patch.setattr(prefill.PrefillHost, "concerns", concerns)
 
 
 def drops_others_inside(patch: Patch) -> None:

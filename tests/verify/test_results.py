@@ -13,7 +13,7 @@ from zoo import FAMILIES
 import lftr
 from lftr.values.errors import ArgumentError, UnsupportedModelError
 from lftr.verifying.checked_model import pictures
-from lftr.verifying.judge import Figures, distance, judged
+from lftr.verifying.judge import Figures, distance, judge
 from lftr.verifying.result import Check
 
 from .support import Processor, entry_of, fresh, verified
@@ -41,16 +41,16 @@ F32, BF16 = torch.float32, torch.bfloat16
 def test_the_rule(
     deviation: float, plain: float, wrong: float, dtype: torch.dtype, verdict: str
 ) -> None:
-    check = judged("one", Figures(deviation, plain, wrong, size=10.0), dtype)
+    check = judge("one", Figures(deviation, plain, wrong, size=10.0), dtype)
     assert check.verdict == verdict
     assert bool(check.reason) == (verdict != "passed")
 
 
 def test_what_must_be_the_same_bit_by_bit() -> None:
-    assert judged("one", Figures(0.0, 0.0), F32).verdict == "passed"
-    assert judged("one", Figures(1e-9, 0.0), F32).verdict == "failed"
+    assert judge("one", Figures(0.0, 0.0), F32).verdict == "passed"
+    assert judge("one", Figures(1e-9, 0.0), F32).verdict == "failed"
     # unless the plain model does not repeat itself
-    assert judged("one", Figures(1e-9, 1e-9), F32).verdict == "passed"
+    assert judge("one", Figures(1e-9, 1e-9), F32).verdict == "passed"
 
 
 def test_distance() -> None:

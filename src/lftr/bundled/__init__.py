@@ -122,12 +122,12 @@ def _without_bars() -> Iterator[None]:
     """Load without transformers' progress bars, since loading is fast."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 

@@ -11,7 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from ..drawing import below, beside, draw_frames, kept_of_frames, shown_part
+from ..drawing import (
+    draw_frames,
+    kept_of_frames,
+    processed_part,
+    stack_horizontally,
+    stack_vertically,
+)
 from ..media import Clip
 from ..values.errors import ArgumentError
 from ..values.report import ItemReport
@@ -64,14 +70,14 @@ def frame_pictures(item: ItemReport, clip: Clip, processor: Any) -> list[Image.I
     """
     if len(item.grids) != 1:
         raise ArgumentError.of("video", f"{len(item.grids)} grids", "a clip of one grid of frames")
-    pictures = draw_frames(item, [shown_part(processor, frame) for frame in clip.frames])
+    pictures = draw_frames(item, [processed_part(processor, frame) for frame in clip.frames])
     _, rows, columns = item.grids[0]
     times = [
         clip.times[number * len(clip.times) // len(pictures)] for number in range(len(pictures))
     ]
     kept = kept_of_frames(item)
     return [
-        beside([picture], [f"{time:.1f} s: {count} of {rows * columns}"])
+        stack_horizontally([picture], [f"{time:.1f} s: {count} of {rows * columns}"])
         for picture, time, count in zip(pictures, times, kept, strict=True)
     ]
 
@@ -91,7 +97,7 @@ def save_frames(pictures: Sequence[Image.Image], clip: Clip, path: Path) -> None
                 path,
                 save_all=True,
                 append_images=moving[1:],
-                duration=_lasting(clip, pictures),
+                duration=_frame_duration(clip, pictures),
                 loop=0,
             )
             return
@@ -104,10 +110,10 @@ def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     """Put frames into rows."""
     columns = min(_COLUMNS, math.ceil(math.sqrt(len(pictures))) + 1, len(pictures))
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
-    return below([beside(row) for row in rows])
+    return stack_vertically([stack_horizontally(row) for row in rows])
 
 
-def _lasting(clip: Clip, pictures: Sequence[Image.Image]) -> int:
+def _frame_duration(clip: Clip, pictures: Sequence[Image.Image]) -> int:
     """Return the milliseconds of each frame, so that the GIF is as long as the clip."""
     span = (clip.times[-1] - clip.times[0]) * len(clip.times) / max(len(clip.times) - 1, 1)
     return max(_LEAST_MS, round(1000 * span / len(pictures)))

@@ -20,7 +20,7 @@ from ..reducing import reduce
 from ..values.errors import ArgumentError
 from .options import refuse
 from .parsing import parse_device, parse_dtype
-from .terminal import working
+from .terminal import show_spinner
 
 
 @dataclass
@@ -82,9 +82,9 @@ def load_model(
     elif not needed:
         refuse({"--text-tower": text_tower}, "with methods that use no text in CLIP's space")
     _quieten()
-    with working(f"loading {name or 'the bundled model'}"):
+    with show_spinner(f"loading {name or 'the bundled model'}"):
         if name is None:
-            return _bundled(where, kind, needed, "clips" if clips else "scenes")
+            return _load_bundled(where, kind, needed, "clips" if clips else "scenes")
         tower = None if text_tower is None else _clip_tower(text_tower, where)
         return Loaded(name, *_load(name, where, kind), tower)
 
@@ -95,7 +95,7 @@ def needs_tower(methods: Iterable[Method | LayerMethod]) -> bool:
     return any("text_embeds" in names for method in before for names in method.evidence)
 
 
-def _bundled(
+def _load_bundled(
     device: torch.device, dtype: torch.dtype | None, needs_tower: bool, name: str
 ) -> Loaded:
     from .. import bundled

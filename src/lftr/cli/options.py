@@ -12,12 +12,12 @@ import typer
 from ..values.errors import ArgumentError
 
 
-def existing_model(name: str | None) -> str | None:
-    """Return a model's name as ``--model``; see `checked_model`."""
-    return checked_model("--model", name)
+def _check_model_option(name: str | None) -> str | None:
+    """Return a model's name as ``--model``; see `check_model_name`."""
+    return check_model_name("--model", name)
 
 
-def checked_model(argument: str, name: str | None) -> str | None:
+def check_model_name(argument: str, name: str | None) -> str | None:
     """Return a model's name; refuse a path without a folder before anything is loaded.
 
     A Hugging Face id is ``name`` or ``owner/name``; every other spelling is a path.
@@ -29,7 +29,7 @@ def checked_model(argument: str, name: str | None) -> str | None:
     return name
 
 
-def _known_positions(value: str | None) -> str | None:
+def _check_positions(value: str | None) -> str | None:
     """Refuse an unknown value before a model is loaded."""
     if value is None:
         return None
@@ -40,7 +40,7 @@ def _known_positions(value: str | None) -> str | None:
     return value
 
 
-def _known_weights(value: str | None) -> str | None:
+def _check_weights(value: str | None) -> str | None:
     """Refuse an unknown value before a model is loaded."""
     from ..values.weights import parse_weights
 
@@ -52,7 +52,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        callback=existing_model,
+        callback=_check_model_option,
         help="Hugging Face id or folder; by default the bundled model.",
     ),
 ]
@@ -105,7 +105,7 @@ Positions = Annotated[
     str | None,
     typer.Option(
         "--positions",
-        callback=_known_positions,
+        callback=_check_positions,
         help="original (kept tokens stay where they were) or compact (renumbered); by default "
         "what suits the model.",
     ),
@@ -114,7 +114,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        callback=_known_weights,
+        callback=_check_weights,
         help="How merged tokens count in attention: size (as many as they are), none (one), or an "
         "exponent; by default size where the model's attention takes it.",
     ),
@@ -189,5 +189,5 @@ def refuse(options: Mapping[str, object], where: str) -> None:
     """
     for name, value in options.items():
         if value is not None and value is not False and value != []:  # 0 is a value
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            raise ArgumentError.of(name, shown, f"no such option {where}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            raise ArgumentError.of(name, text, f"no such option {where}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..values.errors import ArgumentError, unanswered
+from ..values.errors import ArgumentError, raise_unanswered
 from . import options
 
 
@@ -53,7 +53,7 @@ def run(
     from .loading import load_model
     from .media_args import moves, read_media
     from .parsing import parse_setting
-    from .terminal import print_json, remark, say, working
+    from .terminal import print_json, remark, say, show_spinner
 
     *paths, question = words
     if not paths or os.path.exists(question):
@@ -72,7 +72,7 @@ def run(
     loaded = load_model(model, device, dtype, chosen.methods, text_tower, moves(media))
     note = chosen.note(loaded.name)
     inputs, on = loaded.inputs(media, question), loaded.reduce(chosen, media, question)
-    with unanswered(), on as reduction, torch.inference_mode(), working("answering"):
+    with raise_unanswered(), on as reduction, torch.inference_mode(), show_spinner("answering"):
         start = time.perf_counter()
         ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         seconds = time.perf_counter() - start

@@ -42,7 +42,8 @@ def serve(
     the stock OpenAI client:
     extra_body={"mm_processor_kwargs": {"lftr": {"keep": 0.25, "method": "divprune"}}}.
     """
-    from ..hosts.vllm.server import FAILURES, check_version, plan, split_model
+    from ..hosts.vllm.server import check_version, plan, split_model
+    from ..hosts.vllm.start_options import FAILURES
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
     stated = {"positions": positions, "weights": weights}
@@ -50,7 +51,7 @@ def serve(
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # an option of vLLM's comes first
         model, rest = split_model([model, *rest])
-    name = _bundled() if model is None else str(options.checked_model("MODEL", model))
+    name = _bundled_path() if model is None else str(options.check_model_name("MODEL", model))
     setting = _setting(arguments) if preset is None else _preset(preset, arguments)
     build = check_version()
     planned = plan(name, _config(name), setting, rest, started)
@@ -87,7 +88,7 @@ def _preset(path: Path, arguments: dict[str, Any]) -> Preset:
     return Preset.load(path)
 
 
-def _bundled() -> str:
+def _bundled_path() -> str:
     from .. import bundled
 
     return str(bundled.path())
@@ -116,8 +117,8 @@ def _say(planned: ServerPlan, distribution: str, version: str) -> None:
     positions = "renumbered" if compact else "as in the full prompt"
     weights = f"{planned.started.weights:g}" if planned.started.weights else "none"
     seen = "images and videos" if served.videos else "images"
-    own = distribution == "vllm"
-    build = "" if own else f" ({distribution}: built by others than the vLLM project)"
+    official = distribution == "vllm"
+    build = "" if official else f" ({distribution}: built by others than the vLLM project)"
     remark(
         f"vLLM {version}{build}: {planned.model}, {served.stock} as {served.name}",
         f"reduced before the language model: {seen}; positions {positions}; "

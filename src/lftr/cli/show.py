@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..values.errors import unanswered
+from ..values.errors import raise_unanswered
 from . import options
 
 
@@ -38,28 +38,28 @@ def show(
     """
     import torch
 
-    from ..drawing import below, draw_item, shown_part
+    from ..drawing import draw_item, processed_part, stack_vertically
     from ..media import Clip
     from .frame_sheet import check_picture, frame_pictures, save, save_frames
     from .loading import load_model
     from .media_args import moves, read_medium
     from .parsing import parse_setting
-    from .terminal import print_json, say, working
+    from .terminal import print_json, say, show_spinner
 
     check_picture(out)
     chosen = parse_setting(method, keep, tokens, option, encoder=encoder)
     medium = read_medium(image, frames, fps)
     loaded = load_model(model, device, dtype, chosen.methods, text_tower, moves([medium]))
     inputs, on = loaded.inputs([medium], question), loaded.reduce(chosen, [medium], question)
-    with unanswered(), on as reduction, torch.inference_mode(), working("looking"):
+    with raise_unanswered(), on as reduction, torch.inference_mode(), show_spinner("looking"):
         loaded.model(**inputs, logits_to_keep=1)
     report = reduction.report
     items = [left for item in report.items if (left := report.innermost(item)) is not None]
     if isinstance(medium, Clip):
         save_frames(frame_pictures(items[0], medium, loaded.processor), medium, out)
     else:
-        part = shown_part(loaded.processor, medium)
-        save(below([draw_item(item, part) for item in items]), out)
+        part = processed_part(loaded.processor, medium)
+        save(stack_vertically([draw_item(item, part) for item in items]), out)
     if as_json:
         print_json({"picture": str(out), "question": question, "report": report.to_dict()})
         return

@@ -62,7 +62,7 @@ def percent(row: Mapping[str, Any], name: str) -> str:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def show_spinner(what: str) -> Iterator[None]:
     """Show a spinner; one line if there is no terminal."""
     console = stderr()
     if not console.is_terminal:

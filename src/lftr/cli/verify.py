@@ -59,7 +59,7 @@ def verify(
     chosen = parse_methods(method or ["lftr"], option or [])
     budget = parse_budget(keep, tokens)
     methods_to_check(chosen, budget)  # refuses before a model is loaded
-    shown = [read_image(path) for path in images or []]
+    pictures = [read_image(path) for path in images or []]
     loaded = load_model(model, device, dtype, chosen, text_tower)
     with progress("checking", 1) as bar:
 
@@ -75,7 +75,7 @@ def verify(
             **as_arguments(budget),
             positions=positions,
             full=full,
-            images=shown,
+            images=pictures,
             text_tower=loaded.text_tower,
             seed=seed,
             told=show_progress,

@@ -1,24 +1,27 @@
-"""Showing readers the queries and keys of transformers' attention layers.
+"""Records the queries, keys and values of transformers' attention layers, and replaces kernels.
 
-Every attention layer of transformers looks its kernel up by ``ALL_ATTENTION_FUNCTIONS``'
-``get_interface``. While a tap is open, what the tapping thread is given there passes everything
-through and, for tapped modules, reads the exact queries and keys (after rotary embeddings and
-normalisation, whatever the kernel). `changed` uses the same place to call a kernel with other
-arguments. When the last tap closes the table is as it was.
+Every attention layer of transformers gets its kernel from the lookup ``get_interface`` of
+``ALL_ATTENTION_FUNCTIONS``. While a recorder is attached, the lookup returns a wrapper around the
+kernel to the thread that attached the recorder. The wrapper passes the arguments to the recorder of
+the calling module, if it has one, and then calls the kernel with the same arguments. So the
+recorder receives the exact queries and keys, after rotary embeddings and normalisation, for every
+kernel. `replacing_kernels` uses the same lookup to call a kernel with other arguments. When the
+last recorder is detached, the lookup is restored.
 
-Why the lookup is replaced, and not a kernel registered (``AttentionInterface.register``) and
-chosen by ``config._attn_implementation``, which is transformers' own way to add one:
+transformers' public way to add a kernel is to register it (``AttentionInterface.register``) and to
+select it by ``config._attn_implementation``. It cannot be used here:
 
-- Eager attention has no entry that could be replaced. Each modeling file passes its own function to
-  the lookup as the default, which a registered function does not receive; Llama 4 has two.
-- The name is not the kernel's alone. Masks are made by it, and models take other paths by it
+- Eager attention has no entry that could be replaced. Each modelling file passes its own function
+  to the lookup as the default, which a registered function does not receive; Llama 4 has two.
+- The name selects more than the kernel. Masks depend on it, and so do other code paths of models
   (FlashAttention's packing; Gemma 4, MiniMax M3 VL and others compare it with "sdpa" or "eager").
-  Under another name a model would not compute what it computes without the tap.
-- A configuration is shared by all layers and threads, and by copies of the model. The tap is for
+  With another name a model would compute something else than without the recorder.
+- A configuration is shared by all layers and threads, and by copies of the model. A recorder is for
   one module in one thread.
 
-What is replaced is private to transformers, so it is checked: a tap cannot be opened where the
-lookup is missing, and whoever opens one raises `unread` if the module ran and showed it nothing.
+The lookup is private to transformers. Therefore a recorder cannot be attached if the lookup is
+missing, and the caller raises `attention_not_recorded` if the module ran and the recorder received
+no call.
 """
 
 from __future__ import annotations
@@ -34,17 +37,17 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..values.autocast import without_autocast
 from ..values.errors import UnsupportedModelError
-from ..values.exact import exactly
 
 
-class Reader(Protocol):
-    """What is shown the queries, keys and values ``(B, heads, N, d)`` of each call.
+class KernelRecorder(Protocol):
+    """Receives the queries, keys and values ``(B, heads, N, d)`` of each call of a module.
 
-    Queries and keys are those after rotary embeddings.
+    Queries and keys have rotary embeddings applied.
     """
 
-    def read(
+    def record(
         self,
         query: Tensor,
         key: Tensor,
@@ -53,65 +56,70 @@ class Reader(Protocol):
         softcap: float | None = None,
         value: Tensor | None = None,
     ) -> None:
-        """Take what is wanted; ``mask`` is the kernel's, where that has four dimensions."""
+        """Process one call; ``mask`` is the kernel's mask if it has four dimensions, else None."""
 
 
-# Calls the kernel it is given first, with other arguments if need be, and returns what it returns.
-Change = Callable[..., Any]
+# Receives a kernel and the kernel's arguments, calls it, possibly with other arguments, and returns
+# its output.
+KernelReplacement = Callable[..., Any]
 
-AnyReader = TypeVar("AnyReader", bound=Reader)
-_open: ContextVar[dict[int, Reader] | None] = ContextVar("lftr_taps", default=None)
-_changes: ContextVar[dict[int, Change] | None] = ContextVar("lftr_changes", default=None)
+AnyRecorder = TypeVar("AnyRecorder", bound=KernelRecorder)
+_recorders: ContextVar[dict[int, KernelRecorder] | None] = ContextVar(
+    "lftr_attention_recorders", default=None
+)
+_replacements: ContextVar[dict[int, KernelReplacement] | None] = ContextVar(
+    "lftr_kernel_replacements", default=None
+)
 _lock = threading.Lock()
 _users = 0
 _NAME = "get_interface"
-_replaced: list[Any] = []  # while a tap is open: what stood in the table before, and our own
+_replaced: list[Any] = []  # while a recorder is attached: the table's entry before, and lftr's
 
 
 @contextmanager
-def tapped(module: nn.Module, tap: AnyReader) -> Iterator[AnyReader]:
-    """Show ``module``'s attention to ``tap`` while the body runs, in this thread.
+def recording(module: nn.Module, recorder: AnyRecorder) -> Iterator[AnyRecorder]:
+    """Pass the attention arguments of ``module`` to ``recorder`` during the body, in this thread.
 
     Raises
     ------
     UnsupportedModelError
-        If this release of transformers does not look kernels up as expected.
+        If this release of transformers does not have the expected lookup of kernels.
     """
     _install()
-    token = _open.set({**(_open.get() or {}), id(module): tap})
+    token = _recorders.set({**(_recorders.get() or {}), id(module): recorder})
     try:
-        yield tap
+        yield recorder
     finally:
-        _open.reset(token)
+        _recorders.reset(token)
         _uninstall()
 
 
 @contextmanager
-def changed(changes: Mapping[int, Change]) -> Iterator[None]:
-    """Let functions call the attention kernels of modules while the body runs, in this thread.
+def replacing_kernels(replacements: Mapping[int, KernelReplacement]) -> Iterator[None]:
+    """Replace calls of modules' attention kernels while the body runs, in this thread.
 
     Parameters
     ----------
-    changes : mapping
-        For the ``id`` of each module what is called in place of its kernel, with the kernel as its
-        first argument and the kernel's own arguments after it. Readers see the arguments before.
+    replacements : mapping
+        For the ``id`` of each module the function to call in place of its kernel. Its arguments
+        are the kernel and then the kernel's arguments. Recorders receive the unchanged arguments.
 
     Raises
     ------
     UnsupportedModelError
-        If this release of transformers does not look kernels up as expected.
+        If this release of transformers does not have the expected lookup of kernels.
     """
     _install()
-    token = _changes.set({**(_changes.get() or {}), **changes})
+    token = _replacements.set({**(_replacements.get() or {}), **replacements})
     try:
         yield
     finally:
-        _changes.reset(token)
+        _replacements.reset(token)
         _uninstall()
 
 
-def unread(module: nn.Module) -> UnsupportedModelError:
-    """Return the error for a module that ran and whose attention showed its tap nothing."""
+def attention_not_recorded(module: nn.Module) -> UnsupportedModelError:
+    """Return the error for a module that ran and whose attention was not recorded."""
     return UnsupportedModelError(
         f"the attention of {type(module).__name__} ran, but its queries and keys could not be "
         f"read: it does not look its kernel up as transformers {transformers.__version__} is "
@@ -130,7 +138,7 @@ def _install() -> None:
                     f"its attention interface has no {_NAME}. Choose a method that reads none"
                 )
             table = vars(ALL_ATTENTION_FUNCTIONS)
-            installed = _wrapping(look_up)
+            installed = _wrap_look_up(look_up)
             _replaced[:] = table.get(_NAME), installed
             table[_NAME] = installed
         _users += 1
@@ -144,22 +152,22 @@ def _uninstall() -> None:
             return
         table, (before, installed) = vars(ALL_ATTENTION_FUNCTIONS), _replaced
         _replaced.clear()
-        if table.get(_NAME) is not installed:  # other code has replaced it since: theirs stays
+        if table.get(_NAME) is not installed:  # other code has replaced it since: leave that
             return
         del table[_NAME]
         if before is not None:
             table[_NAME] = before
 
 
-def _wrapping(get_interface: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_look_up(get_interface: Callable[..., Any]) -> Callable[..., Any]:
     def look_up(*args: Any, **kwargs: Any) -> Callable[..., Any]:
         function: Callable[..., Any] = get_interface(*args, **kwargs)
-        return _passing_on(function) if _open.get() or _changes.get() else function
+        return _wrap_kernel(function) if _recorders.get() or _replacements.get() else function
 
     return look_up
 
 
-def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     def attend(
         module: nn.Module,
         query: Tensor,
@@ -169,35 +177,40 @@ def _passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        tap = (_open.get() or {}).get(id(module))
-        if tap is not None:
-            _show(tap, query, key, value, attention_mask, kwargs)
-        change = (_changes.get() or {}).get(id(module))
-        if change is not None:
-            return change(function, module, query, key, value, attention_mask, *args, **kwargs)
+        recorder = (_recorders.get() or {}).get(id(module))
+        if recorder is not None:
+            _record(recorder, query, key, value, attention_mask, kwargs)
+        replacement = (_replacements.get() or {}).get(id(module))
+        if replacement is not None:
+            return replacement(function, module, query, key, value, attention_mask, *args, **kwargs)
         return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attend
 
 
-def _show(
-    tap: Reader, query: Tensor, key: Tensor, value: Tensor, mask: Any, kwargs: Mapping[str, Any]
+def _record(
+    recorder: KernelRecorder,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    kwargs: Mapping[str, Any],
 ) -> None:
-    """Let a reader see what a kernel is given.
+    """Pass the arguments of a kernel to a recorder, without gradients.
 
-    Nothing that it computes is saved for a backward pass: where layers are checkpointed, they run
-    again without a reader, and would save less.
+    Checkpointed layers run again in the backward pass, then without a recorder. Tensors that the
+    recorder saved for the backward pass in the first run would be missing in the second.
     """
     scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
     bounds = kwargs.get("cu_seq_lens_q")
-    with torch.no_grad(), exactly(query):
+    with torch.no_grad(), without_autocast(query):
         if bounds is None:
             seen = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-            tap.read(query, key, seen, scaling, softcap, value)
+            recorder.record(query, key, seen, scaling, softcap, value)
         else:  # flash attention packs all images into one call
             for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
                 q, k, v = (one[:, :, start:stop] for one in (query, key, value))
-                tap.read(q, k, None, scaling, softcap, v)
+                recorder.record(q, k, None, scaling, softcap, v)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:

@@ -15,9 +15,9 @@ from ..methods.base import Method, check_choice
 from ..methods.encoder.merges import EncoderMerge
 from ..methods.inside import LayerMethod
 from ..methods.operations.composing import after, stacked
+from ..values.autocast import without_autocast
 from ..values.budget import Keep, resolve_all, stated
 from ..values.errors import LftrError
-from ..values.exact import exactly
 from ..values.frames import Frames
 from ..values.places import Places, grid_coordinates
 from ..values.report import ItemReport, Report
@@ -215,15 +215,15 @@ def choose(
         for item in fresh:
             item.selection = Selection.everything(item.encoded)
         return
-    with exactly(tokens[0].features):
-        counts = _allotted(plan, fresh, tokens)
+    with without_autocast(tokens[0].features):
+        counts = _allot_counts(plan, fresh, tokens)
         choices = plan.method.select_all(tokens, counts)
     for item, choice, count in zip(fresh, choices, counts, strict=True):
         _check(plan.method, choice, count, item.encoded)
         item.selection = choice
 
 
-def _allotted(
+def _allot_counts(
     plan: ReductionPlan, items: Sequence[VisualItem], tokens: Sequence[VisualTokens]
 ) -> list[int]:
     """Return how many tokens each item keeps, after the method spread each prompt's total."""
@@ -281,7 +281,7 @@ def fill_report(
             report.note(note)
     if plan.unweighted and any(item.stands_for != item.kept for item in report.items):
         report.note(plan.unweighted)
-    if plan.frames is not None and not plan.frames.counts and _joined_none(items):
+    if plan.frames is not None and not plan.frames.counts and _joins_no_images(items):
         report.note(
             "frames joined no images: frames of a clip follow each other and have one grid each, "
             "the same; images that are cut into tiles have several"
@@ -291,7 +291,7 @@ def fill_report(
         report.note(f"rows without visual tokens: {', '.join(map(str, bare))}")
 
 
-def _joined_none(items: Sequence[VisualItem]) -> bool:
+def _joins_no_images(items: Sequence[VisualItem]) -> bool:
     """Whether rows have several images, and every image is an item of its own."""
     images = [item for item in items if item.medium == "image"]
     several = len({item.row for item in images}) < len(images)

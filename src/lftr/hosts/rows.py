@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..methods.base import Method
@@ -53,7 +52,7 @@ def choose_rows(
     choose(plan, items, tokens)
 
 
-def apply_rows(items: Sequence[VisualItem], features: Tensor) -> Tensor:
-    """Return the chosen tokens of every row, ``(B, K, C)``."""
-    rows = zip(items, features, strict=True)
-    return torch.stack([i.selection.apply(row) for i, row in rows if i.selection is not None])
+def apply_rows(items: Sequence[VisualItem], rows: Iterable[Tensor]) -> list[Tensor]:
+    """Return the chosen tokens of every row ``(N, C)``, each ``(K, C)``."""
+    pairs = zip(items, rows, strict=True)
+    return [item.selection.apply(row) for item, row in pairs if item.selection is not None]

@@ -12,12 +12,12 @@ from ..values.errors import LftrError
 from .clip import Clip
 from .faults import refusing
 from .picking import Picking
-from .picture import opened
+from .picture import open_picture
 from .viewing import as_viewed
 
 # formats in which several pictures are frames
 _FORMATS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")
-_SHOWN_MS = 100.0  # a frame without a duration, as browsers show it
+_DEFAULT_MS = 100.0  # a frame without a duration, as browsers show it
 
 
 def is_animated(path: str | Path) -> bool:
@@ -27,7 +27,7 @@ def is_animated(path: str | Path) -> bool:
     an animation.
     """
     try:
-        with refusing("video", path, "an image file"), opened(path) as image:
+        with refusing("video", path, "an image file"), open_picture(path) as image:
             return len(_frames(image)) > 1
     except LftrError:
         return False
@@ -50,12 +50,12 @@ def read_animation(path: Path, picking: Picking, step: Callable[[int, int], None
     ArgumentError
         If it breaks off.
     """
-    with refusing("video", path, "an animated picture that is whole"), opened(path) as image:
+    with refusing("video", path, "an animated picture that is whole"), open_picture(path) as image:
         numbers, durations = _frames(image), []
         for number in numbers:
             image.seek(number)
             image.load()
-            durations.append(float(image.info.get("duration") or _SHOWN_MS) / 1000)
+            durations.append(float(image.info.get("duration") or _DEFAULT_MS) / 1000)
         times = list(accumulate(durations[:-1], initial=0.0))
         picked, frames = picking.of(times), []
         for place in picked:

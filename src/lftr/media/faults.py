@@ -27,20 +27,20 @@ def refusing(name: str, source: object, allowed: str) -> Iterator[None]:
     allowed : str
         What the file should be.
     """
-    shown = str(source) if isinstance(source, str | Path) else source
+    value = str(source) if isinstance(source, str | Path) else source
     try:
         yield
     except LftrError:
         raise
     except FileNotFoundError:
-        raise ArgumentError.of(name, shown, "a file that exists") from None
+        raise ArgumentError.of(name, value, "a file that exists") from None
     except (IsADirectoryError, PermissionError):
         allowed = f"{allowed}, and one that can be read"
-        raise ArgumentError.of(name, shown, allowed) from None
+        raise ArgumentError.of(name, value, allowed) from None
     except UnidentifiedImageError:
-        raise ArgumentError.of(name, shown, allowed) from None
+        raise ArgumentError.of(name, value, allowed) from None
     except Image.DecompressionBombError as error:
         limit = f"no more pixels than twice PIL.Image.MAX_IMAGE_PIXELS ({error})"
-        raise ArgumentError.of(name, shown, f"{allowed}, of {limit}") from None
+        raise ArgumentError.of(name, value, f"{allowed}, of {limit}") from None
     except Exception as error:
-        raise ArgumentError.of(name, shown, f"{allowed} ({reason_of(error)})") from None
+        raise ArgumentError.of(name, value, f"{allowed} ({reason_of(error)})") from None

@@ -56,8 +56,8 @@ class Picking:
         span = times[-1] - times[0]
         ticks = (times[0] + tick / self.fps for tick in range(math.floor(span * self.fps) + 1))
         # what is shown at a moment is the last frame that began before it
-        shown = (bisect_right(times, tick + 1e-9) - 1 for tick in ticks)
-        return list(dict.fromkeys([*shown, len(times) - 1]))
+        indices = (bisect_right(times, tick + 1e-9) - 1 for tick in ticks)
+        return list(dict.fromkeys([*indices, len(times) - 1]))
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -37,7 +37,7 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
     with refusing("image", source, _WHOLE):
         if isinstance(source, Image.Image):
             return as_viewed(source)
-        with opened(source) as image:
+        with open_picture(source) as image:
             return as_viewed(image)
 
 
@@ -49,12 +49,12 @@ def look_at_image(path: str | Path) -> None:
     ArgumentError, MissingExtraError
         As in `read_image`. A truncated picture passes.
     """
-    with refusing("image", path, "an image file"), opened(path):
+    with refusing("image", path, "an image file"), open_picture(path):
         pass
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """Open a file with Pillow, HEIC with pillow-heif."""
     try:
         image = Image.open(path)

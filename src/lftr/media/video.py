@@ -76,13 +76,13 @@ def read_video(path: Path, picking: Picking, step: Callable[[int, int], None]) -
             index = _index(path, container, stream)
             times = index.times(stream)
             picked = picking.of(times)
-            for image in _sought(container, stream, index, [index.stamps[i] for i in picked]):
+            for image in _seek_frames(container, stream, index, [index.stamps[i] for i in picked]):
                 frames.append(image)
                 step(len(frames), len(picked))
         if len(frames) < len(picked):
-            times = _counted(av, path)
+            times = _decode_times(av, path)
             picked, frames = picking.of(times), []
-            for image in _in_order(av, path, picked):
+            for image in _decode_in_order(av, path, picked):
                 frames.append(image)
                 step(len(frames), len(picked))
         if len(frames) < len(picked):
@@ -126,12 +126,12 @@ def _index(path: Path, container: Any, stream: Any) -> _Index:
     if len(stamps) < stream.frames:
         there = f"{len(stamps)} of its {stream.frames} frames are there"
         raise ArgumentError.of("video", str(path), f"a video that is whole; {there}")
-    shown = sorted(stamps)
-    exact = exact and not (stream.codec_context.has_b_frames and shown == stamps)
-    return _Index(shown, sorted(keys) or [shown[0]], exact)
+    ordered = sorted(stamps)
+    exact = exact and not (stream.codec_context.has_b_frames and ordered == stamps)
+    return _Index(ordered, sorted(keys) or [ordered[0]], exact)
 
 
-def _sought(
+def _seek_frames(
     container: Any, stream: Any, index: _Index, wanted: Sequence[int]
 ) -> Iterator[Image.Image]:
     """Decode the frames with these times; seek to a key frame if it is ahead.
@@ -151,10 +151,10 @@ def _sought(
         if match is None or match.pts != stamp:
             return
         at = stamp
-        yield _shown(match, stream)
+        yield _displayed_image(match, stream)
 
 
-def _counted(av: Any, path: Path) -> list[float]:
+def _decode_times(av: Any, path: Path) -> list[float]:
     """Decode everything; return the times of all frames, in seconds from the first."""
     with av.open(str(path)) as container:
         stream = _stream(path, container)
@@ -169,19 +169,19 @@ def _counted(av: Any, path: Path) -> list[float]:
     return [stamp - stamps[0] for stamp in stamps]
 
 
-def _in_order(av: Any, path: Path, wanted: Sequence[int]) -> Iterator[Image.Image]:
+def _decode_in_order(av: Any, path: Path, wanted: Sequence[int]) -> Iterator[Image.Image]:
     """Decode up to the last wanted frame; return the frames with these numbers."""
     numbers = set(wanted)
     with av.open(str(path)) as container:
         stream = _stream(path, container)
         for number, frame in enumerate(container.decode(stream)):
             if number in numbers:
-                yield _shown(frame, stream)
+                yield _displayed_image(frame, stream)
             if number == wanted[-1]:
                 return
 
 
-def _shown(frame: Any, stream: Any) -> Image.Image:
+def _displayed_image(frame: Any, stream: Any) -> Image.Image:
     """Return a decoded frame as a player shows it.
 
     Non-square pixels are resampled to square ones, the rotation flag of cameras is applied, and
@@ -194,10 +194,10 @@ def _shown(frame: Any, stream: Any) -> Image.Image:
     width = _width(image, stream.sample_aspect_ratio)
     if width != image.width:
         image = image.resize((width, image.height), Image.Resampling.BICUBIC)
-    return _turned(image, frame)
+    return _apply_display_matrix(image, frame)
 
 
-def _turned(image: Image.Image, frame: Any) -> Image.Image:
+def _apply_display_matrix(image: Image.Image, frame: Any) -> Image.Image:
     """Return a frame turned and mirrored as its display matrix says.
 
     The matrix has the rows ``a b u``, ``c d v``, ``x y w``: a pixel at ``(x, y)`` is shown at

@@ -63,13 +63,13 @@ def as_viewed(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode == "RGB" and turn is None and not (profile or image.has_transparency_data):
         return image if type(image) is Image.Image else image.copy()
-    colours, alpha = _apart(image)
-    shown = _in_srgb(colours, profile) if profile else colours.convert("RGB")
+    colours, alpha = _split_alpha(image)
+    rgb = _in_srgb(colours, profile) if profile else colours.convert("RGB")
     if alpha is not None:
         white = Image.new("RGB", image.size, "white")
-        white.paste(shown, mask=alpha)
-        shown = white
-    plain = shown if turn is None else shown.transpose(turn)
+        white.paste(rgb, mask=alpha)
+        rgb = white
+    plain = rgb if turn is None else rgb.transpose(turn)
     plain = plain.copy() if plain is image else plain
     plain.info.clear()
     return plain
@@ -99,7 +99,7 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Return the colours of a picture, in 8 bits, and its alpha channel if it has one."""
     if image.mode in _DEEP or image.mode.startswith("I;16"):
         return _deep(image)
@@ -156,15 +156,15 @@ def _in_srgb(colours: Image.Image, profile: bytes) -> Image.Image:
     transform = _transform(profile, space) if space == colours.mode else None
     if transform is None:
         return colours.convert("RGB")
-    shown: Image.Image = ImageCms.applyTransform(colours, transform)  # type: ignore[assignment]
-    return shown
+    rgb: Image.Image = ImageCms.applyTransform(colours, transform)  # type: ignore[assignment]
+    return rgb
 
 
 @lru_cache(maxsize=16)
 def _space(profile: bytes) -> str | None:
     """Return the mode that a profile describes, or None if it is damaged or of another space."""
     try:
-        return _SPACES.get(_opened(profile).profile.xcolor_space)
+        return _SPACES.get(_open(profile).profile.xcolor_space)
     except _BROKEN_PROFILE:
         return None
 
@@ -174,7 +174,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile to sRGB, or None if it would change nothing."""
     try:
         srgb = ImageCms.createProfile("sRGB")
-        transform = ImageCms.buildTransform(_opened(profile), srgb, mode, "RGB")
+        transform = ImageCms.buildTransform(_open(profile), srgb, mode, "RGB")
     except _BROKEN_PROFILE:
         return None
     if mode != "RGB":
@@ -185,5 +185,5 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform if np.abs(moved - probe).max() > _SAME else None
 
 
-def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
+def _open(profile: bytes) -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -69,3 +69,12 @@ def get_method(name: str, **options: object) -> Any:
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", option, known)
     return cls(**options)
+
+
+def as_method(value: object, argument: str = "method") -> Method:
+    """Return the method before the language model that an argument names, or is."""
+    method = get_method(value) if isinstance(value, str) else value
+    if not isinstance(method, Method):
+        allowed = "a name from lftr.list_methods('before') or a lftr.Method"
+        raise ArgumentError.of(argument, value, allowed)
+    return method

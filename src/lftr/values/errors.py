@@ -17,10 +17,10 @@ class ArgumentError(LftrError, ValueError):
     @classmethod
     def of(cls, name: str, value: object, allowed: str) -> ArgumentError:
         """Build an error that names the argument, its value and what is allowed."""
-        shown = repr(value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
-        return cls(f"{name} = {shown}; allowed: {allowed}")
+        text = repr(value)
+        if len(text) > 120:
+            text = text[:117] + "..."
+        return cls(f"{name} = {text}; allowed: {allowed}")
 
     @classmethod
     def unknown(cls, what: str, name: str, known: Iterable[str]) -> ArgumentError:
@@ -58,15 +58,15 @@ class MissingExtraError(LftrError, ImportError):
 
 def reason_of(error: BaseException) -> str:
     """Return the message of an error in one line, with its class if it is not one of lftr's."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, LftrError):
-        return said
+        return message
     kind = type(error).__name__
-    return f"{kind}: {said}" if said else kind
+    return f"{kind}: {message}" if message else kind
 
 
 @contextmanager
-def unanswered() -> Iterator[None]:
+def raise_unanswered() -> Iterator[None]:
     """Turn errors of a processor or a model in the body into an `UnansweredError`.
 
     Processors and models are code of others, and a question or an image can make them fail in any
@@ -80,5 +80,5 @@ def unanswered() -> Iterator[None]:
     except LftrError as error:
         raise UnansweredError(str(error)) from error
     except Exception as error:
-        said = f"the processor or the model failed at it ({reason_of(error)})"
-        raise UnansweredError(said) from error
+        message = f"the processor or the model failed at it ({reason_of(error)})"
+        raise UnansweredError(message) from error

@@ -301,23 +301,25 @@ class Report:
 
     def __str__(self) -> str:
         if not self.items:
-            return "lftr: no visual tokens seen yet"
+            return "lftr report: no visual tokens so far"
         share = self.tokens / max(self.kept, 1)
         lines = [
-            f"lftr: {self.method}: {self.tokens} -> {self.kept} visual tokens "
+            f"lftr report: method {self.method}, {self.tokens} -> {self.kept} visual tokens "
             f"({share:.1f}x fewer), prompt {self.prompt} -> {self.received or '?'} columns, "
             f"method {self.method_ms:.2f} ms, host {self.host_ms:.2f} ms"
         ]
         for item in self.items:
             shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
             left = "" if item.encoded is None else f" -> {item.encoded} after the encoder"
-            mass = "" if item.stands_for == item.kept else f", for {item.stands_for:.0f}"
+            merged = item.stands_for != item.kept
+            mass = f", standing for {item.stands_for:.0f} tokens" if merged else ""
             lines.append(
                 f"  row {item.row} item {item.number}: {item.medium} of {item.tokens} ({shape})"
                 f"{left} -> {item.kept}{mass}"
             )
         if self.layers:
-            lines.append(f"  inside: {_stages(self.layers)}, {self.average:.1f} a layer on average")
+            average = f"{self.average:.1f} per layer on average"
+            lines.append(f"  inside the language model: {_stages(self.layers)}, {average}")
         if self.full_cache_bytes:
             saved = (self.full_cache_bytes - self.cache_bytes) / 2**20
             lines.append(f"  cache: {self.cache_bytes / 2**20:.2f} MiB, {saved:.2f} MiB saved")

@@ -102,8 +102,8 @@ class Selection:
     def __post_init__(self) -> None:
         index = torch.as_tensor(self.index)
         if index.ndim not in (1, 2) or index.is_floating_point() or index.dtype == torch.bool:
-            shown = f"{index.dtype} {tuple(index.shape)}"
-            raise ArgumentError.of("index", shown, "whole numbers of shape (K,) or (B, K)")
+            kind = f"{index.dtype} {tuple(index.shape)}"
+            raise ArgumentError.of("index", kind, "whole numbers of shape (K,) or (B, K)")
         index = index.long()
         if index.shape[-1] == 0:
             raise ArgumentError.of("index", index.tolist(), "at least one token")

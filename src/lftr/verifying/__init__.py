@@ -15,7 +15,8 @@ from ..hosts.transformers.wrapped import unwrapped
 from ..methods.base import ImageMethod, Method
 from ..methods.inside import LayerMethod
 from ..methods.inside.options import check_keep
-from ..reducing import as_method, by_place, check_budget, reduce, reductions
+from ..methods.lookup import as_method
+from ..reducing import check_budget, reduce, reductions, split_by_place
 from ..values.budget import Budget, Keep, budget_of, spell
 from ..values.errors import ArgumentError, MissingEvidenceError, UnsupportedModelError
 from .checked_model import CheckedModel, pictures
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 KEEP = 0.25
 
-Told = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 
 def verify(
@@ -47,7 +48,7 @@ def verify(
     text_tower: TextTower | None = None,
     steps: int = 4,
     seed: int = 0,
-    told: Told | None = None,
+    told: ProgressCallback | None = None,
 ) -> Verification:
     """Verify on this model that a reduction gives the logits that it should.
 
@@ -144,7 +145,7 @@ def verify(
     return Verification(
         results,
         method=" + ".join(map(str, (*before, *within))),
-        **_described(checked),
+        **_describe_model(checked),
         essential=essential,
     )
 
@@ -161,7 +162,7 @@ def methods_to_check(
     ArgumentError
         If there is no method, or one that encodes images again, or no model would take the budget.
     """
-    first, within = by_place(method)
+    first, within = split_by_place(method)
     if not (first or within):
         raise ArgumentError.of("method", method, "at least one method, or its name")
     before = [as_method(one) for one in first]
@@ -191,7 +192,7 @@ def _check_state(model: Any) -> None:
         raise ArgumentError.of("model", f"{name} that is reduced", "a model without a reduction")
 
 
-def _described(checked: CheckedModel) -> dict[str, Any]:
+def _describe_model(checked: CheckedModel) -> dict[str, Any]:
     model = checked.model
     return {
         "model": type(model).__name__,

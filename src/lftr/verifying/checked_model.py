@@ -101,7 +101,7 @@ class CheckedModel:
             If a question has other ids in a batch than alone.
         """
         rows = [self._inputs([one]) for one in questions]
-        media = [len(shown) for shown, _ in questions]
+        media = [len(images) for images, _ in questions]
         if len(questions) == 1:
             return Prompt(rows[0], rows, media)
         batch = self._inputs(questions)
@@ -114,11 +114,11 @@ class CheckedModel:
 
     def _inputs(self, questions: Sequence[MediaAndText]) -> ModelInputs:
         made = batch_inputs(self.processor, questions)
-        inputs = {name: self._moved(value) for name, value in made.items() if name != "labels"}
+        inputs = {name: self._to_model(value) for name, value in made.items() if name != "labels"}
         inputs.setdefault(MASK, torch.ones_like(inputs[IDS]))
         return inputs
 
-    def _moved(self, value: Any) -> Any:
+    def _to_model(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         dtype = self.model.dtype if value.is_floating_point() else value.dtype
@@ -162,13 +162,13 @@ class CheckedModel:
             "positions": self.positions,
             "guidance": Guidance(None, self.processor, self.text_tower),
         }
-        with self.on(recorder, **options) as reduction:
+        with self.reduced_by(recorder, **options) as reduction:
             positions = str(reduction.host.plan.positions)
             exponent = reduction.host.plan.weights
             yield RecordedReduction(self.model, recorder, budget, positions, exponent)
 
     @contextmanager
-    def on(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
+    def reduced_by(self, method: Method | LayerMethod, **options: Any) -> Iterator[Any]:
         """Reduce the model while the body runs, and add to `left` what remains on it."""
         before = traces(self.model)
         try:

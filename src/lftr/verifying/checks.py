@@ -19,16 +19,16 @@ from ..values.errors import LftrError
 from .checked_model import CheckedModel, Prompt, SkippedCheck
 from .compare import (
     RunFunction,
-    compared,
-    forwarded,
-    generated,
+    compare_with_reference,
+    forward_pass,
+    generation,
     one_line,
-    plainly,
-    refusable,
     second_turn,
+    skip_if_plain_fails,
+    skip_if_refused,
 )
 from .hidden import LayerChoices, hidden_logits, layers_of
-from .judge import Figures, distance, judged
+from .judge import Figures, distance, judge
 from .recorders import LayerRecorder
 from .reference import IDS, Reference, visual_columns
 from .result import Check
@@ -46,9 +46,9 @@ Body = Callable[[CheckedModel], Figures]
 
 def named_checks(before: Sequence[Method], inside: Sequence[LayerMethod]) -> dict[str, Body]:
     """Return one check for each of some methods, by name: its answer about one image."""
-    ask = asking((_asks([0], SHORT),), generated())
-    checks = {f"method {method}": _by(method, ask) for method in before}
-    return checks | {f"inside {method}": _by_inside(method) for method in inside}
+    ask = question_check((_question([0], SHORT),), generation())
+    checks = {f"method {method}": _with_method(method, ask) for method in before}
+    return checks | {f"inside {method}": _inside_check(method) for method in inside}
 
 
 def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
@@ -56,17 +56,17 @@ def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
 
     ``named`` are the checks of further methods that the caller named.
     """
-    one, pair = (_asks([0], SHORT),), (_asks([1], SHORT), _asks([2], LONG))
-    together = (_asks([0, 1], TWO),)
+    one, pair = (_question([0], SHORT),), (_question([1], SHORT), _question([2], LONG))
+    together = (_question([0, 1], TWO),)
     checks: dict[str, Body] = {
         "everything kept": everything_kept,
-        "reduced": asking(one, generated()),
-        "forward": asking(one, forwarded),
-        "second turn, all ids": asking(one, second_turn(whole=True)),
-        "second turn, new ids": asking(one, second_turn(whole=False)),
-        "batch with padding": asking(pair, generated()),
-        "two images": asking(together, generated()),
-        "video": asking((_video,), generated()),
+        "reduced": question_check(one, generation()),
+        "forward": question_check(one, forward_pass),
+        "second turn, all ids": question_check(one, second_turn(whole=True)),
+        "second turn, new ids": question_check(one, second_turn(whole=False)),
+        "batch with padding": question_check(pair, generation()),
+        "two images": question_check(together, generation()),
+        "video": question_check((_video,), generation()),
         "inside": inside,
         **named,
     }
@@ -76,22 +76,26 @@ def checks_of(full: bool, named: Mapping[str, Body]) -> dict[str, Body]:
             "sampling with a seed": {"do_sample": True, "top_k": 50},
             "static cache": {"cache_implementation": "static", "disable_compile": True},
         }
-        mixed = (_asks([0, 1], TWO), _asks([3], SHORT), _asks([2], LONG))
-        checks |= {name: asking(mixed, generated(**options)) for name, options in more.items()}
-        checks["prompt lookup"] = asking(together, generated(prompt_lookup_num_tokens=2))
-        checks["three images"] = asking((_asks([3, 1, 2], LONG),), generated())
-        checks["second turn, two images"] = asking(together, second_turn(whole=True))
+        mixed = (_question([0, 1], TWO), _question([3], SHORT), _question([2], LONG))
+        checks |= {
+            name: question_check(mixed, generation(**options)) for name, options in more.items()
+        }
+        checks["prompt lookup"] = question_check(together, generation(prompt_lookup_num_tokens=2))
+        checks["three images"] = question_check((_question([3, 1, 2], LONG),), generation())
+        checks["second turn, two images"] = question_check(together, second_turn(whole=True))
         for name in _KINDS:
-            checks.setdefault(f"method {name}", _by(get_method(name), asking(pair, generated())))
+            checks.setdefault(
+                f"method {name}", _with_method(get_method(name), question_check(pair, generation()))
+            )
         for name in _KINDS_INSIDE:
-            checks.setdefault(f"inside {name}", _by_inside(get_method(name)))
-    return {**checks, "left as it was": _left}
+            checks.setdefault(f"inside {name}", _inside_check(get_method(name)))
+    return {**checks, "left as it was": _unchanged}
 
 
 def run(name: str, body: Body, checked: CheckedModel) -> Check:
     """Run a check and return its outcome; an error under a reduction fails it, a refusal skips."""
     try:
-        return judged(name, body(checked), checked.model.dtype)
+        return judge(name, body(checked), checked.model.dtype)
     except SkippedCheck as reason:
         return Check(name, "skipped", reason=str(reason))
     except torch.OutOfMemoryError as error:
@@ -102,10 +106,10 @@ def run(name: str, body: Body, checked: CheckedModel) -> Check:
 
 # ---- prompts -----------------------------------------------------------------------------------
 
-Asks = Callable[[CheckedModel], MediaAndText]
+QuestionMaker = Callable[[CheckedModel], MediaAndText]
 
 
-def _asks(which: list[int], question: str) -> Asks:
+def _question(which: list[int], question: str) -> QuestionMaker:
     return lambda checked: ([checked.pictures[i] for i in which], question)
 
 
@@ -117,18 +121,18 @@ def _video(checked: CheckedModel) -> MediaAndText:
     return [Clip(tuple(frames), tuple(i / 2 for i in range(_FRAMES)))], SHORT
 
 
-def asking(asks: tuple[Asks, ...], way: RunFunction) -> Body:
+def question_check(questions: tuple[QuestionMaker, ...], run_function: RunFunction) -> Body:
     """Return a check that compares a run on these questions with the reference."""
 
     def body(checked: CheckedModel) -> Figures:
-        with plainly():
-            prompt = checked.prompt(*(one(checked) for one in asks))
-        return compared(checked, prompt, way)
+        with skip_if_plain_fails():
+            prompt = checked.prompt(*(one(checked) for one in questions))
+        return compare_with_reference(checked, prompt, run_function)
 
     return body
 
 
-def _by(method: Method, body: Body) -> Body:
+def _with_method(method: Method, body: Body) -> Body:
     return lambda checked: body(dataclasses.replace(checked, method=method))
 
 
@@ -137,13 +141,15 @@ def _by(method: Method, body: Body) -> Body:
 
 def everything_kept(checked: CheckedModel) -> Figures:
     """Check that keep=1.0 changes no bit of what ``forward`` and ``generate`` return."""
-    with plainly():
-        prompt = checked.prompt(_asks([0], SHORT)(checked))
+    with skip_if_plain_fails():
+        prompt = checked.prompt(_question([0], SHORT)(checked))
         plain, again = (_everything(checked, prompt) for _ in range(2))
-    with refusable(), checked.reduced(keep=1.0):
+    with skip_if_refused(), checked.reduced(keep=1.0):
         reduced = _everything(checked, prompt)
     fault = "keep=1.0 is not the plain model bit by bit"
-    return Figures(_apart(reduced, plain), _apart(again, plain), fault=fault)
+    return Figures(
+        _largest_difference(reduced, plain), _largest_difference(again, plain), fault=fault
+    )
 
 
 def _everything(checked: CheckedModel, prompt: Prompt) -> dict[str, torch.Tensor]:
@@ -154,7 +160,7 @@ def _everything(checked: CheckedModel, prompt: Prompt) -> dict[str, torch.Tensor
     return {path: x.clone() for path, x in tensors(both)}
 
 
-def _apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+def _largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
     if left.keys() != right.keys():
         return float("inf")
     return max(distance(left[path], right[path]) for path in left)
@@ -164,15 +170,15 @@ def inside(checked: CheckedModel, method: LayerMethod | None = None) -> Figures:
     """Compare a method inside the language model with masks that hide the dropped columns."""
     model = checked.model
     method = method or checked.inside or _one_cut(checked)
-    with plainly():
-        prompt = checked.prompt(_asks([0], SHORT)(checked))
+    with skip_if_plain_fails():
+        prompt = checked.prompt(_question([0], SHORT)(checked))
         row, columns = prompt.inputs, visual_columns(model, prompt.inputs[IDS][0]).nonzero()[:, 0]
         depth = len(layers_of(model))
         answer = checked.generate(row)
         reference = Reference(model, row, answer.tokens[0][:-1])
         plain = distance(answer.logits[0], hidden_logits(reference, LayerChoices(columns)))
     recorder = LayerRecorder(method)
-    with refusable(), checked.on(recorder) as reduction:
+    with skip_if_refused(), checked.reduced_by(recorder) as reduction:
         answer = checked.generate(row)
         exponent = reduction.host.plan.weights
     states = method.schedule.states(depth)
@@ -200,7 +206,7 @@ def inside(checked: CheckedModel, method: LayerMethod | None = None) -> Figures:
     return figures
 
 
-def _by_inside(method: LayerMethod) -> Body:
+def _inside_check(method: LayerMethod) -> Body:
     return lambda checked: inside(checked, method)
 
 
@@ -217,13 +223,13 @@ def _one_cut(checked: CheckedModel) -> FastV:
     raise SkippedCheck(refusal)
 
 
-def _left(checked: CheckedModel) -> Figures:
+def _unchanged(checked: CheckedModel) -> Figures:
     """Check that the model, after a reduction that ended with an error, is as before."""
-    with plainly():
-        prompt = checked.prompt(_asks([0], SHORT)(checked))
+    with skip_if_plain_fails():
+        prompt = checked.prompt(_question([0], SHORT)(checked))
         plain, again = (_everything(checked, prompt) for _ in range(2))
     try:
-        with refusable(), checked.reduced():
+        with skip_if_refused(), checked.reduced():
             checked.generate(prompt.inputs)
             raise _Stop
     except _Stop:
@@ -232,7 +238,9 @@ def _left(checked: CheckedModel) -> Figures:
     if checked.left:
         raise LftrError(f"attributes or hooks are left on {', '.join(sorted(checked.left))}")
     fault = "its outputs are not bit-identical to those before the reduction"
-    return Figures(_apart(after, plain), _apart(again, plain), fault=fault)
+    return Figures(
+        _largest_difference(after, plain), _largest_difference(again, plain), fault=fault
+    )
 
 
 class _Stop(Exception):

@@ -15,7 +15,7 @@ from ..hosts.transformers.api import returned_cache
 from ..values.errors import LftrError, MissingEvidenceError, UnsupportedModelError
 from .checked_model import CheckedModel, Prompt, SkippedCheck
 from .judge import Figures, distance
-from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, lengthened
+from .reference import CACHE, IDS, MASK, TYPES, VISION_MASK, Reference, append_tokens
 
 _REFUSALS = (UnsupportedModelError, MissingEvidenceError)
 _FOLLOWING = 5  # tokens of a second turn, copied from the end of the first prompt
@@ -50,7 +50,7 @@ class RowLogits:
 RunFunction = Callable[[CheckedModel, Prompt], list[RowLogits]]
 
 
-def generated(**options: Any) -> RunFunction:
+def generation(**options: Any) -> RunFunction:
     """Return a run of ``generate`` with these options; it compares every step of every row."""
 
     def run(checked: CheckedModel, prompt: Prompt) -> list[RowLogits]:
@@ -62,7 +62,7 @@ def generated(**options: Any) -> RunFunction:
     return run
 
 
-def forwarded(checked: CheckedModel, prompt: Prompt) -> list[RowLogits]:
+def forward_pass(checked: CheckedModel, prompt: Prompt) -> list[RowLogits]:
     """Call ``forward`` and return the logits of the last column."""
     logits = checked.model(**prompt.inputs, return_dict=True).logits[:, -1:].float().cpu()
     return [RowLogits(row, (), logits[row], (0,)) for row in range(len(prompt.rows))]
@@ -82,13 +82,13 @@ def second_turn(*, whole: bool) -> RunFunction:
         first = checked.generate(inputs)
         following = inputs[IDS][0, -_FOLLOWING:].tolist()
         continuation = [*first.tokens[0], *following]
-        longer = lengthened(checked.model, inputs, continuation)
+        longer = append_tokens(checked.model, inputs, continuation)
         names = [name for name in longer if name == IDS or name.endswith(TYPES)]
         arguments = {name: longer[name] for name in (*names, MASK, VISION_MASK) if name in longer}
         if not whole:  # the last token of an answer is in no cache
             arguments |= {name: longer[name][:, -1 - _FOLLOWING :] for name in names}
         cache = copy.deepcopy(returned_cache(first.output))
-        with answered():
+        with fail_if_refused():
             second = checked.generate({**arguments, CACHE: cache})
         new = [*continuation, *second.tokens[0][:-1]]
         places = [*range(steps), *range(len(continuation), len(continuation) + steps)]
@@ -97,14 +97,14 @@ def second_turn(*, whole: bool) -> RunFunction:
     return run
 
 
-def compared(checked: CheckedModel, prompt: Prompt, run: RunFunction) -> Figures:
+def compare_with_reference(checked: CheckedModel, prompt: Prompt, run: RunFunction) -> Figures:
     """Compare a run with the reduction, and one of the plain model, each with its reference."""
-    with plainly():
+    with skip_if_plain_fails():
         plain = [
             distance(one.logits, one.reference(checked, prompt).logits()[list(one.places)])
             for one in run(checked, prompt)
         ]
-    with refusable(), checked.reduced() as on:
+    with skip_if_refused(), checked.reduced() as on:
         rows = run(checked, prompt)
         choices = on.choices(prompt)
     deviations, wrong, sizes = [], [], []
@@ -127,7 +127,7 @@ def compared(checked: CheckedModel, prompt: Prompt, run: RunFunction) -> Figures
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def skip_if_plain_fails() -> Iterator[None]:
     """Skip the check if the plain model itself raises an error."""
     try:
         yield
@@ -141,7 +141,7 @@ def plainly() -> Iterator[None]:
 
 
 @contextmanager
-def refusable() -> Iterator[None]:
+def skip_if_refused() -> Iterator[None]:
     """Skip the check if lftr refuses the model or the method before the first answer."""
     try:
         yield
@@ -150,7 +150,7 @@ def refusable() -> Iterator[None]:
 
 
 @contextmanager
-def answered() -> Iterator[None]:
+def fail_if_refused() -> Iterator[None]:
     """Turn a refusal into an error, since lftr has already taken the first turn.
 
     Otherwise a host that cannot continue a conversation would have the check skipped, not failed.

@@ -98,7 +98,7 @@ def hidden_logits(reference: Reference, chosen: LayerChoices) -> Tensor:
         raise UnsupportedModelError(
             f"this check hides columns by masks, which layers of {', '.join(others)} do not take"
         )
-    with _hiding(layers_of(reference.model), chosen, reference.inputs[IDS].shape[1]):
+    with _hide_dropped(layers_of(reference.model), chosen, reference.inputs[IDS].shape[1]):
         return reference.logits()
 
 
@@ -118,7 +118,7 @@ def layers_of(model: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def _hiding(layers: Sequence[nn.Module], chosen: LayerChoices, length: int) -> Iterator[None]:
+def _hide_dropped(layers: Sequence[nn.Module], chosen: LayerChoices, length: int) -> Iterator[None]:
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
             watch = _LayerWatch(chosen, number, length)

@@ -55,19 +55,19 @@ class Figures:
         return max(FACTOR * self.plain, max(STEPS * step, SUMS * fine) * self.size)
 
 
-def judged(name: str, figures: Figures, dtype: torch.dtype) -> Check:
+def judge(name: str, figures: Figures, dtype: torch.dtype) -> Check:
     """Return the check with its verdict, by the rule of this file."""
     allowed = figures.allowed(dtype)
-    shown = (figures.deviation, figures.plain, allowed, figures.wrong)
+    values = (figures.deviation, figures.plain, allowed, figures.wrong)
     if not math.isnan(allowed) and not figures.deviation <= allowed:
-        return Check(name, "failed", *shown, figures.fault)
+        return Check(name, "failed", *values, figures.fault)
     if figures.wrong is not None and not 2 * allowed < figures.wrong:
         reason = (
             f"inconclusive: the plain model's own deviation allows {allowed:.2g}, and a result "
             f"that is known to be wrong deviates by only {figures.wrong:.2g}"
         )
-        return Check(name, "skipped", *shown, reason)
-    return Check(name, "passed", *shown, figures.note)
+        return Check(name, "skipped", *values, reason)
+    return Check(name, "passed", *values, figures.note)
 
 
 def distance(actual: Tensor, expected: Tensor) -> float:

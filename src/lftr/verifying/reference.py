@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..evidence.attention import attention_modules, changed
+from ..evidence.attention import attention_modules, replacing_kernels
 from ..hosts.transformers.api import CallArguments
 from ..values.errors import LftrError, UnsupportedModelError
 from ..values.selection import Selection
@@ -74,7 +74,7 @@ class Reference:
 
     def __init__(self, model: Any, inputs: ModelInputs, new: Sequence[int] = ()) -> None:
         self.model = model
-        self.inputs = lengthened(model, inputs, new)
+        self.inputs = append_tokens(model, inputs, new)
         self.count = 1 + len(new)
         self.arguments = language_model_arguments(model, self.inputs)
         self.crosses = self.arguments.get(VISION_STATES) is not None  # by cross-attention
@@ -108,13 +108,13 @@ class Reference:
         columns = _KeptColumns.of(self.model, self.inputs[IDS][0], choices)
         gathered = columns.gathered(self.arguments)
         if (places := self._places()) is not None:
-            gathered[POSITIONS] = self._placed(columns.take(places, -1), positions)
+            gathered[POSITIONS] = self._positions_of(columns.take(places, -1), positions)
         if isinstance(mask := self.arguments.get(MASK), Mapping) or getattr(mask, "ndim", 0) == 4:
             # the model made a 4-D mask, in which images attend in both directions, and makes it
             # again for the kept columns
             del gathered[MASK]
         call = self.inputs if self._needs_pixels() else columns.text(self.inputs)
-        with _weighed(self.model.get_decoder(), columns.log_weights() * exponent):
+        with _add_bias(self.model.get_decoder(), columns.log_weights() * exponent):
             return self._run(call, gathered)
 
     def _places(self) -> Tensor | None:
@@ -126,7 +126,7 @@ class Reference:
             return torch.arange(embeds.shape[1], device=embeds.device)[None]
         return places
 
-    def _placed(self, places: Tensor, positions: str) -> Tensor:
+    def _positions_of(self, places: Tensor, positions: str) -> Tensor:
         count = torch.arange(places.shape[-1], device=places.device).expand_as(places[:1])
         if positions == "compact":
             return count.expand_as(places).contiguous()
@@ -167,7 +167,7 @@ def visual_columns(model: Any, ids: Tensor) -> Tensor:
     return torch.isin(ids.cpu(), known)
 
 
-def lengthened(model: Any, inputs: ModelInputs, new: Sequence[int]) -> ModelInputs:
+def append_tokens(model: Any, inputs: ModelInputs, new: Sequence[int]) -> ModelInputs:
     """Return the inputs of one unpadded row with the tokens ``new`` at its end."""
     ids = torch.cat([inputs[IDS], inputs[IDS].new_tensor([list(new)], dtype=torch.long)], dim=1)
     fill = _SUFFIX.get(model.config.model_type, 0)
@@ -231,7 +231,7 @@ def _changed_arguments(model: Any, change: Callable[[ModelInputs], ModelInputs])
 
 
 @contextmanager
-def _weighed(decoder: nn.Module, bias: Tensor) -> Iterator[None]:
+def _add_bias(decoder: nn.Module, bias: Tensor) -> Iterator[None]:
     """Add ``bias`` ``(L,)`` to the attention logits of the decoder's keys, by an additive mask."""
     if not bool(bias.any()):
         yield
@@ -250,7 +250,7 @@ def _weighed(decoder: nn.Module, bias: Tensor) -> Iterator[None]:
             mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
         return kernel(module, query, key, value, mask + bias.to(mask), **more)
 
-    with changed({id(module): attend for module in attention_modules(decoder)}):
+    with replacing_kernels({id(module): attend for module in attention_modules(decoder)}):
         yield
 
 

@@ -96,7 +96,7 @@ def test_bisection_finds_every_layer(monkeypatch, first, agreement):
         before = {wanted - 1: 2}
         monkeypatch.setattr(
             calibrate,
-            "_differing",
+            "_count_differing",
             lambda model, inputs, full, layer, *_, found=wanted, near=before: (
                 0 if layer >= found else near.get(layer, 20)
             ),

@@ -17,23 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...evidence.tap import Tap, shallow_layer
+from ...evidence.attention_recorder import AttentionRecorder, shallow_layer
+from ...values.autocast import without_autocast
 from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.evidence import from_rows
-from ...values.exact import exactly
 from ...values.tokens import Grid
 from .evidence import ModuleEvidence
 
 _FULL, _HALF = 1e-3, 5e-2  # tolerances of the comparison, relative, by precision
 
 
-class _Taps(threading.local):
-    """The taps of the current thread, by the module that they read."""
+class _ThreadRecorders(threading.local):
+    """The recorders of the current thread, by the module that they record."""
 
     def __init__(self) -> None:
-        self.by_module: dict[nn.Module, Tap] = {}
+        self.by_module: dict[nn.Module, AttentionRecorder] = {}
 
-    def __reduce__(self) -> tuple[type[_Taps], tuple[()]]:
+    def __reduce__(self) -> tuple[type[_ThreadRecorders], tuple[()]]:
         """Let a copy of the reduction begin with no readings."""
         return type(self), ()
 
@@ -70,7 +70,7 @@ class EncoderReader:
         self._deep = layers[evidence.layer]
         self._early = layers[shallow_layer(len(layers))]
         self._wanted = wanted
-        self._taps = _Taps()
+        self._recorders = _ThreadRecorders()
 
     def attach(self, acts: Callable[[], bool]) -> list[RemovableHandle]:
         """Read while ``acts()`` is true, in every thread; returns the handles that end it."""
@@ -86,20 +86,20 @@ class EncoderReader:
             return
         states = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
         received = {self._deep: "attention_received", self._early: "attention_received_shallow"}
-        tap = self._taps.by_module.setdefault(
-            module, Tap(0, received[module] in self._wanted, "keys" in self._wanted)
+        recorder = self._recorders.by_module.setdefault(
+            module, AttentionRecorder(0, received[module] in self._wanted, "keys" in self._wanted)
         )
         with torch.no_grad():
             query, key, value = _heads(module, states)
             scale = getattr(module, "scale", query.shape[-1] ** -0.5)
-            with exactly(states):
-                tap.read(query, key, None, float(scale))
-            _check(module, tap.rows[-1], value, output)
+            with without_autocast(states):
+                recorder.record(query, key, None, float(scale))
+            _check(module, recorder.rows[-1], value, output)
 
-    def forget(self) -> dict[nn.Module, Tap]:
+    def forget(self) -> dict[nn.Module, AttentionRecorder]:
         """Let go of what was read in this thread, and return it."""
-        taps, self._taps.by_module = self._taps.by_module, {}
-        return taps
+        recorders, self._recorders.by_module = self._recorders.by_module, {}
+        return recorders
 
     def take(self, counts: Sequence[int], grid: Grid | None) -> list[dict[str, Tensor]]:
         """Return what was read for each row of tokens, and forget it.
@@ -111,8 +111,11 @@ class EncoderReader:
         grid : (T, H, W), optional
             How the tokens lie, where a token is made of several patches.
         """
-        taps = self.forget()
-        deep, early = taps.get(self._deep, Tap()), taps.get(self._early, Tap())
+        recorders = self.forget()
+        deep, early = (
+            recorders.get(self._deep, AttentionRecorder()),
+            recorders.get(self._early, AttentionRecorder()),
+        )
         fields: dict[str, list[Tensor]] = {}
         if "cls_attention" in self._wanted:
             fields["cls_attention"] = [one.mT for part in deep.rows for one in part]
@@ -154,12 +157,14 @@ def _heads(module: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     else:
         query, key, value = module.q_proj(states), module.k_proj(states), module.v_proj(states)
     heads = int(module.num_heads)
-    query = _normed(getattr(module, "q_norm", None), query, heads)
-    key = _normed(getattr(module, "k_norm", None), key, heads)
+    query = _normalised_heads(getattr(module, "q_norm", None), query, heads)
+    key = _normalised_heads(getattr(module, "k_norm", None), key, heads)
     return query, key, _split(value, heads)
 
 
-def _normed(norm: Callable[[Tensor], Tensor] | None, states: Tensor, heads: int) -> Tensor:
+def _normalised_heads(
+    norm: Callable[[Tensor], Tensor] | None, states: Tensor, heads: int
+) -> Tensor:
     """Split ``(B, N, D)`` into heads, normalised before or after as the norm's width tells."""
     width = getattr(getattr(norm, "weight", None), "shape", (0,))[-1]
     if norm is not None and width == states.shape[-1]:

@@ -21,9 +21,11 @@ def tokens_of(output: Any) -> list[Tensor]:
     first = output[0] if isinstance(output, (tuple, list)) and output else output
     first = getattr(first, "last_hidden_state", first)
     if not isinstance(first, Tensor) or first.ndim != 3:
-        shown = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        returned = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ArgumentError.of(
-            "module", f"one that returns {shown}", "visual tokens (B, N, C), or a list of tensors"
+            "module",
+            f"one that returns {returned}",
+            "visual tokens (B, N, C), or a list of tensors",
         )
     return [first]
 

@@ -43,17 +43,19 @@ class Placeholders:
         if not isinstance(place, tuple) or len(place) != 2 or not isinstance(place[1], str):
             raise ArgumentError.of("placeholders", place, allowed)
         owner, name = place
-        shown = f"({type(owner).__name__}, {name!r})"
+        attribute = f"({type(owner).__name__}, {name!r})"
         changed = [other.full for other in others if other.place == (id(owner), name)]
         full = changed[0] if changed else getattr(owner, name, None)
         if not isinstance(full, int) or full < 1:
-            raise ArgumentError.of("placeholders", f"{shown}, which holds {full!r}", allowed)
+            raise ArgumentError.of("placeholders", f"{attribute}, which holds {full!r}", allowed)
         if keep == "auto":
             raise ArgumentError.of("keep", keep, "a ratio or a count: placeholders come first")
         try:
             setattr(owner, name, getattr(owner, name))
         except AttributeError:
-            raise ArgumentError.of("placeholders", shown, "an attribute that can be set") from None
+            raise ArgumentError.of(
+                "placeholders", attribute, "an attribute that can be set"
+            ) from None
         return cls(owner, name, full, resolve(keep, full))
 
     @property

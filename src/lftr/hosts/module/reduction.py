@@ -16,7 +16,7 @@ from ..attached import Attached
 from ..clock import Clock
 from ..items import ReductionPlan, VisualItem, drops, fill_report
 from ..layout import Layout
-from ..rows import FEATURES, choose_rows, evidence_of
+from ..rows import FEATURES, apply_rows, choose_rows, evidence_of
 from .encoder import EncoderReader
 from .evidence import ModuleEvidence
 from .outputs import tokens_of, with_tokens
@@ -123,7 +123,7 @@ class ModuleReduction(Attached):
             self._reader.forget()
         choose_rows(self._plan, items, rows, self._encoder_features(args, rows), others)
         clock.lap("method")
-        reduced = _applied(items, tensors, rows)
+        reduced = _regroup(apply_rows(items, rows), tensors)
         self._write(items, rows, reduced)
         self.report.clock = clock.readings()
         return with_tokens(output, reduced)
@@ -213,11 +213,8 @@ def _layout(grid: Sequence[Any] | None) -> Layout:
     return Layout(tuple((t, h, w) for t, h, w in grids.tolist()))
 
 
-def _applied(
-    items: Sequence[VisualItem], tensors: Sequence[Tensor], rows: Sequence[Tensor]
-) -> list[Tensor]:
-    """Return the tensors of tokens with the chosen tokens of every row."""
-    chosen = [i.selection.apply(row) for i, row in zip(items, rows, strict=True) if i.selection]
+def _regroup(chosen: list[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the chosen tokens of every row in tensors as many, and as deep, as ``tensors``."""
     reduced, start = [], 0
     for one in tensors:
         if one.ndim == 2:

@@ -134,7 +134,7 @@ def whole_layers(cache: Any) -> list[tuple[int, int]]:
     ]
 
 
-def cache_and_full_bytes(cache: Any, length: int) -> tuple[int, int]:
+def cache_sizes(cache: Any, length: int) -> tuple[int, int]:
     """Return the bytes of a cache's keys and values, and of those of a cache with all columns.
 
     The bytes of static caches and sliding windows do not depend on what is dropped.

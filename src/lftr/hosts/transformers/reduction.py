@@ -23,14 +23,14 @@ from .hooks import ModelHooks, hooks_of
 from .kinds.base import Host
 from .kinds.cross_attention import CrossAttentionHost
 from .kinds.diffusion import DiffusionHost
-from .kinds.prefill import Prefill
+from .kinds.prefill import PrefillHost
 from .kinds.qformer import QFormerHost
 from .layers.host import LayerHost
 from .layers.slot_weights import SlotWeights, with_weights
 from .reduced_call import ReducedCall
 
 HOSTS: dict[str, type[Host]] = {
-    "prefill": Prefill,
+    "prefill": PrefillHost,
     "diffusion": DiffusionHost,
     "qformer": QFormerHost,
     "cross_attention": CrossAttentionHost,
@@ -78,7 +78,7 @@ class Reduction(Attached):
         self._hooks = None
 
     def prepare(self, **inputs: Any) -> dict[str, Any]:
-        """Return the reduced arguments for a call of the model, for loops of one's own.
+        """Return the reduced arguments for a call of the model, for the caller's own decoding loop.
 
         Raises
         ------

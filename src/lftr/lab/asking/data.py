@@ -82,7 +82,7 @@ def load_data(
             Item.of(example, source, functools.partial(examples.__getitem__, number))
             for number, example in enumerate(examples)
         ]
-        return _scored(source, items, metric)
+        return _questions_to_score(source, items, metric)
     path = Path(source)
     if not path.is_file():
         allowed = f"a JSONL file that exists, or a suite: {', '.join(suites.NAMES)}"
@@ -97,7 +97,7 @@ def load_data(
     return Data(path.name, source, items[:n], problems)
 
 
-def _scored(suite: str, items: Sequence[Item], metric: str) -> Data:
+def _questions_to_score(suite: str, items: Sequence[Item], metric: str) -> Data:
     """Return the questions of a suite that a metric can score; report the number of others."""
     kept, reasons = [], []
     for item in items:

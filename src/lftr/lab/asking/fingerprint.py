@@ -22,7 +22,7 @@ def weights_of(module: nn.Module) -> str:
             kind = [name, type(whole).__name__, list(part.shape), str(part.dtype)]
             total.update(json.dumps(kind).encode())
             if not part.is_meta:  # what accelerate keeps elsewhere
-                total.update(_sampled(part))
+                total.update(_sample_bytes(part))
     return total.hexdigest()
 
 
@@ -69,7 +69,7 @@ def _parts(tensor: Tensor) -> Iterator[Tensor]:
         yield from _parts(getattr(tensor, name))
 
 
-def _sampled(tensor: Tensor) -> bytes:
+def _sample_bytes(tensor: Tensor) -> bytes:
     values = tensor.reshape(-1)
     taken = values[:: max(1, len(values) // _SAMPLES)].cpu().contiguous()
     return taken.view(torch.uint8).numpy().tobytes()

@@ -15,7 +15,7 @@ from ...values.textfile import read_text
 
 CONFIG, LEFT_OUT = "config.json", "left_out.json"
 _LOCK = ".lock"
-_OWN = {_LOCK, CONFIG, CONFIG + ".part"}  # the last of a start that was killed
+_START_FILES = {_LOCK, CONFIG, CONFIG + ".part"}  # the last of a start that was killed
 
 
 class Journal:
@@ -135,7 +135,7 @@ class Journal:
 
 def _check_is_run(folder: Path) -> None:
     """Refuse a folder with other content before anything in it is changed."""
-    foreign = sorted(file.name for file in folder.iterdir() if file.name not in _OWN)
+    foreign = sorted(file.name for file in folder.iterdir() if file.name not in _START_FILES)
     if foreign and not (folder / CONFIG).exists():
         allowed = f"an empty folder or a run's; this one holds {foreign[0]}"
         raise ArgumentError.of("folder", str(folder), allowed)

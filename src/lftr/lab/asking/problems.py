@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ...values.errors import LftrError, UnansweredError, unanswered
+from ...values.errors import LftrError, UnansweredError, raise_unanswered
 from .items import Item, Question
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def or_unanswered(results: Iterable[Result]) -> Iterator[Result]:
     """Yield the results; an error while computing one becomes an `UnansweredError`."""
     iterator = iter(results)
     while True:
-        with unanswered():
+        with raise_unanswered():
             try:
                 one = next(iterator)
             except StopIteration:
@@ -75,7 +75,7 @@ def first_answered(
     for question in questions:
         with ExitStack() as stack:
             try:
-                with unanswered():
+                with raise_unanswered():
                     ask = stack.enter_context(question)
                     ask(setting)
             except UnansweredError as error:

@@ -107,8 +107,8 @@ def _ratios(rows: Sequence[Row]) -> Table:
         [row for row in rows if full[id(row)] is not row],
         columns
         | {
-            "KV": lambda row: _over(full[id(row)].sizes.kv_bytes, row.sizes.kv_bytes),
-            "GFLOPs true": lambda row: _over(
+            "KV": lambda row: _ratio_text(full[id(row)].sizes.kv_bytes, row.sizes.kv_bytes),
+            "GFLOPs true": lambda row: _ratio_text(
                 full[id(row)].sizes.flops["true"], row.sizes.flops["true"]
             ),
             "limit ms": lambda row: _ms(Spread.of(row.limit)) if row.limit else "-",
@@ -179,5 +179,5 @@ def _times_as(spread: Spread) -> str:
     return f"{_short(spread.median)}x\n({_short(spread.low)}-{_short(spread.high)})"
 
 
-def _over(full: int | None, reduced: int | None) -> str:
+def _ratio_text(full: int | None, reduced: int | None) -> str:
     return f"{full / reduced:.2f}x" if full and reduced else "-"

@@ -12,7 +12,7 @@ from PIL import Image
 from ...cli.frame_sheet import sheet
 from ...cli.loading import Loaded
 from ...cli.terminal import Table
-from ...drawing import below, beside, draw_frames, draw_item, shown_part
+from ...drawing import draw_frames, draw_item, processed_part, stack_horizontally, stack_vertically
 from ...evidence.guidance import Guidance
 from ...media import Clip
 from ...methods.base import Method
@@ -30,7 +30,7 @@ AnyExample = Example | ClipExample
 
 RATIOS = (4, 8, 16)
 _MILDER = (3, 2, 1.5)  # for methods that cannot keep so few, as those that begin inside the model
-_SHOWN = 5  # scenes whose answers are printed
+_PRINTED = 5  # scenes whose answers are printed
 _LENGTH = 288  # pixels of an image's side in the picture
 
 
@@ -53,8 +53,8 @@ def possible_ratios(
     ratios = rising[max(place - len(RATIOS), 0) : place]
     if reason is None:
         return ratios, None
-    shown = ", ".join(f"{one:g}x" for one in ratios)
-    return ratios, f"{method.name} is shown at {shown}, not at more: {reason}"
+    factors = ", ".join(f"{one:g}x" for one in ratios)
+    return ratios, f"{method.name} is shown at {factors}, not at more: {reason}"
 
 
 def _ratio(outcome: Outcome) -> str:
@@ -102,11 +102,11 @@ def table(outcomes: Sequence[Outcome], times: Sequence[Times], model: Any) -> Ta
 
 def answers(examples: Sequence[AnyExample], outcomes: Sequence[Outcome], method: str) -> Table:
     """Return some questions with the answers of the full model and of one method."""
-    shown = [o for o in outcomes if o.setting.full or o.setting.label == method]
-    heads = [_ratio(o) if o.setting.full else f"{method} {_ratio(o)}" for o in shown]
+    printed = [o for o in outcomes if o.setting.full or o.setting.label == method]
+    heads = [_ratio(o) if o.setting.full else f"{method} {_ratio(o)}" for o in printed]
     rows = Table(["question", "right answer", *heads], title="Some of the answers")
-    for i, example in enumerate(examples[:_SHOWN]):
-        rows.add(example.question, example.answer, *(outcome.answers[i] for outcome in shown))
+    for i, example in enumerate(examples[:_PRINTED]):
+        rows.add(example.question, example.answer, *(outcome.answers[i] for outcome in printed))
     return rows
 
 
@@ -128,28 +128,28 @@ def picture(
             with on as reduction, torch.inference_mode():
                 loaded.model(**inputs)  # for the report
             item = reduction.report.items[0]
-            pictures.append(_kept(item, medium, loaded.processor))
+            pictures.append(_draw_kept(item, medium, loaded.processor))
             captions.append(f"{method}, {item.kept} of {item.tokens} tokens: {outcome.answers[i]}")
-        plain = _plainly(medium, loaded.processor, pictures[0].size)
+        plain = _draw_input(medium, loaded.processor, pictures[0].size)
         first = f"{example.question}\nall tokens: {full.answers[i]} (right: {example.answer})"
-        rows.append(beside([plain, *pictures], [first, *captions]))
-    return below(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
+        rows.append(stack_horizontally([plain, *pictures], [first, *captions]))
+    return stack_vertically(rows).quantize(128, dither=Image.Dither.NONE)  # a fourth of the file
 
 
-def _kept(item: ItemReport, medium: ImageOrClip, processor: Any) -> Image.Image:
+def _draw_kept(item: ItemReport, medium: ImageOrClip, processor: Any) -> Image.Image:
     """Draw what stayed of an image, or of a clip frame by frame."""
     if isinstance(medium, Clip):
-        shown = [shown_part(processor, frame) for frame in medium.frames]
-        return sheet(draw_frames(item, shown, _LENGTH // 2))
-    return draw_item(item, shown_part(processor, medium), _LENGTH)
+        frames = [processed_part(processor, frame) for frame in medium.frames]
+        return sheet(draw_frames(item, frames, _LENGTH // 2))
+    return draw_item(item, processed_part(processor, medium), _LENGTH)
 
 
-def _plainly(medium: ImageOrClip, processor: Any, size: tuple[int, int]) -> Image.Image:
+def _draw_input(medium: ImageOrClip, processor: Any, size: tuple[int, int]) -> Image.Image:
     """Draw what the model is shown, at a size."""
     if isinstance(medium, Clip):
-        whole = sheet([shown_part(processor, frame) for frame in medium.frames])
+        whole = sheet([processed_part(processor, frame) for frame in medium.frames])
     else:
-        whole = shown_part(processor, medium)
+        whole = processed_part(processor, medium)
     return whole.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -173,7 +173,7 @@ def plain(
             "encoder_ms": ms.encoder.median,
             "prefill_ms": ms.after_encoder.median,
             "prefill_iqr_ms": ms.after_encoder.width,
-            "answers": outcome.answers[:_SHOWN],
+            "answers": outcome.answers[:_PRINTED],
         }
         for outcome, ms in zip(outcomes, times, strict=True)
     ]
@@ -184,7 +184,7 @@ def plain(
         "picture": str(path),
         "examples": [
             {"question": e.question, "answer": e.answer, "scene": e.scene}
-            for e in examples[:_SHOWN]
+            for e in examples[:_PRINTED]
         ],
         "rows": rows,
     }

@@ -16,10 +16,10 @@ def report(
     ] = None,
 ) -> None:
     """Write a run as one HTML page: figures, tables, and answers beside their images."""
-    from ...cli.terminal import say, working
+    from ...cli.terminal import say, show_spinner
     from ..reporting import write_report
 
-    with working("drawing"):
+    with show_spinner("drawing"):
         page = write_report(run, out, plots)
     say(f"report: {page}")
     if plots is not None:

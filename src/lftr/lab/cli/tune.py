@@ -1,4 +1,4 @@
-"""``lftr tune``: the smallest budget that one's own questions bear, without labels."""
+"""``lftr tune``: the smallest budget whose answers agree with the full model's, without labels."""
 
 from __future__ import annotations
 

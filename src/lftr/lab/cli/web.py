@@ -30,7 +30,7 @@ def web(
     Uses the small model inside the package. There is no password.
     """
     from ...cli.loading import load_model
-    from ...cli.terminal import say, working
+    from ...cli.terminal import say, show_spinner
     from ...methods import get_method, list_methods
     from .. import suites
     from ..web.comparison import compare_answers
@@ -44,7 +44,7 @@ def web(
     loaded = load_model(None, device, dtype, map(get_method, names))
     ask = partial(compare_answers, loaded.model, loaded.processor, loaded.text_tower)
     scenes = list(suites.load("scenes", split="test", n=_SCENES, seed=0))
-    with working("warming up"):
+    with show_spinner("warming up"):
         ask(scenes[0].image, scenes[0].question, name, "1/16")
     page = build(ask, scenes, name)
     serve(page, host, port, lambda url: say(f"serving, until Ctrl+C: {url}"))

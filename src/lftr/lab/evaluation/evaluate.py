@@ -95,10 +95,12 @@ def evaluate(
     def answer(held: Sequence[tuple[Item, Question]]) -> None:
         """Ask questions as one batch and, if that fails, one by one."""
         done = run.done()
-        missing = _missing(_going(run, settings), [item for item, _ in held], done)
+        missing = _unanswered_settings(
+            _remaining_settings(run, settings), [item for item, _ in held], done
+        )
         questions = [question for _, question in held]
         try:
-            for setting, answers in or_unanswered(_answered(run, subject, questions, missing)):
+            for setting, answers in or_unanswered(_answer_batch(run, subject, questions, missing)):
                 lines = [
                     _line(item, setting, answer, score)
                     for (item, _), answer in zip(held, answers, strict=True)
@@ -115,17 +117,17 @@ def evaluate(
 
     for start in range(0, len(items), batch):
         members = items[start : start + batch]
-        if _missing(_going(run, settings), members, run.done()):
+        if _unanswered_settings(_remaining_settings(run, settings), members, run.done()):
             answer(list(readable(members, problems)))
     return problems
 
 
-def _going(run: Run, settings: Sequence[Setting]) -> list[Setting]:
+def _remaining_settings(run: Run, settings: Sequence[Setting]) -> list[Setting]:
     """Return the settings that a run has not left out."""
     return [setting for setting in settings if setting.name not in run.left_out]
 
 
-def _missing(
+def _unanswered_settings(
     settings: Sequence[Setting], items: Sequence[Item], done: Collection[tuple[str, str]]
 ) -> list[Setting]:
     """Return the settings under which some of ``items`` have not been answered."""
@@ -136,7 +138,7 @@ def _missing(
     ]
 
 
-def _answered(
+def _answer_batch(
     run: Run, subject: Subject, questions: Sequence[Question], settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, list[Answer]]]:
     """Answer a batch; a control that fails is left out of the run from now on."""

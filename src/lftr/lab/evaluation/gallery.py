@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...drawing import shown_part
+from ...drawing import processed_part
 from ...media.clip import Clip
 from ...prompting import ImageOrClip
 from ...values.errors import LftrError
@@ -45,7 +45,7 @@ def _picture(medium: ImageOrClip, processor: Any) -> Image.Image:
         for number, frame in enumerate(frames):
             strip.paste(frame, (0, number * height))
         return strip
-    picture = shown_part(processor, medium.copy())
+    picture = processed_part(processor, medium.copy())
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     return picture
 

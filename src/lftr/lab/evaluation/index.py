@@ -17,7 +17,7 @@ from ..asking.journal import Journal, unwritable, write_whole
 from ..asking.problems import Problem, or_unanswered, readable
 from ..asking.settings import Setting
 from ..asking.subject import Subject
-from ..scoring.intervals import ITSELF, Bootstrap, with_ends
+from ..scoring.intervals import ITSELF, Bootstrap, interval_fields
 from .configuration import plain_settings
 from .embeddings import Embedded, cosine, embed_batch, recall_agreement
 
@@ -215,8 +215,10 @@ def index_metrics(
                 "method": setting.name,
                 "keep": plain["keep"],
                 "tokens": sum(kept) / len(kept),
-                **with_ends("cosine", ITSELF if setting.full else alike),
-                **with_ends("recall", None if k == others else ITSELF if setting.full else recall),
+                **interval_fields("cosine", ITSELF if setting.full else alike),
+                **interval_fields(
+                    "recall", None if k == others else ITSELF if setting.full else recall
+                ),
             }
         )
     metrics = {"prompts": len(full), "k": k, "chance": k / others, "settings": figures}

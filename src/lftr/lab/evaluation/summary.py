@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..scoring.hallucination import Hallucination
-from ..scoring.intervals import ITSELF, Bootstrap, with_ends
+from ..scoring.intervals import ITSELF, Bootstrap, interval_fields
 from ..scoring.metrics import agreement, verdict
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def _row(
         "keep": setting["keep"],
         "tokens": float(np.mean([line["kept"] for line in lines])),
         "questions": len(lines),
-        **with_ends("score", bootstrap.mean(scores)),
-        **with_ends("relative", relative and ITSELF if lines is full else relative),
-        **with_ends("agreement", ITSELF if lines is full else bootstrap.mean(same)),
-        "tasks": _by(lambda line: line["task"], lines, full),
-        "categories": _by(lambda line: line["category"], lines, full),
+        **interval_fields("score", bootstrap.mean(scores)),
+        **interval_fields("relative", relative and ITSELF if lines is full else relative),
+        **interval_fields("agreement", ITSELF if lines is full else bootstrap.mean(same)),
+        "tasks": _scores_by(lambda line: line["task"], lines, full),
+        "categories": _scores_by(lambda line: line["category"], lines, full),
         "ms": {name: _quartiles([line["ms"][name] for line in lines]) for name in _CLOCKS},
         "hallucination": _hallucination(lines),
     }
@@ -84,7 +84,7 @@ def _scores(lines: Sequence[Prediction]) -> list[float]:
     return [line["score"] for line in lines]
 
 
-def _by(
+def _scores_by(
     key: Callable[[Prediction], str], lines: Sequence[Prediction], full: Sequence[Prediction]
 ) -> dict[str, dict[str, float | None]]:
     scores: dict[str, dict[str, float | None]] = {}

@@ -66,14 +66,14 @@ def calibrate_exit(
         low, high = layers[0], layers[-1] + 1  # the model's depth drops nothing, and agrees
         while low < high:
             layer = (low + high) // 2
-            if _differing(model, inputs, full, layer, max_new_tokens, allowed) > allowed:
+            if _count_differing(model, inputs, full, layer, max_new_tokens, allowed) > allowed:
                 low = layer + 1
             else:
                 high = layer
     return StaticExit(Exit(high))
 
 
-def _differing(
+def _count_differing(
     model: Any,
     inputs: Sequence[Mapping[str, Any]],
     full: Sequence[list[list[int]]],

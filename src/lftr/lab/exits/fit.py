@@ -178,7 +178,7 @@ class FullRun:
             out = model(**inputs)
         if not reader.features:
             raise ArgumentError.of("data", sorted(inputs), "inputs with an image")
-        predicted = _predicted(out.logits, inputs["labels"])
+        predicted = _predict(out.logits, inputs["labels"])
         return cls(inputs, reader.features, float(out.loss), predicted)
 
     @torch.no_grad()
@@ -194,7 +194,7 @@ class FullRun:
         """
         with reduce(model, StaticExit(Exit(layer))):
             out = model(**self.inputs)
-        predicted = _predicted(out.logits, self.inputs["labels"])
+        predicted = _predict(out.logits, self.inputs["labels"])
         same = float((predicted == self.predicted).float().mean())
         return same > agreement and float(out.loss) < loss * self.loss
 
@@ -203,9 +203,9 @@ def _answer_length(inputs: Mapping[str, Any]) -> int:
     """Return the number of tokens from the start of the answer on, without padding."""
     labels = inputs.get("labels")
     if not isinstance(labels, Tensor) or labels.ndim != 2 or len(labels) != 1:
-        shown = tuple(labels.shape) if isinstance(labels, Tensor) else labels
+        shape = tuple(labels.shape) if isinstance(labels, Tensor) else labels
         allowed = "labels (1, L) of one prompt and its answer, -100 where the prompt is"
-        raise ArgumentError.of("data", f"labels of shape {shown}", allowed)
+        raise ArgumentError.of("data", f"labels of shape {shape}", allowed)
     answered = (labels[0] != -100).nonzero().flatten().tolist()
     if not answered or answered[0] == 0:
         raise ArgumentError.of("data", labels.tolist(), "labels of an answer after a prompt")
@@ -213,6 +213,6 @@ def _answer_length(inputs: Mapping[str, Any]) -> int:
     return int(mask[0, answered[0] :].sum())
 
 
-def _predicted(logits: Tensor, labels: Tensor) -> Tensor:
+def _predict(logits: Tensor, labels: Tensor) -> Tensor:
     answered = labels[0, 1:].to(logits.device) != -100
     return logits[0, :-1][answered].argmax(dim=-1)

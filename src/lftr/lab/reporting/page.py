@@ -22,7 +22,7 @@ from .front import draw_front, front_of
 from .gallery import cards_of
 from .heatmap import draw_heatmap
 from .panels import draw_panels
-from .setting_rows import SettingRow, reduced, setting_rows
+from .setting_rows import SettingRow, setting_rows, without_full_model
 from .summary import interval, tiles_of
 from .svg import inline_svg, save_figure
 from .theme import DARK, LIGHT, heat, heat_step
@@ -72,14 +72,14 @@ def write_report(run: str | Path, out: str | Path, plots: str | Path | None = No
 def _figures(rows: Sequence[SettingRow]) -> dict[str, Draw]:
     """Return the names of the figures for these rows."""
     figures: dict[str, Draw] = {"latency": draw_front}
-    if any(row.relative is not None for row in reduced(rows)):
+    if any(row.relative is not None for row in without_full_model(rows)):
         figures["tokens"] = draw_panels
     return figures
 
 
 def _save_plots(rows: Sequence[SettingRow], folder: Path) -> None:
     figures = _figures(rows)
-    if rows[0].categories and reduced(rows):
+    if rows[0].categories and without_full_model(rows):
         figures["categories"] = draw_heatmap
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _render(run: Run, rows: Sequence[SettingRow]) -> str:
         front=front_of(rows),
         figures=figures,
         cards=cards,
-        chosen=_chosen(rows),
+        chosen=_first_setting(rows),
         images=images,
         accent=ACCENT,
         light=LIGHT,
@@ -128,9 +128,9 @@ def _render(run: Run, rows: Sequence[SettingRow]) -> str:
     )
 
 
-def _chosen(rows: Sequence[SettingRow]) -> str:
+def _first_setting(rows: Sequence[SettingRow]) -> str:
     """Return the setting whose answers are shown first: the smallest budget of a method."""
-    return min(reduced(rows) or rows, key=lambda row: (row.control, row.tokens)).label
+    return min(without_full_model(rows) or rows, key=lambda row: (row.control, row.tokens)).label
 
 
 def _picture(path: Path) -> dict[str, Any]:

@@ -67,14 +67,14 @@ def _scales(panel: Axes, rows: Sequence[SettingRow]) -> None:
     counts = sorted({round(row.tokens) for row in rows if not row.full})
     panel.set_xscale("log", base=2)
     panel.set_xlim(counts[0] / 1.35, counts[-1] * 1.35)
-    panel.xaxis.set_major_locator(FixedLocator(_apart(counts)))
+    panel.xaxis.set_major_locator(FixedLocator(_spaced_counts(counts)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panel.set_ylim(top=max(1.05, panel.get_ylim()[1]))
 
 
-def _apart(counts: Sequence[int]) -> list[float]:
+def _spaced_counts(counts: Sequence[int]) -> list[float]:
     """Leave out counts whose labels would overlap on a logarithmic axis."""
     least = max(1.4, (counts[-1] / counts[0]) ** 0.2)
     ticks: list[float] = []

@@ -87,7 +87,7 @@ def setting_rows(run: Run) -> list[SettingRow]:
     ]
 
 
-def reduced(rows: Sequence[SettingRow]) -> list[SettingRow]:
+def without_full_model(rows: Sequence[SettingRow]) -> list[SettingRow]:
     """Return the rows other than the full model."""
     return [row for row in rows if not row.full]
 
@@ -95,7 +95,7 @@ def reduced(rows: Sequence[SettingRow]) -> list[SettingRow]:
 def by_series(rows: Sequence[SettingRow]) -> dict[str, list[SettingRow]]:
     """Group the reduced rows by series, each from few tokens to many; controls come last."""
     groups: dict[str, list[SettingRow]] = {}
-    for row in sorted(reduced(rows), key=lambda row: row.control):
+    for row in sorted(without_full_model(rows), key=lambda row: row.control):
         groups.setdefault(row.series, []).append(row)
     return {name: sorted(group, key=lambda row: row.tokens) for name, group in groups.items()}
 

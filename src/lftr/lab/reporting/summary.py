@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..scoring.intervals import Interval
-from .setting_rows import SettingRow, reduced
+from .setting_rows import SettingRow, without_full_model
 
 KEPT = 0.95  # of the full score, by the interval's lower end: what the summary calls kept
 
@@ -29,7 +29,7 @@ def tiles_of(rows: Sequence[SettingRow], tokens: float) -> list[Tile]:
         Mean number of visual tokens of a question without reduction.
     """
     full = next((row for row in rows if row.full), None)
-    others = [row for row in reduced(rows) if row.relative is not None]
+    others = [row for row in without_full_model(rows) if row.relative is not None]
     tiles = []
     if full is not None:
         tiles.append(

@@ -1,1 +1,1 @@
-"""What an answer is worth, and what many answers say: metrics, intervals, hallucination."""
+"""Metrics for single answers, means with confidence intervals, and hallucination rates."""

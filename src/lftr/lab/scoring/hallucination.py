@@ -1,4 +1,4 @@
-"""Does a model say yes to what is not there: POPE's figures over questions of yes or no.
+"""POPE's measures of object hallucination, over questions that are answered by yes or no.
 
 Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023.
 """
@@ -13,16 +13,16 @@ from .metrics import verdict
 
 @dataclass(frozen=True)
 class Hallucination:
-    """POPE's figures; "yes" is the positive class.
+    """POPE's measures; "yes" is the positive class.
 
     Attributes
     ----------
     accuracy, precision, recall, f1 : float
-        From 0 to 1; precision is 0 where nothing was affirmed, and so is F1.
+        From 0 to 1; precision and F1 are 0 if no answer is yes.
     yes_rate : float
-        Share of questions that were affirmed.
+        Share of questions that were answered by yes.
     questions : int
-        How many there were.
+        Number of questions.
     """
 
     accuracy: float
@@ -34,13 +34,13 @@ class Hallucination:
 
     @classmethod
     def of(cls, answers: Sequence[str], truths: Sequence[str]) -> Hallucination:
-        """Count answers against what is true, ``"yes"`` or ``"no"``; neither counts as wrong."""
+        """Compare answers with ``truths``, ``"yes"`` or ``"no"``; other answers count as wrong."""
         pairs = [(verdict(answer), truth) for answer, truth in zip(answers, truths, strict=True)]
-        said = sum(answer == "yes" for answer, _ in pairs)
-        true = sum(truth == "yes" for _, truth in pairs)
+        yes_answers = sum(answer == "yes" for answer, _ in pairs)
+        yes_truths = sum(truth == "yes" for _, truth in pairs)
         both = pairs.count(("yes", "yes"))
         right = sum(answer == truth for answer, truth in pairs)
-        precision, recall = both / max(said, 1), both / max(true, 1)
-        f1 = 2 * both / max(said + true, 1)
+        precision, recall = both / max(yes_answers, 1), both / max(yes_truths, 1)
+        f1 = 2 * both / max(yes_answers + yes_truths, 1)
         count = max(len(pairs), 1)
-        return cls(right / count, precision, recall, f1, said / count, len(pairs))
+        return cls(right / count, precision, recall, f1, yes_answers / count, len(pairs))

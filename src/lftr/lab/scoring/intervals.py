@@ -1,4 +1,4 @@
-"""Means and ratios over questions, with intervals by a paired bootstrap that knows its limits."""
+"""Means and ratios over questions, with 95 % intervals by a paired bootstrap."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _TAIL = 0.025  # of a 95 % interval, on each side
 
 
 class Interval(NamedTuple):
-    """A value between the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval."""
 
     value: float
     low: float
     high: float
 
 
-ITSELF = Interval(1.0, 1.0, 1.0)  # what the full model is beside itself, by definition
+ITSELF = Interval(1.0, 1.0, 1.0)  # of the full model relative to itself, by definition
 
 
-def with_ends(name: str, value: Interval | None) -> dict[str, float | None]:
-    """Return a value as ``name`` and its ends as ``name_low`` and ``name_high``."""
+def interval_fields(name: str, value: Interval | None) -> dict[str, float | None]:
+    """Return a value as ``name`` and the ends of its interval as ``name_low`` and ``name_high``."""
     ends = value or (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
@@ -49,7 +49,7 @@ class Bootstrap:
     tasks : sequence of str
         The task of each question.
     groups : sequence of str, optional
-        Group of each question, such as its image; by default each is its own.
+        Group of each question, such as its image; by default every question is a group.
     times : int
         Number of bootstrap samples.
     seed : int
@@ -82,7 +82,8 @@ class Bootstrap:
         Parameters
         ----------
         bounds : tuple of float, optional
-            Smallest and largest possible value of a question; by default only the bootstrap counts.
+            Smallest and largest possible value of a question; with None the interval is that of the
+            bootstrap alone.
         """
         parts = []
         for task in self._tasks:
@@ -103,9 +104,9 @@ class Bootstrap:
             (value, drawn), (whole, drawn_whole) = task.means(values), task.means(full)
             if whole > 0:
                 odds = task.unseen / (1.0 - task.unseen)
-                # what was not seen: right under the full model alone, or under this setting alone
+                # unobserved questions: right with the full model alone, or with this setting alone
                 low, high = value / (whole + odds), (value + odds) / whole
-                parts.append(_Part(value / whole, _over(drawn, drawn_whole), low, high))
+                parts.append(_Part(value / whole, _divide(drawn, drawn_whole), low, high))
         return _interval(parts) if parts else None
 
     def statistic(
@@ -113,7 +114,7 @@ class Bootstrap:
     ) -> Interval:
         """Return ``function`` of the means of several ``values``, such as a product of ratios.
 
-        The bootstrap alone decides its interval.
+        The interval is that of the bootstrap alone.
         """
         parts = []
         for task in self._tasks:
@@ -157,7 +158,7 @@ def _parts(draws: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
     return (draws[start : start + _PART] for start in range(0, len(draws), _PART))
 
 
-def _over(reduced: Float64Array, full: Float64Array) -> Float64Array:
+def _divide(reduced: Float64Array, full: Float64Array) -> Float64Array:
     """Divide; a sample in which the full model was never right is NaN."""
     return np.divide(reduced, full, out=np.full_like(reduced, np.nan), where=full > 0)
 

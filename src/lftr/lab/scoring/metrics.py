@@ -12,26 +12,26 @@ from .vqa import vqa_soft
 
 Metric = Callable[[str, Sequence[str], Sequence[str]], float]
 
-_NEAR = 0.5  # ANLS: below this an answer counts as another one, not as misread
+_NEAR = 0.5  # ANLS: less similar answers count as wrong, and not as misread
 
 
 def exact(answer: str, answers: Sequence[str]) -> float:
-    """Return 1 if the answer is one of ``answers``; case, outer space and full stop are ignored."""
+    """Return 1 if the answer is one of ``answers``; case, outer spaces, full stop are ignored."""
     return float(normalise(answer) in {normalise(one) for one in answers})
 
 
 def anls(answer: str, answers: Sequence[str]) -> float:
-    """Return the normalised Levenshtein similarity to the nearest answer; 0 where below a half.
+    """Return the normalised Levenshtein similarity to the nearest answer; 0 if below a half.
 
     Biten et al., "Scene Text Visual Question Answering", ICCV 2019, equation 1, with its threshold
-    of 0.5; averaged over questions it is ANLS. Case and repeated spaces do not count.
+    of 0.5; averaged over questions it is ANLS. Case and repeated spaces are ignored.
     """
-    said = _spaced(answer)
-    best = max((_similarity(said, _spaced(one)) for one in answers), default=0.0)
+    spaced = _join_words(answer)
+    best = max((_similarity(spaced, _join_words(one)) for one in answers), default=0.0)
     return best if best >= _NEAR else 0.0
 
 
-def _spaced(text: str) -> str:
+def _join_words(text: str) -> str:
     return " ".join(text.lower().split())
 
 
@@ -52,11 +52,11 @@ def levenshtein(one: str, other: str) -> int:
 
 
 def verdict(answer: str) -> str:
-    """Read an answer as ``"yes"``, ``"no"``, or ``""`` where it says neither.
+    """Return ``"yes"`` or ``"no"`` as an answer says, or ``""`` if it says neither.
 
-    As POPE reads (Li et al., "Evaluating Object Hallucination in Large Vision-Language Models",
-    EMNLP 2023): the first sentence, where "no" or "not" means no. Its program takes everything else
-    for a yes; here a yes has to be said.
+    The rule is that of POPE (Li et al., "Evaluating Object Hallucination in Large Vision-Language
+    Models", EMNLP 2023): "no" or "not" in the first sentence means no. Its program counts every
+    other answer as yes; here the sentence has to contain "yes".
     """
     words = re.findall(r"\w+", answer.partition(".")[0].lower())
     if "no" in words or "not" in words:
@@ -65,35 +65,35 @@ def verdict(answer: str) -> str:
 
 
 def yes_no(answer: str, answers: Sequence[str]) -> float:
-    """Return 1 where the answer's `verdict` is that of one of ``answers``."""
-    said = verdict(answer)
-    return float(bool(said) and said in {verdict(one) for one in answers})
+    """Return 1 if the answer's `verdict` is that of one of ``answers``, else 0."""
+    answer_verdict = verdict(answer)
+    return float(bool(answer_verdict) and answer_verdict in {verdict(one) for one in answers})
 
 
-def chosen(answer: str, choices: Sequence[str]) -> int | None:
-    """Return which of ``choices`` an answer picks, by its letter or its words, if it is clear.
+def pick_choice(answer: str, choices: Sequence[str]) -> int | None:
+    """Return which of ``choices`` an answer picks, by letter or words; None if that is unclear.
 
     Tried in this order: a letter alone (``B``, ``(b)``, ``B.``, ``B: a cat``), the words of one
     choice alone, a capital letter after "answer is", words of exactly one choice inside the answer.
     Of "cat" and "black cat", both inside, the longer counts.
     """
     letters = string.ascii_uppercase[: len(choices)]
-    said, options = normalise(answer), [normalise(choice) for choice in choices]
-    if said in options:
-        return options.index(said)
+    normalised, options = normalise(answer), [normalise(choice) for choice in choices]
+    if normalised in options:
+        return options.index(normalised)
     alone = re.match(r"\s*[(\[]?([A-Za-z])(?:[)\].:,]|\s*$)", answer)
     named = alone or re.search(r"answer(?:\s+is|:)\s*[(\[]?([A-Z])\b", answer, re.IGNORECASE)
     if named and named[1].upper() in letters:
         return letters.index(named[1].upper())
-    inside = [i for i, option in enumerate(options) if _stands_in(option, said)]
+    inside = [i for i, option in enumerate(options) if _stands_in(option, normalised)]
     whole = [
-        i for i in inside if not any(_within(options[i], options[j]) for j in inside if j != i)
+        i for i in inside if not any(_is_part(options[i], options[j]) for j in inside if j != i)
     ]
     return whole[0] if len(whole) == 1 else None
 
 
-def _within(words: str, text: str) -> bool:
-    """Whether words stand in a text as words, and are not all of it."""
+def _is_part(words: str, text: str) -> bool:
+    """Whether ``text`` contains ``words`` as whole words and more."""
     return words != text and _stands_in(words, text)
 
 
@@ -102,15 +102,15 @@ def _stands_in(words: str, text: str) -> bool:
 
 
 def multiple_choice(answer: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """Return 1 where the answer picks a right choice.
+    """Return 1 if the answer picks a right choice, else 0.
 
-    ``answers`` name the right choices as `chosen` reads them, by letter or by words. Without
-    ``choices`` letters and words are compared as they stand.
+    ``answers`` name the right choices by letter or by words, read as by `pick_choice`. Without
+    ``choices``, letters and words are compared as text.
     """
     if not choices:
         return exact(answer.strip("()[]. "), [one.strip("()[]. ") for one in answers])
-    pick = chosen(answer, choices)
-    return float(pick is not None and pick in {chosen(one, choices) for one in answers})
+    pick = pick_choice(answer, choices)
+    return float(pick is not None and pick in {pick_choice(one, choices) for one in answers})
 
 
 METRICS: dict[str, Metric] = {
@@ -128,7 +128,7 @@ def get_metric(name: str) -> Metric:
     Raises
     ------
     ArgumentError
-        If there is none of that name.
+        If the name is unknown.
     """
     if name not in METRICS:
         raise ArgumentError.unknown("metric", name, METRICS)
@@ -136,13 +136,13 @@ def get_metric(name: str) -> Metric:
 
 
 def check_scored(name: str, answers: Sequence[str], choices: Sequence[str]) -> None:
-    """Refuse right answers with which no answer could score.
+    """Refuse right answers with which every answer would score 0.
 
     Raises
     ------
     ArgumentError
-        If ``choice`` has no choices or none that an answer names, or no answer of ``yesno`` says
-        yes or no.
+        If the metric is "choice" and there are no choices or none that an answer names, or it is
+        "yesno" and no answer says yes or no.
     """
     if name == "yesno" and not any(map(verdict, answers)):
         raise ArgumentError.of("answers", list(answers), "yes or no, for the metric 'yesno'")
@@ -150,17 +150,17 @@ def check_scored(name: str, answers: Sequence[str], choices: Sequence[str]) -> N
         return
     if not choices:
         raise ArgumentError.of("choices", [], "one or more, for the metric 'choice'")
-    if all(chosen(one, choices) is None for one in answers):
+    if all(pick_choice(one, choices) is None for one in answers):
         allowed = f"one of {list(choices)} or its letter, for the metric 'choice'"
         raise ArgumentError.of("answers", list(answers), allowed)
 
 
 def agreement(answers: Sequence[str], full: Sequence[str]) -> list[float]:
-    """Return, question by question, 1 where two settings gave the same answer.
+    """Return, for each question, 1 if two settings gave the same answer, else 0.
 
     Raises
     ------
     ValueError
-        If there are not as many of one as of the other.
+        If the numbers of answers differ.
     """
     return [float(one == other) for one, other in zip(answers, full, strict=True)]

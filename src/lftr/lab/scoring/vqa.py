@@ -2,7 +2,7 @@
 
 Antol et al., "VQA: Visual Question Answering", ICCV 2015, section 5, and the normalisation of the
 VQA v2 server (https://visualqa.org/evaluation.html): lower case, numbers as digits, no articles,
-apostrophes put back where one was left out, punctuation removed.
+missing apostrophes inserted, punctuation removed.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ CONTRACTIONS = _misspelt()
 
 
 def vqa_normalise(answer: str) -> str:
-    """Reduce an answer to what the VQA evaluation compares."""
+    """Return an answer in the form that the VQA evaluation compares."""
     text = answer.replace("\n", " ").replace("\t", " ").strip()
-    words = [_NUMBERS.get(word, word) for word in _unpunctuated(text).lower().split()]
+    words = [_NUMBERS.get(word, word) for word in _strip_punctuation(text).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _unpunctuated(text: str) -> str:
-    """Delete a mark that stands at a word's edge, and all where a comma parts digits; else a space.
+def _strip_punctuation(text: str) -> str:
+    """Remove punctuation as the server does.
 
-    A mark inside a word (``red/blue``) parts two words; ``1,000`` is one number.
+    A mark beside a space is deleted, and so are all marks if a comma stands between two digits
+    (``1,000`` is one number). Every other mark becomes a space (``red/blue`` is two words).
     """
     number = _BETWEEN_DIGITS.search(text) is not None
     bare = text
@@ -65,12 +66,12 @@ def _unpunctuated(text: str) -> str:
 def vqa_soft(answer: str, answers: Sequence[str]) -> float:
     """Return the soft accuracy of an answer against those of several people, from 0 to 1.
 
-    The mean, over every choice of all but one of them, of ``min(1, matches / 3)``. Ten people are
-    usual. With fewer than four, where three could not agree, one match is enough.
+    It is the mean of ``min(1, matches / 3)`` over the subsets that leave out one person, usually of
+    ten people. With fewer than four people, one match scores 1.
     """
-    said = vqa_normalise(answer)
+    normalised = vqa_normalise(answer)
     people = Counter(vqa_normalise(one) for one in answers)
-    matches, count = people[said], people.total()
+    matches, count = people[normalised], people.total()
     if count < 4:
         return float(matches > 0)
     without_one, without_other = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)

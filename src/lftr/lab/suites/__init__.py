@@ -1,8 +1,8 @@
-"""Procedural visual question answering: images, questions and answers from a seed alone.
+"""Procedural visual question answering: images, questions and answers generated from a seed.
 
-``lftr.suites.load("scenes")`` and ``load("clips")`` give what the models of `lftr.bundled` were
-trained to answer. Nothing is downloaded; the handwritten digits come with scikit-learn (the extra
-``suites``).
+``lftr.suites.load("scenes")`` and ``load("clips")`` return examples of the kind that the models of
+`lftr.bundled` were trained on. Nothing is downloaded; the handwritten digits come with scikit-learn
+(the extra ``suites``).
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ def load(name: str = "scenes", split: str = "test", n: int = 400, seed: int = 0)
     split : {"train", "validation", "test"}
         The splits share no scene and no handwritten digit.
     n : int
-        How many examples; the first ``n`` stay the same when ``n`` grows.
+        Number of examples; a larger ``n`` adds examples after the same first ones.
     seed : int
-        Another seed, other scenes of the same split.
+        Seed of the scenes within the split.
 
     Returns
     -------
     sequence of Example or ClipExample
-        Drawn when looked at, the same every time.
+        Generated on access, reproducible.
 
     Raises
     ------
     ArgumentError
         If the name or the split is unknown.
     MissingExtraError
-        On the first look, if scikit-learn is not installed.
+        At the first access to an example, if scikit-learn is not installed.
     """
     if name not in _SUITES:
         raise ArgumentError.unknown("suite", name, _SUITES)

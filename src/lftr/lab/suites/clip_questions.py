@@ -1,4 +1,4 @@
-"""The seven kinds of question about a clip, each asked only where it has one right answer."""
+"""The seven kinds of question about a clip, each asked only if it has one right answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ClipQuestions = Iterator[tuple[str, str, tuple[str, ...], Sequence[int], Sequen
 
 
 def ask_clip(category: str, tracks: Tracks, rng: np.random.Generator) -> Iterator[SuiteQuestion]:
-    """Yield what can be asked about a clip, in random order."""
+    """Yield the questions that can be asked about a clip, in random order."""
     return (
         SuiteQuestion(text, answer, category, choices, tuple(referents), tuple(frames))
         for text, answer, choices, referents, frames in _ASKERS[category](tracks, rng)
@@ -113,7 +113,7 @@ def _order(tracks: Tracks, rng: np.random.Generator) -> list[int]:
 
 
 def _moving(track: Track) -> list[int]:
-    """List the frames from the last one before a motion to the first one after it."""
+    """Return the frames from the last one before a motion to the first one after it."""
     places = [(look.x, look.y) for look in track.looks]
     start = max(i for i, place in enumerate(places) if place == places[0])
     return list(range(track.shown[start], track.shown[places.index(places[-1])] + 1))
@@ -130,7 +130,7 @@ def _unique(tracks: Tracks, kind: str, colour: str | None = None) -> bool:
 
 
 def _name(tracks: Tracks, i: int, rng: np.random.Generator) -> str | None:
-    """Describe an object so that no other fits; by its kind alone now and then."""
+    """Return a description that fits this object only, at random by its kind alone; else None."""
     kind, colours = tracks[i].kind, tracks[i].colours
     by_kind = _unique(tracks, kind)
     if by_kind and (len(colours) > 1 or rng.random() < 0.5):

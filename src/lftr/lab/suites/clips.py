@@ -48,7 +48,7 @@ class ClipExample(Answered[Track]):
     Attributes
     ----------
     frames : tuple of int
-        The frames that show what the answer depends on.
+        The frames that the answer depends on.
     """
 
     frames: tuple[int, ...]
@@ -88,7 +88,7 @@ def draw_clip(
     Parameters
     ----------
     most : int
-        Most objects in the clip.
+        Largest number of objects in the clip.
     frames : int
         Length of the clip.
     """
@@ -106,7 +106,7 @@ def draw_clip(
 def sample_roles(
     rng: np.random.Generator, count: int, needed: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Choose what ``count`` objects do: at most two alike, what is needed first."""
+    """Return random roles for ``count`` objects, ``needed`` first, each at most twice."""
     free = [str(role) for role in rng.permutation([*ROLES, *ROLES])]
     for role in needed:
         free.remove(role)

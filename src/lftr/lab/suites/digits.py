@@ -1,4 +1,4 @@
-"""Real handwritten digits, dealt to the splits so that no sample is in two of them."""
+"""Handwritten digits from scikit-learn, split so that no sample is in two splits."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def _samples() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def glyph(sample: int) -> npt.NDArray[np.uint8]:
-    """Ink of one sample, ``(8, 8)`` from 0 to 255."""
+    """Return the intensity of one sample's pixels, ``(8, 8)`` from 0 to 255."""
     ink: npt.NDArray[np.uint8] = _samples()[0][sample]
     return ink
 
 
 @cache
 def samples(split: str, value: int) -> tuple[int, ...]:
-    """List the samples of ``split`` that read ``value``."""
+    """Return the numbers of the samples of ``split`` that show the digit ``value``."""
     targets = _samples()[1]
     order = np.random.default_rng(2501).permutation(len(targets))[_SHARES[split]]
     return tuple(int(sample) for sample in order if targets[sample] == value)

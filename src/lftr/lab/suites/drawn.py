@@ -1,4 +1,4 @@
-"""What all suites share: examples that are drawn when they are looked at, the same every time."""
+"""Base class of the suites: sequences whose examples are generated from a seed on access."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ExampleType = TypeVar("_ExampleType", covariant=True)
 
 @dataclass(frozen=True)
 class Drawn(Sequence[_ExampleType], Generic[_ExampleType]):
-    """``n`` examples, drawn when they are looked at; the same ones every time.
+    """``n`` examples, generated on access and reproducible.
 
     Example ``i`` depends on ``split``, ``seed`` and ``i`` alone. Categories take turns.
 
@@ -24,9 +24,9 @@ class Drawn(Sequence[_ExampleType], Generic[_ExampleType]):
     split : {"train", "validation", "test"}
         The splits share no seed and no handwritten digit.
     n : int
-        How many examples.
+        Number of examples.
     seed : int
-        Another seed, other examples.
+        Seed of the examples.
     """
 
     split: str = "test"

@@ -1,4 +1,4 @@
-"""What suites are made of: pictures, one question, its answer and what the pictures hold."""
+"""The data classes of suites: examples, their questions and the objects in their pictures."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SuiteQuestion:
-    """A question about a scene, with its one right answer.
+    """A question about a scene or a clip, with its only right answer.
 
     Attributes
     ----------
     referents : tuple of int
-        The objects of the scene that the answer depends on; empty where it depends on absence.
+        The objects that the answer depends on; empty if the answer is that there is none.
     frames : tuple of int
-        The frames of a clip that the answer depends on; empty about an image.
+        The frames of a clip that the answer depends on; empty for an image.
     """
 
     text: str
@@ -70,7 +70,7 @@ class SuiteQuestion:
 
 @dataclass(frozen=True)
 class Answered(Generic[_Object]):
-    """One item of a suite, whatever is drawn in it.
+    """One item of a suite, an image or a clip.
 
     Attributes
     ----------
@@ -81,13 +81,13 @@ class Answered(Generic[_Object]):
     category : str
         One of the suite's categories.
     choices : tuple of str
-        Every answer that this kind of question can have, the right one among them.
+        Every answer that this kind of question can have, including the right one.
     scene : str
-        Identifies what is drawn: ``"split/seed/index"``.
+        Identifier of the scene: ``"split/seed/index"``.
     objects : tuple of SceneObject or Track
-        Everything that was drawn over the background.
+        All objects drawn over the background.
     referents : tuple of int
-        Positions in `objects` of those that the answer depends on.
+        Indices, in `objects`, of the objects that the answer depends on.
     """
 
     images: tuple[Image.Image, ...]
@@ -100,7 +100,7 @@ class Answered(Generic[_Object]):
     referents: tuple[int, ...]
 
     def is_correct(self, answer: str) -> bool:
-        """Whether a model's answer says the same, whatever its case, spacing and full stop."""
+        """Whether a model's answer is right; case, outer spaces and a full stop are ignored."""
         return normalise(answer) == normalise(self.answer)
 
 
@@ -114,5 +114,5 @@ class Example(Answered[SceneObject]):
 
 
 def normalise(answer: str) -> str:
-    """Reduce an answer to what counts in comparing it: lower case, no outer space or full stop."""
+    """Return an answer in the form for comparison: lower case, no outer spaces or full stop."""
     return answer.strip().rstrip(".").strip().lower()

@@ -1,4 +1,4 @@
-"""Which objects a scene holds, and where: symbols only, nothing is drawn here."""
+"""The objects of a scene and their places, as data; `render` draws them."""
 
 from __future__ import annotations
 

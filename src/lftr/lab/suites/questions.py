@@ -1,4 +1,4 @@
-"""The eight kinds of question, each asked only where the scene leaves one right answer."""
+"""The eight kinds of question about a scene, each asked only if it has one right answer."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _SIZE_RATIO = 1.3  # least ratio of two sizes that are compared
 
 
 def ask(category: str, objects: Objects, rng: np.random.Generator) -> Iterator[SuiteQuestion]:
-    """Yield what can be asked about a scene, in random order.
+    """Yield the questions that can be asked about a scene, in random order.
 
-    Every question has one answer: what it refers to is the only object of that description, and
-    what it compares differs by a clear margin.
+    Every question has one answer: an object that it refers to is the only one of that description,
+    and quantities that it compares differ by a clear margin.
     """
     return (
         SuiteQuestion(text, answer, category, choices, tuple(referents))
@@ -45,9 +45,9 @@ _ImageQuestions = Iterator[tuple[str, str, tuple[str, ...], Sequence[int]]]
 
 
 def _existence(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
-    present = {(thing.colour, thing.kind) for thing in objects}
-    colours = {thing.colour for thing in objects}
-    kinds = {thing.kind for thing in objects}
+    present = {(obj.colour, obj.kind) for obj in objects}
+    colours = {obj.colour for obj in objects}
+    kinds = {obj.kind for obj in objects}
     hard = [pair for pair in itertools.product(colours, kinds) if pair not in present]
     easy = [pair for pair in itertools.product(COLOURS, KINDS) if pair not in present]
     absent = sorted(hard) if hard and rng.random() < 0.7 else easy
@@ -104,7 +104,7 @@ def _relation(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
 
 
 def _comparison(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
-    shapes = [i for i, thing in enumerate(objects) if thing.kind != "digit"]
+    shapes = [i for i, obj in enumerate(objects) if obj.kind != "digit"]
     pairs = shuffled(list(itertools.permutations(shapes, 2)), rng)
     extremes = (_superlative(objects, shapes, bigger) for bigger in shuffled([True, False], rng))
     for i, j in pairs:
@@ -133,7 +133,7 @@ def _superlative(objects: Objects, shapes: Sequence[int], bigger: bool) -> _Imag
 
 
 def _reading(objects: Objects, rng: np.random.Generator) -> _ImageQuestions:
-    digits = [i for i, thing in enumerate(objects) if thing.kind == "digit"]
+    digits = [i for i, obj in enumerate(objects) if obj.kind == "digit"]
     for i in shuffled(digits, rng):
         if len(digits) == 1 and rng.random() < 0.5:
             yield "What is the digit?", str(objects[i].value), DIGITS, [i]
@@ -168,7 +168,7 @@ def _unique(objects: Objects, kind: str | None = None, colour: str | None = None
 
 
 def _name(objects: Objects, i: int, rng: np.random.Generator) -> str | None:
-    """Describe an object so that no other fits; by its kind alone now and then."""
+    """Return a description that fits this object only, at random by its kind alone; else None."""
     kind, colour = objects[i].kind, objects[i].colour
     if rng.random() < 0.5 and _unique(objects, kind=kind):
         return f"the {kind}"
@@ -180,7 +180,7 @@ def _plural(kind: str) -> str:
 
 
 def _cell(along: float) -> int | None:
-    """Which third of the image, or ``None`` close to a border between two."""
+    """Return the third of the image, 0 to 2, or None close to a border between two."""
     third = SIDE / 3
     cell = int(along // third)
     near = min(abs(along - third), abs(along - 2 * third))

@@ -1,4 +1,4 @@
-"""From symbols to pixels: textured, cluttered backgrounds with the objects drawn over them."""
+"""Draws scenes and clips: objects over textured, cluttered backgrounds."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def render(objects: Sequence[SceneObject], rng: np.random.Generator) -> npt.NDAr
     """
     near = objects[int(rng.integers(len(objects)))].colour if objects else "white"
     canvas = _background(rng, near, SIDE)
-    for thing in objects:
-        _paint(canvas, thing, _finish(rng))
+    for obj in objects:
+        _paint(canvas, obj, _finish(rng))
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
 def render_clip(
     tracks: Sequence[Track], frames: int, side: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Draw a clip: one background, now and then a cut to another, and sensor noise.
+    """Draw a clip: one background, in some clips with a cut to another, and sensor noise.
 
     Returns
     -------
@@ -55,37 +55,37 @@ def render_clip(
     for frame in range(frames):
         canvas = backgrounds[frame >= cut].copy()
         for track, finish in zip(tracks, finishes, strict=True):
-            thing = track.states[frame]
-            if thing is not None:
-                _paint(canvas, thing, finish)
+            obj = track.states[frame]
+            if obj is not None:
+                _paint(canvas, obj, finish)
         canvas += noise * _grain(rng, side)
         drawn.append(np.clip(canvas, 0, 255).astype(np.uint8))
     return np.stack(drawn)
 
 
 def _finish(rng: np.random.Generator) -> _Finish:
-    """How an object's paint differs from its colour, and its shading at the top and bottom."""
+    """Return a random tint ``(3,)`` and the shading at the top and at the bottom of an object."""
     tint = rng.uniform(-14, 14, 3)
     light, dark = rng.uniform(-12, 12, 2).tolist()
     return tint, light, dark
 
 
-def _paint(canvas: Float32Array, thing: SceneObject, finish: _Finish) -> None:
+def _paint(canvas: Float32Array, obj: SceneObject, finish: _Finish) -> None:
     tint, light, dark = finish
-    alpha, left, top = mask(thing)
+    alpha, left, top = mask(obj)
     height, width = alpha.shape
     window = canvas[top : top + height, left : left + width]
-    paint = np.asarray(COLOURS[thing.colour], np.float32) + tint
+    paint = np.asarray(COLOURS[obj.colour], np.float32) + tint
     shade = np.linspace(light, dark, height, dtype=np.float32)
     window += alpha[..., None] * (paint.astype(np.float32) + shade[:, None, None] - window)
 
 
-def mask(thing: SceneObject) -> tuple[Float32Array, int, int]:
-    """How much of each pixel an object covers: ``(size, size)`` from 0 to 1, with left and top."""
-    left, top = round(thing.x - thing.size / 2), round(thing.y - thing.size / 2)
-    if thing.sample is not None:
-        return _digit_mask(thing.sample, thing.size, thing.angle), left, top
-    return _shape_mask(thing.kind, thing.size, thing.angle), left, top
+def mask(obj: SceneObject) -> tuple[Float32Array, int, int]:
+    """Return an object's coverage of pixels, ``(size, size)`` from 0 to 1, and its left and top."""
+    left, top = round(obj.x - obj.size / 2), round(obj.y - obj.size / 2)
+    if obj.sample is not None:
+        return _digit_mask(obj.sample, obj.size, obj.angle), left, top
+    return _shape_mask(obj.kind, obj.size, obj.angle), left, top
 
 
 @lru_cache(maxsize=8192)
@@ -142,7 +142,7 @@ def _outline(kind: str) -> list[tuple[float, float]]:
 
 
 def _background(rng: np.random.Generator, near: str, side: int) -> Float32Array:
-    """Muted colour, often leaning towards an object's own, under three textures and clutter."""
+    """Return a muted colour, shifted towards ``near``, with three textures and clutter."""
     tint = np.asarray(COLOURS[near], np.float32)
     lean = rng.uniform(0.0, 0.45)
     grey = rng.uniform(40, 165) + rng.uniform(-18, 18, 3)
@@ -177,13 +177,13 @@ def _grain_bank() -> Float32Array:
 
 
 def _grain(rng: np.random.Generator, side: int) -> Float32Array:
-    """Pixel noise: a window of one fixed field, as fresh noise would cost most of the time."""
+    """Return pixel noise: a window of one fixed field, which is faster than new noise."""
     y, x = rng.integers(SIDE, size=2)
     return _grain_bank()[y : y + side, x : x + side]
 
 
 def _clutter(rng: np.random.Generator, canvas: Float32Array, base: Float32Array) -> Float32Array:
-    """Short strokes and specks that are no object: thin, and close to the background's colour."""
+    """Draw thin strokes and specks in colours close to the background's, as distractors."""
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     count = int(rng.integers(0, max(1, round(30 * (len(canvas) / SIDE) ** 2))))

@@ -56,7 +56,7 @@ def draw(
     Parameters
     ----------
     most : int
-        Most objects in the scene; training begins with fewer.
+        Largest number of objects in the scene; training begins with a smaller one.
     """
     answers = _ANSWERS[category]
     wanted = answers[rng.integers(len(answers))] if answers else None

@@ -1,4 +1,4 @@
-"""What objects do over the frames of a clip: symbols only, nothing is drawn here."""
+"""The objects of a clip and their states in each frame, as data; `render` draws them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Track:
     Attributes
     ----------
     states : tuple of SceneObject or None
-        The object as each frame shows it; ``None`` where it is not to be seen.
+        The object in each frame; ``None`` for frames in which it is not visible.
     """
 
     states: States
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The frames in which it is to be seen, in order."""
+        """The frames in which the object is visible, in order."""
         return tuple(i for i, state in enumerate(self.states) if state is not None)
 
     @property
     def runs(self) -> tuple[tuple[int, ...], ...]:
-        """`shown`, parted where it is gone for a while."""
+        """The runs of consecutive frames in which the object is visible."""
         parts: list[tuple[int, ...]] = []
         for frame in self.shown:
             if parts and parts[-1][-1] == frame - 1:
@@ -64,18 +64,18 @@ class Track:
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """Every colour that it has had, the first one first."""
+        """The colours that the object has, in the order in which they first appear."""
         return tuple(dict.fromkeys(look.colour for look in self.looks))
 
     @property
     def flashes(self) -> tuple[int, ...]:
-        """The frames in which it flashes; none if it ever stays, or closes the clip."""
+        """`shown`, if its frames are single ones before the last frame of the clip; else empty."""
         alone = all(len(run) == 1 for run in self.runs)
         return self.shown if alone and self.shown[-1] < len(self.states) - 1 else ()
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom edge of all that it ever covers, in pixels."""
+        """Left, top, right and bottom edge, in pixels, of the area covered over all frames."""
         left, top, right, bottom = zip(*(look.box for look in self.looks), strict=True)
         return min(left), min(top), max(right), max(bottom)
 
@@ -83,9 +83,9 @@ class Track:
 def sample_tracks(
     rng: np.random.Generator, split: str, roles: Sequence[str], frames: int = FRAMES
 ) -> tuple[Track, ...]:
-    """Draw an object for each role, so that no two ever touch.
+    """Draw a random object for each role, so that no two touch in any frame.
 
-    Where there is no room left the clip has fewer objects.
+    If there is no room for an object, the clip has fewer objects.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def sample_tracks(
     shapes = [str(s) for s in rng.permutation(SHAPES)[: rng.integers(3, 7)]]
     tracks: list[Track] = []
     for role in roles:
-        thing = _sample_look(rng, split, colours, shapes, role in ("digit", "number"))
+        look = _sample_look(rng, split, colours, shapes, role in ("digit", "number"))
         for _ in range(20):
-            track = Track(ROLES[role](_placed(rng, thing), frames, colours, rng))
+            track = Track(ROLES[role](_place(rng, look), frames, colours, rng))
             if _fits(track, tracks):
                 tracks.append(track)
                 break
@@ -121,10 +121,10 @@ def _sample_look(
     return SceneObject("digit", colour, 0, 0, size, angle, value, sample)
 
 
-def _placed(rng: np.random.Generator, thing: SceneObject) -> SceneObject:
-    margin = thing.size / 2 + 1
+def _place(rng: np.random.Generator, look: SceneObject) -> SceneObject:
+    margin = look.size / 2 + 1
     x, y = rng.uniform(margin, CLIP_SIDE - margin, 2).round(1).tolist()
-    return replace(thing, x=x, y=y)
+    return replace(look, x=x, y=y)
 
 
 def _fits(track: Track, others: Sequence[Track]) -> bool:
@@ -136,23 +136,23 @@ def _fits(track: Track, others: Sequence[Track]) -> bool:
     )
 
 
-# What an object does. Each role takes the object, the number of frames and the clip's colours.
+# The roles: each function returns the states of an object in all frames.
 
 
-def _only(thing: SceneObject, frames: int, when: Sequence[int]) -> States:
-    return tuple(thing if frame in when else None for frame in range(frames))
+def _visible_in(look: SceneObject, frames: int, when: Sequence[int]) -> States:
+    return tuple(look if frame in when else None for frame in range(frames))
 
 
 def _stay(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    return (thing,) * frames
+    return (look,) * frames
 
 
 def _move(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Go one way, at an even speed, for two frames or more."""
+    """Move the object in one direction at constant speed, over two frames or more."""
     far = float(rng.uniform(*_REACH)) * (1 if rng.random() < 0.5 else -1)
     aside = float(rng.uniform(-_DRIFT, _DRIFT)) * far
     dx, dy = (far, aside) if rng.random() < 0.5 else (aside, far)
@@ -160,58 +160,58 @@ def _move(
     end = int(rng.integers(start + 2, frames))
     shares = np.clip((np.arange(frames) - start) / (end - start), 0, 1).tolist()
     return tuple(
-        replace(thing, x=round(thing.x + dx * share, 1), y=round(thing.y + dy * share, 1))
+        replace(look, x=round(look.x + dx * share, 1), y=round(look.y + dy * share, 1))
         for share in shares
     )
 
 
 def _flash(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Be seen for single frames, once or a few times, but in neither the first nor the last."""
+    """Show the object in one to three single frames, neither the first nor the last."""
     inner = frames - 2
     times = int(rng.integers(1, min(_MOST_FLASHES, (inner + 1) // 2) + 1))
-    # Choosing among fewer frames and then parting the chosen ones leaves a gap between any two.
+    # choosing among fewer frames and then moving the chosen ones apart leaves a gap between any two
     chosen = np.sort(rng.permutation(inner - times + 1)[:times]) + np.arange(times)
-    return _only(thing, frames, (1 + chosen).tolist())
+    return _visible_in(look, frames, (1 + chosen).tolist())
 
 
 def _blink(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Be seen in one frame only, any but the first."""
-    return _only(thing, frames, [int(rng.integers(1, frames))])
+    """Show the object in one frame only, any but the first."""
+    return _visible_in(look, frames, [int(rng.integers(1, frames))])
 
 
 def _appear(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Come and stay, well before the end."""
-    return _only(thing, frames, range(int(rng.integers(1, frames - 2)), frames))
+    """Show the object from a frame after the first on, for three frames or more."""
+    return _visible_in(look, frames, range(int(rng.integers(1, frames - 2)), frames))
 
 
 def _arrive(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Come in one of the last two frames, and stay."""
-    return _only(thing, frames, range(int(rng.integers(frames - 2, frames)), frames))
+    """Show the object in the last frame, or in the last two."""
+    return _visible_in(look, frames, range(int(rng.integers(frames - 2, frames)), frames))
 
 
 def _vanish(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Be there for two frames or more, then no longer."""
-    return _only(thing, frames, range(int(rng.integers(2, frames))))
+    """Show the object in the first frames, two or more, and not in the others."""
+    return _visible_in(look, frames, range(int(rng.integers(2, frames))))
 
 
 def _change(
-    thing: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
+    look: SceneObject, frames: int, colours: Sequence[str], rng: np.random.Generator
 ) -> States:
-    """Take another colour, be it in the last frame."""
-    others = [colour for colour in colours if colour != thing.colour]
-    after = replace(thing, colour=others[int(rng.integers(len(others)))])
+    """Change the colour of the object once, in any frame but the first."""
+    others = [colour for colour in colours if colour != look.colour]
+    after = replace(look, colour=others[int(rng.integers(len(others)))])
     when = int(rng.integers(1, frames))
-    return tuple(thing if frame < when else after for frame in range(frames))
+    return tuple(look if frame < when else after for frame in range(frames))
 
 
 ROLES: dict[str, Callable[[SceneObject, int, Sequence[str], np.random.Generator], States]] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from ...values.errors import LftrError, UnansweredError, unanswered
+from ...values.errors import LftrError, UnansweredError, raise_unanswered
 from ..asking.answering import Answer, one_batch
 from ..asking.items import Item, Question
 from ..asking.problems import Problem
@@ -164,7 +164,7 @@ class _QuestionBatches(ExitStack):
     def _answers(self, questions: Sequence[Question], setting: Setting) -> list[SearchAnswer]:
         """Answer questions as one batch and, if that fails, one by one."""
         try:
-            with unanswered():
+            with raise_unanswered():
                 return [SearchAnswer.of(answer) for answer in self._together(questions)(setting)]
         except UnansweredError as error:
             if len(questions) == 1:

@@ -148,9 +148,9 @@ def _search(
     """Race, test, and return the result."""
     subject = runner.subject
     groups = random.Random(plan.seed).sample(workload.groups, len(workload.groups))
-    first = _raced(len(groups))
+    first = _race_size(len(groups))
     barred = _unmet(runner, groups, levels)
-    race = Race(_left(levels, barred), goal, first, barred.keys())
+    race = Race(_supported_settings(levels, barred), goal, first, barred.keys())
     with closing(runner.batches(groups[:first])) as batches:
         for _, batch in batches:
             if batch is not None:
@@ -183,7 +183,7 @@ def _search(
         "kept": proofs[held - 1].trial.kept_each if held else tokens,
         "raced": [_plain(trial) for level in race.trials for trial in level if trial.shares],
         "tested": [_plain(proof.trial) | {"verdict": proof.verdict} for proof in proofs],
-        "prefill": _saving(subject, timed, setting) if held else None,
+        "prefill": _measure_saving(subject, timed, setting) if held else None,
     }
     preset = Preset(
         setting.method,
@@ -227,7 +227,7 @@ def _unmet(runner: BatchRunner, groups: Sequence[Group], levels: Levels) -> dict
     return reasons
 
 
-def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
+def _supported_settings(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
     """Return the settings of the methods that support at least one budget."""
     lanes = [lane for lane in zip(*levels, strict=True) if any(s.label not in barred for s in lane)]
     if not lanes:
@@ -237,7 +237,7 @@ def _left(levels: Levels, barred: Mapping[str, str]) -> list[list[Setting]]:
     return [list(level) for level in zip(*lanes, strict=True)]
 
 
-def _raced(images: int) -> int:
+def _race_size(images: int) -> int:
     """Return the number of images for the race."""
     least, most = _RACED
     return min(max(math.ceil(images / 4), least), most)
@@ -253,8 +253,10 @@ def check_size(workload: Workload, goal: Goal) -> None:
     """
     tested = least_values(goal.agreement, goal.alpha)
     images = len(workload.groups)
-    if images - _raced(images) < tested:
-        needed = next(n for n in range(tested, 2 * tested + _RACED[0]) if n - _raced(n) >= tested)
+    if images - _race_size(images) < tested:
+        needed = next(
+            n for n in range(tested, 2 * tested + _RACED[0]) if n - _race_size(n) >= tested
+        )
         raise ArgumentError.of(
             "workload",
             f"{workload.name}, {images} images with questions",
@@ -263,7 +265,9 @@ def check_size(workload: Workload, goal: Goal) -> None:
         )
 
 
-def _saving(subject: Subject, questions: Sequence[Question], setting: Setting) -> dict[str, Any]:
+def _measure_saving(
+    subject: Subject, questions: Sequence[Question], setting: Setting
+) -> dict[str, Any]:
     """Time the prefill of a few questions with the full model and with the resulting setting."""
     from ..profiling import Spread, time_settings
 

@@ -33,7 +33,7 @@ _UNREAD = frozenset(  # picture formats that neither Pillow nor FFmpeg decodes a
     {".jxl", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
     | {".rw2", ".raf"}
 )
-_SHOWN = PICTURES | VIDEOS | _UNREAD
+_MEDIA = PICTURES | VIDEOS | _UNREAD
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _folder(folder: Path, prompts: Sequence[str], picking: Picking) -> Workload:
             if path.is_dir():
                 _refuse_subfolder(path)
                 continue
-            if not is_named_as(path, _SHOWN):
+            if not is_named_as(path, _MEDIA):
                 continue
             if path.suffix.lower() in _UNREAD:
                 raise ArgumentError.of("image", path.name, "PNG, JPEG...: this format is not read")
@@ -173,7 +173,7 @@ def _refuse_subfolder(folder: Path) -> None:
     Its pictures may be the frames of one clip or separate pictures, which cannot be known.
     """
     if folder.name.startswith(".") or not any(
-        is_named_as(one, _SHOWN) for one in folder.rglob("*")
+        is_named_as(one, _MEDIA) for one in folder.rglob("*")
     ):
         return
     allowed = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...drawing import below, draw_item, shown_part
+from ...drawing import draw_item, processed_part, stack_vertically
 from ...media import read_image
 from ...methods import get_method
 from ...values.budget import parse_keep
@@ -103,8 +103,8 @@ def compare_answers(
         text_tower=text_tower,
         max_new_tokens=_ANSWER_TOKENS,
     )
-    (full,), (reduced,) = (found for _, found in answers)
-    part = shown_part(processor, picture)
-    kept = below([draw_item(item, part, _SIDE) for item in reduced.items])
-    beside = part.resize((round(kept.height * part.width / part.height), kept.height))
-    return Comparison(beside, kept, full, reduced)
+    (full,), (reduced,) = (outcome for _, outcome in answers)
+    part = processed_part(processor, picture)
+    kept = stack_vertically([draw_item(item, part, _SIDE) for item in reduced.items])
+    whole = part.resize((round(kept.height * part.width / part.height), kept.height))
+    return Comparison(whole, kept, full, reduced)

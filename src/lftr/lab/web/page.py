@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ...methods import list_methods
-from ...values.errors import LftrError, MissingExtraError, unanswered
+from ...values.errors import LftrError, MissingExtraError, raise_unanswered
 from ..suites import Example
 from .comparison import Comparison
 
@@ -81,7 +81,7 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
                 with gr.Row():
                     with gr.Column(min_width=140):
                         gr.Markdown("What the model is shown")
-                        shown = _picture("What the model is shown", "shown")
+                        kept_picture = _picture("What the model is shown", "shown")
                         full = gr.Textbox(label="Answer from all tokens", elem_id="full")
                     with gr.Column(min_width=140):
                         gr.Markdown("The tokens that stayed")
@@ -98,7 +98,7 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
             [button.click, question.submit],
             partial(_answer, ask),
             [image, question, name, keep],
-            [shown, kept, full, reduced, verdict, table],
+            [kept_picture, kept, full, reduced, verdict, table],
             concurrency_limit=1,  # a model is reduced by one thread at a time
         )
     return page
@@ -123,7 +123,7 @@ def _answer(
     ask: Ask, image: str | None, question: str, method: str, keep: str
 ) -> tuple[Image.Image, Image.Image, str, str, str, str]:
     try:
-        with unanswered():
+        with raise_unanswered():
             comparison = ask(image, question, method, keep)
     except LftrError as error:
         raise gr.Error(str(error), print_exception=False) from None

@@ -13,7 +13,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..compose.mix import Mix
-from ..operations.cells import candidates, spread_tokens
+from ..operations.cells import candidates, evenly_spaced
 from ..operations.coverage import facility_location
 from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
@@ -21,8 +21,10 @@ from ..operations.scaling import min_max, unit
 from ..operations.signals import ENCODER, encoder_features
 from .lftr import Lftr
 
-# Relevance to the question picks the first token and keeps a say; diversity picks the others.
-_ASKED = Lftr(relevance="text", diversity=0.9)
+# Relevance to the question picks the first token; diversity, and relevance with a tenth of the
+# weight, pick the others.
+_GUIDED = Lftr(relevance="text", diversity=0.9)
+_WITHOUT_TEXT = "no CLIP text tower: tokens were chosen by coverage alone, without the text"
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,17 @@ class Coverage(Method, name="coverage"):
     Parameters
     ----------
     asked : float
-        Share of the budget, in [0, 1], that goes by the text; 0 needs none.
+        Share of the budget, in [0, 1], for tokens chosen by the text; 0 needs no text.
     width : float
-        Distance at which a kept token stops standing for another, on the scale of ``1 - cos``.
+        Decay of coverage: a kept token covers another by ``exp(-(1 - cos) / width)``.
     sharpness : float
-        How much more tokens that stand out count; 0 counts all alike.
+        How strongly tokens that differ from the mean of the image are weighted; 0 weights all the
+        same.
     candidates : float
-        Only so many geometric means of N and K, evenly spread, can be kept; ``inf`` is all.
+        Number of evenly spread candidates, in geometric means of N and K; ``inf`` is all tokens.
     leftovers : {"merge", "drop"}
-        Whether dropped tokens flow into the nearest token kept for coverage, which becomes their
-        mean, or go.
+        Whether dropped tokens are merged into the nearest token kept for coverage, which becomes
+        the mean, or are removed.
     rounds : int
         Rounds of k-means by which the groups of leftovers are improved.
     """
@@ -75,12 +78,12 @@ class Coverage(Method, name="coverage"):
             return self._cover(tokens, keep)
         if tokens.text_embeds is None or tokens.visual_projected is None:
             chosen = self._cover(tokens, keep)
-            return replace(chosen, notes=(*chosen.notes, "without a text tower, nothing was asked"))
-        return Mix(_ASKED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
+            return replace(chosen, notes=(*chosen.notes, _WITHOUT_TEXT))
+        return Mix(_GUIDED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
 
     def _cover(self, tokens: VisualTokens, keep: int) -> Selection:
         x, notes = encoder_features(tokens)
-        index = spread_tokens(tokens, candidates(tokens.count, keep, self.candidates))
+        index = evenly_spaced(tokens, candidates(tokens.count, keep, self.candidates))
         weight = self._importance(x)
         picks = facility_location(x, keep, among=index, width=self.width, importance=weight)
         kept = picks.sort(dim=1).values

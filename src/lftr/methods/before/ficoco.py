@@ -77,7 +77,7 @@ class FiCoCo(Method, name="ficoco"):
         value = self.cls_weight * normalize(attention.float().mean(dim=1), dim=1)
         value = value - (1.0 - self.cls_weight) * normalize(received(tokens), dim=1)
         window = windows(tokens.blocks, _SIDE).to(value.device).expand_as(value)
-        gone = self._filtered(value, window, tokens.count - keep)
+        gone = self._least_valued(value, window, tokens.count - keep)
         order = gone.int().argsort(dim=1, stable=True)
         kept, dropped = order[:, :keep], order[:, keep:]
         metric, notes = keys(tokens)
@@ -87,7 +87,7 @@ class FiCoCo(Method, name="ficoco"):
         best = alike.topk(targets, dim=2)
         return Selection(kept, _flow(kept, dropped, best.indices, best.values.softmax(2)), notes)
 
-    def _filtered(self, value: Tensor, window: Tensor, count: int) -> Tensor:
+    def _least_valued(self, value: Tensor, window: Tensor, count: int) -> Tensor:
         """Return which ``count`` tokens are dropped, bool ``(B, N)``: those of the least value."""
         gone = torch.zeros_like(value, dtype=torch.bool)
         number = int(window.max()) + 1
@@ -106,8 +106,8 @@ def _flow(kept: Tensor, dropped: Tensor, slot: Tensor, share: Tensor) -> Flow:
     """Return the flow of dropped tokens into slots ``(B, D, T)``, by shares of each."""
     slot, share = slot.flatten(1), share.flatten(1)
     source = dropped.repeat_interleave(slot.shape[1] // dropped.shape[1], dim=1)
-    own = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
-    slot, source = torch.cat([own, slot], dim=1), torch.cat([kept, source], dim=1)
-    share = torch.cat([torch.ones_like(own, dtype=share.dtype), share], dim=1)
-    load = torch.zeros_like(own, dtype=share.dtype).scatter_add(1, slot, share)
+    kept_slots = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+    slot, source = torch.cat([kept_slots, slot], dim=1), torch.cat([kept, source], dim=1)
+    share = torch.cat([torch.ones_like(kept_slots, dtype=share.dtype), share], dim=1)
+    load = torch.zeros_like(kept_slots, dtype=share.dtype).scatter_add(1, slot, share)
     return Flow(source, slot, share / load.gather(1, slot))

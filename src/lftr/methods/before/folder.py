@@ -74,11 +74,11 @@ class Folder(Method, name="folder"):
         folds = tuple(halvings(tokens.count, keep, spare=1))
         chosen = soft_matching(metric, folds, class_token=self.class_token, penalty=penalty)
         if self.scaling and (len(folds) > 1 or folds[0] < keep // 2):
-            chosen = _amplified(chosen)
+            chosen = _amplify(chosen)
         return replace(chosen, notes=notes)
 
 
-def _amplified(chosen: Selection) -> Selection:
+def _amplify(chosen: Selection) -> Selection:
     """Scale each slot by ``1 + ln(size)``."""
     assert chosen.flow is not None
     source, slot, weight = chosen.flow.source, chosen.flow.slot, chosen.flow.weight

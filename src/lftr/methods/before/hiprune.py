@@ -72,7 +72,7 @@ class HiPrune(Method, name="hiprune"):
         if shallow is None:
             shallow, notes = deep, stand_in("attention_received", "attention_received_shallow")
         anchors = _first(shallow.float(), round(keep * self.alpha / 5))
-        around = _beside(anchors, tokens.coordinates)
+        around = _adjacent(anchors, tokens.coordinates)
         # one order of all tokens: anchors, neighbours, then by the deep layer's attention
         order = _ranks(deep) - tokens.count * (around.int() + 2 * anchors.int())
         if self.text_share == 0:
@@ -95,7 +95,7 @@ def _first(scores: Tensor, count: int) -> Tensor:
     return chosen.scatter_(1, Selection.top(scores, count).index, True) if count else chosen
 
 
-def _beside(chosen: Tensor, coordinates: Tensor) -> Tensor:
+def _adjacent(chosen: Tensor, coordinates: Tensor) -> Tensor:
     """Return which tokens are left, right, above or below a chosen one ``(B, N)`` in its frame."""
     shape = coordinates.amax(dim=0).add(3).tolist()  # with a margin around each frame
     frame, row, column = (coordinates + 1).unbind(1)

@@ -16,7 +16,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 from ..operations.apportion import apportion
-from ..operations.cells import candidates, spread_tokens
+from ..operations.cells import candidates, evenly_spaced
 from ..operations.directions import Directions
 from ..operations.flows import clusters, mean_flow
 from ..operations.relevance_greedy import marginal_relevance
@@ -28,29 +28,36 @@ from ..operations.temporal import most_changed, nearest_kept, pick_in_frames, ru
 
 @dataclass(frozen=True)
 class Lftr(Method, name="lftr"):
-    """Keep what stands out from its frame, or answers the text, and says nothing twice.
+    """Keep tokens that differ from their frame's mean and each other; merge the rest into them.
 
     Re-implemented from the published descriptions of Learning-Free Token Reduction (Zhao, Li and
-    Li, arXiv 2501.17391), spatial stage: tokens less significant are removed, by relevance to the
-    content of their own frame or to the text prompt, judged by similarity and not by an attention
-    map. The paper's equations and its authors' code were not at hand; what the descriptions leave
-    open is an option here, and each default was chosen by measurement, see
-    ``benchmarks/lftr_defaults.py``: relevance picks the first token and diversity the others, since
-    ranking by relevance alone drops what the language model needs of the background.
+    Li, arXiv 2501.17391). Its spatial stage removes the less significant tokens. Significance is
+    the relevance to the content of the token's own frame or to the text prompt, measured by
+    similarity and not by an attention map. The paper's equations and its authors' code were not at
+    hand. What the descriptions leave open is an option here, and the defaults were chosen by
+    measurements on the bundled suites: ``benchmarks/weights.py`` repeats those of ``space``,
+    ``candidates``, ``leftovers`` and ``rounds``, ``benchmarks/lftr_video.py`` those of
+    ``time_share``, ``first`` and ``still``, and ``benchmarks/lftr_defaults.py`` those of the
+    others. Relevance picks the first token and diversity the others, since a ranking by relevance
+    alone drops background that the language model needs.
 
-    A video can be reduced in time first (``time_share``): of all its tokens those stay that are
-    least like the same place a frame before, and of the first frame an even share (by the letter
-    all of it, which at 16x leaves little for what comes later); what does not stay joins the last
-    token at its place that did, which becomes their mean. The spatial stage acts on every frame by
-    itself, whose slots are in proportion to what stays of it. By ``benchmarks/lftr_video.py`` the
-    whole reduction is in space by default: at 8x and 16x a half in time is level with it, at 4x
-    behind, since a model that was never trained so takes what merged with an earlier frame for
-    gone. That was measured on eight frames; longer and stiller videos have more to gain in time.
+    A video can be reduced in time first (``time_share``). Of all its tokens, those are kept that
+    are least similar to the token at the same place in the frame before. The first frame has no
+    frame before it and keeps an even share of its tokens; the literal reading keeps all of them
+    (``first="whole"``), which at 16x leaves few tokens for the later frames. Every other token is
+    merged into the last kept token at its place, which becomes the mean. The spatial stage then
+    reduces each frame separately, to a number of tokens in proportion to what is left of it. By
+    default the whole reduction is in space: in ``benchmarks/lftr_video.py`` a half in time has
+    about the same accuracy at 8x and 16x and a lower one at 4x, where the model, which was not
+    trained with merged frames, often answers as if the merged content were missing. The clips of
+    that measurement have eight frames; longer videos with less motion may gain more from a
+    reduction in time.
 
-    Each token that is dropped flows into the kept one that it is most like (``leftovers``), and the
-    host lets that slot count as many in attention (`lftr.reduce`, ``weights``). Without weights,
-    ``space="encoder", candidates=1, leftovers="drop"`` answered better on the bundled images down
-    to a 32nd of the tokens, and merging on the bundled clips (``benchmarks/weights.py``).
+    Each dropped token is merged into the kept token that it is most similar to (``leftovers``), and
+    in attention the host counts the result as that many tokens (`lftr.reduce`, ``weights``).
+    Without weights, ``space="encoder", candidates=1, leftovers="drop"`` answered better on the
+    bundled images down to a 32nd of the tokens, and merging answered better on the bundled clips
+    (``benchmarks/weights.py``).
 
     Parameters
     ----------
@@ -60,33 +67,33 @@ class Lftr(Method, name="lftr"):
         Which features tokens are compared by: those that the language model receives, those that
         the encoder gave before the projector, or both, which count the same.
     descriptor : {"mean", "cls", "cls-attention"}
-        What stands for the frame's content: the mean of its patches, the encoder's CLS output, or
-        the CLS token's attention (the score is then that attention, whatever the direction).
+        What represents the frame's content: the mean of its patches, the encoder's CLS output, or
+        the CLS token's attention (the score is then that attention, for both directions).
     direction : {"far", "near"}
-        Whether significant means unlike the frame's content (what stands out) or like it. The
-        literal reading of relevance, "near", picks background.
+        Whether a token is significant if it differs from the frame's content or if it resembles it.
+        The literal reading of relevance, "near", picks background.
     text_sign : {"positive", "negative"}
-        Whether tokens near the text count, or (TRIM, CDPruner) those far from it.
+        Whether tokens similar to the text score higher, or (TRIM, CDPruner) dissimilar ones.
     diversity : float
-        Weight in [0, 1] of being unlike what is kept already; 0 ranks by relevance alone.
+        Weight in [0, 1] of the dissimilarity to the tokens kept so far; 0 ranks by relevance alone.
     among : {"spread", "relevant"}
-        Which tokens can be kept: evenly spread ones, or the most relevant.
+        Which tokens are candidates: evenly spread ones, or the most relevant.
     candidates : float
-        How many those are, in geometric means of N and K: ``candidates * sqrt(N * K)``, at least K;
-        ``inf`` is all. Fewer keep outliers out and bound the cost.
+        Number of candidates, in geometric means of N and K: ``candidates * sqrt(N * K)``, at least
+        K; ``inf`` is all tokens. A lower number excludes outliers and limits the cost.
     leftovers : {"merge", "drop"}
-        Whether dropped tokens flow into the nearest kept one, which becomes their mean, or go. Of
-        videos, in the spatial stage.
+        Whether dropped tokens are merged into the nearest kept one, which becomes the mean, or are
+        removed. For videos this applies to the spatial stage.
     rounds : int
         Rounds of k-means by which the groups of leftovers of an image are improved.
     time_share : float
-        How much of the reduction of a video by a factor R is in time, in [0, 1]:
+        Share, in [0, 1], of the reduction of a video by a factor R that is in time:
         ``R ** time_share`` in time and the rest in space.
     first : {"whole", "even"}
-        Whether all of a video's first frame, which has none before it, stays in time, as far as
-        there are slots, or only an even share of what stays.
+        What the reduction in time keeps of a video's first frame: all of it, as far as the budget
+        allows, or an even share.
     still : {"merge", "drop"}
-        Whether what does not stay in time is merged or goes.
+        Whether tokens that the reduction in time does not keep are merged or removed.
     """
 
     source = Source(
@@ -117,11 +124,11 @@ class Lftr(Method, name="lftr"):
         return tuple(needs)
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
-        seen, notes = self._compared(tokens)
+        seen, notes = self._compare_features(tokens)
         scores, more = self._scores(tokens, seen)
         notes = notes + more
         if len(tokens.blocks) == 1 and tokens.blocks[0][0] > 1:
-            return replace(self._in_time(tokens, seen, scores, keep), notes=notes)
+            return replace(self._reduce_clips(tokens, seen, scores, keep), notes=notes)
         index = self._candidates(tokens, scores, keep)
         every = index.shape[1] == tokens.count
         near = Similarity(seen if every else seen.take(index), keep, diagonal=math.inf)
@@ -132,7 +139,7 @@ class Lftr(Method, name="lftr"):
         slot, _ = clusters(seen, kept, self.rounds, cosine=near.held(kept) if every else None)
         return Selection(kept, mean_flow(slot, keep), notes)
 
-    def _compared(self, tokens: VisualTokens) -> tuple[Directions, Notes]:
+    def _compare_features(self, tokens: VisualTokens) -> tuple[Directions, Notes]:
         """Return that by which tokens are compared, and notes."""
         if self.space == "model":
             return Directions.of(tokens.features), ()
@@ -141,7 +148,7 @@ class Lftr(Method, name="lftr"):
             return Directions.of(seen), notes
         return Directions.of(tokens.features, seen), notes
 
-    def _in_time(
+    def _reduce_clips(
         self, tokens: VisualTokens, seen: Directions, scores: Tensor, keep: int
     ) -> Selection:
         """Reduce a stack of clips, with scores ``(B, N)`` of their tokens, in both ways."""
@@ -185,7 +192,7 @@ class Lftr(Method, name="lftr"):
         number = candidates(tokens.count, keep, self.candidates)
         if self.among == "relevant":
             return Selection.top(scores, number).index
-        return spread_tokens(tokens, number).expand(len(scores), -1)
+        return evenly_spaced(tokens, number).expand(len(scores), -1)
 
     def _scores(self, tokens: VisualTokens, seen: Directions) -> tuple[Tensor, Notes]:
         """Return the significance ``(B, N)`` of every token on [0, 1], and notes."""

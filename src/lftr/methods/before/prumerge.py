@@ -61,7 +61,7 @@ class PruMerge(Method, name="prumerge"):
         compared, more = keys(tokens)
         kept = self.kept(attention, keep - 1)
         neighbours = _nearest_others(compared, kept, min(self.neighbours, tokens.count - 1))
-        index, flow = _gathered(attention, kept, neighbours)
+        index, flow = _gather_neighbours(attention, kept, neighbours)
         return Selection(index, flow, notes + more)
 
     def kept(self, attention: Tensor, count: int) -> Tensor:
@@ -73,7 +73,7 @@ class PruMerge(Method, name="prumerge"):
         return [count + 1 for count in outlier_count(saliency(tokens)[0]).tolist()]
 
 
-def _gathered(attention: Tensor, kept: Tensor, neighbours: Tensor) -> tuple[Tensor, Flow]:
+def _gather_neighbours(attention: Tensor, kept: Tensor, neighbours: Tensor) -> tuple[Tensor, Flow]:
     """Return anchors and flow: kept tokens with their neighbours, and the slot of the dropped."""
     batch, count, near = neighbours.shape
     free = torch.ones_like(attention, dtype=torch.bool).scatter_(1, kept, False)

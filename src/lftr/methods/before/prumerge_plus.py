@@ -52,35 +52,35 @@ class PruMergePlus(PruMerge, name="prumerge-plus"):
     def kept(self, attention: Tensor, count: int) -> Tensor:
         order = attention.argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(dim=1)
-        outliers, published = _published(attention, rank)
+        outliers, published = _published_counts(attention, rank)
         wish = min(count, max(1, round(self.share * count)))
         number = outliers.where(published == count, wish)
         chosen = rank < number
-        chosen |= _evenly(_sampled(number, rank.shape[1]) & ~chosen, count - number)
-        chosen |= _evenly(~chosen, count - chosen.sum(dim=1, keepdim=True))
+        chosen |= _spread_marked(_sample(number, rank.shape[1]) & ~chosen, count - number)
+        chosen |= _spread_marked(~chosen, count - chosen.sum(dim=1, keepdim=True))
         return chosen.nonzero()[:, 1].reshape(len(rank), count)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
         attention, _ = saliency(tokens)
         rank = attention.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        return [count + 1 for count in _published(attention, rank)[1].squeeze(1).tolist()]
+        return [count + 1 for count in _published_counts(attention, rank)[1].squeeze(1).tolist()]
 
 
-def _published(attention: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+def _published_counts(attention: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many tokens ``(B, 1)`` are outliers, and how many stay with the sampled ones."""
     outliers = outlier_count(attention).clamp_min(1).unsqueeze(1)
-    chosen = (rank < outliers) | _sampled(outliers, rank.shape[1])
+    chosen = (rank < outliers) | _sample(outliers, rank.shape[1])
     return outliers, chosen.sum(dim=1, keepdim=True)
 
 
-def _sampled(number: Tensor, total: int) -> Tensor:
+def _sample(number: Tensor, total: int) -> Tensor:
     """Return every n-th token ``(B, N)``, never the last, for ``number`` ``(B, 1)`` attended."""
     step = (total // number.clamp_min(1) // 3).clamp_min(1)
     place = torch.arange(total, device=number.device)
     return (place % step == 0) & (place < total - 1)
 
 
-def _evenly(among: Tensor, count: Tensor) -> Tensor:
+def _spread_marked(among: Tensor, count: Tensor) -> Tensor:
     """Return ``count`` ``(B, 1)`` of the marked tokens, evenly spread; all if there are fewer."""
     place, size = among.cumsum(dim=1), among.sum(dim=1, keepdim=True).clamp_min(1)
     count = count.clamp_min(0).minimum(size)

@@ -58,7 +58,7 @@ class PruneSID(Method, name="prunesid"):
         threshold = keep / 32 * pairs / (total * (total - 1))
         order = attention.argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(dim=1)
-        stays = _suppressed(x, group, rank, order, threshold)
+        stays = _suppress(x, group, rank, order, threshold)
         members = torch.zeros(len(x), groups, dtype=torch.int64, device=x.device)
         unlike = members.scatter_add(1, group, stays.long()).cpu()
         members = members.scatter_add(1, group, torch.ones_like(group)).cpu()
@@ -87,7 +87,7 @@ def _components(features: Tensor, count: int) -> Tensor:
     return component
 
 
-def _suppressed(x: Tensor, group: Tensor, rank: Tensor, order: Tensor, threshold: Tensor) -> Tensor:
+def _suppress(x: Tensor, group: Tensor, rank: Tensor, order: Tensor, threshold: Tensor) -> Tensor:
     """Return which tokens are not too similar to a token of their group that ranks before.
 
     Each round takes the first token of every group that is left, and removes what resembles it.

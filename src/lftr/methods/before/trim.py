@@ -67,7 +67,7 @@ class Trim(Method, name="trim"):
         return [int(count) + 1 for count in outlier_count(scores)]
 
     def relevance(self, tokens: VisualTokens) -> tuple[Tensor, Notes]:
-        """Return the score ``(B, N)`` of each token, a softmax over them, and what stood in."""
+        """Return the softmax ``(B, N)`` of the scores, and notes on substituted evidence."""
         if tokens.text_embeds is None or tokens.visual_projected is None:
             scores, notes = text_relevance(tokens, self.text_sign)
             return scores.softmax(dim=1), notes

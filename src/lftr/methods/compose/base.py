@@ -14,7 +14,7 @@ from ...values.tokens import VisualTokens
 from ..base import Evidence, ImageMethod, Method
 from ..inside.base import LayerMethod, LayerView, Reads
 from ..inside.schedules import Schedule
-from ..lookup import get_method
+from ..lookup import as_method, get_method
 from ..operations.composing import stacked
 
 
@@ -32,7 +32,7 @@ class Wrapper(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.inside:
-            object.__setattr__(self, name, _as_method(name, getattr(self, name)))
+            object.__setattr__(self, name, as_method(getattr(self, name), name))
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -113,10 +113,3 @@ def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:
     if type(method).select is Method.select:
         return method.select(tokens, keep)
     return stacked([method.select(tokens.item(i), keep) for i in range(len(tokens.features))])
-
-
-def _as_method(name: str, value: object) -> Method:
-    method = get_method(value) if isinstance(value, str) else value
-    if not isinstance(method, Method):
-        raise ArgumentError.of(name, value, "a method that decides before the language model")
-    return method

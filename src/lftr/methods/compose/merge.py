@@ -79,14 +79,14 @@ class Merge(Wrapper):
         weight = cosine.clamp_min(0.0) if similar else torch.ones_like(cosine)
         flow = weighted_flow(slot, weight, keep)
         if self.own > 0:
-            flow = _with_own_share(flow, chosen.index, self.own)
+            flow = _with_anchor_share(flow, chosen.index, self.own)
         return replace(chosen, flow=flow)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
         return self.methods[0].auto_count(tokens)
 
 
-def _with_own_share(flow: Flow, index: Tensor, least: float) -> Flow:
+def _with_anchor_share(flow: Flow, index: Tensor, least: float) -> Flow:
     """Raise the share of every kept token to ``least``, at the cost of the others in its slot."""
     share = flow.weight.gather(1, index)
     raised = share.clamp_min(least)

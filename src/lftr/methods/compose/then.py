@@ -52,10 +52,10 @@ class Then(Wrapper):
         chosen = decide(a, tokens, max(keep, wish))
         if chosen.count == keep:
             return chosen
-        return after(chosen, decide(b, _reduced(tokens, chosen), keep))
+        return after(chosen, decide(b, _slots_as_tokens(tokens, chosen), keep))
 
 
-def _reduced(tokens: VisualTokens, chosen: Selection) -> VisualTokens:
+def _slots_as_tokens(tokens: VisualTokens, chosen: Selection) -> VisualTokens:
     """Return the slots of a decision as tokens."""
     if chosen.count == tokens.count and chosen.flow is None:
         return tokens

@@ -255,9 +255,9 @@ class LayerView:
         if name not in self.memory:
             raise LftrError(f"{name!r} was not stored in an earlier layer: see LayerMethod.watches")
         columns, values = self.memory[name]
-        asked = self._visual_columns.to(columns.device)
-        left = torch.searchsorted(columns, asked)
-        if len(asked) and not columns[left.clamp_max(len(columns) - 1)].equal(asked):
+        current = self._visual_columns.to(columns.device)
+        left = torch.searchsorted(columns, current)
+        if len(current) and not columns[left.clamp_max(len(columns) - 1)].equal(current):
             raise LftrError(
                 f"{name!r} was not stored for all tokens that are left: store it in "
                 "LayerMethod.observe, which sees all visual tokens"

@@ -93,7 +93,7 @@ def candidates(total: int, keep: int, share: float) -> int:
     return max(keep, math.ceil(min(total, share * math.sqrt(total * keep))))
 
 
-def spread_tokens(tokens: VisualTokens, count: int) -> Tensor:
+def evenly_spaced(tokens: VisualTokens, count: int) -> Tensor:
     """Return ``count`` tokens that are evenly spread over an item's grids, ascending."""
     device = tokens.features.device
     if count == tokens.count:

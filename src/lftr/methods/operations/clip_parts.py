@@ -66,7 +66,7 @@ class ClipParts:
         """Return the mean over each segment of the tokens ``(T, N, C)``: ``(S, N, C)``."""
         return torch.stack([x[first:end].float().mean(dim=0) for first, end in self.segments])
 
-    def selection(self, leader: Tensor, own: float | None = None) -> Selection:
+    def selection(self, leader: Tensor, leader_share: float | None = None) -> Selection:
         """Return the decision that merges every token into its leader.
 
         Parameters
@@ -74,7 +74,7 @@ class ClipParts:
         leader : Tensor of int64, shape (S + T, N)
             The position into which each member of a part is merged, its own for a leader; -1 for a
             member that is dropped, and for positions that are not members.
-        own : float, optional
+        leader_share : float, optional
             Weight of a leader in its slot if others merge into it; by default weights are equal.
         """
         size = leader.shape[1]
@@ -92,9 +92,9 @@ class ClipParts:
         group = part * size + lead
         number = torch.bincount(group, minlength=leader.numel())[group].float()
         weight = 1.0 / number
-        if own is not None:
-            others = (1.0 - own) / (number - 1.0).clamp_min(1.0)
-            weight = torch.where(number == 1, 1.0, torch.where(token == lead, own, others))
+        if leader_share is not None:
+            others = (1.0 - leader_share) / (number - 1.0).clamp_min(1.0)
+            weight = torch.where(number == 1, 1.0, torch.where(token == lead, leader_share, others))
         # a static position has one token in every frame of its segment
         length = torch.cat([self.lengths, torch.ones_like(base[len(first) :])])[part]
         again = torch.arange(len(part), device=leader.device).repeat_interleave(length)

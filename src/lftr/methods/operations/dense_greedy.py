@@ -34,9 +34,9 @@ def dense_greedy(values: Tensor, keep: int, weight: Tensor, bonus: Tensor) -> Te
         pick = torch.addcmul(bonus, weight, gain).argmax()
         picks.append(pick)
         bonus[pick] = -torch.inf
-        given = values[:, pick]
-        risen = (given > covered).nonzero().squeeze(1)
-        high, low = given[risen], covered[risen]
+        column = values[:, pick]
+        risen = (column > covered).nonzero().squeeze(1)
+        high, low = column[risen], covered[risen]
         lost = values[risen].clamp_(low.unsqueeze(1), high.unsqueeze(1))
         gain += low.sum(dtype=torch.float64) - lost.sum(dim=0, dtype=torch.float64)
         covered[risen] = high

@@ -128,7 +128,7 @@ class _Distances:
 
 
 def _step(x: Tensor) -> int:
-    """Return of how many items the distances are held together."""
+    """Return the number of items whose distances are held in memory at once."""
     total = x.shape[1]
     return max(1, HELD // (total * (total if total * total <= HELD else BLOCK)))
 

@@ -146,9 +146,9 @@ def features_of(states: Tensor, text: Tensor) -> Tensor:
     Tensor, shape (2 C,)
         Float32, detached.
     """
-    said = states[text].detach().float()
-    before = said[:-1] if len(said) > 1 else said
-    return torch.cat([_normal(before.mean(dim=0)), _normal(said[-1])])
+    text_states = states[text].detach().float()
+    before = text_states[:-1] if len(text_states) > 1 else text_states
+    return torch.cat([_normal(before.mean(dim=0)), _normal(text_states[-1])])
 
 
 def _normal(x: Tensor) -> Tensor:

@@ -87,11 +87,11 @@ class Similarity:
         """Return the rows ``(B, M, N)`` of tokens ``(B, M)`` if all were computed before."""
         if self.pairs is not None:
             return take(self.pairs, index, 1)
-        asked = list(zip(self._known, index.tolist(), strict=True))
-        if not all(known.keys() >= set(tokens) for known, tokens in asked):
+        requests = list(zip(self._known, index.tolist(), strict=True))
+        if not all(known.keys() >= set(tokens) for known, tokens in requests):
             return None
         return torch.stack(
-            [torch.stack([known[token] for token in tokens]) for known, tokens in asked]
+            [torch.stack([known[token] for token in tokens]) for known, tokens in requests]
         )
 
     def _rows(self, tokens: Directions, index: Tensor) -> Tensor:
@@ -101,9 +101,10 @@ class Similarity:
         return out
 
     def _fetch(self, item: int, pick: Tensor, likely: Tensor) -> None:
-        """Compute the rows of ``pick`` and of the likeliest; more of them the longer they serve.
+        """Compute the rows of ``pick`` and of the tokens that are likely to be picked next.
 
-        An item's rows are computed as if it were alone, so that they do not depend on the others.
+        Their number grows with the number of picks that the previous rows were used for. An item's
+        rows are computed separately, so that they do not depend on the other items.
         """
         known = self._known[item]
         size = min(BLOCK, max(32, 2 * self._served[item]), len(likely))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...values.indexing import take
 from ...values.selection import Flow, Selection
 from ...values.tokens import VisualTokens
-from .cells import spread_tokens
+from .cells import evenly_spaced
 from .composing import padded
 from .directions import Directions
 from .flows import ROUNDING
@@ -182,5 +182,5 @@ def _spread(stays: Tensor, number: Tensor, tokens: VisualTokens) -> Tensor:
         row = (full & (number == count)).nonzero().squeeze(1)
         able[row] = False
         if count:
-            able[row.unsqueeze(1), spread_tokens(tokens, count)] = True
+            able[row.unsqueeze(1), evenly_spaced(tokens, count)] = True
     return able

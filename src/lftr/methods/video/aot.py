@@ -94,25 +94,25 @@ class AOT(ClipMethod, name="aot"):
         for start, end in cut_at(starts, frames):
             pick = self._anchors(scores[0][start], scores[1][start], tokens, counts[start])
             key = x.new_zeros(len(pick), (end - start) * size)
-            key[:, :size] = _within(x[start], pick, (height, width))
+            key[:, :size] = _frame_assignment(x[start], pick, (height, width))
             states = key[:, :size] @ x[start]
             index.append(pick + start * size)
             parts.append((key, start * size))
             for t in range(start + 1, end):
                 pick = self._anchors(scores[0][t], scores[1][t], tokens, anchors)
-                own = _within(x[t], pick, (height, width))
-                moving = own @ x[t]
-                share = _over_time(moving, states, t - start)
+                within = _frame_assignment(x[t], pick, (height, width))
+                moving = within @ x[t]
+                share = _assign_over_time(moving, states, t - start)
                 # two anchors on each side are equally decided, but for rounding
                 order = share.amax(dim=1).mul(2.0**24).round().argsort(stable=True)
                 stay, go = order[: counts[t]], order[counts[t] :]
                 share = share[go].mT
                 load = 1.0 + share.sum(dim=1, keepdim=True)
-                key[:, (t - start) * size : (t - start + 1) * size] = share @ own[go]
+                key[:, (t - start) * size : (t - start + 1) * size] = share @ within[go]
                 key /= load
                 states = (states + share @ moving[go]) / load
                 index.append(pick[stay] + t * size)
-                parts.append((own[stay], t * size))
+                parts.append((within[stay], t * size))
         return Selection(torch.cat(index), _flow(parts), notes)
 
     def _counts(
@@ -144,7 +144,7 @@ class AOT(ClipMethod, name="aot"):
         return torch.cat([near, far], dim=1)[0].sort().values
 
 
-def _within(x: Tensor, pick: Tensor, shape: tuple[int, int]) -> Tensor:
+def _frame_assignment(x: Tensor, pick: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return what the anchors of a frame are made of, ``(M, N)``; rows sum to one.
 
     Parameters
@@ -155,9 +155,9 @@ def _within(x: Tensor, pick: Tensor, shape: tuple[int, int]) -> Tensor:
         The anchors.
     shape : (H, W)
     """
-    own = torch.arange(len(pick), device=x.device)
+    slots = torch.arange(len(pick), device=x.device)
     whole = x.new_zeros(len(pick), len(x))
-    whole[own, pick] = 1.0
+    whole[slots, pick] = 1.0
     loose = torch.ones(len(x), dtype=torch.bool, device=x.device)
     loose[pick] = False
     if not bool(loose.any()) or not len(pick):
@@ -174,7 +174,7 @@ def _within(x: Tensor, pick: Tensor, shape: tuple[int, int]) -> Tensor:
     return (1.0 - _NEAREST) * moved + _NEAREST * joined
 
 
-def _over_time(x: Tensor, key: Tensor, steps: int) -> Tensor:
+def _assign_over_time(x: Tensor, key: Tensor, steps: int) -> Tensor:
     """Return how later anchors ``x`` ``(M, C)`` are divided among first ones, ``(M, M0)``.
 
     ``steps`` is how many frames lie between them; rows sum to one.

@@ -47,7 +47,7 @@ class ClipMethod(Method):
         return self.clips(tokens, keep)
 
 
-def own_counts(tokens: VisualTokens, natural: Callable[[VisualTokens], list[int]]) -> list[int]:
+def natural_counts(tokens: VisualTokens, natural: Callable[[VisualTokens], list[int]]) -> list[int]:
     """Return how many tokens each item of a stack keeps: the sum of ``natural`` over its clips."""
     counts = [0] * len(tokens.features)
     rows = torch.arange(len(counts), device=tokens.features.device)

@@ -12,9 +12,9 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import FLOORED, apportion
-from ..operations.cells import spread_tokens
+from ..operations.cells import evenly_spaced
 from ..operations.motion import same_position
-from .base import ClipMethod, by_frame, own_counts
+from .base import ClipMethod, by_frame, natural_counts
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class DyCoke(ClipMethod, name="dycoke"):
             if now in pairs:
                 inside = Selection.top(-like[:, list(pairs).index(now)], count).index
             elif count:
-                inside = spread_tokens(frame, count).expand(len(tokens.features), -1)
+                inside = evenly_spaced(frame, count).expand(len(tokens.features), -1)
             else:
                 continue
             parts.append(inside + now * size)
         return Selection(torch.cat(parts, dim=1))
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        return own_counts(tokens, self._natural)
+        return natural_counts(tokens, self._natural)
 
     def compared(self, frames: int) -> dict[int, int]:
         """Return the frame that each compared frame is compared with."""

@@ -12,7 +12,7 @@ from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
-from ..operations.cells import spread_tokens
+from ..operations.cells import evenly_spaced
 from ..operations.motion import stillness
 from .base import ClipMethod, by_frame
 
@@ -55,5 +55,5 @@ class EVS(ClipMethod, name="evs"):
         whole = min(size, math.ceil(self.first * keep)) if frames > 1 else keep
         if whole:
             frame = VisualTokens(x[:, 0], grid=(1, height, width))
-            score[:, 0, spread_tokens(frame, whole)] = torch.inf
+            score[:, 0, evenly_spaced(frame, whole)] = torch.inf
         return Selection.top(score.flatten(1), keep)

@@ -130,9 +130,12 @@ class FastVID(ClipMethod, name="fastvid"):
                 there = unit(x[begin:stop].flatten(0, 1)[member])
                 joined, _ = nearest_to(there[None], unit(x[holder, inside])[None])
                 number = torch.bincount(joined[0], minlength=len(inside))
-                own = (1.0 / (number + 1)).clamp_min(self.own)
+                anchor_share = (1.0 / (number + 1)).clamp_min(self.own)
                 peak = inside + holder * size
                 sources += [peak, member + begin * size]
                 targets += [slots[peak], slots[peak][joined[0]]]
-                weights += [own.where(number > 0, 1.0), ((1.0 - own) / number)[joined[0]]]
+                weights += [
+                    anchor_share.where(number > 0, 1.0),
+                    ((1.0 - anchor_share) / number)[joined[0]],
+                ]
         return Flow(torch.cat(sources), torch.cat(targets), torch.cat(weights))

@@ -12,7 +12,7 @@ from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
-from ..operations.cells import centres, spread_tokens
+from ..operations.cells import centres, evenly_spaced
 from .base import ClipMethod
 
 
@@ -43,7 +43,7 @@ class FrameSample(ClipMethod, name="frame-sample"):
         frame = VisualTokens(tokens.features[:, :size], grid=(1, height, width))
         each, more = divmod(keep, taken)
         parts = [
-            spread_tokens(frame, each + (i < more)) + start * size
+            evenly_spaced(frame, each + (i < more)) + start * size
             for i, start in enumerate(centres(frames, taken).tolist())
         ]
         return Selection(torch.cat(parts).expand(len(tokens.features), -1))

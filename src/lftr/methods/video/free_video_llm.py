@@ -21,7 +21,7 @@ from ..operations.flows import grouped_flow
 from ..operations.regions import Region, halved, pairs_of, regions
 from ..operations.scaling import unit
 from ..operations.signals import FRAMES, TEXT, Notes, stand_in
-from .base import ClipMethod, own_counts
+from .base import ClipMethod, natural_counts
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
         size = height * width
         text, seen, notes = _in_one_space(tokens)
         seen = seen.reshape(frames, size, -1)
-        detailed = self.frames(self._answering(tokens, seen, text), frames)
+        detailed = self.frames(self._text_cosines(tokens, seen, text), frames)
         boxes = self.regions_of(seen[detailed], text, (height, width))
         counts = apportion(keep, self._claims(tokens, detailed)[None], torch.tensor([size]))[
             0
@@ -95,7 +95,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
             if count == 0:
                 continue
             if frame in detailed:
-                slot, source, anchor = self._detailed(
+                slot, source, anchor = self._add_region(
                     boxes[detailed.index(frame)], (height, width), count
                 )
             else:
@@ -109,14 +109,14 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
         return Selection(torch.cat(anchors).to(seen.device), flow, notes)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        return own_counts(tokens, self._natural)
+        return natural_counts(tokens, self._natural)
 
     def _natural(self, tokens: VisualTokens) -> list[int]:
         frames = tokens.blocks[0][0]
         counts = []
         for item in (tokens.item(i) for i in range(len(tokens.features))):
             text, seen, _ = _in_one_space(item)
-            near = self._answering(item, seen.reshape(frames, -1, seen.shape[-1]), text)
+            near = self._text_cosines(item, seen.reshape(frames, -1, seen.shape[-1]), text)
             counts.append(int(self._claims(item, self.frames(near, frames)).sum()))
         return counts
 
@@ -140,7 +140,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
         claims[detailed] += math.prod(Region.size(h, w, self.region))
         return claims.clamp_max(height * width)
 
-    def _answering(self, tokens: VisualTokens, seen: Tensor, text: Tensor) -> Tensor:
+    def _text_cosines(self, tokens: VisualTokens, seen: Tensor, text: Tensor) -> Tensor:
         """Return each frame's cosine with the text, ``(T,)``."""
         if self.frames_by == "patches":
             return unit(seen.float().mean(dim=1)) @ text
@@ -152,7 +152,7 @@ class FreeVideoLLM(ClipMethod, name="free-video-llm"):
             )
         return unit(whole) @ text
 
-    def _detailed(
+    def _add_region(
         self, region: Region, shape: tuple[int, int], count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return slots and tokens that flow, and the anchors, of a frame that adds its region."""

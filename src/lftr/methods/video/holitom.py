@@ -88,12 +88,12 @@ class HoliTom(ClipMethod, name="holitom"):
         offset = torch.full((len(sizes),), CEILED)
         offset[:stretches] = ROUNDED
         counts = apportion(keep, sizes[None], sizes, offset)[0].to(x.device)
-        still = self._clustered(parts.stills(x), parts.still, counts[:stretches])
-        moving = self._attended(
+        still = self._cluster_leaders(parts.stills(x), parts.still, counts[:stretches])
+        moving = self._attended_leaders(
             x, attention.reshape(frames, -1), members[stretches:], counts[stretches:]
         )
-        own = None if self.mean else self.own
-        return replace(parts.selection(torch.cat([still, moving]), own), notes=notes)
+        leader_share = None if self.mean else self.own
+        return replace(parts.selection(torch.cat([still, moving]), leader_share), notes=notes)
 
     def parts(self, x: Tensor, keep: int) -> ClipParts:
         """Return the segments of a clip ``(T, N, C)`` and the static positions of each."""
@@ -108,14 +108,16 @@ class HoliTom(ClipMethod, name="holitom"):
         )
         return ClipParts(segments, score > self.threshold).loosened(score, keep)
 
-    def _clustered(self, x: Tensor, members: Tensor, counts: Tensor) -> Tensor:
+    def _cluster_leaders(self, x: Tensor, members: Tensor, counts: Tensor) -> Tensor:
         """Return the leader ``(R, N)`` of each member: the nearest of the part's density peaks."""
         if not bool(counts.any()):
             return torch.full_like(members, -1, dtype=torch.int64)
         leader = peak_clusters(x, counts.clamp(1, self.neighbours), members, counts)
         return leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1)
 
-    def _attended(self, x: Tensor, score: Tensor, members: Tensor, counts: Tensor) -> Tensor:
+    def _attended_leaders(
+        self, x: Tensor, score: Tensor, members: Tensor, counts: Tensor
+    ) -> Tensor:
         """Return the leader ``(T, N)`` of each dynamic token: itself for the most attended."""
         dominant = (counts.double() * (1.0 - self.contextual)).round().long()
         merging = counts - dominant
@@ -123,6 +125,6 @@ class HoliTom(ClipMethod, name="holitom"):
         place = torch.arange(x.shape[1], device=x.device).expand_as(members)
         leader = torch.where(chosen, place, -1)
         if bool(merging.any()):
-            rest = self._clustered(x, members & ~chosen, merging)
+            rest = self._cluster_leaders(x, members & ~chosen, merging)
             leader = torch.where(chosen, leader, rest)
         return leader

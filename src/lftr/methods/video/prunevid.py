@@ -17,7 +17,7 @@ from ..operations.clip_parts import ClipParts
 from ..operations.density import peak_clusters
 from ..operations.scaling import unit
 from ..operations.segments import clustered
-from .base import ClipMethod, own_counts
+from .base import ClipMethod, natural_counts
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,20 @@ class PruneVid(ClipMethod, name="prunevid"):
         parts = parts.loosened(score, keep)
         members = parts.members
         sizes = members.sum(dim=1)
-        counts = apportion(keep, self._own(sizes)[None], sizes)[0].to(x.device)
+        counts = apportion(keep, self._original_counts(sizes)[None], sizes)[0].to(x.device)
         held = torch.cat([parts.stills(x), x.float()])
         leader = peak_clusters(held, self.neighbours, members, counts)
         return parts.selection(leader.masked_fill(~members | (counts == 0).unsqueeze(1), -1))
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        return own_counts(tokens, self._natural)
+        return natural_counts(tokens, self._natural)
 
     def _natural(self, tokens: VisualTokens) -> list[int]:
         clips = [_frames(tokens.item(i)) for i in range(len(tokens.features))]
         parts = [self._parts(x)[0] for x in clips]
-        return [int(self._own(part.members.sum(dim=1)).sum()) for part in parts]
+        return [int(self._original_counts(part.members.sum(dim=1)).sum()) for part in parts]
 
-    def _own(self, sizes: Tensor) -> Tensor:
+    def _original_counts(self, sizes: Tensor) -> Tensor:
         """Return how many tokens parts of the given sizes keep in the original."""
         return torch.where(
             sizes > self.few, (sizes.double() * self.share).long().clamp_min(1), sizes

@@ -83,14 +83,14 @@ class SemVID(ClipMethod, name="semvid"):
         x = tokens.features.reshape(frames, height * width, -1).float()
         text = tokens.evidence("text_token_embeds")[1].float()
         short = len(text) <= self.longest
-        said = unit(text if short else text.mean(dim=0, keepdim=True))
+        question = unit(text if short else text.mean(dim=0, keepdim=True))
         means, near = unit(x.mean(dim=1)), unit(x)
-        counts = self._counts(means, said, keep, x.shape[1])
+        counts = self._counts(means, question, keep, x.shape[1])
         steps = torch.linalg.vector_norm(x.diff(dim=0), dim=2, dtype=torch.float64)
         change = (torch.cat([steps[:1], steps]) + torch.cat([steps, steps[-1:]])) / 2
         if frames == 1:
             change = torch.zeros_like(near[..., 0])
-        like = near @ said.T
+        like = near @ question.T
         scene = (near @ means.unsqueeze(2)).squeeze(2)
         kept = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         for t in counts.nonzero().squeeze(1).tolist():
@@ -106,9 +106,9 @@ class SemVID(ClipMethod, name="semvid"):
             kept[t] |= highest(score.masked_fill(kept[t], -torch.inf)[None], left)[0]
         return Selection(kept.flatten().nonzero().squeeze(1))
 
-    def _counts(self, means: Tensor, said: Tensor, keep: int, size: int) -> Tensor:
+    def _counts(self, means: Tensor, question: Tensor, keep: int, size: int) -> Tensor:
         """Return how many tokens of each frame are kept, int64 ``(T,)`` on the CPU."""
-        near = (means @ said.T).topk(min(2, len(said)), dim=1).values.mean(dim=1).cpu()
+        near = (means @ question.T).topk(min(2, len(question)), dim=1).values.mean(dim=1).cpu()
         moved = torch.zeros_like(near)
         if len(near) > 1:
             moved[1:] = means.diff(dim=0).norm(dim=1).cpu()

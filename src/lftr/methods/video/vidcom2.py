@@ -14,7 +14,7 @@ from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import apportion
 from ..operations.scaling import unit
-from .base import ClipMethod, by_frame, own_counts
+from .base import ClipMethod, by_frame, natural_counts
 
 _WIDEST, _NARROWER = 2.0, 4  # widths of the Gaussians: 2, 1, 1/2, 1/4, 1/8, as published
 
@@ -62,7 +62,7 @@ class VidCom2(ClipMethod, name="vidcom2"):
         return Selection(mask.flatten(1).nonzero()[:, 1].reshape(len(mask), keep))
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
-        return own_counts(tokens, self._natural)
+        return natural_counts(tokens, self._natural)
 
     def shares(self, to_clip: Tensor) -> Tensor:
         """Return each frame's share ``(B, T)``, one on average, of ``to_clip`` ``(B, T, N)``."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ....evidence.attention import attention_modules, tapped, unread
-from ....evidence.tap import Tap
+from ....evidence.attention import attention_modules, attention_not_recorded, recording
+from ....evidence.attention_recorder import AttentionRecorder
 from ....methods.base import Evidence
 from ....methods.encoder.merges import EncoderMerge
 from ....values.errors import ArgumentError, UnsupportedModelError
@@ -23,9 +23,9 @@ from ....values.evidence import fields_from, missing_evidence
 from ....values.indexing import take
 from ....values.selection import Selection
 from ..api import CallArguments, Model, encoder_of, extra_outputs, feature_layer
-from ..families import Family, Medium, VideoArguments
+from ..families import Family, Medium, VideoNames
 from .encode_cache import encode_cache_of
-from .merge import Merged, MergePass, TapOf
+from .merge import Merged, MergePass, RecorderOf
 
 _ATTENTION = fields_from("attention", "cls")
 _ATTENTION_OR_FRAMES = _ATTENTION | fields_from("frames")
@@ -103,7 +103,7 @@ def encoder_arguments(medium: Medium, model: Model, call: CallArguments) -> dict
 
 def encoder_names(family: Family, model: Model) -> set[str]:
     """Return the names that generate hands to encoders and to no one else."""
-    functions = [encoder_of(model, name) for name in (Medium.name, VideoArguments.name)]
+    functions = [encoder_of(model, name) for name in (Medium.name, VideoNames.name)]
     functions += [medium.encoder(model) for medium in family.media]
     names = {n for f in functions if f is not None for n in inspect.signature(f).parameters}
     return names - {"kwargs"}
@@ -137,24 +137,24 @@ def _encode(
     evidence: Iterable[str],
     merge: EncoderMerge | None,
 ) -> Encoded:
-    reader, merging = _MediumReader(medium, model, frozenset(evidence)), None
-    taps: dict[nn.Module, Tap] = {}
+    reader, merging = EncoderEvidenceReader(medium, model, frozenset(evidence)), None
+    recorders: dict[nn.Module, AttentionRecorder] = {}
     with ExitStack() as stack:
 
-        def tap_of(module: nn.Module) -> Tap:
-            """Return the tap of a module; evidence and merging share it."""
-            if module not in taps:
-                taps[module] = stack.enter_context(tapped(module, Tap()))
-            return taps[module]
+        def recorder_of(module: nn.Module) -> AttentionRecorder:
+            """Return the recorder of a module; evidence and merging share it."""
+            if module not in recorders:
+                recorders[module] = stack.enter_context(recording(module, AttentionRecorder()))
+            return recorders[module]
 
         if merge is not None:
             _check_layer(model, arguments)
             merging = MergePass(merge, medium.merging_layers(model), medium.cls_place(model))
-            merging.attach(medium.module(model, medium.tower), stack, tap_of)
-        reader.attach(stack, tap_of, arguments)
+            merging.attach(medium.module(model, medium.tower), stack, recorder_of)
+        reader.attach(stack, recorder_of, arguments)
         stack.enter_context(_on_device(model.base_model))
         output = medium.encoder(model)(**arguments, return_dict=True)
-    reader.check(taps)
+    reader.check(recorders)
     merged = None
     if merging is not None:
         merged = merging.merged(medium.features(output)[0].shape[0])
@@ -170,7 +170,7 @@ def _check_layer(model: Model, arguments: Mapping[str, Any]) -> None:
         )
 
 
-class _MediumReader:
+class EncoderEvidenceReader:
     """Reads the evidence of one pass of the encoder."""
 
     def __init__(self, medium: Medium, model: Model, wanted: frozenset[str]) -> None:
@@ -184,9 +184,14 @@ class _MediumReader:
         self.projected: list[Tensor] = []  # the projector's input
         self.states: list[Tensor] = []
         self.deep = self.early = 0  # the layers that are read
-        self.taps: tuple[Tap, Tap] = (Tap(), Tap())
+        self.recorders: tuple[AttentionRecorder, AttentionRecorder] = (
+            AttentionRecorder(),
+            AttentionRecorder(),
+        )
 
-    def attach(self, stack: ExitStack, tap_of: TapOf, arguments: Mapping[str, Any]) -> None:
+    def attach(
+        self, stack: ExitStack, recorder_of: RecorderOf, arguments: Mapping[str, Any]
+    ) -> None:
         """Record evidence until ``stack`` closes, at the layers that ``arguments`` select."""
         medium, model, wanted = self.medium, self.model, self.wanted
         if self.patches:
@@ -199,19 +204,19 @@ class _MediumReader:
         layers = attention_modules(tower)
         self.deep = medium.attention_layer(model, len(layers), arguments)
         self.early = medium.shallow_layer(model, len(layers))
-        tap, shallow = tap_of(layers[self.deep]), Tap()
+        recorder, shallow = recorder_of(layers[self.deep]), AttentionRecorder()
         if "cls_attention" in wanted:
-            tap.row = self.place
-        tap.received |= "attention_received" in wanted
-        tap.keys |= "keys" in wanted
+            recorder.row = self.place
+        recorder.received |= "attention_received" in wanted
+        recorder.keys |= "keys" in wanted
         if "attention_received_shallow" in wanted:
-            shallow = tap_of(layers[self.early])
+            shallow = recorder_of(layers[self.early])
             shallow.received = True
-        self.taps = tap, shallow
+        self.recorders = recorder, shallow
         if "frame_features" in wanted:
             stack.enter_context(_output(_parent(tower, layers[self.deep]), self.states))
 
-    def check(self, taps: Mapping[nn.Module, Tap]) -> None:
+    def check(self, recorders: Mapping[nn.Module, AttentionRecorder]) -> None:
         """Check that the encoder called every module whose output is needed as evidence.
 
         Raises
@@ -219,9 +224,9 @@ class _MediumReader:
         UnsupportedModelError
             If it did not call one.
         """
-        for module, tap in taps.items():
-            if not tap.calls:
-                raise unread(module)
+        for module, recorder in recorders.items():
+            if not recorder.calls:
+                raise attention_not_recorded(module)
         silent = []
         if self.patches and not self.projected:
             silent.append(self.medium.projector)
@@ -252,20 +257,22 @@ class _MediumReader:
             total = sum(math.prod(entry.shape[:-1]) for entry in rows)
             maps["encoder_features"] = self.projected[0].reshape(total, -1)
         elif self.projected:
-            patches["encoder_features"] = _packed([_tiled(one) for one in self.projected])
-        deep, shallow = self.taps
+            patches["encoder_features"] = _join_calls([_add_tiles(one) for one in self.projected])
+        deep, shallow = self.recorders
         onward = None if merging is None else merging.onward(self.deep)
         if "cls_attention" in self.wanted:
             patches["cls_attention"] = self._at_anchors(torch.cat(deep.rows).mT, onward)
         if "attention_received" in self.wanted:
-            patches["attention_received"] = self._at_anchors(_received(deep), onward)
+            patches["attention_received"] = self._at_anchors(_received_attention(deep), onward)
         if "attention_received_shallow" in self.wanted:
             early = None if merging is None else merging.onward(self.early)
-            patches["attention_received_shallow"] = self._at_anchors(_received(shallow), early)
+            patches["attention_received_shallow"] = self._at_anchors(
+                _received_attention(shallow), early
+            )
         if "keys" in self.wanted:
-            keys = _packed(deep.seen_keys)
+            keys = _join_calls(deep.seen_keys)
             keys = keys if onward is None else onward.apply(keys)
-            patches["keys"] = _without(keys, self.place)
+            patches["keys"] = _without_cls(keys, self.place)
         for name, values in patches.items():
             maps[name] = self.medium.to_tokens(self.model, arguments, values)
         return maps
@@ -273,12 +280,12 @@ class _MediumReader:
     def _at_anchors(self, values: Tensor, onward: Selection | None) -> Tensor:
         """Return ``(B, N, c)`` of the tokens that hold a slot, without the CLS token."""
         values = values if onward is None else take(values, onward.index, 1)
-        return _without(values, self.place)
+        return _without_cls(values, self.place)
 
 
-def _received(tap: Tap) -> Tensor:
+def _received_attention(recorder: AttentionRecorder) -> Tensor:
     """Return the attention that each token receives, ``(B, N, 1)``."""
-    return _packed([receipt.unsqueeze(-1) for receipt in tap.receipts])
+    return _join_calls([receipt.unsqueeze(-1) for receipt in recorder.receipts])
 
 
 @contextmanager
@@ -324,17 +331,17 @@ def _parent(tower: nn.Module, module: nn.Module) -> nn.Module:
     return tower.get_submodule(name.rpartition(".")[0])
 
 
-def _tiled(values: Tensor) -> Tensor:
+def _add_tiles(values: Tensor) -> Tensor:
     """Give a packed sequence ``(P, D)`` the tile dimension that others have."""
     return values.unsqueeze(0) if values.ndim == 2 else values
 
 
-def _packed(parts: list[Tensor]) -> Tensor:
+def _join_calls(parts: list[Tensor]) -> Tensor:
     """Join the results of a module's calls: one for all tiles, or many for a packed sequence."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _without(values: Tensor, place: int | None) -> Tensor:
+def _without_cls(values: Tensor, place: int | None) -> Tensor:
     """Return ``(B, N, c)`` without the CLS token."""
     if place is None:
         return values

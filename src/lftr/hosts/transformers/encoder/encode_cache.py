@@ -33,10 +33,10 @@ class EncodeCache:
             wanted = evidence if entry is None else evidence | entry[1]
             entry = (arguments, wanted, run(wanted))  # living arguments: no id is used again
             self._entries[key] = entry
-        return _only(entry[2], evidence)
+        return _select_evidence(entry[2], evidence)
 
 
-def _only(encoded: Encoded, evidence: frozenset[str]) -> Encoded:
+def _select_evidence(encoded: Encoded, evidence: frozenset[str]) -> Encoded:
     """Return the output with the requested evidence alone, without that of other methods."""
     fields = set(evidence)
     if {"visual_projected", "frame_features"} & evidence:  # computed from encoder_features

@@ -25,7 +25,7 @@ def expand_encoder_outputs(
     if size == 1:
         return outputs
     expanded = {
-        medium.name: _expanded(
+        medium.name: _repeat_features(
             medium, outputs[medium.name], medium.placeholders(model, input_ids), size
         )
         for medium in family.media
@@ -34,7 +34,7 @@ def expand_encoder_outputs(
     return outputs | expanded
 
 
-def _expanded(medium: Medium, output: Any, visual: Tensor, size: int) -> Any:
+def _repeat_features(medium: Medium, output: Any, visual: Tensor, size: int) -> Any:
     counts = visual.sum(dim=1).tolist()
 
     def repeat(values: Any) -> Any:

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.tap import Tap
+from ....evidence.attention_recorder import AttentionRecorder
 from ....methods.base import ImageMethod, Method
 from ....methods.encoder.merges import EncoderMerge, MergingLayer
 from ....methods.operations.composing import after, identity
+from ....values.autocast import without_autocast
 from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
-from ....values.exact import exactly
 from ....values.selection import Flow, Selection
 from ....values.tokens import VisualTokens
 from ..api import CallArguments, Model, attention_of
 from ..checkpointing import run_once
 from ..families import Family, Medium
 
-TapOf = Callable[[nn.Module], Tap]
+RecorderOf = Callable[[nn.Module], AttentionRecorder]
 
 
 @dataclass(frozen=True)
@@ -110,30 +110,30 @@ class MergePass:
         self._total = 0
         self._thread = threading.get_ident()
 
-    def attach(self, tower: nn.Module, stack: ExitStack, tap_of: TapOf) -> None:
-        """Attach to the tower until ``stack`` closes; attention is read through ``tap_of``."""
+    def attach(self, tower: nn.Module, stack: ExitStack, recorder_of: RecorderOf) -> None:
+        """Attach to the tower until ``stack`` closes; attention is read through ``recorder_of``."""
         places = self.merge.places(len(self.layers))
         if places:
             stack.enter_context(run_once(self.layers[places.start :]))
         for place in places:
-            self._attach(place, tap_of(self.layers[place].self_attn), stack)
+            self._attach(place, recorder_of(self.layers[place].self_attn), stack)
         if places and self.merge.weighs_attention:
             for layer in self.layers[places.start + 1 :]:
                 handle = layer.self_attn.register_forward_pre_hook(self._weigh, with_kwargs=True)
                 stack.callback(handle.remove)
         stack.callback(tower.register_forward_hook(self._even_out).remove)
 
-    def _attach(self, place: int, tap: Tap, stack: ExitStack) -> None:
+    def _attach(self, place: int, recorder: AttentionRecorder, stack: ExitStack) -> None:
         layer = self.layers[place]
-        tap.keys = True
+        recorder.keys = True
         if self.merge.reads_attention and self.class_token:
-            tap.row = 0
-        tap.received |= self.merge.reads_attention and not self.class_token
+            recorder.row = 0
+        recorder.received |= self.merge.reads_attention and not self.class_token
 
         def before_mlp(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if threading.get_ident() != self._thread:
                 return None
-            merged = self._merge(place, tap, args[0])
+            merged = self._merge(place, recorder, args[0])
             self._halves[place] = [merged]
             return (merged, *args[1:])
 
@@ -159,7 +159,7 @@ class MergePass:
         for handle in handles:
             stack.callback(handle.remove)
 
-    def _merge(self, place: int, tap: Tap, states: Tensor) -> Tensor:
+    def _merge(self, place: int, recorder: AttentionRecorder, states: Tensor) -> Tensor:
         batch, width, _ = states.shape
         fixed = int(self.class_token)
         if self._size is None:
@@ -169,12 +169,12 @@ class MergePass:
         if left >= width:
             return states
         attention: dict[str, Any] = {}
-        if tap.row is not None:
-            attention["cls_attention"] = tap.rows[-1]
-        elif tap.received:
-            attention["attention_received"] = tap.receipts[-1]
-        tokens = VisualTokens(states.detach(), keys=tap.seen_keys[-1].detach(), **attention)
-        with torch.no_grad(), exactly(states):
+        if recorder.row is not None:
+            attention["cls_attention"] = recorder.rows[-1]
+        elif recorder.received:
+            attention["attention_received"] = recorder.receipts[-1]
+        tokens = VisualTokens(states.detach(), keys=recorder.seen_keys[-1].detach(), **attention)
+        with torch.no_grad(), without_autocast(states):
             layer = MergingLayer(tokens, self._size, self.class_token)
             chosen = self.merge.merge(layer, width - left)
         self._check(chosen, (batch, left))
@@ -188,9 +188,9 @@ class MergePass:
         """Check what a merge of another package returned."""
         returned = chosen.index.shape if isinstance(chosen, Selection) else type(chosen).__name__
         if returned != shape:
-            shown = tuple(returned) if isinstance(returned, torch.Size) else returned
+            result = tuple(returned) if isinstance(returned, torch.Size) else returned
             raise LftrError(
-                f"{type(self.merge).__name__}.merge returned {shown} where a lftr.Selection of "
+                f"{type(self.merge).__name__}.merge returned {result} where a lftr.Selection of "
                 f"shape {shape} has to be returned"
             )
         assert isinstance(chosen, Selection)
@@ -217,11 +217,11 @@ class MergePass:
         states = getattr(output, name, None)
         if threading.get_ident() == self._thread and states is not None:
             carried = [
-                None if one is None else self._carried(one, i) for i, one in enumerate(states)
+                None if one is None else self._apply_onward(one, i) for i, one in enumerate(states)
             ]
             setattr(output, name, tuple(carried))
 
-    def _carried(self, states: Tensor, layer: int) -> Tensor:
+    def _apply_onward(self, states: Tensor, layer: int) -> Tensor:
         onward = self.onward(layer)
         return states if onward is None else onward.apply(states)
 

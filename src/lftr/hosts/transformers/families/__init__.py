@@ -11,15 +11,15 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .general import General, is_general
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 from .refused import REFUSED
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Family", "Layout", "Medium", "VideoArguments", "family_of", "list_families"]
+__all__ = ["Family", "Layout", "Medium", "VideoNames", "family_of", "list_families"]
 
-__getattr__ = former_names(__name__, {"Clips": VideoArguments})
+__getattr__ = former_names(__name__, {"Clips": VideoNames})
 
 
 def list_families(*, video: bool = False) -> list[str]:

@@ -13,10 +13,10 @@ from ....values.errors import UnsupportedModelError
 from ...layout import Layout
 from ..api import Model
 from .layout import Inputs, square_side
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 
 
-class FrameByFrame(VideoArguments, Medium):
+class FrameByFrame(VideoNames, Medium):
     """The common part: clips ``(clips, frames, c, h, w)`` of one length."""
 
     # tokens that follow the frames of a clip

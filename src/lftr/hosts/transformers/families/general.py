@@ -19,7 +19,7 @@ from ...layout import Layout
 from ..api import CallArguments, Model, encoder_of, takes_encoded
 from .base import Family
 from .layout import Inputs, grids_of
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 
 _TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 _PROJECTORS = (
@@ -84,10 +84,10 @@ class Readable(Medium):
         grids = grids_of(inputs, self.grids) if inputs.get(self.grids) is not None else []
         if len(grids) != len(sizes):
             return [_square_or_row(size) for size in sizes]
-        return [_merged(grid, size) for grid, size in zip(grids, sizes, strict=True)]
+        return [_merged_layout(grid, size) for grid, size in zip(grids, sizes, strict=True)]
 
 
-class ReadableClips(VideoArguments, Readable):
+class ReadableClips(VideoNames, Readable):
     """Videos of such a model."""
 
 
@@ -143,7 +143,7 @@ def _square_or_row(size: int) -> Layout:
     return square if square.grid is not None else Layout(((1, 1, size),))
 
 
-def _merged(grid: tuple[int, int, int], size: int) -> Layout:
+def _merged_layout(grid: tuple[int, int, int], size: int) -> Layout:
     """Return the layout of ``size`` tokens, each made of a square of the patches of ``grid``."""
     frames, high, wide = grid
     side = math.isqrt(math.prod(grid) // size) if size else 1

@@ -88,11 +88,11 @@ class UnlimitedOcr(LocalViews):
         for number, (columns, rows) in zip(self.crops(inputs, len(sizes)), shapes, strict=True):
             grids: list[Grid] = [(1, int(rows) * crop, int(columns) * crop)] if number else []
             grids.append((1, whole, whole))
-            layouts.append(Layout(tuple(grids), _ended(grids)))
+            layouts.append(Layout(tuple(grids), _mark_ends(grids)))
         return layouts
 
 
-def _ended(grids: Sequence[Grid]) -> Tensor:
+def _mark_ends(grids: Sequence[Grid]) -> Tensor:
     """Mark the newline after each row of the grids, and the token after the last."""
     marks = [torch.tensor([*[False] * wide, True]).repeat(high) for _, high, wide in grids]
     return torch.cat([*marks, torch.tensor([True])])

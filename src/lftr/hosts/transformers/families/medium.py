@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....evidence.tap import shallow_layer
+from ....evidence.attention_recorder import shallow_layer
 from ....values.errors import UnsupportedModelError
 from ....values.tokens import Grid
 from ...layout import Layout
@@ -187,7 +187,7 @@ class Medium:
         )
 
 
-class VideoArguments:
+class VideoNames:
     """The names of the arguments for videos: a base class before a `Medium` of videos."""
 
     name: ClassVar[str] = "video"

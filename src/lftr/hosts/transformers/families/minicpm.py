@@ -13,7 +13,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, block_mean
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 
 
 class Cropped(Medium):
@@ -60,7 +60,7 @@ def _side(patches: int, tokens: int) -> int:
     return math.isqrt(patches // tokens)
 
 
-class CroppedClips(VideoArguments, Cropped):
+class CroppedClips(VideoNames, Cropped):
     """Clips: every crop of a frame is an item, as with images."""
 
     grids = "target_sizes_videos"

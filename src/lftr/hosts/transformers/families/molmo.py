@@ -12,7 +12,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 
 
 class Pooled(Medium):
@@ -51,7 +51,7 @@ class Pooled(Medium):
         return max(int(layer) % layers for layer in read)
 
 
-class PooledClips(VideoArguments, Pooled):
+class PooledClips(VideoNames, Pooled):
     """Clips: each frame is one grid."""
 
     grids = "video_grids"

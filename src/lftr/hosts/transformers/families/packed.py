@@ -15,7 +15,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, block_mean, grid_split, grids_of
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 from .qwen import Packed, Windowed, WindowedClips
 from .windows import InWindows
 
@@ -34,7 +34,7 @@ class HyperClova(Windowed):
     projector = "vision_model.merger"
 
 
-class HyperClovaClips(VideoArguments, HyperClova):
+class HyperClovaClips(VideoNames, HyperClova):
     """Clips of the class above."""
 
 
@@ -52,7 +52,7 @@ class Dots(Packed):
     projector = "vision_tower.merger"
 
 
-class DotsClips(VideoArguments, Dots):
+class DotsClips(VideoNames, Dots):
     """Clips of the class above."""
 
 
@@ -78,7 +78,7 @@ class MiniMax(Packed):
         return int(model.config.vision_config.spatial_merge_size)
 
 
-class MiniMaxClips(VideoArguments, MiniMax):
+class MiniMaxClips(VideoNames, MiniMax):
     """Clips of the class above."""
 
 
@@ -134,7 +134,7 @@ class Muse(InWindows):
         return [i for i, kind in enumerate(kinds) if kind == "full_attention"]
 
 
-class MuseClips(VideoArguments, Muse):
+class MuseClips(VideoNames, Muse):
     """Clips of the class above."""
 
 
@@ -171,7 +171,7 @@ class Halved(Medium):
         return [int(side) for side in torch.as_tensor(inputs[self.sides]).tolist()]
 
 
-class HalvedClips(VideoArguments, Halved):
+class HalvedClips(VideoNames, Halved):
     """Clips: the prompt omits tokens of a frame that did not change since the frame before."""
 
     sides = "video_merge_sizes"
@@ -230,7 +230,7 @@ class Radio(Medium):
         return round(1 / float(model.config.downsample_ratio))
 
 
-class RadioClips(VideoArguments, Radio):
+class RadioClips(VideoNames, Radio):
     """Clips: the encoder reads pairs of frames as one picture each, or the frames of one clip."""
 
     def patches(self, model: Model, inputs: Inputs) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, block_mean, grid_split, grids_of, resize_pixels
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 from .windows import InWindows
 
 
@@ -94,7 +94,7 @@ def _patch(model: Model) -> tuple[int, int]:
     return int(config.patch_size), int(getattr(config, "temporal_patch_size", 1))
 
 
-class PackedClips(VideoArguments, Packed):
+class PackedClips(VideoNames, Packed):
     """Their clips."""
 
 
@@ -129,7 +129,7 @@ class Convolved(Packed):
         return input_ids.eq(model.config.image_token_id) & (in_clip == (self.name == "video"))
 
 
-class ConvolvedClips(VideoArguments, Convolved):
+class ConvolvedClips(VideoNames, Convolved):
     """Their clips."""
 
 
@@ -159,7 +159,7 @@ class Windowed(InWindows, Packed):
         return self.in_raster(model, inputs, super().to_tokens(model, inputs, patches))
 
 
-class WindowedClips(VideoArguments, Windowed):
+class WindowedClips(VideoNames, Windowed):
     """Clips of the class above."""
 
 
@@ -177,7 +177,7 @@ class Convoluted(Packed):
     projector = "multi_modal_projector"
 
 
-class ConvolutedClips(VideoArguments, Convoluted):
+class ConvolutedClips(VideoNames, Convoluted):
     """Clips of the class above."""
 
 

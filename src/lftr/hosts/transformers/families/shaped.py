@@ -14,7 +14,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, block_mean, grid_split
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 
 
 class Mistral3(Family):
@@ -99,7 +99,7 @@ class Placed(Medium):
         return torch.cat(parts)
 
 
-class PlacedClips(VideoArguments, Placed):
+class PlacedClips(VideoNames, Placed):
     """Clips of images; before transformers 5.19 all clips have one number of frames."""
 
     places: ClassVar[str] = "video_position_ids"

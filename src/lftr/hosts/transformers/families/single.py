@@ -14,7 +14,7 @@ from ...layout import Layout
 from ..api import Model
 from .base import Family
 from .layout import Inputs, grids_of
-from .medium import Medium, VideoArguments
+from .medium import Medium, VideoNames
 from .qwen import Packed
 
 
@@ -40,7 +40,7 @@ class ChannelsLast(Single):
         return planes.reshape(len(planes), images.shape[1], -1).mT.flatten(1)
 
 
-class ChannelsLastClips(VideoArguments, ChannelsLast):
+class ChannelsLastClips(VideoNames, ChannelsLast):
     """Clips: each frame has its own run of placeholders."""
 
 
@@ -58,7 +58,7 @@ class Resampled(Single):
     projector = "resampler_model"
 
 
-class ResampledClips(VideoArguments, Resampled):
+class ResampledClips(VideoNames, Resampled):
     """Clips: a token is made of the same patches of two frames."""
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
@@ -114,7 +114,7 @@ class Lined(Single):
 
     def layouts(self, model: Model, inputs: Inputs, sizes: Sequence[int]) -> list[Layout]:
         return [
-            Layout((grid,), self._lined(torch.zeros(grid), 1.0).bool())
+            Layout((grid,), self._in_token_order(torch.zeros(grid), 1.0).bool())
             for grid in self._cells(model, inputs)
         ]
 
@@ -122,13 +122,13 @@ class Lined(Single):
         tokens = super().to_tokens(model, inputs, patches)
         grids = self._cells(model, inputs)
         items = zip(tokens.split([t * h * w for t, h, w in grids]), grids, strict=True)
-        return torch.cat([self._lined(one.unflatten(0, grid)) for one, grid in items])
+        return torch.cat([self._in_token_order(one.unflatten(0, grid)) for one, grid in items])
 
     def _cells(self, model: Model, inputs: Inputs) -> list[Grid]:
         side = self.merge(model)
         return [(t, h // side, w // side) for t, h, w in grids_of(inputs, self.grids)]
 
-    def _lined(self, cells: Tensor, fill: float = 0.0) -> Tensor:
+    def _in_token_order(self, cells: Tensor, fill: float = 0.0) -> Tensor:
         """Flatten ``(t, h, w, ...)`` to the order of the tokens, with ``fill`` for separators."""
         maps = cells.reshape(*cells.shape[:3], -1)
         lines = nn.functional.pad(maps, (0, 0, 0, 1), value=fill).flatten(0, 2)
@@ -139,7 +139,7 @@ class Lined(Single):
         return Medium.resized(self, model, inputs, grids)  # a grid of tokens has no newlines
 
 
-class LinedClips(VideoArguments, Lined):
+class LinedClips(VideoNames, Lined):
     """Clips: the rows of all frames in sequence."""
 
 

@@ -30,7 +30,7 @@ _STATIC = ("static", "offloaded_static")
 
 
 @dataclass(frozen=True)
-class _Images:
+class _CrossAttentionInput:
     """The data that the hook needs about the call whose images it reduces.
 
     Attributes
@@ -54,10 +54,10 @@ class _Images:
     ratios: list[list[int]]
 
 
-class _CurrentImages(threading.local):
-    """The reduced call that the current thread is in, if any."""
+class _ThreadCrossAttentionInput(threading.local):
+    """What the hook of the current thread needs about its reduced call, if it is in one."""
 
-    images: _Images | None = None
+    value: _CrossAttentionInput | None = None
 
 
 class CrossAttentionHost:
@@ -75,7 +75,7 @@ class CrossAttentionHost:
         self.model = model
         self.family = family
         self.plan = plan
-        self._current = _CurrentImages()
+        self._current = _ThreadCrossAttentionInput()
 
     def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images."""
@@ -99,20 +99,20 @@ class CrossAttentionHost:
         texts = row_texts(self.model, self.plan.guidance, self.evidence, ids, words)
         tiles = call["aspect_ratio_mask"].sum(dim=-1).tolist()  # (B, images), without padding
         ratios = call["aspect_ratio_ids"].tolist()
-        self._current.images = _Images(report, texts, ids.shape[1], tiles, ratios)
+        self._current.value = _CrossAttentionInput(report, texts, ids.shape[1], tiles, ratios)
         return ReducedCall(call)
 
     def end(self) -> None:
         """Forget the call of this thread."""
-        self._current.images = None
+        self._current.value = None
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         call = CallArguments(kwargs)
-        states, cache, images = call.vision_states, call.cache, self._current.images
-        if states is not None and images is not None:
-            index, real, states = self._reduce(images, states)
+        states, cache, current = call.vision_states, call.cache, self._current.value
+        if states is not None and current is not None:
+            index, real, states = self._reduce(current, states)
             call = call.but(vision_states=states)
             if cache is not None:
                 setattr(cache, _NAME, (index, real))
@@ -123,10 +123,10 @@ class CrossAttentionHost:
         return args, call.but(vision_mask=_columns(call, index, real))
 
     def _reduce(
-        self, images: _Images, states: Tensor
+        self, current: _CrossAttentionInput, states: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Return kept columns ``(B, V)``, which are real, and their states ``(B, V, C)``."""
-        report, tiles = images.report, images.tiles
+        report, tiles = current.report, current.tiles
         clock = Clock(states.device)
         most = self.model.config.vision_config.max_num_tiles
         each = states.shape[-2]
@@ -135,16 +135,16 @@ class CrossAttentionHost:
         items, bodies = [], []
         for row, counts in enumerate(tiles):
             for number, count in enumerate(counts):
-                if images.ratios[row][number] == 0:  # padding: this row has fewer images
+                if current.ratios[row][number] == 0:  # padding: this row has fewer images
                     continue
                 image = per_image[(row * len(counts)) * expand + number]
                 body = image[:count, 1:].flatten(0, 1)
                 grid = Layout.square(each - 1).tiles or ((1, 1, each - 1),)
                 items.append(VisualItem(row, number, len(body), Layout(grid * count)))
                 bodies.append(body)
-        choose_rows(self.plan, items, bodies, bodies, images.texts)
+        choose_rows(self.plan, items, bodies, bodies, current.texts)
         clock.lap("method")
-        fill_report(self.plan, items, len(tiles), images.columns, report)
+        fill_report(self.plan, items, len(tiles), current.columns, report)
         report.note("the class token of each tile stays beside the kept ones")
         report.clock = clock.readings()
         if not drops(self.plan.keep, items):

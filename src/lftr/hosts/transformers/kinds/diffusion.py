@@ -24,7 +24,7 @@ from ..columns import CachedPrompt, recall
 from ..hooks import ModelHooks
 from ..layers.masks import layer_mask
 from ..reduced_call import ReducedCall
-from .prefill import Prefill
+from .prefill import PrefillHost
 
 
 class DiffusionHooks(ModelHooks):
@@ -87,7 +87,7 @@ class DiffusionHooks(ModelHooks):
             )
 
 
-class DiffusionHost(Prefill):
+class DiffusionHost(PrefillHost):
     """Reduces the prompt of a diffusion model, whose positions count columns, padding included."""
 
     model_hooks: ClassVar[type[ModelHooks]] = DiffusionHooks
@@ -101,9 +101,9 @@ class DiffusionHost(Prefill):
     def reduce(self, call: CallArguments, report: Report) -> ReducedCall:
         """Return a call with the visual tokens reduced; fills ``report``."""
         prefix = recall(call.cache)
-        past = call.past + _dropped(prefix)  # columns of the full conversation
+        past = call.past + _count_dropped(prefix)  # columns of the full conversation
         if not isinstance(call.ids, Tensor):
-            return ReducedCall(self._beside(call, prefix, past), starts=False)
+            return ReducedCall(self._place_canvas(call, prefix, past), starts=False)
         if prefix is not None and call.ids.shape[1] > past and prefix.begins(call.ids):
             raise ArgumentError.of(
                 CallArguments.name("ids"),
@@ -113,7 +113,7 @@ class DiffusionHost(Prefill):
         length = call.ids.shape[1]
         counted = torch.arange(past, past + length, device=call.ids.device).unsqueeze(0)
         reduced = super().reduce(call.but(positions=counted), report)
-        out = self._beside(reduced.call, reduced.prompt, past + length)
+        out = self._place_canvas(reduced.call, reduced.prompt, past + length)
         if self.plan.positions == "compact":
             return replace(reduced, call=out.without(CallArguments.name("positions")), lag=None)
         behind = past + length - reduced.columns
@@ -130,7 +130,9 @@ class DiffusionHost(Prefill):
             ]
         return handles
 
-    def _beside(self, call: CallArguments, prompt: CachedPrompt | None, end: int) -> CallArguments:
+    def _place_canvas(
+        self, call: CallArguments, prompt: CachedPrompt | None, end: int
+    ) -> CallArguments:
         """Return a call whose canvas is placed after the full prompt and attends to kept columns.
 
         ``end`` is the number of columns of the full conversation.
@@ -185,5 +187,5 @@ class _DenoisingLayer:
         return args, call.but(mask=layer_mask(full, canvas, keys, total, flat=False))
 
 
-def _dropped(prompt: CachedPrompt | None) -> int:
+def _count_dropped(prompt: CachedPrompt | None) -> int:
     return 0 if prompt is None else prompt.full - prompt.columns.index.shape[1]

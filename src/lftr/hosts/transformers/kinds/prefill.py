@@ -33,7 +33,7 @@ from ..columns import (
 )
 from ..encoder.encode import choose_evidence, encoder_names
 from ..encoder.media_input import MediaInput, of_medium
-from ..families import Family, Medium, VideoArguments, list_families
+from ..families import Family, Medium, VideoNames, list_families
 from ..hooks import ModelHooks
 from ..layers.text_products import text_products
 from ..prompt.flash import hide_positions, reads_gaps
@@ -44,7 +44,7 @@ from ..prompt.text_evidence import row_texts
 from ..reduced_call import ReducedCall
 
 
-class Prefill:
+class PrefillHost:
     """Reduces the arguments of ``forward`` and ``generate`` for one model."""
 
     model_hooks: ClassVar[type[ModelHooks]] = ModelHooks
@@ -63,7 +63,7 @@ class Prefill:
 
     def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images or videos, begins a cache, or goes on with one filled here."""
-        names = (*VideoArguments.pixels, VideoArguments.grids)
+        names = (*VideoNames.pixels, VideoNames.grids)
         if self.family.video is None and any(call.get(name) is not None for name in names):
             raise UnsupportedModelError(
                 f"videos of {self.model.config.model_type} are not reduced, only those of "
@@ -174,7 +174,7 @@ class Prefill:
         visual: Tensor,
     ) -> list[VisualTokens]:
         """Return the visual tokens of each new item, with their evidence, in the prompt's order."""
-        words = segment.mask.bool() & ~visual & ~_within(visual, fresh_of(items))
+        words = segment.mask.bool() & ~visual & ~_text_within_items(visual, fresh_of(items))
         texts = row_texts(self.model, self.plan.guidance, self.evidence, segment.input_ids, words)
         requested = {name: rows for name, rows in texts.items() if name in self.evidence}
         by_medium: dict[str, Iterator[VisualTokens]] = {}
@@ -229,7 +229,7 @@ class Prefill:
         real = segment.real(columns)
         placing: dict[str, Any] = {}
         for part in inputs:
-            placing |= _placing(part.medium, call, segment, of_medium(items, part.medium))
+            placing |= _mrope_arguments(part.medium, call, segment, of_medium(items, part.medium))
             placing |= {n: call[n] for n in part.medium.settings if call.get(n) is not None}
         full = segment.positions(self.family, self.model, call, placing)
         positions = segment.all_positions(columns.take(full, 0))
@@ -268,7 +268,7 @@ class Prefill:
         return lag if pads_left(mask) and bool(lag.any()) else None
 
 
-def _within(visual: Tensor, items: Sequence[VisualItem]) -> Tensor:
+def _text_within_items(visual: Tensor, items: Sequence[VisualItem]) -> Tensor:
     """Return which columns lie between the first and last token of an item, bool like ``visual``.
 
     The text there (timestamps, numbers of frames) describes the item and is not the question.
@@ -321,7 +321,7 @@ def _log_weights(items: Sequence[VisualItem]) -> Tensor:
     return logs
 
 
-def _placing(
+def _mrope_arguments(
     medium: Medium, call: CallArguments, segment: PromptSegment, items: Sequence[VisualItem]
 ) -> dict[str, Any]:
     """Return the arguments by which M-RoPE places the entries; in a later turn, the new ones."""

@@ -33,7 +33,7 @@ CAN = FEATURES | fields_from("prompt")
 
 
 @dataclass(frozen=True)
-class _Image:
+class _QFormerInput:
     """The data that the hooks need about the call whose images they reduce.
 
     Attributes
@@ -54,10 +54,10 @@ class _Image:
     frames: int
 
 
-class _CurrentImage(threading.local):
-    """The reduced call that the current thread is in, if any."""
+class _ThreadQFormerInput(threading.local):
+    """What the hooks of the current thread need about its reduced call, if it is in one."""
 
-    image: _Image | None = None
+    value: _QFormerInput | None = None
 
 
 class QFormerHost:
@@ -77,7 +77,7 @@ class QFormerHost:
         self.model = model
         self.family = family
         self.plan = plan
-        self._current = _CurrentImage()
+        self._current = _ThreadQFormerInput()
 
     def concerns(self, call: CallArguments) -> bool:
         """Whether a call has images, or clips."""
@@ -99,7 +99,7 @@ class QFormerHost:
         visual = self.family.placeholders(self.model, ids)
         texts = row_texts(self.model, self.plan.guidance, self.evidence, ids, mask.bool() & ~visual)
         frames = self.family.frames(call)
-        self._current.image = _Image(report, texts, ids.shape[1], frames)
+        self._current.value = _QFormerInput(report, texts, ids.shape[1], frames)
         if self.plan.stage == "encoder":
             return ReducedCall(call)
         name, queries = self.family.name, self._queries()
@@ -127,7 +127,7 @@ class QFormerHost:
 
     def end(self) -> None:
         """Forget the call of this thread."""
-        self._current.image = None
+        self._current.value = None
 
     def _queries(self) -> int:
         return int(self.model.config.num_query_tokens)
@@ -165,40 +165,40 @@ class QFormerHost:
         return call.but(ids=ids, mask=torch.ones_like(ids))
 
     def _choose(
-        self, image: _Image, features: Tensor, encoder: Tensor, layout: Layout, fixed: int
+        self, current: _QFormerInput, features: Tensor, encoder: Tensor, layout: Layout, fixed: int
     ) -> Tensor:
         """Reduce ``(B, N, C)`` after ``fixed`` leading tokens that always stay; fill the report."""
-        report, frames = image.report, image.frames
+        report, frames = current.report, current.frames
         clock = Clock(features.device)
         body = features[:, fixed:]
         items = [
             VisualItem(i // frames, i % frames, body.shape[1], layout, medium=self.family.name)
             for i in range(len(features))
         ]
-        choose_rows(self.plan, items, body, encoder[:, fixed:], image.texts)
+        choose_rows(self.plan, items, body, encoder[:, fixed:], current.texts)
         clock.lap("method")
-        fill_report(self.plan, items, len(items) // frames, image.columns, report)
+        fill_report(self.plan, items, len(items) // frames, current.columns, report)
         if fixed:
             report.note(f"the encoder's {fixed} class token stays beside the kept ones")
         report.clock = clock.readings()
-        return torch.cat([features[:, :fixed], apply_rows(items, body)], dim=1)
+        return torch.cat([features[:, :fixed], torch.stack(apply_rows(items, body))], dim=1)
 
     def _after_projection(
         self, module: nn.Module, args: tuple[Any, ...], output: Tensor
     ) -> Tensor | None:
-        image = self._current.image
-        return None if image is None else self._choose(image, output, args[0], Layout(), 0)
+        current = self._current.value
+        return None if current is None else self._choose(current, output, args[0], Layout(), 0)
 
     def _before_qformer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        image = self._current.image
-        if image is None:
+        current = self._current.value
+        if current is None:
             return None
         call = CallArguments(kwargs)
         states = call.queried_states
         layout = Layout.square(states.shape[1] - 1)
-        reduced = self._choose(image, states, states, layout, 1)
+        reduced = self._choose(current, states, states, layout, 1)
         mask = call.queried_mask
         mask = None if mask is None else mask[:, : reduced.shape[1]]
         return args, call.but(queried_states=reduced, queried_mask=mask)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.attention import attention_modules, tapped, unread
+from ....evidence.attention import attention_modules, attention_not_recorded, recording
 from ....methods.inside.base import Heads
 from ....values.errors import UnsupportedModelError
 from .masks import rows_of
@@ -31,7 +31,7 @@ class Capture:
     softcap: float | None = None
     columns: Tensor | None = None
 
-    def read(
+    def record(
         self,
         query: Tensor,
         key: Tensor,
@@ -63,12 +63,12 @@ class Capture:
         if mask is not None:
             mask = mask.index_select(0, q).index_select(1, k)
         return Heads(
-            _at(self.query[row], q),
-            _at(self.key[row], k),
+            _take_rows(self.query[row], q),
+            _take_rows(self.key[row], k),
             self.scale,
             mask,
             self.softcap,
-            values=None if self.value is None else _at(self.value[row], k),
+            values=None if self.value is None else _take_rows(self.value[row], k),
         )
 
 
@@ -105,14 +105,14 @@ def start_layer(
     capture = Capture(stop=True)
     copied = layer, attention
     if needed is not None:
-        copied = _computing(layer, attention, needed)
+        copied = _copy_for_rows(layer, attention, needed)
     try:
         # a forward set on the instance (by accelerate, or compiled) would run the original layer
-        with tapped(attention, capture), tapped(copied[1], capture):
+        with recording(attention, capture), recording(copied[1], capture):
             copied[0].forward(states, *rest, **kwargs)
     except Stopped:
         return capture
-    raise unread(attention)
+    raise attention_not_recorded(attention)
 
 
 def no_rotation(rotary: Any) -> Any:
@@ -139,7 +139,9 @@ def chooses_keys(layer: nn.Module) -> bool:
     return any(getattr(one, "indexer", None) is not None for one in attention_modules(layer)[:1])
 
 
-def _computing(layer: nn.Module, attention: nn.Module, rows: Tensor) -> tuple[nn.Module, nn.Module]:
+def _copy_for_rows(
+    layer: nn.Module, attention: nn.Module, rows: Tensor
+) -> tuple[nn.Module, nn.Module]:
     """Copy a layer and its attention with query and value projections that compute ``rows`` alone.
 
     The copies share every parameter, buffer and hook. The layer itself is not changed, so other
@@ -175,7 +177,7 @@ class _Rows(nn.Module):
         return some.new_zeros(*x.shape[:-1], some.shape[-1]).scatter(1, place, some)
 
 
-def _at(x: Tensor, index: Tensor) -> Tensor:
+def _take_rows(x: Tensor, index: Tensor) -> Tensor:
     """Return ``x`` ``(H, L, d)`` at the rows ``index``; a view where those are its first ones."""
     if len(index) == x.shape[1]:
         return x

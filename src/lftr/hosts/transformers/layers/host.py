@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.attention import attention_modules, tapped
+from ....evidence.attention import attention_modules, recording
 from ....methods.inside import LayerMethod
 from ....methods.inside.schedules import State
 from ....values.errors import ArgumentError, UnsupportedModelError
@@ -117,7 +117,7 @@ class LayerHost:
                     "layers that attend to all keys; this one chooses them by their positions "
                     "(sparse attention)",
                 )
-            followed = self._followed(method)
+            followed = self._followed_layers(method)
             unlike = [i for i in followed if parts_of(self.layers[i]) is None]
             if unlike:
                 raise ArgumentError.of(
@@ -147,11 +147,11 @@ class LayerHost:
         for number, layer in enumerate(self.layers):
             yield layer.register_forward_pre_hook(_Before(self, number), with_kwargs=True)
         yield self.layers[-1].register_forward_hook(self._after_last)
-        for number in sorted({i for method in self.methods for i in self._followed(method)}):
+        for number in sorted({i for method in self.methods for i in self._followed_layers(method)}):
             for name, part in (parts_of(self.layers[number]) or {}).items():
-                yield follow(part, functools.partial(self._passed, number, name))
+                yield follow(part, functools.partial(self._keep_passage, number, name))
 
-    def _followed(self, method: LayerMethod) -> list[int]:
+    def _followed_layers(self, method: LayerMethod) -> list[int]:
         """Return the layers whose passages a method uses; see `LayerMethod.follows`."""
         if not method.follows:
             return []
@@ -159,7 +159,7 @@ class LayerHost:
         return sorted(layer - 1 for layer in acting if layer)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _passed(self, number: int, part: str, passages: Passages) -> None:
+    def _keep_passage(self, number: int, part: str, passages: Passages) -> None:
         current = self.state.layer_pass
         if current is not None:
             current.passed(number, part, passages)
@@ -168,7 +168,9 @@ class LayerHost:
         """Note what the columns of the next forward are; see `PromptColumns`."""
         if isinstance(call.ids, Tensor):
             visual = self.family.visual(self.model, call.ids)
-            self.state.columns = PromptColumns(visual, _known(call.mask, call.ids), items)
+            self.state.columns = PromptColumns(
+                visual, _unpadded_columns(call.mask, call.ids), items
+            )
             if bool(visual.any()) and self._changes(int(visual.sum(dim=1).max())):
                 check_unpacked(call)
 
@@ -231,7 +233,7 @@ class LayerHost:
         for number in layer_pass.read_in_passing():
             for attention in attention_modules(self.layers[number])[:1]:
                 capture = layer_pass.captures[number] = Capture()
-                self.state.stack.enter_context(tapped(attention, capture))
+                self.state.stack.enter_context(recording(attention, capture))
         return layer_pass
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -268,7 +270,7 @@ def _most_passive(states: tuple[State, ...]) -> State:
     return max(states, key=_PASSIVE.__getitem__)
 
 
-def _known(mask: Any, ids: Tensor) -> Tensor:
+def _unpadded_columns(mask: Any, ids: Tensor) -> Tensor:
     """Return which columns are not padding: of ``ids`` and, if the mask has them, earlier ones."""
     if isinstance(mask, dict):
         mask = next((one for one in mask.values() if one is not None), None)

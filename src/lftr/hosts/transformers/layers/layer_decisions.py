@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ....methods.inside.base import Heads, LayerMethod, LayerView, Passage
+from ....values.autocast import without_autocast
 from ....values.errors import LftrError
-from ....values.exact import exactly
 from ....values.places import Places
 from ....values.selection import Selection
 from ...items import VisualItem, places_of
@@ -104,20 +104,20 @@ class PromptRow:
         drops = number > 0 and plan[number] < plan[number - 1]
         return drops or number in self.methods[method].watches(self.depth)
 
-    def _acting(self, number: int) -> list[int]:
+    def _acting_methods(self, number: int) -> list[int]:
         return [m for m in range(len(self.methods)) if self._acts(number, m)]
 
     def decides(self, number: int) -> bool:
         """Whether a method has to decide or observe before layer ``number``."""
-        return not self._all_dropped and bool(self._acting(number))
+        return not self._all_dropped and bool(self._acting_methods(number))
 
     def reads(self, number: int) -> set[str]:
         """Return which attention is read before layer ``number``, see `LayerMethod.reads`."""
-        return {self.methods[m].reads for m in self._acting(number)}
+        return {self.methods[m].reads for m in self._acting_methods(number)}
 
     def follows(self, number: int) -> bool:
         """Whether a method uses passages before layer ``number``, see `LayerMethod.follows`."""
-        return any(self.methods[m].follows for m in self._acting(number))
+        return any(self.methods[m].follows for m in self._acting_methods(number))
 
     def layers_read(self, source: str) -> list[int]:
         """Return the layers before which that attention is read."""
@@ -164,7 +164,7 @@ class PromptRow:
         """
         live = torch.arange(len(states), device=states.device)
         merged = weighed = False
-        for m in self._acting(number):
+        for m in self._acting_methods(number):
             seen = visual[live]
             tokens = seen.nonzero().squeeze(1)
             if not len(tokens):
@@ -182,12 +182,12 @@ class PromptRow:
                     None if source is None else source.at(live),
                     norm,
                     self.memories[m],
-                    None if rotary is None else _at(rotary, live),
+                    None if rotary is None else _rotary_rows(rotary, live),
                     columns[live],
                     functools.partial(self._places_at, columns[live[tokens]]),
                     None if passages is None else (passages[0].at(live), passages[1].at(live)),
                 )
-                with torch.no_grad(), exactly(states):  # decisions need no gradient
+                with torch.no_grad(), without_autocast(states):  # decisions need no gradient
                     decisions[key] = self._choose(m, view)
             choice = decisions[key]
             kept = tokens[:0] if choice is None else tokens[choice.index]
@@ -224,10 +224,10 @@ class PromptRow:
             return Selection.everything(size)
         if count <= 0:
             return None
-        return _checked(method, method.select(view, count), count, size)
+        return _check_choice(method, method.select(view, count), count, size)
 
 
-def _checked(method: LayerMethod, choice: object, count: int, size: int) -> Selection:
+def _check_choice(method: LayerMethod, choice: object, count: int, size: int) -> Selection:
     """Return ``choice`` if it is a valid selection of ``count`` of ``size`` tokens."""
     if not isinstance(choice, Selection) or choice.batched or choice.count != count:
         raise LftrError(
@@ -240,7 +240,7 @@ def _checked(method: LayerMethod, choice: object, count: int, size: int) -> Sele
     return choice
 
 
-def _at(rotary: tuple[Tensor, Tensor], live: Tensor) -> tuple[Tensor, Tensor]:
+def _rotary_rows(rotary: tuple[Tensor, Tensor], live: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows ``live`` of the rotary tables, on their device, which may be another."""
     cosines, sines = (table.to(live.device)[live] for table in rotary)
     return cosines, sines

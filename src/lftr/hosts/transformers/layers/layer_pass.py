@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ....evidence.attention import attention_modules, unread
+from ....evidence.attention import attention_modules, attention_not_recorded
 from ....methods.inside.base import Heads, Passage
 from ....values.errors import LftrError, UnsupportedModelError
 from ....values.report import LayerReport, Report
 from ...items import VisualItem
 from ..api import Cache, CallArguments, versions
-from ..cache_record import CachedColumns, attach_columns, cache_and_full_bytes, layer_sizes
+from ..cache_record import CachedColumns, attach_columns, cache_sizes, layer_sizes
 from .heads import Capture, chooses_keys, no_rotation, start_layer
 from .layer_arguments import LayerArguments
 from .layer_decisions import Decisions, PromptRow
@@ -126,11 +126,11 @@ class LayerPass:
             states = self.live.move(states, self.live.split()[0])
         if new is not self.live.everything:
             self.columns[number] = self.arguments.in_conversation(new)
-        out = self._narrowed_call(call)
+        out = self._call_at_live_columns(call)
         if number in self.captures:
             self.captures[number].columns = keys
         out = out.but(mask=self._mask(number, call.mask, keys, new))
-        return (states, *(self._narrowed(value) for value in rest)), out
+        return (states, *(self._at_live_columns(value) for value in rest)), out
 
     def passed(self, number: int, part: str, passages: Passages) -> None:
         """Keep what went through a part of layer ``number``, if a method will look at it."""
@@ -185,7 +185,7 @@ class LayerPass:
             if name in reads:
                 started[name] = self._start(number, layer, states, rest, call, name == "own text")
         if "unrotated" in reads:
-            started["unrotated"] = self._unrotated(number - 1, *self.entered.pop(number - 1))
+            started["unrotated"] = self._unrotated_heads(number - 1, *self.entered.pop(number - 1))
         lost: dict[int, Tensor] = {}
         merged: list[tuple[int, Tensor, Tensor]] = []
         for prompt in deciding:
@@ -267,10 +267,10 @@ class LayerPass:
         columns = self.live.alive[row]
         return (columns >= 0) & (columns < self.end) & self.live.valid[row, columns.clamp(min=0)]
 
-    def _narrowed_call(self, call: CallArguments) -> CallArguments:
-        return CallArguments({name: self._narrowed(value) for name, value in call.items()})
+    def _call_at_live_columns(self, call: CallArguments) -> CallArguments:
+        return CallArguments({name: self._at_live_columns(value) for name, value in call.items()})
 
-    def _narrowed(self, value: Any) -> Any:
+    def _at_live_columns(self, value: Any) -> Any:
         """Return an argument of a layer at the columns that it works on."""
         return self.arguments.at(value, self.live.current)
 
@@ -303,13 +303,13 @@ class LayerPass:
         """
         without_cache = call.but(cache=None, caching=False, mask=None)
         alive = self.live.alive
-        asking = self._asking(whole_text)
-        place = _stacked(asking, len(alive), alive.device)
+        asking = self._asking_rows(whole_text)
+        place = _pad_rows(asking, len(alive), alive.device)
 
         full = call.mask
         masked = isinstance(full, Tensor) and full.ndim == 4
         choosing = masked and chooses_keys(layer)
-        here = {name: self._narrowed(value) for name, value in without_cache.items()}
+        here = {name: self._at_live_columns(value) for name, value in without_cache.items()}
         if choosing:
             if self.past:
                 raise UnsupportedModelError(
@@ -318,9 +318,9 @@ class LayerPass:
                     "method that reads the previous layer"
                 )
             # the layer chooses among the keys that this mask shows, and masks the others itself
-            shown = self.arguments.in_conversation(alive)
-            here[CallArguments.name("mask")] = layer_mask(full, shown, shown, 0, flat=False)
-        rest = tuple(map(self._narrowed, rest))
+            visible = self.arguments.in_conversation(alive)
+            here[CallArguments.name("mask")] = layer_mask(full, visible, visible, 0, flat=False)
+        rest = tuple(map(self._at_live_columns, rest))
         capture = start_layer(layer, states, rest, here, None if choosing else place)
         assert capture.query is not None
         assert capture.key is not None
@@ -338,7 +338,7 @@ class LayerPass:
             mask = layer_mask(full, last, columns, self.past, flat=False)
         heads = {}
         for row, rows in asking.items():
-            seen = self._seen(row, columns[row]).nonzero().squeeze(1)
+            seen = self._prompt_keys(row, columns[row]).nonzero().squeeze(1)
             heads[row] = Heads(
                 capture.query[row].index_select(1, rows.to(key.device)),
                 key[row].index_select(1, seen),
@@ -349,7 +349,7 @@ class LayerPass:
             )
         return heads
 
-    def _unrotated(
+    def _unrotated_heads(
         self, number: int, states: Tensor, rest: tuple[Any, ...], call: CallArguments
     ) -> dict[int, Heads]:
         """Return the last token's queries and the call's keys without rotary embeddings, by row.
@@ -358,11 +358,11 @@ class LayerPass:
         """
         layer = self.host.layers[number]
         call = call.but(cache=None, caching=False, mask=None, rotary=no_rotation(call.rotary))
-        asking = self._asking(whole_text=False)
+        asking = self._asking_rows(whole_text=False)
         alive = self.live.alive
-        place = _stacked(asking, len(alive), alive.device)
-        here = {name: self._narrowed(value) for name, value in call.items()}
-        capture = start_layer(layer, states, tuple(map(self._narrowed, rest)), here, place)
+        place = _pad_rows(asking, len(alive), alive.device)
+        here = {name: self._at_live_columns(value) for name, value in call.items()}
+        capture = start_layer(layer, states, tuple(map(self._at_live_columns, rest)), here, place)
         assert capture.query is not None
         assert capture.key is not None
         heads = {}
@@ -377,7 +377,7 @@ class LayerPass:
             )
         return heads
 
-    def _asking(self, whole_text: bool) -> dict[int, Tensor]:
+    def _asking_rows(self, whole_text: bool) -> dict[int, Tensor]:
         """Return by row which of ``alive`` ask: the last token, or all from the text on."""
         asking = {}
         for prompt in self.prompts:
@@ -422,11 +422,11 @@ class LayerPass:
     def _heads(self, number: int, capture: Capture, row: int) -> Heads:
         """Return the queries and keys that layer ``number`` used in a row."""
         if capture.query is None:
-            raise unread(attention_modules(self.host.layers[number])[0])
+            raise attention_not_recorded(attention_modules(self.host.layers[number])[0])
         assert capture.columns is not None
-        return capture.of_row(row, self._real(row), self._seen(row, capture.columns[row]))
+        return capture.of_row(row, self._real(row), self._prompt_keys(row, capture.columns[row]))
 
-    def _seen(self, row: int, keys: Tensor) -> Tensor:
+    def _prompt_keys(self, row: int, keys: Tensor) -> Tensor:
         """Return which of a row's keys, by their columns, are tokens of the prompt."""
         known = self.known[row, keys.clamp(min=0)]
         return (keys >= 0) & (keys < self.past + self.end) & known
@@ -455,8 +455,8 @@ class LayerPass:
                 f"layer {number} attends in a sliding window, out of which frozen tokens would "
                 "fall; freeze others"
             )
-        caching = self._narrowed_call(call).but(cache=cache, caching=True, mask=None)
-        start_layer(layer, states, tuple(map(self._narrowed, rest)), caching)
+        caching = self._call_at_live_columns(call).but(cache=cache, caching=True, mask=None)
+        start_layer(layer, states, tuple(map(self._at_live_columns, rest)), caching)
         return call.but(cache=cache, caching=True)
 
     # ---- the record --------------------------------------------------------------------------
@@ -487,7 +487,7 @@ class LayerPass:
         }
         report.decoder = self.host.model.config.get_text_config()
         total = self.past + self.live.length
-        report.cache_bytes, report.full_cache_bytes = cache_and_full_bytes(self.cache, total)
+        report.cache_bytes, report.full_cache_bytes = cache_sizes(self.cache, total)
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]
@@ -497,7 +497,7 @@ class LayerPass:
         return tuple(real.sum(dim=1).tolist())
 
 
-def _stacked(rows: Mapping[int, Tensor], batch: int, device: torch.device) -> Tensor:
+def _pad_rows(rows: Mapping[int, Tensor], batch: int, device: torch.device) -> Tensor:
     """Return rows of each prompt as one ``(B, R)``, the last one repeated where there are fewer."""
     longest = max(len(one) for one in rows.values())
     place = torch.zeros(batch, longest, dtype=torch.long, device=device)

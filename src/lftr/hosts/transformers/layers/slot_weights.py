@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.attention import attention_modules, changed
+from ....evidence.attention import attention_modules, replacing_kernels
 from ....values.errors import LftrError, UnsupportedModelError
 from ...items import ReductionPlan
 from ..api import CallArguments, Model, attention_of, versions
@@ -131,8 +131,8 @@ class SlotWeights:
             return None
         weight_pass = WeightPass(self, log_weight, inner, state.layer_pass)
         state.stack.enter_context(run_once(self.layers))  # a second run would miss the weights
-        changes = {id(one): weight_pass.attend(number) for number, one in self.modules}
-        state.stack.enter_context(changed(changes))
+        replacements = {id(one): weight_pass.attend(number) for number, one in self.modules}
+        state.stack.enter_context(replacing_kernels(replacements))
         return weight_pass
 
 
@@ -190,14 +190,14 @@ class WeightPass:
             **kwargs: Any,
         ) -> Any:
             self.weighed.add(number)
-            bias = self._of(number, key)
+            bias = self._logit_term(number, key)
             if bias is None:
                 return kernel(module, query, key, value, mask, **kwargs)
             takes_bias = self.kernel == "eager" or (self.kernel == "sdpa" and query.shape[2] == 1)
             if takes_bias or (isinstance(mask, Tensor) and mask.ndim == 4):
-                mask = _added(mask, bias[:, None, None].to(query.dtype))
+                mask = _add_to_mask(mask, bias[:, None, None].to(query.dtype))
                 return kernel(module, query, key, value, mask, **kwargs)
-            return _folded(kernel, module, query, key, value, mask, bias, kwargs)
+            return _call_with_bias_channels(kernel, module, query, key, value, mask, bias, kwargs)
 
         return call  # type: ignore[no-any-return]
 
@@ -217,7 +217,7 @@ class WeightPass:
                 f"call, or use weights='none'; {versions()}"
             )
 
-    def _of(self, number: int, key: Tensor) -> Tensor | None:
+    def _logit_term(self, number: int, key: Tensor) -> Tensor | None:
         """Return the term for the logits of a layer's keys ``(B, S)``; None for zeros."""
         length = key.shape[2]
         logs, columns = self.log_weight, None
@@ -230,7 +230,9 @@ class WeightPass:
         start = self._first_column(number, length) if columns is None else 0
         known = (id(logs), id(columns), start, length, key.device)
         if known not in self._known:
-            bias = _between(logs, start, length) if columns is None else _at(logs, columns)
+            bias = (
+                _from_column(logs, start, length) if columns is None else _at_columns(logs, columns)
+            )
             if bias.shape[1] != length:
                 raise _mismatch(number, length, bias.shape[1])
             bias = bias.to(key.device) * self.host.exponent
@@ -247,20 +249,20 @@ class WeightPass:
         return starts.pop()
 
 
-def _between(logs: Tensor, start: int, length: int) -> Tensor:
+def _from_column(logs: Tensor, start: int, length: int) -> Tensor:
     """Return the columns from ``start`` on, with zeros for the free places of a static cache."""
     part = logs[:, start : start + length]
     return nn.functional.pad(part, (0, length - part.shape[1]))
 
 
-def _at(logs: Tensor, columns: Tensor) -> Tensor:
+def _at_columns(logs: Tensor, columns: Tensor) -> Tensor:
     """Return ``logs`` ``(B, L')`` at columns ``(B, S)``, 0 where they are padding or later."""
     columns = columns.to(logs.device)
     real = (columns >= 0) & (columns < logs.shape[1])
     return logs.gather(1, columns.where(real, 0)) * real
 
 
-def _added(mask: Tensor | None, term: Tensor) -> Tensor:
+def _add_to_mask(mask: Tensor | None, term: Tensor) -> Tensor:
     """Return the mask ``(B, 1, Q, S)``, bool, additive or none, plus ``term`` ``(B, 1, 1, S)``."""
     if mask is None:
         return term
@@ -270,7 +272,7 @@ def _added(mask: Tensor | None, term: Tensor) -> Tensor:
     return mask + term.to(mask.dtype)
 
 
-def _folded(
+def _call_with_bias_channels(
     kernel: Callable[..., Any],
     module: nn.Module,
     query: Tensor,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....evidence.attention import tapped, unread
+from ....evidence.attention import attention_not_recorded, recording
 from ....values.errors import UnsupportedModelError
 from ..api import CallArguments
 from .heads import Capture, Stopped
@@ -54,12 +54,12 @@ def text_products(decoder: nn.Module, attention: nn.Module, text: Tensor, tokens
     forward: Callable[..., Any] = decoder.forward
     capture = Capture(stop=True)
     try:
-        with tapped(attention, capture):
+        with recording(attention, capture):
             forward(**call)
     except Stopped:
         pass
     else:
-        raise unread(attention)
+        raise attention_not_recorded(attention)
     assert capture.query is not None
     assert capture.key is not None
     queries, keys = capture.query[0].float(), capture.key[0].float()

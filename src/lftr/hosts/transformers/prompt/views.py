@@ -74,7 +74,7 @@ class _Criterion(StoppingCriteria):  # type: ignore[misc]
         return self.inner(self.view(input_ids), scores, **kwargs)
 
 
-class _PromptProcessor(LogitsProcessor):  # type: ignore[misc]
+class _FullPromptLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
         self.view, self.inner = view, inner
 
@@ -82,7 +82,7 @@ class _PromptProcessor(LogitsProcessor):  # type: ignore[misc]
         return self.inner(self.view(input_ids), scores)
 
 
-class _StepProcessor(LogitsProcessor):  # type: ignore[misc]
+class _StepLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     """A processor that takes the denoising step; transformers passes it by its name."""
 
     def __init__(self, view: PromptView, inner: Callable[..., Any]) -> None:
@@ -94,4 +94,4 @@ class _StepProcessor(LogitsProcessor):  # type: ignore[misc]
 
 def _processor(view: PromptView, inner: Callable[..., Any]) -> LogitsProcessor:
     asks = "cur_step" in inspect.signature(inner).parameters
-    return (_StepProcessor if asks else _PromptProcessor)(view, inner)
+    return (_StepLogitsProcessor if asks else _FullPromptLogitsProcessor)(view, inner)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from vllm.distributed import tensor_model_parallel_all_gather, tensor_model_parallel_all_reduce
 
-from ....evidence.tap import Tap
+from ....evidence.attention_recorder import AttentionRecorder
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class EvidenceReader:
         self.wanted = wanted
         self.packed = packed
         place = encoder.cls_place if "cls_attention" in wanted else None
-        self.deep = Tap(place, "attention_received" in wanted, "keys" in wanted)
-        self.shallow = Tap(received="attention_received_shallow" in wanted)
+        self.deep = AttentionRecorder(place, "attention_received" in wanted, "keys" in wanted)
+        self.shallow = AttentionRecorder(received="attention_received_shallow" in wanted)
         self.projected: list[Tensor] = []
         self.states: list[Tensor] = []
         self.spent = 0.0  # seconds; on a GPU only the time to launch kernels
@@ -123,7 +123,7 @@ class EvidenceReader:
             fields["keys"] = self._without_cls(self._mean(self._joined(self.deep.seen_keys)))
         return fields
 
-    def _tap(self, tap: Tap) -> Any:
+    def _tap(self, tap: AttentionRecorder) -> Any:
         def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             start = time.perf_counter()
             arguments = dict(zip(("query", "key"), args, strict=False)) | kwargs
@@ -135,7 +135,7 @@ class EvidenceReader:
             assert query.shape[1] == heads
             bounds = [query.shape[2]] if self.packed is None else list(self.packed)
             for q, k in zip(query.split(bounds, dim=2), key.split(bounds, dim=2), strict=True):
-                tap.read(q, k, None, module.scale)
+                tap.record(q, k, None, module.scale)
             self.spent += time.perf_counter() - start
 
         return note

@@ -60,7 +60,7 @@ def rewritten(
     features : sequence of Tensor, shape (n, C + channels)
         The tokens of each item that this step takes, in the prompt's order.
     rows : Tensor, shape (3, length)
-        The rows before.
+        The request's rows as `initial` or an earlier step returned them.
     computed : int
         Number of tokens of earlier steps.
     """

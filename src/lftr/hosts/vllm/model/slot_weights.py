@@ -123,8 +123,8 @@ class StepWeights:
         others = {type(one).__name__ for one in layers if not isinstance(one, WeightedAttention)}
         sizes = {one.head_size for one in layers if isinstance(one, WeightedAttention)}
         if others or len(sizes) != 1:
-            found = ", ".join(sorted(others)) or f"heads of {sorted(sizes)} channels"
-            raise UnsupportedModelError(f"weights of slots with {found}{_OTHERWISE}")
+            reason = ", ".join(sorted(others)) or f"heads of {sorted(sizes)} channels"
+            raise UnsupportedModelError(f"weights of slots with {reason}{_OTHERWISE}")
         # kernels allocate by this number
         (vllm_config.model_config.model_arch_config.head_size,) = sizes
 

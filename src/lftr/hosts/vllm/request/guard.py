@@ -116,9 +116,9 @@ def _check(body: bytes) -> None:
     names = foreign(body)
     if names:
         Counters.get().refused.inc()
-        shown = ", ".join(names)[:200]
+        listed = ", ".join(names)[:200]
         allowed = f"mm_processor_kwargs.{KEY} alone, beside messages"
-        raise HTTPException(400, f"{shown}: not on this server; allowed: {allowed}")
+        raise HTTPException(400, f"{listed}: not on this server; allowed: {allowed}")
 
 
 def _read(body: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def exactly(like: Tensor) -> AbstractContextManager[Any]:
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
     """Switch autocast off on the device of ``like`` while the body runs.
 
     Autocast computes products of float32 tensors in half precision: scores would tie, and a mask of

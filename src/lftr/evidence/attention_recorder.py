@@ -16,8 +16,8 @@ def shallow_layer(layers: int) -> int:
 
 
 @dataclass
-class Tap:
-    """What is read off one attention module, one entry for each of its calls.
+class AttentionRecorder:
+    """Records what is read off one attention module, one entry for each of its calls.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Tap:
     receipts: list[Tensor] = field(default_factory=list)
     seen_keys: list[Tensor] = field(default_factory=list)
 
-    def read(
+    def record(
         self,
         query: Tensor,
         key: Tensor,

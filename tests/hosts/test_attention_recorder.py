@@ -1,4 +1,4 @@
-"""The attention tap reads what eager attention would return, and nothing more."""
+"""The attention recorder holds what eager attention would return, and nothing more."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 import lftr
-from lftr.evidence import tap as reading
-from lftr.evidence.attention import attention_modules, tapped
-from lftr.evidence.tap import Tap
+from lftr.evidence import attention_recorder as reading
+from lftr.evidence.attention import attention_modules, recording
+from lftr.evidence.attention_recorder import AttentionRecorder
 from lftr.hosts.transformers.encoder import encode
 from lftr.hosts.transformers.families import family_of
 
@@ -76,10 +76,14 @@ def test_rows_and_receipts(entry: ZooEntry, kind: str) -> None:
     for place in (0, len(layers) - 1 - unused):
         with eager_maps(plain_layers[place]) as maps:
             images(entry, eager)
-        with tapped(layers[place], Tap(row=0, received=True, keys=True)) as tap:
+        with recording(
+            layers[place], AttentionRecorder(row=0, received=True, keys=True)
+        ) as recorder:
             images(entry, model)
-        assert len(maps) == len(tap.rows) == len(tap.receipts) == len(tap.seen_keys) > 0
-        for full, row, received in zip(maps, tap.rows, tap.receipts, strict=True):
+        assert (
+            len(maps) == len(recorder.rows) == len(recorder.receipts) == len(recorder.seen_keys) > 0
+        )
+        for full, row, received in zip(maps, recorder.rows, recorder.receipts, strict=True):
             real = torch.ones(full.shape[0], full.shape[2], dtype=torch.bool)
             if entry.name.startswith("gemma4"):  # images are padded to one number of patches
                 positions = Prompt(entry).inputs()["image_position_ids"]
@@ -96,8 +100,8 @@ def test_rows_and_receipts(entry: ZooEntry, kind: str) -> None:
 def test_never_a_full_map(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention received is summed up in chunks of queries; a row is a single query."""
     model, layers = towers(entry)
-    whole = Tap(received=True)
-    with tapped(layers[0], whole):
+    whole = AttentionRecorder(received=True)
+    with recording(layers[0], whole):
         images(entry, model)
     sizes: list[int] = []
     attend = reading._attend
@@ -109,13 +113,13 @@ def test_never_a_full_map(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(reading, "_attend", note)
     monkeypatch.setattr(reading, "_CHUNK", 5)
-    with tapped(layers[0], Tap(row=0)):
+    with recording(layers[0], AttentionRecorder(row=0)):
         images(entry, model)
     assert set(sizes) == {1}
-    with tapped(layers[0], Tap(received=True)) as tap:
+    with recording(layers[0], AttentionRecorder(received=True)) as recorder:
         images(entry, model)
     assert max(sizes) == 5
-    for left, right in zip(tap.receipts, whole.receipts, strict=True):
+    for left, right in zip(recorder.receipts, whole.receipts, strict=True):
         assert distance(left, right) < 1e-6
 
 
@@ -123,13 +127,13 @@ def test_fires_on_the_tapped_module_alone(entry: ZooEntry) -> None:
     model, layers = towers(entry)
     calls: list[int] = []
     handle = layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
-    with tapped(layers[1], Tap(row=0)) as tap:
+    with recording(layers[1], AttentionRecorder(row=0)) as recorder:
         images(entry, model)
     handle.remove()
-    assert len(tap.rows) >= len(calls) == 1
-    before = len(tap.rows)
+    assert len(recorder.rows) >= len(calls) == 1
+    before = len(recorder.rows)
     images(entry, model)
-    assert len(tap.rows) == before
+    assert len(recorder.rows) == before
 
 
 def test_the_table_is_restored() -> None:
@@ -137,7 +141,7 @@ def test_the_table_is_restored() -> None:
     module = torch.nn.Linear(1, 1)
 
     def fail() -> None:
-        with tapped(module, Tap()), tapped(module, Tap()):
+        with recording(module, AttentionRecorder()), recording(module, AttentionRecorder()):
             assert vars(ALL_ATTENTION_FUNCTIONS) != before
             raise KeyError
 
@@ -148,7 +152,7 @@ def test_the_table_is_restored() -> None:
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let models look their kernels up where no tap is, as another release might."""
+    """Let models look their kernels up where no recorder is, as another release might."""
     table = AttentionInterface()
     for file in [one for name, one in sys.modules.items() if ".models." in name]:
         if vars(file).get("ALL_ATTENTION_FUNCTIONS") is ALL_ATTENTION_FUNCTIONS:
@@ -200,7 +204,7 @@ def test_a_table_without_a_lookup_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delattr(AttentionInterface, "get_interface")
     with (
         pytest.raises(lftr.LftrError, match="get_interface"),
-        tapped(torch.nn.Linear(1, 1), Tap()),
+        recording(torch.nn.Linear(1, 1), AttentionRecorder()),
     ):
         pass
     assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS)
@@ -211,20 +215,20 @@ def test_what_others_put_into_the_table_stays() -> None:
         return default
 
     table = vars(ALL_ATTENTION_FUNCTIONS)
-    with tapped(torch.nn.Linear(1, 1), Tap()):
+    with recording(torch.nn.Linear(1, 1), AttentionRecorder()):
         table["get_interface"] = theirs
     assert table.pop("get_interface") is theirs
     table["get_interface"] = theirs
-    with tapped(torch.nn.Linear(1, 1), Tap()):
+    with recording(torch.nn.Linear(1, 1), AttentionRecorder()):
         assert table["get_interface"] is not theirs
     assert table.pop("get_interface") is theirs
 
 
 @pytest.mark.slow
 def test_a_compiled_encoder_is_read(llava: ZooEntry) -> None:
-    """What was compiled without a tap is not gone on with while one is open."""
+    """What was compiled without a recorder is not gone on with while one is open."""
     model, layers = towers(llava)
-    with tapped(layers[0], Tap(row=0)) as expected:
+    with recording(layers[0], AttentionRecorder(row=0)) as expected:
         images(llava, model)
     compiled = fresh(llava)
     family = family_of(compiled)
@@ -232,28 +236,28 @@ def test_a_compiled_encoder_is_read(llava: ZooEntry) -> None:
     torch.compiler.reset()
     tower.compile(backend="eager")
     plain = images(llava, compiled)
-    with tapped(attention_modules(tower)[0], Tap(row=0)) as tap:
+    with recording(attention_modules(tower)[0], AttentionRecorder(row=0)) as recorder:
         seen = images(llava, compiled)
-    assert_close(llava, torch.cat(tap.rows), torch.cat(expected.rows))
+    assert_close(llava, torch.cat(recorder.rows), torch.cat(expected.rows))
     images(llava, compiled)
-    assert tap.calls == expected.calls
+    assert recorder.calls == expected.calls
     for left, right in zip(plain[family.features_key], seen[family.features_key], strict=True):
         assert_close(llava, left, right)
 
 
 def test_a_range_that_products_are_squeezed_to() -> None:
     query, key = 3 * torch.randn(1, 2, 5, 4), 3 * torch.randn(1, 2, 5, 4)
-    tap = Tap(row=2, received=True)
-    tap.read(query, key, None, None, softcap=1.5)
+    recorder = AttentionRecorder(row=2, received=True)
+    recorder.record(query, key, None, None, softcap=1.5)
     full = (1.5 * torch.tanh(query @ key.mT / 2 / 1.5)).softmax(dim=-1)
-    assert distance(tap.rows[0], full[:, :, 2]) < 1e-6
-    assert distance(tap.receipts[0], full.mean(dim=(1, 2))) < 1e-6
+    assert distance(recorder.rows[0], full[:, :, 2]) < 1e-6
+    assert distance(recorder.receipts[0], full.mean(dim=(1, 2))) < 1e-6
 
 
 def test_output_is_untouched(entry: ZooEntry) -> None:
     model, layers = towers(entry)
     plain = images(entry, model)
-    with tapped(layers[0], Tap(row=0, received=True, keys=True)):
+    with recording(layers[0], AttentionRecorder(row=0, received=True, keys=True)):
         seen = images(entry, model)
     family = family_of(model)
     for left, right in zip(family.features(plain), family.features(seen), strict=True):
@@ -266,16 +270,16 @@ def test_threads_do_not_mix(llava: ZooEntry) -> None:
     expected, found, ready = {}, {}, threading.Barrier(3)
     pixels = {seed: torch.randn(2, 3, 24, 24) for seed in range(3)}
     for seed, values in pixels.items():
-        with tapped(layers[0], Tap(row=0)) as tap:
+        with recording(layers[0], AttentionRecorder(row=0)) as recorder:
             model.get_image_features(pixel_values=values)
-        expected[seed] = tap.rows[0]
+        expected[seed] = recorder.rows[0]
 
     def work(seed: int) -> None:
         ready.wait()
-        with torch.no_grad(), tapped(layers[0], Tap(row=0)) as tap:
+        with torch.no_grad(), recording(layers[0], AttentionRecorder(row=0)) as recorder:
             for _ in range(5):
                 model.get_image_features(pixel_values=pixels[seed])
-        found[seed] = tap.rows
+        found[seed] = recorder.rows
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in pixels]
     for thread in threads:
@@ -290,13 +294,13 @@ def test_threads_do_not_mix(llava: ZooEntry) -> None:
 def test_queries_that_share_keys() -> None:
     """With fewer key heads than query heads, heads of one group read the same key."""
     query, key = torch.randn(2, 6, 5, 4), torch.randn(2, 2, 5, 4)
-    tap = Tap(row=1, received=True, keys=True)
-    tap.read(query, key, None, None)
+    recorder = AttentionRecorder(row=1, received=True, keys=True)
+    recorder.record(query, key, None, None)
     heads = [(query[:, h] @ key[:, h // 3].mT / 2).softmax(-1) for h in range(6)]
     full = torch.stack(heads, dim=1)
-    assert distance(tap.rows[0], full[:, :, 1]) < 1e-6
-    assert distance(tap.receipts[0], full.mean(dim=(1, 2))) < 1e-6
-    assert distance(tap.seen_keys[0], key.mean(dim=1)) < 1e-6
+    assert distance(recorder.rows[0], full[:, :, 1]) < 1e-6
+    assert distance(recorder.receipts[0], full.mean(dim=(1, 2))) < 1e-6
+    assert distance(recorder.seen_keys[0], key.mean(dim=1)) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["fastervlm", "visionzip"])
