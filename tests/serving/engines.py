@@ -120,10 +120,15 @@ def engine(
 
 def ask(llm: LLM, checkpoint: tiny.Tiny, *questions: Question) -> list[Answer]:
     """Ask an engine, all at once."""
+    return answers(llm, [question.request(checkpoint) for question in questions])
+
+
+def answers(llm: LLM, requests: Sequence[Any]) -> list[Answer]:
+    """Return an engine's answers to requests, all at once."""
     from vllm import SamplingParams
 
     how = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True, detokenize=False)
-    outputs = llm.generate([q.request(checkpoint) for q in questions], how, use_tqdm=False)
+    outputs = llm.generate(list(requests), how, use_tqdm=False)
     return [
         Answer(len(o.prompt_token_ids), list(o.outputs[0].token_ids), o.num_cached_tokens or 0)
         for o in outputs
@@ -180,6 +185,7 @@ class Served:
     SETTING: ClassVar[dict[str, str]] = {"method": "lftr", "keep": "1/4"}
     positions: str = "original"
     weights: str = "size"
+    guidance: lftr.Guidance | None = None
 
     @classmethod
     @contextmanager
@@ -196,6 +202,9 @@ class Served:
     def ask(self, *questions: Question) -> list[Answer]:
         return ask(self.llm, self.tiny, *questions)
 
+    def ask_as(self, *requests: Any) -> list[Answer]:
+        return answers(self.llm, requests)
+
     def forget(self) -> None:
         """Empty every cache: of prompts, of preprocessed items and of what was encoded."""
         self.llm.reset_prefix_cache()
@@ -210,7 +219,7 @@ class Served:
         options = defaults | (question.options or {})
         method = Recording(lftr.get_method(question.method, **options))
         how = as_arguments(question.keep)
-        how |= {"positions": self.positions, "weights": self.weights}
+        how |= {"positions": self.positions, "weights": self.weights, "guidance": self.guidance}
         with torch.inference_mode(), lftr.reduce(self.tiny.model, method, **how) as reduction:
             out = self.tiny.model.generate(
                 **inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None

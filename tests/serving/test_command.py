@@ -210,7 +210,10 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--method", "trim"], "needs text_embeds or text_token_embeds"),
+        (["--method", "hawk"], "needs text_products"),
+        (["--guide", "all"], "guide = 'all'; allowed: 'last' or 'first'"),
+        (["--text-tower", "no/such/clip"], "--text-tower = 'no/such/clip'"),
+        (["--text-tower", str(bundled.path())], "allowed: a CLIP; it is a model of type 'llava'"),
         (["--method", "fastv"], "acts inside the language model"),
         (["--method", "downsample"], "encodes the image a second time"),
         (["--method", "lftr", "--option", "diversity=9"], "diversity = 9.0"),

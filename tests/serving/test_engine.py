@@ -262,10 +262,14 @@ def test_two_devices(checkpoint: tiny.Tiny) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "trim"}, "needs text_embeds"),
+        ({"method": "hawk"}, "needs text_products"),
         ({"method": "fastv"}, "inside the language model"),
         ({"method": "lftr", "options": {"descriptor": "cls"}}, "needs frame_features"),
         ({"keep": 0}, "keep = 0"),
+        ({"guide": "all"}, "guide = 'all'; allowed: 'last' or 'first'"),
+        ({"guide": "first"}, "guide = 'first'; allowed: 'last'"),
+        ({"text_tower": "some/clip"}, "text_tower = 'some/clip'; allowed: none with"),
+        ({"text_tower": 1}, "text_tower = 1"),
         ({"preset": "nowhere.json"}, "nowhere.json"),
     ],
     ids=str,

@@ -34,9 +34,10 @@ def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     processor = MULTIMODAL_REGISTRY.create_processor(config)
     cache = LruKeyReplicatedSenderCache(config)
 
-    def process(prompt: str, media: Any = None) -> Any:
+    def process(prompt: str, media: Any = None, **setting: Any) -> Any:
         items = processor.info.parse_mm_data(media or {"image": [tiny.image(40, 36)]})
-        return processor(prompt, items, cache=cache)
+        kwargs = {"lftr": setting} if setting else {}
+        return processor(prompt, items, hf_processor_mm_kwargs=kwargs, cache=cache)
 
     process.sign = checkpoint.sign  # type: ignore[attr-defined]
     process.token = MARK[checkpoint.name in tiny.GRIDDED]  # type: ignore[attr-defined]
@@ -52,6 +53,34 @@ def test_an_image_is_sent_once(frontend: Any) -> None:
     good = f"<s> t9 {frontend.sign} t20"
     assert has_data(frontend(good))
     assert not has_data(frontend(good))
+
+
+def test_an_image_is_sent_once_for_each_text(frontend: Any) -> None:
+    """Where the text guides; else, and where all is kept, under its one hash as ever."""
+    prompts = [f"<s> t9 {frontend.sign} t20", f"<s> t9 {frontend.sign} t21"]
+    for setting, guided in (
+        ({}, False),
+        ({"method": "divprune"}, False),
+        ({"method": "trim", "keep": 1.0}, False),
+        ({"method": "trim"}, True),
+        ({"method": "lftr", "options": {"relevance": "text"}}, True),
+    ):
+        sent = [frontend(prompt, **setting) for prompt in (*prompts, prompts[0])]
+        (one,), (other,), (again,) = (processed["mm_hashes"]["image"] for processed in sent)
+        assert one == again
+        assert (one != other) == guided
+        assert [has_data(processed) for processed in sent] == [True, guided, False]
+        texts = [item and item.get("lftr_question_image") for item in sent[0]["mm_kwargs"]["image"]]
+        assert [text is not None for text in texts] == [guided]
+
+
+def test_a_text_that_is_refused_is_sent_later(frontend: Any) -> None:
+    good = f"<s> t9 {frontend.sign} t20"
+    assert has_data(frontend(good))
+    with pytest.raises(lftr.LftrError, match="the prompt has no text"):
+        frontend(f"<s> {frontend.sign}", method="trim")
+    assert not has_data(frontend(good))  # the engine has it still
+    assert has_data(frontend(good, method="trim"))
 
 
 def test_a_refused_image_is_sent_with_the_next_request(frontend: Any) -> None:

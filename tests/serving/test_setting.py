@@ -43,6 +43,7 @@ CLIP = frozenset(
         "attention_received_shallow",
         "keys",
         "frame_features",
+        "text_token_embeds",
     }
 )
 SIGLIP = CLIP - {"cls_attention", "frame_features"}
@@ -63,7 +64,7 @@ def test_methods_fit_by_what_they_need(name: str) -> None:
     method = lftr.get_method(name)
     fields = {field for need in method.evidence for field in need}
     fits = name in fitting(CLIP)
-    if any(all(field.startswith("text") for field in need) for need in method.evidence):
+    if ("text_products",) in method.evidence:
         assert not fits
     if not fields:
         assert fits == (name != "downsample")
@@ -105,6 +106,34 @@ def test_a_whole_number_in_json() -> None:
     assert read({"method": "divprune"}, server, CLIP).keep == 7
 
 
+def test_the_text_that_guides() -> None:
+    """What is not guided is spelled as ever; whether it is depends on what is provided."""
+    tower = CLIP | {"text_embeds", "visual_projected"}
+    for name, options, fields, guided in (
+        ("lftr", {}, CLIP, False),
+        ("lftr", {"relevance": "text"}, CLIP, True),
+        ("trim", {}, CLIP, True),
+        ("dart", {}, CLIP, True),
+        ("dart", {"text_pivots": 0}, CLIP, False),
+        ("coverage", {}, CLIP, False),  # without a tower coverage has the whole budget
+        ("coverage", {}, tower, True),
+        ("coverage", {"asked": 0.0}, tower, False),
+        ("divprune", {}, tower, False),
+    ):
+        values = {"method": name, "options": options, "keep": 0.5}
+        setting = read(values, SERVER, fields)
+        assert setting.guided(fields) == guided
+        assert not read({**values, "keep": 1.0}, SERVER, fields).guided(fields)
+        assert "guide" not in setting.to_plain()
+        first = read({**values, "guide": "first"}, SERVER, fields)
+        assert setting_of(first.text) == first != setting
+        assert read(values, first, fields) == first  # the server's
+        assert read({**values, "guide": "last"}, first, fields) == setting
+    for value in ("all", None, True, ["first"], {"first": 1}):
+        with pytest.raises(lftr.LftrError, match=r"guide = .*; allowed: 'last' or 'first'"):
+            read({"guide": value}, SERVER, CLIP)
+
+
 @given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**5))
 def test_ratios_count_as_ever(ratio: float, size: int) -> None:
     setting = setting_of(read({"keep": ratio}, SERVER, CLIP).text)
@@ -117,7 +146,8 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=12,
 )
-keys = st.sampled_from(["keep", "tokens", "method", "options", "preset"]) | st.text(max_size=6)
+keys = st.sampled_from(["keep", "tokens", "method", "options", "guide", "preset"])
+keys |= st.text(max_size=6)
 names = st.sampled_from(["lftr", "visionzip", "divprune", "Then", "Step", "method"])
 
 
@@ -299,9 +329,15 @@ def test_presets(tmp_path) -> None:
     Preset(lftr.get_method("fastv"), None).save(path)
     with pytest.raises(lftr.LftrError, match="inside the language model"):
         of_server({"preset": str(path)}, CLIP)
-    Preset(lftr.get_method("trim"), "auto").save(path)
-    with pytest.raises(lftr.LftrError, match="needs text"):
+    Preset(lftr.get_method("hawk"), 0.5).save(path)
+    with pytest.raises(lftr.LftrError, match="needs text_products"):
         of_server({"preset": str(path)}, CLIP)
+    Preset(lftr.get_method("trim"), "auto").save(path)
+    with pytest.raises(lftr.LftrError, match="keep = 'auto'"):
+        of_server({"preset": str(path)}, CLIP)
+    Preset(lftr.get_method("trim"), 0.5).save(path)
+    setting = RequestSetting(lftr.get_method("trim"), 0.5, "first")
+    assert of_server({"preset": str(path), "guide": "first"}, CLIP) == setting
     Preset(lftr.get_method("lftr"), lftr.Budget(100)).save(path)
     with pytest.raises(lftr.LftrError, match="an item at a time"):
         of_server({"preset": str(path)}, CLIP)
@@ -366,7 +402,16 @@ def test_architectures() -> None:
     assert provided(Config(stock.architectures[0], "siglip_vision_model")) == SIGLIP
     seen = provided(Config("Qwen3VLForConditionalGeneration", "qwen3_vl"))
     assert seen == SIGLIP | {"frame_features"}
-    assert provided(stock, sharded_by_image=True) == {"features"}
+    assert provided(stock, sharded_by_image=True) == {"features", "text_token_embeds"}
+    tower = {"text_embeds", "visual_projected"}
+    assert provided(stock, text_tower="some/clip") == CLIP | tower
+    for config, sharded in (
+        (stock, True),
+        (Config(stock.architectures[0], "siglip_vision_model"), False),
+        (Config("Qwen3VLForConditionalGeneration", "qwen3_vl"), False),
+    ):
+        with pytest.raises(lftr.LftrError, match="text_tower = 'some/clip'; allowed: none with"):
+            provided(config, sharded, "some/clip")
     with pytest.raises(lftr.LftrError, match="pixtral"):
         provided(Config(stock.architectures[0], "pixtral"))
     with pytest.raises(lftr.LftrError, match="those that lftr serves"):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..presets import Preset
 
 
+_AGAIN = "so that an item is encoded again under another text"
+
+
 def serve(
     context: typer.Context,
     model: Annotated[
@@ -32,6 +35,22 @@ def serve(
     option: options.Options = None,
     positions: options.Positions = None,
     weights: options.Weights = None,
+    guide: Annotated[
+        str,
+        typer.Option(
+            "--guide",
+            help="Which text guides methods that compare with one: last (all of the prompt's), or "
+            "first (that up to the first answer after an image, so that later turns reuse it).",
+        ),
+    ] = "last",
+    text_tower: Annotated[
+        str | None,
+        typer.Option(
+            "--text-tower",
+            help="The CLIP (id or folder) of the model's vision tower, whose text side these "
+            "methods compare with; by default the language model's embeddings.",
+        ),
+    ] = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print the command that would start the server.")
     ] = False,
@@ -46,7 +65,7 @@ def serve(
     from ..hosts.vllm.start_options import FAILURES
 
     arguments = {"--method": method, "--keep": keep, "--tokens": tokens, "--option": option}
-    stated = {"positions": positions, "weights": weights}
+    stated = {"positions": positions, "weights": weights, "text_tower": text_tower}
     started = {name: value for name, value in stated.items() if value is not None}
     rest = list(context.args)
     if model is not None and model.startswith("-"):  # an option of vLLM's comes first
@@ -54,7 +73,9 @@ def serve(
     name = _bundled_path() if model is None else str(options.check_model_name("MODEL", model))
     setting = _setting(arguments) if preset is None else _preset(preset, arguments)
     build = check_version()
-    planned = plan(name, _config(name), setting, rest, started)
+    planned = plan(name, _config("MODEL", name), setting, rest, started, guide)
+    if text_tower not in (None, "bundled"):
+        _check_clip(text_tower)
     command = planned.command
     _say(planned, *build)
     if dry:
@@ -94,7 +115,13 @@ def _bundled_path() -> str:
     return str(bundled.path())
 
 
-def _config(name: str) -> Any:
+def _check_clip(name: str) -> None:
+    kind = _config("--text-tower", name).model_type
+    if kind != "clip":
+        raise ArgumentError.of("--text-tower", name, f"a CLIP; it is a model of type {kind!r}")
+
+
+def _config(option: str, name: str) -> Any:
     from transformers import AutoConfig
 
     try:
@@ -102,10 +129,10 @@ def _config(name: str) -> Any:
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             known = "a model that transformers itself has, not one with code of its own (auto_map)"
-            raise ArgumentError.of("MODEL", name, known) from None
+            raise ArgumentError.of(option, name, known) from None
         reason = str(error).strip().splitlines()[0]
         allowed = f"a model of Hugging Face or a folder ({reason})"
-        raise ArgumentError.of("MODEL", name, allowed) from None
+        raise ArgumentError.of(option, name, allowed) from None
 
 
 def _say(planned: ServerPlan, distribution: str, version: str) -> None:
@@ -117,13 +144,15 @@ def _say(planned: ServerPlan, distribution: str, version: str) -> None:
     positions = "renumbered" if compact else "as in the full prompt"
     weights = f"{planned.started.weights:g}" if planned.started.weights else "none"
     seen = "images and videos" if served.videos else "images"
+    text = "all text" if planned.setting.guide == "last" else "the text up to the first answer"
+    guided = f"; guided by {text} of the prompt, {_AGAIN}" if planned.guided else ""
     official = distribution == "vllm"
     build = "" if official else f" ({distribution}: built by others than the vLLM project)"
     remark(
         f"vLLM {version}{build}: {planned.model}, {served.stock} as {served.name}",
         f"reduced before the language model: {seen}; positions {positions}; "
         f"weights of slots {weights}",
-        f"{seen}: {planned.setting}, unless a request asks for another method or keep",
+        f"{seen}: {planned.setting}, unless a request asks for another method or keep{guided}",
         'a request asks beside "messages": "mm_processor_kwargs": {"lftr": {"keep": 0.25, '
         f'"method": "divprune"}}}}; methods: {", ".join(planned.fitting)}',
         f"figures: /metrics on port {planned.port}, names that begin with lftr:",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...values.errors import UnsupportedModelError
+from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.evidence import fields_from
 
-_ATTENTIVE = fields_from("features", "projector", "attention")
+_ATTENTIVE = fields_from("features", "projector", "attention", "prompt")
+_CLIP = "clip_vision_model"
 _TOWERS = {
-    "clip_vision_model": _ATTENTIVE | fields_from("cls", "frames"),
+    _CLIP: _ATTENTIVE | fields_from("cls", "frames"),
     "siglip_vision_model": _ATTENTIVE,
 }
 
@@ -73,7 +74,9 @@ def architecture_of(config: Any) -> Architecture:
     )
 
 
-def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
+def provided(
+    config: Any, sharded_by_image: bool = False, text_tower: str | None = None
+) -> frozenset[str]:
     """Return the fields of `lftr.VisualTokens` that a served model can fill.
 
     Parameters
@@ -82,22 +85,32 @@ def provided(config: Any, sharded_by_image: bool = False) -> frozenset[str]:
         The model's configuration.
     sharded_by_image : bool
         Whether each device encodes other images (``--mm-encoder-tp-mode data``). Then devices share
-        only the encoder's output, and no evidence is read.
+        only the encoder's output, and no evidence is read from the encoder.
+    text_tower : str, optional
+        The CLIP whose text side methods compare with.
 
     Raises
     ------
+    ArgumentError
+        If a text tower is named for another vision tower than CLIP's, or for devices that encode
+        other images.
     UnsupportedModelError
         If the vision tower is none that is hosted.
     """
     architecture = architecture_of(config)
     fields = _ATTENTIVE
+    tower = str(getattr(config.vision_config, "model_type", None))
     if architecture.counted_positions:
-        tower = str(getattr(config.vision_config, "model_type", None))
         if tower not in _TOWERS:
             raise UnsupportedModelError(
                 f"vision tower {tower!r}; those that lftr serves on vLLM: {', '.join(_TOWERS)}"
             )
         fields = _TOWERS[tower]
+    if text_tower is not None:
+        if tower != _CLIP or sharded_by_image:
+            why = "mm_encoder_tp_mode = 'data'" if sharded_by_image else f"a vision tower {tower!r}"
+            raise ArgumentError.of("text_tower", text_tower, f"none with {why}")
+        fields |= fields_from("tower")
     if sharded_by_image:
-        return fields_from("features")
+        return fields_from("features", "prompt")
     return fields | fields_from("frames") if architecture.videos else fields

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,9 +28,11 @@ class Counters:
 
     With several API servers vLLM itself adds up what each has counted. ``lftr:requests_total``,
     ``lftr:items_total`` (images and videos), ``lftr:visual_tokens_total`` (as a server without lftr
-    would have had) and ``lftr:kept_tokens_total`` are by method; ``lftr:refused_total`` counts
-    answers of status 400 or 413. ``lftr:failed_items_total``, by method, comes from the workers,
-    see `Failures`.
+    would have had) and ``lftr:kept_tokens_total`` are by method, and so are
+    ``lftr:guided_items_total``, items in which the prompt's text guided the choice, and
+    ``lftr:guided_again_total``, those of them that had come before under another text (see
+    `Repeats`). ``lftr:refused_total`` counts answers of status 400 or 413.
+    ``lftr:failed_items_total``, by method, comes from the workers, see `Failures`.
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,10 @@ class Counters:
         self.items = Counter("lftr:items", "Images and videos of requests.", by)
         self.tokens = Counter("lftr:visual_tokens", "Visual tokens before reduction.", by)
         self.kept = Counter("lftr:kept_tokens", "Visual tokens after reduction.", by)
+        self.guided = Counter("lftr:guided_items", "Items whose tokens a prompt's text guided.", by)
+        self.again = Counter(
+            "lftr:guided_again", "Guided items that had come before under another text.", by
+        )
         self.refused = Counter("lftr:refused", "Requests refused by lftr, with status 400 or 413.")
         if FAILURES not in os.environ:  # the workers, which start after this, have it too
             os.environ[FAILURES] = _new_file()
@@ -59,6 +66,30 @@ class Counters:
     def get() -> Counters:
         """Return the process's one set of counters."""
         return Counters()
+
+
+class Repeats:
+    """Knows which items come again under another text, so that they are encoded again.
+
+    Parameters
+    ----------
+    most : int
+        How many hashes are remembered, the latest ones.
+    """
+
+    def __init__(self, most: int = 20_000) -> None:
+        self.most = most
+        self.known: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, plain: str, guided: str) -> bool:
+        """Note an item, by its hashes without and with its text; return whether it comes again."""
+        again = plain in self.known and guided not in self.known
+        for one in (plain, guided):
+            self.known[one] = None
+            self.known.move_to_end(one)
+        while len(self.known) > self.most:
+            self.known.popitem(last=False)
+        return again
 
 
 class Failures:

@@ -68,6 +68,8 @@ class ServerPlan:
         What no request can change.
     fitting : list of str
         Methods that requests can choose.
+    guided : bool
+        Whether the server's own method is guided by the text of prompts.
     note : str or None
         A remark about the preset.
     options : list of str
@@ -79,6 +81,7 @@ class ServerPlan:
     setting: RequestSetting
     started: StartOptions
     fitting: list[str]
+    guided: bool
     note: str | None
     options: list[str]
 
@@ -95,7 +98,7 @@ class ServerPlan:
         overrides: dict[str, Any] = {}
         for text in texts:
             overrides |= _read_json(_OVERRIDES, text)
-        chosen = {**self.setting.to_plain(), **asdict(self.started)}
+        chosen = {**self.setting.to_plain(), **self.started.to_plain()}
         overrides |= {"architectures": [self.architecture.name], KEY: chosen}
         return [
             sys.executable,
@@ -117,6 +120,7 @@ def plan(
     setting: dict[str, Any] | Preset,
     options: Sequence[str],
     started: Mapping[str, Any] | None = None,
+    guide: str = "last",
 ) -> ServerPlan:
     """Check everything that can be checked before vLLM is started.
 
@@ -132,6 +136,8 @@ def plan(
         For vLLM.
     started : mapping, optional
         `StartOptions` by name; those that are not there are the preset's, or have their defaults.
+    guide : {"last", "first"}
+        Which text guides the methods that compare with one, see `RequestSetting`.
 
     Raises
     ------
@@ -141,17 +147,21 @@ def plan(
     options = [_spelled(option) for option in options]
     _check_options(options)
     architecture = architecture_of(config)
-    fields = provided(config, _taken(options, _SHARDING)[1][-1:] == ["data"])
     preset = {}
     if isinstance(setting, Preset):
         preset = asdict(StartOptions.of_preset(setting, architecture))
     fixed = StartOptions.read({**preset, **(started or {})}, architecture)
+    sharded = _taken(options, _SHARDING)[1][-1:] == ["data"]
+    fields = provided(config, sharded, fixed.text_tower)
     note = None
     if isinstance(setting, Preset):
-        chosen, note = of_preset(setting, fields), _note(setting, model, fixed)
+        chosen, note = of_preset(setting, fields, guide), _note(setting, model, fixed)
     else:
-        chosen = of_server(setting, fields, fixed.weights > 0)
-    return ServerPlan(model, architecture, chosen, fixed, fitting(fields), note, list(options))
+        chosen = of_server({**setting, "guide": guide}, fields, fixed.weights > 0)
+    guided = chosen.guided(fields)
+    return ServerPlan(
+        model, architecture, chosen, fixed, fitting(fields), guided, note, list(options)
+    )
 
 
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:

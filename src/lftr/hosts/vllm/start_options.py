@@ -1,4 +1,4 @@
-"""What a server is started with, and no request can change: positions, and weights of slots."""
+"""What a server is started with, and no request can change: positions, weights, a text tower."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ class StartOptions:
         Whether kept tokens stay where they were, or are renumbered.
     weights : float
         What the logarithm of a slot's number of tokens is multiplied by, in attention; 0 for none.
+    text_tower : str, optional
+        The CLIP (an id or a folder) whose text side methods compare with; "bundled" for the bundled
+        model's. Without one, they compare with the language model's embeddings of the prompt.
     """
 
     positions: str = POSITIONS[0]
     weights: float = 1.0
+    text_tower: str | None = None
 
     @classmethod
     def of(cls, config: Any) -> StartOptions:
@@ -60,7 +64,13 @@ class StartOptions:
             raise ArgumentError.of(
                 "positions", options.positions, f"{words} for {architecture.stock}"
             )
+        if not isinstance(options.text_tower, str | None):
+            raise ArgumentError.of("text_tower", options.text_tower, "the id or folder of a CLIP")
         return options
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the options as the values that `of` takes, without those that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def of_preset(cls, preset: Preset, architecture: Architecture) -> StartOptions:

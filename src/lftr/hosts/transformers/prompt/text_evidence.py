@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,9 @@ def row_texts(
     if evidence & fields_from("prompt", "language"):
         embed = model.get_input_embeddings()
         if text is None:
-            embeds = prompt_embeddings(embed, input_ids, words, _special_ids(model))
+            embeds = prompt_embeddings(
+                embed, input_ids, words, mark_ids(model.config, model.generation_config)
+            )
         else:
             rows = [_ids(guidance, _text(guidance, row, ids)) for row, ids in enumerate(input_ids)]
             embeds = [embed(row.to(input_ids.device)) for row in rows]
@@ -86,14 +90,10 @@ def _ids(guidance: Guidance, text: str) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def _special_ids(model: Model) -> list[int]:
+def mark_ids(config: Any, generation_config: Any) -> list[int]:
     """Return the ids of begin, end, padding and of the marks around images that a model has."""
     special: set[int] = set()
-    for source in (
-        model.config,
-        getattr(model.config, "text_config", None),
-        model.generation_config,
-    ):
+    for source in (config, getattr(config, "text_config", None), generation_config):
         for name in _SPECIAL:
             value = getattr(source, name, None)
             special.update(

@@ -17,7 +17,6 @@ from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderA
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 
 from ....methods import get_method
-from ....methods.base import Method
 from ....values.errors import LftrError, UnsupportedModelError
 from ....values.evidence import from_rows
 from ....values.selection import Selection
@@ -28,9 +27,12 @@ from ..architectures import architecture_of, provided
 from ..metrics import Failures, Pace
 from ..request.request_setting import (
     KEY,
+    TEXTS,
     RequestSetting,
     field_of,
     of_server,
+    question_field_of,
+    seen_by,
     setting_of,
     size_field_of,
 )
@@ -38,6 +40,7 @@ from ..start_options import StartOptions
 from .encoder_inputs import EncoderInputs
 from .evidence_reader import Encoder, EvidenceReader
 from .slot_weights import StepWeights, with_logs
+from .text_reader import TextReader
 
 logger = init_logger("vllm.lftr")
 _failures = Failures()
@@ -69,7 +72,8 @@ class Reducing(SupportsMultiModal):
         self.slot_weights, self.exponent, self.most = weights, started.weights, most
         self.family = Family.registry[self.model_type]
         mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
-        self.provided = provided(self.config, mode == "data")
+        self.provided = provided(self.config, mode == "data", started.text_tower)
+        self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
         self.pace = Pace()
         self._encoder: Encoder | None = None
         served = architecture_of(self.config)
@@ -155,22 +159,30 @@ class Reducing(SupportsMultiModal):
         for medium in self.family.media:
             kwargs.pop(size_field_of(medium.name), None)
             texts = kwargs.pop(field_of(medium.name), None)
+            questions = kwargs.pop(question_field_of(medium.name), None)
             if texts is not None:
                 settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
+                questions = [None] * len(settings) if questions is None else questions
+                asked = zip(settings, questions, strict=True)
                 inputs = self.inputs_of[medium.name](self, medium, kwargs)
-                left = iter(settings)
                 return tuple(
                     tokens
                     for part in inputs.portions(self.most)
-                    for tokens in self._reduced(part, list(islice(left, len(part.sizes))))
+                    for tokens in self._reduced(part, list(islice(asked, len(part.sizes))))
                 )
         return super().embed_multimodal(**kwargs)
 
-    def _reduced(self, inputs: EncoderInputs, settings: Sequence[RequestSetting]) -> list[Tensor]:
+    def _reduced(
+        self, inputs: EncoderInputs, asked: Sequence[tuple[RequestSetting, Tensor | None]]
+    ) -> list[Tensor]:
+        """Return the tokens of items, each with its setting and the text that guides the choice."""
         sizes = inputs.sizes
+        settings, questions = zip(*asked, strict=True)
         counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
         wanted = {
-            i: self._wanted(one.method) for i, one in enumerate(settings) if counts[i] < sizes[i]
+            i: seen_by(one.method, self.provided)
+            for i, one in enumerate(settings)
+            if counts[i] < sizes[i]
         }
         reader = EvidenceReader(self.encoder, self._to_read(wanted.values()), inputs.packed)
         with reader.attached():
@@ -179,7 +191,7 @@ class Reducing(SupportsMultiModal):
         logs: list[Tensor | None] = [None] * len(sizes)  # None: zeros
         if wanted:
             start = time.perf_counter()
-            tokens = self._tokens(reader, features, inputs, wanted)
+            tokens = self._tokens(reader, features, inputs, wanted, questions)
             for i, choice in _choose(tokens, settings, counts).items():
                 features[i] = self._agreed(choice.apply(features[i]))
                 anchors[i] = self._agreed(choice.index.to(features[i].device))
@@ -209,14 +221,14 @@ class Reducing(SupportsMultiModal):
         )
         return embedded
 
-    def _wanted(self, method: Method) -> frozenset[str]:
-        """Return the fields that a method sees: of each need, the first one provided."""
-        provided = self.provided
-        return frozenset(next(n for n in names if n in provided) for names in method.evidence)
-
     def _to_read(self, wanted: Iterable[frozenset[str]]) -> frozenset[str]:
-        """Return the fields to read for several methods; without a CLS token, frames are means."""
+        """Return the fields to read for several methods.
+
+        Without a CLS token, frames are means; a text tower projects the encoder's features.
+        """
         fields = frozenset().union(*wanted)
+        if "visual_projected" in fields:
+            fields |= {"encoder_features"}
         if "frame_features" in fields and self.encoder.cls_place is None:
             fields = fields - {"frame_features"} | {"encoder_features"}
         return fields
@@ -227,6 +239,7 @@ class Reducing(SupportsMultiModal):
         features: Sequence[Tensor],
         inputs: EncoderInputs,
         wanted: Mapping[int, frozenset[str]],
+        questions: Sequence[Tensor | None],
     ) -> dict[int, VisualTokens]:
         """Return the visual tokens of some items, with the fields that their methods see."""
         layouts = inputs.layouts()
@@ -238,6 +251,9 @@ class Reducing(SupportsMultiModal):
             values: dict[str, Any] = {name: from_rows(name, rows[i]) for name, rows in maps.items()}
             if "frame_features" in fields - values.keys():
                 values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
+            if "visual_projected" in fields:
+                values["visual_projected"] = self.texts.project(values["encoder_features"])
+            values |= self.texts.read(fields & TEXTS, questions[i])
             seen = {name: values[name] for name in fields - {"features"}}
             tokens[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
         return tokens

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldConfig
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import (
@@ -22,15 +23,18 @@ from vllm.multimodal.processing import (
     PromptUpdateDetails,
 )
 
-from ....values.errors import ArgumentError
+from ....values.errors import ArgumentError, LftrError
 from ..architectures import provided
-from ..metrics import Counters
+from ..metrics import Counters, Repeats
 from ..start_options import StartOptions
+from .question import Questions, known_by
 from .request_setting import (
     KEY,
+    QUESTIONS,
     RequestSetting,
     field_of,
     of_server,
+    question_field_of,
     read,
     setting_of,
     size_field_of,
@@ -79,11 +83,14 @@ class Shortening(BaseMultiModalProcessor):
         super().__init__(*args, **kwargs)
         config = self.info.get_hf_config()
         mode = self.info.ctx.get_mm_config().mm_encoder_tp_mode
-        self.provided = provided(config, mode == "data")
         self.started = StartOptions.of(config)
+        self.provided = provided(config, mode == "data", self.started.text_tower)
         self.weighted = self.started.weights > 0
         self.server = of_server(getattr(config, KEY, None), self.provided, self.weighted)
+        if self.server.guide == "first":
+            _ = self.questions.answer_mark  # refused at start where there is none
         self._profiling = False
+        self._repeats = Repeats()
         Counters.get().begin(self.server.method.name)
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
@@ -105,8 +112,12 @@ class Shortening(BaseMultiModalProcessor):
         try:
             setting = self._setting(inputs)
             # with the options of the start, since caches may be shared with servers of others
-            text = json.dumps({**json.loads(setting.text), **asdict(self.started)}, sort_keys=True)
+            started = self.started.to_plain()
+            text = json.dumps({**json.loads(setting.text), **started}, sort_keys=True)
             kwargs = {**inputs.hf_processor_mm_kwargs, KEY: text}
+            kwargs.pop(QUESTIONS, None)  # a client's
+            if setting.guided(self.provided):
+                kwargs[QUESTIONS] = self._questions(inputs, setting)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
             sent = False
             try:
@@ -120,6 +131,9 @@ class Shortening(BaseMultiModalProcessor):
         except ArgumentError:
             Counters.get().refused.inc()
             raise
+        if QUESTIONS in kwargs and not self._profiling:
+            items = sum(map(len, kwargs[QUESTIONS].values()))
+            Counters.get().guided.labels(setting.method.name).inc(items)
         return processed
 
     def _forget(self, inputs: Any) -> None:
@@ -132,6 +146,51 @@ class Shortening(BaseMultiModalProcessor):
             for hashes in self._get_mm_hashes(inputs).values():
                 for one in hashes:
                     inputs.cache.invalidate(one)
+
+    @cached_property
+    def questions(self) -> Questions:
+        """Finds the text of prompts."""
+        return Questions(self.info)
+
+    def _questions(self, inputs: Any, setting: RequestSetting) -> dict[str, list[Tensor]]:
+        """Return the text that guides the choice in each item, by medium."""
+        counts = inputs.mm_data_items.get_all_counts()
+        if self._profiling:  # a prompt of items alone
+            return {name: [torch.zeros(1).int()] * count for name, count in counts.items()}
+        return self.questions.of_items(inputs.prompt, counts, setting.guide)
+
+    def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
+        """Return what caches know items by; the text that guides a choice is a part of it."""
+        kwargs = dict(inputs.hf_processor_mm_kwargs)
+        questions = kwargs.pop(QUESTIONS, None)
+        hashes: dict[str, list[str]] = super()._get_mm_hashes(
+            replace(inputs, hf_processor_mm_kwargs=kwargs)
+        )
+        if questions is None:
+            return hashes
+        algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+        guided = {
+            medium: [
+                known_by(*pair, algorithm) for pair in zip(items, questions[medium], strict=True)
+            ]
+            for medium, items in hashes.items()
+        }
+        if not self._profiling:
+            pairs = [pair for m in hashes for pair in zip(hashes[m], guided[m], strict=True)]
+            again = sum(self._repeats.add(*pair) for pair in pairs)
+            Counters.get().again.labels(setting_of(kwargs[KEY]).method.name).inc(again)
+        return guided
+
+    def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Any:
+        """Return the arguments for the items that are not cached."""
+        kwargs = dict(super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached))
+        if QUESTIONS in kwargs:
+            kwargs[QUESTIONS] = {
+                medium: [texts[i] for i, cached in enumerate(mm_is_cached[medium]) if not cached]
+                for medium, texts in kwargs[QUESTIONS].items()
+                if medium in mm_is_cached
+            }
+        return kwargs
 
     def _setting(self, inputs: Any) -> RequestSetting:
         for medium, items in inputs.mm_data_items.items():
@@ -150,6 +209,7 @@ class Shortening(BaseMultiModalProcessor):
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = _split(hf_kwargs)
+        questions = hf_kwargs.get(QUESTIONS)
         try:
             processed = super()._apply_hf_processor_main(mm_items, plain)
         except ValueError as error:
@@ -163,6 +223,10 @@ class Shortening(BaseMultiModalProcessor):
         for medium, count in mm_items.get_all_counts().items():
             if count:
                 processed[field_of(medium)] = setting.repeat(count, 1)
+                if questions is not None:
+                    if len(questions[medium]) != count:
+                        raise LftrError(f"{count} {medium}s have {len(questions[medium])} texts")
+                    processed[question_field_of(medium)] = questions[medium]
         return processed
 
     def _get_mm_fields_config(
@@ -171,7 +235,8 @@ class Shortening(BaseMultiModalProcessor):
         plain, _ = _split(hf_processor_mm_kwargs)
         fields = dict(super()._get_mm_fields_config(hf_inputs, plain))
         for medium in MEDIA:
-            fields[field_of(medium)] = MultiModalFieldConfig.batched(medium, keep_on_cpu=True)
+            for name in (field_of(medium), question_field_of(medium)):
+                fields[name] = MultiModalFieldConfig.batched(medium, keep_on_cpu=True)
         return fields
 
     def _get_prompt_updates(
@@ -245,4 +310,5 @@ class Shortening(BaseMultiModalProcessor):
 
 def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the arguments of the model's own processor, and the setting."""
-    return {key: value for key, value in kwargs.items() if key != KEY}, kwargs[KEY]
+    own = (KEY, QUESTIONS)
+    return {key: value for key, value in kwargs.items() if key not in own}, kwargs[KEY]

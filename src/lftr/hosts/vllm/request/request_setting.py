@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ....methods import get_method, list_methods
 from ....methods.base import Method
@@ -17,12 +17,17 @@ from ....options.plain import from_plain, to_plain
 from ....presets import Preset
 from ....values.budget import as_arguments, budget_from_plain, resolve, stated
 from ....values.errors import ArgumentError
+from ....values.evidence import FIELDS, fields_from
 from ..start_options import NAMES
 
 KEY = "lftr"
+QUESTIONS = "lftr_questions"
+"""The argument of vLLM's processor with the text that guides the choice in each item, by medium."""
 BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole number up to 10**6"
 _BUDGET = ("keep", "tokens")
-_FIELDS = ("method", "options", *_BUDGET)
+_FIELDS = ("method", "options", "guide", *_BUDGET)
+Guide = Literal["last", "first"]
+TEXTS = fields_from("prompt") | {"text_embeds"}
 # where slots have no weights, dropping answered better on images (benchmarks/weights.py)
 UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
 _INSIDE = "it acts inside the language model, whose paged cache holds every token in all layers"
@@ -40,18 +45,28 @@ class RequestSetting:
     keep : float or int
         A ratio (float) or a count (int), see `lftr.values.budget.resolve`: what depends on sizes
         alone.
+    guide : {"last", "first"}
+        The text that guides methods which compare with one: all of the prompt's, or that up to the
+        first answer after the item, which stays the same in later turns.
     """
 
     method: Method
     keep: float | int
+    guide: Guide = "last"
 
     def count(self, size: int) -> int:
         """Return how many of ``size`` tokens stay."""
         return resolve(self.keep, size)
 
+    def guided(self, provided: frozenset[str]) -> bool:
+        """Whether the choice depends on the prompt's text, where these fields are provided."""
+        drops = isinstance(self.keep, int) or self.keep < 1
+        return drops and bool(TEXTS & seen_by(self.method, provided))
+
     def to_plain(self) -> dict[str, Any]:
         """Return the setting as the values that `read` takes."""
-        return {**to_plain(self.method), **as_arguments(self.keep)}
+        guide = {} if self.guide == "last" else {"guide": self.guide}
+        return {**to_plain(self.method), **as_arguments(self.keep), **guide}
 
     @functools.cached_property
     def text(self) -> str:
@@ -67,6 +82,11 @@ def field_of(medium: str) -> str:
     return f"{KEY}_{medium}"
 
 
+def question_field_of(medium: str) -> str:
+    """Return the name of the field with the texts that guide the choice in a medium's items."""
+    return f"{KEY}_question_{medium}"
+
+
 def size_field_of(medium: str) -> str:
     """Return the name of the field with the number of all tokens of a medium's items."""
     return f"{KEY}_size_{medium}"
@@ -77,7 +97,7 @@ def setting_of(text: str) -> RequestSetting:
     """Return the setting that has this `RequestSetting.text`."""
     values = json.loads(text)
     method = from_plain({key: values[key] for key in ("method", "options")})
-    return RequestSetting(method, budget_from_plain(values))
+    return RequestSetting(method, budget_from_plain(values), values.get("guide", "last"))
 
 
 def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> RequestSetting:
@@ -104,14 +124,14 @@ def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> 
     if isinstance(values, Mapping):
         values = {key: value for key, value in values.items() if key not in NAMES}
     if isinstance(values, Mapping) and "preset" in values:
-        if len(values) > 1:
+        if values.keys() - {"preset", "guide"}:
             raise ArgumentError.of(KEY, dict(values), "a preset, or method, options and a budget")
-        return of_preset(Preset.load(values["preset"]), provided)
+        return of_preset(Preset.load(values["preset"]), provided, values.get("guide", "last"))
     return read(values, base, provided, weighted, _build_method)
 
 
-def of_preset(preset: Preset, provided: frozenset[str]) -> RequestSetting:
-    """Return a preset's method and budget.
+def of_preset(preset: Preset, provided: frozenset[str], guide: object = "last") -> RequestSetting:
+    """Return a preset's method and budget, with the ``guide`` of a server.
 
     Raises
     ------
@@ -124,9 +144,8 @@ def of_preset(preset: Preset, provided: frozenset[str]) -> RequestSetting:
     if preset.encoder is not None:
         merge = spell_merge(preset.encoder)
         raise ArgumentError.of("encoder", merge, "None: vLLM's vision encoder merges no tokens")
-    return RequestSetting(
-        _fitting(preset.methods[0], provided), _read_budget(as_arguments(preset.budget))
-    )
+    method = _fitting(preset.methods[0], provided)
+    return RequestSetting(method, _read_budget(as_arguments(preset.budget)), _read_guide(guide))
 
 
 def read(
@@ -141,7 +160,7 @@ def read(
     Parameters
     ----------
     values : mapping
-        ``method`` and ``options``, ``keep`` or ``tokens``.
+        ``method`` and ``options``, ``keep`` or ``tokens``, ``guide``.
     default : RequestSetting
         The server's own.
     provided : frozenset of str
@@ -170,7 +189,8 @@ def read(
         name, options = values["method"], values.get("options", {})
         method = (method_of or _read_method)(name, options, provided, weighted)
     budget = {key: values[key] for key in _BUDGET if key in values}
-    return RequestSetting(method, _read_budget(budget) if budget else default.keep)
+    keep = _read_budget(budget) if budget else default.keep
+    return RequestSetting(method, keep, _read_guide(values.get("guide", default.guide)))
 
 
 def _read_method(name: object, options: object, provided: frozenset[str], weighted: bool) -> Method:
@@ -217,6 +237,19 @@ def _defaults(name: str, weighted: bool) -> dict[str, Any]:
     return {} if weighted else dict(UNWEIGHTED.get(name, {}))
 
 
+def _read_guide(value: object) -> Guide:
+    if value == "first":
+        return "first"
+    if value == "last":
+        return "last"
+    raise ArgumentError.of("guide", value, " or ".join(map(repr, get_args(Guide))))
+
+
+def seen_by(method: Method, provided: frozenset[str]) -> frozenset[str]:
+    """Return the fields that a method sees: of each need, the first one that is provided."""
+    return frozenset(next(n for n in names if n in provided) for names in method.evidence)
+
+
 def fitting(provided: frozenset[str]) -> list[str]:
     """Return the names of the methods that can serve with these fields."""
     return [name for name in list_methods("before") if _lack(get_method(name), provided) is None]
@@ -244,7 +277,9 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
         return "it encodes the image a second time, at another size"
     for names in method.evidence:
         if not provided.intersection(names):
-            return f"it needs {' or '.join(names)}, and an item is encoded once for all prompts"
+            inside = FIELDS[names[0]].origin == "language"
+            where = "the language model's first layer" if inside else "this model's encoder"
+            return f"it needs {' or '.join(names)}, which vLLM's host cannot read from {where}"
     return None
 
 

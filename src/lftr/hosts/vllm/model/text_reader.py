@@ -1,0 +1,93 @@
+"""Evidence of the text that guides methods: embeddings of the language model or of a CLIP tower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel
+from vllm.config import VllmConfig
+from vllm.tokenizers import cached_tokenizer_from_config
+
+from .... import bundled
+from ....evidence.text import TextTower
+from ....values.errors import ArgumentError, LftrError
+
+
+class TextReader:
+    """Turns the text that comes with an item into evidence.
+
+    Parameters
+    ----------
+    language_model : nn.Module
+        vLLM's language model.
+    vllm_config : VllmConfig
+        The engine's configuration.
+    tower : str, optional
+        The CLIP whose text side methods compare with; "bundled" for that of the bundled model.
+
+    Raises
+    ------
+    ArgumentError
+        If the tower cannot be loaded, or is not that of the model's vision tower.
+    """
+
+    def __init__(self, language_model: Any, vllm_config: VllmConfig, tower: str | None) -> None:
+        self.embed: Any = language_model.embed_input_ids
+        self.device = vllm_config.device_config.device
+        self.tower: TextTower | None = None
+        if tower is not None:
+            config = vllm_config.model_config
+            self.tokenizer: Any = cached_tokenizer_from_config(config)
+            self.tower = _load(tower, config.dtype, self.device)
+            width = config.hf_config.vision_config.hidden_size
+            self.project(torch.zeros(1, width, device=self.device))  # raises if the widths differ
+
+    def read(self, fields: frozenset[str], question: Tensor | None) -> dict[str, Tensor]:
+        """Return the requested text evidence.
+
+        Parameters
+        ----------
+        fields : frozenset of str
+            Of those that are read from text.
+        question : Tensor of int32, shape (L,), optional
+            The ids of the text; None if the item came without.
+
+        Raises
+        ------
+        LftrError
+            If evidence is requested without text.
+        """
+        texts: dict[str, Tensor] = {}
+        if fields and question is None:
+            raise LftrError("an item came without the text that its method asks for")
+        if "text_token_embeds" in fields:
+            assert question is not None
+            texts["text_token_embeds"] = self.embed(question.long().to(self.device))
+        if "text_embeds" in fields:
+            assert question is not None
+            assert self.tower is not None
+            text = self.tokenizer.decode(question.tolist(), skip_special_tokens=True)
+            texts["text_embeds"] = self.tower.embed(text)
+        return texts
+
+    def project(self, encoder_features: Tensor) -> Tensor:
+        """Return the encoder's features ``(N, D)`` in the space that CLIP shares with text."""
+        assert self.tower is not None
+        return self.tower.project(encoder_features)
+
+
+def _load(name: str, dtype: torch.dtype, device: torch.device) -> TextTower:
+    """Load a CLIP's text tower."""
+    if name == "bundled":
+        return bundled.load_text_tower(bundled.load(device, dtype)[0])
+    try:
+        clip = CLIPModel.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArgumentError.of(
+            "text_tower", name, f"the id or folder of a CLIP ({reason})"
+        ) from None
+    return TextTower.from_clip(clip.to(device).eval(), tokenizer)
