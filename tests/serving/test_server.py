@@ -165,10 +165,10 @@ def told(server: Server, request: dict[str, Any]) -> tuple[str, int]:
 
 
 def on_transformers(
-    server: Server, picture: Image.Image, method: str, keep: Any
+    server: Server, picture: Image.Image, method: str, keep: Any, text: str = "t20 t30"
 ) -> tuple[str, int]:
     checkpoint = server.checkpoint
-    inputs = checkpoint.inputs(f"{checkpoint.sign} t20 t30 ", [picture])
+    inputs = checkpoint.inputs(f"{checkpoint.sign} {text} ", [picture])
     full = inputs["input_ids"].shape[1]
     with (
         torch.inference_mode(),
@@ -219,6 +219,18 @@ def test_answers_and_usage(server: Server) -> None:
     assert spent["lftr:refused_total"] == 0
 
 
+def test_the_text_guides(server: Server) -> None:
+    """One image under two texts, and again; each answer is that of transformers."""
+    before, picture = server.counters(), tiny.image(40, 36, 9)
+    asked = {"method": "trim", "keep": 0.25}
+    for text in ("t20 t30", "t99 t100 t101", "t20 t30"):
+        found = told(server, chat(picture, text, asked))
+        assert found == on_transformers(server, picture, "trim", 0.25, text)
+    spent = server.counters() - before
+    assert spent['lftr:guided_items_total{method="trim"}'] == 3
+    assert spent['lftr:guided_again_total{method="trim"}'] == 1
+
+
 def test_the_client_of_the_examples(server: Server, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     tiny.image(40, 36, 3).save(picture)
@@ -258,8 +270,10 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
         (plain.replace(b'"X"', b"9" * 4000), 400, "holds more than"),
         (plain.replace(b'"X"', deep), 400, ""),
         (body(asked=[["keep", 1]]), 400, "object"),
-        (body(asked={"method": "cdpruner"}), 400, "those that can"),
+        (body(asked={"method": "hawk"}), 400, "those that can"),
         (body(asked={"method": "no such"}), 400, "unknown method"),
+        (body(asked={"method": "trim", "guide": "all"}), 400, "guide"),
+        (body(asked={"method": "trim", "guide": "first"}), 400, "chat template does not mark"),
         (body(asked={"method": "mix", "options": {"methods": ["lftr"] * 90}}), 400, "holds more"),
         (body(asked={"method": "lftr", "options": {"diversity": 7}}), 400, "diversity"),
         (body(asked={"method": "random", "options": {"seed": 2**64}}), 400, "numbers from"),
@@ -281,7 +295,7 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
 def test_wrong_requests_are_answered(server: Server) -> None:
     """Each with status 400 and a message of one line, one after the other."""
     before, ours = server.counters(), 0
-    for seed in range(23):
+    for seed in range(25):
         sent, status, word = wrong(seed)
         ours += bool(word)
         code, answer = server.post(sent)
@@ -294,6 +308,7 @@ def test_wrong_requests_are_answered(server: Server) -> None:
 def test_a_mixed_load(server: Server, requests: int) -> None:
     """Right and wrong requests of all kinds, eight at a time: right answers, and flat memory."""
     kinds = [(None, 1.0), (0.25, None), (1 / 9, "divprune"), (7, "visionzip"), (1.0, "uniform")]
+    kinds += [(0.25, "trim")]
     right: list[tuple[bytes, Any]] = []
     for seed in range(12):
         keep, method = kinds[seed % len(kinds)]
