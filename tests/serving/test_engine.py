@@ -21,6 +21,7 @@ QUESTIONS = (
     Question(((64, 80),), 3, 1.0),
     Question(((90, 40),), 4, 0.6, "fastervlm"),
     Question((), 5),
+    Question(((60, 70),), 9, 0.7, "trim"),
 )
 CLIPS = (
     Question(((8, 32, 24), (40, 36)), 6, 0.7, "lftr"),
@@ -88,6 +89,30 @@ def test_a_step_encodes_no_more_than_without_reduction(
         assert ask(llm, checkpoint, *burst) == wanted
         assert max(steps) > most  # the manager makes the difference
     assert len(bounded) > len(steps)
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen3_vl"], indirect=True)
+def test_texts_beside_adapters(checkpoint: tiny.Tiny) -> None:
+    """Their wrapper of the embeddings takes no more ids than a step has tokens."""
+    long = "<s>" + " t9 t30" * 60 + checkpoint.sign + " t20"
+    asked: list[Question] = [Spelled(((40, 36),), 3, 0.3, "trim", text=long)]
+    if checkpoint.takes_clips:
+        asked.append(Question(((4, 32, 24),), 4, 0.3, "uniform"))
+    how = {"enable_lora": True, "max_lora_rank": 8, "max_num_batched_tokens": 64, "max_num_seqs": 4}
+    with reduced(checkpoint, **how) as llm:
+        served = Served(checkpoint, llm, {})
+        for question in asked:
+            assert served.ask(question) == [served.on_transformers(question)[0]]
+
+
+@pytest.mark.parametrize("checkpoint", ["qwen2_5_vl"], indirect=True)
+def test_texts_without_a_processor_cache(checkpoint: tiny.Tiny) -> None:
+    with reduced(checkpoint, mm_processor_cache_gb=0) as llm:
+        served = Served(checkpoint, llm, {})
+        for seed in (3, 4):  # other text, and the same image under it
+            text = f"<s> t{seed} {checkpoint.sign} t2{seed} t3{seed}"
+            question = Spelled(((40, 36),), 3, 0.3, "trim", text=text)
+            assert served.ask(question, question) == [served.on_transformers(question)[0]] * 2
 
 
 def raises(*_: Any) -> Any:

@@ -82,7 +82,7 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
         visual = ids == self.config.video_token_id
         stays = ~visual
         stays[visual.nonzero().squeeze(1)[index]] = True
-        texts = self.get_language_model().embed_input_ids(ids[stays])
+        texts = self.texts.embed(ids[stays])
         rows = nn.functional.pad(texts, (0, tokens.shape[1] - texts.shape[1]))
         rows[visual[stays]] = tokens.to(rows)
         return positions.with_offsets(rows, places[:, stays])

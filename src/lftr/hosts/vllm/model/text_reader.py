@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel
 from vllm.config import VllmConfig
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
 from vllm.tokenizers import cached_tokenizer_from_config
 
 from .... import bundled
 from ....evidence.text import TextTower
-from ....values.errors import ArgumentError, LftrError
+from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
 
 
 class TextReader:
@@ -31,10 +35,14 @@ class TextReader:
     ------
     ArgumentError
         If the tower cannot be loaded, or is not that of the model's vision tower.
+    UnsupportedModelError
+        If there are adapters (LoRA), and the embeddings without them cannot be found.
     """
 
     def __init__(self, language_model: Any, vllm_config: VllmConfig, tower: str | None) -> None:
-        self.embed: Any = language_model.embed_input_ids
+        self._embed: Any = language_model.embed_input_ids
+        if vllm_config.lora_config is not None:
+            self._embed = _embeddings(language_model)
         self.device = vllm_config.device_config.device
         self.tower: TextTower | None = None
         if tower is not None:
@@ -43,6 +51,11 @@ class TextReader:
             self.tower = _load(tower, config.dtype, self.device)
             width = config.hf_config.vision_config.hidden_size
             self.project(torch.zeros(1, width, device=self.device))  # raises if the widths differ
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the language model's input embeddings of ids ``(L,)``."""
+        rows: Tensor = self._embed(ids.to(self.device, torch.int64))
+        return rows
 
     def read(self, fields: frozenset[str], question: Tensor | None) -> dict[str, Tensor]:
         """Return the requested text evidence.
@@ -64,7 +77,7 @@ class TextReader:
             raise LftrError("an item came without the text that its method asks for")
         if "text_token_embeds" in fields:
             assert question is not None
-            texts["text_token_embeds"] = self.embed(question.long().to(self.device))
+            texts["text_token_embeds"] = self.embed(question)
         if "text_embeds" in fields:
             assert question is not None
             assert self.tower is not None
@@ -76,6 +89,25 @@ class TextReader:
         """Return the encoder's features ``(N, D)`` in the space that CLIP shares with text."""
         assert self.tower is not None
         return self.tower.project(encoder_features)
+
+
+def _embeddings(language_model: nn.Module) -> nn.Module:
+    """Return the input embeddings as they are before LoRA wraps them.
+
+    The wrapper adds what the adapters of the current step's tokens make of as many ids, and cannot
+    take more ids than a step has tokens.
+    """
+    modules: list[nn.Module] = [
+        module
+        for module in language_model.modules()
+        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
+    ]
+    if len(modules) != 1:
+        raise UnsupportedModelError(
+            f"{type(language_model).__name__} has {len(modules)} modules of input embeddings; "
+            "allowed with LoRA: one"
+        )
+    return modules[0]
 
 
 def _load(name: str, dtype: torch.dtype, device: torch.device) -> TextTower:
