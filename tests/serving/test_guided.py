@@ -114,7 +114,7 @@ def test_without_the_text_in_the_hash(served: Served, monkeypatch: pytest.Monkey
     """The tests above find it if an image is known without its text."""
     from lftr.hosts.vllm.request import processing
 
-    monkeypatch.setattr(processing, "known_by", lambda item, *_: item)
+    monkeypatch.setattr(processing, "guided_hash", lambda item, *_: item)
     other = under(served, TRIM, OTHER)
     served.forget()
     first, second = served.on_transformers(TRIM), served.on_transformers(other)

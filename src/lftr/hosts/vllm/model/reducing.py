@@ -163,21 +163,21 @@ class Reducing(SupportsMultiModal):
             if texts is not None:
                 settings = [setting_of(bytes(text.tolist()).decode()) for text in texts]
                 questions = [None] * len(settings) if questions is None else questions
-                asked = zip(settings, questions, strict=True)
+                requested = zip(settings, questions, strict=True)
                 inputs = self.inputs_of[medium.name](self, medium, kwargs)
                 return tuple(
                     tokens
                     for part in inputs.portions(self.most)
-                    for tokens in self._reduced(part, list(islice(asked, len(part.sizes))))
+                    for tokens in self._reduced(part, list(islice(requested, len(part.sizes))))
                 )
         return super().embed_multimodal(**kwargs)
 
     def _reduced(
-        self, inputs: EncoderInputs, asked: Sequence[tuple[RequestSetting, Tensor | None]]
+        self, inputs: EncoderInputs, requested: Sequence[tuple[RequestSetting, Tensor | None]]
     ) -> list[Tensor]:
         """Return the tokens of items, each with its setting and the text that guides the choice."""
         sizes = inputs.sizes
-        settings, questions = zip(*asked, strict=True)
+        settings, questions = zip(*requested, strict=True)
         counts = [one.count(size) for one, size in zip(settings, sizes, strict=True)]
         wanted = {
             i: seen_by(one.method, self.provided)

@@ -27,7 +27,7 @@ from ....values.errors import ArgumentError, LftrError
 from ..architectures import provided
 from ..metrics import Counters, Repeats
 from ..start_options import StartOptions
-from .question import Questions, known_by
+from .question import Questions, guided_hash
 from .request_setting import (
     KEY,
     QUESTIONS,
@@ -171,7 +171,7 @@ class Shortening(BaseMultiModalProcessor):
         algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
         guided = {
             medium: [
-                known_by(*pair, algorithm) for pair in zip(items, questions[medium], strict=True)
+                guided_hash(*pair, algorithm) for pair in zip(items, questions[medium], strict=True)
             ]
             for medium, items in hashes.items()
         }

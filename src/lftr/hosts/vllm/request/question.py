@@ -67,7 +67,7 @@ class Questions:
                 ends = [self._first_answer(ids, place) for place in places[:count]]
                 ends += [len(ids)] * (count - len(ends))  # refused later: items without a place
             questions[medium.name] = [ids[:end][words[:end]].int() for end in ends]
-        if any(len(one) == 0 for of in questions.values() for one in of):
+        if any(len(text) == 0 for texts in questions.values() for text in texts):
             raise ArgumentError(
                 "the prompt has no text; allowed: text for the method to be guided by, or a method "
                 "that asks for none"
@@ -94,31 +94,29 @@ class Questions:
         tokenizer, processor = self.info.get_tokenizer(), self.info.get_hf_processor()
         template = getattr(processor, "chat_template", None)
         content: Any = "x" if template is None else [{"type": "text", "text": "x"}]
-        owner = tokenizer if template is None else processor
+        templated = tokenizer if template is None else processor
         ids: list[int] = []
         before: list[int] = []
-        if getattr(owner, "chat_template", None) is not None:
+        if getattr(templated, "chat_template", None) is not None:
             talk = [{"role": "user", "content": content}]
             before, ids = (
                 tokenizer.encode(
-                    owner.apply_chat_template(talk, add_generation_prompt=asks, tokenize=False),
+                    templated.apply_chat_template(talk, add_generation_prompt=ends, tokenize=False),
                     add_special_tokens=False,
                 )
-                for asks in (False, True)
+                for ends in (False, True)
             )
-        same = next(
-            (i for i, (one, other) in enumerate(zip(ids, before, strict=False)) if one != other),
-            len(before),
-        )
-        if len(ids) <= same:
+        pairs = enumerate(zip(ids, before, strict=False))
+        common = next((i for i, (token, other) in pairs if token != other), len(before))
+        if len(ids) <= common:
             raise ArgumentError.of(
                 "guide",
                 "first",
                 "'last', since this model's chat template does not mark where an answer begins",
             )
-        return torch.tensor(ids[same:], dtype=torch.int64)
+        return torch.tensor(ids[common:], dtype=torch.int64)
 
 
-def known_by(item: str, question: Tensor, algorithm: Any) -> str:
+def guided_hash(item: str, question: Tensor, algorithm: Any) -> str:
     """Return the hash of an item under a text, from its hash without one."""
     return str(MultiModalHasher.hash_kwargs(algorithm, item=item, question=question.numpy()))
