@@ -90,6 +90,7 @@ class Shortening(BaseMultiModalProcessor):
         if self.server.guide == "first":
             _ = self.questions.answer_mark  # refused at start where there is none
         self._profiling = False
+        self._recorded: list[str] = []
         self._repeats = Repeats()
         Counters.get().begin(self.server.method.name)
 
@@ -119,7 +120,7 @@ class Shortening(BaseMultiModalProcessor):
             if setting.guided(self.provided):
                 kwargs[QUESTIONS] = self._questions(inputs, setting)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
-            sent = False
+            sent, self._recorded = False, []
             try:
                 processed = super().apply(inputs, timing_ctx)
                 self.check(processed)
@@ -136,16 +137,25 @@ class Shortening(BaseMultiModalProcessor):
             Counters.get().guided.labels(setting.method.name).inc(items)
         return processed
 
+    def _get_cache_missing_items(self, cache: Any, mm_data_items: Any, mm_hashes: Any) -> Any:
+        """Note which items vLLM is about to record as received by its engine."""
+        missing = super()._get_cache_missing_items(cache, mm_data_items, mm_hashes)
+        self._recorded = [
+            one
+            for medium, hashes in mm_hashes.items()
+            for one, cached in zip(hashes, missing[0][medium], strict=True)
+            if not cached
+        ]
+        return missing
+
     def _forget(self, inputs: Any) -> None:
-        """Remove a request's items from vLLM's record of what its engine has received.
+        """Remove a request's new items from vLLM's record of what its engine has received.
 
         The record is written before the prompt is looked at. If the request is then refused, the
         next one with the same image would go to the engine without the image, and fail.
         """
-        if inputs.cache is not None:
-            for hashes in self._get_mm_hashes(inputs).values():
-                for one in hashes:
-                    inputs.cache.invalidate(one)
+        for one in self._recorded:
+            inputs.cache.invalidate(one)
 
     @cached_property
     def questions(self) -> Questions:
@@ -310,5 +320,5 @@ class Shortening(BaseMultiModalProcessor):
 
 def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the arguments of the model's own processor, and the setting."""
-    own = (KEY, QUESTIONS)
-    return {key: value for key, value in kwargs.items() if key not in own}, kwargs[KEY]
+    names = (KEY, QUESTIONS)
+    return {key: value for key, value in kwargs.items() if key not in names}, kwargs[KEY]
