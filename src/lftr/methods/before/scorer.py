@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...values.selection import Selection
+from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence
 from ..operations.directions import Directions
@@ -33,6 +34,7 @@ class Scorer(Fittable, name="scorer"):
     Evidence: CLS attention, or the attention received; encoder features.
     """
 
+    source = Source("this project", note="a plain part for `lftr.fit`")
     fits: ClassVar[type[Fitted]] = VisualScores
     leftovers: Literal["merge", "drop"] = "merge"
 

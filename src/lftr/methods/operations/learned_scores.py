@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -161,4 +162,5 @@ def _mapped(linear: nn.Linear, x: Tensor) -> Tensor:
 
 def _scaled(x: Tensor) -> Tensor:
     """Return rows ``(..., D)`` at length ``√D``, so that their entries are near one."""
-    return unit(x) * x.shape[-1] ** 0.5
+    size: int = x.shape[-1]
+    return unit(x) * math.sqrt(size)
