@@ -8,7 +8,7 @@ import pytest
 import torch
 from every import fittable, item
 from safetensors.torch import save_file
-from zoo import FAMILIES, Image
+from zoo import FAMILIES, VIDEOS, Image
 
 import lftr
 from lftr.lab.fitting.fit import lesson_loss
@@ -343,3 +343,26 @@ def test_gates_are_fitted_by_the_same_door(model, data):
 
 def test_parts_are_known_by_their_names():
     assert set(Fitted.kinds) >= {lftr.get_method(name).fits.__name__ for name in fittable()}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [FAMILIES["llava_next"], FAMILIES["qwen2_5_vl"], FAMILIES["internvl"], VIDEOS["qwen2_5_vl"]],
+    ids=str,
+)
+def test_separators_grids_tiles_and_clips(entry):
+    """What is fitted on other kinds of items reduces them."""
+    model = entry.model()
+    rows = entry.rows([[3, Image("wide"), 4, Image("small", 1), 5], [2, Image("square", 2), 3]])
+    inputs = dict(entry.inputs(model, rows, "left"))
+    for name in ("two-expert", "visual-grouping"):
+        losses = []
+
+        def told(what, number, value, losses=losses):
+            losses.extend([value] * (what == "step"))
+
+        method = lftr.fit(model, [inputs], name, told=told, **{**OPTIONS, "steps": 2})
+        assert len(losses) == 2
+        with torch.no_grad(), lftr.reduce(model, method, keep=0.4) as reduction:
+            model(**inputs)
+            assert reduction.report.kept < reduction.report.tokens
