@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 
 import lftr
 from lftr.methods.compose.base import Wrapper
+from lftr.methods.operations.fitted import Fittable
+from lftr.methods.operations.learned_slots import SemanticSlots
 
 FIELDS = list(lftr.values.evidence.FIELDS)
 
@@ -18,12 +21,33 @@ def wrappers():
 
 
 def every():
-    """Return the names that `build` takes: each method, and each wrapper around one."""
-    return lftr.list_methods("before") + [f"{cls.__name__}(divprune)" for cls in wrappers()]
+    """Return the names that `build` takes: methods, wrappers around one, and fitted methods."""
+    wrapped = [f"{cls.__name__}(divprune)" for cls in wrappers()]
+    return lftr.list_methods("before") + wrapped + [f"{name}, fitted" for name in fittable()]
+
+
+def fittable():
+    """Return the names of the methods with a part that `lftr.fit` trains."""
+    return [n for n in lftr.list_methods("before") if isinstance(lftr.get_method(n), Fittable)]
+
+
+@functools.cache
+def fitted(name):
+    """Return the method with a part for such items as `item` draws, its weights random."""
+    kind = lftr.get_method(name).fits
+    sizes = {"slots": 3} if kind is SemanticSlots else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        part = kind.fresh(item(0, (1, 4, 5)).as_batch(), width=8, **sizes)
+        for weight in part.parameters():
+            weight.data = torch.randn(weight.shape)
+    return lftr.get_method(name, fitted=part.requires_grad_(False))
 
 
 def build(name):
     """Return the method of that name with its defaults, or ``Wrapper(method)`` all through."""
+    if name.endswith(", fitted"):
+        return fitted(name.removesuffix(", fitted"))
     wrapper, _, inner = name.rstrip(")").rpartition("(")
     if not wrapper:
         return lftr.get_method(name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .hosts.module.evidence import ModuleEvidence
     from .lab.exits.calibrate import calibrate_exit
     from .lab.exits.fit import fit_exit
+    from .lab.fitting.fit import fit
     from .methods import get_method, list_methods
     from .methods.base import Method
     from .methods.encoder.merges import EncoderFolder, EncoderMerge, EncoderToMe
@@ -49,6 +50,7 @@ _MODULES = {
     "hosts.module.evidence": ("ModuleEvidence",),
     "lab.exits.calibrate": ("calibrate_exit",),
     "lab.exits.fit": ("fit_exit",),
+    "lab.fitting.fit": ("fit",),
     "methods": ("get_method", "list_methods"),
     "methods.base": ("Method",),
     "methods.encoder.merges": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
@@ -101,6 +103,7 @@ __all__ = [
     "bundled",
     "calibrate_exit",
     "evaluation",
+    "fit",
     "fit_exit",
     "get_method",
     "list_families",

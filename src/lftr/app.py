@@ -17,6 +17,7 @@ from .lab.cli.bench import bench
 from .lab.cli.demo import demo
 from .lab.cli.embeddings import embeddings
 from .lab.cli.eval import evaluate
+from .lab.cli.fit import fit
 from .lab.cli.report import report
 from .lab.cli.tune import tune
 from .lab.cli.web import web
@@ -59,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Multimodal LLMs that answer from a fraction of their visual tokens, without training.",
 )
-for _verb in (run, show, verify, methods, tune, embeddings, report, bench, demo, web):
+for _verb in (run, show, verify, methods, tune, fit, embeddings, report, bench, demo, web):
     app.command()(_verb)
 app.command("eval")(evaluate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)

@@ -46,6 +46,7 @@ from .before.region_router import RegionRouter
 from .before.resprune import ResPrune
 from .before.scope import Scope
 from .before.score import SCoRe
+from .before.scorer import Scorer
 from .before.tome import ToMe
 from .before.trim import Trim
 from .before.two_expert import TwoExpert
@@ -152,6 +153,7 @@ __all__ = [
     "ResPrune",
     "SCoRe",
     "Scope",
+    "Scorer",
     "SemVID",
     "Source",
     "SparseVLM",

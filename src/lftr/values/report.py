@@ -83,7 +83,7 @@ class ItemReport:
     @property
     def stands_for(self) -> float:
         """How many of the item's tokens the kept ones stand for, merged ones included."""
-        return self.kept if self.selection is None else float(self.selection.weight.sum())
+        return self.kept if self.selection is None else self.selection.weight.sum().item()
 
     @property
     def grid(self) -> Grid | None:

@@ -1,24 +1,26 @@
-"""VisToG without training: group visual tokens around seeds."""
+"""VisToG: group visual tokens around seeds, which are tokens or learned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from ...options.checks import Range
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
-from ..base import Evidence, Method
+from ..base import Evidence
 from ..operations.density import density_peaks
+from ..operations.fitted import Fittable, Fitted
 from ..operations.flows import mean_flow, nearest, nearest_to, with_anchors
 from ..operations.greedy import farthest_point
+from ..operations.learned_slots import SemanticSlots
 from ..operations.scaling import unit
 from ..operations.signals import ENCODER, SALIENCY, encoder_features, saliency
 
 
 @dataclass(frozen=True)
-class VisualGrouping(Method, name="visual-grouping"):
+class VisualGrouping(Fittable, name="visual-grouping"):
     """Group the tokens around ``K`` seeds by encoder features; a slot is the mean of a group.
 
     Every token joins the seed that is nearest by cosine. A seed stays in its own group, so no group
@@ -34,12 +36,15 @@ class VisualGrouping(Method, name="visual-grouping"):
 
     Notes
     -----
+    With ``fitted``, seeds are learned queries (`SemanticSlots`) and the options above have no
+    effect.
     The original trains K = 64 semantic tokens and a grouping layer in the encoder.
     Evidence: encoder features; for seeds by saliency CLS attention, or the attention received.
-    Differs from the original: seeds are tokens of the item (there they are learned), and features
-    are not changed.
+    Differs from the original: without ``fitted``, seeds are tokens of the item; with it, queries
+    look at the encoder's output and do not run through its layers. Features are not changed.
     """
 
+    fits: ClassVar[type[Fitted]] = SemanticSlots
     source = Source(
         "VisToG", arxiv="2411.17773", note="a training-free version of the trained original"
     )
@@ -47,10 +52,10 @@ class VisualGrouping(Method, name="visual-grouping"):
     rounds: Annotated[int, Range(0, 100)] = 0
 
     @property
-    def evidence(self) -> Evidence:
+    def rule_evidence(self) -> Evidence:
         return (ENCODER, SALIENCY) if self.seeds == "saliency" else (ENCODER,)
 
-    def choose(self, tokens: VisualTokens, keep: int) -> Selection:
+    def choose_by_rule(self, tokens: VisualTokens, keep: int) -> Selection:
         x, notes = encoder_features(tokens)
         if self.seeds == "saliency":
             attention, more = saliency(tokens)

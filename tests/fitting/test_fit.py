@@ -1,0 +1,368 @@
+"""Fitting the parts of methods: on tiny models, and what a fit leaves and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from every import fittable, item
+from safetensors.torch import save_file
+from zoo import FAMILIES, VIDEOS, Image
+
+import lftr
+from lftr.lab.fitting.fit import lesson_loss
+from lftr.lab.fitting.lessons import Lesson, visual_states
+from lftr.lab.fitting.objective import answer_loss, relation_loss
+from lftr.lab.fitting.trainee import Trainee
+from lftr.methods.operations.fitted import Fitted
+from lftr.methods.operations.learned_scores import VisualScores, soft_top
+
+OPTIONS = {"keep": 0.4, "steps": 4, "max_new_tokens": 2, "width": 8}
+each = pytest.mark.parametrize("name", fittable())
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return FAMILIES["llava"].model()
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    rows = [[3, Image("wide"), 4], [2, Image("square", 2), 3]], [[5, Image("square", 3), 2]]
+    entry = FAMILIES["llava"]
+    return [dict(entry.inputs(model, entry.rows(list(some)), "left")) for some in rows]
+
+
+def weights(method):
+    return {name: x.clone() for name, x in method.fitted.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.fixture(scope="module")
+def lessons(model, data):
+    """What the tiny model teaches, for parts that see text."""
+    trainee = Trainee(lftr.get_method("two-expert").fits.needs)
+    with lftr.reduce(model, trainee, keep="auto", weights="size"):
+        return [Lesson.of(model, trainee, inputs, 2) for inputs in data]
+
+
+def loss(model, part, lessons, relation=0.5):
+    trainee = Trainee(type(part).needs)
+    with torch.no_grad(), lftr.reduce(model, trainee, keep="auto", weights="size"):
+        values = [
+            lesson_loss(
+                model, trainee, part, one, 0.3, 0.2, torch.Generator().manual_seed(0), relation
+            )
+            for one in lessons
+        ]
+    return float(sum(values))
+
+
+@each
+def test_fitting_lowers_the_loss(model, data, lessons, name):
+    options = {**OPTIONS, "keep": 0.3, "learning_rate": 1e-2}
+    before = lftr.fit(model, data, name, **{**options, "steps": 1, "learning_rate": 1e-6})
+    after = lftr.fit(model, data, name, **{**options, "steps": 40})
+    assert loss(model, after.fitted, lessons) < 0.97 * loss(model, before.fitted, lessons)
+
+
+@each
+def test_a_fit_depends_on_its_seed_alone(model, data, name):
+    state = torch.random.get_rng_state()
+    one = weights(lftr.fit(model, data, name, seed=1, **OPTIONS))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert same(one, weights(lftr.fit(model, data, name, seed=1, **OPTIONS)))
+    assert not same(one, weights(lftr.fit(model, data, name, seed=2, **OPTIONS)))
+
+
+@each
+def test_the_model_stays_as_it_was(model, data, name):
+    before = {n: x.clone() for n, x in model.state_dict().items()}
+    asked = {n: p.requires_grad for n, p in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    model.model.language_model.train()
+    told = []
+    lftr.fit(model, data, name, told=lambda *one: told.append(one), **OPTIONS)
+    assert [one[:2] for one in told if one[0] == "step"] == [("step", n) for n in (1, 2, 3, 4)]
+    assert [one for one in told if one[0] == "answered"] == [("answered", 1, 2), ("answered", 2, 3)]
+    assert model.model.language_model.training
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
+    assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == asked
+    assert not lftr.reductions(model)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@each
+def test_an_interrupted_fit_goes_on(model, data, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("lftr.lab.fitting.fit._EVERY", 2)
+    options = {**OPTIONS, "steps": 7, "keep": [0.3, 0.5]}
+    whole = weights(lftr.fit(model, data, name, **options))
+    path, steps = tmp_path / "checkpoint", []
+
+    def told(what, number, value):
+        steps.extend([number] * (what == "step"))
+        if what == "step" and steps == [1, 2, 3, 4, 5]:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        lftr.fit(model, data, name, checkpoint=path, told=told, **options)
+    fitted = lftr.fit(model, data, name, checkpoint=path, told=told, **options)
+    assert steps == [1, 2, 3, 4, 5, 5, 6, 7]  # the fifth was not written yet
+    assert same(whole, weights(fitted))
+    assert same(whole, weights(lftr.fit(model, data, name, checkpoint=path, **options)))
+    for change in ({"steps": 8}, {"seed": 1}, {"width": 4}, {"keep": 0.3}):
+        with pytest.raises(lftr.LftrError, match="checkpoint = "):
+            lftr.fit(model, data, name, checkpoint=path, **{**options, **change})
+    with pytest.raises(lftr.LftrError, match="answers differ"):
+        lftr.fit(model, data[:1], name, checkpoint=path, **options)
+
+
+@each
+def test_what_is_saved_decides_the_same(tmp_path, name):
+    method = lftr.get_method(name)
+    tokens = [item(seed, (1, 4, 5)) for seed in range(5)]
+    part = method.fits.fresh(tokens[0].as_batch(), width=8)
+    for weight in part.parameters():
+        weight.data = torch.randn(weight.shape)
+    path = tmp_path / "part.safetensors"
+    part.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    loaded = lftr.get_method(name, fitted=str(path))
+    held = dataclasses.replace(method, fitted=part)
+    assert same({n: x for n, x in part.state_dict().items()}, loaded.part.state_dict())
+    for one in tokens:
+        for keep in (1, 5, 19):
+            assert loaded.select(one, keep).index.equal(held.select(one, keep).index)
+    assert loaded.evidence == held.evidence == tuple((n,) for n in part.widths)
+    preset = lftr.Preset(loaded, keep=0.5)
+    preset.save(tmp_path / "preset.json")
+    assert lftr.Preset.load(tmp_path / "preset.json").method == loaded
+
+
+@each
+@pytest.mark.parametrize(
+    "kind", ["missing", "text", "metadata", "shape", "tensors", "nan", "other"]
+)
+def test_what_is_no_fitted_part(tmp_path, name, kind):
+    path, cls = tmp_path / "part.safetensors", lftr.get_method(name).fits
+    part = cls.fresh(item(0, (1, 4, 5)).as_batch(), width=8)
+    tensors, known = part.state_dict(), part.known
+    if kind == "text":
+        path.write_text("weights")
+    elif kind == "metadata":
+        save_file(tensors, path)
+    elif kind == "shape":
+        save_file(tensors, path, known | {"shape": '[{"features": -1}, {"width": "x"}]'})
+    elif kind == "tensors":
+        save_file({"x": torch.ones(2)}, path, known)
+    elif kind == "nan":
+        save_file({n: x * torch.nan for n, x in tensors.items()}, path, known)
+    elif kind == "other":
+        other = next(k for k in map(lftr.get_method, fittable()) if not issubclass(k.fits, cls))
+        other.fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(path)
+    with pytest.raises(lftr.LftrError, match=r"fitted = .*allowed: "):
+        lftr.get_method(name, fitted=path)
+
+
+@pytest.mark.parametrize("value", [3, torch.nn.Linear(2, 2), {"scorer": 1}])
+def test_what_is_no_part_at_all(value):
+    with pytest.raises(lftr.LftrError, match="fitted = "):
+        lftr.get_method("scorer", fitted=value)
+
+
+@each
+def test_tokens_of_another_model_are_refused(name):
+    method = lftr.get_method(name)
+    part = method.fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8)
+    tokens = item(0, (1, 4, 5))
+    wider = dataclasses.replace(tokens, encoder_features=torch.randn(20, 9))
+    with pytest.raises(lftr.LftrError, match="encoder_features of 7 channels; these tokens have 9"):
+        dataclasses.replace(method, fitted=part).select(wider, 5)
+    bare = dataclasses.replace(tokens, encoder_features=None)
+    with pytest.raises(lftr.MissingEvidenceError):
+        dataclasses.replace(method, fitted=part).select(bare, 5)
+
+
+def test_a_fitted_method_reduces(model, data, tmp_path):
+    fitted = lftr.fit(model, data, "two-expert", **OPTIONS)
+    fitted.fitted.save(tmp_path / "part")
+    with torch.no_grad(), lftr.reduce(model, fitted, keep=0.4) as reduction:
+        plain = model(**data[0]).logits
+        assert reduction.report.kept < reduction.report.tokens
+    loaded = lftr.get_method("two-expert", fitted=tmp_path / "part")
+    with torch.no_grad(), lftr.reduce(model, loaded, keep=0.4):
+        assert torch.equal(model(**data[0]).logits, plain)
+
+
+def test_labels_take_the_place_of_the_models_answers(model, data, lessons):
+    """With the model's own answers as labels, the lesson is the same."""
+    trainee = Trainee(lftr.get_method("two-expert").fits.needs)
+    own = lessons[0]
+    ids = own.inputs["input_ids"]
+    labels = torch.full_like(ids, -100)
+    some = labels[:, -own.answered.shape[1] :]
+    some[own.answered] = ids[:, -own.answered.shape[1] :][own.answered]
+    with lftr.reduce(model, trainee, keep="auto", weights="size"):
+        taught = Lesson.of(model, trainee, {**own.inputs, "labels": labels}, 2)
+    assert torch.equal(taught.answered, own.answered)
+    torch.testing.assert_close(taught.logits[own.answered], own.logits[own.answered])
+    for one, other in zip(taught.tokens, own.tokens, strict=True):
+        assert torch.equal(one.text_token_embeds, other.text_token_embeds)  # no answer in them
+    for one, other in zip(taught.states, own.states, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_states_of_slots_are_those_of_their_columns(model, lessons):
+    """With all tokens kept, they are the full model's; rows of two lengths, padded."""
+    trainee = Trainee(lftr.get_method("two-expert").fits.needs)
+    with torch.no_grad(), lftr.reduce(model, trainee, keep="auto", weights="size"):
+        for lesson in lessons:
+            trainee.tokens, trainee.choices = list(lesson.tokens), []
+            choices = [lftr.Selection.everything(one.count) for one in lesson.tokens]
+            last = model(**lesson.inputs, output_hidden_states=True).hidden_states[-1]
+            for some, full in zip(visual_states(lesson, last, choices), lesson.states, strict=True):
+                torch.testing.assert_close(some, full, rtol=1e-4, atol=1e-5)
+            trainee.tokens = list(lesson.tokens)
+            trainee.choices = [
+                lftr.Selection(list(range(1, n, 3))) for n in (one.count for one in lesson.tokens)
+            ]
+            shorter = model(**lesson.inputs, output_hidden_states=True).hidden_states[-1]
+            states = visual_states(lesson, shorter, trainee.choices)
+            assert [len(one) for one in states] == [c.count for c in trainee.choices]
+
+
+def test_objective():
+    full = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])
+    answered = torch.tensor([[True, False]])
+    assert answer_loss(full, full, answered) == 0.0
+    p = full[0, 0].softmax(0)
+    wanted = (p * (p.log() - torch.tensor([0.5, 0.5]).log())).sum()
+    torch.testing.assert_close(answer_loss(full * 0, full, answered), wanted)
+    states = torch.randn(6, 4)
+    turn, _ = torch.linalg.qr(torch.randn(4, 4))
+    assert relation_loss(states @ turn * 3.0, states) == pytest.approx(0.0, abs=1e-5)
+    assert relation_loss(torch.randn(6, 4), states) > 0.01
+    off = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1e-9])
+    changed = torch.cat([states[:5], -states[5:]])
+    assert relation_loss(changed, states, off) < 1e-4 < relation_loss(changed, states)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+def test_gates_sum_to_the_budget(temperature):
+    scores = torch.randn(3, 20, dtype=torch.float64, requires_grad=True)
+    gates = soft_top(scores, 7, temperature)
+    torch.testing.assert_close(gates.sum(1), torch.full((3,), 7.0, dtype=torch.float64))
+    assert torch.equal(soft_top(scores, 20, temperature), torch.ones_like(scores))
+    (grad,) = torch.autograd.grad((gates * torch.arange(20.0)).sum(), scores)
+    moved = scores.detach().clone()
+    moved[1, 4] += 1e-6
+    slope = ((soft_top(moved, 7, temperature) - gates)[1] * torch.arange(20.0)).sum() / 1e-6
+    torch.testing.assert_close(grad[1, 4], slope, rtol=1e-2, atol=1e-3)
+
+
+def test_cold_decisions_are_those_without_a_gradient():
+    tokens = item(0, (1, 4, 5)).as_batch()
+    noise = torch.Generator().manual_seed(0)
+    for name in fittable():
+        method = lftr.get_method(name)
+        part = method.fits.fresh(tokens, width=8)
+        cold, hard = part.relax(tokens, 6, 1e-6, noise), part.decide(tokens, 6)
+        if cold.flow is None:
+            kept = cold.index[cold.slot_weight > 0.5]
+            assert kept.tolist() == hard.index[0].tolist()
+        else:
+            torch.testing.assert_close(cold.apply(tokens.features), hard.apply(tokens.features))
+            torch.testing.assert_close(cold.weight, hard.weight)
+
+
+def test_a_fit_begins_with_the_rule():
+    """The scorer without a fitted part is what fitting begins with."""
+    for seed in range(5):
+        tokens = item(seed, (1, 4, 5))
+        fresh = VisualScores.fresh(tokens.as_batch(), width=8)
+        begun = lftr.get_method("scorer", fitted=fresh).select(tokens, 6)
+        assert begun.index.equal(lftr.get_method("scorer").select(tokens, 6).index)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"method": "divprune"}, "method = 'divprune'; allowed: one of dyvte, scorer"),
+        ({"steps": 0}, "steps = 0"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0"),
+        ({"relation": -1.0}, "relation = -1.0"),
+        ({"seed": -1}, "seed = -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ({"keep": []}, "keep = "),
+        ({"keep": 1.5}, "1.5"),
+        ({"colour": 3}, "colour"),
+        ({"data": []}, "data = "),
+        ({"data": {}}, "data = "),
+    ],
+    ids=str,
+)
+def test_options_of_fitting(model, data, options, named):
+    options = {"data": data[:1], **OPTIONS, **options}
+    with pytest.raises(lftr.LftrError, match=named):
+        lftr.fit(model, options.pop("data"), **options)
+
+
+def test_batches_that_teach_nothing(model, data):
+    one = data[0]
+    ids = one["input_ids"]
+    right = one | {"attention_mask": torch.ones_like(ids).index_fill(1, torch.tensor([-1]), 0)}
+    for change, named in [
+        (right, "padded on the right"),
+        (one | {"labels": torch.full_like(ids, -100)}, "an answer after each prompt"),
+        ({"input_ids": torch.tensor([[1, 5, 6]])}, "inputs with an image"),
+    ]:
+        with pytest.raises(lftr.LftrError, match=named):
+            lftr.fit(model, [change], **OPTIONS)
+    assert not lftr.reductions(model)
+
+
+def test_gates_are_fitted_by_the_same_door(model, data):
+    alone = [data[1]]
+    method = lftr.fit(model, alone, "dyvte", steps=3, max_new_tokens=2, width=2, draws=1)
+    assert method.gates.width == 2
+    with torch.no_grad(), lftr.reduce(model, method):
+        model(**alone[0])
+
+
+def test_parts_are_known_by_their_names():
+    assert set(Fitted.kinds) >= {lftr.get_method(name).fits.__name__ for name in fittable()}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [FAMILIES["llava_next"], FAMILIES["qwen2_5_vl"], FAMILIES["internvl"], VIDEOS["qwen2_5_vl"]],
+    ids=str,
+)
+def test_separators_grids_tiles_and_clips(entry):
+    """What is fitted on other kinds of items reduces them."""
+    model = entry.model()
+    rows = entry.rows([[3, Image("wide"), 4, Image("small", 1), 5], [2, Image("square", 2), 3]])
+    inputs = dict(entry.inputs(model, rows, "left"))
+    for name in ("two-expert", "visual-grouping"):
+        losses = []
+
+        def told(what, number, value, losses=losses):
+            losses.extend([value] * (what == "step"))
+
+        method = lftr.fit(model, [inputs], name, told=told, **{**OPTIONS, "steps": 2})
+        assert len(losses) == 2
+        with torch.no_grad(), lftr.reduce(model, method, keep=0.4) as reduction:
+            model(**inputs)
+            assert reduction.report.kept < reduction.report.tokens
