@@ -41,9 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "llava_siglip",
         "llava_next",
         "llava_onevision",
+        "internvl",
+        "glm4v",
         "qwen2_vl",
         "qwen2_5_vl",
         "qwen3_vl",
+        "qwen3_vl_moe",
     ],
 )
 def served(

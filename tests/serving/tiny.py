@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
 from zoo.base import BOS, EOS, PAD, VOCAB
-from zoo.parts import IMAGE, siglip
+from zoo.parts import CLOSE, END, IMAGE, OPEN, START, VIDEO, siglip
 
 LENGTH = 1024
 
@@ -34,10 +35,16 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
             text, vision = config.text_config, config.vision_config
             text.hidden_size, text.head_dim = WIDTH, HEAD
             if "mrope_section" in (text.rope_parameters or {}):
-                text.rope_parameters["mrope_section"] = [4, 6, 6]
+                halved = "partial_rotary_factor" in text.rope_parameters
+                text.rope_parameters["mrope_section"] = [2, 3, 3] if halved else [4, 6, 6]
+            if entry.name == "glm4v":
+                text.num_attention_heads = WIDTH // HEAD
+                text.attention_bias = True  # as hubs have it, and as transformers computes
+            if entry.name == "qwen3_vl_moe":
+                text.norm_topk_prob = True  # as hubs have it, and as transformers computes
             if entry.name == "qwen2_vl":
                 vision.hidden_size = WIDTH
-            elif entry.name in GRIDDED:
+            elif entry.name in (*GRIDDED, "glm4v"):
                 vision.out_hidden_size = WIDTH
             for key, value in changes.items():
                 setattr(config, key, value)
@@ -46,7 +53,7 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
     return Widened()
 
 
-GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 FILMED = ("llava_onevision", *GRIDDED)
 ENTRIES: dict[str, ZooEntry] = {
     "llava": widened(FAMILIES["llava"]),
@@ -57,6 +64,8 @@ ENTRIES: dict[str, ZooEntry] = {
     "llava_onevision": widened(  # vLLM shrinks images of more than nine tiles, whatever it says
         FAMILIES["llava_onevision"], vision_aspect_ratio="anyres_max_9"
     ),
+    "internvl": widened(FAMILIES["internvl"]),
+    "glm4v": widened(FAMILIES["glm4v"]),
     **{name: widened(FAMILIES[name]) for name in GRIDDED},
 }
 SIGNS = {196: "<|vision_start|>", 197: "<|vision_end|>", 198: "<|video_pad|>", 199: "<|image_pad|>"}
@@ -69,6 +78,10 @@ TEMPLATE = (
 
 
 def sign_of(name: str) -> str:
+    if name == "internvl":
+        return "<IMG_CONTEXT>"
+    if name == "glm4v":
+        return "<|begin_of_image|><|image|><|end_of_image|>"
     return "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
 
 
@@ -173,7 +186,10 @@ def make(name: str, folder: Path) -> Tiny:
     config |= {"architectures": [type(model).__name__], "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(
-        {_hub_name(key): value.contiguous() for key, value in model.state_dict().items()},
+        {
+            key if name == "internvl" else _hub_name(key): _hub_value(key, value)
+            for key, value in model.state_dict().items()
+        },
         str(folder / "model.safetensors"),
         metadata={"format": "pt"},
     )
@@ -187,9 +203,24 @@ def _hub_name(key: str) -> str:
     return key.replace(tower, tower + "vision_model.") if key.startswith(tower) else key
 
 
+def _hub_value(key: str, value: Tensor) -> Tensor:
+    if ".experts." in key:  # hubs have Qwen3-VL's transposed
+        value = value.transpose(1, 2)
+    return value.contiguous()
+
+
 def _tokenizer(name: str) -> Any:
     vocabulary = {f"t{n}": n for n in range(VOCAB)}
     signs = SIGNS if name in GRIDDED else {IMAGE: "<image>", IMAGE - 1: "<video>"}
+    roles = {}
+    if name == "internvl":
+        signs = {OPEN: "<img>", CLOSE: "</img>", IMAGE: "<IMG_CONTEXT>", START: "<video>"}
+        names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
+        roles = {"extra_special_tokens": dict(zip(names, signs.values(), strict=True))}
+    if name == "glm4v":
+        marks = ("begin_of_video", "end_of_video", "begin_of_image", "end_of_image")
+        signs = {n: f"<|{sign}|>" for n, sign in zip((194, 195, START, END), marks, strict=True)}
+        signs |= {VIDEO: "<|video|>", IMAGE: "<|image|>"}
     signs = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", **signs}
     for number, sign in signs.items():
         del vocabulary[f"t{number}"]
@@ -204,6 +235,7 @@ def _tokenizer(name: str) -> Any:
         eos_token="</s>",
         additional_special_tokens=[sign for n, sign in signs.items() if n > EOS],
         model_max_length=LENGTH,
+        **roles,
     )
     found.chat_template = TEMPLATE.replace("SIGN", sign_of(name)).replace("FILM", film_of(name))
     return found
@@ -222,10 +254,21 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
             "qwen2_vl": (t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor),
             "qwen2_5_vl": (t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor),
             "qwen3_vl": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
+            "qwen3_vl_moe": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
         }
         processor, video = kinds[name]
         return processor(t.Qwen2VLImageProcessor(**how), tokenizer, video(**how), **template)
+    if name == "glm4v":
+        how = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+        how["size"] = {"shortest_edge": 8 * 8 * 4 * 2, "longest_edge": 8 * 8 * 64 * 2}
+        images, videos = t.Glm4vImageProcessor(**how), t.Glm4vVideoProcessor(**how)
+        return t.Glm4vProcessor(images, tokenizer, videos, **template)
     side = model.config.vision_config.image_size
+    if name == "internvl":
+        square = {"height": side[0], "width": side[1]}
+        images = t.GotOcr2ImageProcessor(size=square, crop_to_patches=True, max_patches=4)
+        videos = t.InternVLVideoProcessor(size=square)
+        return t.InternVLProcessor(images, tokenizer, videos, image_seq_length=16, **template)
     square = {"height": side, "width": side}
     if name.startswith("llava_") and name != "llava_siglip":
         pinpoints = model.config.image_grid_pinpoints

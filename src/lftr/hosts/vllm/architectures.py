@@ -13,6 +13,8 @@ _CLIP = "clip_vision_model"
 _TOWERS = {
     _CLIP: _ATTENTIVE | fields_from("cls", "frames"),
     "siglip_vision_model": _ATTENTIVE,
+    # its CLS output is narrower than its features, of which a token has four patches' side by side
+    "internvl_vision": _ATTENTIVE | fields_from("cls"),
 }
 
 
@@ -24,6 +26,8 @@ class Architecture:
     ----------
     stock : str
         The architecture of vLLM that it extends.
+    model_type : str
+        Transformers' name of the models, under which that host knows their family.
     module : str
         The module of `families` that defines it.
     counted_positions : bool
@@ -33,6 +37,7 @@ class Architecture:
     """
 
     stock: str
+    model_type: str
     module: str
     counted_positions: bool
     videos: bool
@@ -46,12 +51,17 @@ class Architecture:
 ARCHITECTURES = {
     one.stock: one
     for one in (
-        Architecture("LlavaForConditionalGeneration", "llava", True, False),
-        Architecture("LlavaNextForConditionalGeneration", "anyres", True, False),
-        Architecture("LlavaOnevisionForConditionalGeneration", "anyres", True, True),
-        Architecture("Qwen2VLForConditionalGeneration", "qwen", False, True),
-        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen", False, True),
-        Architecture("Qwen3VLForConditionalGeneration", "qwen3", False, True),
+        Architecture("LlavaForConditionalGeneration", "llava", "llava", True, False),
+        Architecture("LlavaNextForConditionalGeneration", "llava_next", "anyres", True, False),
+        Architecture(
+            "LlavaOnevisionForConditionalGeneration", "llava_onevision", "anyres", True, True
+        ),
+        Architecture("InternVLForConditionalGeneration", "internvl", "internvl", True, False),
+        Architecture("Qwen2VLForConditionalGeneration", "qwen2_vl", "qwen", False, True),
+        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "qwen", False, True),
+        Architecture("Qwen3VLForConditionalGeneration", "qwen3_vl", "qwen3", False, True),
+        Architecture("Glm4vForConditionalGeneration", "glm4v", "glm", False, False),
+        Architecture("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", "qwen3", False, True),
     )
 }
 

@@ -16,7 +16,7 @@ from vllm.config import VllmConfig
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
-from ....values.errors import UnsupportedModelError
+from ....values.errors import LftrError, UnsupportedModelError
 from ..request.mrope_checks import ROOM, highest_position
 from ..request.request_setting import size_field_of
 from ..start_options import StartOptions
@@ -28,24 +28,24 @@ _POSITION, _BEGINNING, _AHEAD = range(3)
 _TEXT = -1  # the beginning of what belongs to no item
 
 
-def initial(length: int, items: Iterable[tuple[int, int, int]]) -> tuple[Tensor, int]:
+def initial(length: int, items: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, int]:
     """Return the rows of a prompt ``(3, length)``, and how far positions are ahead of its count.
 
     Parameters
     ----------
     length : int
         Tokens of the prompt.
-    items : iterable of (int, int, int)
-        Of each item in order the first token, how many tokens it has in this prompt, and how many
-        the whole item has. If it has fewer, its positions are wrong until `rewritten`.
+    items : iterable of (Tensor of int64, shape (n,), and int)
+        Of each item in order, which tokens of the prompt are its own, and how many it has lost. If
+        it has lost any, its positions are wrong until `rewritten`.
     """
     rows = torch.arange(length).repeat(3, 1)
     rows[_BEGINNING] = _TEXT
     ahead = 0
-    for first, kept, total in items:
-        rows[_BEGINNING, first : first + kept] = rows[_POSITION, first]
-        rows[_POSITION, first + kept :] += total - kept
-        ahead += total - kept
+    for places, lost in items:
+        rows[_BEGINNING, places] = rows[_POSITION, places[0]]
+        rows[_POSITION, places[-1] + 1 :] += lost
+        ahead += lost
     rows[_AHEAD] = ahead
     return rows, ahead
 
@@ -113,12 +113,11 @@ class Gapped(Reducing):
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
         """Return the rows of a prompt, see `initial`."""
-        ordered = sorted(mm_features, key=lambda one: one.mm_position.offset)
         items = []
-        for one in ordered:
-            place = one.mm_position
+        for one in sorted(mm_features, key=lambda feature: feature.mm_position.offset):
+            places = places_of(one.mm_position)
             size = int(one.data[size_field_of(one.modality)].data)
-            items.append((place.offset, place.length, size))
+            items.append((places, size - len(places)))
         return initial(len(input_tokens), items)
 
     def recompute_mrope_positions(
@@ -134,9 +133,32 @@ class Gapped(Reducing):
     def forward(
         self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """Run the model at the positions, the first of the rows that vLLM passes."""
+        """Run the model at the positions, the first of the rows that vLLM passes.
+
+        Raises
+        ------
+        LftrError
+            If vLLM passes another number of rows, that is positions that it has counted itself.
+        """
+        if (positions.ndim > 1) != self.rewrites_positions:
+            raise LftrError(
+                f"vLLM passed positions of shape {tuple(positions.shape)} to "
+                f"{type(self).__name__}; this release does not ask the model for them as lftr's "
+                "plugin knows it"
+            )
         line = positions[_POSITION] if self.rewrites_positions else positions
         return super().forward(input_ids, line, *args, **kwargs)
+
+
+def places_of(item: Any) -> Tensor:
+    """Return which tokens of a prompt belong to an item ``(n,)``, from vLLM's `PlaceholderRange`.
+
+    The range may have text around them, such as marks of its beginning and end.
+    """
+    if item.is_embed is None:
+        return torch.arange(item.offset, item.offset + item.length)
+    places: Tensor = item.offset + item.is_embed.nonzero().squeeze(1)
+    return places
 
 
 def give_room(decoder: nn.Module, room: int) -> None:

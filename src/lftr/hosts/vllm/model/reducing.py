@@ -23,6 +23,7 @@ from ....values.selection import Selection
 from ....values.tokens import VisualTokens
 from ...transformers.encoder.media_input import frame_means
 from ...transformers.families import Family
+from .. import api
 from ..architectures import architecture_of, provided
 from ..metrics import Failures, Pace
 from ..request.request_setting import (
@@ -54,13 +55,13 @@ class Reducing(SupportsMultiModal):
     """
 
     config: Any
-    model_type: str
     tower: str
     inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]]  # by medium
     supports_tower_connector_lora = False  # it would take the kept tokens for the encoded ones
     projector: str | None = None  # None: that of the family; vLLM may call it without hooks
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        api.check()
         self._check(vllm_config)
         started = StartOptions.of(vllm_config.model_config.hf_config)
         most = int(vllm_config.scheduler_config.max_num_batched_tokens)
@@ -70,13 +71,13 @@ class Reducing(SupportsMultiModal):
         if weights is not None:
             weights.check(self.get_language_model(), vllm_config)
         self.slot_weights, self.exponent, self.most = weights, started.weights, most
-        self.family = Family.registry[self.model_type]
+        served = architecture_of(self.config)
+        self.family = Family.registry[served.model_type]
         mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
         self.provided = provided(self.config, mode == "data", started.text_tower)
         self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
         self.pace = Pace()
         self._encoder: Encoder | None = None
-        served = architecture_of(self.config)
         logger.info(
             "lftr: %s is served as %s, %s unless a request asks for another method or keep",
             served.stock,
@@ -123,7 +124,7 @@ class Reducing(SupportsMultiModal):
             tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
             self.family.module(self, self.projector or self.family.projector),
             self.family.cls_place(self) if "cls_attention" in self.provided else None,
-            int(attention.tp_size),
+            getattr(attention, "tp_size", 1),  # some are whole on every device
         )
 
     # ---- overridden by families of models -------------------------------------------------------
@@ -221,6 +222,19 @@ class Reducing(SupportsMultiModal):
         )
         return embedded
 
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the model; a step of ids alone, which were not embedded here, has text only."""
+        if inputs_embeds is None and self.slot_weights is not None:
+            self.slot_weights.logs.zero_()
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+
     def _to_read(self, wanted: Iterable[frozenset[str]]) -> frozenset[str]:
         """Return the fields to read for several methods.
 
@@ -244,6 +258,8 @@ class Reducing(SupportsMultiModal):
         """Return the visual tokens of some items, with the fields that their methods see."""
         layouts = inputs.layouts()
         maps = {name: inputs.to_tokens(one) for name, one in reader.patches().items()}
+        if reader.projected:
+            maps["encoder_features"] = inputs.projected(reader.projector_input)
         if "frame_features" in reader.wanted:
             maps["frame_features"] = inputs.by_item(reader.frames)
         tokens = {}

@@ -14,6 +14,7 @@ from vllm.multimodal.hasher import MultiModalHasher
 from ....values.errors import ArgumentError
 from ...transformers.families import Family
 from ...transformers.prompt.text_evidence import mark_ids
+from ..architectures import architecture_of
 from .request_setting import Guide
 
 
@@ -34,7 +35,7 @@ class Questions:
         generation = SimpleNamespace(**info.ctx.model_config.try_get_generation_config())
         self.info = info
         self.model: Any = SimpleNamespace(config=config)  # all that families look for places in
-        self.family = Family.registry[config.model_type]
+        self.family = Family.registry[architecture_of(config).model_type]
         self.marks = torch.tensor(mark_ids(config, generation), dtype=torch.int64)
 
     def of_items(
