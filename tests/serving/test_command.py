@@ -156,6 +156,22 @@ def test_the_operator_is_told_in_five_lines(serve: Any) -> None:
     assert "/metrics on port 8123" in figures
 
 
+def test_the_operator_is_told_what_guides(serve: Any) -> None:
+    code, command, stderr = serve("--method", "trim", "--guide", "first", "--keep", "1/9")
+    assert code == 0
+    assert "guided by the text up to the first answer of the prompt, so that an item" in stderr
+    assert overrides(command)["lftr"]["guide"] == "first"
+    assert "text_tower" not in overrides(command)["lftr"]
+    code, command, stderr = serve("--method", "trim", "--keep", "1.0")
+    assert "guided by" not in stderr  # everything stays
+    code, command, stderr = serve("--method", "coverage")
+    assert "guided by" not in stderr  # there is no text tower
+    assert "guide" not in overrides(command)["lftr"]
+    code, command, stderr = serve("--method", "coverage", "--text-tower", "bundled")
+    assert "guided by all text of the prompt" in stderr
+    assert overrides(command)["lftr"]["text_tower"] == "bundled"
+
+
 def test_a_model_with_code_of_its_own(serve: Any, tmp_path: Path) -> None:
     config = {"model_type": "unheard-of", "auto_map": {"AutoConfig": "code.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config))

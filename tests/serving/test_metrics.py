@@ -30,6 +30,17 @@ def test_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines.pop() == (1, 2, 4, pytest.approx(1.0))
 
 
+def test_items_that_come_again_under_another_text() -> None:
+    """As long as they are remembered; the same text again is no other one."""
+    from lftr.hosts.vllm.metrics import Repeats
+
+    repeats = Repeats(most=4)
+    items = [("image", "first"), ("image", "first"), ("image", "second"), ("image", "first")]
+    assert [repeats.add(*item) for item in items] == [False, False, True, False]
+    assert [repeats.add("other", "third"), repeats.add("more", "fourth")] == [False, False]
+    assert not repeats.add("image", "fifth")  # forgotten by now
+
+
 def test_failures_of_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Counted in one file; logged at once, then at most every ten seconds for each method."""
     from lftr.hosts.vllm import metrics
