@@ -68,7 +68,7 @@ def test_clips_as_on_transformers(served: Served, method: str) -> None:
     """Alone, beside an image in either order, and two of them."""
     if not served.tiny.takes_clips:
         pytest.skip("takes no videos")
-    if served.tiny.name == "qwen3_vl":
+    if served.tiny.name.startswith("qwen3_vl"):
         pytest.skip("transformers takes the time of a clip's first frame for text of the prompt")
     for asked, keep in zip(Served.FILMED, (0.3, 0.25, 0.5, 9), strict=True):
         check(served, Question(asked.sizes, asked.seed, keep, method))
@@ -170,10 +170,13 @@ def test_what_is_refused(served: Served) -> None:
     from vllm.exceptions import VLLMValidationError
 
     (wanted,) = served.ask(TRIM)
+    marked = served.tiny.name == "internvl"  # its marks count as text, also on transformers
     for text, error, message in (
-        ("<s>{}", lftr.LftrError, "the prompt has no text"),
+        ("<s>{}", lftr.LftrError, None if marked else "the prompt has no text"),
         ("<s> t9 {}" + " t7" * tiny.LENGTH, VLLMValidationError, "maximum context length"),
     ):
+        if message is None:
+            continue
         request = under(served, TRIM, text).request(served.tiny)
         with pytest.raises(error, match=message):
             served.ask_as(request)

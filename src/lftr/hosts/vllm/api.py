@@ -37,6 +37,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     f"{_PROCESSOR}.get_dummy_mm_inputs": ("self", MORE),
     f"{_PROCESSOR}._get_mm_hashes": ("self", "inputs"),
     f"{_PROCESSOR}._get_cache_missing_processor_kwargs": ("self", "inputs", "mm_is_cached"),
+    f"{_PROCESSOR}._get_cache_missing_items": ("self", "cache", "mm_data_items", "mm_hashes"),
     f"{_PROCESSOR}._apply_hf_processor_main": ("self", "mm_items", "hf_kwargs"),
     f"{_PROCESSOR}._get_mm_fields_config": ("self", "hf_inputs", "hf_processor_mm_kwargs"),
     f"{_PROCESSOR}._get_prompt_updates": (

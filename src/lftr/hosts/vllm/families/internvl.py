@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -34,6 +34,14 @@ class Info(WholeItems, InternS1ProcessingInfo):
 
 class Processor(Counting, InternS1MultiModalProcessor):
     """InternVL's requests."""
+
+    def spelled(self, prompt: Sequence[int]) -> Sequence[int]:
+        """Return a prompt's ids with marks around images, which the configuration does not name."""
+        processor, token = self.info.get_hf_processor(), self.info.get_hf_config().image_token_id
+        marks = [processor.start_image_token, processor.end_image_token]
+        begin, end = self.info.get_tokenizer().convert_tokens_to_ids(marks)
+        items = ([begin, one, end] if one == token else [one] for one in prompt)
+        return [one for item in items for one in item]
 
 
 class Tiles(EncoderInputs):
