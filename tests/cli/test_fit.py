@@ -52,6 +52,7 @@ def test_gates_by_the_same_verb(lftr, album, tmp_path):
         (("--method", "nothing"), "nothing"),
         (("--keep", "1.5"), "1.5"),
         (("--learning-rate", "-1"), "learning_rate = -1.0"),
+        (("--method", "dyvte", "--keep", "1/8"), "with --method dyvte"),
         (("--option", "leftovers=melt"), "leftovers = 'melt'"),
     ],
     ids=str,

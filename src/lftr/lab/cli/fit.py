@@ -51,8 +51,9 @@ def fit(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 300,
     learning_rate: Annotated[float, typer.Option(help="At the first step; it falls.")] = 3e-3,
     relation: Annotated[
-        float, typer.Option(help="Weight of the visual tokens' relation beside the answers.")
-    ] = 0.5,
+        float | None,
+        typer.Option(help="Weight of the visual tokens' relation beside the answers; 0.5."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the fit, and of a suite.")] = 0,
     batch: options.Batch = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 8,
@@ -81,6 +82,9 @@ def fit(
 
     check_writable(out)
     chosen: Any = parse_methods([method], option or [])[0]
+    if isinstance(chosen, DyVTE):
+        unheard = {"--keep": keep, "--tokens": tokens, "--relation": relation}
+        options.refuse(unheard, "with --method dyvte")
     budgets: list[Any] = parse_budgets(keep, tokens, (1 / 16, 1 / 32))
     loaded = load_workload(workload, prompt or (), n, seed, "train", Picking(frames, fps))
     check_picking(loaded.items, frames, fps)
@@ -107,7 +111,7 @@ def fit(
             keep=budgets,
             steps=steps,
             learning_rate=learning_rate,
-            relation=relation,
+            relation=0.5 if relation is None else relation,
             max_new_tokens=max_new_tokens,
             seed=seed,
             checkpoint=checkpoint,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ...methods.base import Evidence, Method
 from ...values.selection import Selection
@@ -48,5 +48,5 @@ class Trainee(Method):
         """Return ``choices``, or show the items and keep all of their tokens."""
         if self.choices:
             return self.choices
-        self.tokens = [replace(item) for item in items]
+        self.tokens = list(items)
         return [Selection.everything(item.count) for item in items]
