@@ -88,7 +88,7 @@ def test_the_model_stays_as_it_was(model, data, name):
     modes = [module.training for module in model.modules()]
     model.model.language_model.train()
     told = []
-    lftr.fit(model, data, name, told=lambda *one: told.append(one), **OPTIONS)
+    lftr.fit(model, data, name, on_progress=lambda *one: told.append(one), **OPTIONS)
     assert [one[:2] for one in told if one[0] == "step"] == [("step", n) for n in (1, 2, 3, 4)]
     assert [one for one in told if one[0] == "answered"] == [("answered", 1, 2), ("answered", 2, 3)]
     assert model.model.language_model.training
@@ -117,8 +117,8 @@ def test_an_interrupted_fit_goes_on(model, data, tmp_path, monkeypatch, name):
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        lftr.fit(model, data, name, checkpoint=path, told=told, **options)
-    fitted = lftr.fit(model, data, name, checkpoint=path, told=told, **options)
+        lftr.fit(model, data, name, checkpoint=path, on_progress=told, **options)
+    fitted = lftr.fit(model, data, name, checkpoint=path, on_progress=told, **options)
     assert steps == [1, 2, 3, 4, 5, 5, 6, 7]  # the fifth was not written yet
     assert same(whole, weights(fitted))
     assert same(whole, weights(lftr.fit(model, data, name, checkpoint=path, **options)))
@@ -361,7 +361,7 @@ def test_separators_grids_tiles_and_clips(entry):
         def told(what, number, value, losses=losses):
             losses.extend([value] * (what == "step"))
 
-        method = lftr.fit(model, [inputs], name, told=told, **{**OPTIONS, "steps": 2})
+        method = lftr.fit(model, [inputs], name, on_progress=told, **{**OPTIONS, "steps": 2})
         assert len(losses) == 2
         with torch.no_grad(), lftr.reduce(model, method, keep=0.4) as reduction:
             model(**inputs)

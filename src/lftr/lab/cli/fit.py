@@ -99,7 +99,7 @@ def fit(
         progress("fitting", total) as bar,
     ):
 
-        def told(what: str, number: int, value: float) -> None:
+        def on_progress(what: str, number: int, value: float) -> None:
             bar.step(1)
             if what == "step":
                 losses.append(value)
@@ -115,14 +115,14 @@ def fit(
             max_new_tokens=max_new_tokens,
             seed=seed,
             checkpoint=checkpoint,
-            told=told,
+            on_progress=on_progress,
         )
     name = "gates" if isinstance(fitted, DyVTE) else "fitted"
     getattr(fitted, name).save(out)
     checkpoint.unlink(missing_ok=True)
     if as_json:
-        told_of = {"file": str(out), "method": fitted.name, "losses": losses}
-        print_json(told_of | {"problems": list(map(str, problems))})
+        summary = {"file": str(out), "method": fitted.name, "losses": losses}
+        print_json(summary | {"problems": list(map(str, problems))})
     else:
         say(f"{out}: use it with --method {fitted.name} --option {name}={out}")
     end(problems)

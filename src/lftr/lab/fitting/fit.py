@@ -71,7 +71,7 @@ def fit(
     max_new_tokens: int = 8,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    told: Callable[[str, int, float], None] = lambda what, number, value: None,
+    on_progress: Callable[[str, int, float], None] = lambda what, number, value: None,
     **options: Any,
 ) -> Any:
     """Fit the trainable part of a method to a model's own answers; the model stays as it is.
@@ -107,9 +107,9 @@ def fit(
     checkpoint : str or Path, optional
         A file that is written while fitting. If it is there, fitting goes on from it, and ends with
         the same weights as without the interruption.
-    told : callable
-        Called as ``told("answered", batches, prompts)`` for each batch that the full model has
-        answered, and as ``told("step", step, loss)`` after each step.
+    on_progress : callable
+        Called as ``on_progress("answered", batches, prompts)`` for each batch that the full model
+        has answered, and as ``on_progress("step", step, loss)`` after each step.
     **options : int
         Of the part: ``width``, and of slots ``slots``; of gates those of `fit_exit`.
 
@@ -133,7 +133,7 @@ def fit(
     if isinstance(data, Mapping):
         raise ArgumentError.of("data", sorted(data), "several examples, a mapping each")
     if isinstance(blank, DyVTE):
-        return _fit_gates(model, data, blank, recipe, told, options)
+        return _fit_gates(model, data, blank, recipe, on_progress, options)
     budgets = [keep] if isinstance(keep, (int, float)) else list(keep)
     if not budgets:
         raise ArgumentError.of("keep", keep, "at least one budget")
@@ -149,7 +149,7 @@ def fit(
         lessons: list[Lesson] = []
         for inputs in data:
             lessons.append(Lesson.of(model, trainee, inputs, recipe.max_new_tokens))
-            told("answered", len(lessons), sum(len(one.answered) for one in lessons))
+            on_progress("answered", len(lessons), sum(len(one.answered) for one in lessons))
         if not lessons:
             raise ArgumentError.of("data", data, "at least one example")
         part = _initial(blank.fits, lessons, recipe.seed, options).to(model.device)
@@ -166,7 +166,7 @@ def fit(
             start = load_checkpoint(path, part, optimizer, config)
         for step in range(start, recipe.steps):
             loss = _step(model, trainee, part, optimizer, lessons, budgets, recipe, step)
-            told("step", step + 1, loss)
+            on_progress("step", step + 1, loss)
             if path is not None and (step + 1 == recipe.steps or not (step + 1) % _EVERY):
                 save_checkpoint(path, part, optimizer, config, step + 1)
     return replace(blank, fitted=part.eval().requires_grad_(False))
@@ -192,7 +192,7 @@ def _fit_gates(
     data: Iterable[Mapping[str, Any]],
     blank: DyVTE,
     recipe: Recipe,
-    told: Callable[[str, int, float], None],
+    on_progress: Callable[[str, int, float], None],
     options: Mapping[str, Any],
 ) -> DyVTE:
     """Train gates of exits on the model's own answers, or on those in ``labels``."""
@@ -201,7 +201,7 @@ def _fit_gates(
         for number, inputs in enumerate(data, 1):
             labelled = "labels" in inputs
             yield inputs if labelled else with_answers(model, inputs, recipe.max_new_tokens)
-            told("answered", number, number)
+            on_progress("answered", number, number)
 
     shared: dict[str, Any] = {
         "steps": recipe.steps,

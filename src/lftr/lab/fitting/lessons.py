@@ -76,8 +76,8 @@ class Lesson:
         if not trainee.tokens:
             raise ArgumentError.of("data", sorted(inputs), "inputs with an image")
         media = family_of(model).media
-        found = [medium.placeholders(model, whole["input_ids"]) for medium in media]
-        visual = torch.stack(found).any(dim=0)
+        places = [medium.placeholders(model, whole["input_ids"]) for medium in media]
+        visual = torch.stack(places).any(dim=0)
         rows = last[visual[:, : last.shape[1]]]
         states = rows.split([one.count for one in trainee.tokens])
         return cls(whole, answered, logits, visual, states, trainee.tokens)

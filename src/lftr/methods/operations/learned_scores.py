@@ -90,15 +90,16 @@ class ExpertScores(VisualScores):
 
     def __init__(self, widths: Mapping[str, int], width: int = 64) -> None:
         super().__init__(widths, width)
-        self.asked = nn.Linear(widths["text_token_embeds"], width, bias=False)
-        self.found = nn.Linear(self.seen, width, bias=False)
-        nn.init.zeros_(self.found.weight)
+        self.text_keys = nn.Linear(widths["text_token_embeds"], width, bias=False)
+        self.token_keys = nn.Linear(self.seen, width, bias=False)
+        nn.init.zeros_(self.token_keys.weight)
 
     def scores(self, tokens: VisualTokens) -> Tensor:
         x, _ = encoder_features(tokens)
         _, text = tokens.evidence("text_token_embeds")
-        found, asked = _mapped(self.found, _scaled(x)), _mapped(self.asked, _scaled(text))
-        products = torch.bmm(asked, found.mT).mT / self.asked.out_features**0.5
+        token_keys = _mapped(self.token_keys, _scaled(x))
+        text_keys = _mapped(self.text_keys, _scaled(text))
+        products = torch.bmm(text_keys, token_keys.mT).mT / self.text_keys.out_features**0.5
         return super().scores(tokens) + torch.logsumexp(products, dim=2)
 
     def _signals(self, tokens: VisualTokens) -> Tensor:
