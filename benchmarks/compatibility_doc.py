@@ -23,6 +23,7 @@ from lftr.hosts.transformers.families import Family, family_of
 from lftr.hosts.transformers.families.general import General
 from lftr.hosts.transformers.families.refused import REFUSED
 from lftr.hosts.transformers.layers.host import LayerHost
+from lftr.hosts.vllm import ARCHITECTURES
 from lftr.methods import StaticExit
 from lftr.methods.inside.schedules import Exit
 from lftr.values.errors import LftrError, MissingEvidenceError
@@ -42,8 +43,7 @@ EVIDENCE = {
     "keys": ("keys",),
     "encoder features": ("encoder_features",),
 }
-# What the vLLM plugin serves; `lftr.hosts.vllm.ARCHITECTURES` cannot be asked without vLLM.
-SERVED = {"llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+SERVED = {one.model_type for one in ARCHITECTURES.values()}
 HEAD = """# Compatibility
 
 Which models lftr works on, and how far. `lftr verify --model ID` proves the same on your own model,

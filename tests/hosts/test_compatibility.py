@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lftr.hosts.transformers.families import list_families
 from lftr.hosts.transformers.families.refused import REFUSED
+from lftr.hosts.vllm import ARCHITECTURES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text(encoding="utf-8")
 
@@ -50,3 +51,8 @@ def test_videos_are_those_of_the_family(name: str) -> None:
     if HOSTED[name][0].startswith("broken"):
         pytest.skip("broken in the release that the page was written with: nothing is said of it")
     assert HOSTED[name][2] == ("yes" if name in list_families(video=True) else "no")
+
+
+def test_what_is_served_is_marked() -> None:
+    served = sorted(name for name, cells in HOSTED.items() if cells[4] == "yes")
+    assert served == sorted(one.model_type for one in ARCHITECTURES.values())

@@ -113,7 +113,7 @@ def test_gaps(items, tail, dtype, seed, step):
         kept += range(full, full + text)
         length, full = length + text, full + text
         count = max(1, int(total * ratio))
-        places.append((length, count, total))
+        places.append((torch.arange(length, length + count), total - count))
         for rows in chosen:
             index = torch.from_numpy(np.sort(generator.choice(total, count, replace=False)))
             rows.append(positions.with_offsets(torch.zeros(count, 2, dtype=dtype), index[None]))
@@ -126,8 +126,8 @@ def test_gaps(items, tail, dtype, seed, step):
     for features in (*chosen, chosen[1]):  # chosen otherwise before a preemption
         for start in range(0, length, step):
             parts = [
-                one[max(0, start - first) : max(0, start + step - first)]
-                for one, (first, _, _) in zip(features, places, strict=True)
+                one[(start <= own) & (own < start + step)]
+                for one, (own, _) in zip(features, places, strict=True)
             ]
             parts = [part for part in parts if len(part)]
             bare, rows, after = gaps.rewritten(parts, rows, start)

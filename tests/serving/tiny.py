@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
@@ -35,6 +36,8 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
             text.hidden_size, text.head_dim = WIDTH, HEAD
             if "mrope_section" in (text.rope_parameters or {}):
                 text.rope_parameters["mrope_section"] = [4, 6, 6]
+            if entry.name == "qwen3_vl_moe":
+                text.norm_topk_prob = True  # as hubs have it, and as transformers computes
             if entry.name == "qwen2_vl":
                 vision.hidden_size = WIDTH
             elif entry.name in GRIDDED:
@@ -46,7 +49,7 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
     return Widened()
 
 
-GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 FILMED = ("llava_onevision", *GRIDDED)
 ENTRIES: dict[str, ZooEntry] = {
     "llava": widened(FAMILIES["llava"]),
@@ -173,7 +176,7 @@ def make(name: str, folder: Path) -> Tiny:
     config |= {"architectures": [type(model).__name__], "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(
-        {_hub_name(key): value.contiguous() for key, value in model.state_dict().items()},
+        {_hub_name(key): _hub_value(key, value) for key, value in model.state_dict().items()},
         str(folder / "model.safetensors"),
         metadata={"format": "pt"},
     )
@@ -185,6 +188,12 @@ def make(name: str, folder: Path) -> Tiny:
 def _hub_name(key: str) -> str:
     tower = "model.vision_tower."
     return key.replace(tower, tower + "vision_model.") if key.startswith(tower) else key
+
+
+def _hub_value(key: str, value: Tensor) -> Tensor:
+    if ".experts." in key:  # hubs have Qwen3-VL's transposed
+        value = value.transpose(1, 2)
+    return value.contiguous()
 
 
 def _tokenizer(name: str) -> Any:
@@ -222,6 +231,7 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
             "qwen2_vl": (t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor),
             "qwen2_5_vl": (t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor),
             "qwen3_vl": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
+            "qwen3_vl_moe": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
         }
         processor, video = kinds[name]
         return processor(t.Qwen2VLImageProcessor(**how), tokenizer, video(**how), **template)

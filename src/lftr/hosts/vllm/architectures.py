@@ -24,6 +24,8 @@ class Architecture:
     ----------
     stock : str
         The architecture of vLLM that it extends.
+    model_type : str
+        Transformers' name of the models, under which that host knows their family.
     module : str
         The module of `families` that defines it.
     counted_positions : bool
@@ -33,6 +35,7 @@ class Architecture:
     """
 
     stock: str
+    model_type: str
     module: str
     counted_positions: bool
     videos: bool
@@ -46,12 +49,15 @@ class Architecture:
 ARCHITECTURES = {
     one.stock: one
     for one in (
-        Architecture("LlavaForConditionalGeneration", "llava", True, False),
-        Architecture("LlavaNextForConditionalGeneration", "anyres", True, False),
-        Architecture("LlavaOnevisionForConditionalGeneration", "anyres", True, True),
-        Architecture("Qwen2VLForConditionalGeneration", "qwen", False, True),
-        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen", False, True),
-        Architecture("Qwen3VLForConditionalGeneration", "qwen3", False, True),
+        Architecture("LlavaForConditionalGeneration", "llava", "llava", True, False),
+        Architecture("LlavaNextForConditionalGeneration", "llava_next", "anyres", True, False),
+        Architecture(
+            "LlavaOnevisionForConditionalGeneration", "llava_onevision", "anyres", True, True
+        ),
+        Architecture("Qwen2VLForConditionalGeneration", "qwen2_vl", "qwen", False, True),
+        Architecture("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "qwen", False, True),
+        Architecture("Qwen3VLForConditionalGeneration", "qwen3_vl", "qwen3", False, True),
+        Architecture("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", "qwen3", False, True),
     )
 }
 

@@ -102,7 +102,6 @@ class OnevisionVideos(EncoderInputs):
 class LftrLlavaNextForConditionalGeneration(SquareTower, LlavaNextForConditionalGeneration):
     """LLaVA-NeXT, reduced."""
 
-    model_type = "llava_next"
     inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Tiles}
     hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | NEWER_NAMES
 
@@ -124,7 +123,6 @@ class LftrLlavaOnevisionForConditionalGeneration(
 ):
     """LLaVA-OneVision, reduced."""
 
-    model_type = "llava_onevision"
     inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {
         "image": Tiles,
         "video": OnevisionVideos,

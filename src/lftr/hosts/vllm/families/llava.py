@@ -49,7 +49,6 @@ class Squares(EncoderInputs):
 class SquareTower(Gapped):
     """A tower of equal squares, which vLLM loads up to the layer whose output is used."""
 
-    model_type = "llava"
     tower = "vision_tower"
     inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Squares}
 

@@ -160,8 +160,6 @@ class Qwen25Processor(Placing, Qwen2_5_VLMultiModalProcessor):
 class LftrQwen2VLForConditionalGeneration(Gridded, Qwen2VLForConditionalGeneration):
     """Qwen2-VL, reduced."""
 
-    model_type = "qwen2_vl"
-
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen25Processor, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
@@ -169,5 +167,4 @@ class LftrQwen2VLForConditionalGeneration(Gridded, Qwen2VLForConditionalGenerati
 class LftrQwen2_5_VLForConditionalGeneration(Gridded, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL, reduced."""
 
-    model_type = "qwen2_5_vl"
     projector = "visual.merger.ln_q"

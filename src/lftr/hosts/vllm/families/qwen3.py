@@ -16,6 +16,10 @@ from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLMultiModalProcessor,
     Qwen3VLProcessingInfo,
 )
+from vllm.model_executor.models.qwen3_vl_moe import (
+    Qwen3VLMoeForConditionalGeneration,
+    Qwen3VLMoeProcessingInfo,
+)
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import PromptUpdateDetails
 
@@ -56,13 +60,8 @@ class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
         return t * max(h, w) // side + len(placeholders.full) - placeholders.kept
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Qwen3Processor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
-)
-class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGeneration):
-    """Qwen3-VL, reduced: a token's DeepStack planes stay with it."""
-
-    model_type = "qwen3_vl"
+class Planed(Gridded):
+    """The part that models of this line share: a token's DeepStack planes stay with it."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -129,3 +128,17 @@ class LftrQwen3VLForConditionalGeneration(Gridded, Qwen3VLForConditionalGenerati
         offsets = offsets_of(1, rows, columns, 1)
         media = [(first, area, offsets) for first in slots[:, 0].tolist()]
         return ids, positions.initial(len(ids), media)[0].numpy()
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen3Processor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
+)
+class LftrQwen3VLForConditionalGeneration(Planed, Qwen3VLForConditionalGeneration):
+    """Qwen3-VL, reduced."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen3Processor, info=Qwen3VLMoeProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
+)
+class LftrQwen3VLMoeForConditionalGeneration(Planed, Qwen3VLMoeForConditionalGeneration):
+    """Qwen3-VL with experts, reduced."""

@@ -70,6 +70,12 @@ class EncoderInputs:
         tokens = self.medium.to_tokens(self.model, self.inputs, patches)
         return list(tokens.split(self.sizes))
 
+    def projected(self, rows: Tensor) -> list[Tensor]:
+        """Return the projector's inputs as maps over tokens."""
+        if self.medium.projector_sees_tokens:
+            return list(rows.flatten(0, -2).split(self.sizes))
+        return self.to_tokens(rows)
+
     def by_item(self, views: Tensor) -> list[Tensor]:
         """Split values that exist for each view (a tile, a frame) by items."""
         counts = self.medium.views(self.model, self.inputs, self.sizes)

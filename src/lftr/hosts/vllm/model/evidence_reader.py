@@ -103,12 +103,15 @@ class EvidenceReader:
         """The CLS outputs ``(tiles, D)``."""
         return self.states[0][:, self.encoder.cls_place]
 
+    @property
+    def projector_input(self) -> Tensor:
+        """What the projector received, ``(tiles, P, c)``, or ``(1, P, c)`` if it is packed."""
+        seen = torch.cat(self.projected)
+        return seen if self.packed is None else seen.flatten(0, 1)[None]
+
     def patches(self) -> dict[str, Tensor]:
-        """Return the evidence, ``(tiles, P, c)``, or ``(1, P, c)`` for a packed sequence."""
+        """Return attention and keys, ``(tiles, P, c)``, or ``(1, P, c)`` for a packed sequence."""
         fields: dict[str, Tensor] = {}
-        if self.projected:
-            seen = torch.cat(self.projected)
-            fields["encoder_features"] = seen if self.packed is None else seen.flatten(0, 1)[None]
         if self.deep.rows:
             rows = self._all_heads(torch.cat(self.deep.rows))
             fields["cls_attention"] = self._without_cls(rows.mT)

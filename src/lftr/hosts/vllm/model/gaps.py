@@ -28,24 +28,24 @@ _POSITION, _BEGINNING, _AHEAD = range(3)
 _TEXT = -1  # the beginning of what belongs to no item
 
 
-def initial(length: int, items: Iterable[tuple[int, int, int]]) -> tuple[Tensor, int]:
+def initial(length: int, items: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, int]:
     """Return the rows of a prompt ``(3, length)``, and how far positions are ahead of its count.
 
     Parameters
     ----------
     length : int
         Tokens of the prompt.
-    items : iterable of (int, int, int)
-        Of each item in order the first token, how many tokens it has in this prompt, and how many
-        the whole item has. If it has fewer, its positions are wrong until `rewritten`.
+    items : iterable of (Tensor of int64, shape (n,), and int)
+        Of each item in order, which tokens of the prompt are its own, and how many it has lost. If
+        it has lost any, its positions are wrong until `rewritten`.
     """
     rows = torch.arange(length).repeat(3, 1)
     rows[_BEGINNING] = _TEXT
     ahead = 0
-    for first, kept, total in items:
-        rows[_BEGINNING, first : first + kept] = rows[_POSITION, first]
-        rows[_POSITION, first + kept :] += total - kept
-        ahead += total - kept
+    for places, lost in items:
+        rows[_BEGINNING, places] = rows[_POSITION, places[0]]
+        rows[_POSITION, places[-1] + 1 :] += lost
+        ahead += lost
     rows[_AHEAD] = ahead
     return rows, ahead
 
@@ -113,12 +113,11 @@ class Gapped(Reducing):
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
         """Return the rows of a prompt, see `initial`."""
-        ordered = sorted(mm_features, key=lambda one: one.mm_position.offset)
         items = []
-        for one in ordered:
-            place = one.mm_position
+        for one in sorted(mm_features, key=lambda feature: feature.mm_position.offset):
+            places = places_of(one.mm_position)
             size = int(one.data[size_field_of(one.modality)].data)
-            items.append((place.offset, place.length, size))
+            items.append((places, size - len(places)))
         return initial(len(input_tokens), items)
 
     def recompute_mrope_positions(
@@ -137,6 +136,17 @@ class Gapped(Reducing):
         """Run the model at the positions, the first of the rows that vLLM passes."""
         line = positions[_POSITION] if self.rewrites_positions else positions
         return super().forward(input_ids, line, *args, **kwargs)
+
+
+def places_of(item: Any) -> Tensor:
+    """Return which tokens of a prompt belong to an item ``(n,)``, from vLLM's `PlaceholderRange`.
+
+    The range may have text around them, such as marks of its beginning and end.
+    """
+    if item.is_embed is None:
+        return torch.arange(item.offset, item.offset + item.length)
+    places: Tensor = item.offset + item.is_embed.nonzero().squeeze(1)
+    return places
 
 
 def give_room(decoder: nn.Module, room: int) -> None:

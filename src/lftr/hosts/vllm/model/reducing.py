@@ -54,7 +54,6 @@ class Reducing(SupportsMultiModal):
     """
 
     config: Any
-    model_type: str
     tower: str
     inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]]  # by medium
     supports_tower_connector_lora = False  # it would take the kept tokens for the encoded ones
@@ -70,13 +69,13 @@ class Reducing(SupportsMultiModal):
         if weights is not None:
             weights.check(self.get_language_model(), vllm_config)
         self.slot_weights, self.exponent, self.most = weights, started.weights, most
-        self.family = Family.registry[self.model_type]
+        served = architecture_of(self.config)
+        self.family = Family.registry[served.model_type]
         mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
         self.provided = provided(self.config, mode == "data", started.text_tower)
         self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
         self.pace = Pace()
         self._encoder: Encoder | None = None
-        served = architecture_of(self.config)
         logger.info(
             "lftr: %s is served as %s, %s unless a request asks for another method or keep",
             served.stock,
@@ -123,7 +122,7 @@ class Reducing(SupportsMultiModal):
             tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
             self.family.module(self, self.projector or self.family.projector),
             self.family.cls_place(self) if "cls_attention" in self.provided else None,
-            int(attention.tp_size),
+            getattr(attention, "tp_size", 1),  # some are whole on every device
         )
 
     # ---- overridden by families of models -------------------------------------------------------
@@ -244,6 +243,8 @@ class Reducing(SupportsMultiModal):
         """Return the visual tokens of some items, with the fields that their methods see."""
         layouts = inputs.layouts()
         maps = {name: inputs.to_tokens(one) for name, one in reader.patches().items()}
+        if reader.projected:
+            maps["encoder_features"] = inputs.projected(reader.projector_input)
         if "frame_features" in reader.wanted:
             maps["frame_features"] = inputs.by_item(reader.frames)
         tokens = {}

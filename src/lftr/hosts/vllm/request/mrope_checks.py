@@ -57,8 +57,8 @@ class Counting(Reaching):
     """Checks of requests to models whose positions have one dimension."""
 
     def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
-        """Return the number of tokens."""
-        return placeholders.total
+        """Return the number of tokens, of text around the item too."""
+        return len(placeholders.full) + placeholders.total - placeholders.kept
 
 
 class Placing(Reaching):

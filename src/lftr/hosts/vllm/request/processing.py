@@ -279,8 +279,8 @@ class Shortening(BaseMultiModalProcessor):
 
         Parameters
         ----------
-        content : list of int
-            The placeholders of all its tokens.
+        content : list of int or PromptUpdateDetails
+            The placeholders of all its tokens, and maybe text around them.
         setting : RequestSetting
             The method and the budget.
         medium : {"image", "video"}
@@ -288,8 +288,15 @@ class Shortening(BaseMultiModalProcessor):
         processed : mapping
             The output of the model's processor for this item.
         """
-        kept = setting.count(len(content))
-        return Shortened(content[:kept], None, len(content), kept, setting.method.name)
+        marks = content.is_embed if isinstance(content, PromptUpdateDetails) else None
+        full = content if marks is None else content.full
+        places = range(len(full)) if marks is None else marks(full).nonzero().squeeze(1).tolist()
+        first, total = places[0], len(places)
+        kept = setting.count(total)
+        if places[-1] - first + 1 != total:
+            raise TypeError(f"{type(self).__name__} must define shortened: text parts an item")
+        shorter = full[: first + kept] + full[first + total :]
+        return Shortened(shorter, marks, total, kept, setting.method.name)
 
     def _apply_prompt_updates(self, token_ids: Any, mm_prompt_updates: Any) -> Any:
         """Put placeholders into the prompt, which has to have a place for each item.
