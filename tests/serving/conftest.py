@@ -41,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "llava_siglip",
         "llava_next",
         "llava_onevision",
+        "internvl",
         "qwen2_vl",
         "qwen2_5_vl",
         "qwen3_vl",

@@ -195,7 +195,7 @@ class Served:
         with engine(checkpoint, checkpoint.stock) as llm:
             asked = (*cls.PLAIN, *(cls.FILMED if checkpoint.takes_clips else ()))
             answers = {one: ask(llm, checkpoint, one)[0] for one in asked}
-            assert type(model_of(llm)).__name__ == checkpoint.stock
+            assert not type(model_of(llm)).__name__.startswith("Lftr")
         with engine(checkpoint, f"Lftr{checkpoint.stock}", cls.SETTING) as llm:
             yield cls(checkpoint, llm, answers)
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
 from zoo.base import BOS, EOS, PAD, VOCAB
-from zoo.parts import IMAGE, siglip
+from zoo.parts import CLOSE, IMAGE, OPEN, START, siglip
 
 LENGTH = 1024
 
@@ -60,6 +60,7 @@ ENTRIES: dict[str, ZooEntry] = {
     "llava_onevision": widened(  # vLLM shrinks images of more than nine tiles, whatever it says
         FAMILIES["llava_onevision"], vision_aspect_ratio="anyres_max_9"
     ),
+    "internvl": widened(FAMILIES["internvl"]),
     **{name: widened(FAMILIES[name]) for name in GRIDDED},
 }
 SIGNS = {196: "<|vision_start|>", 197: "<|vision_end|>", 198: "<|video_pad|>", 199: "<|image_pad|>"}
@@ -72,6 +73,8 @@ TEMPLATE = (
 
 
 def sign_of(name: str) -> str:
+    if name == "internvl":
+        return "<IMG_CONTEXT>"
     return "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
 
 
@@ -176,7 +179,10 @@ def make(name: str, folder: Path) -> Tiny:
     config |= {"architectures": [type(model).__name__], "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(
-        {_hub_name(key): _hub_value(key, value) for key, value in model.state_dict().items()},
+        {
+            key if name == "internvl" else _hub_name(key): _hub_value(key, value)
+            for key, value in model.state_dict().items()
+        },
         str(folder / "model.safetensors"),
         metadata={"format": "pt"},
     )
@@ -199,6 +205,11 @@ def _hub_value(key: str, value: Tensor) -> Tensor:
 def _tokenizer(name: str) -> Any:
     vocabulary = {f"t{n}": n for n in range(VOCAB)}
     signs = SIGNS if name in GRIDDED else {IMAGE: "<image>", IMAGE - 1: "<video>"}
+    roles = {}
+    if name == "internvl":
+        signs = {OPEN: "<img>", CLOSE: "</img>", IMAGE: "<IMG_CONTEXT>", START: "<video>"}
+        names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
+        roles = {"extra_special_tokens": dict(zip(names, signs.values(), strict=True))}
     signs = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", **signs}
     for number, sign in signs.items():
         del vocabulary[f"t{number}"]
@@ -213,6 +224,7 @@ def _tokenizer(name: str) -> Any:
         eos_token="</s>",
         additional_special_tokens=[sign for n, sign in signs.items() if n > EOS],
         model_max_length=LENGTH,
+        **roles,
     )
     found.chat_template = TEMPLATE.replace("SIGN", sign_of(name)).replace("FILM", film_of(name))
     return found
@@ -236,6 +248,11 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
         processor, video = kinds[name]
         return processor(t.Qwen2VLImageProcessor(**how), tokenizer, video(**how), **template)
     side = model.config.vision_config.image_size
+    if name == "internvl":
+        square = {"height": side[0], "width": side[1]}
+        images = t.GotOcr2ImageProcessor(size=square, crop_to_patches=True, max_patches=4)
+        videos = t.InternVLVideoProcessor(size=square)
+        return t.InternVLProcessor(images, tokenizer, videos, image_seq_length=16, **template)
     square = {"height": side, "width": side}
     if name.startswith("llava_") and name != "llava_siglip":
         pinpoints = model.config.image_grid_pinpoints

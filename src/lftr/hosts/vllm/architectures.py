@@ -13,6 +13,8 @@ _CLIP = "clip_vision_model"
 _TOWERS = {
     _CLIP: _ATTENTIVE | fields_from("cls", "frames"),
     "siglip_vision_model": _ATTENTIVE,
+    # its CLS output is narrower than its features, of which a token has four patches' side by side
+    "internvl_vision": _ATTENTIVE | fields_from("cls"),
 }
 
 
@@ -54,6 +56,7 @@ ARCHITECTURES = {
         Architecture(
             "LlavaOnevisionForConditionalGeneration", "llava_onevision", "anyres", True, True
         ),
+        Architecture("InternVLForConditionalGeneration", "internvl", "internvl", True, False),
         Architecture("Qwen2VLForConditionalGeneration", "qwen2_vl", "qwen", False, True),
         Architecture("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "qwen", False, True),
         Architecture("Qwen3VLForConditionalGeneration", "qwen3_vl", "qwen3", False, True),
