@@ -42,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "llava_next",
         "llava_onevision",
         "internvl",
+        "glm4v",
         "qwen2_vl",
         "qwen2_5_vl",
         "qwen3_vl",

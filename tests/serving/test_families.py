@@ -67,6 +67,16 @@ def test_clips_as_on_transformers(filmed: Served, method: str) -> None:
         assert answer == wanted
 
 
+def test_videos_are_refused_where_none_are_reduced(served: Served) -> None:
+    from vllm.exceptions import VLLMValidationError  # status 400
+
+    if served.tiny.takes_clips:
+        pytest.skip("takes videos")
+    with pytest.raises(VLLMValidationError, match=r"At most 0 video\(s\)"):
+        served.ask(Question(((4, 32, 24),), 9, 0.5))
+    assert served.ask(PICTURE) == served.ask(PICTURE)
+
+
 def test_a_file_in_a_chat(filmed: Served, tmp_path: Path) -> None:
     """As a client sends one: the file in the message, the setting beside it."""
     cv2 = pytest.importorskip("cv2")

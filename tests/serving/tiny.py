@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
 from zoo.base import BOS, EOS, PAD, VOCAB
-from zoo.parts import CLOSE, IMAGE, OPEN, START, siglip
+from zoo.parts import CLOSE, END, IMAGE, OPEN, START, VIDEO, siglip
 
 LENGTH = 1024
 
@@ -35,12 +35,16 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
             text, vision = config.text_config, config.vision_config
             text.hidden_size, text.head_dim = WIDTH, HEAD
             if "mrope_section" in (text.rope_parameters or {}):
-                text.rope_parameters["mrope_section"] = [4, 6, 6]
+                halved = "partial_rotary_factor" in text.rope_parameters
+                text.rope_parameters["mrope_section"] = [2, 3, 3] if halved else [4, 6, 6]
+            if entry.name == "glm4v":
+                text.num_attention_heads = WIDTH // HEAD
+                text.attention_bias = True  # as hubs have it, and as transformers computes
             if entry.name == "qwen3_vl_moe":
                 text.norm_topk_prob = True  # as hubs have it, and as transformers computes
             if entry.name == "qwen2_vl":
                 vision.hidden_size = WIDTH
-            elif entry.name in GRIDDED:
+            elif entry.name in (*GRIDDED, "glm4v"):
                 vision.out_hidden_size = WIDTH
             for key, value in changes.items():
                 setattr(config, key, value)
@@ -61,6 +65,7 @@ ENTRIES: dict[str, ZooEntry] = {
         FAMILIES["llava_onevision"], vision_aspect_ratio="anyres_max_9"
     ),
     "internvl": widened(FAMILIES["internvl"]),
+    "glm4v": widened(FAMILIES["glm4v"]),
     **{name: widened(FAMILIES[name]) for name in GRIDDED},
 }
 SIGNS = {196: "<|vision_start|>", 197: "<|vision_end|>", 198: "<|video_pad|>", 199: "<|image_pad|>"}
@@ -75,6 +80,8 @@ TEMPLATE = (
 def sign_of(name: str) -> str:
     if name == "internvl":
         return "<IMG_CONTEXT>"
+    if name == "glm4v":
+        return "<|begin_of_image|><|image|><|end_of_image|>"
     return "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
 
 
@@ -210,6 +217,10 @@ def _tokenizer(name: str) -> Any:
         signs = {OPEN: "<img>", CLOSE: "</img>", IMAGE: "<IMG_CONTEXT>", START: "<video>"}
         names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
         roles = {"extra_special_tokens": dict(zip(names, signs.values(), strict=True))}
+    if name == "glm4v":
+        marks = ("begin_of_video", "end_of_video", "begin_of_image", "end_of_image")
+        signs = {n: f"<|{sign}|>" for n, sign in zip((194, 195, START, END), marks, strict=True)}
+        signs |= {VIDEO: "<|video|>", IMAGE: "<|image|>"}
     signs = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", **signs}
     for number, sign in signs.items():
         del vocabulary[f"t{number}"]
@@ -247,6 +258,11 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
         }
         processor, video = kinds[name]
         return processor(t.Qwen2VLImageProcessor(**how), tokenizer, video(**how), **template)
+    if name == "glm4v":
+        how = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+        how["size"] = {"shortest_edge": 8 * 8 * 4 * 2, "longest_edge": 8 * 8 * 64 * 2}
+        images, videos = t.Glm4vImageProcessor(**how), t.Glm4vVideoProcessor(**how)
+        return t.Glm4vProcessor(images, tokenizer, videos, **template)
     side = model.config.vision_config.image_size
     if name == "internvl":
         square = {"height": side[0], "width": side[1]}

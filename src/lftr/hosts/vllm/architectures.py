@@ -60,6 +60,7 @@ ARCHITECTURES = {
         Architecture("Qwen2VLForConditionalGeneration", "qwen2_vl", "qwen", False, True),
         Architecture("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "qwen", False, True),
         Architecture("Qwen3VLForConditionalGeneration", "qwen3_vl", "qwen3", False, True),
+        Architecture("Glm4vForConditionalGeneration", "glm4v", "glm", False, False),
         Architecture("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", "qwen3", False, True),
     )
 }
