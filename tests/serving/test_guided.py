@@ -174,6 +174,8 @@ def test_what_is_refused(served: Served) -> None:
         ("<s>{}", lftr.LftrError, "the prompt has no text"),
         ("<s> t9 {}" + " t7" * tiny.LENGTH, VLLMValidationError, "maximum context length"),
     ):
+        if served.tiny.name == "internvl" and error is lftr.LftrError:
+            continue  # the marks around its images count as text, as on transformers
         request = under(served, TRIM, text).request(served.tiny)
         with pytest.raises(error, match=message):
             served.ask_as(request)
@@ -189,7 +191,9 @@ def test_what_is_refused(served: Served) -> None:
 
 
 def test_embeddings_of_a_prompt_are_refused(served: Served) -> None:
+    from vllm.exceptions import VLLMValidationError  # vLLM 0.33's
+
     request = TRIM.request(served.tiny)
     del request["prompt"]
-    with pytest.raises(ValueError, match=r"enable.prompt.embeds"):
+    with pytest.raises((ValueError, VLLMValidationError), match=r"enable.prompt.embeds"):
         served.ask_as({"prompt_embeds": torch.zeros(9, tiny.WIDTH), **request})

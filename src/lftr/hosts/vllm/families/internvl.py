@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -34,6 +34,13 @@ class Info(WholeItems, InternS1ProcessingInfo):
 
 class Processor(Counting, InternS1MultiModalProcessor):
     """InternVL's requests."""
+
+    def written(self, prompt: Sequence[int]) -> Sequence[int]:
+        """Return a prompt with the marks that the model's processor writes around an image."""
+        model = self.info.get_hf_processor()
+        image = model.image_token_id
+        marked = [model.start_image_token_id, image, model.end_image_token_id]
+        return [one for token in prompt for one in (marked if token == image else [token])]
 
 
 class Tiles(EncoderInputs):

@@ -167,7 +167,11 @@ class Shortening(BaseMultiModalProcessor):
         counts = inputs.mm_data_items.get_all_counts()
         if self._profiling:  # a prompt of items alone
             return {name: [torch.zeros(1).int()] * count for name, count in counts.items()}
-        return self.questions.of_items(inputs.prompt, counts, setting.guide)
+        return self.questions.of_items(self.written(inputs.prompt), counts, setting.guide)
+
+    def written(self, prompt: Sequence[int]) -> Sequence[int]:
+        """Return a prompt with the text that transformers' processor writes around each item."""
+        return prompt
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """Return what caches know items by; the text that guides a choice is a part of it."""
