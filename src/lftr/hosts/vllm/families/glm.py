@@ -19,7 +19,7 @@ from ..request.processing import WholeItems
 from .qwen import Gridded, Offsets, Patches, offsets_of
 
 
-class Info(WholeItems, Glm4vProcessingInfo):
+class GlmInfo(WholeItems, Glm4vProcessingInfo):
     """Sizes of GLM-4V's images."""
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
@@ -27,11 +27,13 @@ class Info(WholeItems, Glm4vProcessingInfo):
         return {"image": None}
 
 
-class Processor(Placing, Glm4vMultiModalProcessor):
+class GlmProcessor(Placing, Glm4vMultiModalProcessor):
     """GLM-4V's requests."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Glm4vDummyInputsBuilder)
+@MULTIMODAL_REGISTRY.register_processor(
+    GlmProcessor, info=GlmInfo, dummy_inputs=Glm4vDummyInputsBuilder
+)
 class LftrGlm4vForConditionalGeneration(Gridded, Glm4vForConditionalGeneration):
     """GLM-4V, reduced."""
 

@@ -24,7 +24,7 @@ from ..request.mrope_checks import Counting
 from ..request.processing import WholeItems
 
 
-class Info(WholeItems, InternS1ProcessingInfo):
+class InternVLInfo(WholeItems, InternS1ProcessingInfo):
     """Sizes of InternVL's images."""
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
@@ -32,7 +32,7 @@ class Info(WholeItems, InternS1ProcessingInfo):
         return {"image": None}
 
 
-class Processor(Counting, InternS1MultiModalProcessor):
+class InternVLProcessor(Counting, InternS1MultiModalProcessor):
     """InternVL's requests."""
 
     def spelled(self, prompt: Sequence[int]) -> Sequence[int]:
@@ -44,7 +44,7 @@ class Processor(Counting, InternS1MultiModalProcessor):
         return [one for item in items for one in item]
 
 
-class Tiles(EncoderInputs):
+class InternVLTiles(EncoderInputs):
     """Images as tiles of equal squares, all in one batch."""
 
     @cached_property
@@ -77,10 +77,10 @@ class Tiles(EncoderInputs):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    Processor, info=Info, dummy_inputs=InternS1DummyInputsBuilder
+    InternVLProcessor, info=InternVLInfo, dummy_inputs=InternS1DummyInputsBuilder
 )
 class LftrInternVLForConditionalGeneration(Gapped, InternS1ForConditionalGeneration):
     """InternVL, reduced."""
 
     tower = "vision_tower"
-    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": Tiles}
+    inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]] = {"image": InternVLTiles}

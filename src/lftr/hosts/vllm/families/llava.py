@@ -28,11 +28,11 @@ NEWER_NAMES = WeightsMapper(
 """The names of the tower's weights as transformers 5 saves them, which vLLM does not know."""
 
 
-class Info(WholeItems, LlavaProcessingInfo):
+class LlavaInfo(WholeItems, LlavaProcessingInfo):
     """Sizes of LLaVA's images."""
 
 
-class Processor(Counting, LlavaMultiModalProcessor):
+class LlavaProcessor(Counting, LlavaMultiModalProcessor):
     """LLaVA's requests."""
 
 
@@ -57,7 +57,9 @@ class SquareTower(Gapped):
         return int(self.config.vision_config.num_hidden_layers)
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+@MULTIMODAL_REGISTRY.register_processor(
+    LlavaProcessor, info=LlavaInfo, dummy_inputs=LlavaDummyInputsBuilder
+)
 class LftrLlavaForConditionalGeneration(SquareTower, LlavaForConditionalGeneration):
     """LLaVA, reduced."""
 
