@@ -135,10 +135,12 @@ def results() -> list[str]:
         "",
         WRITTEN,
         "",
-        "All rows were measured before merged tokens had weights: `lftr` drops tokens here, as it "
-        "still does on vLLM with `--weights none`, and "
-        "`dycoke`, `holitom` and `prunevid` count as they did then. With "
-        "weights: [Benchmarks](benchmarks.md#weights-of-slots).",
+        "Merged tokens count as many in attention only in the rows of `lftr`, of `lftr.methods.Merge` "
+        "and of tuned methods before the language model; all other methods are as published, where "
+        "each token counts as one. The rows for videos and inside the language model were measured "
+        "before there were weights: `lftr` drops tokens there, and `dycoke`, `holitom` and "
+        "`prunevid` count as they did then. More with weights: "
+        "[Benchmarks](benchmarks.md#weights-of-slots).",
         "",
         "Relative accuracy is in % of the full model's, with 95 % paired bootstrap intervals over "
         "the questions, on the bundled suite with the bundled model: it tells the methods apart on "
