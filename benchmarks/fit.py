@@ -64,7 +64,7 @@ def fitted(name: str, options: argparse.Namespace) -> Path:
         keep=FITTED_AT,
         steps=options.steps,
         checkpoint=path.with_suffix(".checkpoint"),
-        told=told,
+        on_progress=told,
     )
     method.fitted.save(path)
     seconds = time.process_time() - start
