@@ -135,8 +135,8 @@ def results() -> list[str]:
         "",
         WRITTEN,
         "",
-        "Merged tokens count as many in attention only in the rows of `lftr`, of `lftr.methods.Merge` "
-        "and of tuned methods before the language model; all other methods are as published, where "
+        "Merged tokens count as many in attention only in the rows of `lftr`, `lftr.methods.Merge` "
+        "and tuned methods before the language model; all other methods are as published, where "
         "each token counts as one. The rows for videos and inside the language model were measured "
         "before there were weights: `lftr` drops tokens there, and `dycoke`, `holitom` and "
         "`prunevid` count as they did then. More with weights: "
