@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def finish(
     figures = summary(outcomes, categories)
     content = {"split": split, "questions": len(categories), "seed": options.seed, "rows": figures}
     if getattr(options, "only", None):
-        command, content = renewed(name, f"{command} --only {' '.join(options.only)}", content)
+        command, content = renewed(name, f"{command} --only {shlex.join(options.only)}", content)
     save(name if options.seed == 0 else f"{name}_seed{options.seed}", command, content)
     print(json.dumps({"machine": machine()} | content) if options.json else report(content))
 

@@ -2,12 +2,12 @@
 
     python benchmarks/methods_accuracy.py [--split test] [--n 2000] [--json]
 
-Every registered method with its defaults, as published (merged tokens count as one); LFTR and the
-compositions below, whose merged tokens count as many; and "tuned", other methods with the options
-that ``benchmarks/options_search.py`` found best on the validation split, whose merged tokens count
-as many too. At 4x, 8x and 16x, beside the full model; relative accuracy and agreement with paired
-bootstrap intervals over the questions. ``benchmarks/methods_doc.py`` writes docs/results.md from
-it.
+Every registered method with its defaults, as published (merged tokens count as one); LFTR, the
+scorer and the compositions below, whose merged tokens count as many; and "tuned", other methods
+with the options that ``benchmarks/options_search.py`` found best on the validation split, whose
+merged tokens count as many too. At 4x, 8x and 16x, beside the full model; relative accuracy and
+agreement with paired bootstrap intervals over the questions. ``benchmarks/methods_doc.py`` writes
+docs/results.md from it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lftr.lab.evaluation import Setting
 from lftr.methods import Lftr, Merge, Method, Then, get_method, list_methods
 from lftr.options.plain import from_plain
 
+OWN = ("lftr", "scorer")  # merge by default, and no paper says that a slot counts as one
 SEARCH = Path(__file__).parent / "results" / "options_search.json"
 
 
@@ -50,7 +51,7 @@ def settings(ratios: tuple[int, ...] = RATIOS) -> list[Setting]:
         compact.append(Setting("lftr, positions compact", Lftr(), 1 / ratio, "compact"))
     rows = [Setting("full", get_method("uniform"), 1.0)]
     for name, method in methods.items():
-        weights = "size" if name == "lftr" or name.startswith("Merge") else "none"
+        weights = "size" if name in OWN or name.startswith("Merge") else "none"
         rows += [Setting(name, method, 1 / r, weights=weights) for r in ratios]
     for name, method in tuned().items():
         rows += [Setting(f"{name}, tuned", method, 1 / r, weights="size") for r in ratios]

@@ -135,11 +135,11 @@ def results() -> list[str]:
         "",
         WRITTEN,
         "",
-        "Merged tokens count as many in attention only in the rows of `lftr`, `lftr.methods.Merge` "
-        "and tuned methods before the language model; all other methods are as published, where "
-        "each token counts as one. The rows for videos and inside the language model were measured "
-        "before there were weights: `lftr` drops tokens there, and `dycoke`, `holitom` and "
-        "`prunevid` count as they did then. More with weights: "
+        "Merged tokens count as many in attention only in the rows of `lftr`, `scorer`, "
+        "`Merge(...)` and tuned methods before the language model; all other methods are as "
+        "published, where each token counts as one. The rows for videos and inside the language "
+        "model were measured before there were weights: `lftr` drops tokens there, and `dycoke`, "
+        "`holitom` and `prunevid` count as they did then. More with weights: "
         "[Benchmarks](benchmarks.md#weights-of-slots).",
         "",
         "Relative accuracy is in % of the full model's, with 95 % paired bootstrap intervals over "
@@ -187,7 +187,8 @@ def before_results() -> list[str]:
         "",
         made(run),
         "Time: `python benchmarks/methods.py`, N=576, C=1024, K=64, one CPU thread, decision and "
-        "application; in brackets its ratio to a plain `X @ X.T` of the run.",
+        "application; in brackets its ratio to a plain `X @ X.T` of the run. That of `lftr` is of "
+        "its former default, which drops tokens; of today's: [cost](benchmarks.md#cost).",
         "",
         table(["method", "time (ratio)", *TIMES, "published, theirs"], escaped(rows)),
         "",
