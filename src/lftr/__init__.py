@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bundled, evaluation, media, methods, profiling, schedules, suites
+    from . import bundled, evaluation, media, methods, profiling, schedules, suites, tuning
     from .evidence.guidance import Guidance
     from .evidence.text import TextTower
     from .hosts.module.evidence import ModuleEvidence
@@ -78,7 +78,16 @@ _MODULES = {
     "verifying": ("Verification", "verify"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("bundled", "evaluation", "media", "methods", "profiling", "schedules", "suites")
+_PACKAGES = (
+    "bundled",
+    "evaluation",
+    "media",
+    "methods",
+    "profiling",
+    "schedules",
+    "suites",
+    "tuning",
+)
 __all__ = [
     "ArgumentError",
     "Budget",
@@ -118,6 +127,7 @@ __all__ = [
     "restore",
     "schedules",
     "suites",
+    "tuning",
     "verify",
 ]
 
