@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ from ...transformers.families import Family
 from .. import api
 from ..architectures import architecture_of, provided
 from ..metrics import Failures, Pace
+from ..request.question import MOST_IDS
 from ..request.request_setting import (
     KEY,
     TEXTS,
@@ -192,8 +194,9 @@ class Reducing(SupportsMultiModal):
         logs: list[Tensor | None] = [None] * len(sizes)  # None: zeros
         if wanted:
             start = time.perf_counter()
-            tokens = self._tokens(reader, features, inputs, wanted, questions)
-            for i, choice in _choose(tokens, settings, counts).items():
+            tokens = self._tokens(reader, features, inputs, wanted)
+            groups = self._with_texts(tokens, wanted, settings, questions)
+            for i, choice in _choose(groups, settings, counts).items():
                 features[i] = self._agreed(choice.apply(features[i]))
                 anchors[i] = self._agreed(choice.index.to(features[i].device))
                 if self.slot_weights is not None:  # on every device, also where a method failed
@@ -253,9 +256,8 @@ class Reducing(SupportsMultiModal):
         features: Sequence[Tensor],
         inputs: EncoderInputs,
         wanted: Mapping[int, frozenset[str]],
-        questions: Sequence[Tensor | None],
     ) -> dict[int, VisualTokens]:
-        """Return the visual tokens of some items, with the fields that their methods see."""
+        """Return the visual tokens of some items, with what their methods see but for texts."""
         layouts = inputs.layouts()
         maps = {name: inputs.to_tokens(one) for name, one in reader.patches().items()}
         if reader.projected:
@@ -269,10 +271,31 @@ class Reducing(SupportsMultiModal):
                 values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
             if "visual_projected" in fields:
                 values["visual_projected"] = self.texts.project(values["encoder_features"])
-            values |= self.texts.read(fields & TEXTS, questions[i])
-            seen = {name: values[name] for name in fields - {"features"}}
+            seen = {name: values[name] for name in fields - TEXTS - {"features"}}
             tokens[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
         return tokens
+
+    def _with_texts(
+        self,
+        tokens: Mapping[int, VisualTokens],
+        wanted: Mapping[int, frozenset[str]],
+        settings: Sequence[RequestSetting],
+        questions: Sequence[Tensor | None],
+    ) -> Iterator[dict[int, VisualTokens]]:
+        """Yield groups of items of one setting, with the texts that their methods see.
+
+        Embeddings of a text are shared by the items that it guides, and dropped after their group.
+        """
+        texts: dict[Any, dict[str, Tensor]] = {}
+        for members in _groups(list(tokens), settings, questions):
+            fields = wanted[members[0]] & TEXTS
+            keys = {i: (fields, _content(questions[i])) for i in members}
+            by_key = {key: questions[i] for i, key in keys.items()}
+            texts = {
+                key: texts[key] if key in texts else self.texts.read(fields, question)
+                for key, question in by_key.items()
+            }
+            yield {i: dataclasses.replace(tokens[i], **texts[keys[i]]) for i in members}
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """Return the first device's rows on all devices, since rounding may differ among them."""
@@ -280,18 +303,47 @@ class Reducing(SupportsMultiModal):
         return rows if group.world_size == 1 else group.broadcast(rows.contiguous(), src=0)
 
 
-def _choose(
-    tokens: Mapping[int, VisualTokens], settings: Sequence[RequestSetting], counts: Sequence[int]
-) -> dict[int, Selection]:
-    """Let each method choose among the tokens of its items."""
+def _groups(
+    items: Sequence[int], settings: Sequence[RequestSetting], questions: Sequence[Tensor | None]
+) -> Iterator[list[int]]:
+    """Yield groups of items of one setting, with at most `MOST_IDS` ids of text, or of one item.
+
+    Methods stack the items that they are given, each with its text. Without this limit a step of
+    many small images under long texts would take more memory than vLLM has measured.
+    """
     alike: dict[str, list[int]] = {}
-    for i in tokens:
+    for i in items:
         alike.setdefault(settings[i].text, []).append(i)
-    choices: dict[int, Selection] = {}
     for members in alike.values():
-        setting = settings[members[0]]
-        selections = _chosen(setting, [tokens[i] for i in members], [counts[i] for i in members])
-        choices |= zip(members, selections, strict=True)
+        group: list[int] = []
+        ids = 0
+        for i in members:
+            question = questions[i]
+            length = 0 if question is None else len(question)
+            if group and ids + length > MOST_IDS:
+                yield group
+                group, ids = [], 0
+            group.append(i)
+            ids += length
+        yield group
+
+
+def _content(question: Tensor | None) -> bytes | None:
+    """Return what is equal for equal texts."""
+    return None if question is None else question.numpy().tobytes()
+
+
+def _choose(
+    groups: Iterable[Mapping[int, VisualTokens]],
+    settings: Sequence[RequestSetting],
+    counts: Sequence[int],
+) -> dict[int, Selection]:
+    """Let the method of each group choose among the tokens of its items."""
+    choices: dict[int, Selection] = {}
+    for tokens in groups:
+        setting = settings[next(iter(tokens))]
+        selections = _chosen(setting, list(tokens.values()), [counts[i] for i in tokens])
+        choices |= zip(tokens, selections, strict=True)
     return choices
 
 

@@ -27,7 +27,7 @@ from ....values.errors import ArgumentError, LftrError
 from ..architectures import provided
 from ..metrics import Counters, Repeats
 from ..start_options import StartOptions
-from .question import Questions, guided_hash
+from .question import MOST_IDS, Questions, guided_hash
 from .request_setting import (
     KEY,
     QUESTIONS,
@@ -165,8 +165,8 @@ class Shortening(BaseMultiModalProcessor):
     def _questions(self, inputs: Any, setting: RequestSetting) -> dict[str, list[Tensor]]:
         """Return the text that guides the choice in each item, by medium."""
         counts = inputs.mm_data_items.get_all_counts()
-        if self._profiling:  # a prompt of items alone
-            return {name: [torch.zeros(1).int()] * count for name, count in counts.items()}
+        if self._profiling:  # a prompt of items alone; memory is measured with the longest text
+            return {name: [torch.zeros(MOST_IDS).int()] * count for name, count in counts.items()}
         return self.questions.of_items(self.spelled(inputs.prompt), counts, setting.guide)
 
     def spelled(self, prompt: Sequence[int]) -> Sequence[int]:

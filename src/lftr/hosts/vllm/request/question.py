@@ -17,6 +17,12 @@ from ...transformers.prompt.text_evidence import mark_ids
 from ..architectures import architecture_of
 from .request_setting import Guide
 
+MOST_IDS = 2048
+"""The most ids of a text that guides a method, and of texts that are embedded at the same time.
+
+An id becomes a row of the language model's width, beside what vLLM has planned memory for.
+"""
+
 
 class Questions:
     """Finds the text that guides methods, in the prompts of a model's requests.
@@ -55,7 +61,7 @@ class Questions:
         Raises
         ------
         ArgumentError
-            If there is no text.
+            If there is no text, or one of more than `MOST_IDS` ids.
         """
         ids = torch.tensor(prompt, dtype=torch.int64)
         words = ~self.family.visual(self.model, ids[None])[0] & ~torch.isin(ids, self.marks)
@@ -68,7 +74,14 @@ class Questions:
                 ends = [self._first_answer(ids, place) for place in places[:count]]
                 ends += [len(ids)] * (count - len(ends))  # refused later: items without a place
             questions[medium.name] = [ids[:end][words[:end]].int() for end in ends]
-        if any(len(text) == 0 for texts in questions.values() for text in texts):
+        lengths = {len(text) for texts in questions.values() for text in texts}
+        if max(lengths, default=0) > MOST_IDS:
+            raise ArgumentError(
+                f"a text of {max(lengths)} tokens would guide the method; allowed: {MOST_IDS} "
+                "(with \"guide\": \"first\" the text after the first answer does not count), or a "
+                "method that asks for none"
+            )
+        if 0 in lengths:
             raise ArgumentError(
                 "the prompt has no text; allowed: text for the method to be guided by, or a method "
                 "that asks for none"
