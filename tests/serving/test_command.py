@@ -159,7 +159,7 @@ def test_the_operator_is_told_in_five_lines(serve: Any) -> None:
 def test_the_operator_is_told_what_guides(serve: Any) -> None:
     code, command, stderr = serve("--method", "trim", "--guide", "first", "--keep", "1/9")
     assert code == 0
-    assert "guided by the text up to the first answer of the prompt, so that an item" in stderr
+    assert "guided by the text up to the first answer of the prompt: each new text" in stderr
     assert overrides(command)["lftr"]["guide"] == "first"
     assert "text_tower" not in overrides(command)["lftr"]
     code, command, stderr = serve("--method", "trim", "--keep", "1.0")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,31 @@ def test_the_text_that_guides() -> None:
     for value in ("all", None, True, ["first"], {"first": 1}):
         with pytest.raises(lftr.LftrError, match=r"guide = .*; allowed: 'last' or 'first'"):
             read({"guide": value}, SERVER, CLIP)
+
+
+def test_fitted_parts_are_refused(tmp_path: Path) -> None:
+    """Alone, inside other methods and in a preset."""
+    path = str(tmp_path / "part.safetensors")
+    scorer = lftr.methods.Scorer
+    tokens = lftr.VisualTokens(
+        torch.rand(1, 6, 8),
+        cls_attention=torch.rand(1, 2, 6),
+        keys=torch.rand(1, 6, 8),
+        encoder_features=torch.rand(1, 6, 8),
+        attention_received=torch.rand(1, 6),
+    )
+    scorer.fits.fresh(tokens, width=8).save(path)
+    fitted = {"method": "scorer", "options": {"fitted": path}}
+    message = "corer.* cannot serve here: it has a fitted part, which .*; those that can: .*scorer"
+    assert of_server({"method": "scorer"}, CLIP).method == scorer()
+    nested = {"method": "PerFrame", "options": {"inner": fitted}}
+    mixed = {"method": "Mix", "options": {"a": nested, "b": {"method": "uniform"}}}
+    for values in (fitted, nested, mixed):
+        with pytest.raises(lftr.LftrError, match=message):
+            of_server(values, CLIP)
+    Preset(scorer(fitted=path), 0.25).save(tmp_path / "preset.json")
+    with pytest.raises(lftr.LftrError, match=message):
+        of_server({"preset": str(tmp_path / "preset.json")}, CLIP)
 
 
 @given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**5))

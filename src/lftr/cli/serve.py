@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..presets import Preset
 
 
-_AGAIN = "so that an item is encoded again under another text"
+_AGAIN = "each new text encodes the item again"
 
 
 def serve(
@@ -145,7 +145,7 @@ def _say(planned: ServerPlan, distribution: str, version: str) -> None:
     weights = f"{planned.started.weights:g}" if planned.started.weights else "none"
     seen = "images and videos" if served.videos else "images"
     text = "all text" if planned.setting.guide == "last" else "the text up to the first answer"
-    guided = f"; guided by {text} of the prompt, {_AGAIN}" if planned.guided else ""
+    guided = f"; guided by {text} of the prompt: {_AGAIN}" if planned.guided else ""
     official = distribution == "vllm"
     build = "" if official else f" ({distribution}: built by others than the vLLM project)"
     remark(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,6 +16,7 @@ from ..inside.base import LayerMethod, LayerView, Reads
 from ..inside.schedules import Schedule
 from ..lookup import as_method, get_method
 from ..operations.composing import stacked
+from ..operations.fitted import Fittable
 
 
 class Wrapper(Method):
@@ -102,10 +103,22 @@ class LayerWrapper(LayerMethod):
         return dataclasses.replace(self, inner=self.method.averaging(keep))
 
 
+def with_inner(method: Method) -> Iterator[Method]:
+    """Yield a method and all methods inside it."""
+    yield method
+    for one in method.methods if isinstance(method, Wrapper) else ():
+        yield from with_inner(one)
+
+
 def encodes_again(method: Method) -> bool:
     """Whether a method, or one inside it, has the encoder run on a smaller image."""
-    inside = method.methods if isinstance(method, Wrapper) else ()
-    return isinstance(method, ImageMethod) or any(map(encodes_again, inside))
+    return any(isinstance(one, ImageMethod) for one in with_inner(method))
+
+
+def is_fitted(method: Method) -> bool:
+    """Whether a method, or one inside it, has a part that `lftr.fit` trained."""
+    parts = (one.fitted for one in with_inner(method) if isinstance(one, Fittable))
+    return any(part is not None for part in parts)
 
 
 def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:

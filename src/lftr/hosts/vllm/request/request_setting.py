@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from ....methods import get_method, list_methods
 from ....methods.base import Method
-from ....methods.compose.base import encodes_again
+from ....methods.compose.base import encodes_again, is_fitted
 from ....methods.encoder.spelling import spell_merge
 from ....options.checks import fields_of, hints_of, scalar_rule
 from ....options.plain import from_plain, to_plain
@@ -275,6 +275,8 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
         return _INSIDE
     if encodes_again(method):
         return "it encodes the image a second time, at another size"
+    if is_fitted(method):
+        return "it has a fitted part, which vLLM's caches would know by its path and not its content"
     for names in method.evidence:
         if not provided.intersection(names):
             inside = FIELDS[names[0]].origin == "language"
