@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,38 @@ def test_this_release_has_what_the_plugin_relies_on() -> None:
         (APPLY, ("self",), "apply takes"),
         (f"{APPLY}_all", ("self",), "BaseMultiModalProcessor.apply_all is missing"),
         ("vllm.nowhere:apply", (), "vllm.nowhere.apply is missing"),
+        ("vllm.nowhere.at_all:apply", (), "vllm.nowhere.at_all.apply is missing"),
+        ("vllm.config.multimodal:MultiModalConfig.__doc__", (), "__doc__ is a str, not a function"),
+        (
+            "vllm.multimodal.hasher:MultiModalHasher.hash_kwargs",
+            ("algorithm", "kwargs"),
+            r"takes \(algorithm, \*\*kwargs\), not \(algorithm, kwargs\)",
+        ),
     ],
 )
 def test_differences_are_named(
     monkeypatch: pytest.MonkeyPatch, name: str, parameters: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.setattr(api, "PARAMETERS", {**api.PARAMETERS, name: parameters})
+    with pytest.raises(lftr.LftrError, match=message):
+        api.check()
+
+
+def test_a_property_is_no_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.multimodal.processing import BaseMultiModalProcessor
+
+    monkeypatch.setattr(BaseMultiModalProcessor, "apply", property(lambda self: None))
+    with pytest.raises(lftr.LftrError, match=r"apply is a property, not a function"):
+        api.check()
+
+
+def test_a_library_that_a_module_of_vllm_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lacks_a_library.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(api, "PARAMETERS", {"lacks_a_library:apply": ()})
+    message = r"lacks_a_library cannot be imported \(No module named 'no_such_library'\)"
     with pytest.raises(lftr.LftrError, match=message):
         api.check()
 

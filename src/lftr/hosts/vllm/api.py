@@ -23,6 +23,7 @@ OLDEST, NEWEST = (0, 32), (0, 33)
 RELEASES = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
 
 MORE = "..."  # further parameters may follow
+_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _PROCESSOR = "vllm.multimodal.processing:BaseMultiModalProcessor"
 _MODELS = "vllm.model_executor.models"
 _LAYERS = "vllm.model_executor.layers"
@@ -33,6 +34,8 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "vllm.multimodal.processing:BaseProcessingInfo.get_mm_max_tokens_per_item": (
         *("self", "seq_len", "mm_counts"),
     ),
+    "vllm.multimodal.processing:BaseProcessingInfo.get_supported_mm_limits": ("self",),
+    "vllm.multimodal.hasher:MultiModalHasher.hash_kwargs": ("algorithm", "**kwargs"),
     f"{_PROCESSOR}.apply": ("self", "inputs", "timing_ctx"),
     f"{_PROCESSOR}.get_dummy_mm_inputs": ("self", MORE),
     f"{_PROCESSOR}._get_mm_hashes": ("self", "inputs"),
@@ -48,7 +51,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     # models
     f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_model_config": ("model_config",),
     f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_config": ("vllm_config",),
-    f"{_MODELS}.interfaces:SupportsMultiModal.embed_multimodal": ("self", "kwargs"),
+    f"{_MODELS}.interfaces:SupportsMultiModal.embed_multimodal": ("self", "**kwargs"),
     f"{_MODELS}.interfaces:SupportsMultiModal.embed_input_ids": (
         *("self", "input_ids", "multimodal_embeddings", "is_multimodal"),
     ),
@@ -104,15 +107,24 @@ def check() -> None:
 def _difference(name: str, known: tuple[str, ...]) -> str | None:
     """Return how a function differs from what the plugin knows, in words, or None."""
     module, _, path = name.partition(":")
+    spelled = name.replace(":", ".")
     try:
         function: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-        actual = tuple(inspect.signature(function).parameters)
-    except (ImportError, AttributeError):
-        return f"{name.replace(':', '.')} is missing"
+    except AttributeError:
+        return f"{spelled} is missing"
+    except ImportError as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None and f"{module}.".startswith(f"{absent}."):
+            return f"{spelled} is missing"
+        return f"{module} cannot be imported ({error})"
+    if not callable(function):
+        return f"{spelled} is a {type(function).__name__}, not a function"
+    parameters = inspect.signature(function).parameters.values()
+    actual = tuple(_STARS.get(one.kind, "") + one.name for one in parameters)
     wanted = known[:-1] if known[-1] == MORE else known
     if actual == wanted or (wanted != known and actual[: len(wanted)] == wanted):
         return None
-    return f"{name.replace(':', '.')} takes ({', '.join(actual)}), not ({', '.join(known)})"
+    return f"{spelled} takes ({', '.join(actual)}), not ({', '.join(known)})"
 
 
 def installed() -> tuple[str, str] | None:
