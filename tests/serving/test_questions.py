@@ -52,6 +52,70 @@ def test_a_long_text_is_refused() -> None:
         finder.of_items(ids(sign + " t7" * (MOST_IDS + 1)), one, "last")
 
 
+ROLES = (
+    "{% for message in messages %}{{ ' t50 ' if message.role == 'user' else ' t60 t61 ' }}"
+    "{{ THOUGHT }} {{ message.content }} t51 {% endfor %}"
+)
+FIRST = f"t50 {tiny.sign_of(QWEN)} t9 t51"
+
+
+def template(asking: str, thought: str = "''") -> str:
+    """A chat template, in which answers begin with t60 t61."""
+    ending = "{% if add_generation_prompt %} " + asking + "{% endif %}"
+    return ROLES.replace("THOUGHT", thought) + ending
+
+
+THINKING = "'t70' if loop.last and message.role != 'user' else ''"
+
+
+@pytest.mark.parametrize(
+    ("asking", "thought"),
+    [("t60 t61", "''"), ("t60 t61 t70 t71", "''"), ("t60 t61 t70", THINKING)],
+)
+def test_first_is_the_same_text_in_later_turns(asking: str, thought: str) -> None:
+    """Also where what asks for an answer goes on with thinking, which earlier answers leave out."""
+    finder = questions(template(asking, thought))
+    assert finder.answer_mark.tolist() == ids("t60 t61")
+    sign = tiny.sign_of(QWEN)
+    begun = f"{FIRST} {asking}"
+    later = f"{FIRST} t60 t61 t90 t51 t50 {sign} t10 t51 {asking}"
+    latest = f"{later.removesuffix(asking)} t60 t61 t91 t51 t50 t11 t51 {asking}"
+    text = begun.replace(sign, "")
+    (first,) = finder.of_items(ids(begun), {"image": 1}, "first")["image"]
+    (last,) = finder.of_items(ids(begun), {"image": 1}, "last")["image"]
+    assert first.tolist() == last.tolist() == ids(text)
+    two = finder.of_items(ids(later), {"image": 2}, "first")["image"]
+    three = finder.of_items(ids(latest), {"image": 2}, "first")["image"]
+    assert [one.tolist() for one in two] == [one.tolist() for one in three]
+    assert two[0].tolist() == first.tolist()
+    assert two[1].tolist() == ids(later.replace(sign, ""))
+
+
+def test_a_line_break_may_become_a_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with tokenizers that have a token for two line breaks."""
+    finder = questions(template("t60 t61"))
+    decode = {61: "\n"}
+    tokenizer = finder.info.get_tokenizer()
+    monkeypatch.setattr(tokenizer, "decode", lambda one: decode.get(one[0], "x"))
+    assert finder.answer_mark.tolist() == ids("t60")
+    later = ids(f"{FIRST} t60 t62 t90 t51 t50 t10 t51 t60 t61")
+    (text,) = finder.of_items(later, {"image": 1}, "first")["image"]
+    assert text.tolist() == ids("t50 t9 t51 t60 t61")
+
+
+def test_first_without_an_answer_is_all_text() -> None:
+    finder = questions(template("t60 t61"))
+    (text,) = finder.of_items(ids(FIRST), {"image": 1}, "first")["image"]
+    assert text.tolist() == ids("t50 t9 t51")
+
+
+@pytest.mark.parametrize("asking", [None, "", "t70"])
+def test_a_template_without_a_mark_is_refused(asking: str | None) -> None:
+    finder = questions(None if asking is None else template(asking))
+    with pytest.raises(lftr.ArgumentError, match="does not mark where an answer begins"):
+        _ = finder.answer_mark
+
+
 class Texts:
     """Stands for the text reader; counts what it embeds."""
 

@@ -64,21 +64,20 @@ class Questions:
             If there is no text, or one of more than `MOST_IDS` ids.
         """
         ids = torch.tensor(prompt, dtype=torch.int64)
-        words = ~self.family.visual(self.model, ids[None])[0] & ~torch.isin(ids, self.marks)
+        text = self._words(ids)
         questions: dict[str, list[Tensor]] = {}
         for medium in self.family.media:
             count = counts.get(medium.name, 0)
-            ends = [len(ids)] * count
+            texts = [text] * count
             if guide == "first" and count:
-                places = medium.placeholders(self.model, ids[None])[0].nonzero()[:, 0].tolist()
-                ends = [self._first_answer(ids, place) for place in places[:count]]
-                ends += [len(ids)] * (count - len(ends))  # refused later: items without a place
-            questions[medium.name] = [ids[:end][words[:end]].int() for end in ends]
+                places = medium.placeholders(self.model, ids[None])[0].nonzero()[:count, 0]
+                texts[: len(places)] = self._up_to_answers(ids, places)  # others are refused later
+            questions[medium.name] = texts
         lengths = {len(text) for texts in questions.values() for text in texts}
         if max(lengths, default=0) > MOST_IDS:
             raise ArgumentError(
                 f"a text of {max(lengths)} tokens would guide the method; allowed: {MOST_IDS} "
-                "(with \"guide\": \"first\" the text after the first answer does not count), or a "
+                '(with "guide": "first" the text after the first answer does not count), or a '
                 "method that asks for none"
             )
         if 0 in lengths:
@@ -88,47 +87,89 @@ class Questions:
             )
         return questions
 
-    def _first_answer(self, ids: Tensor, place: int) -> int:
-        """Return where the first answer after a place begins; the prompt's end if none is there."""
-        mark = self.answer_mark
-        if len(ids) - place < len(mark):
-            return len(ids)
-        begins = (ids[place:].unfold(0, len(mark), 1) == mark).all(dim=1).nonzero()[:, 0]
-        return place + int(begins[0]) + len(mark) if len(begins) else len(ids)
+    def _words(self, ids: Tensor) -> Tensor:
+        """Return the ids that are text, int32 ``(L,)``."""
+        skipped = self.family.visual(self.model, ids[None])[0] | torch.isin(ids, self.marks)
+        return ids[~skipped].int()
+
+    def _up_to_answers(self, ids: Tensor, places: Tensor) -> list[Tensor]:
+        """Return for each place the text up to the first answer after it, or all text.
+
+        It ends as the prompt did that asked for this answer: with the whole generation prompt.
+        """
+        mark, generation = self.answer_mark, self.generation_prompt
+        begins = torch.empty(0, dtype=torch.int64)
+        if len(ids) >= len(mark):
+            begins = (ids.unfold(0, len(mark), 1) == mark).all(dim=1).nonzero()[:, 0]
+        first = torch.searchsorted(begins, places).tolist()
+        ends = {i: torch.cat([ids[: begins[i]], generation]) for i in set(first) if i < len(begins)}
+        texts = {i: self._words(ends.get(i, ids)) for i in set(first)}
+        return [texts[i] for i in first]
+
+    @cached_property
+    def generation_prompt(self) -> Tensor:
+        """The ids that the chat template appends where it asks for an answer, int64 ``(L,)``."""
+        return torch.tensor(self._after_question(True), dtype=torch.int64)
 
     @cached_property
     def answer_mark(self) -> Tensor:
-        """The ids with which the chat template lets an answer begin, int64 ``(L,)``.
+        """The ids with which the chat template lets every answer begin, int64 ``(L,)``.
+
+        An answer that is asked for may begin with more (``<think>``) than an earlier one does, and
+        the last line break may become one token with those of the answer.
 
         Raises
         ------
         ArgumentError
             If there is no template, or it has no such words.
         """
-        tokenizer, processor = self.info.get_tokenizer(), self.info.get_hf_processor()
-        template = getattr(processor, "chat_template", None)
-        content: Any = "x" if template is None else [{"type": "text", "text": "x"}]
-        templated = tokenizer if template is None else processor
-        ids: list[int] = []
-        before: list[int] = []
-        if getattr(templated, "chat_template", None) is not None:
-            talk = [{"role": "user", "content": content}]
-            before, ids = (
-                tokenizer.encode(
-                    templated.apply_chat_template(talk, add_generation_prompt=ends, tokenize=False),
-                    add_special_tokens=False,
-                )
-                for ends in (False, True)
-            )
-        pairs = enumerate(zip(ids, before, strict=False))
-        common = next((i for i, (token, other) in pairs if token != other), len(before))
-        if len(ids) <= common:
+        asked = self.generation_prompt.tolist()
+        mark = asked[: _alike(asked, self._after_question(False))]
+        tokenizer = self.info.get_tokenizer()
+        while mark and not tokenizer.decode(mark[-1:]).strip():
+            mark.pop()
+        if not mark:
             raise ArgumentError.of(
                 "guide",
                 "first",
                 "'last', since this model's chat template does not mark where an answer begins",
             )
-        return torch.tensor(ids[common:], dtype=torch.int64)
+        return torch.tensor(mark, dtype=torch.int64)
+
+    def _after_question(self, asks: bool) -> list[int]:
+        """Return the ids that the chat template has after a question.
+
+        Parameters
+        ----------
+        asks : bool
+            Whether it asks for an answer; otherwise an answer and another question follow, since
+            templates may write the last answer in another way.
+        """
+        tokenizer, processor = self.info.get_tokenizer(), self.info.get_hf_processor()
+        template = getattr(processor, "chat_template", None)
+        templated = tokenizer if template is None else processor
+        if getattr(templated, "chat_template", None) is None:
+            return []
+        content: Any = "x" if template is None else [{"type": "text", "text": "x"}]
+        roles = ("user", "assistant", "user")
+        talk = [{"role": role, "content": content} for role in roles]
+
+        def encoded(messages: list[dict[str, Any]], ends: bool) -> list[int]:
+            text = templated.apply_chat_template(
+                messages, add_generation_prompt=ends, tokenize=False
+            )
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+            return ids
+
+        question = encoded(talk[:1], False)
+        whole = encoded(talk[:1], True) if asks else encoded(talk, False)
+        return whole[_alike(question, whole) :]
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many ids two prompts begin with alike."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
 def guided_hash(item: str, question: Tensor, algorithm: Any) -> str:
