@@ -181,6 +181,12 @@ def test_what_is_refused(served: Served) -> None:
         with pytest.raises(error, match=message):
             served.ask_as(request)
         assert served.ask(TRIM) == [wanted]
+    new = Question(((28, 44),), 6, 0.25, "trim")
+    before = counters()["guided_again"]
+    with pytest.raises(VLLMValidationError):
+        served.ask_as(under(served, new, "<s> t9 {}" + " t7" * tiny.LENGTH).request(served.tiny))
+    served.ask(new)
+    assert counters()["guided_again"] == before  # it had been encoded under no other text
     typed = under(served, TRIM, "<s> t9 {0} t20 {0} t30").request(served.tiny)
     with contextlib.suppress(ValueError):  # on the Qwen-VL models
         served.ask_as(typed)

@@ -41,6 +41,17 @@ def test_items_that_come_again_under_another_text() -> None:
     assert not repeats.add("image", "fifth")  # forgotten by now
 
 
+def test_a_method_s_counters_are_shown_from_the_start() -> None:
+    from prometheus_client import REGISTRY
+
+    from lftr.hosts.vllm.metrics import Counters
+
+    Counters.get().begin("begun")
+    names = ("requests", "items", "visual_tokens", "kept_tokens", "guided_items", "guided_again")
+    for name in names:
+        assert REGISTRY.get_sample_value(f"lftr:{name}_total", {"method": "begun"}) == 0
+
+
 def test_failures_of_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Counted in one file; logged at once, then at most every ten seconds for each method."""
     from lftr.hosts.vllm import metrics

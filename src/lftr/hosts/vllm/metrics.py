@@ -53,6 +53,8 @@ class Counters:
     def begin(self, method: str) -> None:
         """Show a method's counters from the start, since rates miss a first count otherwise."""
         self.count(method, [], requests=0)
+        self.guided.labels(method)
+        self.again.labels(method)
 
     def count(self, method: str, sizes: Sequence[tuple[int, int]], requests: int = 1) -> None:
         """Count a request's items, each with its number of tokens before and after reduction."""

@@ -91,6 +91,7 @@ class Shortening(BaseMultiModalProcessor):
             _ = self.questions.answer_mark  # refused at start where there is none
         self._profiling = False
         self._recorded: list[str] = []
+        self._hashes: list[tuple[str, str]] = []
         self._repeats = Repeats()
         Counters.get().begin(self.server.method.name)
 
@@ -120,7 +121,7 @@ class Shortening(BaseMultiModalProcessor):
             if setting.guided(self.provided):
                 kwargs[QUESTIONS] = self._questions(inputs, setting)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
-            sent, self._recorded = False, []
+            sent, self._recorded, self._hashes = False, [], []
             try:
                 processed = super().apply(inputs, timing_ctx)
                 self.check(processed)
@@ -135,6 +136,9 @@ class Shortening(BaseMultiModalProcessor):
         if QUESTIONS in kwargs and not self._profiling:
             items = sum(map(len, kwargs[QUESTIONS].values()))
             Counters.get().guided.labels(setting.method.name).inc(items)
+            if sent:
+                again = sum(self._repeats.add(*pair) for pair in self._hashes)
+                Counters.get().again.labels(setting.method.name).inc(again)
         return processed
 
     def _get_cache_missing_items(self, cache: Any, mm_data_items: Any, mm_hashes: Any) -> Any:
@@ -174,7 +178,10 @@ class Shortening(BaseMultiModalProcessor):
         return prompt
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
-        """Return what caches know items by; the text that guides a choice is a part of it."""
+        """Return what caches know items by; the text that guides a choice is a part of it.
+
+        Note each guided item's hash without its text, and with it.
+        """
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         questions = kwargs.pop(QUESTIONS, None)
         hashes: dict[str, list[str]] = super()._get_mm_hashes(
@@ -189,10 +196,7 @@ class Shortening(BaseMultiModalProcessor):
             ]
             for medium, items in hashes.items()
         }
-        if not self._profiling:
-            pairs = [pair for m in hashes for pair in zip(hashes[m], guided[m], strict=True)]
-            again = sum(self._repeats.add(*pair) for pair in pairs)
-            Counters.get().again.labels(setting_of(kwargs[KEY]).method.name).inc(again)
+        self._hashes = [pair for m in hashes for pair in zip(hashes[m], guided[m], strict=True)]
         return guided
 
     def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Any:
