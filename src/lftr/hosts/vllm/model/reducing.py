@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
-from vllm.distributed import get_tp_group
+from vllm.distributed import get_pp_group, get_tp_group
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models.interfaces import SupportsMultiModal
@@ -77,7 +77,9 @@ class Reducing(SupportsMultiModal):
         self.family = Family.registry[served.model_type]
         mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
         self.provided = provided(self.config, mode == "data", started.text_tower)
-        self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
+        self.texts: TextReader | None = None
+        if get_pp_group().is_first_rank:  # later stages encode no items
+            self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
         self.pace = Pace()
         self._encoder: Encoder | None = None
         logger.info(
@@ -270,6 +272,7 @@ class Reducing(SupportsMultiModal):
             if "frame_features" in fields - values.keys():
                 values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
             if "visual_projected" in fields:
+                assert self.texts is not None
                 values["visual_projected"] = self.texts.project(values["encoder_features"])
             seen = {name: values[name] for name in fields - TEXTS - {"features"}}
             tokens[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
@@ -286,6 +289,7 @@ class Reducing(SupportsMultiModal):
 
         Embeddings of a text are shared by the items that it guides, and dropped after their group.
         """
+        assert self.texts is not None
         texts: dict[Any, dict[str, Tensor]] = {}
         for members in _groups(list(tokens), settings, questions):
             fields = wanted[members[0]] & TEXTS

@@ -22,6 +22,8 @@ from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
 class TextReader:
     """Turns the text that comes with an item into evidence.
 
+    It belongs where items are encoded: in pipelines the first stage alone has the embeddings.
+
     Parameters
     ----------
     language_model : nn.Module
@@ -34,7 +36,7 @@ class TextReader:
     Raises
     ------
     ArgumentError
-        If the tower cannot be loaded, or is not that of the model's vision tower.
+        If the tower cannot be loaded, or its vision side has another shape than the model's.
     UnsupportedModelError
         If there are adapters (LoRA), and the embeddings without them cannot be found.
     """
@@ -48,9 +50,8 @@ class TextReader:
         if tower is not None:
             config = vllm_config.model_config
             self.tokenizer: Any = cached_tokenizer_from_config(config)
-            self.tower = _load(tower, config.dtype, self.device)
-            width = config.hf_config.vision_config.hidden_size
-            self.project(torch.zeros(1, width, device=self.device))  # raises if the widths differ
+            vision = config.hf_config.vision_config
+            self.tower = _load(tower, vision, config.dtype, self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the language model's input embeddings of ids ``(L,)``."""
@@ -110,10 +111,19 @@ def _embeddings(language_model: nn.Module) -> nn.Module:
     return modules[0]
 
 
-def _load(name: str, dtype: torch.dtype, device: torch.device) -> TextTower:
-    """Load a CLIP's text tower."""
+SHAPE = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")
+"""What a CLIP's vision side and the model's encoder have in common, in words of their configs."""
+
+
+def _load(name: str, vision: Any, dtype: torch.dtype, device: torch.device) -> TextTower:
+    """Load the text tower of a CLIP whose vision side has the shape of the encoder ``vision``.
+
+    Equal shapes do not prove that the encoder is this CLIP's; others prove that it is not.
+    """
     if name == "bundled":
-        return bundled.load_text_tower(bundled.load(device, dtype)[0])
+        model = bundled.load(device, dtype)[0]
+        _check_shape(name, model.config.vision_config, vision)
+        return bundled.load_text_tower(model)
     try:
         clip = CLIPModel.from_pretrained(name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -122,4 +132,15 @@ def _load(name: str, dtype: torch.dtype, device: torch.device) -> TextTower:
         raise ArgumentError.of(
             "text_tower", name, f"the id or folder of a CLIP ({reason})"
         ) from None
+    _check_shape(name, clip.config.vision_config, vision)
     return TextTower.from_clip(clip.to(device).eval(), tokenizer)
+
+
+def _check_shape(name: str, vision: Any, wanted: Any) -> None:
+    different = [key for key in SHAPE if getattr(vision, key) != getattr(wanted, key)]
+    if different:
+        has, needs = (
+            ", ".join(f"{key} {getattr(config, key)}" for key in different)
+            for config in (vision, wanted)
+        )
+        raise ArgumentError.of("text_tower", f"{name} ({has})", f"the encoder's own CLIP ({needs})")

@@ -276,7 +276,9 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
     if encodes_again(method):
         return "it encodes the image a second time, at another size"
     if is_fitted(method):
-        return "it has a fitted part, which vLLM's caches would know by its path and not its content"
+        return (
+            "it has a fitted part, which vLLM's caches would know by its path and not its content"
+        )
     for names in method.evidence:
         if not provided.intersection(names):
             inside = FIELDS[names[0]].origin == "language"
