@@ -23,7 +23,10 @@ OLDEST, NEWEST = (0, 32), (0, 33)
 RELEASES = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
 
 MORE = "..."  # further parameters may follow
-_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_STARS: Mapping[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 _PROCESSOR = "vllm.multimodal.processing:BaseMultiModalProcessor"
 _MODELS = "vllm.model_executor.models"
 _LAYERS = "vllm.model_executor.layers"

@@ -57,6 +57,7 @@ class Reducing(SupportsMultiModal):
     """
 
     config: Any
+    texts: TextReader  # where items are encoded
     tower: str
     inputs_of: ClassVar[Mapping[str, type[EncoderInputs]]]  # by medium
     supports_tower_connector_lora = False  # it would take the kept tokens for the encoded ones
@@ -77,7 +78,6 @@ class Reducing(SupportsMultiModal):
         self.family = Family.registry[served.model_type]
         mode = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode
         self.provided = provided(self.config, mode == "data", started.text_tower)
-        self.texts: TextReader | None = None
         if get_pp_group().is_first_rank:  # later stages encode no items
             self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
         self.pace = Pace()
@@ -272,7 +272,6 @@ class Reducing(SupportsMultiModal):
             if "frame_features" in fields - values.keys():
                 values["frame_features"] = frame_means(values["encoder_features"], layouts[i])
             if "visual_projected" in fields:
-                assert self.texts is not None
                 values["visual_projected"] = self.texts.project(values["encoder_features"])
             seen = {name: values[name] for name in fields - TEXTS - {"features"}}
             tokens[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
@@ -289,7 +288,6 @@ class Reducing(SupportsMultiModal):
 
         Embeddings of a text are shared by the items that it guides, and dropped after their group.
         """
-        assert self.texts is not None
         texts: dict[Any, dict[str, Tensor]] = {}
         for members in _groups(list(tokens), settings, questions):
             fields = wanted[members[0]] & TEXTS
@@ -299,7 +297,8 @@ class Reducing(SupportsMultiModal):
                 key: texts[key] if key in texts else self.texts.read(fields, question)
                 for key, question in by_key.items()
             }
-            yield {i: dataclasses.replace(tokens[i], **texts[keys[i]]) for i in members}
+            evidence: dict[int, dict[str, Any]] = {i: texts[key] for i, key in keys.items()}
+            yield {i: dataclasses.replace(tokens[i], **evidence[i]) for i in members}
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """Return the first device's rows on all devices, since rounding may differ among them."""
