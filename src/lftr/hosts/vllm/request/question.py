@@ -123,8 +123,8 @@ class Questions:
         ArgumentError
             If there is no template, or it has no such words.
         """
-        asked = self.generation_prompt.tolist()
-        mark = asked[: _alike(asked, self._after_question(False))]
+        generation = self.generation_prompt.tolist()
+        mark = generation[: _alike(generation, self._after_question(False))]
         tokenizer = self.info.get_tokenizer()
         while mark and not tokenizer.decode(mark[-1:]).strip():
             mark.pop()
