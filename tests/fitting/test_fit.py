@@ -170,8 +170,10 @@ def test_what_is_no_fitted_part(tmp_path, name, kind):
     elif kind == "nan":
         save_file({n: x * torch.nan for n, x in tensors.items()}, path, known)
     elif kind == "other":
-        other = next(k for k in map(lftr.get_method, fittable()) if not issubclass(k.fits, cls))
-        other.fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(path)
+        for other in {lftr.get_method(k).fits for k in fittable()} - {cls}:
+            other.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(path)
+            with pytest.raises(lftr.LftrError, match=f"fitted = .*allowed: {cls.__name__}, as"):
+                lftr.get_method(name, fitted=path)
     with pytest.raises(lftr.LftrError, match=r"fitted = .*allowed: "):
         lftr.get_method(name, fitted=path)
 

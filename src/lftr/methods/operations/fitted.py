@@ -177,7 +177,8 @@ class Fittable(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fitted is not None and not isinstance(self.part, self.fits):
+        # the exact type: a subclass reads other evidence, and is the part of another method
+        if self.fitted is not None and type(self.part) is not self.fits:
             allowed = f"{self.fits.__name__}, as lftr.fit returns it for {self.name!r}, or its file"
             raise ArgumentError.of("fitted", self.fitted, allowed)
 
