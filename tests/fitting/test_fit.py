@@ -82,6 +82,17 @@ def test_a_fit_depends_on_its_seed_alone(model, data, name):
 
 
 @each
+def test_generators_of_accelerators_stay(model, data, monkeypatch, name):
+    def seeded(*_):
+        raise AssertionError("the generator of an accelerator was seeded")
+
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        for function in {"manual_seed", "manual_seed_all"} & set(dir(module)):
+            monkeypatch.setattr(module, function, seeded)
+    lftr.fit(model, data[1:], name, **{**OPTIONS, "steps": 1})
+
+
+@each
 def test_the_model_stays_as_it_was(model, data, name):
     before = {n: x.clone() for n, x in model.state_dict().items()}
     asked = {n: p.requires_grad for n, p in model.named_parameters()}

@@ -152,7 +152,7 @@ def fit(
             on_progress("answered", len(lessons), sum(len(one.answered) for one in lessons))
         if not lessons:
             raise ArgumentError.of("data", data, "at least one example")
-        part = _initial(blank.fits, lessons, recipe.seed, options).to(model.device)
+        part = _initial(blank.fits, lessons, recipe.seed, options)
         optimizer = torch.optim.AdamW(part.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
         config = {
             "recipe": asdict(recipe),
@@ -214,15 +214,18 @@ def _fit_gates(
 def _initial(
     cls: type[Fitted], lessons: Sequence[Lesson], seed: int, options: Mapping[str, int]
 ) -> Fitted:
-    """Return a part with initial weights, the same for a seed; the global generator stays."""
+    """Return a part with initial weights on the items' device; all global generators stay.
+
+    The weights are drawn on the CPU, so that a seed gives the same on every device.
+    """
     items = [_patches(one) for lesson in lessons for one in lesson.tokens][:_FIRST]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
         try:
             part = cls.fresh(items[0], **options)
         except TypeError:
             raise ArgumentError.of("options", sorted(options), f"those of {cls.__name__}") from None
-    part.initialise(_alike(items))
+    part.to(items[0].features.device).initialise(_alike(items))
     return part
 
 
