@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from every import fittable, item
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from zoo import FAMILIES, VIDEOS, Image
 
@@ -187,6 +190,72 @@ def test_what_is_no_fitted_part(tmp_path, name, kind):
                 lftr.get_method(name, fitted=path)
     with pytest.raises(lftr.LftrError, match=r"fitted = .*allowed: "):
         lftr.get_method(name, fitted=path)
+
+
+JSON = (
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-3, 9)
+        | st.sampled_from([2**31, 2**62, 10**30])
+        | st.floats()
+        | st.sampled_from([*lftr.values.evidence.FIELDS, "width", "slots", ""]),
+        lambda inside: (
+            st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside, max_size=3)
+        ),
+        max_leaves=5,
+    )
+    | st.tuples(
+        st.dictionaries(st.sampled_from([*lftr.values.evidence.FIELDS]), st.integers(-1, 2**40)),
+        st.dictionaries(st.sampled_from(["width", "slots", "self"]), st.integers(-1, 2**40)),
+    )
+).map(json.dumps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(Fitted.kinds)), JSON | st.text(max_size=9))
+def test_headers_of_any_content_end_in_one_error(tmp_path_factory, kind, shape):
+    path = tmp_path_factory.mktemp("fuzz") / "part"
+    save_file({"x": torch.ones(2)}, path, {"format": f"lftr.fitted.{kind}", "shape": shape})
+    with pytest.raises(lftr.LftrError, match=r"fitted = .*allowed: a file that lftr.fit wrote"):
+        Fitted.load(path)
+
+
+@each
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda widths, options: [widths, options | {"width": 2**33}],
+        lambda widths, options: [dict.fromkeys(widths, 2**33), options],
+        lambda widths, options: [{"keys": 4}, options],
+        lambda widths, options: [{}, options],
+        lambda widths, options: [widths | {"keys": 4}, options],
+        lambda widths, options: [widths | {"colours": 4}, options],
+        lambda widths, options: [dict(reversed(widths.items())) | {"features": 0}, options],
+        lambda widths, options: [widths, options | {"width": True}],
+        lambda widths, options: [widths, options | {"width": 8.0}],
+        lambda widths, options: [widths, options | {"colour": 8}],
+        lambda widths, options: [widths],
+        lambda widths, options: [options, widths],
+    ],
+    ids=range(12),
+)
+def test_shapes_that_a_file_must_not_name(tmp_path, name, change):
+    path = tmp_path / "part"
+    part = lftr.get_method(name).fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8)
+    shape = json.dumps(change(part.widths, part.options))
+    save_file(part.state_dict(), path, part.known | {"shape": shape})
+    with pytest.raises(lftr.LftrError, match=r"allowed: a file that lftr.fit wrote"):
+        lftr.get_method(name, fitted=path)
+
+
+@each
+def test_loading_draws_nothing(tmp_path, name):
+    lftr.get_method(name).fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(tmp_path / "part")
+    state = torch.random.get_rng_state()
+    part = Fitted.load(tmp_path / "part")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(x.device.type == "cpu" and not x.requires_grad for x in part.parameters())
 
 
 @pytest.mark.parametrize("value", [3, torch.nn.Linear(2, 2), {"scorer": 1}])
