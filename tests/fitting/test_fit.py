@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from zoo import FAMILIES, VIDEOS, Image
 
 import lftr
+from lftr.lab.fitting.checkpoint import steps_of
 from lftr.lab.fitting.fit import lesson_loss
 from lftr.lab.fitting.lessons import Lesson, visual_states
 from lftr.lab.fitting.objective import answer_loss, relation_loss
 from lftr.lab.fitting.trainee import Trainee
-from lftr.methods.operations.fitted import Fitted
+from lftr.methods.operations.fitted import Fitted, read_tensors
 from lftr.methods.operations.learned_scores import VisualScores, soft_top
 
 OPTIONS = {"keep": 0.4, "steps": 4, "max_new_tokens": 2, "width": 8}
@@ -141,6 +142,43 @@ def test_an_interrupted_fit_goes_on(model, data, tmp_path, monkeypatch, name):
             lftr.fit(model, data, name, checkpoint=path, **{**options, **change})
     with pytest.raises(lftr.LftrError, match="answers differ"):
         lftr.fit(model, data[:1], name, checkpoint=path, **options)
+
+
+CHANGED = {
+    "no config": {"config": None},
+    "no shape": {"shape": None},
+    "no step": {"step": None},
+    "no format": {"format": None},
+    "config": {"config": "{"},
+    "a list": {"config": "[3]"},
+    "null": {"config": "null"},
+    "deep": {"config": "[" * 100_000},
+    "step": {"step": "x"},
+    "before": {"step": "-2"},
+    "after": {"step": "3"},
+}
+
+
+@pytest.mark.parametrize("kind", [*CHANGED, "weight", "moment", "moments", "nan"])
+def test_what_is_no_checkpoint(model, data, tmp_path, kind):
+    path, options = tmp_path / "checkpoint", {**OPTIONS, "steps": 2}
+    lftr.fit(model, data[1:], checkpoint=path, **options)
+    tensors, known = read_tensors("checkpoint", path)
+    if kind == "weight":
+        del tensors["weight.weight"]
+    elif kind == "moment":
+        del tensors["exp_avg.weight"]
+    elif kind == "moments":
+        tensors["exp_avg.weight"] = torch.ones(7)
+    elif kind == "nan":
+        tensors["exp_avg.weight"] *= torch.nan
+    known = {k: x for k, x in (known | CHANGED.get(kind, {})).items() if x is not None}
+    save_file(tensors, path, known)
+    with pytest.raises(lftr.LftrError, match=r"checkpoint = .*a checkpoint of lftr\.fit"):
+        lftr.fit(model, data[1:], checkpoint=path, **options)
+    if kind in ("no step", "no format", "step", "before"):
+        with pytest.raises(lftr.LftrError, match=r"checkpoint = .*a checkpoint of lftr\.fit"):
+            steps_of(path)
 
 
 @each
