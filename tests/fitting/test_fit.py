@@ -16,7 +16,7 @@ from zoo import FAMILIES, VIDEOS, Image
 import lftr
 from lftr.lab.fitting.checkpoint import steps_of
 from lftr.lab.fitting.fit import lesson_loss
-from lftr.lab.fitting.lessons import Lesson, visual_states
+from lftr.lab.fitting.lessons import Lesson, _continued, _prompts, visual_states
 from lftr.lab.fitting.objective import answer_loss, relation_loss
 from lftr.lab.fitting.trainee import Trainee
 from lftr.methods.operations.fitted import Fitted, read_tensors
@@ -342,6 +342,63 @@ def test_labels_take_the_place_of_the_models_answers(model, data, lessons):
         assert torch.equal(one.text_token_embeds, other.text_token_embeds)  # no answer in them
     for one, other in zip(taught.states, own.states, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def shorter_answer(lesson):
+    """Return a batch of two prompts: an answer of two tokens, and the first of another's alone."""
+    ids, mask = lesson.inputs["input_ids"], lesson.inputs["attention_mask"]
+    rows = torch.tensor([[*range(ids.shape[1])], [0, *range(ids.shape[1] - 1)]])
+    ids, mask = ids.gather(1, rows), mask.gather(1, rows)
+    mask[1, 0] = 0
+    ids[1, 0] = 0
+    labels = torch.full_like(ids, -100)
+    labels[0, -2:], labels[1, -1:] = ids[0, -2:], ids[1, -1:]
+    return {**lesson.inputs, "input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize("extra", [None, "position_ids"])
+def test_answers_of_different_lengths_leave_each_prompt_whole(model, lessons, extra):
+    trainee = Trainee(lftr.get_method("two-expert").fits.needs)
+    own = lessons[0]
+    inputs = shorter_answer(own)
+    if extra is not None:
+        inputs[extra] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    with lftr.reduce(model, trainee, keep="auto", weights="size"):
+        taught = Lesson.of(model, trainee, inputs, 2)
+    assert taught.answered.tolist() == [[True, True], [False, True]]
+    for one, other in zip(taught.tokens, own.tokens, strict=True):
+        assert torch.equal(one.text_token_embeds, other.text_token_embeds)  # the whole question
+    for one, other in zip(taught.states, own.states, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(taught.logits[0], own.logits[0])
+    torch.testing.assert_close(taught.logits[1, 1], own.logits[1, 0])
+
+
+def test_what_cannot_be_padded_is_refused(model, data, lessons):
+    inputs = shorter_answer(lessons[0])
+    for extra in (torch.zeros_like(inputs["labels"]), torch.zeros(*inputs["labels"].shape, 3)):
+        with pytest.raises(lftr.LftrError, match="colour, for which no padding is known"):
+            lftr.fit(model, [inputs | {"colour": extra}], **OPTIONS)
+
+
+def test_prompts_are_padded_on_the_left_again():
+    ids = torch.tensor([[3, 4, 5, 6], [0, 7, 8, 9]])
+    kinds = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0]])
+    inputs = {"input_ids": ids, "mm_token_type_ids": kinds, "position_ids": ids.expand(3, 2, 4)}
+    prompts = _prompts(inputs | {"image_sizes": ids[:, :2]}, torch.tensor([2, 3]))
+    assert prompts["input_ids"].tolist() == [[5, 3, 4], [0, 7, 8]]  # 5 begins the answer
+    assert prompts["mm_token_type_ids"].tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert prompts["position_ids"].tolist() == [[[0, 3, 4], [0, 7, 8]]] * 3
+    assert torch.equal(prompts["image_sizes"], ids[:, :2])
+
+
+def test_positions_go_on_in_answers():
+    ids = torch.tensor([[0, 5, 6], [4, 5, 6]])
+    flat = torch.tensor([[0, 0, 1], [0, 1, 2]])
+    for positions in (flat, flat.expand(3, 2, 3)):
+        longer = _continued({"input_ids": ids, "position_ids": positions}, ids[:, :2])
+        wanted = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
+        assert torch.equal(longer["position_ids"], wanted.expand(*positions.shape[:-2], 2, 5))
 
 
 def test_states_of_slots_are_those_of_their_columns(model, lessons):
