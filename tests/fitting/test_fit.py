@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -516,6 +517,36 @@ def test_gates_are_fitted_by_the_same_door(model, data):
     assert method.gates.width == 2
     with torch.no_grad(), lftr.reduce(model, method):
         model(**alone[0])
+
+
+def test_gates_are_fitted_without_dropout(model):
+    """The model in train mode, with dropout and in a wrapper, teaches as in eval mode."""
+    options = {"method": "dyvte", "steps": 3, "max_new_tokens": 2, "width": 2}
+    entry = FAMILIES["llava"]
+    rows = [[[3, Image("wide"), 4]], [[5, Image("square", 3), 2]]]
+    alone = [dict(entry.inputs(model, entry.rows(one), "left")) for one in rows]
+    state = torch.random.get_rng_state()
+    wanted = lftr.fit(model, alone, **options).gates.state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = copy.deepcopy(model).train()
+    for layer in other.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    parallel = type("DistributedDataParallel", (torch.nn.Module,), {})()
+    parallel.module = other
+    gates = lftr.fit(parallel, alone, **options).gates.state_dict()
+    assert same(wanted, gates)
+    assert all(module.training for module in other.modules())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": 0.5}, {"relation": 0.5}, {"checkpoint": "x"}, {"slots": 3}, {"colour": 3}],
+    ids=str,
+)
+def test_arguments_that_gates_do_not_take(model, data, options):
+    (name,) = options
+    with pytest.raises(lftr.LftrError, match=f"{name} = .*allowed: no such argument for the gates"):
+        lftr.fit(model, data[1:], "dyvte", **options)
 
 
 def test_parts_are_known_by_their_names():

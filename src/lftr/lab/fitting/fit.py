@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...hosts.transformers.encoder.encode_cache import encode_once
+from ...hosts.transformers.eval_mode import evaluating
 from ...hosts.transformers.wrapped import unwrapped
 from ...methods import get_method
 from ...methods.base import Method
@@ -31,6 +31,9 @@ from .objective import answer_loss, relation_loss
 from .trainee import Trainee
 
 _EVERY = 25  # steps between checkpoints
+_BUDGETS = (1 / 16, 1 / 32)
+_RELATION = 0.5
+_OF_GATES = ("rule", "draws", "width")  # options of `fit_exit`
 _FIRST = 8  # items from which initial weights are taken
 _LARGEST = 1.0  # norm of a gradient, above which it is scaled down
 _WARM, _COLD = 1.0, 0.1  # temperature of decisions at the first and the last step
@@ -64,10 +67,10 @@ def fit(
     data: Iterable[Mapping[str, Any]],
     method: str | Fittable | DyVTE = "scorer",
     *,
-    keep: float | Sequence[float] = (1 / 16, 1 / 32),
+    keep: float | Sequence[float] | None = None,
     steps: int = 300,
     learning_rate: float = 3e-3,
-    relation: float = 0.5,
+    relation: float | None = None,
     max_new_tokens: int = 8,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -92,21 +95,22 @@ def fit(
         ``"scorer"``, ``"visual-grouping"`` (VisToG's semantic slots), ``"two-expert"``
         (LLaVA-Meteor's) or ``"dyvte"``, whose gates `fit_exit` trains on the same answers; its
         other options are kept.
-    keep : float or sequence of float
-        The budgets it is fitted at, ratios or counts, one drawn for each step; not for gates.
+    keep : float or sequence of float, optional
+        The budgets it is fitted at, ratios or counts, one drawn for each step; by default 1/16 and
+        1/32. Not for gates.
     steps : int
         Steps of AdamW, each on one batch and one budget.
     learning_rate : float
         At the first step; it falls to zero with a cosine.
-    relation : float
-        Weight of the visual tokens' relation beside the answers.
+    relation : float, optional
+        Weight of the visual tokens' relation beside the answers; by default 0.5. Not for gates.
     max_new_tokens : int
         Length of an answer.
     seed : int
         Of the initial weights, the order of batches and budgets, and the noise.
     checkpoint : str or Path, optional
         A file that is written while fitting. If it is there, fitting goes on from it, and ends with
-        the same weights as without the interruption.
+        the same weights as without the interruption. Not for gates, which start again.
     on_progress : callable
         Called as ``on_progress("answered", batches, prompts)`` for each batch that the full model
         has answered, and as ``on_progress("step", step, loss)`` after each step.
@@ -128,21 +132,28 @@ def fit(
     -----
     Source of the objective: LLaVA-KD (arXiv 2410.16236). The weight of the relation is chosen here.
     """
-    recipe = Recipe(steps, learning_rate, relation, max_new_tokens, seed)
+    weight = _RELATION if relation is None else relation
+    recipe = Recipe(steps, learning_rate, weight, max_new_tokens, seed)
     blank = _fittable(method)
     if isinstance(data, Mapping):
         raise ArgumentError.of("data", sorted(data), "several examples, a mapping each")
+    model = unwrapped(model)
     if isinstance(blank, DyVTE):
+        unused = {"keep": keep, "relation": relation, "checkpoint": checkpoint}
+        for name, value in (unused | options).items():
+            if value is not None and name not in _OF_GATES:
+                allowed = f"no such argument for the gates of {blank.name!r}"
+                raise ArgumentError.of(name, value, allowed)
         return _fit_gates(model, data, blank, recipe, on_progress, options)
+    keep = _BUDGETS if keep is None else keep
     budgets = [keep] if isinstance(keep, (int, float)) else list(keep)
     if not budgets:
         raise ArgumentError.of("keep", keep, "at least one budget")
     for budget in budgets:
         resolve(budget, 1)
-    model = unwrapped(model)
     trainee = Trainee(blank.fits.needs)
     with (
-        _evaluating(model),
+        evaluating(model),
         encode_once(model),
         reduce(model, trainee, keep="auto", weights="size"),
     ):
@@ -324,15 +335,3 @@ def _digest(lessons: Sequence[Lesson]) -> list[Any]:
     ids = sum(int(one.inputs["input_ids"].sum()) for one in lessons)
     states = sum(float(state.double().sum()) for one in lessons for state in one.states)
     return [len(lessons), ids, f"{states:.3e}"]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off while the body runs; each part is left in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
