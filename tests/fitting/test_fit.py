@@ -141,8 +141,24 @@ def test_an_interrupted_fit_goes_on(model, data, tmp_path, monkeypatch, name):
     for change in ({"steps": 8}, {"seed": 1}, {"width": 4}, {"keep": 0.3}):
         with pytest.raises(lftr.LftrError, match="checkpoint = "):
             lftr.fit(model, data, name, checkpoint=path, **{**options, **change})
-    with pytest.raises(lftr.LftrError, match="answers differ"):
-        lftr.fit(model, data[:1], name, checkpoint=path, **options)
+    for change in (data[:1], data[::-1]):
+        with pytest.raises(lftr.LftrError, match="its data differ"):
+            lftr.fit(model, change, name, checkpoint=path, **options)
+
+
+def test_a_checkpoint_knows_its_data_and_model_to_the_bit(model, data, tmp_path):
+    path, options = tmp_path / "checkpoint", {**OPTIONS, "steps": 1}
+    lftr.fit(model, data, checkpoint=path, **options)
+    pixels = data[0]["pixel_values"].clone()
+    pixels[0, 0, 0, 0] = pixels[0, 0, 0, 0].nextafter(torch.tensor(torch.inf))
+    with pytest.raises(lftr.LftrError, match="its data differ"):
+        lftr.fit(model, [data[0] | {"pixel_values": pixels}, data[1]], checkpoint=path, **options)
+    other = copy.deepcopy(model)
+    weight = other.model.language_model.layers[0].mlp.up_proj.weight.data
+    weight[0, 0] = weight[0, 0].nextafter(torch.tensor(torch.inf))
+    with pytest.raises(lftr.LftrError, match="its model differ"):
+        lftr.fit(other, data, checkpoint=path, **options)
+    lftr.fit(model, data, checkpoint=path, **options)
 
 
 CHANGED = {

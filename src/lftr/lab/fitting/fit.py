@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ _EVERY = 25  # steps between checkpoints
 _BUDGETS = (1 / 16, 1 / 32)
 _RELATION = 0.5
 _OF_GATES = ("rule", "draws", "width")  # options of `fit_exit`
+_SAMPLE = 16  # values of each parameter of a model, by which a checkpoint knows it
 _FIRST = 8  # items from which initial weights are taken
 _LARGEST = 1.0  # norm of a gradient, above which it is scaled down
 _WARM, _COLD = 1.0, 0.1  # temperature of decisions at the first and the last step
@@ -165,16 +167,17 @@ def fit(
             raise ArgumentError.of("data", data, "at least one example")
         part = _initial(blank.fits, lessons, recipe.seed, options)
         optimizer = torch.optim.AdamW(part.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-        config = {
-            "recipe": asdict(recipe),
-            "keep": budgets,
-            "part": type(part).__name__,
-            "answers": _digest(lessons),
-        }
-        path = None if checkpoint is None else Path(checkpoint)
-        start = 0
-        if path is not None and path.exists():
-            start = load_checkpoint(path, part, optimizer, config)
+        path, start = None if checkpoint is None else Path(checkpoint), 0
+        if path is not None:
+            config = {
+                "recipe": asdict(recipe),
+                "keep": budgets,
+                "part": type(part).__name__,
+                "data": _digest([(one.inputs, one.answered) for one in lessons]),
+                "model": _digest(_sample(model)),
+            }
+            if path.exists():
+                start = load_checkpoint(path, part, optimizer, config)
         for step in range(start, recipe.steps):
             loss = _step(model, trainee, part, optimizer, lessons, budgets, recipe, step)
             on_progress("step", step + 1, loss)
@@ -330,8 +333,29 @@ def _gates(choice: Selection) -> Tensor | None:
     return choice.slot_weight if choice.flow is None else None
 
 
-def _digest(lessons: Sequence[Lesson]) -> list[Any]:
-    """Return by what other data or another model are told apart, whatever the rounding."""
-    ids = sum(int(one.inputs["input_ids"].sum()) for one in lessons)
-    states = sum(float(state.double().sum()) for one in lessons for state in one.states)
-    return [len(lessons), ids, f"{states:.3e}"]
+def _digest(values: Any) -> str:
+    """Return a hash of tensors, to the bit, and of what else is in mappings and sequences."""
+    held = hashlib.sha256()
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            held.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            held.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            waiting.extend(sorted(value.items()))
+        elif isinstance(value, (list, tuple)):
+            held.update(f"{len(value)}".encode())
+            waiting.extend(value)
+        else:
+            held.update(repr(value).encode())
+    return held.hexdigest()
+
+
+def _sample(model: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the first values of each parameter, which tell models apart at little cost."""
+    return [
+        (name, parameter.detach().flatten()[:_SAMPLE])
+        for name, parameter in model.named_parameters()
+        if not parameter.is_meta  # offloaded by accelerate
+    ]
