@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 
 import pytest
 import torch
 from every import fittable, item
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from zoo import FAMILIES, VIDEOS, Image
 
 import lftr
+from lftr.lab.fitting.checkpoint import steps_of
 from lftr.lab.fitting.fit import lesson_loss
-from lftr.lab.fitting.lessons import Lesson, visual_states
+from lftr.lab.fitting.lessons import Lesson, _continued, _prompts, visual_states
 from lftr.lab.fitting.objective import answer_loss, relation_loss
 from lftr.lab.fitting.trainee import Trainee
-from lftr.methods.operations.fitted import Fitted
+from lftr.methods.operations.fitted import Fitted, read_tensors
 from lftr.methods.operations.learned_scores import VisualScores, soft_top
 
 OPTIONS = {"keep": 0.4, "steps": 4, "max_new_tokens": 2, "width": 8}
@@ -82,6 +87,17 @@ def test_a_fit_depends_on_its_seed_alone(model, data, name):
 
 
 @each
+def test_generators_of_accelerators_stay(model, data, monkeypatch, name):
+    def seeded(*_):
+        raise AssertionError("the generator of an accelerator was seeded")
+
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        for function in {"manual_seed", "manual_seed_all"} & set(dir(module)):
+            monkeypatch.setattr(module, function, seeded)
+    lftr.fit(model, data[1:], name, **{**OPTIONS, "steps": 1})
+
+
+@each
 def test_the_model_stays_as_it_was(model, data, name):
     before = {n: x.clone() for n, x in model.state_dict().items()}
     asked = {n: p.requires_grad for n, p in model.named_parameters()}
@@ -125,8 +141,61 @@ def test_an_interrupted_fit_goes_on(model, data, tmp_path, monkeypatch, name):
     for change in ({"steps": 8}, {"seed": 1}, {"width": 4}, {"keep": 0.3}):
         with pytest.raises(lftr.LftrError, match="checkpoint = "):
             lftr.fit(model, data, name, checkpoint=path, **{**options, **change})
-    with pytest.raises(lftr.LftrError, match="answers differ"):
-        lftr.fit(model, data[:1], name, checkpoint=path, **options)
+    for change in (data[:1], data[::-1]):
+        with pytest.raises(lftr.LftrError, match="its data differ"):
+            lftr.fit(model, change, name, checkpoint=path, **options)
+
+
+def test_a_checkpoint_knows_its_data_and_model_to_the_bit(model, data, tmp_path):
+    path, options = tmp_path / "checkpoint", {**OPTIONS, "steps": 1}
+    lftr.fit(model, data, checkpoint=path, **options)
+    pixels = data[0]["pixel_values"].clone()
+    pixels[0, 0, 0, 0] = pixels[0, 0, 0, 0].nextafter(torch.tensor(torch.inf))
+    with pytest.raises(lftr.LftrError, match="its data differ"):
+        lftr.fit(model, [data[0] | {"pixel_values": pixels}, data[1]], checkpoint=path, **options)
+    other = copy.deepcopy(model)
+    weight = other.model.language_model.layers[0].mlp.up_proj.weight.data
+    weight[0, 0] = weight[0, 0].nextafter(torch.tensor(torch.inf))
+    with pytest.raises(lftr.LftrError, match="its model differ"):
+        lftr.fit(other, data, checkpoint=path, **options)
+    lftr.fit(model, data, checkpoint=path, **options)
+
+
+CHANGED = {
+    "no config": {"config": None},
+    "no shape": {"shape": None},
+    "no step": {"step": None},
+    "no format": {"format": None},
+    "config": {"config": "{"},
+    "a list": {"config": "[3]"},
+    "null": {"config": "null"},
+    "deep": {"config": "[" * 100_000},
+    "step": {"step": "x"},
+    "before": {"step": "-2"},
+    "after": {"step": "3"},
+}
+
+
+@pytest.mark.parametrize("kind", [*CHANGED, "weight", "moment", "moments", "nan"])
+def test_what_is_no_checkpoint(model, data, tmp_path, kind):
+    path, options = tmp_path / "checkpoint", {**OPTIONS, "steps": 2}
+    lftr.fit(model, data[1:], checkpoint=path, **options)
+    tensors, known = read_tensors("checkpoint", path)
+    if kind == "weight":
+        del tensors["weight.weight"]
+    elif kind == "moment":
+        del tensors["exp_avg.weight"]
+    elif kind == "moments":
+        tensors["exp_avg.weight"] = torch.ones(7)
+    elif kind == "nan":
+        tensors["exp_avg.weight"] *= torch.nan
+    known = {k: x for k, x in (known | CHANGED.get(kind, {})).items() if x is not None}
+    save_file(tensors, path, known)
+    with pytest.raises(lftr.LftrError, match=r"checkpoint = .*a checkpoint of lftr\.fit"):
+        lftr.fit(model, data[1:], checkpoint=path, **options)
+    if kind in ("no step", "no format", "step", "before"):
+        with pytest.raises(lftr.LftrError, match=r"checkpoint = .*a checkpoint of lftr\.fit"):
+            steps_of(path)
 
 
 @each
@@ -170,10 +239,78 @@ def test_what_is_no_fitted_part(tmp_path, name, kind):
     elif kind == "nan":
         save_file({n: x * torch.nan for n, x in tensors.items()}, path, known)
     elif kind == "other":
-        other = next(k for k in map(lftr.get_method, fittable()) if not issubclass(k.fits, cls))
-        other.fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(path)
+        for other in {lftr.get_method(k).fits for k in fittable()} - {cls}:
+            other.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(path)
+            with pytest.raises(lftr.LftrError, match=f"fitted = .*allowed: {cls.__name__}, as"):
+                lftr.get_method(name, fitted=path)
     with pytest.raises(lftr.LftrError, match=r"fitted = .*allowed: "):
         lftr.get_method(name, fitted=path)
+
+
+JSON = (
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-3, 9)
+        | st.sampled_from([2**31, 2**62, 10**30])
+        | st.floats()
+        | st.sampled_from([*lftr.values.evidence.FIELDS, "width", "slots", ""]),
+        lambda inside: (
+            st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside, max_size=3)
+        ),
+        max_leaves=5,
+    )
+    | st.tuples(
+        st.dictionaries(st.sampled_from([*lftr.values.evidence.FIELDS]), st.integers(-1, 2**40)),
+        st.dictionaries(st.sampled_from(["width", "slots", "self"]), st.integers(-1, 2**40)),
+    )
+).map(json.dumps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(Fitted.kinds)), JSON | st.text(max_size=9))
+def test_headers_of_any_content_end_in_one_error(tmp_path_factory, kind, shape):
+    path = tmp_path_factory.mktemp("fuzz") / "part"
+    save_file({"x": torch.ones(2)}, path, {"format": f"lftr.fitted.{kind}", "shape": shape})
+    with pytest.raises(lftr.LftrError, match=r"fitted = .*allowed: a file that lftr.fit wrote"):
+        Fitted.load(path)
+
+
+@each
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda widths, options: [widths, options | {"width": 2**33}],
+        lambda widths, options: [dict.fromkeys(widths, 2**33), options],
+        lambda widths, options: [{"keys": 4}, options],
+        lambda widths, options: [{}, options],
+        lambda widths, options: [widths | {"keys": 4}, options],
+        lambda widths, options: [widths | {"colours": 4}, options],
+        lambda widths, options: [dict(reversed(widths.items())) | {"features": 0}, options],
+        lambda widths, options: [widths, options | {"width": True}],
+        lambda widths, options: [widths, options | {"width": 8.0}],
+        lambda widths, options: [widths, options | {"colour": 8}],
+        lambda widths, options: [widths],
+        lambda widths, options: [options, widths],
+    ],
+    ids=range(12),
+)
+def test_shapes_that_a_file_must_not_name(tmp_path, name, change):
+    path = tmp_path / "part"
+    part = lftr.get_method(name).fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8)
+    shape = json.dumps(change(part.widths, part.options))
+    save_file(part.state_dict(), path, part.known | {"shape": shape})
+    with pytest.raises(lftr.LftrError, match=r"allowed: a file that lftr.fit wrote"):
+        lftr.get_method(name, fitted=path)
+
+
+@each
+def test_loading_draws_nothing(tmp_path, name):
+    lftr.get_method(name).fits.fresh(item(0, (1, 4, 5)).as_batch(), width=8).save(tmp_path / "part")
+    state = torch.random.get_rng_state()
+    part = Fitted.load(tmp_path / "part")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(x.device.type == "cpu" and not x.requires_grad for x in part.parameters())
 
 
 @pytest.mark.parametrize("value", [3, torch.nn.Linear(2, 2), {"scorer": 1}])
@@ -222,6 +359,63 @@ def test_labels_take_the_place_of_the_models_answers(model, data, lessons):
         assert torch.equal(one.text_token_embeds, other.text_token_embeds)  # no answer in them
     for one, other in zip(taught.states, own.states, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def shorter_answer(lesson):
+    """Return a batch of two prompts: an answer of two tokens, and the first of another's alone."""
+    ids, mask = lesson.inputs["input_ids"], lesson.inputs["attention_mask"]
+    rows = torch.tensor([[*range(ids.shape[1])], [0, *range(ids.shape[1] - 1)]])
+    ids, mask = ids.gather(1, rows), mask.gather(1, rows)
+    mask[1, 0] = 0
+    ids[1, 0] = 0
+    labels = torch.full_like(ids, -100)
+    labels[0, -2:], labels[1, -1:] = ids[0, -2:], ids[1, -1:]
+    return {**lesson.inputs, "input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize("extra", [None, "position_ids"])
+def test_answers_of_different_lengths_leave_each_prompt_whole(model, lessons, extra):
+    trainee = Trainee(lftr.get_method("two-expert").fits.needs)
+    own = lessons[0]
+    inputs = shorter_answer(own)
+    if extra is not None:
+        inputs[extra] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    with lftr.reduce(model, trainee, keep="auto", weights="size"):
+        taught = Lesson.of(model, trainee, inputs, 2)
+    assert taught.answered.tolist() == [[True, True], [False, True]]
+    for one, other in zip(taught.tokens, own.tokens, strict=True):
+        assert torch.equal(one.text_token_embeds, other.text_token_embeds)  # the whole question
+    for one, other in zip(taught.states, own.states, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(taught.logits[0], own.logits[0])
+    torch.testing.assert_close(taught.logits[1, 1], own.logits[1, 0])
+
+
+def test_what_cannot_be_padded_is_refused(model, data, lessons):
+    inputs = shorter_answer(lessons[0])
+    for extra in (torch.zeros_like(inputs["labels"]), torch.zeros(*inputs["labels"].shape, 3)):
+        with pytest.raises(lftr.LftrError, match="colour, for which no padding is known"):
+            lftr.fit(model, [inputs | {"colour": extra}], **OPTIONS)
+
+
+def test_prompts_are_padded_on_the_left_again():
+    ids = torch.tensor([[3, 4, 5, 6], [0, 7, 8, 9]])
+    kinds = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0]])
+    inputs = {"input_ids": ids, "mm_token_type_ids": kinds, "position_ids": ids.expand(3, 2, 4)}
+    prompts = _prompts(inputs | {"image_sizes": ids[:, :2]}, torch.tensor([2, 3]))
+    assert prompts["input_ids"].tolist() == [[5, 3, 4], [0, 7, 8]]  # 5 begins the answer
+    assert prompts["mm_token_type_ids"].tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert prompts["position_ids"].tolist() == [[[0, 3, 4], [0, 7, 8]]] * 3
+    assert torch.equal(prompts["image_sizes"], ids[:, :2])
+
+
+def test_positions_go_on_in_answers():
+    ids = torch.tensor([[0, 5, 6], [4, 5, 6]])
+    flat = torch.tensor([[0, 0, 1], [0, 1, 2]])
+    for positions in (flat, flat.expand(3, 2, 3)):
+        longer = _continued({"input_ids": ids, "position_ids": positions}, ids[:, :2])
+        wanted = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
+        assert torch.equal(longer["position_ids"], wanted.expand(*positions.shape[:-2], 2, 5))
 
 
 def test_states_of_slots_are_those_of_their_columns(model, lessons):
@@ -339,6 +533,36 @@ def test_gates_are_fitted_by_the_same_door(model, data):
     assert method.gates.width == 2
     with torch.no_grad(), lftr.reduce(model, method):
         model(**alone[0])
+
+
+def test_gates_are_fitted_without_dropout(model):
+    """The model in train mode, with dropout and in a wrapper, teaches as in eval mode."""
+    options = {"method": "dyvte", "steps": 3, "max_new_tokens": 2, "width": 2}
+    entry = FAMILIES["llava"]
+    rows = [[[3, Image("wide"), 4]], [[5, Image("square", 3), 2]]]
+    alone = [dict(entry.inputs(model, entry.rows(one), "left")) for one in rows]
+    state = torch.random.get_rng_state()
+    wanted = lftr.fit(model, alone, **options).gates.state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = copy.deepcopy(model).train()
+    for layer in other.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    parallel = type("DistributedDataParallel", (torch.nn.Module,), {})()
+    parallel.module = other
+    gates = lftr.fit(parallel, alone, **options).gates.state_dict()
+    assert same(wanted, gates)
+    assert all(module.training for module in other.modules())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": 0.5}, {"relation": 0.5}, {"checkpoint": "x"}, {"slots": 3}, {"colour": 3}],
+    ids=str,
+)
+def test_arguments_that_gates_do_not_take(model, data, options):
+    (name,) = options
+    with pytest.raises(lftr.LftrError, match=f"{name} = .*allowed: no such argument for the gates"):
+        lftr.fit(model, data[1:], "dyvte", **options)
 
 
 def test_parts_are_known_by_their_names():

@@ -279,6 +279,23 @@ def test_what_are_no_gates(kind, tmp_path):
         DyVTE(path)
 
 
+@pytest.mark.parametrize("name", ["hidden_size", "depth", "width"])
+@pytest.mark.parametrize("value", ["-1", "0", "3", str(2**33), str(10**30), "x", "nan", ""])
+def test_sizes_that_a_file_of_gates_must_not_name(name, value, tmp_path):
+    path = tmp_path / "gates.safetensors"
+    gates = Gates(MadeFor("x", 4, 4), 2)
+    known = {"format": "lftr.exits.Gates", "model_type": "x"}
+    known |= {"hidden_size": "4", "depth": "4", "width": "2"}
+    save_file(gates.state_dict(), path, known)
+    assert Gates.load(path).made_for == gates.made_for
+    save_file(gates.state_dict(), path, known | {name: value})
+    with pytest.raises(lftr.LftrError, match="gates = .*a file that Gates.save wrote"):
+        Gates.load(path)
+    save_file({n: x + torch.nan for n, x in gates.state_dict().items()}, path, known)
+    with pytest.raises(lftr.LftrError, match="gates = .*a file that Gates.save wrote"):
+        Gates.load(path)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,7 +68,8 @@ def fit(
     """Fit a small part of a method to the answers of a frozen model, without labels.
 
     The file is then an option of the method: --method scorer --option fitted=FILE. The same command
-    goes on where it was interrupted. Exit code 3: done, but for images that could not be read.
+    goes on where it was interrupted; the gates of dyvte start again. Exit code 3: done, but for
+    images that could not be read.
     """
     from ...cli.parsing import parse_budgets, parse_methods
     from ...cli.terminal import print_json, progress, say
@@ -82,20 +84,21 @@ def fit(
 
     check_writable(out)
     chosen: Any = parse_methods([method], option or [])[0]
-    if isinstance(chosen, DyVTE):
+    gates = isinstance(chosen, DyVTE)
+    if gates:
         unheard = {"--keep": keep, "--tokens": tokens, "--relation": relation}
         options.refuse(unheard, "with --method dyvte")
-    budgets: list[Any] = parse_budgets(keep, tokens, (1 / 16, 1 / 32))
+    budgets: Any = parse_budgets(keep, tokens, ()) or None
     loaded = load_workload(workload, prompt or (), n, seed, "train", Picking(frames, fps))
     check_picking(loaded.items, frames, fps)
     subject = load_subject(loaded.items, model, device, dtype, [chosen], None, max_new_tokens)
     problems = list(loaded.problems)
-    size = 1 if isinstance(chosen, DyVTE) else batch
-    total = -(-len(loaded.items) // size) + (0 if isinstance(chosen, DyVTE) else steps)
+    size = 1 if gates else batch
+    total = -(-len(loaded.items) // size) + (0 if gates else steps)
     checkpoint = out.with_name(out.name + ".checkpoint")
     losses: list[float] = []
     with (
-        resumable(checkpoint, steps_of(checkpoint), "steps"),
+        nullcontext() if gates else resumable(checkpoint, steps_of(checkpoint), "steps"),
         progress("fitting", total) as bar,
     ):
 
@@ -111,15 +114,16 @@ def fit(
             keep=budgets,
             steps=steps,
             learning_rate=learning_rate,
-            relation=0.5 if relation is None else relation,
+            relation=relation,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            checkpoint=checkpoint,
+            checkpoint=None if gates else checkpoint,
             on_progress=on_progress,
         )
-    name = "gates" if isinstance(fitted, DyVTE) else "fitted"
+    name = "gates" if gates else "fitted"
     getattr(fitted, name).save(out)
-    checkpoint.unlink(missing_ok=True)
+    if not gates:
+        checkpoint.unlink(missing_ok=True)
     if as_json:
         summary = {"file": str(out), "method": fitted.name, "losses": losses}
         print_json(summary | {"problems": list(map(str, problems))})

@@ -53,11 +53,14 @@ def calibrate_exit(
         If an argument is out of its range, or the model cannot be reduced inside.
     """
     from ...hosts.transformers.encoder.encode_cache import encode_once
+    from ...hosts.transformers.eval_mode import evaluating
+    from ...hosts.transformers.wrapped import unwrapped
 
+    model = unwrapped(model)
     check("agreement", agreement, Annotated[float, Range(0.0, 1.0)])
     check("max_new_tokens", max_new_tokens, Annotated[int, Range(1)])
     layers, inputs = exit_layers(model), list(inputs)
-    with torch.no_grad(), encode_once(model):
+    with torch.no_grad(), evaluating(model), encode_once(model):
         full = [_answers(model, batch, max_new_tokens) for batch in inputs]
         prompts = sum(map(len, full))
         if not prompts:

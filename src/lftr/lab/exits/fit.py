@@ -77,7 +77,10 @@ def fit_exit(
     Source: DyVTE (arXiv 2411.19628): one layer drawn for each of 6,650 examples, 1 % of LLaVA-665k.
     """
     from ...hosts.transformers.encoder.encode_cache import encode_once
+    from ...hosts.transformers.eval_mode import evaluating
+    from ...hosts.transformers.wrapped import unwrapped
 
+    model = unwrapped(model)
     check("rule", rule, Same)
     for name, value in {"draws": draws, "width": width, "steps": steps}.items():
         check(name, value, Annotated[int, Range(1)])
@@ -87,13 +90,14 @@ def fit_exit(
     examples_of: dict[int, list[tuple[Tensor, bool]]] = {}
     if isinstance(data, Mapping):
         raise ArgumentError.of("data", sorted(data), "several examples, a mapping each")
-    for inputs in data:
-        drawn = layers[torch.randperm(len(layers), generator=chance)[:draws]].tolist()
-        with encode_once(model):
-            full = FullRun.of(model, inputs)
-            for layer in drawn:
-                label = full.needs_no_image(model, layer, agreement=0.99, loss=_LOSS[rule])
-                examples_of.setdefault(layer, []).append((full.features[layer].cpu(), label))
+    with evaluating(model):
+        for inputs in data:
+            drawn = layers[torch.randperm(len(layers), generator=chance)[:draws]].tolist()
+            with encode_once(model):
+                full = FullRun.of(model, inputs)
+                for layer in drawn:
+                    label = full.needs_no_image(model, layer, agreement=0.99, loss=_LOSS[rule])
+                    examples_of.setdefault(layer, []).append((full.features[layer].cpu(), label))
     if not examples_of:
         raise ArgumentError.of("data", data, "at least one example")
     for layer, examples in sorted(examples_of.items()):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...hosts.transformers.encoder.encode_cache import encode_once
+from ...hosts.transformers.eval_mode import evaluating
 from ...hosts.transformers.wrapped import unwrapped
 from ...methods import get_method
 from ...methods.base import Method
@@ -31,6 +32,10 @@ from .objective import answer_loss, relation_loss
 from .trainee import Trainee
 
 _EVERY = 25  # steps between checkpoints
+_BUDGETS = (1 / 16, 1 / 32)
+_RELATION = 0.5
+_OF_GATES = ("rule", "draws", "width")  # options of `fit_exit`
+_SAMPLE = 16  # values of each parameter of a model, by which a checkpoint knows it
 _FIRST = 8  # items from which initial weights are taken
 _LARGEST = 1.0  # norm of a gradient, above which it is scaled down
 _WARM, _COLD = 1.0, 0.1  # temperature of decisions at the first and the last step
@@ -64,10 +69,10 @@ def fit(
     data: Iterable[Mapping[str, Any]],
     method: str | Fittable | DyVTE = "scorer",
     *,
-    keep: float | Sequence[float] = (1 / 16, 1 / 32),
+    keep: float | Sequence[float] | None = None,
     steps: int = 300,
     learning_rate: float = 3e-3,
-    relation: float = 0.5,
+    relation: float | None = None,
     max_new_tokens: int = 8,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -92,21 +97,22 @@ def fit(
         ``"scorer"``, ``"visual-grouping"`` (VisToG's semantic slots), ``"two-expert"``
         (LLaVA-Meteor's) or ``"dyvte"``, whose gates `fit_exit` trains on the same answers; its
         other options are kept.
-    keep : float or sequence of float
-        The budgets it is fitted at, ratios or counts, one drawn for each step; not for gates.
+    keep : float or sequence of float, optional
+        The budgets it is fitted at, ratios or counts, one drawn for each step; by default 1/16 and
+        1/32. Not for gates.
     steps : int
         Steps of AdamW, each on one batch and one budget.
     learning_rate : float
         At the first step; it falls to zero with a cosine.
-    relation : float
-        Weight of the visual tokens' relation beside the answers.
+    relation : float, optional
+        Weight of the visual tokens' relation beside the answers; by default 0.5. Not for gates.
     max_new_tokens : int
         Length of an answer.
     seed : int
         Of the initial weights, the order of batches and budgets, and the noise.
     checkpoint : str or Path, optional
         A file that is written while fitting. If it is there, fitting goes on from it, and ends with
-        the same weights as without the interruption.
+        the same weights as without the interruption. Not for gates, which start again.
     on_progress : callable
         Called as ``on_progress("answered", batches, prompts)`` for each batch that the full model
         has answered, and as ``on_progress("step", step, loss)`` after each step.
@@ -128,21 +134,28 @@ def fit(
     -----
     Source of the objective: LLaVA-KD (arXiv 2410.16236). The weight of the relation is chosen here.
     """
-    recipe = Recipe(steps, learning_rate, relation, max_new_tokens, seed)
+    weight = _RELATION if relation is None else relation
+    recipe = Recipe(steps, learning_rate, weight, max_new_tokens, seed)
     blank = _fittable(method)
     if isinstance(data, Mapping):
         raise ArgumentError.of("data", sorted(data), "several examples, a mapping each")
+    model = unwrapped(model)
     if isinstance(blank, DyVTE):
+        unused = {"keep": keep, "relation": relation, "checkpoint": checkpoint}
+        for name, value in (unused | options).items():
+            if value is not None and name not in _OF_GATES:
+                allowed = f"no such argument for the gates of {blank.name!r}"
+                raise ArgumentError.of(name, value, allowed)
         return _fit_gates(model, data, blank, recipe, on_progress, options)
+    keep = _BUDGETS if keep is None else keep
     budgets = [keep] if isinstance(keep, (int, float)) else list(keep)
     if not budgets:
         raise ArgumentError.of("keep", keep, "at least one budget")
     for budget in budgets:
         resolve(budget, 1)
-    model = unwrapped(model)
     trainee = Trainee(blank.fits.needs)
     with (
-        _evaluating(model),
+        evaluating(model),
         encode_once(model),
         reduce(model, trainee, keep="auto", weights="size"),
     ):
@@ -152,18 +165,19 @@ def fit(
             on_progress("answered", len(lessons), sum(len(one.answered) for one in lessons))
         if not lessons:
             raise ArgumentError.of("data", data, "at least one example")
-        part = _initial(blank.fits, lessons, recipe.seed, options).to(model.device)
+        part = _initial(blank.fits, lessons, recipe.seed, options)
         optimizer = torch.optim.AdamW(part.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-        config = {
-            "recipe": asdict(recipe),
-            "keep": budgets,
-            "part": type(part).__name__,
-            "answers": _digest(lessons),
-        }
-        path = None if checkpoint is None else Path(checkpoint)
-        start = 0
-        if path is not None and path.exists():
-            start = load_checkpoint(path, part, optimizer, config)
+        path, start = None if checkpoint is None else Path(checkpoint), 0
+        if path is not None:
+            config = {
+                "recipe": asdict(recipe),
+                "keep": budgets,
+                "part": type(part).__name__,
+                "data": _digest([(one.inputs, one.answered) for one in lessons]),
+                "model": _digest(_sample(model)),
+            }
+            if path.exists():
+                start = load_checkpoint(path, part, optimizer, config)
         for step in range(start, recipe.steps):
             loss = _step(model, trainee, part, optimizer, lessons, budgets, recipe, step)
             on_progress("step", step + 1, loss)
@@ -214,15 +228,18 @@ def _fit_gates(
 def _initial(
     cls: type[Fitted], lessons: Sequence[Lesson], seed: int, options: Mapping[str, int]
 ) -> Fitted:
-    """Return a part with initial weights, the same for a seed; the global generator stays."""
+    """Return a part with initial weights on the items' device; all global generators stay.
+
+    The weights are drawn on the CPU, so that a seed gives the same on every device.
+    """
     items = [_patches(one) for lesson in lessons for one in lesson.tokens][:_FIRST]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
         try:
             part = cls.fresh(items[0], **options)
         except TypeError:
             raise ArgumentError.of("options", sorted(options), f"those of {cls.__name__}") from None
-    part.initialise(_alike(items))
+    part.to(items[0].features.device).initialise(_alike(items))
     return part
 
 
@@ -316,20 +333,29 @@ def _gates(choice: Selection) -> Tensor | None:
     return choice.slot_weight if choice.flow is None else None
 
 
-def _digest(lessons: Sequence[Lesson]) -> list[Any]:
-    """Return by what other data or another model are told apart, whatever the rounding."""
-    ids = sum(int(one.inputs["input_ids"].sum()) for one in lessons)
-    states = sum(float(state.double().sum()) for one in lessons for state in one.states)
-    return [len(lessons), ids, f"{states:.3e}"]
+def _digest(values: Any) -> str:
+    """Return a hash of tensors, to the bit, and of what else is in mappings and sequences."""
+    held = hashlib.sha256()
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            held.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            held.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            waiting.extend(sorted(value.items()))
+        elif isinstance(value, (list, tuple)):
+            held.update(f"{len(value)}".encode())
+            waiting.extend(value)
+        else:
+            held.update(repr(value).encode())
+    return held.hexdigest()
 
 
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off while the body runs; each part is left in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _sample(model: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the first values of each parameter, which tell models apart at little cost."""
+    return [
+        (name, parameter.detach().flatten()[:_SAMPLE])
+        for name, parameter in model.named_parameters()
+        if not parameter.is_meta  # offloaded by accelerate
+    ]

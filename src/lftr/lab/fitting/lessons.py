@@ -16,6 +16,8 @@ from ...values.tokens import VisualTokens
 from .trainee import Trainee
 
 _IGNORED = -100  # label of what is not part of an answer
+# Arguments with a value for each column, of which what stands for padding is known
+_PADDED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
 @dataclass(frozen=True)
@@ -120,15 +122,15 @@ def _labelled(
     model: Any, inputs: Mapping[str, Any], labels: Tensor
 ) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
     """Return the same for the answers in ``labels``, which are part of the inputs."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    mask = inputs["attention_mask"]
     taught = (labels != _IGNORED) & mask.bool()
-    first = int(taught.int().argmax(dim=1).min()) if bool(taught.any(dim=1).all()) else 0
-    if not first:
+    starts = taught.int().argmax(dim=1)
+    first = int(starts.min())
+    if not first or not bool(taught.any(dim=1).all()):
         raise ArgumentError.of("data", labels.tolist(), "labels of an answer after each prompt")
-    aligned = {name: x for name, x in inputs.items() if _aligned(x, ids)}
-    prompt = {**inputs, **{name: x[:, :first] for name, x in aligned.items()}}
+    prompts = _prompts(inputs, starts)
     out = model(**inputs, output_hidden_states=True, use_cache=False)
-    model(**prompt, use_cache=False)  # shows the tokens once more, with the question alone
+    model(**prompts, use_cache=False)  # shows the tokens once more, with the question alone
     return (
         dict(inputs),
         taught[:, first:],
@@ -137,24 +139,54 @@ def _labelled(
     )
 
 
+def _prompts(inputs: Mapping[str, Any], starts: Tensor) -> dict[str, Any]:
+    """Return the inputs before each row's answer, padded on the left again.
+
+    Parameters
+    ----------
+    starts : Tensor of int64, shape (B,)
+        The column at which each row's answer begins.
+
+    Raises
+    ------
+    ArgumentError
+        If rows need padding, and an argument with a value for each column has none.
+    """
+    ids, prompts = inputs["input_ids"], dict(inputs)
+    width = int(starts.max())
+    columns = torch.arange(width, device=ids.device) - (width - starts).unsqueeze(1)
+    padding = columns < 0
+    padded = bool(padding.any())
+    for name, x in inputs.items():
+        if not isinstance(x, Tensor) or ids.shape not in (x.shape[:2], x.shape[-2:]):
+            continue
+        if x.shape[-2:] != ids.shape or (padded and not name.endswith(_PADDED)):
+            allowed = f"answers of one length, or no {name}, for which no padding is known"
+            raise ArgumentError.of("data", f"labels beside {name} {tuple(x.shape)}", allowed)
+        cut = x.gather(-1, columns.clamp_min(0).expand(*x.shape[:-1], width))
+        # the mask hides the padding; its ids are of the answer, since those of an image would count
+        fill = ids.gather(1, starts.unsqueeze(1)) if name == "input_ids" else 0
+        prompts[name] = torch.where(padding, fill, cut)
+    return prompts
+
+
 def _continued(inputs: Mapping[str, Any], answers: Tensor) -> dict[str, Any]:
     """Return the inputs with answers after the prompts, which are text."""
     ids, longer = inputs["input_ids"], dict(inputs)
     for name, x in inputs.items():
-        if not _aligned(x, ids):
+        if not isinstance(x, Tensor) or x.shape[-2:] != ids.shape:
             continue
         if name == "input_ids":
             more = answers
         elif name == "attention_mask":
             more = torch.ones_like(answers)
+        elif name == "position_ids":  # (B, L), or (axes, B, L)
+            further = torch.arange(1, answers.shape[1] + 1, device=x.device)
+            more = x.amax(dim=-1, keepdim=True) + further
         else:
             more = torch.zeros_like(answers)  # the token type of text
-        longer[name] = torch.cat([x, more.to(x.dtype)], dim=1)
+        longer[name] = torch.cat([x, more.to(x.dtype)], dim=-1)
     return longer
-
-
-def _aligned(value: Any, ids: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == ids.shape
 
 
 def visual_states(lesson: Lesson, last: Tensor, choices: Sequence[Selection]) -> list[Tensor]:

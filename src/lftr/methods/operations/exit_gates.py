@@ -111,8 +111,14 @@ class Gates(nn.Module):
         try:
             if known["format"] != _FORMAT:
                 raise ValueError(known["format"])
-            sizes = int(known["hidden_size"]), int(known["depth"])
-            gates = cls(MadeFor(known["model_type"], *sizes), int(known["width"]))
+            size, depth, width = (int(known[name]) for name in ("hidden_size", "depth", "width"))
+            made_for = MadeFor(known["model_type"], size, depth)
+            shapes = _shapes(made_for, width, len(tensors))
+            if shapes != {name: tuple(x.shape) for name, x in tensors.items()}:
+                raise ValueError(shapes)
+            if not all(bool(x.isfinite().all()) for x in tensors.values()):
+                raise ValueError("weights that are not finite")
+            gates = cls(made_for, width)
             gates.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError):
             raise ArgumentError.of("gates", str(path), "a file that Gates.save wrote") from None
@@ -153,6 +159,13 @@ def features_of(states: Tensor, text: Tensor) -> Tensor:
 
 def _normal(x: Tensor) -> Tensor:
     return x / x.square().mean().sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _shapes(made_for: MadeFor, width: int, most: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of gates' tensors, of which there are no more than ``most``."""
+    gate = {"0.weight": (width, 2 * made_for.hidden_size), "2.weight": (2, width), "2.bias": (2,)}
+    layers = range(min(made_for.depth - 1, most))
+    return {f"gates.{layer}.{name}": shape for layer in layers for name, shape in gate.items()}
 
 
 def _zeros(size: int, width: int, bias: bool = True) -> nn.Linear:

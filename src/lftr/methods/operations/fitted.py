@@ -6,26 +6,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ...options.checks import Range, check
 from ...values.errors import ArgumentError, LftrError
+from ...values.evidence import FIELDS
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
 
 _FORMAT = "lftr.fitted."
+_NO_WIDTH = Annotated[int, Range(0, 0)]
+_SIZE = Annotated[int, Range(1)]
 
 
 class Fitted(nn.Module):
     """A small network that reads the evidence about tokens, with weights of its own.
 
     A subclass defines ``needs``, `decide` and `relax`, and an ``__init__`` that passes its options
-    on. All of them see stacks of patches without separators, as `Method.choose` does.
+    on. All of them see stacks of patches without separators, as `Method.choose` does. All tensors
+    of a part are in its ``state_dict``, since `load` takes none from ``__init__``.
 
     Parameters
     ----------
@@ -33,12 +39,17 @@ class Fitted(nn.Module):
         The fields of evidence that it reads, with the number of channels of each; 0 for fields of
         one value for each token or each head.
     **options : int
-        What else determines the shapes of its weights.
+        What else determines the shapes of its weights, at least 1.
 
     Attributes
     ----------
     needs : Evidence
         The evidence that it can be fitted on, as in `Method.evidence`.
+
+    Raises
+    ------
+    ArgumentError
+        If the fields are not those of ``needs``, or a number is out of its range.
     """
 
     kinds: ClassVar[dict[str, type[Fitted]]] = {}
@@ -50,6 +61,12 @@ class Fitted(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], **options: int) -> None:
         super().__init__()
+        if tuple(widths) not in {tuple(dict.fromkeys(names)) for names in product(*self.needs)}:
+            raise ArgumentError.of("widths", widths, f"one field of each of {self.needs}, in order")
+        for name, width in widths.items():
+            check(name, width, _SIZE if _has_channels(name) else _NO_WIDTH)
+        for name, value in options.items():
+            check(name, value, _SIZE)
         self.widths = dict(widths)
         self.options = options
 
@@ -149,15 +166,21 @@ class Fitted(nn.Module):
             If the file cannot be read, or holds something else.
         """
         tensors, known = read_tensors("fitted", path)
+        foreign = ArgumentError.of("fitted", str(path), "a file that lftr.fit wrote")
         try:
-            cls = Fitted.kinds[known["format"].removeprefix(_FORMAT)]
+            cls = {_FORMAT + name: kind for name, kind in Fitted.kinds.items()}[known["format"]]
             widths, options = json.loads(known["shape"])
-            part = cls(widths, **options)
-            part.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError):
-            raise _foreign("fitted", path) from None
-        if not all(bool(x.isfinite().all()) for x in tensors.values()):
-            raise _foreign("fitted", path)
+            with torch.device("meta"):  # the sizes in the file allocate nothing
+                part = cls(widths, **options)
+            expected = part.state_dict()
+            if _shapes(expected) != _shapes(tensors):
+                raise foreign
+            weights = {name: x.to(expected[name].dtype) for name, x in tensors.items()}
+            part.load_state_dict(weights, assign=True)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError):
+            raise foreign from None
+        if not all(bool(x.isfinite().all()) for x in weights.values()):
+            raise foreign
         return part.eval().requires_grad_(False)
 
 
@@ -177,7 +200,8 @@ class Fittable(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fitted is not None and not isinstance(self.part, self.fits):
+        # the exact type: a subclass reads other evidence, and is the part of another method
+        if self.fitted is not None and type(self.part) is not self.fits:
             allowed = f"{self.fits.__name__}, as lftr.fit returns it for {self.name!r}, or its file"
             raise ArgumentError.of("fitted", self.fitted, allowed)
 
@@ -245,12 +269,14 @@ def read_tensors(name: str, path: str | Path) -> tuple[dict[str, Tensor], dict[s
         raise ArgumentError.of(name, str(path), f"a file that lftr.fit wrote ({error})") from None
 
 
-def _foreign(name: str, path: str | Path) -> ArgumentError:
-    return ArgumentError.of(name, str(path), "a file that lftr.fit wrote")
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
+    return {name: (x.shape, x.is_floating_point()) for name, x in tensors.items()}
 
 
 def _width(name: str, value: Tensor) -> int:
     """Return the number of channels of a field ``(B, ..., N, channels)``, 0 where it has none."""
-    from ...values.evidence import FIELDS
+    return value.shape[-1] if _has_channels(name) else 0
 
-    return 0 if FIELDS[name].shape.endswith("N") else value.shape[-1]
+
+def _has_channels(name: str) -> bool:
+    return not FIELDS[name].shape.endswith("N")
