@@ -289,10 +289,10 @@ def test_sizes_that_a_file_of_gates_must_not_name(name, value, tmp_path):
     save_file(gates.state_dict(), path, known)
     assert Gates.load(path).made_for == gates.made_for
     save_file(gates.state_dict(), path, known | {name: value})
-    with pytest.raises(lftr.LftrError, match="gates = .*a file that Gates.save wrote"):
+    with pytest.raises(lftr.LftrError, match=r"gates = .*a file that Gates.save wrote"):
         Gates.load(path)
     save_file({n: x + torch.nan for n, x in gates.state_dict().items()}, path, known)
-    with pytest.raises(lftr.LftrError, match="gates = .*a file that Gates.save wrote"):
+    with pytest.raises(lftr.LftrError, match=r"gates = .*a file that Gates.save wrote"):
         Gates.load(path)
 
 
