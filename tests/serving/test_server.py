@@ -187,7 +187,7 @@ def on_transformers(
 
 def test_counters_before_any_request(server: Server) -> None:
     """They are there, at nothing: what memory was measured with is no request."""
-    names = ("requests", "items", "visual_tokens", "kept_tokens")
+    names = ("requests", "items", "visual_tokens", "kept_tokens", "guided_items", "guided_again")
     wanted = {f'lftr:{name}_total{{method="lftr"}}': 0 for name in names}
     assert server.at_start == wanted | {"lftr:refused_total": 0}
 
