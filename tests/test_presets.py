@@ -119,7 +119,7 @@ BROKEN = {
     "a budget out of range": (GOOD | {"keep": 0}, "keep = 0; allowed"),
     "a count out of range": (GOOD | {"keep": None, "tokens": 0}, "tokens = 0; allowed"),
     "a count that is none": (GOOD | {"keep": None, "tokens": 1.0}, "tokens = 1.0; allowed"),
-    "two budgets": (GOOD | {"tokens": 4}, "tokens = 4; allowed: None beside keep"),
+    "two budgets": (GOOD | {"tokens": 4}, "tokens = 4; allowed: one of keep and tokens; keep = "),
     "a budget of nothing": (GOOD | {"keep": {"total": 0}}, "Budget.total = 0"),
     "a budget that is none": (GOOD | {"keep": [4]}, r"keep = \[4\]"),
     "positions": (GOOD | {"positions": "middle"}, "positions = 'middle'"),

@@ -139,7 +139,7 @@ def reduce(
         )
     if (framed := as_frames(older.pop("images_as_video", None))) is not None:
         if frames is not None:
-            raise ArgumentError.of("images_as_video", framed, "None beside frames")
+            raise ArgumentError.of("images_as_video", framed, "one of frames and images_as_video")
         frames = framed
     guidance = as_guidance(guidance, **older)
     if positions not in (None, *POSITIONS):

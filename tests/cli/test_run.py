@@ -86,7 +86,7 @@ def test_a_count_as_keep_brings_a_note(lftr, picture):
 
 def test_keep_and_tokens_exclude_each_other(fails, picture):
     line = fails("run", picture, QUESTION, "--keep", "1/4", "--tokens", "36")
-    assert "tokens = 36; allowed: None beside keep = 1/4" in line
+    assert "tokens = 36; allowed: one of keep and tokens; keep = 1/4" in line
 
 
 @pytest.mark.parametrize("keep", ["0", "-1", "1.5", "nan", "1/0", "many"])

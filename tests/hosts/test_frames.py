@@ -252,7 +252,7 @@ def test_budget_is_for_the_clip(llava: ZooEntry) -> None:
     ("options", "said"),
     [
         ({"frames": True}, "frames = True; allowed: a lftr.Frames"),
-        ({"frames": lftr.Frames(), "images_as_video": [2]}, "None beside frames"),
+        ({"frames": lftr.Frames(), "images_as_video": [2]}, "one of frames and images_as_video"),
         ({"images_as_video": 1}, "True, False"),
         ({"images_as_video": [2, 0]}, "at least 1"),
         ({"images_as_video": [[2], 1]}, "for each row"),

@@ -66,5 +66,5 @@ def as_guidance(guidance: object, **fields: Any) -> Guidance:
     beside = {name: value for name, value in fields.items() if value is not None}
     for name, value in beside.items():
         if isinstance(guidance, Guidance) or (guidance is not None and name == "text"):
-            raise ArgumentError.of(name, value, "None beside guidance, which has it")
+            raise ArgumentError.of(name, value, f"one of guidance and {name}; guidance has it")
     return guidance if isinstance(guidance, Guidance) else Guidance(**{"text": guidance} | beside)

@@ -75,6 +75,26 @@ def as_method(value: object, argument: str = "method") -> Method:
     """Return the method before the language model that an argument names, or is."""
     method = get_method(value) if isinstance(value, str) else value
     if not isinstance(method, Method):
-        allowed = "a name from lftr.list_methods('before') or a lftr.Method"
+        allowed = "a name from lftr.list_methods('before') or a lftr.Method" + _mistake(method)
         raise ArgumentError.of(argument, value, allowed)
     return method
+
+
+def as_layer_method(value: object, argument: str) -> LayerMethod:
+    """Return the method inside the language model that an argument names, or is."""
+    method = get_method(value) if isinstance(value, str) else value
+    if not isinstance(method, LayerMethod):
+        allowed = "a name from lftr.list_methods('inside') or a lftr.LayerMethod" + _mistake(method)
+        raise ArgumentError.of(argument, value, allowed)
+    return method
+
+
+def _mistake(value: object) -> str:
+    """Return what is wrong with a value that looks like a method, for the end of a message."""
+    if isinstance(value, type) and issubclass(value, Method | LayerMethod):
+        return f"; this is a class, whose object is {value.__name__}()"
+    if isinstance(value, LayerMethod):
+        return "; this method decides inside the language model"
+    if isinstance(value, Method):
+        return "; this method decides before the language model"
+    return ""

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from .errors import ArgumentError
 
-_ALLOWED = "a ratio in (0, 1], lftr.Budget(total=...), or a count >= 1, which tokens= takes"
+_ALLOWED = "a ratio in (0, 1] or lftr.Budget(total=...); a whole number of tokens goes to tokens"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def budget_of(
     """
     if tokens is not None:
         if keep is not None:
-            raise ArgumentError.of("tokens", tokens, f"None beside keep = {keep}")
+            allowed = f"one of keep and tokens; keep = {keep} is given too"
+            raise ArgumentError.of("tokens", tokens, allowed)
         if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
             raise ArgumentError.of("tokens", tokens, "a whole number >= 1")
         return int(tokens)

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_LONG = 20  # names that a message can list beside the nearest ones
+
 
 class LftrError(Exception):
     """Base of every error that a user of lftr can cause."""
@@ -24,11 +26,15 @@ class ArgumentError(LftrError, ValueError):
 
     @classmethod
     def unknown(cls, what: str, name: str, known: Iterable[str]) -> ArgumentError:
-        """Build an error for a name that is not in ``known``; the nearest names come first."""
+        """Build an error for a name that is not in ``known``: the nearest names, else all."""
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        if near and len(names) > _LONG:
+            rest = f"{len(names)} are known"
+        else:
+            rest = f"known: {', '.join(names) or 'none'}"
         hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
-        return cls(f"unknown {what} {name!r}; {hint}known: {', '.join(names) or 'none'}")
+        return cls(f"unknown {what} {name!r}; {hint}{rest}")
 
 
 class MissingEvidenceError(ArgumentError):

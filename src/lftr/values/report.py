@@ -156,7 +156,7 @@ class Report:
         last layer that has any.
     cache_bytes, full_cache_bytes : int
         Size of the keys and values that the call cached, and their size if every layer held the
-        whole prompt; 0 without such methods or without a cache.
+        caller's whole prompt; 0 without such methods or without a cache.
     decoder : transformers.PretrainedConfig, optional
         Configuration of the decoder of ``layers``, from which `flops` is computed.
     encode_ms, method_ms, host_ms : float
@@ -226,7 +226,7 @@ class Report:
         convention : {"fastv", "gated", "true"}
             How they are counted, see `lftr.profiling.prefill_flops`.
         full : bool
-            Whether to count every layer with as many tokens as the first.
+            Whether to count every layer with the caller's whole prompt.
 
         Raises
         ------
@@ -241,7 +241,10 @@ class Report:
             raise UnsupportedModelError("no formula counts layers in which tokens are frozen")
         total = 0
         for row in range(len(self.layers[0].columns)):
-            columns = [self.layers[0 if full else i].columns[row] for i in range(len(self.layers))]
+            columns = [layer.columns[row] for layer in self.layers]
+            if full:
+                removed = sum(i.tokens - i.kept for i in self.items if i.row == row)
+                columns = [columns[0] + removed] * len(columns)
             total += prefill_flops(self.decoder, columns, convention)
         return total
 
@@ -302,9 +305,13 @@ class Report:
     def __str__(self) -> str:
         if not self.items:
             return "lftr report: no visual tokens so far"
-        share = self.tokens / max(self.kept, 1)
+        if self.layers:
+            kept, unit = f"{self.average:.1f}", "visual tokens per layer on average"
+        else:
+            kept, unit = f"{self.kept}", "visual tokens"
+        share = self.tokens / max(self.average, 1)
         lines = [
-            f"lftr report: method {self.method}, {self.tokens} -> {self.kept} visual tokens "
+            f"lftr report: method {self.method}, {self.tokens} -> {kept} {unit} "
             f"({share:.1f}x fewer), prompt {self.prompt} -> {self.received or '?'} columns, "
             f"method {self.method_ms:.2f} ms, host {self.host_ms:.2f} ms"
         ]
@@ -318,8 +325,7 @@ class Report:
                 f"{left} -> {item.kept}{mass}"
             )
         if self.layers:
-            average = f"{self.average:.1f} per layer on average"
-            lines.append(f"  inside the language model: {_stages(self.layers)}, {average}")
+            lines.append(f"  inside the language model: {_stages(self.layers)}")
         if self.full_cache_bytes:
             saved = (self.full_cache_bytes - self.cache_bytes) / 2**20
             lines.append(f"  cache: {self.cache_bytes / 2**20:.2f} MiB, {saved:.2f} MiB saved")

@@ -58,6 +58,33 @@ def test_both_ways(family: ZooEntry, kind: str, order: str) -> None:
     assert_close(family, torch.stack([step[0] for step in output.logits]), expected)
 
 
+def test_reports_compare_with_the_whole_prompt(family: ZooEntry) -> None:
+    """What two methods save together is counted from the prompt that neither has shortened."""
+    prompt = Prompt(family, [WIDE, SQUARE])
+    inside = methods_for(family)["previous"]
+    with lftr.reduce(prompt.model, inside) as reduction:
+        prompt.generate(new=1)
+        alone = reduction.report
+        whole = alone.full_cache_bytes
+        counted = _counted(alone)
+    with lftr.reduce(prompt.model, ["random", inside], keep=0.5) as reduction:
+        prompt.generate(new=1)
+        both = reduction.report
+    assert both.kept < both.tokens == alone.tokens
+    assert both.full_cache_bytes == whole
+    assert both.cache_bytes <= alone.cache_bytes
+    assert _counted(both) == counted
+    assert f"{both.tokens} -> {both.average:.1f} visual tokens per layer" in str(both)
+
+
+def _counted(report: Any) -> int | None:
+    """The operations of the whole prompt, for decoders that the formulas cover."""
+    try:
+        return int(report.flops(full=True))
+    except lftr.UnsupportedModelError:
+        return None
+
+
 def _choice(size: int, selection: lftr.Selection) -> Any:
     from ..support import Choice
 

@@ -284,7 +284,7 @@ def test_coordinates_are_as_the_method_that_they_are_beside():
     assert (method.reads, method.follows, method.merges) == ("own text", True, False)
     assert method.watches(32) == inner.watches(32)
     assert method.averaging(0.5).schedule == inner.averaging(0.5).schedule
-    with pytest.raises(lftr.LftrError, match="a method inside the language model"):
+    with pytest.raises(lftr.LftrError, match="this method decides before the language model"):
         lftr.methods.Coordinates("random")
     with pytest.raises(lftr.LftrError, match="share"):
         lftr.methods.Coordinates("fastv", share=2.0)

@@ -137,7 +137,7 @@ def whole_layers(cache: Any) -> list[tuple[int, int]]:
 def cache_sizes(cache: Any, length: int) -> tuple[int, int]:
     """Return the bytes of a cache's keys and values, and of those of a cache with all columns.
 
-    The bytes of static caches and sliding windows do not depend on what is dropped.
+    The bytes of static caches do not depend on what is dropped, nor do those of full windows.
     """
     actual = full = 0
     for layer in getattr(cache, "layers", ()):
@@ -147,9 +147,11 @@ def cache_sizes(cache: Any, length: int) -> tuple[int, int]:
         if keys.ndim != 4 or not keys.shape[-2]:  # quantised layers keep no such keys
             continue
         taken = keys.nbytes + values.nbytes
-        grows = not layer.is_sliding and not layer.is_compileable
         actual += taken
-        full += taken * length // keys.shape[-2] if grows else taken
+        if not layer.is_compileable:
+            most = min(length, layer.sliding_window - 1) if layer.is_sliding else length
+            taken = taken * most // keys.shape[-2]
+        full += taken
     return actual, full
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ...values.budget import Keep
-from ...values.errors import ArgumentError
 from ...values.selection import Selection
 from ...values.tokens import VisualTokens
 from ..base import Evidence, ImageMethod, Method
 from ..inside.base import LayerMethod, LayerView, Reads
 from ..inside.schedules import Schedule
-from ..lookup import as_method, get_method
+from ..lookup import as_layer_method, as_method
 from ..operations.composing import stacked
 from ..operations.fitted import Fittable
 
@@ -66,10 +65,7 @@ class LayerWrapper(LayerMethod):
     @property
     def method(self) -> LayerMethod:
         """The method inside."""
-        inner = get_method(self.inner) if isinstance(self.inner, str) else self.inner
-        if not isinstance(inner, LayerMethod):
-            raise ArgumentError.of("inner", self.inner, "a method inside the language model")
-        return inner
+        return as_layer_method(self.inner, "inner")
 
     @property
     def schedule(self) -> Schedule:  # type: ignore[override]

@@ -486,8 +486,9 @@ class LayerPass:
             for row, columns in self.live.survivors.items()
         }
         report.decoder = self.host.model.config.get_text_config()
-        total = self.past + self.live.length
-        report.cache_bytes, report.full_cache_bytes = cache_sizes(self.cache, total)
+        removed = report.prompt - report.received  # before the language model
+        whole = self.past + self.live.length + removed
+        report.cache_bytes, report.full_cache_bytes = cache_sizes(self.cache, whole)
 
     def _columns_in(self, number: int) -> tuple[int, ...]:
         columns = self.columns[number]
