@@ -89,6 +89,19 @@ def test_versions_agree():
     assert f"\nversion: {lftr.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_badges_agree_with_the_requirements():
+    badges = dict(re.findall(r"badge/(\w+)-([^)]+)-blue", (ROOT / "README.md").read_text()))
+    requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["serve"]]
+    spans = re.findall(r"(\w+)>=(\d+)\.(\d+),<(\d+)\.(\d+)", " ".join(requirements))
+    spans = {n: f"{a}.{b}--{c}.{int(d) - 1}" for n, a, b, c, d in spans}
+    assert badges == {
+        "python": PROJECT["requires-python"].replace(">=", "%E2%89%A5"),
+        "transformers": spans["transformers"],
+        "vLLM": spans["vllm"],
+        "license": PROJECT["license"].replace("-", "--"),
+    }
+
+
 @pytest.mark.parametrize("name", [n for n in lftr.__all__ if callable(getattr(lftr, n))])
 def test_public_names_have_numpy_docstrings(name):
     thing = getattr(lftr, name)

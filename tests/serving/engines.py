@@ -202,6 +202,20 @@ class Served:
     def ask(self, *questions: Question) -> list[Answer]:
         return ask(self.llm, self.tiny, *questions)
 
+    def ask_together(self, *questions: Question) -> list[Answer]:
+        """Answers of one batch, which are those of each question alone and of small steps."""
+        together = self.ask(*questions)
+        self.forget()
+        assert [self.ask(one)[0] for one in questions] == together
+        model = model_of(self.llm)
+        most, model.most = model.most, 60  # as much as the encoder may see at once
+        try:
+            self.forget()
+            assert self.ask(*questions) == together
+        finally:
+            model.most = most
+        return together
+
     def ask_as(self, *requests: Any) -> list[Answer]:
         return answers(self.llm, requests)
 

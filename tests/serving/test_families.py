@@ -193,16 +193,7 @@ def test_together_as_alone(served: Served) -> None:
     if served.tiny.takes_clips:
         asked += [Question(((6, 32, 24),), 31 + i, 0.3, m) for i, m in enumerate(CLIP_METHODS[:3])]
         asked.append(Question(((40, 36), (3, 32, 24)), 35, 0.2, "lftr"))
-    together = served.ask(*asked)
-    served.forget()
-    assert [served.ask(one)[0] for one in asked] == together
-    model = model_of(served.llm)
-    most, model.most = model.most, 60  # as much as the encoder may see at once
-    try:
-        served.forget()
-        assert served.ask(*asked) == together
-    finally:
-        model.most = most
+    served.ask_together(*asked)
 
 
 def test_what_was_cached(served: Served) -> None:

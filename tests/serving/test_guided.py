@@ -138,18 +138,9 @@ def test_beside_others(served: Served) -> None:
         Question((), 4, 0.25, "trim"),
     ]
     served.forget()
-    together = served.ask(*asked)
-    served.forget()
-    assert [served.ask(one)[0] for one in asked] == together
+    together = served.ask_together(*asked)
     assert together[-1] == served.stock[Served.TEXT]  # text alone
     assert together[3] == served.ask(Question(((40, 36),), 5, 1.0))[0]
-    model = model_of(served.llm)
-    most, model.most = model.most, 60  # as much as the encoder may see at once
-    try:
-        served.forget()
-        assert served.ask(*asked) == together
-    finally:
-        model.most = most
 
 
 def test_ids_of_a_prompt(served: Served) -> None:

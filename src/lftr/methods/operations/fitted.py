@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,7 @@ _NO_WIDTH = Annotated[int, Range(0, 0)]
 _SIZE = Annotated[int, Range(1)]
 
 
-class Fitted(nn.Module):
+class Fitted(nn.Module, ABC):
     """A small network that reads the evidence about tokens, with weights of its own.
 
     A subclass defines ``needs``, `decide` and `relax`, and an ``__init__`` that passes its options
@@ -89,10 +90,11 @@ class Fitted(nn.Module):
         """The evidence that it was fitted on, with no field in place of another."""
         return tuple((name,) for name in self.widths)
 
+    @abstractmethod
     def decide(self, tokens: VisualTokens, keep: int) -> Selection:
         """Choose ``keep`` tokens of each item of a stack."""
-        raise NotImplementedError
 
+    @abstractmethod
     def relax(
         self, tokens: VisualTokens, keep: int, temperature: float, noise: torch.Generator
     ) -> Selection:
@@ -105,7 +107,6 @@ class Fitted(nn.Module):
         noise : torch.Generator
             What the decision is perturbed with, on the CPU.
         """
-        raise NotImplementedError
 
     def initialise(self, tokens: VisualTokens) -> None:
         """Set initial weights that depend on examples; by default there are none."""
