@@ -11,7 +11,7 @@ import torch
 import lftr
 
 from . import tiny
-from .engines import Answer, Question, Served, Spelled, model_of, recorded
+from .engines import Answer, Question, Served, Spelled, recorded
 
 GUIDED: list[tuple[str, dict[str, Any]]] = [
     ("lftr", {"relevance": "text"}),
