@@ -20,7 +20,7 @@ from .qwen import Gridded, Offsets, Patches, offsets_of
 
 
 class GlmInfo(WholeItems, Glm4vProcessingInfo):
-    """Sizes of GLM-4V's images."""
+    """Tells the token counts of GLM-4V's images before the reduction."""
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Return that images are taken: a video's frames have the placeholders of images."""
@@ -28,7 +28,7 @@ class GlmInfo(WholeItems, Glm4vProcessingInfo):
 
 
 class GlmProcessor(Placing, Glm4vMultiModalProcessor):
-    """GLM-4V's requests."""
+    """Shortens the prompts of requests to GLM-4V."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -25,7 +25,7 @@ from ..request.processing import WholeItems
 
 
 class InternVLInfo(WholeItems, InternS1ProcessingInfo):
-    """Sizes of InternVL's images."""
+    """Tells the token counts of InternVL's images before the reduction."""
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Return that images are taken; frames of videos are sent as such."""
@@ -33,9 +33,9 @@ class InternVLInfo(WholeItems, InternS1ProcessingInfo):
 
 
 class InternVLProcessor(Counting, InternS1MultiModalProcessor):
-    """InternVL's requests."""
+    """Shortens the prompts of requests to InternVL."""
 
-    def spelled(self, prompt: Sequence[int]) -> Sequence[int]:
+    def with_item_marks(self, prompt: Sequence[int]) -> Sequence[int]:
         """Return a prompt's ids with marks around images, which the configuration does not name."""
         processor, token = self.info.get_hf_processor(), self.info.get_hf_config().image_token_id
         marks = [processor.start_image_token, processor.end_image_token]

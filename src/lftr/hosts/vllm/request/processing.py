@@ -171,9 +171,9 @@ class Shortening(BaseMultiModalProcessor):
         counts = inputs.mm_data_items.get_all_counts()
         if self._profiling:  # a prompt of items alone; memory is measured with the longest text
             return {name: [torch.zeros(MOST_IDS).int()] * count for name, count in counts.items()}
-        return self.questions.of_items(self.spelled(inputs.prompt), counts, setting.guide)
+        return self.questions.of_items(self.with_item_marks(inputs.prompt), counts, setting.guide)
 
-    def spelled(self, prompt: Sequence[int]) -> Sequence[int]:
+    def with_item_marks(self, prompt: Sequence[int]) -> Sequence[int]:
         """Return a prompt's ids with the text that the model's processor puts around items."""
         return prompt
 
