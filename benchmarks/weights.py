@@ -107,7 +107,7 @@ def main() -> None:
     rows = (final if options.test else search)(options.suite)
     command = f"python benchmarks/weights.py{' --test' * options.test} --suite {options.suite}"
     finish(
-        settings(rows, RATIOS[options.suite]),
+        settings(rows, (4,) * options.test + RATIOS[options.suite]),
         options,
         split,
         f"weights_{options.suite}_{split}",
