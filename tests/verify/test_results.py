@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from zoo import FAMILIES
 
 import lftr
 from lftr.values.errors import ArgumentError, UnsupportedModelError
+from lftr.verifying import checked_model
 from lftr.verifying.checked_model import pictures
 from lftr.verifying.judge import Figures, distance, judge
 from lftr.verifying.result import Check
@@ -166,3 +167,41 @@ def test_what_is_checked_is_told_before_it_is() -> None:
     result = verified(entry_of("llava"), steps=2, told=lambda *one: seen.append(one))
     names = [check.name for check in result.checks]
     assert seen == [(name, number, len(names)) for number, name in enumerate(names)]
+
+
+def test_random_states_are_as_before_on_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Devices:
+        """Two devices, as torch.cuda is seen by fork_rng."""
+
+        states: ClassVar = {0: "of the user, 0", 1: "of the user, 1"}
+
+        def is_initialized(self) -> bool:
+            return True
+
+        def get_rng_state(self, device: torch.device) -> str:
+            return self.states[device.index]
+
+        def set_rng_state(self, state: str, device: torch.device) -> None:
+            self.states[device.index] = state
+
+    def seed(number: int) -> None:
+        devices.states.update(dict.fromkeys(devices.states, f"of the seed {number}"))
+
+    devices, before = Devices(), dict(Devices.states)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_device_module", lambda *_: devices)
+    monkeypatch.setattr(torch, "manual_seed", seed)
+    with checked_model._seeded():
+        assert set(devices.states.values()) == {"of the seed 0"}
+    assert devices.states == before
+
+
+def test_a_seed_is_not_remembered_for_devices_that_start_later() -> None:
+    torch.manual_seed(7)
+    state, calls = torch.get_rng_state(), torch.cuda._lazy_seed_tracker.get_calls()
+    with checked_model._seeded():
+        drawn = torch.rand(2)
+    assert torch.equal(drawn, torch.rand(2, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.cuda._lazy_seed_tracker.get_calls() == calls

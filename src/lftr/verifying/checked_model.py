@@ -134,11 +134,7 @@ class CheckedModel:
             "return_dict_in_generate": True,
             "output_logits": True,
         }
-        device = self.model.device
-        with torch.random.fork_rng(
-            [] if device.type == "cpu" else [device], device_type=device.type
-        ):
-            torch.manual_seed(0)  # for sampling
+        with _seeded():  # for sampling
             output = self.model.generate(**inputs, **settings | options)
         tokens = output.sequences[:, -self.steps :].tolist()
         beams = getattr(output, "beam_indices", None)
@@ -228,6 +224,28 @@ class RecordedReduction:
             return False
         rows = zip(places, media, strict=True)
         return any(resolve(keep, total) + items < total for total, items in rows if total)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Seed the CPU and all devices while the body runs; then their random states are as before.
+
+    Devices that are not initialised are left alone: torch would remember the seed for them, and
+    they would begin with it instead of the user's.
+    """
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    devices: list[torch.device] = []
+    if kind is not None and _is_initialised(kind):
+        devices = [torch.device(kind.type, i) for i in range(torch.accelerator.device_count())]
+    seed = torch.manual_seed if devices else torch.default_generator.manual_seed
+    with torch.random.fork_rng(devices, device_type="cuda" if kind is None else kind.type):
+        seed(0)
+        yield
+
+
+def _is_initialised(kind: torch.device) -> bool:
+    is_initialised = getattr(torch.get_device_module(kind), "is_initialized", None)
+    return is_initialised is None or bool(is_initialised())  # MPS has no such function
 
 
 def pictures(images: Sequence[Image.Image], seed: int) -> list[Image.Image]:
