@@ -62,7 +62,8 @@ def reduce(
 
     The reduction is active at once, until ``remove()`` or the end of a ``with`` block; then the
     model is exactly as it was before, also after an error. Calls of ``generate`` and ``forward``
-    need no change.
+    need no change. On a model that is reduced already, the new reduction acts in place of the other
+    one until it ends; methods that should act together belong into one call.
 
     Parameters
     ----------

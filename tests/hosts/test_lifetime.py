@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -228,3 +229,26 @@ def test_a_reduction_whose_thread_has_ended_belongs_to_the_next(llava: ZooEntry)
         done.set()
         thread.join()
     lftr.reduce(model, "random", keep=0.4).remove()
+
+
+def test_a_reduction_that_was_never_removed_is_named(llava: ZooEntry) -> None:
+    prompt = warmed(llava)
+    before = traces(prompt.model)
+    lftr.reduce(prompt.model, "uniform", tokens=7)
+    lftr.reduce(prompt.model, "random", tokens=3)
+    with pytest.warns(UserWarning, match=r"in place of .*uniform.* never removed.*lftr\.restore"):
+        prompt.forward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompt.forward()  # warned once
+        lftr.restore(prompt.model)
+        assert traces(prompt.model) == before
+        outer = lftr.reduce(prompt.model, "uniform", tokens=7)
+        with lftr.reduce(prompt.model, "random", tokens=3) as inner:  # ends by itself
+            prompt.forward()
+            assert (inner.report.kept, outer.report.kept) == (9, 0)
+        with outer:
+            inner = lftr.reduce(prompt.model, "random", tokens=3)
+            prompt.forward()
+            inner.remove()
+    assert traces(prompt.model) == before

@@ -138,6 +138,8 @@ def test_the_inner_replaces_the_outer_until_it_ends() -> None:
         assert (inner.report.tokens, outer.report.tokens) == (12, 0)
     assert module(x).shape[1] == 6
     again = lftr.reduce_module(module, "uniform", tokens=4)
+    with pytest.warns(UserWarning, match="never removed"):
+        module(x)
     outer.remove()  # out of order
     assert module(x).shape[1] == 4
     again.remove()

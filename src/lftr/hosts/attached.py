@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 from ..values.errors import LftrError
@@ -21,6 +23,7 @@ class Attached(ABC):
     """
 
     _blocks = 0  # that are open
+    _warned = False  # of a reduction that was not removed
     _owner: threading.Thread | None = None
 
     @property
@@ -45,6 +48,27 @@ class Attached(ABC):
         """Detach the reduction; a second call does nothing."""
         if self.on:
             self._detach()
+
+    def _warn_of_replaced(self, attached: Sequence[Attached]) -> None:
+        """Warn, once, if this reduction acts in place of one that its owner may have forgotten.
+
+        Parameters
+        ----------
+        attached : sequence of Attached
+            All reductions that are attached, this one last. With either of two in a ``with`` block,
+            the user sees where the replacement ends.
+        """
+        if len(attached) < 2 or self._blocks or self._warned:
+            return
+        if forgotten := [one for one in attached[:-1] if not one._blocks]:
+            self._warned = True
+            warnings.warn(
+                f"{self} acts in place of {forgotten[-1]}, which was never removed: of several "
+                "reductions the last one acts alone. Remove the former one (its remove(), "
+                "lftr.restore, or a with block); to compose methods, give lftr.reduce all of them "
+                'in one call, such as ["lftr", "fastv"]',
+                stacklevel=3,
+            )
 
     def __enter__(self) -> Self:
         thread = threading.current_thread()

@@ -109,6 +109,7 @@ class ModuleReduction(Attached):
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._acts():
             return None
+        self._warn_of_replaced(module_reductions(module))
         tensors = tokens_of(output)
         rows = [row for one in tensors for row in (one if one.ndim == 3 else one.unsqueeze(0))]
         if self._placeholders is not None:

@@ -104,6 +104,8 @@ class Reduction(Attached):
     def reduce(self, call: CallArguments) -> ReducedCall:
         """Return a call with the visual tokens reduced, and start a new report."""
         check_types(call)
+        if self._hooks is not None:
+            self._warn_of_replaced(self._hooks.stack)
         cache, past = call.cache, call.past
         if cache is not None and self.inside is None and cached_columns_of(cache) is not None:
             raise UnsupportedModelError(
