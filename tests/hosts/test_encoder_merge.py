@@ -314,7 +314,7 @@ def test_received_attention_stands_in() -> None:
     prompt = Prompt(FAMILIES["paligemma"])
     with lftr.reduce(prompt.model, "uniform", keep=1.0, encoder=lftr.EncoderFolder()) as reduction:
         prompt.forward()
-    assert any("attention_received was used in place of" in note for note in reduction.report.notes)
+    assert any("prefers attention of the encoder's CLS" in note for note in reduction.report.notes)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_stand_ins_are_told(entry: ZooEntry) -> None:
     prompt = Prompt(entry, [SQUARE])
     with lftr.reduce(prompt.model, "trim", keep=0.4) as reduction:
         prompt.generate(1)
-    assert any("was used in place of" in note for note in reduction.report.notes)
+    assert any("the method prefers" in note for note in reduction.report.notes)
 
 
 def test_text_alone(entry: ZooEntry) -> None:

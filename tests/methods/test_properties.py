@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lftr
+from lftr.methods.operations.signals import stand_in
 
 # Where the layout or the order of the tokens takes part in the decision.
 LAYOUT = {
@@ -284,7 +285,7 @@ def test_stand_ins_are_noted(name):
     assert not build(name).select(tokens, 5).notes
     without = dataclasses.replace(tokens, cls_attention=None)
     chosen = build(name).select(without, 5)
-    assert "attention_received was used in place of cls_attention" in chosen.notes
+    assert stand_in("attention_received", "cls_attention")[0] in chosen.notes
     as_cls = dataclasses.replace(tokens, cls_attention=tokens.attention_received[None])
     assert chosen.index.equal(build(name).select(as_cls, 5).index)
 
@@ -295,7 +296,7 @@ def test_the_prompts_own_embeddings_stand_in_for_a_text_tower(name):
     assert not build(name).select(tokens, 5).notes
     without = dataclasses.replace(tokens, visual_projected=None, text_embeds=None)
     chosen = build(name).select(without, 5)
-    assert "text_token_embeds was used in place of text_embeds" in chosen.notes
+    assert stand_in("text_token_embeds", "text_embeds")[0] in chosen.notes
     half = dataclasses.replace(tokens, visual_projected=None)
     assert build(name).select(half, 5).index.equal(chosen.index)
 
@@ -341,3 +342,15 @@ def parts_of(chosen):
     """Every tensor of a selection."""
     flow = chosen.flow
     return [chosen.index] + ([flow.source, flow.slot, flow.weight] if flow is not None else [])
+
+
+def test_a_note_on_a_stand_in_says_what_happened_and_what_to_do():
+    (note,) = stand_in("text_token_embeds", "text_embeds")
+    for words in (
+        "the text in CLIP's space (text_embeds)",
+        "--text-tower",
+        "lftr.reduce(guidance=",
+    ):
+        assert words in note
+    assert "the text's embeddings in the language model (text_token_embeds)" in note
+    assert stand_in("keys", "keys") == ()

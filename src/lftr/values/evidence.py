@@ -31,6 +31,8 @@ class Field:
     ----------
     shape : str
         A letter for each dimension, N for tokens; equal letters must agree, see `VisualTokens`.
+    meaning : str
+        What it holds, in words for notes and lists.
     origin : {"features", "projector", ...}
         What hosts read it from.
     provider : str
@@ -38,6 +40,7 @@ class Field:
     """
 
     shape: str
+    meaning: str
     origin: Origin
     provider: str
 
@@ -46,34 +49,59 @@ _ATTENTIVE = "encoders with attention layers; in lftr.reduce_module, lftr.Module
 _NO_HOST = "only the caller, no host reads it"
 
 FIELDS = {
-    "features": Field("NC", "features", "any model"),
-    "encoder_features": Field("ND", "projector", "any encoder that lftr hosts"),
+    "features": Field("NC", "features after the projector", "features", "any model"),
+    "encoder_features": Field(
+        "ND", "the encoder's features", "projector", "any encoder that lftr hosts"
+    ),
     "cls_attention": Field(
         "HN",
+        "attention of the encoder's CLS token",
         "cls",
         "encoders with a CLS token (CLIP, EVA-CLIP, InternViT); in lftr.reduce_module, "
         "lftr.ModuleEvidence(encoder=)",
     ),
-    "attention_received": Field("N", "attention", _ATTENTIVE),
-    "attention_received_shallow": Field("N", "attention", _ATTENTIVE),
-    "attention": Field("HNN", "caller", _NO_HOST),
-    "keys": Field("NE", "attention", _ATTENTIVE),
-    "queries": Field("NE", "caller", _NO_HOST),
-    "visual_projected": Field(
-        "NP", "tower", "CLIP towers, with a text tower in lftr.reduce(guidance=)"
+    "attention_received": Field(
+        "N", "attention that tokens receive in the encoder", "attention", _ATTENTIVE
     ),
-    "text_embeds": Field("MP", "tower", "a CLIP text tower and a text in lftr.reduce(guidance=)"),
+    "attention_received_shallow": Field(
+        "N",
+        "attention that tokens receive in a middle layer of the encoder",
+        "attention",
+        _ATTENTIVE,
+    ),
+    "attention": Field("HNN", "the encoder's full attention", "caller", _NO_HOST),
+    "keys": Field("NE", "the encoder's keys", "attention", _ATTENTIVE),
+    "queries": Field("NE", "the encoder's queries", "caller", _NO_HOST),
+    "visual_projected": Field(
+        "NP",
+        "tokens in CLIP's space",
+        "tower",
+        "CLIP towers, with a text tower in lftr.reduce(guidance=)",
+    ),
+    "text_embeds": Field(
+        "MP",
+        "the text in CLIP's space",
+        "tower",
+        "a CLIP text tower and a text in lftr.reduce(guidance=), on the command line --text-tower",
+    ),
     "text_token_embeds": Field(
         "LC",
+        "the text's embeddings in the language model",
         "prompt",
         "any model, from the prompt's own embeddings; in lftr.reduce_module, "
         "lftr.ModuleEvidence(text=)",
     ),
     "text_products": Field(
-        "HN", "language", "models whose first decoder layer has attention, in lftr.reduce"
+        "HN",
+        "the text's products with tokens in the first decoder layer",
+        "language",
+        "models whose first decoder layer has attention, in lftr.reduce",
     ),
     "frame_features": Field(
-        "TF", "frames", "encoders with a CLS token, or models that take videos"
+        "TF",
+        "one descriptor for each frame",
+        "frames",
+        "encoders with a CLS token, or models that take videos",
     ),
 }
 

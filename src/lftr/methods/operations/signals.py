@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...values.evidence import FIELDS
 from ...values.tokens import VisualTokens
 from .scaling import mean_cosine
 
@@ -19,9 +20,19 @@ Notes = tuple[str, ...]
 TextSign = Literal["published", "positive", "negative"]
 
 
-def stand_in(used: str, wanted: str) -> Notes:
-    """Return a note that ``used`` replaces ``wanted``; no note if they are the same."""
-    return () if used == wanted else (f"{used} was used in place of {wanted}",)
+def stand_in(used: str, wanted: str, how: str = "") -> Notes:
+    """Return a note that the field ``used`` replaces ``wanted``; none if they are the same.
+
+    ``how`` says what was made of ``used``, if it was not taken as it is.
+    """
+    if used == wanted:
+        return ()
+    first, second = FIELDS[wanted], FIELDS[used]
+    return (
+        f"the method prefers {first.meaning} ({wanted}), which this call does not have, and chose "
+        f"by {how}{second.meaning} ({used}): a valid choice, which may differ from the published "
+        f"one. {wanted} is provided by {first.provider}",
+    )
 
 
 def encoder_features(tokens: VisualTokens) -> tuple[Tensor, Notes]:
@@ -46,7 +57,7 @@ def frame_descriptors(tokens: VisualTokens) -> tuple[Tensor, Notes]:
     if used == FRAMES[0] and value.shape[1] == frames:
         return value.float(), ()
     means = tokens.features.unflatten(1, (frames, -1)).float().mean(dim=2)
-    return means, stand_in("the mean of its features", "a frame's frame_features")
+    return means, stand_in("features", FRAMES[0], "the mean of a frame's ")
 
 
 def saliency(tokens: VisualTokens) -> tuple[Tensor, Notes]:

@@ -84,7 +84,7 @@ def view_scores(tokens: VisualTokens, view: Tensor) -> tuple[Tensor, Notes]:
         return value.float().mean(dim=1), ()
     x, number = unit(value), int(view.max()) + 1
     mean = unit(mean_flow(view.expand(x.shape[:2]), number).combine(x, number))
-    return -(x * mean[:, view]).sum(dim=2), stand_in(f"unlikeness in {used}", VIEWED[0])
+    return -(x * mean[:, view]).sum(dim=2), stand_in(used, VIEWED[0], "unlikeness in ")
 
 
 def view_counts(scores: Tensor, views: Views, keep: int, temperature: float) -> Tensor:
