@@ -139,3 +139,11 @@ def test_methods_are_asked_in_the_prefill_alone():
         prompt.generate()
     plan = recorder.schedule.counts(len(recorder.views[0].visual), 3)
     assert [choice.count for _, _, choice in recorder.said] == plan[1:]
+
+
+def test_notes_of_a_method_inside_are_in_the_report():
+    prompt = Prompt(FAMILIES["llava"], [WIDE])
+    twice = lftr.methods.MergeInside(lftr.methods.MergeInside("fastv"))
+    with lftr.reduce(prompt.model, twice) as reduction:
+        prompt.forward()
+    assert any("merging its choice adds nothing" in note for note in reduction.report.notes)

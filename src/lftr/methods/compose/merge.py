@@ -26,7 +26,8 @@ class Merge(Wrapper):
 
     Likeness is the cosine of the encoder's features. A merged slot stands for all of its tokens,
     and attention can count it as many (`lftr.reduce`, ``weights``). Of a method that merges some
-    tokens itself, the slots stay, and take in the tokens that it drops.
+    tokens itself, the slots stay, and take in the tokens that it drops. A method that merges all of
+    them (``lftr``, ``tome``, ``visionzip``...) decides as without this wrapper, and a note says so.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ class Merge(Wrapper):
                     "a method that merges no tokens, with weighting or own: it averages by its own "
                     "rule",
                 )
-            return with_heirs(chosen, slot)
+            return with_heirs(chosen, slot, self.methods[0])
         if self.weighting == "anchor":
             ones = torch.ones_like(slot, dtype=torch.float32)
             number = torch.zeros(chosen.index.shape, device=slot.device).scatter_add(1, slot, ones)

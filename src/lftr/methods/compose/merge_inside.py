@@ -19,7 +19,7 @@ class MergeInside(LayerWrapper):
 
     Likeness is the cosine of the hidden states that enter the layer, whose mean the kept token
     becomes. Attention can count it as many tokens (`lftr.reduce`, ``weights``). Tokens that
-    ``inner`` merges itself stay where they are.
+    ``inner`` merges itself stay where they are; if it merges all of them, a note says so.
 
     Parameters
     ----------
@@ -32,4 +32,4 @@ class MergeInside(LayerWrapper):
     def select(self, view: LayerView, keep: int) -> Selection:
         chosen = stacked([self.method.select(view, keep)])
         states = Directions.of(view.states[view.visual][None])
-        return with_heirs(chosen, clusters(states, chosen.index)[0]).item(0)
+        return with_heirs(chosen, clusters(states, chosen.index)[0], self.method).item(0)

@@ -38,16 +38,20 @@ def check_composable(*parts: Selection) -> None:
         )
 
 
-def with_heirs(chosen: Selection, slot: Tensor) -> Selection:
+def with_heirs(chosen: Selection, slot: Tensor, inner: object) -> Selection:
     """Return a stack whose dropped tokens flow into ``slot`` ``(B, N)``, where each counts as one.
 
-    Tokens that flow somewhere already stay where they flow.
+    Tokens that flow somewhere already stay where they flow. Where all do, the choice of the method
+    ``inner`` is returned with a note that says so.
     """
     check_composable(chosen)
     flow = chosen.flow or identity(chosen.index)
     carried = torch.zeros(slot.shape, device=slot.device)
     carried = carried.scatter_add(1, flow.source, flow.weight.float().abs())
     lost = (carried == 0).float()
+    if not bool(lost.any()):
+        note = f"{inner} merges all tokens that it drops by itself: merging its choice adds nothing"
+        return replace(chosen, notes=(*chosen.notes, note))
     before = chosen.weight
     after = before.scatter_add(1, slot, lost)
     kept = flow.weight * (before / after).gather(1, flow.slot)

@@ -485,6 +485,9 @@ class LayerPass:
             row: tuple((self.live.visual[row].cumsum(0)[columns] - 1).tolist())
             for row, columns in self.live.survivors.items()
         }
+        for choice in self.decisions.values():
+            for note in () if choice is None else choice.notes:
+                report.note(note)
         report.decoder = self.host.model.config.get_text_config()
         removed = report.prompt - report.received  # before the language model
         whole = self.past + self.live.length + removed
