@@ -15,6 +15,7 @@ from ..methods.base import Method, check_choice
 from ..methods.encoder.merges import EncoderMerge
 from ..methods.inside import LayerMethod
 from ..methods.operations.composing import after, stacked
+from ..methods.undeclared import call_declared
 from ..values.autocast import without_autocast
 from ..values.budget import Keep, resolve_all, stated
 from ..values.errors import LftrError
@@ -235,7 +236,9 @@ def _allot_counts(
     places = zip(items, wanted, tokens, strict=True)
     for _, prompt in groupby(places, key=lambda place: place[0].row):
         members = list(prompt)
-        counts += plan.method.allot([m[2] for m in members], [m[1] for m in members])
+        counts += call_declared(
+            plan.method, plan.method.allot, [m[2] for m in members], [m[1] for m in members]
+        )
     return counts
 
 

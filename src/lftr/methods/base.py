@@ -17,6 +17,7 @@ from ..values.evidence import FIELDS
 from ..values.selection import Selection
 from ..values.source import Source
 from ..values.tokens import Grid, VisualTokens
+from .undeclared import call_declared
 
 Evidence = tuple[tuple[str, ...], ...]
 
@@ -101,7 +102,7 @@ class Method(Named):
         if not is_auto(keep):
             return resolve(keep, tokens.count)
         patches = _finite(tokens.as_batch(), self.sees_features)[0].without_separators()
-        counts = self.auto_count(patches)
+        counts: list[int] = call_declared(self, self.auto_count, patches)
         if len(set(counts)) != 1:
             raise ArgumentError.of("keep", "auto", f"one item at a time; these would keep {counts}")
         return min(max(1, counts[0]), patches.count)
@@ -113,6 +114,17 @@ class Method(Named):
         raise ArgumentError.of(
             "keep", "auto", f"a number, or one of the methods {', '.join(known)}"
         )
+
+    def undeclared(self) -> dict[str, str]:
+        """Return, for each field of evidence that no need names, what `evidence` should return."""
+        needs = self.evidence
+        declared = {"features", *(name for names in needs for name in names)}
+        return {
+            name: f"let its property evidence return {(*needs, (name,))!r}; {name} is provided by "
+            f"{field.provider}"
+            for name, field in FIELDS.items()
+            if name not in declared
+        }
 
     def allot(self, items: Sequence[VisualTokens], counts: Sequence[int]) -> list[int]:
         """Redistribute counts among the items of a prompt, with the same sum; by default not."""
@@ -128,7 +140,7 @@ class Method(Named):
         for members in groups.values():
             count = counts[members[0]]
             if alone:
-                chosen[members[0]] = self.select(items[members[0]], count)
+                chosen[members[0]] = call_declared(self, self.select, items[members[0]], count)
                 continue
             stack = self.select(VisualTokens.stack([items[i] for i in members]), count)
             chosen.update((i, stack.item(row)) for row, i in enumerate(members))
@@ -138,7 +150,7 @@ class Method(Named):
         finite, notes = _finite(stack, self.sees_features)
         patches = finite.without_separators()
         if count < patches.count:
-            chosen = self.choose(patches, count)
+            chosen = call_declared(self, self.choose, patches, count)
             check_choice(self, "choose", chosen)
             if chosen.index.shape != (len(patches.features), count):
                 raise LftrError(

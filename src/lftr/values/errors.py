@@ -38,7 +38,15 @@ class ArgumentError(LftrError, ValueError):
 
 
 class MissingEvidenceError(ArgumentError):
-    """A method needs evidence about the tokens that is not available."""
+    """A method needs evidence about the tokens that is not available.
+
+    Attributes
+    ----------
+    fields : tuple of str
+        The fields of which it needs one, where they are known.
+    """
+
+    fields: tuple[str, ...] = ()
 
 
 class TooLittleMemoryError(ArgumentError):

@@ -134,4 +134,6 @@ def missing_evidence(names: Iterable[str], provider: str = "") -> MissingEvidenc
     where = "; ".join(
         f"{name}: {FIELDS[name].provider if name in FIELDS else 'the caller'}" for name in names
     )
-    return MissingEvidenceError(f"this method needs {' or '.join(names)}{who} ({where})")
+    error = MissingEvidenceError(f"this method needs {' or '.join(names)}{who} ({where})")
+    error.fields = tuple(names)
+    return error

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..methods.base import Evidence, Method
 from ..methods.inside.base import LayerMethod, LayerView
+from ..methods.undeclared import call_declared
 from ..values.selection import Selection
 from ..values.tokens import VisualTokens
 
@@ -80,7 +81,7 @@ class LayerRecorder(LayerMethod):
 
     def observe(self, view: LayerView) -> None:
         """Let the method observe."""
-        self.inner.observe(view)
+        call_declared(self.inner, self.inner.observe, view)
 
     def count(self, view: LayerView, planned: int) -> int:
         """Return the method's count, and record it if no token stays."""
@@ -91,6 +92,6 @@ class LayerRecorder(LayerMethod):
 
     def select(self, view: LayerView, keep: int) -> Selection:
         """Return the method's choice and record it."""
-        choice = self.inner.select(view, keep)
+        choice = call_declared(self.inner, self.inner.select, view, keep)
         self.choices.append((view.layer, len(view.visual), choice))
         return choice

@@ -16,6 +16,7 @@ from ..inside.schedules import Schedule
 from ..lookup import as_layer_method, as_method
 from ..operations.composing import stacked
 from ..operations.fitted import Fittable
+from ..undeclared import call_declared
 
 
 class Wrapper(Method):
@@ -90,10 +91,14 @@ class LayerWrapper(LayerMethod):
         return self.method.watches(depth)
 
     def observe(self, view: LayerView) -> None:
-        self.method.observe(view)
+        call_declared(self.method, self.method.observe, view)
 
     def count(self, view: LayerView, planned: int) -> int:
-        return self.method.count(view, planned)
+        return call_declared(self.method, self.method.count, view, planned)
+
+    def select_inner(self, view: LayerView, keep: int) -> Selection:
+        """Return what the method inside selects."""
+        return call_declared(self.method, self.method.select, view, keep)
 
     def averaging(self, keep: Keep) -> Self:
         return dataclasses.replace(self, inner=self.method.averaging(keep))
@@ -121,4 +126,5 @@ def decide(method: Method, tokens: VisualTokens, keep: int) -> Selection:
     """Let ``method`` decide for a stack; item by item if it overrides ``select``."""
     if type(method).select is Method.select:
         return method.select(tokens, keep)
-    return stacked([method.select(tokens.item(i), keep) for i in range(len(tokens.features))])
+    items = [tokens.item(i) for i in range(len(tokens.features))]
+    return stacked([call_declared(method, method.select, item, keep) for item in items])

@@ -38,10 +38,10 @@ class Coordinates(LayerWrapper):
         some = min(round(len(view.visual) * self.share), keep // 4)
         marks = coordinate_tokens(view, some)
         if not bool(marks.any()):
-            return self.method.select(view, keep)
+            return self.select_inner(view, keep)
         coordinates, others = (one.nonzero().squeeze(1) for one in (marks, ~marks))
         rest = dataclasses.replace(
             view, visual=view.visual[others], locate=lambda: view.places.at(others)
         )
-        chosen = self.method.select(rest, keep - len(coordinates)).through(others)
+        chosen = self.select_inner(rest, keep - len(coordinates)).through(others)
         return union(stacked([Selection(coordinates)]), stacked([chosen])).item(0)

@@ -30,6 +30,6 @@ class MergeInside(LayerWrapper):
     merges: ClassVar[bool] = True
 
     def select(self, view: LayerView, keep: int) -> Selection:
-        chosen = stacked([self.method.select(view, keep)])
+        chosen = stacked([self.select_inner(view, keep)])
         states = Directions.of(view.states[view.visual][None])
         return with_heirs(chosen, clusters(states, chosen.index)[0], self.method).item(0)

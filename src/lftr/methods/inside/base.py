@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...options.named import Named
 from ...values.budget import Keep
-from ...values.errors import LftrError
+from ...values.errors import LftrError, MissingEvidenceError
 from ...values.places import Places
 from ...values.selection import Selection
 from ...values.source import Source
@@ -224,9 +224,10 @@ class LayerView:
     def passed(self) -> tuple[Passage, Passage]:
         """The passages, for a method that follows states."""
         if self.passages is None:
-            raise LftrError(
+            raise _missing(
+                "passages",
                 "this method follows states through a layer, but none was kept: see "
-                "LayerMethod.follows"
+                "LayerMethod.follows",
             )
         return self.passages
 
@@ -272,8 +273,9 @@ class LayerView:
     def read(self) -> Heads:
         """The heads, for a method that reads attention."""
         if self.heads is None:
-            raise LftrError(
-                "this method reads attention, but none is available: see LayerMethod.reads"
+            raise _missing(
+                "heads",
+                "this method reads attention, but none is available: see LayerMethod.reads",
             )
         return self.heads
 
@@ -313,6 +315,12 @@ class LayerView:
         for _, attention in self._to_all(rows):
             total += attention.mean(dim=0).sum(dim=0)
         return total[self.visual + heads.offset] / len(rows)
+
+
+def _missing(field: str, message: str) -> MissingEvidenceError:
+    error = MissingEvidenceError(message)
+    error.fields = (field,)
+    return error
 
 
 class LayerMethod(Named):
@@ -378,6 +386,21 @@ class LayerMethod(Named):
         LftrError
             By default never.
         """
+
+    def undeclared(self) -> dict[str, str]:
+        """Return, for each field of a view that is not declared, what to add to the class."""
+        missing = {}
+        if self.reads == "nothing":
+            others = ", ".join(repr(one) for one in READS if one not in ("nothing", "previous"))
+            missing["heads"] = (
+                "for attention (view.received, view.attention, view.read), add reads = 'previous' "
+                f"to the class, or one of {others}"
+            )
+        if self.reads != "previous":
+            missing["values"] = "values are kept where the class says reads = 'previous'"
+        if not self.follows:
+            missing["passages"] = "for view.passed, add follows = True to the class"
+        return missing
 
     def watches(self, depth: int) -> frozenset[int]:
         """Return the layers before which the method looks even if the schedule drops no tokens."""

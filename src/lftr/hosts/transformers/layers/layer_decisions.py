@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ....methods.inside.base import Heads, LayerMethod, LayerView, Passage
+from ....methods.undeclared import call_declared
 from ....values.autocast import without_autocast
 from ....values.errors import LftrError
 from ....values.places import Places
@@ -218,13 +219,13 @@ class PromptRow:
     def _choose(self, m: int, view: LayerView) -> Selection | None:
         method, size = self.methods[m], len(view.visual)
         planned = min(self.plans[m][view.layer], size)
-        method.observe(view)
-        count = min(int(method.count(view, planned)), size)
+        call_declared(method, method.observe, view)
+        count = min(int(call_declared(method, method.count, view, planned)), size)
         if view.layer < self.first or count == size:
             return Selection.everything(size)
         if count <= 0:
             return None
-        return _check_choice(method, method.select(view, count), count, size)
+        return _check_choice(method, call_declared(method, method.select, view, count), count, size)
 
 
 def _check_choice(method: LayerMethod, choice: object, count: int, size: int) -> Selection:

@@ -1,0 +1,180 @@
+"""A method that reads what it does not declare is told what to declare."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from timeit import timeit
+
+import pytest
+import torch
+from every import item
+from hosts.support import Prompt
+from zoo import FAMILIES
+
+import lftr
+from lftr.methods import Adaptive, Merge, MergeInside
+from lftr.methods.undeclared import call_declared
+
+HALF = lftr.schedules.Step(1, 0.5)
+FEATURES = lftr.VisualTokens(torch.randn(12, 4))
+
+
+@dataclass(frozen=True)
+class Reading(lftr.Method):
+    """Reads a field in one of several ways, and declares another one."""
+
+    field: str = "cls_attention"
+    how: str = "attribute"
+
+    @property
+    def evidence(self):
+        return (("keys", "features"),)
+
+    def choose(self, tokens, keep):
+        value = getattr(tokens, self.field)
+        if self.how == "attribute":
+            scores = value.mean(dim=1)
+        elif self.how == "torch":
+            scores = torch.mean(value, dim=1)
+        elif self.how == "operator":
+            scores = value @ tokens.features
+        elif self.how == "index":
+            scores = value[:, 0]
+        elif self.how == "evidence":
+            scores = tokens.evidence(self.field)[1].mean(dim=1)
+        elif self.how == "later":
+            scores = getattr(tokens.take(torch.arange(tokens.count)), self.field).mean(dim=1)
+        return lftr.Selection.top(scores, keep)
+
+
+@dataclass(frozen=True)
+class ReadingAlone(Reading):
+    """Overrides `select`."""
+
+    def select(self, tokens, keep):
+        return self.choose(tokens.as_batch(), int(keep)).item(0)
+
+
+@dataclass(frozen=True)
+class Counting(lftr.Method):
+    """Reads a field where it counts."""
+
+    def auto_count(self, tokens):
+        return [int(tokens.text_token_embeds.shape[1])]
+
+
+@dataclass(frozen=True)
+class Inside(lftr.LayerMethod):
+    """Reads attention or passages that it does not declare."""
+
+    how: str = "received"
+    schedule: lftr.schedules.Schedule = HALF
+
+    def select(self, view, keep):
+        if self.how == "received":
+            scores = view.received(view.asking)
+        elif self.how == "heads":
+            scores = view.heads.attention(view.last)[0, 0, view.visual]
+        elif self.how == "passages":
+            scores = view.passages[1].left[view.visual].norm(dim=-1)
+        elif self.how == "values":
+            scores = view.read.values.norm(dim=-1).mean(dim=0)[view.visual]
+        return lftr.Selection.top(scores, keep)
+
+
+@dataclass(frozen=True)
+class Observing(Inside):
+    """Reads it where it looks."""
+
+    reads = "own"
+
+    def observe(self, view):
+        view.memory["passed"] = view.passed
+
+
+@pytest.mark.parametrize("how", ["attribute", "torch", "operator", "index", "evidence", "later"])
+@pytest.mark.parametrize("field", ["cls_attention", "text_embeds"])
+def test_the_field_and_the_declaration_are_named(field, how):
+    expected = (
+        rf"Reading.choose reads {field}, which the method does not declare.* return "
+        rf"\(\('keys', 'features'\), \('{field}',\)\); {field} is provided by .*CLIP"
+    )
+    with pytest.raises(lftr.LftrError, match=expected):
+        Reading(field, how).select(FEATURES, 3)
+
+
+@pytest.mark.parametrize("wrap", [Merge, Adaptive])
+def test_inside_a_wrapper_the_inner_method_is_named(wrap):
+    for method in (Reading(), ReadingAlone()):
+        with pytest.raises(lftr.LftrError, match=rf"^{type(method).__name__}\.(choose|select) "):
+            wrap(method).select(FEATURES, 3)
+
+
+def test_where_it_counts():
+    with pytest.raises(lftr.LftrError, match=r"Counting.auto_count reads text_token_embeds"):
+        Counting().select(FEATURES, "auto")
+
+
+def test_on_a_model():
+    prompt = Prompt(FAMILIES["llava"])
+    for method in (Reading(), ReadingAlone()):
+        with (
+            lftr.reduce(prompt.model, method, tokens=4),
+            pytest.raises(lftr.LftrError, match=r"reads cls_attention, .*not declare"),
+        ):
+            prompt.forward()
+
+
+def test_what_is_declared_works_as_before():
+    declared = dataclasses.replace(item(1, (1, 3, 4)), keys=None)
+    assert Reading("features", "attribute").evidence == (("keys", "features"),)
+    with pytest.raises(AttributeError, match=r"NoneType"):
+        Reading("keys").select(declared, 3)  # an alternative of its own: the method's own error
+    with pytest.raises(lftr.MissingEvidenceError, match=r"this method needs keys"):
+        Reading("keys", "evidence").select(declared, 3)
+    assert Reading().select(item(1, (1, 3, 4)), 3).count == 3  # the caller gave it
+
+
+def test_other_errors_stay():
+    def fails(tokens):
+        assert tokens.cls_attention is None
+        raise TypeError("of another kind")
+
+    with pytest.raises(TypeError, match=r"of another kind"):
+        call_declared(Reading(), fails, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (Inside("received"), r"Inside.select reads heads, .*add reads = 'previous'.*'own text'"),
+        (Inside("heads"), "Inside.select reads heads, .*add reads = 'previous'"),
+        (Inside("passages"), "Inside.select reads passages, .*add follows = True"),
+        (Observing("values"), "Observing.observe reads passages, .*add follows = True"),
+        (MergeInside(Inside("heads")), "^Inside.select reads heads"),
+        (lftr.methods.Coordinates(Inside("received")), "^Inside.select reads heads"),
+    ],
+)
+def test_inside_the_language_model(method, words):
+    prompt = Prompt(FAMILIES["llava"])
+    with lftr.reduce(prompt.model, method), pytest.raises(lftr.LftrError, match=words):
+        prompt.forward()
+
+
+def test_values_that_are_not_read():
+    @dataclass(frozen=True)
+    class Own(Inside):
+        reads = "own"
+
+    prompt = Prompt(FAMILIES["llava"])
+    words = r"Own.select reads values, .*reads = 'previous'"
+    with lftr.reduce(prompt.model, Own("values")), pytest.raises(lftr.LftrError, match=words):
+        prompt.forward()
+
+
+def test_it_costs_little():
+    method, many = Reading(), 2000
+    call = functools.partial(call_declared, method, len, "text")
+    assert min(timeit(call, number=many) for _ in range(5)) / many < 5e-6
