@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -74,16 +76,18 @@ def show_spinner(what: str) -> Iterator[None]:
 class Bars(Progress):
     """Progress bars on stderr that vanish at the end.
 
-    Without a terminal, a line at the start and one every half minute.
+    Without a terminal, a line at the start and one every half minute. The time left is estimated
+    from all steps so far: rich forgets a step after half a minute, and some take longer.
     """
 
     def __init__(self, *columns: ProgressColumn) -> None:
-        super().__init__(*columns, console=stderr(), transient=True)
+        super().__init__(*columns, console=stderr(), transient=True, speed_estimate_period=math.inf)
         self._written = -math.inf
 
-    def update(self, *args: Any, **options: Any) -> None:
+    def update(self, task_id: TaskID, **options: Any) -> None:
         """Update a bar."""
-        super().update(*args, **options)
+        super().update(task_id, **options)
+        super().advance(task_id, 0)  # a new total made rich forget when the task began
         self._write()
 
     def advance(self, *args: Any, **options: Any) -> None:
@@ -100,8 +104,12 @@ class Bars(Progress):
         if self.console.is_terminal or now - self._written < _SECONDS_BETWEEN_LINES:
             return
         self._written = now
-        done = [f"{task.description} {task.completed:.0f}/{task.total:.0f}" for task in self.tasks]
-        self.console.print(", ".join(done), highlight=False, markup=False)
+        lines = []
+        for task in self.tasks:
+            left = task.time_remaining
+            rest = f", {timedelta(seconds=round(left))} left" if left else ""
+            lines.append(f"{task.description} {task.completed:.0f}/{task.total:.0f}{rest}")
+        self.console.print(", ".join(lines), highlight=False, markup=False)
 
 
 @contextmanager
