@@ -12,7 +12,7 @@ from typing import Any
 from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
-from .methods.lookup import load_plugins
+from .methods.lookup import method_from_plain
 from .options.plain import from_plain, to_plain
 from .values.budget import Budget, Keep, as_arguments, budget_from_plain, budget_of, spell
 from .values.errors import ArgumentError
@@ -221,8 +221,7 @@ def _read_method(values: Mapping[str, Any]) -> Any:
         methods = values["method"]
     else:
         methods = [{key: values[key] for key in ("method", "options") if key in values}]
-    load_plugins()
-    parsed = tuple(from_plain(one) for one in methods)
+    parsed = tuple(map(method_from_plain, methods))
     if not parsed or not all(isinstance(one, Method | LayerMethod) for one in parsed):
         raise ArgumentError.of("method", values["method"], "a method's name, or a list of methods")
     return parsed if isinstance(values["method"], list) else parsed[0]

@@ -60,6 +60,7 @@ def test_methods_inside_the_language_model_say_what_they_read(reads):
         ("Step(layer=0.25, keep=64)", Step(0.25, 64)),
         ("Stages(layers=(1, 2), keep=(0.5, 0.2))", Stages((1, 2), (0.5, 0.2))),
         ("Average(shape=Step(layer=3), keep=0.75)", Average(Step(layer=3), 0.75)),
+        ("Step(2, 1/4)", Step(2, 0.25)),
     ],
 )
 def test_schedules_are_spelled_as_they_are_printed(text, schedule):
@@ -84,12 +85,13 @@ def test_a_cut_is_spelled_by_its_layer_and_keep(options, schedule):
     ("text", "named"),
     [
         ("Step(", "schedule = 'Step('"),
-        ("Step(2)", "such as Step"),
-        ("2", "schedule = 2"),
+        ("Step(2, 0.5, 1)", "such as Step"),
+        ("2", "schedule = '2'"),
         ("Stairs()", "unknown schedule 'Stairs'"),
         ("Step(floor=2)", "unknown option of schedule 'Step' 'floor'"),
         ("Step(layer=0)", "layer = 0"),
-        ("__import__('os')", "schedule = "),
+        ("__import__('os')", "unknown schedule '__import__'"),
+        ("fastv(layer=2)", "unknown schedule 'fastv'"),
     ],
 )
 def test_what_is_no_schedule(text, named):

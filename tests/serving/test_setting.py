@@ -31,7 +31,7 @@ from lftr.methods.compose.mix import Mix
 from lftr.methods.inside.base import LayerMethod
 from lftr.options import plain as plain_values
 from lftr.options.checks import fields_of, hints_of
-from lftr.options.plain import Plain, _classes
+from lftr.options.plain import Plain, classes_of
 from lftr.presets import Preset
 from lftr.values.budget import resolve
 
@@ -256,7 +256,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type]]:
 
 def options_of(kind: str) -> list[tuple[str, str]]:
     lftr.list_methods()
-    return [(name, field.name) for name, cls in _classes(kind).items() for field in fields_of(cls)]
+    return [
+        (name, field.name) for name, cls in classes_of(kind).items() for field in fields_of(cls)
+    ]
 
 
 EVERY_OPTION = options_of("method")
@@ -303,7 +305,9 @@ def test_options_of_clients_open_and_build_nothing(
                 Touched.watched = False
         assert not any(str(folder) in path for path in Touched.paths)
         assert all(issubclass(cls, lftr.Method) for cls in classes)
-        assert not any(issubclass(cls, (Wrapper, LayerMethod)) for cls in classes)
+        assert not any(issubclass(cls, LayerMethod) for cls in classes)
+        if option not in getattr(classes_of("method")[name], "inside", ()):
+            assert not any(issubclass(cls, Wrapper) for cls in classes)
     assert answers[0].replace("there", "gone.") == answers[1]
 
 
@@ -320,7 +324,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["false", "true", 0, 1, None, "x", [False]])
 def test_truth_is_true_or_false(value: object) -> None:
     for name, option in EVERY_OPTION:
-        cls = _classes("method")[name]
+        cls = classes_of("method")[name]
         if hints_of(cls).get(option) is bool and name in fitting(CLIP):
             with pytest.raises(lftr.LftrError, match=rf"{option} = .*; allowed: true or false"):
                 read({"method": name, "options": {option: value}}, SERVER, CLIP)
@@ -338,8 +342,53 @@ def test_operators_may_compose() -> None:
     """A preset of a method that is made of others is written into the model's configuration."""
     setting = RequestSetting(Mix("divprune", "lftr", share=0.25), 0.5)
     assert of_server(json.loads(setting.text), CLIP) == setting
-    with pytest.raises(lftr.LftrError, match="unknown method 'Mix'"):
-        read(json.loads(setting.text), SERVER, CLIP)
+    assert of_server({"method": "Mix(divprune, lftr, share=0.25)", "keep": 0.5}, CLIP) == setting
+
+
+def test_requests_may_compose() -> None:
+    """By a text or nested objects, of methods that may be asked for alone."""
+    mix = Mix("divprune", "lftr", share=0.25)
+    for method, options in (
+        ("Mix(divprune, lftr, share=0.25)", {}),
+        ("Mix(divprune, b=lftr)", {"share": 0.25}),
+        ("Mix", {"a": "divprune", "b": {"method": "lftr"}, "share": 0.25}),
+        (str(mix), {}),
+    ):
+        setting = read({"method": method, "options": options, "keep": 0.5}, SERVER, CLIP)
+        assert setting.method == mix
+        assert setting.name == "Mix"
+        assert setting_of(setting.text) == setting
+    deep = "Then(Merge(PerFrame(divprune)), lftr(space='encoder'), first=3/4)"
+    assert str(read({"method": deep}, SERVER, CLIP).method) == deep.replace("3/4", "0.75")
+
+
+FOUR = "Mix(Mix(lftr, lftr), Mix(pool, pool))"
+EIGHT = f"Mix({FOUR}, {FOUR})"
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("Merge", {}, "inner = None; allowed: a method"),
+        ("Merge(fastv)", {}, "inside the language model"),
+        ("MergeInside(fastv)", {}, "unknown method 'MergeInside'"),
+        ("Merge(downsample)", {}, "encodes the image a second time"),
+        ("Merge(visual-grouping(fitted='/etc/passwd'))", {}, "fitted = .*set in Python"),
+        ("Merge", {"inner": {"method": "lftr", "path": "x"}}, "inner = .*a method, with"),
+        ("Merge", {"inner": 3}, "unknown method '3'"),
+        ("Merge(divprune)", {"inner": "lftr"}, "inner = 'lftr'; allowed: once"),
+        ("Merge(divprune, own=Step(2))", {}, "own = "),
+        ("Merge(" * 10 + "lftr" + ")" * 10, {}, "more than 8 inside each other"),
+        ("Mix(lftr, lftr)".replace("lftr", EIGHT), {}, "holds more"),
+        ("Merge(lftr) or 1", {}, "nothing was expected after it"),
+        ("Merge(lftr.__class__)", {}, "not understood"),
+    ],
+)
+def test_compositions_that_no_request_may_ask_for(
+    method: str, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(lftr.LftrError, match=words):
+        read({"method": method, "options": options}, SERVER, CLIP)
 
 
 def test_a_server_of_nothing_is_lftr_at_a_sixteenth() -> None:

@@ -48,6 +48,7 @@ def _check_weights(value: str | None) -> str | None:
     return value
 
 
+_COMPOSED = 'or a composition such as "Merge(divprune)"'
 Model = Annotated[
     str | None,
     typer.Option(
@@ -58,14 +59,16 @@ Model = Annotated[
 ]
 MethodName = Annotated[
     str | None,
-    typer.Option("--method", help="A name that `lftr methods` lists; by default lftr."),
+    typer.Option(
+        "--method", help=f"A name that `lftr methods` lists, {_COMPOSED}; by default lftr."
+    ),
 ]
 MethodNames = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="A name that `lftr methods` lists; by default lftr. Several compose: one before the "
-        "language model, others inside it.",
+        help=f"A name that `lftr methods` lists, {_COMPOSED}; by default lftr. Several act "
+        "together: one before the language model, others inside it.",
     ),
 ]
 Keep = Annotated[
@@ -82,7 +85,9 @@ Tokens = Annotated[
 ]
 Methods = Annotated[
     list[str],
-    typer.Option("--method", help="A name that `lftr methods` lists; may be repeated."),
+    typer.Option(
+        "--method", help=f"A name that `lftr methods` lists, {_COMPOSED}; may be repeated."
+    ),
 ]
 Keeps = Annotated[
     list[str] | None,

@@ -87,6 +87,7 @@ def serve(
 
 def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
     from ..methods.base import Method
+    from ..options.calls import is_call
     from ..options.plain import to_plain
     from ..values.budget import as_arguments
     from .parsing import parse_budget, parse_method
@@ -94,7 +95,9 @@ def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
     name, spelled = arguments["--method"] or "lftr", arguments["--option"] or []
     chosen = parse_method(name, spelled)
     plain: dict[str, Any] = {"method": chosen.name}
-    if spelled and isinstance(chosen, Method):  # others are as the server has them
+    if not chosen.name or is_call(name):
+        plain = to_plain(chosen)
+    elif spelled and isinstance(chosen, Method):  # others are as the server has them
         named = {option.partition("=")[0] for option in spelled}
         options_of = to_plain(chosen)["options"]
         plain["options"] = {key: value for key, value in options_of.items() if key in named}

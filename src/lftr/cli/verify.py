@@ -19,7 +19,9 @@ def verify(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help="A name that `lftr methods` lists; may be repeated; by default lftr."
+            "--method",
+            help="A name that `lftr methods` lists, or a composition; may be repeated; by default "
+            "lftr.",
         ),
     ] = None,
     keep: Annotated[

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Literal
 
+from ..options.calls import is_call, read_call
 from ..options.named import Named
+from ..options.plain import classes_of, from_plain
 from ..values.errors import ArgumentError
 from .base import Method
 from .inside.base import LayerMethod
@@ -55,20 +58,47 @@ def list_methods(where: Literal["before", "inside"] | None = None) -> list[str]:
 def get_method(name: str, **options: object) -> Any:
     """Return the method of that name with the given options, a `Method` or a `LayerMethod`.
 
+    Parameters
+    ----------
+    name : str
+        A name that `list_methods` returns, or a method as reports print it, with options in
+        parentheses: ``"lftr(diversity=0.5)"``, ``"Merge(divprune)"``; see `lftr.options.calls`.
+
     Raises
     ------
     ArgumentError
         If the name or an option is unknown (the message gives the nearest ones), or an option's
         value is out of its range.
     """
-    if name not in list_methods():
-        raise ArgumentError.unknown("method", str(name), list_methods())
+    names = list_methods()
+    if is_call(name):
+        plain = read_call("method", name, "method")
+        for option in options.keys() & plain["options"].keys():
+            raise ArgumentError.of(option, options[option], f"once, in {name} or beside it")
+        return from_plain(plain | {"options": plain["options"] | options})
+    if name not in names:
+        if name in classes_of("method"):
+            raise ArgumentError.of("method", name, f"its options too, such as {name}(divprune)")
+        raise ArgumentError.unknown("method", str(name), names)
     cls = next(kind.registry[name] for kind in KINDS.values() if name in kind.registry)
     known = list(inspect.signature(cls).parameters)
     for option in options:
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", option, known)
     return cls(**options)
+
+
+def method_from_plain(value: Any) -> Any:
+    """Return the method of a preset: a text as `get_method` takes it, or a mapping.
+
+    The mapping has ``method`` and ``options``; a method with options in parentheses has no others.
+    """
+    if isinstance(value, str):
+        return get_method(value)
+    if isinstance(value, Mapping) and is_call(value.get("method")) and not value.get("options"):
+        return get_method(value["method"])
+    load_plugins()
+    return from_plain(value)
 
 
 def as_method(value: object, argument: str = "method") -> Method:

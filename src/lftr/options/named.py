@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..values.errors import LftrError
+from .calls import spell
 from .plain import Plain
 
 
@@ -26,12 +27,5 @@ class Named(Plain, kind="method"):
         Named.taken[name] = cls.registry[name] = cls  # the same class again: a reloaded module
 
     def __str__(self) -> str:
-        """Return the name with the options that are not at their defaults."""
-        fields = getattr(self, "__dataclass_fields__", {}).values()
-        changed = [
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in fields
-            if f.init and getattr(self, f.name) != f.default
-        ]
-        name = self.name or type(self).__name__
-        return f"{name}({', '.join(changed)})" if changed else name
+        """Return the name with the options that are not at their defaults, see `spell`."""
+        return spell(self)

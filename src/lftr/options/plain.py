@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -81,7 +82,7 @@ def to_plain(value: Any) -> Any:
         return [to_plain(one) for one in value]
     kind = kind_of(type(value))
     if kind is not None:
-        return {kind: _name(type(value)), "options": _options(value)}
+        return {kind: name_of(type(value)), "options": _options(value)}
     raise ArgumentError.of("option", value, "values that JSON has, methods, schedules and merges")
 
 
@@ -104,13 +105,13 @@ def from_plain(value: Any) -> Any:
         raise ArgumentError.of(
             "method", dict(value), f"{' or '.join(Plain.kinds)}, with its options"
         )
-    classes = _classes(kind)
+    classes = classes_of(kind)
     name, options = value[kind], value.get("options", {})
     if not isinstance(name, str) or name not in classes:
         raise ArgumentError.unknown(kind, str(name), classes)
     if not isinstance(options, Mapping):
         raise ArgumentError.of("options", options, "an object of names and values")
-    known = [field.name for field in fields_of(classes[name])]
+    known = list(inspect.signature(classes[name]).parameters)
     for option in options:
         if option not in known:
             raise ArgumentError.unknown(f"option of {kind} {name!r}", option, known)
@@ -120,7 +121,7 @@ def from_plain(value: Any) -> Any:
         raise ArgumentError.of("options", dict(options), f"those of {name}: {error}") from None
 
 
-def _classes(kind: str) -> dict[str, type[Any]]:
+def classes_of(kind: str) -> dict[str, type[Any]]:
     """Return every class of a kind by the name that it is written by: its own, or the class's."""
     by_name: dict[str, type[Any]] = {}
     waiting: list[type[Any]] = [Plain.kinds[kind]]
@@ -128,11 +129,12 @@ def _classes(kind: str) -> dict[str, type[Any]]:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
         if getattr(cls, "name", "") or dataclasses.is_dataclass(cls):
-            by_name[_name(cls)] = cls
+            by_name[name_of(cls)] = cls
     return by_name
 
 
-def _name(cls: Any) -> str:
+def name_of(cls: Any) -> str:
+    """Return the name of a class in files and on the command line: its own, or the class's."""
     return str(getattr(cls, "name", "") or cls.__name__)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import types
 import typing
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..values.budget import parse_ratio
 from ..values.errors import ArgumentError
+from .calls import read_call
 from .checks import hints_of
 from .plain import from_plain, kind_of
 
@@ -69,38 +69,10 @@ def parse_value(name: str, text: str, hint: Any) -> object:
     if hint is str:
         return text
     if isinstance(hint, type) and kind_of(hint) == "schedule":
-        return parse_schedule(name, text)
+        return from_plain(read_call(name, text, "schedule"))
     raise ArgumentError.of(name, text, f"a value of type {hint}, in Python: not on a command line")
 
 
 def _narrowness(kind: Any) -> int:
     """Return which types of a union are tried first: any whole number is one, any text a text."""
     return {int: 0, str: 2}.get(kind, 1)
-
-
-def parse_schedule(name: str, text: str) -> object:
-    """Read ``Step(layer=2, keep=0.5)``, or another schedule with its options.
-
-    Raises
-    ------
-    ArgumentError
-        If it is no such spelling (the message names the option), or no such schedule.
-    """
-    try:
-        return from_plain(_plain(ast.parse(text, mode="eval").body))
-    except (SyntaxError, ValueError) as error:
-        if isinstance(error, ArgumentError):
-            raise
-        allowed = "a schedule with its options, such as Step(layer=2, keep=0.5)"
-        raise ArgumentError.of(name, text, allowed) from None
-
-
-def _plain(node: ast.expr) -> Any:
-    """Return a schedule as a plain value; a number or a list as it is."""
-    if not isinstance(node, ast.Call):
-        value = ast.literal_eval(node)
-        return list(value) if isinstance(value, tuple) else value
-    if node.args or not isinstance(node.func, ast.Name):
-        raise ValueError("options have names")
-    options = {str(option.arg): _plain(option.value) for option in node.keywords}
-    return {"schedule": node.func.id, "options": options}

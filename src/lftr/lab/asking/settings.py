@@ -92,8 +92,8 @@ class Setting:
 
 
 def name_of(method: Method | LayerMethod) -> str:
-    """Return a method's registered name, or the name of its class."""
-    return method.name or type(method).__name__
+    """Return a method's registered name; of one without a name, such as a composition, its text."""
+    return method.name or str(method)
 
 
 def full_model() -> Setting:

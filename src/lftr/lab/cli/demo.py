@@ -41,6 +41,7 @@ def demo(
     from ...methods.encoder.spelling import parse_merge
     from .. import suites
     from ..asking.items import Question
+    from ..asking.settings import name_of
     from ..evaluation import compare, settings_of, with_merges
     from ..profiling import time_settings
     from .demo_tables import answers, picture, plain, possible_ratios, table
@@ -80,13 +81,13 @@ def demo(
             step=bar.step,
         )
     path = out / "lftr-demo.png"
-    save(picture(loaded, examples[:_DRAWN], outcomes, chosen.name), path)
+    save(picture(loaded, examples[:_DRAWN], outcomes, name_of(chosen)), path)
     whole = table(outcomes, times, model)
     if as_json:
         print_json(plain(outcomes, times, examples, path, model))
     elif markdown:
         print(whole.markdown())
     else:
-        answers(examples, outcomes, chosen.name).print()
+        answers(examples, outcomes, name_of(chosen)).print()
         whole.print()
         say(f"picture: {path}")

@@ -33,11 +33,12 @@ def web(
     from ...cli.terminal import say, show_spinner
     from ...methods import get_method, list_methods
     from .. import suites
+    from ..asking.settings import name_of
     from ..web.comparison import compare_answers
     from ..web.page import build
     from ..web.server import serve
 
-    name, names = get_method(method or "lftr").name, list_methods("before")
+    name, names = name_of(get_method(method or "lftr")), list_methods("before")
     if name not in names:
         allowed = "one that `lftr methods` lists as acting before the model"
         raise ArgumentError.of("--method", name, allowed)

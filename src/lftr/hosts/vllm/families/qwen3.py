@@ -50,7 +50,7 @@ class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
         run, marks = content.full, content.is_embed
         if kept < total:
             run, marks = [token] * (len(run) - total + kept), None
-        placeholders = Shortened(run, marks, total, kept, setting.method.name)
+        placeholders = Shortened(run, marks, total, kept, setting.name)
         return replace(placeholders, reach=self.reach(placeholders, medium, processed))
 
     def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:

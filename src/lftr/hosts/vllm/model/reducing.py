@@ -366,9 +366,7 @@ def _chosen(
         if _out_of_memory(error):
             raise
         if get_tp_group().is_first_rank:
-            _failures.add(
-                setting.method.name or type(setting.method).__name__, setting.text, len(items)
-            )
+            _failures.add(setting.name, setting.text, len(items))
         selections = get_method("uniform").select_all(items, counts)
     return list(selections)
 

@@ -93,7 +93,7 @@ class Shortening(BaseMultiModalProcessor):
         self._recorded: list[str] = []
         self._hashes: list[tuple[str, str]] = []
         self._repeats = Repeats()
-        Counters.get().begin(self.server.method.name)
+        Counters.get().begin(self.server.name)
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Return the inputs with which memory is measured; they do not count as a request."""
@@ -135,10 +135,10 @@ class Shortening(BaseMultiModalProcessor):
             raise
         if QUESTIONS in kwargs and not self._profiling:
             items = sum(map(len, kwargs[QUESTIONS].values()))
-            Counters.get().guided.labels(setting.method.name).inc(items)
+            Counters.get().guided.labels(setting.name).inc(items)
             if sent:
                 again = sum(self._repeats.add(*pair) for pair in self._hashes)
-                Counters.get().again.labels(setting.method.name).inc(again)
+                Counters.get().again.labels(setting.name).inc(again)
         return processed
 
     def _get_cache_missing_items(self, cache: Any, mm_data_items: Any, mm_hashes: Any) -> Any:
@@ -304,7 +304,7 @@ class Shortening(BaseMultiModalProcessor):
         if places[-1] - first + 1 != total:
             raise TypeError(f"{type(self).__name__} must define shortened: text parts an item")
         shorter = full[: first + kept] + full[first + total :]
-        return Shortened(shorter, marks, total, kept, setting.method.name)
+        return Shortened(shorter, marks, total, kept, setting.name)
 
     def _apply_prompt_updates(self, token_ids: Any, mm_prompt_updates: Any) -> Any:
         """Put placeholders into the prompt, which has to have a place for each item.

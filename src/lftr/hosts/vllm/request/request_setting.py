@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ....methods import get_method, list_methods
+from ....methods import compose, get_method, list_methods
 from ....methods.base import Method
-from ....methods.compose.base import encodes_again, is_fitted
+from ....methods.compose.base import Wrapper, encodes_again, is_fitted
 from ....methods.encoder.spelling import spell_merge
+from ....options.calls import is_call, read_call
 from ....options.checks import fields_of, hints_of, scalar_rule
-from ....options.plain import from_plain, to_plain
+from ....options.plain import from_plain, name_of, to_plain
 from ....presets import Preset
 from ....values.budget import as_arguments, budget_from_plain, resolve, stated
 from ....values.errors import ArgumentError
@@ -30,6 +31,11 @@ Guide = Literal["last", "first"]
 TEXTS = fields_from("prompt") | {"text_embeds"}
 # where slots have no weights, dropping answered better on images (benchmarks/weights.py)
 UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
+COMPOSITIONS: dict[str, type[Wrapper]] = {
+    cls.__name__: cls
+    for cls in map(vars(compose).get, compose.__all__)
+    if isinstance(cls, type) and issubclass(cls, Wrapper)
+}
 _INSIDE = "it acts inside the language model, whose paged cache holds every token in all layers"
 _MOST_VALUES, _MOST_TEXT, _MOST = 64, 2000, 10**6
 
@@ -53,6 +59,11 @@ class RequestSetting:
     method: Method
     keep: float | int
     guide: Guide = "last"
+
+    @property
+    def name(self) -> str:
+        """The method's name for counters, without what it is made of."""
+        return name_of(type(self.method))
 
     def count(self, size: int) -> int:
         """Return how many of ``size`` tokens stay."""
@@ -194,24 +205,52 @@ def read(
 
 
 def _read_method(name: object, options: object, provided: frozenset[str], weighted: bool) -> Method:
-    """Return the method that a client asks for.
+    """Return the method that a client asks for: a name and options, or a call with them.
 
-    Its options can be words, numbers, true or false alone, as their types declare. Nothing is built
-    from them before they are checked: an option of another type may name a file, or another method.
+    Its options can be words, numbers, true or false alone, as their types declare, and methods
+    where a method is made of others. Nothing is built from them before they are checked: an option
+    of another type may name a file.
     """
-    if name in list_methods("inside"):
-        raise _refusal(name, _INSIDE, provided)
-    if name not in list_methods("before"):
-        raise ArgumentError.unknown("method", str(name), fitting(provided))
     if not isinstance(options, Mapping):
         raise ArgumentError.of("options", options, "an object of names and values")
-    cls = Method.registry[str(name)]
+    plain = _plain_method(name, options)
+    _check_small(plain)
+    values = _defaults(str(plain["method"]), weighted)
+    return _fitting(_checked_method(plain, values, provided), provided)
+
+
+def _plain_method(name: object, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a name and options, or a call in place of the name, as a plain method."""
+    if not is_call(name):
+        return {"method": name, "options": dict(options)}
+    plain = read_call("method", str(name), "method")
+    for option in options.keys() & plain["options"].keys():
+        raise ArgumentError.of(option, options[option], "once, in the method or in options")
+    return {**plain, "options": {**plain["options"], **options}}
+
+
+def _checked_method(
+    plain: Mapping[str, Any], values: dict[str, Any], provided: frozenset[str]
+) -> Method:
+    """Return a client's method, and those that it is made of; ``values`` are defaults."""
+    name, options = plain["method"], plain.get("options", {})
+    if name in list_methods("inside"):
+        raise _refusal(name, _INSIDE, provided)
+    if name not in [*list_methods("before"), *COMPOSITIONS]:
+        raise ArgumentError.unknown("method", str(name), [*fitting(provided), *COMPOSITIONS])
+    cls = Method.registry.get(str(name)) or COMPOSITIONS[str(name)]
     known = [field.name for field in fields_of(cls)]
-    hints = hints_of(cls)
-    values = _defaults(cls.name, weighted)
+    hints, holds = hints_of(cls), cls.inside if issubclass(cls, Wrapper) else ()
     for option, value in options.items():
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", str(option), known)
+        if option in holds:
+            inner = value if isinstance(value, Mapping) else {"method": value}
+            if not {"method"} <= inner.keys() <= {"method", "options"}:
+                raise ArgumentError.of(option, value, "a method, with its options")
+            inner = _plain_method(inner["method"], inner.get("options", {}))
+            values[option] = _checked_method(inner, {}, provided)
+            continue
         rule = scalar_rule(hints.get(option))
         if rule is None:
             raise ArgumentError.of(option, value, "no value from a request: it is set in Python")
@@ -219,17 +258,22 @@ def _read_method(name: object, options: object, provided: frozenset[str], weight
             value = float(value)
         rule.check(option, value)
         values[option] = from_plain(value)  # a list becomes a tuple
-    return _fitting(cls(**values), provided)
+    for option in holds:
+        if option not in values:
+            raise ArgumentError.of(option, None, f"a method: {name} is made of others")
+    return cls(**values)
 
 
 def _build_method(
     name: object, options: object, provided: frozenset[str], weighted: bool
 ) -> Method:
-    """Return the method that an operator asks for, one that is made of others included."""
+    """Return the method that an operator asks for, whose options may be of any type."""
     if name in list_methods("inside"):
         raise _refusal(name, _INSIDE, provided)
     if isinstance(options, Mapping):
         options = _defaults(str(name), weighted) | dict(options)
+        if is_call(name):
+            return _fitting(from_plain(_plain_method(name, options)), provided)
     return _fitting(from_plain({"method": name, "options": options}), provided)
 
 
