@@ -142,6 +142,8 @@ def test_options_go_through_the_command_line_unchanged(name):
         ("1e-3", float, 1e-3),
         ("1,2", tuple[int, ...], (1, 2)),
         ("", tuple[int, ...], ()),
+        ("()", tuple[int, ...], ()),
+        ("(1, 2)", tuple[int, ...], (1, 2)),
         ("none", int | None, None),
         ("5", int | None, 5),
         ("0.5", int | float | None, 0.5),

@@ -5,15 +5,32 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .options import Json
 
 
-def methods(as_json: Json = False) -> None:
-    """List every method: what it does, its options with defaults and ranges, what it looks at."""
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One method in full: a name, or a composition such as Merge."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List every method: what it does, its options with defaults and ranges, what it looks at.
+
+    With a name, show that method: its options with their types, how it is spelled.
+    """
     from ..methods import get_method, list_methods
+    from .method_details import details, example_of, print_details
     from .terminal import Table, print_json
+
+    if name is not None:
+        method = example_of(name)
+        print_json(details(method)) if as_json else print_details(method)
+        return
 
     every = [get_method(name) for name in list_methods()]
     if as_json:

@@ -54,7 +54,8 @@ def parse_value(name: str, text: str, hint: Any) -> object:
     if origin is typing.Literal:
         return next((value for value in arguments if str(value) == text), text)
     if origin is tuple:
-        parts = [part for part in text.split(",") if part.strip()]
+        inner = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+        parts = [part for part in inner.split(",") if part.strip()]
         return tuple(parse_value(name, part.strip(), arguments[0]) for part in parts)
     if hint is bool:
         if text.lower() not in _TRUE + _FALSE:
