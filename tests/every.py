@@ -89,6 +89,8 @@ def item(seed, grid, kind="any"):
         attention=attention,
         keys=normal(total, 8),
         queries=normal(total, 8),
+        values=normal(total, 8),
+        cls_value_similarity=normal(total).softmax(-1) * 0.9,
         visual_projected=normal(total, 5),
         text_embeds=normal(2, 5),
         text_token_embeds=normal(4, 6),
@@ -99,7 +101,7 @@ def item(seed, grid, kind="any"):
         return tensors(tokens, lambda x: torch.ones_like(x))
     if kind == "blank":
         return tensors(tokens, torch.zeros_like)
-    seen = ("features", "encoder_features", "keys", "queries", "visual_projected")
+    seen = ("features", "encoder_features", "keys", "queries", "values", "visual_projected")
     if kind == "even":
         rest = [f for f in FIELDS if f not in seen]
         return dataclasses.replace(tokens, **{f: torch.ones_like(getattr(tokens, f)) for f in rest})

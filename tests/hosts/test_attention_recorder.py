@@ -44,8 +44,11 @@ def images(entry: ZooEntry, model: Any) -> Any:
 
 
 @contextmanager
-def eager_maps(module: Any) -> Iterator[list[Tensor]]:
-    """The full maps of one module, written down by the file's own eager attention."""
+def eager_maps(module: Any, values: list[Tensor] | None = None) -> Iterator[list[Tensor]]:
+    """The full maps of one module, written down by the file's own eager attention.
+
+    What it was given as values is added to ``values``.
+    """
     file = vars(sys.modules[type(module).__module__])
     own = {name: file[name] for name in file if name.endswith("eager_attention_forward")}
     maps: list[Tensor] = []
@@ -55,6 +58,8 @@ def eager_maps(module: Any) -> Iterator[list[Tensor]]:
             output = function(caller, *args, **kwargs)
             if caller is module:
                 maps.append(output[1])
+                if values is not None:
+                    values.append(args[2])
             return output
 
         return note
@@ -95,6 +100,28 @@ def test_rows_and_receipts(entry: ZooEntry, kind: str) -> None:
             assert distance(row, full[:, :, 0]) < 1e-5
             assert distance(received, mean) < 1e-5
             assert torch.allclose(row.sum(-1), torch.ones(()))
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+def test_values(entry: ZooEntry, kind: str) -> None:
+    """The values that eager attention was given, and one token's product with all of them."""
+    eager, plain_layers = towers(entry, "eager")
+    model, layers = towers(entry, kind)
+    expected: list[Tensor] = []
+    with eager_maps(plain_layers[0], expected):
+        images(entry, eager)
+    recorder = AttentionRecorder(values=True, value_row=0)
+    assert recorder.reads
+    with recording(layers[0], recorder):
+        images(entry, model)
+    assert len(expected) == len(recorder.seen_values) == len(recorder.similarities) > 0
+    readings = zip(expected, recorder.seen_values, recorder.similarities, strict=True)
+    for value, mean, similarity in readings:
+        assert distance(mean, value.mean(dim=1)) < 1e-5
+        assert torch.allclose(similarity.sum(dim=-1), torch.ones(()))
+        if entry.traits.has_cls:
+            products = (value[:, :, :1] * value).sum(dim=-1).softmax(dim=-1).mean(dim=1)
+            assert distance(similarity, products) < 1e-5
 
 
 def test_never_a_full_map(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,9 @@ from .support import HOSTED, TAPPED, VIDEOS, Asking, Prompt, ZooEntry, distance,
 FIELDS = (
     "encoder_features",
     "keys",
+    "values",
     "cls_attention",
+    "cls_value_similarity",
     "attention_received",
     "frame_features",
     "text_token_embeds",
@@ -74,12 +76,13 @@ def test_shape_or_error(entry: ZooEntry, name: str) -> None:
 
 def test_what_every_family_can(entry: ZooEntry) -> None:
     able = {name for name in FIELDS if can(entry, name)}
-    patches, attention = {"encoder_features"}, {"keys", "attention_received"}
+    patches, attention = {"encoder_features"}, {"keys", "values", "attention_received"}
     told = {"attention": patches | attention, "patches": patches, "features": set()}
     assert able & (patches | attention) == told[entry.traits.reads]
     assert "text_token_embeds" in able
     videos = family_of(entry.model()).video is not None and entry.traits.reads != "features"
     assert ("cls_attention" in able) == entry.traits.has_cls
+    assert ("cls_value_similarity" in able) == entry.traits.has_cls
     assert ("frame_features" in able) == (entry.traits.has_cls or videos)
     assert not {"visual_projected", "text_embeds", "attention"} & able
 

@@ -142,7 +142,7 @@ def test_then_lets_the_second_see_merged_tokens():
     tokens = item(4, (1, 4, 6))
     first = lftr.get_method("folder").select(tokens, 12)
     seen = tokens.take(first.index)
-    merged = ("features", "encoder_features", "keys", "queries", "visual_projected")
+    merged = ("features", "encoder_features", "keys", "queries", "values", "visual_projected")
     seen = dataclasses.replace(seen, **{n: first.apply(getattr(tokens, n)) for n in merged})
     second = lftr.get_method("tome").select(seen, 5)
     chosen = Then("folder", "tome", first=0.5).select(tokens, 5)

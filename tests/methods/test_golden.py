@@ -10,6 +10,7 @@ import lftr
 from lftr.methods import Trim
 from lftr.methods.operations.coverage import facility_location
 from lftr.methods.operations.greedy import determinantal, farthest_point
+from lftr.methods.operations.information_flow import information_flow
 from lftr.methods.operations.scaling import min_max
 from lftr.methods.operations.signals import text_relevance
 
@@ -23,6 +24,16 @@ def tokens_of(case, **extra):
 def test_fastervlm(file):
     case = load(file)
     chosen = lftr.get_method("fastervlm").select(tokens_of(case), case.params["K"])
+    assert chosen.index.equal(case.expected["index"])
+    assert chosen.notes == ()
+
+
+@pytest.mark.parametrize("file", cases("flowcut"))
+def test_flowcut(file):
+    case = load(file)
+    tokens = tokens_of(case)
+    close(information_flow(tokens.as_batch())[0][0], case.expected["scores"])
+    chosen = lftr.get_method("flowcut").select(tokens, case.params["K"])
     assert chosen.index.equal(case.expected["index"])
     assert chosen.notes == ()
 

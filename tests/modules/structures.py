@@ -53,7 +53,7 @@ class SplitAttention(nn.Module):
 
 def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (part.unflatten(-1, (3, -1)).transpose(1, 2) for part in (q, k, v))
-    module.keys = k
+    module.keys, module.values = k, v
     module.map = (q * module.scale @ k.transpose(-1, -2)).softmax(dim=-1)
     return (module.map @ v).transpose(1, 2).flatten(2)
 

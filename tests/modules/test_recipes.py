@@ -63,7 +63,7 @@ def test_a_token_of_minigpt_is_four_patches_of_one_row(
     assert where == [0, row, column // 4]
 
 
-@pytest.mark.parametrize("method", ["fastervlm", "hiprune", "visionzip", "trim"])
+@pytest.mark.parametrize("method", ["fastervlm", "hiprune", "visionzip", "trim", "flowcut"])
 @pytest.mark.parametrize(("side", "grid"), [(32, (1, 32, 8)), (16, (1, 16, 4))])
 def test_minigpt(method: str, side: int, grid: tuple[int, int, int]) -> None:
     """Attention of EVA, averaged over each token's patches; the question by its embeddings."""
@@ -72,6 +72,8 @@ def test_minigpt(method: str, side: int, grid: tuple[int, int, int]) -> None:
     full = model.encode_img(picture)
     layers = [layer.attn for layer in model.visual_encoder.layers]
     maps, keys = layers[-1].map, layers[-1].keys.mean(dim=1)[:, 1:]
+    values = layers[-1].values
+    alike = (values[:, :, :1] @ values.mT).softmax(dim=-1).mean(dim=1)[:, 0, 1:]
     before, after = BEFORE.expand(2, -1), AFTER.expand(2, -1)
     question = model.llama_model.embed_tokens(AFTER[0])
     evidence = lftr.ModuleEvidence(encoder=model.visual_encoder, text=question)
@@ -88,6 +90,8 @@ def test_minigpt(method: str, side: int, grid: tuple[int, int, int]) -> None:
                 layers[0].map[row].mean(dim=(0, 1))[1:], grid[1:], block
             ),
             keys=of_patches(keys[row].mT, grid[1:], block).mT,
+            values=of_patches(values[row].mean(dim=0)[1:].mT, grid[1:], block).mT,
+            cls_value_similarity=of_patches(alike[row], grid[1:], block),
             text_token_embeds=question,
         )
         chosen = lftr.get_method(method).select(tokens, 1 / 8)

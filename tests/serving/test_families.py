@@ -16,8 +16,8 @@ from . import tiny
 from .engines import Question, Served, model_of, recorded
 
 # one for each kind of evidence: encoder features, CLS attention or attention received (deep and in
-# the middle layer), keys and a merge, features alone, frame features, none
-METHODS = ["lftr", "fastervlm", "hiprune", "visionzip", "divprune", "uniform"]
+# the middle layer), keys and a merge, values, features alone, frame features, none
+METHODS = ["lftr", "fastervlm", "hiprune", "visionzip", "flowcut", "divprune", "uniform"]
 # in time and space, between frames, by frames, by segments, pooled, whole frames
 CLIP_METHODS = ["lftr", "evs", "vidcom2", "fastvid", "visionzip", "frame-sample"]
 PICTURE = Question(((40, 36),), 11)

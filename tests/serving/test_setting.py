@@ -43,11 +43,13 @@ CLIP = frozenset(
         "attention_received",
         "attention_received_shallow",
         "keys",
+        "values",
+        "cls_value_similarity",
         "frame_features",
         "text_token_embeds",
     }
 )
-SIGLIP = CLIP - {"cls_attention", "frame_features"}
+SIGLIP = CLIP - {"cls_attention", "cls_value_similarity", "frame_features"}
 SERVER = of_server(None, CLIP)
 
 

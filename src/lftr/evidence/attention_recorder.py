@@ -1,4 +1,4 @@
-"""What is read off an attention layer: one row, or what each key receives; never a full map."""
+"""What is read off an attention layer: rows, sums, keys and values; never a full map."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class AttentionRecorder:
         Whether the attention that each key receives is read.
     keys : bool
         Whether the keys themselves are read.
+    values : bool
+        Whether the values themselves are read.
+    value_row : int, optional
+        The token whose values are compared with those of all tokens.
 
     Attributes
     ----------
@@ -38,15 +42,30 @@ class AttentionRecorder:
         Attention received, mean over heads and over valid queries, float32.
     seen_keys : list of Tensor, shape (B, N, head_dim)
         Keys, mean over heads.
+    seen_values : list of Tensor, shape (B, N, head_dim)
+        Values, mean over heads.
+    similarities : list of Tensor, shape (B, N)
+        Softmax of the products of the values of ``value_row`` with all values, mean over heads,
+        float32.
     """
 
     row: int | None = None
     received: bool = False
     keys: bool = False
+    values: bool = False
+    value_row: int | None = None
     calls: int = 0
     rows: list[Tensor] = field(default_factory=list)
     receipts: list[Tensor] = field(default_factory=list)
     seen_keys: list[Tensor] = field(default_factory=list)
+    seen_values: list[Tensor] = field(default_factory=list)
+    similarities: list[Tensor] = field(default_factory=list)
+
+    @property
+    def reads(self) -> bool:
+        """Whether anything is read."""
+        rows = self.row is not None or self.value_row is not None
+        return rows or self.received or self.keys or self.values
 
     def record(
         self,
@@ -57,7 +76,10 @@ class AttentionRecorder:
         softcap: float | None = None,
         value: Tensor | None = None,
     ) -> None:
-        """Take what was asked for from post-rotary ``query`` and ``key`` ``(B, heads, N, d)``."""
+        """Take what was asked for from post-rotary ``query`` and ``key`` ``(B, heads, N, d)``.
+
+        ``value``, of the same shape, may be left out where nothing is read from it.
+        """
         self.calls += 1
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
@@ -68,6 +90,14 @@ class AttentionRecorder:
             self.receipts.append(_receive(query, key, mask, scale, softcap))
         if self.keys:
             self.seen_keys.append(key.float().mean(dim=1))
+        if self.values:
+            assert value is not None
+            self.seen_values.append(value.float().mean(dim=1))
+        if self.value_row is not None:
+            assert value is not None
+            at = self.value_row % value.shape[2]
+            similarity = _attend(value, value, mask, 1.0, None, at, at + 1)
+            self.similarities.append(similarity.squeeze(2).mean(dim=1))
 
 
 def _attend(

@@ -24,6 +24,7 @@ from .before.divprune import DivPrune
 from .before.downsample import Downsample
 from .before.fastervlm import FasterVLM
 from .before.ficoco import FiCoCo
+from .before.flowcut import FlowCut
 from .before.fold import Fold
 from .before.folder import Folder
 from .before.fsr import FSR
@@ -118,6 +119,7 @@ __all__ = [
     "Feather",
     "FiCoCo",
     "FlashVID",
+    "FlowCut",
     "Fold",
     "Folder",
     "FrameSample",

@@ -14,7 +14,7 @@ Origin = Literal[
     "features",  # the tokens themselves
     "projector",  # the input of the projector
     "attention",  # an attention layer of the encoder
-    "cls",  # the attention of the encoder's CLS token
+    "cls",  # an attention layer of the encoder, for its CLS token
     "frames",  # the encoder's CLS outputs, or the means of the projector's inputs
     "tower",  # a CLIP text tower
     "prompt",  # the embeddings of the text
@@ -46,6 +46,10 @@ class Field:
 
 
 _ATTENTIVE = "encoders with attention layers; in lftr.reduce_module, lftr.ModuleEvidence(encoder=)"
+_CLASSIFYING = (
+    "encoders with a CLS token (CLIP, EVA-CLIP, InternViT); in lftr.reduce_module, "
+    "lftr.ModuleEvidence(encoder=)"
+)
 _NO_HOST = "only the caller, no host reads it"
 
 FIELDS = {
@@ -57,8 +61,7 @@ FIELDS = {
         "HN",
         "attention of the encoder's CLS token",
         "cls",
-        "encoders with a CLS token (CLIP, EVA-CLIP, InternViT); in lftr.reduce_module, "
-        "lftr.ModuleEvidence(encoder=)",
+        _CLASSIFYING,
     ),
     "attention_received": Field(
         "N", "attention that tokens receive in the encoder", "attention", _ATTENTIVE
@@ -72,6 +75,10 @@ FIELDS = {
     "attention": Field("HNN", "the encoder's full attention", "caller", _NO_HOST),
     "keys": Field("NE", "the encoder's keys", "attention", _ATTENTIVE),
     "queries": Field("NE", "the encoder's queries", "caller", _NO_HOST),
+    "values": Field("NE", "the encoder's values", "attention", _ATTENTIVE),
+    "cls_value_similarity": Field(
+        "N", "similarity of tokens' values to those of the CLS token", "cls", _CLASSIFYING
+    ),
     "visual_projected": Field(
         "NP",
         "tokens in CLIP's space",

@@ -48,6 +48,11 @@ class VisualTokens:
         The encoder's full attention, rows are queries.
     keys, queries : Tensor, shape (N, E)
         The encoder's keys and queries, averaged over heads or concatenated.
+    values : Tensor, shape (N, E)
+        The encoder's values, averaged over heads.
+    cls_value_similarity : Tensor, shape (N,)
+        Softmax of the products of the CLS token's values with those of each token, averaged over
+        heads.
     visual_projected : Tensor, shape (N, P)
         Tokens in the space that CLIP shares with text.
     text_embeds : Tensor, shape (M, P)
@@ -77,6 +82,8 @@ class VisualTokens:
     attention: Tensor | None = None
     keys: Tensor | None = None
     queries: Tensor | None = None
+    values: Tensor | None = None
+    cls_value_similarity: Tensor | None = None
     visual_projected: Tensor | None = None
     text_embeds: Tensor | None = None
     text_token_embeds: Tensor | None = None

@@ -87,13 +87,20 @@ class EncoderReader:
         states = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
         received = {self._deep: "attention_received", self._early: "attention_received_shallow"}
         recorder = self._recorders.by_module.setdefault(
-            module, AttentionRecorder(0, received[module] in self._wanted, "keys" in self._wanted)
+            module,
+            AttentionRecorder(
+                row=0,
+                received=received[module] in self._wanted,
+                keys="keys" in self._wanted,
+                values="values" in self._wanted,
+                value_row=0 if "cls_value_similarity" in self._wanted else None,
+            ),
         )
         with torch.no_grad():
             query, key, value = _heads(module, states)
             scale = getattr(module, "scale", query.shape[-1] ** -0.5)
             with without_autocast(states):
-                recorder.record(query, key, None, float(scale))
+                recorder.record(query, key, None, float(scale), value=value)
             _check(module, recorder.rows[-1], value, output)
 
     def forget(self) -> dict[nn.Module, AttentionRecorder]:
@@ -116,15 +123,19 @@ class EncoderReader:
             recorders.get(self._deep, AttentionRecorder()),
             recorders.get(self._early, AttentionRecorder()),
         )
-        fields: dict[str, list[Tensor]] = {}
-        if "cls_attention" in self._wanted:
-            fields["cls_attention"] = [one.mT for part in deep.rows for one in part]
-        if "attention_received" in self._wanted:
-            fields["attention_received"] = [one for part in deep.receipts for one in part]
-        if "attention_received_shallow" in self._wanted:
-            fields["attention_received_shallow"] = [one for part in early.receipts for one in part]
-        if "keys" in self._wanted:
-            fields["keys"] = [one for part in deep.seen_keys for one in part]
+        readings = {
+            "cls_attention": [part.mT for part in deep.rows],
+            "attention_received": deep.receipts,
+            "attention_received_shallow": early.receipts,
+            "cls_value_similarity": deep.similarities,
+            "keys": deep.seen_keys,
+            "values": deep.seen_values,
+        }
+        fields = {
+            name: [one for part in parts for one in part]
+            for name, parts in readings.items()
+            if name in self._wanted
+        }
         rows: list[dict[str, Tensor]] = [{} for _ in counts]
         for name, images in fields.items():
             if len(images) < len(counts):

@@ -19,8 +19,9 @@ class ModuleEvidence:
     ----------
     encoder : nn.Module, optional
         The vision encoder that runs before the module, or inside it. From its attention layers come
-        ``cls_attention``, ``attention_received``, ``attention_received_shallow`` and ``keys``, and
-        ``encoder_features`` are what the module is given. Its attention modules have ``qkv`` or
+        ``cls_attention``, ``attention_received``, ``attention_received_shallow``, ``keys``,
+        ``values`` and ``cls_value_similarity``, and ``encoder_features`` are what the module is
+        given. Its attention modules have ``qkv`` or
         ``q_proj``, ``k_proj`` and ``v_proj``, then ``proj`` or ``out_proj``, as those of EVA, CLIP,
         SigLIP, InternViT and timm.
     layer : int

@@ -14,7 +14,7 @@ from ..base import Method
 from ..operations.composing import after
 from .base import Wrapper, decide
 
-_MERGED = ("features", "encoder_features", "keys", "queries", "visual_projected")
+_MERGED = ("features", "encoder_features", "keys", "queries", "values", "visual_projected")
 
 
 @dataclass(frozen=True)

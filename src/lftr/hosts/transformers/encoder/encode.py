@@ -208,7 +208,10 @@ class EncoderEvidenceReader:
         if "cls_attention" in wanted:
             recorder.row = self.place
         recorder.received |= "attention_received" in wanted
+        if "cls_value_similarity" in wanted:
+            recorder.value_row = self.place
         recorder.keys |= "keys" in wanted
+        recorder.values |= "values" in wanted
         if "attention_received_shallow" in wanted:
             shallow = recorder_of(layers[self.early])
             shallow.received = True
@@ -262,17 +265,20 @@ class EncoderEvidenceReader:
         onward = None if merging is None else merging.onward(self.deep)
         if "cls_attention" in self.wanted:
             patches["cls_attention"] = self._at_anchors(torch.cat(deep.rows).mT, onward)
-        if "attention_received" in self.wanted:
-            patches["attention_received"] = self._at_anchors(_received_attention(deep), onward)
-        if "attention_received_shallow" in self.wanted:
-            early = None if merging is None else merging.onward(self.early)
-            patches["attention_received_shallow"] = self._at_anchors(
-                _received_attention(shallow), early
-            )
-        if "keys" in self.wanted:
-            keys = _join_calls(deep.seen_keys)
-            keys = keys if onward is None else onward.apply(keys)
-            patches["keys"] = _without_cls(keys, self.place)
+        early = None if merging is None else merging.onward(self.early)
+        for name, rows, decided in (
+            ("attention_received", deep.receipts, onward),
+            ("attention_received_shallow", shallow.receipts, early),
+            ("cls_value_similarity", deep.similarities, onward),
+        ):
+            if name in self.wanted:
+                column = _join_calls([row.unsqueeze(-1) for row in rows])
+                patches[name] = self._at_anchors(column, decided)
+        for name, vectors in (("keys", deep.seen_keys), ("values", deep.seen_values)):
+            if name in self.wanted:
+                joined = _join_calls(vectors)
+                joined = joined if onward is None else onward.apply(joined)
+                patches[name] = _without_cls(joined, self.place)
         for name, values in patches.items():
             maps[name] = self.medium.to_tokens(self.model, arguments, values)
         return maps
@@ -281,11 +287,6 @@ class EncoderEvidenceReader:
         """Return ``(B, N, c)`` of the tokens that hold a slot, without the CLS token."""
         values = values if onward is None else take(values, onward.index, 1)
         return _without_cls(values, self.place)
-
-
-def _received_attention(recorder: AttentionRecorder) -> Tensor:
-    """Return the attention that each token receives, ``(B, N, 1)``."""
-    return _join_calls([receipt.unsqueeze(-1) for receipt in recorder.receipts])
 
 
 @contextmanager

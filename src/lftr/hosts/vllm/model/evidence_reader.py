@@ -65,8 +65,13 @@ class EvidenceReader:
         self.encoder = encoder
         self.wanted = wanted
         self.packed = packed
-        place = encoder.cls_place if "cls_attention" in wanted else None
-        self.deep = AttentionRecorder(place, "attention_received" in wanted, "keys" in wanted)
+        self.deep = AttentionRecorder(
+            row=encoder.cls_place if "cls_attention" in wanted else None,
+            received="attention_received" in wanted,
+            keys="keys" in wanted,
+            values="values" in wanted,
+            value_row=encoder.cls_place if "cls_value_similarity" in wanted else None,
+        )
         self.shallow = AttentionRecorder(received="attention_received_shallow" in wanted)
         self.projected: list[Tensor] = []
         self.states: list[Tensor] = []
@@ -82,7 +87,7 @@ class EvidenceReader:
                 stack.callback(handle.remove)
 
             for module, tap in ((encoder.attention, self.deep), (encoder.shallow, self.shallow)):
-                if tap.row is not None or tap.received or tap.keys:
+                if tap.reads:
                     attach(module.register_forward_pre_hook(self._tap(tap), with_kwargs=True))
             if "encoder_features" in wanted:
                 attach(
@@ -110,35 +115,37 @@ class EvidenceReader:
         return seen if self.packed is None else seen.flatten(0, 1)[None]
 
     def patches(self) -> dict[str, Tensor]:
-        """Return attention and keys, ``(tiles, P, c)``, or ``(1, P, c)`` for a packed sequence."""
+        """Return attention, keys and values ``(tiles, P, c)``; a packed sequence is one tile."""
         fields: dict[str, Tensor] = {}
         if self.deep.rows:
             rows = self._all_heads(torch.cat(self.deep.rows))
             fields["cls_attention"] = self._without_cls(rows.mT)
-        for name, tap in (
-            ("attention_received", self.deep),
-            ("attention_received_shallow", self.shallow),
+        for name, parts in (
+            ("attention_received", self.deep.receipts),
+            ("attention_received_shallow", self.shallow.receipts),
+            ("cls_value_similarity", self.deep.similarities),
+            ("keys", self.deep.seen_keys),
+            ("values", self.deep.seen_values),
         ):
-            if tap.receipts:
-                received = self._joined(tap.receipts).unsqueeze(-1)
-                fields[name] = self._without_cls(self._mean(received))
-        if self.deep.seen_keys:
-            fields["keys"] = self._without_cls(self._mean(self._joined(self.deep.seen_keys)))
+            if parts:
+                joined = self._joined(parts)
+                joined = joined if joined.ndim == 3 else joined.unsqueeze(-1)
+                fields[name] = self._without_cls(self._mean(joined))
         return fields
 
     def _tap(self, tap: AttentionRecorder) -> Any:
         def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             start = time.perf_counter()
-            arguments = dict(zip(("query", "key"), args, strict=False)) | kwargs
-            heads, size = module.num_heads, module.head_size
-            query, key = (
-                arguments[name].reshape(*arguments[name].shape[:2], -1, size).transpose(1, 2)
-                for name in ("query", "key")
-            )
-            assert query.shape[1] == heads
-            bounds = [query.shape[2]] if self.packed is None else list(self.packed)
-            for q, k in zip(query.split(bounds, dim=2), key.split(bounds, dim=2), strict=True):
-                tap.record(q, k, None, module.scale)
+            names = ("query", "key", "value")
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            heads = [
+                one.reshape(*one.shape[:2], -1, module.head_size).transpose(1, 2)
+                for one in (arguments[name] for name in names)
+            ]
+            assert heads[0].shape[1] == module.num_heads
+            bounds = [heads[0].shape[2]] if self.packed is None else list(self.packed)
+            for q, k, v in zip(*(one.split(bounds, dim=2) for one in heads), strict=True):
+                tap.record(q, k, None, module.scale, value=v)
             self.spent += time.perf_counter() - start
 
         return note
