@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import lftr
+from lftr.methods.encoder.spelling import MERGES
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "lftr").rglob("*.py"))
@@ -319,7 +320,7 @@ def test_the_first_lines_of_the_readme_run(tmp_path):
 def test_the_readme_links_the_paper_of_every_method():
     page = README.read_text()
     classes = {name: type(lftr.get_method(name)) for name in lftr.list_methods()}
-    classes |= {f"lftr.{c.__name__}": c for c in (lftr.EncoderToMe, lftr.EncoderFolder)}
+    classes |= {f"lftr.{c.__name__}": c for c in MERGES.values()}
     linked = dict(re.findall(r"\[`([\w.-]+)`\]\(https://arxiv\.org/abs/([\w.]+)\)", page))
     assert len(linked) == page.count("arxiv.org/")
     for name, method in classes.items():

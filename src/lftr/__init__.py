@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .lab.fitting.fit import fit
     from .methods import get_method, list_methods
     from .methods.base import Method
+    from .methods.encoder.flowcut import EncoderFlowCut
     from .methods.encoder.merges import EncoderFolder, EncoderMerge, EncoderToMe
     from .methods.inside import LayerMethod
     from .options.checks import Range
@@ -53,6 +54,7 @@ _MODULES = {
     "lab.fitting.fit": ("fit",),
     "methods": ("get_method", "list_methods"),
     "methods.base": ("Method",),
+    "methods.encoder.flowcut": ("EncoderFlowCut",),
     "methods.encoder.merges": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
     "methods.inside": ("LayerMethod",),
     "options.checks": ("Range",),
@@ -91,6 +93,7 @@ _PACKAGES = (
 __all__ = [
     "ArgumentError",
     "Budget",
+    "EncoderFlowCut",
     "EncoderFolder",
     "EncoderMerge",
     "EncoderToMe",

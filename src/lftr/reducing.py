@@ -92,9 +92,10 @@ def reduce(
         The text for text-guided methods, by default the prompt: one text, one for each row, or a
         `lftr.Guidance`, which also holds the processor and a text tower.
     encoder : EncoderMerge, optional
-        Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`), for
-        LLaVA-like models; the method then sees the merged tokens. ``keep`` is relative to the
-        image's tokens without merging, and ``keep=1.0`` keeps every merged token.
+        Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`,
+        `lftr.EncoderFlowCut`), for LLaVA-like models; the method then sees the merged tokens.
+        ``keep`` is relative to the image's tokens without merging, and ``keep=1.0`` keeps every
+        merged token.
     frames : Frames, optional
         Which images are frames of clips, for models that are given a clip as several images:
         ``lftr.Frames()`` for one clip in each prompt.

@@ -72,6 +72,7 @@ MERGES = {
     "tome": lftr.EncoderToMe(r=7),
     "proportional": lftr.EncoderToMe(r=7, proportional=True),
     "folder": lftr.EncoderFolder(keep=10),
+    "flowcut": lftr.EncoderFlowCut(keep=10),
 }
 OTHERS = [name for name in FAMILIES if name not in MERGED]
 
@@ -92,11 +93,21 @@ class Written(EncoderMerge):
     def reads_attention(self) -> bool:
         return self.inner.reads_attention
 
+    @property
+    def reads_values(self) -> bool:
+        return self.inner.reads_values
+
     def places(self, layers: int) -> range:
         return self.inner.places(layers)
 
     def count(self, tokens: int, total: int) -> int:
         return self.inner.count(tokens, total)
+
+    def observe(self, layer: MergingLayer) -> None:
+        self.inner.observe(layer)
+
+    def left(self, layer: MergingLayer) -> int:
+        return self.inner.left(layer)
 
     def merge(self, layer: MergingLayer, remove: int) -> lftr.Selection:
         self.seen.append(layer)
@@ -128,7 +139,7 @@ class ByHand:
         self.cls = family.cls_place(self.model) is not None
         self.tower = self.model.base_model.vision_tower
         layers = family.merging_layers(self.model)
-        self.places = self.written.places(len(layers))
+        self.places = [layer.place for layer in self.written.seen]  # where tokens merged
         self.layers = list(layers)
 
     def entering(self, pixels: Tensor) -> Tensor:
@@ -153,7 +164,7 @@ class ByHand:
                 slots = chosen.assignment(len(x)).tolist()
                 weights = size
                 size = torch.stack(
-                    [size[[i for i, s in enumerate(slots) if s == k]].sum() for k in set(slots)]
+                    [size[[i for i, s in enumerate(slots) if s == k]].sum() for k in kept(slots)]
                 )
                 states = [merged(state, slots, weights) for state in states]
                 x = merged(x, slots, weights)
@@ -187,10 +198,15 @@ class ByHand:
         torch.testing.assert_close(seen, x, rtol=1e-4, atol=1e-4)
 
 
+def kept(slots: list[int]) -> list[int]:
+    """The slots that are there; dropped tokens have none, -1."""
+    return sorted(set(slots) - {-1})
+
+
 def merged(x: Tensor, slots: list[int], size: Tensor) -> Tensor:
     """The mean of each slot's tokens, weighted by size."""
     rows = []
-    for slot in sorted(set(slots)):
+    for slot in kept(slots):
         members = [i for i, s in enumerate(slots) if s == slot]
         weight = size[members]
         rows.append((x[members] * weight[:, None]).sum(dim=0) / weight.sum())
@@ -319,7 +335,13 @@ def test_received_attention_stands_in() -> None:
 
 @pytest.mark.parametrize(
     "merge",
-    [lftr.EncoderToMe(r=0), lftr.EncoderFolder(keep=1.0), lftr.EncoderFolder(keep=36)],
+    [
+        lftr.EncoderToMe(r=0),
+        lftr.EncoderFolder(keep=1.0),
+        lftr.EncoderFolder(keep=36),
+        lftr.EncoderFlowCut(keep=1.0),
+        lftr.EncoderFlowCut(keep=36),
+    ],
     ids=str,
 )
 def test_nothing_to_merge_changes_no_bit(prompt: Prompt, merge: EncoderMerge) -> None:
@@ -394,8 +416,9 @@ class Looking(Recording):
 
     @property
     def evidence(self) -> Any:
-        names = ("encoder_features", "cls_attention", "attention_received", "keys")
-        return tuple((name,) for name in (*names, "attention_received_shallow", "frame_features"))
+        names = ("encoder_features", "cls_attention", "attention_received", "keys", "values")
+        more = ("attention_received_shallow", "cls_value_similarity", "frame_features")
+        return tuple((name,) for name in (*names, *more))
 
 
 def test_evidence_is_of_the_merged_tokens(llava: Any) -> None:
@@ -413,12 +436,15 @@ def test_evidence_is_of_the_merged_tokens(llava: Any) -> None:
         anchors = one.index[1:] - 1
         assert found.count == 20
         assert found.tiles is None
-        for name in ("attention_received", "attention_received_shallow"):
+        for name in ("attention_received", "attention_received_shallow", "cls_value_similarity"):
             torch.testing.assert_close(getattr(found, name), getattr(whole, name)[anchors])
         torch.testing.assert_close(found.cls_attention, whole.cls_attention[:, anchors])
-        keys = torch.cat([torch.zeros(1, whole.keys.shape[1]), whole.keys])
         slots = one.assignment(37).tolist()
-        torch.testing.assert_close(found.keys, merged(keys, slots, torch.ones(37))[1:])
+        for name in ("keys", "values"):
+            rows = getattr(whole, name)
+            rows = torch.cat([torch.zeros(1, rows.shape[1]), rows])
+            want = merged(rows, slots, torch.ones(37))[1:]
+            torch.testing.assert_close(getattr(found, name), want)
         projected = model.base_model.multi_modal_projector(found.encoder_features)
         torch.testing.assert_close(projected, found.features)
         assert found.frame_features.shape == whole.frame_features.shape
@@ -566,6 +592,7 @@ def test_a_bias_under_flash_attention(llava: Any) -> None:
         (lftr.EncoderFolder, {"keep": 0}),
         (lftr.EncoderFolder, {"keep": "1/3"}),
         (lftr.EncoderFolder, {"keep": lftr.Budget(5)}),
+        (lftr.EncoderFlowCut, {"keep": 1.5}),
         (lftr.EncoderFolder, {"alpha": -1}),
         (lftr.EncoderFolder, {"alpha": float("nan")}),
     ],

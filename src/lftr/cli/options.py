@@ -128,15 +128,16 @@ Encoder = Annotated[
     str | None,
     typer.Option(
         "--encoder",
-        help="Merge tokens inside the vision encoder too: tome:r=8, folder:keep=1/3 (LLaVA-like).",
+        help="Merge tokens inside the vision encoder too: tome:r=8, folder:keep=1/3, "
+        "flowcut:keep=1/9 (LLaVA-like).",
     ),
 ]
 Encoders = Annotated[
     list[str] | None,
     typer.Option(
         "--encoder",
-        help="Rows with tokens merged inside the vision encoder too: tome:r=8, folder:keep=1/3; "
-        "may be repeated.",
+        help="Rows with tokens merged inside the vision encoder too: tome:r=8, folder:keep=1/3, "
+        "flowcut:keep=1/9; may be repeated.",
     ),
 ]
 Frames = Annotated[

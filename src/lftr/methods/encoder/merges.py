@@ -6,9 +6,11 @@ A merge is a value that knows no model; ``hosts/transformers/encoder/merge.py`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ...options.checks import Range
@@ -30,23 +32,43 @@ class MergingLayer:
     ----------
     tokens : VisualTokens
         The states ``(B, N, D)`` as features, the layer's keys, and for merges that ask for it the
-        attention that the layer pays to them. A class token, if there is one, comes first.
+        attention that the layer pays to them and its values. A class token, if there is one, comes
+        first.
     size : Tensor, shape (B, N)
-        How many of the image's tokens each token stands for.
+        How many of the image's tokens each token stands for; 0 for a slot that nothing flowed into.
     class_token : bool
         Whether the first token is a class token. It merges with no other.
+    place : int
+        Which of the layers this is, from 0.
+    layers : int
+        How many layers there are up to the one whose output the model uses.
+    total : int
+        Tokens of each image before any merge, without the class token.
+    memory : dict
+        What a merge keeps for later layers of the same pass; empty at the first.
     """
 
     tokens: VisualTokens
     size: Tensor
     class_token: bool
+    place: int
+    layers: int
+    total: int
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def patches(self) -> VisualTokens:
+        """The tokens without the class token."""
+        count, first = self.tokens.count, int(self.class_token)
+        index = torch.arange(first, count, device=self.tokens.features.device)
+        return self.tokens.take(index) if first else self.tokens
 
 
 class EncoderMerge(Plain, ABC, kind="encoder"):
     """Decides which tokens merge while the vision encoder runs; `lftr.reduce` takes it.
 
     Merged tokens are means weighted by the number of tokens that each stands for; tokens keep
-    their order. Numbers follow from sizes alone.
+    their order. The number of tokens that leave the encoder follows from sizes alone.
 
     Attributes
     ----------
@@ -63,12 +85,17 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
 
     @property
     def reads_attention(self) -> bool:
-        """Whether `merge` needs the layer's attention."""
+        """Whether the merge needs the layer's attention."""
+        return False
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether the merge needs the layer's values."""
         return False
 
     @abstractmethod
     def places(self, layers: int) -> range:
-        """Return which of the ``layers`` up to the one whose output the model uses merge."""
+        """Return which of the ``layers`` up to the one whose output the model uses are shown."""
 
     @abstractmethod
     def count(self, tokens: int, total: int) -> int:
@@ -82,9 +109,42 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
             Tokens of the image before any merge.
         """
 
+    def observe(self, layer: MergingLayer) -> None:
+        """Look at a layer before its merge, also at one where nothing merges."""
+
+    def left(self, layer: MergingLayer) -> int:
+        """Return how many tokens of each image go on, where that depends on more than sizes.
+
+        By default `count`. Images of a stack go on with one number. Where fewer of an image are
+        wanted, `merge` leaves it slots of which nothing is made (factor 0 in the flow). They
+        receive no attention if the merge `weighs_attention`.
+        """
+        return self.count(layer.patches.count, layer.total)
+
     @abstractmethod
     def merge(self, layer: MergingLayer, remove: int) -> Selection:
         """Return the decision for a stack that removes ``remove`` tokens of each image."""
+
+
+@dataclass(frozen=True)
+class KeepingMerge(EncoderMerge):
+    """A merge that leaves a number of tokens, or a share of the image's."""
+
+    keep: float | int = 1 / 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.keep, str) or isinstance(parse_keep(self.keep), Budget):
+            raise ArgumentError.of("keep", self.keep, "a ratio in (0, 1] or a whole number >= 1")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the share is 1.0, so that nothing is hooked."""
+        return isinstance(self.keep, float) and self.keep == 1.0
+
+    def count(self, tokens: int, total: int) -> int:
+        """Return ``keep`` of ``total``."""
+        return min(tokens, resolve(self.keep, total))
 
 
 @dataclass(frozen=True)
@@ -138,7 +198,7 @@ class EncoderToMe(EncoderMerge):
 
 
 @dataclass(frozen=True)
-class EncoderFolder(EncoderMerge):
+class EncoderFolder(KeepingMerge):
     """Merge once, in the layer whose output the model uses, and protect attended tokens.
 
     Tokens merge in several passes. Each removes half of the tokens at most; passes go on until
@@ -169,13 +229,7 @@ class EncoderFolder(EncoderMerge):
         code="https://github.com/anakin-skywalker-Joseph/Folder",
         note="the full version, in the encoder",
     )
-    keep: float | int = 1 / 3
     alpha: Annotated[float, Range(0.0)] = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.keep, str) or isinstance(parse_keep(self.keep), Budget):
-            raise ArgumentError.of("keep", self.keep, "a ratio in (0, 1] or a whole number >= 1")
 
     @property
     def reads_attention(self) -> bool:
@@ -184,12 +238,7 @@ class EncoderFolder(EncoderMerge):
 
     def places(self, layers: int) -> range:
         """Return the last layer; none where everything stays."""
-        everything = isinstance(self.keep, float) and self.keep == 1.0
-        return range(layers if everything else layers - 1, layers)
-
-    def count(self, tokens: int, total: int) -> int:
-        """Return ``keep`` of ``total``."""
-        return min(tokens, resolve(self.keep, total))
+        return range(layers if self.keeps_all else layers - 1, layers)
 
     def merge(self, layer: MergingLayer, remove: int) -> Selection:
         """Merge fold by fold, by keys and attention."""

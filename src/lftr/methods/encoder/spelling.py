@@ -7,11 +7,13 @@ from dataclasses import fields
 
 from ...options.spelling import parse_options
 from ...values.errors import ArgumentError
+from .flowcut import EncoderFlowCut
 from .merges import EncoderFolder, EncoderMerge, EncoderToMe
 
-MERGES: Mapping[str, type[EncoderToMe] | type[EncoderFolder]] = {
+MERGES: Mapping[str, type[EncoderToMe] | type[EncoderFolder] | type[EncoderFlowCut]] = {
     "tome": EncoderToMe,
     "folder": EncoderFolder,
+    "flowcut": EncoderFlowCut,
 }
 
 

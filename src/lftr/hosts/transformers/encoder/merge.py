@@ -76,8 +76,8 @@ def check_merge(model: Model, family: Family, merge: object, method: Method) -> 
     kernel = attention_of(tower.config)
     if merge.weighs_attention and kernel not in ("eager", "sdpa"):
         raise UnsupportedModelError(
-            f"encoder = {merge}; attention of {kernel!r} takes no bias: leave proportional out, or "
-            "load the vision tower with attn_implementation='sdpa'"
+            f"encoder = {merge}; attention of {kernel!r} takes no bias, which this merge adds: "
+            "load the vision tower with attn_implementation='sdpa', or leave out proportional=True"
         )
     return merge
 
@@ -106,6 +106,7 @@ class MergePass:
         self.class_token = place is not None
         self.decisions: dict[int, Selection] = {}
         self._size: Tensor | None = None
+        self._memory: dict[str, Any] = {}
         self._halves: dict[int, list[Tensor]] = {}  # merged tokens and the MLP's output, by layer
         self._total = 0
         self._thread = threading.get_ident()
@@ -129,6 +130,9 @@ class MergePass:
         if self.merge.reads_attention and self.class_token:
             recorder.row = 0
         recorder.received |= self.merge.reads_attention and not self.class_token
+        recorder.values |= self.merge.reads_values
+        if self.merge.reads_values and self.class_token:
+            recorder.value_row = 0
 
         def before_mlp(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if threading.get_ident() != self._thread:
@@ -165,22 +169,31 @@ class MergePass:
         if self._size is None:
             self._total = width - fixed
             self._size = torch.ones(batch, width, device=states.device)
-        left = fixed + self.merge.count(width - fixed, self._total)
-        if left >= width:
-            return states
-        attention: dict[str, Any] = {}
+        evidence: dict[str, Any] = {}
         if recorder.row is not None:
-            attention["cls_attention"] = recorder.rows[-1]
+            evidence["cls_attention"] = recorder.rows[-1]
         elif recorder.received:
-            attention["attention_received"] = recorder.receipts[-1]
-        tokens = VisualTokens(states.detach(), keys=recorder.seen_keys[-1].detach(), **attention)
+            evidence["attention_received"] = recorder.receipts[-1]
+        if recorder.values:
+            evidence["values"] = recorder.seen_values[-1]
+        if recorder.value_row is not None:
+            evidence["cls_value_similarity"] = recorder.similarities[-1]
+        tokens = VisualTokens(states.detach(), keys=recorder.seen_keys[-1], **evidence)
+        depth = len(self.layers)
         with torch.no_grad(), without_autocast(states):
-            layer = MergingLayer(tokens, self._size, self.class_token)
+            layer = MergingLayer(
+                tokens, self._size, self.class_token, place, depth, self._total, self._memory
+            )
+            self.merge.observe(layer)
+            left = fixed + self.merge.left(layer)
+            if left >= width:
+                return states
             chosen = self.merge.merge(layer, width - left)
         self._check(chosen, (batch, left))
         self.decisions[place] = chosen
         flow = chosen.flow or identity(chosen.index)
-        amounts = Flow(flow.source, flow.slot, self._size.gather(1, flow.source))
+        carried = self._size.gather(1, flow.source) * (flow.weight != 0)
+        amounts = Flow(flow.source, flow.slot, carried)
         self._size = amounts.combine(torch.ones_like(self._size), left)
         return chosen.apply(states)
 
