@@ -227,7 +227,12 @@ class Served:
 
     def on_transformers(self, question: Question) -> tuple[Answer, list[lftr.Selection]]:
         """The same reduction on transformers, and its decisions."""
-        inputs = question.inputs(self.tiny)
+        return self.answered(question, question.inputs(self.tiny))
+
+    def answered(
+        self, question: Question, inputs: dict[str, Any]
+    ) -> tuple[Answer, list[lftr.Selection]]:
+        """The same of inputs that were made of the question in another way."""
         full = inputs["input_ids"].shape[1]
         defaults = UNWEIGHTED.get(question.method, {}) if self.weights == "none" else {}
         options = defaults | (question.options or {})

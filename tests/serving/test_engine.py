@@ -45,7 +45,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Tiny:
     return tiny.make(request.param, tmp_path / request.param)
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize(
+    "checkpoint", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl"], indirect=True
+)
 def test_chunks_that_cut_an_item(checkpoint: tiny.Tiny) -> None:
     """Steps of 16 tokens, so that every image and clip here comes in several."""
     with reduced(checkpoint) as llm:
@@ -273,7 +275,9 @@ def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize(
+    "checkpoint", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl"], indirect=True
+)
 def test_two_devices(checkpoint: tiny.Tiny) -> None:
     """The encoder's heads are divided among two processes, each with its own engine core."""
     with reduced(checkpoint) as llm:
@@ -309,7 +313,7 @@ def test_a_server_does_not_start(checkpoint: tiny.Tiny, setting: Any, message: s
         assert "those that can: " in str(caught.value)
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision", "idefics3"], indirect=True)
 def test_renumbered_positions(checkpoint: tiny.Tiny) -> None:
     """With ``positions="compact"``, as on transformers."""
     setting = Served.SETTING | {"positions": "compact"}
@@ -321,10 +325,10 @@ def test_renumbered_positions(checkpoint: tiny.Tiny) -> None:
                 assert served.ask(question) == [served.on_transformers(question)[0]]
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision", "idefics3"], indirect=True)
 def test_items_side_by_side_and_last(checkpoint: tiny.Tiny) -> None:
     """Positions of one dimension need no text around an item."""
-    sizes = ((40, 36), (40, 36)) if checkpoint.name == "llava" else ((40, 36),)
+    sizes = ((40, 36),) if checkpoint.name == "llava_onevision" else ((40, 36), (40, 36))
     media = Question(sizes, 3).images
     prompt = "<s> t9 " + checkpoint.sign * len(sizes)
     with reduced(checkpoint) as llm:

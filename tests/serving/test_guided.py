@@ -161,7 +161,8 @@ def test_what_is_refused(served: Served) -> None:
     from vllm.exceptions import VLLMValidationError
 
     (wanted,) = served.ask(TRIM)
-    marked = served.tiny.name == "internvl"  # its marks count as text, also on transformers
+    # these models' marks count as text, also on transformers
+    marked = served.tiny.name in ("internvl", *tiny.TAGGED)
     for text, error, message in (
         ("<s>{}", lftr.LftrError, None if marked else "the prompt has no text"),
         ("<s> t9 {}" + " t7" * tiny.LENGTH, VLLMValidationError, "maximum context length"),

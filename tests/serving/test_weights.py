@@ -31,7 +31,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Tiny:
     return tiny.make(request.param, tmp_path / request.param)
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "idefics3", "qwen2_5_vl"], indirect=True)
 @pytest.mark.parametrize("weights", ["size", 0.5, "none"])
 def test_as_on_transformers(checkpoint: tiny.Tiny, weights: Any) -> None:
     """Answers, and by how much heads are wider; other weights answer otherwise."""

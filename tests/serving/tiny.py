@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.video_utils import VideoMetadata
 from zoo import FAMILIES, ZooEntry
-from zoo.base import BOS, EOS, PAD, VOCAB
+from zoo.base import BOS, EOS, NEWLINE, PAD, VOCAB
 from zoo.parts import CLOSE, END, IMAGE, OPEN, START, VIDEO, siglip
 
 LENGTH = 1024
@@ -54,6 +54,7 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
 
 
 GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+TAGGED = ("idefics3", "smolvlm")
 FILMED = ("llava_onevision", *GRIDDED)
 ENTRIES: dict[str, ZooEntry] = {
     "llava": widened(FAMILIES["llava"]),
@@ -65,6 +66,7 @@ ENTRIES: dict[str, ZooEntry] = {
         FAMILIES["llava_onevision"], vision_aspect_ratio="anyres_max_9"
     ),
     "internvl": widened(FAMILIES["internvl"]),
+    **{name: widened(FAMILIES[name], tie_word_embeddings=False) for name in TAGGED},
     "glm4v": widened(FAMILIES["glm4v"]),
     **{name: widened(FAMILIES[name]) for name in GRIDDED},
 }
@@ -130,10 +132,14 @@ class Tiny:
         return type(self.model).__name__
 
     def inputs(
-        self, prompt: str, images: Sequence[Image.Image] = (), clips: Sequence[Clip] = ()
+        self,
+        prompt: str,
+        images: Sequence[Image.Image] = (),
+        clips: Sequence[Clip] = (),
+        **options: Any,
     ) -> dict[str, Any]:
         """What transformers' model is given."""
-        given: dict[str, Any] = {"images": list(images) or None}
+        given: dict[str, Any] = {"images": list(images) or None, **options}
         if clips:
             given["videos"] = [shots for shots, _ in clips]
             given["videos_kwargs"] = {"do_sample_frames": False}
@@ -221,6 +227,12 @@ def _tokenizer(name: str) -> Any:
         marks = ("begin_of_video", "end_of_video", "begin_of_image", "end_of_image")
         signs = {n: f"<|{sign}|>" for n, sign in zip((194, 195, START, END), marks, strict=True)}
         signs |= {VIDEO: "<|video|>", IMAGE: "<|image|>"}
+    if name in TAGGED:
+        entry: Any = FAMILIES[name]
+        signs = {IMAGE: "<image>", entry.fake: "<fake_token_around_image>", NEWLINE: "\n"}
+        signs |= {entry.global_tag: "<global-img>", entry.global_tag - 1: "<end_of_utterance>"}
+        places = [(row, column) for row in range(4) for column in range(4)]
+        signs |= {entry.places + 4 * r + c: f"<row_{r + 1}_col_{c + 1}>" for r, c in places}
     signs = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", **signs}
     for number, sign in signs.items():
         del vocabulary[f"t{number}"]
@@ -269,6 +281,14 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
         images = t.GotOcr2ImageProcessor(size=square, crop_to_patches=True, max_patches=4)
         videos = t.InternVLVideoProcessor(size=square)
         return t.InternVLProcessor(images, tokenizer, videos, image_seq_length=16, **template)
+    if name in TAGGED:
+        # a real one enlarges images to four tiles along their longer edge
+        edges = {"size": {"longest_edge": side * 2}, "max_image_size": {"longest_edge": side}}
+        how = {"image_seq_len": 16, **template}
+        if name == "idefics3":
+            return t.Idefics3Processor(t.Idefics3ImageProcessor(**edges), tokenizer, **how)
+        videos = t.SmolVLMVideoProcessor(**edges)
+        return t.SmolVLMProcessor(t.SmolVLMImageProcessor(**edges), tokenizer, videos, **how)
     square = {"height": side, "width": side}
     if name.startswith("llava_") and name != "llava_siglip":
         pinpoints = model.config.image_grid_pinpoints

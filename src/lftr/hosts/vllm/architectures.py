@@ -15,6 +15,8 @@ _TOWERS = {
     "siglip_vision_model": _ATTENTIVE,
     # its CLS output is narrower than its features, of which a token has four patches' side by side
     "internvl_vision": _ATTENTIVE | fields_from("cls"),
+    "idefics3_vision": _ATTENTIVE,
+    "smolvlm_vision": _ATTENTIVE,
 }
 
 
@@ -57,6 +59,8 @@ ARCHITECTURES = {
             "LlavaOnevisionForConditionalGeneration", "llava_onevision", "anyres", True, True
         ),
         Architecture("InternVLForConditionalGeneration", "internvl", "internvl", True, False),
+        Architecture("Idefics3ForConditionalGeneration", "idefics3", "idefics", True, False),
+        Architecture("SmolVLMForConditionalGeneration", "smolvlm", "idefics", True, False),
         Architecture("Qwen2VLForConditionalGeneration", "qwen2_vl", "qwen", False, True),
         Architecture("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "qwen", False, True),
         Architecture("Qwen3VLForConditionalGeneration", "qwen3_vl", "qwen3", False, True),

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
-from itertools import accumulate
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
-from torch import Tensor
 from vllm.model_executor.models.interns1 import (
     InternS1DummyInputsBuilder,
     InternS1ForConditionalGeneration,
@@ -17,11 +13,11 @@ from vllm.model_executor.models.interns1 import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from ...layout import Layout
 from ..model.encoder_inputs import EncoderInputs
 from ..model.gaps import Gapped
 from ..request.mrope_checks import Counting
 from ..request.processing import WholeItems
+from .square_tiles import SquareTiles
 
 
 class InternVLInfo(WholeItems, InternS1ProcessingInfo):
@@ -35,45 +31,25 @@ class InternVLInfo(WholeItems, InternS1ProcessingInfo):
 class InternVLProcessor(Counting, InternS1MultiModalProcessor):
     """Shortens the prompts of requests to InternVL."""
 
-    def with_item_marks(self, prompt: Sequence[int]) -> Sequence[int]:
+    def with_item_marks(self, inputs: Any) -> Sequence[int]:
         """Return a prompt's ids with marks around images, which the configuration does not name."""
         processor, token = self.info.get_hf_processor(), self.info.get_hf_config().image_token_id
         marks = [processor.start_image_token, processor.end_image_token]
         begin, end = self.info.get_tokenizer().convert_tokens_to_ids(marks)
-        items = ([begin, one, end] if one == token else [one] for one in prompt)
+        items = ([begin, one, end] if one == token else [one] for one in inputs.prompt)
         return [one for item in items for one in item]
 
 
-class InternVLTiles(EncoderInputs):
-    """Images as tiles of equal squares, all in one batch."""
+class InternVLTiles(SquareTiles):
+    """Tiles as InternVL's processor returns them."""
 
-    @cached_property
-    def counts(self) -> list[int]:
-        """Number of tiles of each image."""
-        return [int(count) for count in self.inputs["image_num_patches"]]
+    count_field = "image_num_patches"
+    tile_fields = ("pixel_values",)
 
     @property
-    def sizes(self) -> list[int]:
-        """Number of tokens of all tiles."""
-        return [count * self.model.num_image_token for count in self.counts]
-
-    def part(self, start: int, stop: int) -> Self:
-        """Return items ``start`` to ``stop`` and their tiles."""
-        ends = list(accumulate(self.counts, initial=0))
-        tiles = {
-            "pixel_values": self.inputs["pixel_values"][ends[start] : ends[stop]],
-            "image_num_patches": self.inputs["image_num_patches"][start:stop],
-        }
-        return replace(self, inputs={**self.inputs, **tiles})
-
-    def layouts(self) -> list[Layout]:
-        """Return each image's tiles."""
-        tile = Layout.square(self.model.num_image_token).tiles
-        return [Layout(None if tile is None else tile * count) for count in self.counts]
-
-    def by_item(self, views: Tensor) -> list[Tensor]:
-        """Split values of tiles by images."""
-        return list(views.split(self.counts))
+    def tile_size(self) -> int:
+        """The number that vLLM computes from the configuration."""
+        return int(self.model.num_image_token)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,37 +20,17 @@ from vllm.model_executor.models.qwen3_vl_moe import (
     Qwen3VLMoeProcessingInfo,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.processing import PromptUpdateDetails
 
 from ..model import positions
 from ..request.mrope_checks import Placing
 from ..request.processing import Shortened
-from ..request.request_setting import RequestSetting
 from .qwen import Gridded, Offsets, Patches, offsets_of
 
 
 class Qwen3Processor(Placing, Qwen3VLMultiModalProcessor):
-    """Qwen3-VL's requests.
+    """Qwen3-VL's requests; timestamps stand between the frames of a video."""
 
-    How many tokens a video keeps is known before it is encoded, but not from which frames, so the
-    places of its timestamps are not known either. A shortened video is therefore one run of
-    placeholders, timestamps included, for all of which the model returns embeddings.
-    """
-
-    def shortened(
-        self, content: Any, setting: RequestSetting, medium: str, processed: Mapping[str, Any]
-    ) -> Shortened:
-        """Return one run of placeholders for a shortened video, timestamps included."""
-        if not isinstance(content, PromptUpdateDetails):
-            return super().shortened(content, setting, medium, processed)
-        token = self.info.get_hf_config().video_token_id
-        total = content.full.count(token)
-        kept = setting.count(total)
-        run, marks = content.full, content.is_embed
-        if kept < total:
-            run, marks = [token] * (len(run) - total + kept), None
-        placeholders = Shortened(run, marks, total, kept, setting.name)
-        return replace(placeholders, reach=self.reach(placeholders, medium, processed))
+    one_run = True
 
     def reach(self, placeholders: Shortened, medium: str, processed: Mapping[str, Any]) -> int:
         """Return the number of positions of an image, or of a video with its timestamps."""

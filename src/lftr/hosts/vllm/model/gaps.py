@@ -116,9 +116,20 @@ class Gapped(Reducing):
         items = []
         for one in sorted(mm_features, key=lambda feature: feature.mm_position.offset):
             places = places_of(one.mm_position)
-            size = int(one.data[size_field_of(one.modality)].data)
-            items.append((places, size - len(places)))
+            items.append((places, self.lost(one, len(places))))
         return initial(len(input_tokens), items)
+
+    def lost(self, item: Any, count: int) -> int:
+        """Return how many tokens an item has lost.
+
+        Parameters
+        ----------
+        item : vllm.multimodal.inputs.MultiModalFeatureSpec
+            What vLLM knows of the item.
+        count : int
+            Number of the prompt's tokens that belong to it.
+        """
+        return int(item.data[size_field_of(item.modality)].data) - count
 
     def recompute_mrope_positions(
         self,

@@ -117,18 +117,21 @@ class Reducing(SupportsMultiModal):
 
     def _find_encoder(self) -> Encoder:
         tower = self.family.module(self, self.tower)
-        attentions = {n: m for n, m in tower.named_modules() if isinstance(m, MMEncoderAttention)}
+        attentions: dict[str, Any] = {
+            n: m for n, m in tower.named_modules() if isinstance(m, MMEncoderAttention)
+        }
         names = list(attentions)
         depth = self.encoder_depth(len(names))
         deep = names[self.family.attention_layer(self, depth)]
-        attention: Any = tower.get_submodule(deep.rpartition(".")[0])
+        vision = self.config.vision_config
+        heads = getattr(vision, "num_attention_heads", None) or vision.num_heads
         return Encoder(
             attentions[deep],
             attentions[names[self.family.shallow_layer(self, depth)]],
             tower.get_submodule(deep.rpartition(".")[0].rpartition(".")[0]),
             self.family.module(self, self.projector or self.family.projector),
             self.family.cls_place(self) if "cls_attention" in self.provided else None,
-            getattr(attention, "tp_size", 1),  # some are whole on every device
+            heads // attentions[deep].num_heads,  # some have all heads on every device
         )
 
     # ---- overridden by families of models -------------------------------------------------------

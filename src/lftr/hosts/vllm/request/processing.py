@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -79,6 +79,14 @@ class WholeItems(BaseProcessingInfo):
 class Shortening(BaseMultiModalProcessor):
     """Reads the settings of requests, and shortens the placeholders of their items."""
 
+    one_run: ClassVar[bool] = False
+    """Whether a shortened item with text of its own is one run of placeholders, text included.
+
+    How many tokens an item keeps is known before it is encoded, but not from which of its frames or
+    tiles, so the places of text between these are not known either. The model returns embeddings
+    for the whole run.
+    """
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.info.get_hf_config()
@@ -119,7 +127,8 @@ class Shortening(BaseMultiModalProcessor):
             kwargs = {**inputs.hf_processor_mm_kwargs, KEY: text}
             kwargs.pop(QUESTIONS, None)  # a client's
             if setting.guided(self.provided):
-                kwargs[QUESTIONS] = self._questions(inputs, setting)
+                inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
+                kwargs = {**kwargs, QUESTIONS: self._questions(inputs, setting)}
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
             sent, self._recorded, self._hashes = False, [], []
             try:
@@ -171,10 +180,14 @@ class Shortening(BaseMultiModalProcessor):
         counts = inputs.mm_data_items.get_all_counts()
         if self._profiling:  # a prompt of items alone; memory is measured with the longest text
             return {name: [torch.zeros(MOST_IDS).int()] * count for name, count in counts.items()}
-        return self.questions.of_items(self.with_item_marks(inputs.prompt), counts, setting.guide)
+        return self.questions.of_items(self.with_item_marks(inputs), counts, setting.guide)
 
-    def with_item_marks(self, prompt: Sequence[int]) -> Sequence[int]:
-        """Return a prompt's ids with the text that the model's processor puts around items."""
+    def with_item_marks(self, inputs: Any) -> Sequence[int]:
+        """Return a prompt's ids with the text that the model's processor adds to items.
+
+        Each item has one placeholder.
+        """
+        prompt: Sequence[int] = inputs.prompt
         return prompt
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
@@ -226,7 +239,7 @@ class Shortening(BaseMultiModalProcessor):
         """Check that the model can take the processed prompt."""
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        plain, text = _split(hf_kwargs)
+        plain, text = split(hf_kwargs)
         questions = hf_kwargs.get(QUESTIONS)
         try:
             processed = super()._apply_hf_processor_main(mm_items, plain)
@@ -250,7 +263,7 @@ class Shortening(BaseMultiModalProcessor):
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        plain, _ = _split(hf_processor_mm_kwargs)
+        plain, _ = split(hf_processor_mm_kwargs)
         fields = dict(super()._get_mm_fields_config(hf_inputs, plain))
         for medium in MEDIA:
             for name in (field_of(medium), question_field_of(medium)):
@@ -260,17 +273,17 @@ class Shortening(BaseMultiModalProcessor):
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        plain, text = _split(hf_processor_mm_kwargs)
+        plain, text = split(hf_processor_mm_kwargs)
         setting = setting_of(text)
 
         def replacement(content: Any, medium: str, item: int) -> Shortened:
             whole = content(item) if callable(content) else content
             processed = out_mm_kwargs[medium][item]
             placeholders = self.shortened(whole, setting, medium, processed)
-            size = torch.tensor(placeholders.total)
-            (processed[size_field_of(medium)],) = MultiModalBatchedField(
-                keep_on_cpu=True
-            ).build_elems(medium, size_field_of(medium), [size])  # for the scheduler
+            size = {size_field_of(medium): torch.tensor(placeholders.total)}  # for the scheduler
+            for name, value in (size | self.item_fields(whole)).items():
+                field = MultiModalBatchedField(keep_on_cpu=True)
+                (processed[name],) = field.build_elems(medium, name, [value])
             return placeholders
 
         return [
@@ -295,16 +308,34 @@ class Shortening(BaseMultiModalProcessor):
             The kind of item.
         processed : mapping
             The output of the model's processor for this item.
+
+        Raises
+        ------
+        TypeError
+            If text parts the item, and the class does not say that it is one run.
         """
         marks = content.is_embed if isinstance(content, PromptUpdateDetails) else None
         full = content if marks is None else content.full
         places = range(len(full)) if marks is None else marks(full).nonzero().squeeze(1).tolist()
         first, total = places[0], len(places)
         kept = setting.count(total)
-        if places[-1] - first + 1 != total:
-            raise TypeError(f"{type(self).__name__} must define shortened: text parts an item")
+        if self.one_run and marks is not None and kept < total:
+            run = [full[first]] * (len(full) - total + kept)
+            return Shortened(run, None, total, kept, setting.name)
+        if kept < total and places[-1] - first + 1 != total:
+            raise TypeError(f"{type(self).__name__} must set one_run: text parts an item")
         shorter = full[: first + kept] + full[first + total :]
         return Shortened(shorter, marks, total, kept, setting.name)
+
+    def item_fields(self, content: Any) -> dict[str, Tensor]:
+        """Return further fields that the model receives with an item.
+
+        Parameters
+        ----------
+        content : list of int or PromptUpdateDetails
+            The placeholders of all the item's tokens, and maybe text around them.
+        """
+        return {}
 
     def _apply_prompt_updates(self, token_ids: Any, mm_prompt_updates: Any) -> Any:
         """Put placeholders into the prompt, which has to have a place for each item.
@@ -333,7 +364,7 @@ class Shortening(BaseMultiModalProcessor):
         return applied
 
 
-def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the arguments of the model's own processor, and the setting."""
     names = (KEY, QUESTIONS)
     return {key: value for key, value in kwargs.items() if key not in names}, kwargs[KEY]
