@@ -56,6 +56,7 @@ def served(
 ) -> Iterator[object]:
     """A family's tiny checkpoint in a reduced engine, with the stock engine's answers."""
     from .engines import Served
+
     if request.param == "smolvlm":
         pytest.importorskip("num2words")  # transformers' processor asks for it
 

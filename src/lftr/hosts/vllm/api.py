@@ -1,8 +1,9 @@
 """What the plugin relies on of vLLM: its releases, and the functions that it overrides and calls.
 
-vLLM has no stable interface for what the plugin does. `check` therefore compares the functions by
-name and parameters where a reduced model starts: a function that was renamed would be overridden no
-more, and vLLM would answer without reduction, or with wrong positions, and without an error.
+vLLM has no stable interface for what the plugin does. Where a model starts, `check` therefore
+compares the functions that its server uses by name and parameters: a function that was renamed
+would be overridden no more, and vLLM would answer without reduction, or with wrong positions, and
+without an error. `check_order` does the same for the order of calls.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -32,63 +33,116 @@ _MODELS = "vllm.model_executor.models"
 _LAYERS = "vllm.model_executor.layers"
 _MANAGER = "vllm.v1.core.encoder_cache_manager:EncoderCacheManager"
 
-PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    # requests
-    "vllm.multimodal.processing:BaseProcessingInfo.get_mm_max_tokens_per_item": (
-        *("self", "seq_len", "mm_counts"),
-    ),
-    "vllm.multimodal.processing:BaseProcessingInfo.get_supported_mm_limits": ("self",),
-    "vllm.multimodal.hasher:MultiModalHasher.hash_kwargs": ("algorithm", "**kwargs"),
-    f"{_PROCESSOR}.apply": ("self", "inputs", "timing_ctx"),
-    f"{_PROCESSOR}.get_dummy_mm_inputs": ("self", MORE),
-    f"{_PROCESSOR}._get_mm_hashes": ("self", "inputs"),
-    f"{_PROCESSOR}._get_cache_missing_processor_kwargs": ("self", "inputs", "mm_is_cached"),
-    f"{_PROCESSOR}._get_cache_missing_items": ("self", "cache", "mm_data_items", "mm_hashes"),
-    f"{_PROCESSOR}._apply_hf_processor_main": ("self", "mm_items", "hf_kwargs"),
-    f"{_PROCESSOR}._get_mm_fields_config": ("self", "hf_inputs", "hf_processor_mm_kwargs"),
-    f"{_PROCESSOR}._get_prompt_updates": (
-        *("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
-    ),
-    f"{_PROCESSOR}._apply_prompt_updates": ("self", "token_ids", "mm_prompt_updates"),
-    f"{_PROCESSOR}._maybe_apply_prompt_updates": ("self", "mm_items", "mm_res"),
-    # models
-    f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_model_config": ("model_config",),
-    f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_config": ("vllm_config",),
-    f"{_MODELS}.interfaces:SupportsMultiModal.embed_multimodal": ("self", "**kwargs"),
-    f"{_MODELS}.interfaces:SupportsMultiModal.embed_input_ids": (
-        *("self", "input_ids", "multimodal_embeddings", "is_multimodal"),
-    ),
-    f"{_MODELS}.interfaces:SupportsMultiModal.get_language_model": ("self",),
-    f"{_MODELS}.interfaces:SupportsMRoPE.get_mrope_input_positions": (
-        *("self", "input_tokens", "mm_features"),
-    ),
-    f"{_MODELS}.interfaces:SupportsMultiModalPruning.recompute_mrope_positions": (
-        *("self", "input_ids", "multimodal_embeddings", "mrope_positions"),
-        "num_computed_tokens",
-    ),
-    "vllm.config.multimodal:MultiModalConfig.is_multimodal_pruning_enabled": ("self",),
-    # attention and rotary angles
-    f"{_LAYERS}.attention:Attention.__init__": ("self", "num_heads", "head_size", "scale", MORE),
-    f"{_LAYERS}.attention:Attention.forward": ("self", "query", "key", "value", MORE),
-    f"{_LAYERS}.rotary_embedding.base:RotaryEmbeddingBase._compute_cos_sin_cache": ("self",),
-    "vllm.v1.attention.selector:get_attn_backend": (
-        *("head_size", "dtype", "kv_cache_dtype"),
-        MORE,
-    ),
-    # the scheduler
-    f"{_MANAGER}.create_manager": ("cache_size", "vllm_config"),
-    f"{_MANAGER}.can_allocate": (
-        *("self", "request", "input_id", "encoder_compute_budget", "num_embeds_to_schedule"),
-    ),
-    f"{_MANAGER}.allocate": ("self", "request", "input_id"),
-    f"{_MANAGER}.get_freed_mm_hashes": ("self",),
+PARAMETERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "every server": {
+        # requests
+        "vllm.multimodal.processing:BaseProcessingInfo.get_mm_max_tokens_per_item": (
+            *("self", "seq_len", "mm_counts"),
+        ),
+        "vllm.multimodal.processing:BaseProcessingInfo.get_supported_mm_limits": ("self",),
+        "vllm.multimodal.hasher:MultiModalHasher.hash_kwargs": ("algorithm", "**kwargs"),
+        f"{_PROCESSOR}.apply": ("self", "inputs", "timing_ctx"),
+        f"{_PROCESSOR}.get_dummy_mm_inputs": ("self", MORE),
+        f"{_PROCESSOR}._get_mm_hashes": ("self", "inputs"),
+        f"{_PROCESSOR}._get_cache_missing_processor_kwargs": ("self", "inputs", "mm_is_cached"),
+        f"{_PROCESSOR}._get_cache_missing_items": ("self", "cache", "mm_data_items", "mm_hashes"),
+        f"{_PROCESSOR}._apply_hf_processor_main": ("self", "mm_items", "hf_kwargs"),
+        f"{_PROCESSOR}._get_mm_fields_config": ("self", "hf_inputs", "hf_processor_mm_kwargs"),
+        f"{_PROCESSOR}._get_prompt_updates": (
+            *("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
+        ),
+        f"{_PROCESSOR}._apply_prompt_updates": ("self", "token_ids", "mm_prompt_updates"),
+        f"{_PROCESSOR}._maybe_apply_prompt_updates": ("self", "mm_items", "mm_res"),
+        # models
+        f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_model_config": ("model_config",),
+        f"{_MODELS}.config:VerifyAndUpdateConfig.verify_and_update_config": ("vllm_config",),
+        f"{_MODELS}.interfaces:SupportsMultiModal.embed_multimodal": ("self", "**kwargs"),
+        f"{_MODELS}.interfaces:SupportsMultiModal.embed_input_ids": (
+            *("self", "input_ids", "multimodal_embeddings", "is_multimodal"),
+        ),
+        f"{_MODELS}.interfaces:SupportsMultiModal.get_language_model": ("self",),
+        # the scheduler
+        f"{_MANAGER}.create_manager": ("cache_size", "vllm_config"),
+        f"{_MANAGER}.can_allocate": (
+            *("self", "request", "input_id", "encoder_compute_budget", "num_embeds_to_schedule"),
+        ),
+        f"{_MANAGER}.allocate": ("self", "request", "input_id"),
+        f"{_MANAGER}.get_freed_mm_hashes": ("self",),
+    },
+    "positions": {
+        f"{_MODELS}.interfaces:SupportsMRoPE.get_mrope_input_positions": (
+            *("self", "input_tokens", "mm_features"),
+        ),
+        f"{_MODELS}.interfaces:SupportsMultiModalPruning.recompute_mrope_positions": (
+            *("self", "input_ids", "multimodal_embeddings", "mrope_positions"),
+            "num_computed_tokens",
+        ),
+        "vllm.config.multimodal:MultiModalConfig.is_multimodal_pruning_enabled": ("self",),
+    },
+    "positions of one dimension": {
+        f"{_LAYERS}.rotary_embedding.base:RotaryEmbeddingBase._compute_cos_sin_cache": ("self",),
+    },
+    "weights": {
+        f"{_LAYERS}.attention:Attention.__init__": (
+            *("self", "num_heads", "head_size", "scale"),
+            MORE,
+        ),
+        f"{_LAYERS}.attention:Attention.forward": ("self", "query", "key", "value", MORE),
+        "vllm.v1.attention.selector:get_attn_backend": (
+            *("head_size", "dtype", "kv_cache_dtype"),
+            MORE,
+        ),
+    },
+    "anyres": {
+        f"{_MODELS}.llava_next:LlavaNextForConditionalGeneration._merge_image_patch_embeddings": (
+            *("self", "image_size", "patch_embeddings", "strategy"),
+        ),
+        f"{_MODELS}.llava_onevision:LlavaOnevisionForConditionalGeneration"
+        "._merge_image_patch_embeddings": (
+            *("self", "image_size", "patch_embeddings", "image_newline", "vision_aspect_ratio"),
+            "strategy",
+        ),
+    },
+    "idefics": {
+        f"{_MODELS}.idefics3:Idefics3ProcessingInfo.get_image_repl": (
+            *("self", "image_width", "image_height", "processor", "mm_kwargs"),
+        ),
+    },
+    "qwen": {
+        f"{_MODELS}.qwen2_vl:Qwen2VLForConditionalGeneration.iter_mm_grid_thw": (
+            *("self", "mm_features"),
+        ),
+        f"{_MODELS}.qwen2_5_vl:Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw": (
+            *("self", "mm_features"),
+        ),
+    },
+    "qwen3": {
+        f"{_MODELS}.qwen3_vl:Qwen3VLForConditionalGeneration._iter_mm_grid_hw": (
+            *("input_tokens", "mm_features", "video_token_id", "vision_start_token_id"),
+            *("vision_end_token_id", "spatial_merge_size"),
+        ),
+        f"{_MODELS}.qwen3_vl:Qwen3VLMultiModalProcessor.get_video_repl": (
+            *("tokens_per_frame", "timestamps", "tokenizer", "vision_start_token_id"),
+            *("vision_end_token_id", "video_token_id", MORE),
+        ),
+    },
 }
-"""Functions as ``module:name``, with the parameters that the plugin knows."""
+"""Functions as ``module:name``, with the parameters that the plugin knows, by what uses them.
+
+That is every server, an option (see `lftr.hosts.vllm.start_options.relied_on`), or a module of
+`lftr.hosts.vllm.families`.
+"""
 
 
 @functools.cache
-def check() -> None:
+def check(parts: frozenset[str]) -> None:
     """Compare the installed vLLM with `PARAMETERS`.
+
+    Parameters
+    ----------
+    parts : frozenset of str
+        What a server uses besides the functions of every server; those without functions of their
+        own may be among them.
 
     Raises
     ------
@@ -97,13 +151,51 @@ def check() -> None:
     """
     differences = [
         difference
-        for name, known in PARAMETERS.items()
+        for part in PARAMETERS
+        if part == "every server" or part in parts
+        for name, known in PARAMETERS[part].items()
         if (difference := _difference(name, known)) is not None
     ]
     if differences:
         raise UnsupportedModelError(
             f"vllm = {_version()}, in which {'; '.join(differences)}. lftr's plugin would not "
             f"reduce as it should; allowed: {RELEASES}, with which it was tested"
+        )
+
+
+STEPS = (
+    "_apply_hf_processor_main",
+    "_get_mm_fields_config",
+    "_get_prompt_updates",
+    "_apply_prompt_updates",
+)
+"""Functions of the processor in the order in which the plugin relies on them, each once or more."""
+
+ANY_TIME = ("_get_mm_hashes", "_maybe_apply_prompt_updates")
+"""Further functions that are called for each request."""
+
+
+def check_order(calls: Sequence[str]) -> None:
+    """Compare the calls that vLLM made of its processor for one request with `STEPS`.
+
+    Parameters
+    ----------
+    calls : sequence of str
+        The names of the functions, in the order in which they began.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If one was not called, or later than the next one.
+    """
+    steps = tuple(name for name in dict.fromkeys(calls) if name in STEPS)
+    missing = [name for name in (*STEPS, *ANY_TIME) if name not in calls]
+    if missing or steps != STEPS:
+        what = f"does not call {', '.join(missing)}" if missing else f"calls {', '.join(steps)}"
+        raise UnsupportedModelError(
+            f"vllm = {_version()}, whose processor {what} for a request; lftr's plugin relies on "
+            f"{', '.join(STEPS)} in this order and on {', '.join(ANY_TIME)}; allowed: {RELEASES}, "
+            "with which it was tested"
         )
 
 

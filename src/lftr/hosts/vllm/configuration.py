@@ -27,14 +27,15 @@ class Configuration(VerifyAndUpdateConfig):
     def verify_and_update_config(vllm_config: Any) -> None:
         """Check that every part of vLLM gets the positions of kept tokens, and their weights.
 
-        Before, that vLLM has the functions that the plugin overrides.
+        Before, that vLLM has the functions that this server uses.
         """
         from . import api
-
-        api.check()
-        from .model import positions, slot_weights
+        from .start_options import relied_on
 
         config = vllm_config.model_config.hf_config
+        api.check(relied_on(config))
+        from .model import positions, slot_weights
+
         if _keeps_positions(config) or _weighs(config):
             otherwise = "; or positions = 'compact' and weights = 'none'"
             positions.check(vllm_config, otherwise if _counts(config) else "")

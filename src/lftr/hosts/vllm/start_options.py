@@ -87,3 +87,24 @@ NAMES = tuple(field.name for field in fields(StartOptions))
 def allowed_positions(architecture: Architecture) -> tuple[str, ...]:
     """Return the values of ``positions``; M-RoPE has no renumbered ones."""
     return POSITIONS if architecture.counted_positions else POSITIONS[:1]
+
+
+def relied_on(config: Any) -> frozenset[str]:
+    """Return what a server of a model uses of vLLM besides what every server does.
+
+    The names are those of `lftr.hosts.vllm.api.PARAMETERS`.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+        The model's configuration.
+    """
+    architecture, options = architecture_of(config), StartOptions.of(config)
+    original = options.positions == "original"
+    uses = {
+        architecture.module: True,
+        "positions": original,
+        "positions of one dimension": original and architecture.counted_positions,
+        "weights": options.weights > 0,
+    }
+    return frozenset(name for name, used in uses.items() if used)

@@ -39,7 +39,7 @@ from ..request.request_setting import (
     setting_of,
     size_field_of,
 )
-from ..start_options import StartOptions
+from ..start_options import StartOptions, relied_on
 from .encoder_inputs import EncoderInputs
 from .evidence_reader import Encoder, EvidenceReader
 from .slot_weights import StepWeights, with_logs
@@ -64,7 +64,7 @@ class Reducing(SupportsMultiModal):
     projector: str | None = None  # None: that of the family; vLLM may call it without hooks
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        api.check()
+        api.check(relied_on(vllm_config.model_config.hf_config))
         self._check(vllm_config)
         started = StartOptions.of(vllm_config.model_config.hf_config)
         most = int(vllm_config.scheduler_config.max_num_batched_tokens)
@@ -82,6 +82,7 @@ class Reducing(SupportsMultiModal):
             self.texts = TextReader(self.get_language_model(), vllm_config, started.text_tower)
         self.pace = Pace()
         self._encoder: Encoder | None = None
+        self._channels: int | None = None  # of tokens, known once an item was encoded here
         logger.info(
             "lftr: %s is served as %s, %s unless a request asks for another method or keep",
             served.stock,
@@ -163,7 +164,13 @@ class Reducing(SupportsMultiModal):
     # ---- the reduction --------------------------------------------------------------------------
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Encode items of one medium and return of each as many tokens as it has placeholders."""
+        """Encode items of one medium and return of each as many tokens as it has placeholders.
+
+        Raises
+        ------
+        LftrError
+            If vLLM passes items without a setting, which would be encoded without reduction.
+        """
         for medium in self.family.media:
             kwargs.pop(size_field_of(medium.name), None)
             texts = kwargs.pop(field_of(medium.name), None)
@@ -178,7 +185,12 @@ class Reducing(SupportsMultiModal):
                     for part in inputs.portions(self.most)
                     for tokens in self._reduced(part, list(islice(requested, len(part.sizes))))
                 )
-        return super().embed_multimodal(**kwargs)
+        raise LftrError(
+            f"vLLM passed {', '.join(kwargs) or 'nothing'} to embed_multimodal of "
+            f"{type(self).__name__}, and no setting of lftr's, which _apply_hf_processor_main of "
+            "the processor adds to every item; this release does not call it as lftr's plugin "
+            "knows it"
+        )
 
     def _reduced(
         self, inputs: EncoderInputs, requested: Sequence[tuple[RequestSetting, Tensor | None]]
@@ -195,6 +207,7 @@ class Reducing(SupportsMultiModal):
         reader = EvidenceReader(self.encoder, self._to_read(wanted.values()), inputs.packed)
         with reader.attached():
             features = list(super().embed_multimodal(**inputs.inputs))
+        self._channels = features[0].shape[1]
         anchors = [torch.arange(size) for size in sizes]
         logs: list[Tensor | None] = [None] * len(sizes)  # None: zeros
         if wanted:
@@ -221,12 +234,26 @@ class Reducing(SupportsMultiModal):
         *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:
-        """Embed a step's tokens, and note the weights of slots among them."""
+        """Embed a step's tokens, and note the weights of slots among them.
+
+        Raises
+        ------
+        LftrError
+            If features still have channels with positions, since vLLM has not called
+            ``recompute_mrope_positions`` before.
+        """
+        slots = list(multimodal_embeddings or ())
         if self.slot_weights is not None:
-            slots = list(multimodal_embeddings or ())
-            multimodal_embeddings = self.slot_weights.taken(len(input_ids), slots, is_multimodal)
+            slots = self.slot_weights.taken(len(input_ids), slots, is_multimodal)
+        widths = {rows.shape[1] for rows in slots}
+        if self._channels is not None and not widths <= {self._channels}:
+            raise LftrError(
+                f"vLLM passed features of {sorted(widths)} channels to embed_input_ids of "
+                f"{type(self).__name__}, not of {self._channels}; this release does not call "
+                "recompute_mrope_positions before it, as lftr's plugin knows it"
+            )
         embedded: Tensor = super().embed_input_ids(
-            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
+            input_ids, slots or None, is_multimodal=is_multimodal
         )
         return embedded
 

@@ -6,11 +6,12 @@ computed here, from its size. The setting is passed with the item to the model, 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from vllm.multimodal.processing import (
 )
 
 from ....values.errors import ArgumentError, LftrError
+from .. import api
 from ..architectures import provided
 from ..metrics import Counters, Repeats
 from ..start_options import StartOptions
@@ -41,6 +43,7 @@ from .request_setting import (
 )
 
 MEDIA = ("image", "video")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass
@@ -76,6 +79,18 @@ class WholeItems(BaseProcessingInfo):
         return {modality: most[modality]() for modality in mm_counts}
 
 
+def _noted(function: F) -> F:
+    """Note calls of a method of `Shortening`, until their order has been checked once."""
+
+    @functools.wraps(function)
+    def noted(processor: Shortening, *args: Any, **kwargs: Any) -> Any:
+        if processor._calls is not None:
+            processor._calls.append(function.__name__)
+        return function(processor, *args, **kwargs)
+
+    return noted  # type: ignore[return-value]
+
+
 class Shortening(BaseMultiModalProcessor):
     """Reads the settings of requests, and shortens the placeholders of their items."""
 
@@ -98,6 +113,7 @@ class Shortening(BaseMultiModalProcessor):
         if self.server.guide == "first":
             _ = self.questions.answer_mark  # refused at start where there is none
         self._profiling = False
+        self._calls: list[str] | None = []  # of a request; None once checked
         self._recorded: list[str] = []
         self._hashes: list[tuple[str, str]] = []
         self._repeats = Repeats()
@@ -118,6 +134,8 @@ class Shortening(BaseMultiModalProcessor):
         ------
         ArgumentError
             If the setting or the prompt is not allowed; the server answers with status 400.
+        UnsupportedModelError
+            If this release of vLLM prepares requests in another way than the plugin knows.
         """
         try:
             setting = self._setting(inputs)
@@ -131,8 +149,10 @@ class Shortening(BaseMultiModalProcessor):
                 kwargs = {**kwargs, QUESTIONS: self._questions(inputs, setting)}
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
             sent, self._recorded, self._hashes = False, [], []
+            self._calls = None if self._calls is None else []
             try:
                 processed = super().apply(inputs, timing_ctx)
+                self._check_calls(processed)
                 self.check(processed)
                 # vLLM refuses a longer prompt next, without sending it to the engine
                 sent = len(processed["prompt_token_ids"]) < self.info.ctx.model_config.max_model_len
@@ -149,6 +169,15 @@ class Shortening(BaseMultiModalProcessor):
                 again = sum(self._repeats.add(*pair) for pair in self._hashes)
                 Counters.get().again.labels(setting.name).inc(again)
         return processed
+
+    def _check_calls(self, processed: Any) -> None:
+        """Compare vLLM's calls for the first request with items, or example of one, with ours.
+
+        vLLM prepares an example when a server starts, and where it measures memory.
+        """
+        if self._calls is not None and processed["mm_placeholders"]:
+            api.check_order(self._calls)
+            self._calls = None
 
     def _get_cache_missing_items(self, cache: Any, mm_data_items: Any, mm_hashes: Any) -> Any:
         """Note which items vLLM is about to record as received by its engine."""
@@ -190,6 +219,7 @@ class Shortening(BaseMultiModalProcessor):
         prompt: Sequence[int] = inputs.prompt
         return prompt
 
+    @_noted
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """Return what caches know items by; the text that guides a choice is a part of it.
 
@@ -238,6 +268,7 @@ class Shortening(BaseMultiModalProcessor):
     def check(self, processed: Any) -> None:
         """Check that the model can take the processed prompt."""
 
+    @_noted
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         plain, text = split(hf_kwargs)
         questions = hf_kwargs.get(QUESTIONS)
@@ -260,6 +291,7 @@ class Shortening(BaseMultiModalProcessor):
                     processed[question_field_of(medium)] = questions[medium]
         return processed
 
+    @_noted
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Mapping[str, Any]:
@@ -270,6 +302,7 @@ class Shortening(BaseMultiModalProcessor):
                 fields[name] = MultiModalFieldConfig.batched(medium, keep_on_cpu=True)
         return fields
 
+    @_noted
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
@@ -337,6 +370,7 @@ class Shortening(BaseMultiModalProcessor):
         """
         return {}
 
+    @_noted
     def _apply_prompt_updates(self, token_ids: Any, mm_prompt_updates: Any) -> Any:
         """Put placeholders into the prompt, which has to have a place for each item.
 
@@ -355,6 +389,7 @@ class Shortening(BaseMultiModalProcessor):
                 )
         return ids, placeholders
 
+    @_noted
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         applied = super()._maybe_apply_prompt_updates(mm_items, mm_res)
         items = [updates[0].content for item in mm_res.prompt_updates.values() for updates in item]
