@@ -123,12 +123,12 @@ def ask(llm: LLM, checkpoint: tiny.Tiny, *questions: Question) -> list[Answer]:
     return answers(llm, [question.request(checkpoint) for question in questions])
 
 
-def answers(llm: LLM, requests: Sequence[Any]) -> list[Answer]:
+def answers(llm: LLM, requests: Sequence[Any], **options: Any) -> list[Answer]:
     """Return an engine's answers to requests, all at once."""
     from vllm import SamplingParams
 
     how = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True, detokenize=False)
-    outputs = llm.generate(list(requests), how, use_tqdm=False)
+    outputs = llm.generate(list(requests), how, use_tqdm=False, **options)
     return [
         Answer(len(o.prompt_token_ids), list(o.outputs[0].token_ids), o.num_cached_tokens or 0)
         for o in outputs

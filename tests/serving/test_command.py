@@ -303,10 +303,13 @@ class Model:
     ],
     ids=["reduced", "stock", "other", "pooling"],
 )
-def test_a_server_that_is_not_reduced_does_not_start(model: Any, message: str | None) -> None:
+def test_a_server_that_is_not_reduced_does_not_start(
+    model: Any, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As uvicorn starts it, by ASGI's lifespan."""
-    from lftr.hosts.vllm.start_check import StartCheck
+    from lftr.hosts.vllm import start_check
 
+    monkeypatch.setattr(start_check, "prepare_example", lambda _: None)
     started: list[Any] = []
     sent: list[Any] = []
 
@@ -322,12 +325,12 @@ def test_a_server_that_is_not_reduced_does_not_start(model: Any, message: str | 
     running = SimpleNamespace(
         state=SimpleNamespace(vllm_config=SimpleNamespace(model_config=model))
     )
-    asyncio.run(StartCheck(app)({"type": "lifespan", "app": running}, receive, send))
+    asyncio.run(start_check.StartCheck(app)({"type": "lifespan", "app": running}, receive, send))
     if message is None:
         assert (len(started), sent) == (1, [])
     else:
         assert started == []
         assert sent[0]["type"] == "lifespan.startup.failed"
         assert message in sent[0]["message"]
-    asyncio.run(StartCheck(app)({"type": "http"}, receive, send))
+    asyncio.run(start_check.StartCheck(app)({"type": "http"}, receive, send))
     assert started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lftr
 
 from . import tiny
-from .engines import Question, Served, Spelled, ask, engine, model_of
+from .engines import Question, Served, Spelled, answers, ask, engine, model_of
 
 QUESTIONS = (
     Question(((80, 80), (40, 36)), 1, 0.8, "divprune"),
@@ -105,6 +107,73 @@ def test_texts_beside_adapters(checkpoint: tiny.Tiny) -> None:
         served = Served(checkpoint, llm, {})
         for question in asked:
             assert served.ask(question) == [served.on_transformers(question)[0]]
+
+
+def write_adapter(checkpoint: tiny.Tiny, folder: Path) -> None:
+    """Write an adapter of the language model's queries, and add it to the model's own weights."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, module in checkpoint.model.named_modules():
+        if "language_model" in name and name.endswith("q_proj"):
+            rows, columns = module.weight.shape
+            down = 0.3 * torch.randn(8, columns, generator=generator)
+            up = 0.3 * torch.randn(rows, 8, generator=generator)
+            weights[f"base_model.model.{name}.lora_A.weight"] = down
+            weights[f"base_model.model.{name}.lora_B.weight"] = up
+            module.weight.data += up @ down
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, str(folder / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl"], indirect=True)
+def test_answers_of_adapters(checkpoint: tiny.Tiny, tmp_path: Path) -> None:
+    """Guided or not, as on transformers with the adapter's weights added; then without it."""
+    from vllm.lora.request import LoRARequest
+
+    asked = (Question(((40, 36),), 3, 0.3, "trim"), Question(((60, 70),), 4, 0.2, "pool"))
+    with reduced(checkpoint, enable_lora=True, max_lora_rank=8) as llm:
+        served = Served(checkpoint, llm, {})
+        plain = [served.on_transformers(one)[0] for one in asked]
+        write_adapter(checkpoint, tmp_path / "adapter")
+        wanted = [served.on_transformers(one)[0] for one in asked]
+        assert wanted != plain
+        adapter = LoRARequest("adapter", 1, str(tmp_path / "adapter"))
+        requests = [one.request(checkpoint) for one in asked]
+        assert answers(llm, requests, lora_request=adapter) == wanted
+        assert served.ask(*asked) == plain
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl"], indirect=True)
+def test_the_cache_in_shared_memory(checkpoint: tiny.Tiny) -> None:
+    """The engine has no items then, its worker has them: guided or not, new and known."""
+    asked = (*questions(checkpoint)[:4], Question(((60, 70),), 9, 0.7, "trim"))
+    asked = (*asked, Spelled(((60, 70),), 9, 0.7, "trim", text=f"<s> t9 {checkpoint.sign} t20"))
+    with reduced(checkpoint) as llm:
+        wanted = ask(llm, checkpoint, *asked)
+    how = {"mm_processor_cache_type": "shm", "distributed_executor_backend": "mp"}
+    with reduced(checkpoint, **how) as llm:
+        assert ask(llm, checkpoint, *asked) == wanted
+        assert ask(llm, checkpoint, *asked) == wanted
+        llm.reset_prefix_cache()
+        assert ask(llm, checkpoint, *asked) == wanted
+
+
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl"], indirect=True)
+def test_a_draft_of_ngrams(checkpoint: tiny.Tiny) -> None:
+    """Its guesses repeat the prompt's ids; where slots have weights, answers are the same."""
+    draft = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
+    draft |= {"prompt_lookup_min": 1}
+    asked = (*questions(checkpoint), Question(((64, 64),), 3, 0.1, "pool"))
+    with reduced(checkpoint) as llm:
+        wanted = ask(llm, checkpoint, *asked)
+    # in a process of its own: once numba is imported, vLLM's CPU build starts no second engine
+    how = {"distributed_executor_backend": "mp", "disable_log_stats": False}
+    with reduced(checkpoint, speculative_config=draft, **how) as llm:
+        assert ask(llm, checkpoint, *asked) == wanted
+        metrics = {one.name: one for one in llm.get_metrics()}
+        assert metrics["vllm:spec_decode_num_draft_tokens"].value > 0
 
 
 @pytest.mark.parametrize("checkpoint", ["qwen2_5_vl"], indirect=True)

@@ -39,6 +39,7 @@ def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         kwargs = {"lftr": setting} if setting else {}
         return processor(prompt, items, hf_processor_mm_kwargs=kwargs, cache=cache)
 
+    process.config = config  # type: ignore[attr-defined]
     process.cache = cache  # type: ignore[attr-defined]
     process.sign = checkpoint.sign  # type: ignore[attr-defined]
     process.token = MARK[checkpoint.name in tiny.GRIDDED]  # type: ignore[attr-defined]
@@ -116,3 +117,22 @@ def test_a_clip_of_one_frame(frontend: Any) -> None:
         frontend(f"<s> t9 {tiny.film_of('qwen3_vl')} t20", media={"video": [tiny.clip(1, 40, 36)]})
     assert len(str(caught.value)) < 400
     assert "array" not in str(caught.value)
+
+
+@pytest.mark.parametrize("frontend", ["llava"], indirect=True)
+def test_a_server_that_prepares_requests_otherwise_does_not_start(
+    frontend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's own example at start may fail, and its server goes on."""
+    from vllm.multimodal.processing import BaseMultiModalProcessor
+
+    from lftr.hosts.vllm.start_check import prepare_example
+
+    def bypassing(self: Any, mm_items: Any, mm_res: Any) -> Any:
+        apply = BaseMultiModalProcessor._apply_prompt_updates
+        return apply(self, mm_res.prompt_ids, mm_res.prompt_updates)
+
+    prepare_example(frontend.config)
+    monkeypatch.setattr(BaseMultiModalProcessor, "_maybe_apply_prompt_updates", bypassing)
+    with pytest.raises(lftr.LftrError, match="does not call _apply_prompt_updates for a request"):
+        prepare_example(frontend.config)

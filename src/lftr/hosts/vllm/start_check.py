@@ -1,4 +1,4 @@
-"""A check at the server's start: that the reduced architecture is the one that serves."""
+"""Checks at the server's start: that the reduced architecture serves, and prepares a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class StartCheck:
         """Pass every call on, but for the start of a server that is not reduced."""
         if scope["type"] == "lifespan":
             try:
-                check(scope["app"].state.vllm_config.model_config)
+                model_config = scope["app"].state.vllm_config.model_config
+                check(model_config)
+                prepare_example(model_config)
             except LftrError as error:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": f"lftr: {error}"})
@@ -61,3 +63,27 @@ def check(model_config: Any) -> None:
             f"runner = {model_config.runner_type!r}; allowed: 'generate', since lftr reduces what "
             "generates text"
         )
+
+
+def prepare_example(model_config: Any) -> None:
+    """Prepare a request as vLLM does, which compares the order of vLLM's calls.
+
+    vLLM does the same at its start, but a server goes on where that fails.
+
+    Parameters
+    ----------
+    model_config : vllm.config.ModelConfig
+        The configuration of the running engine.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If this release of vLLM prepares requests in another way than the plugin knows.
+    """
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    processor = MULTIMODAL_REGISTRY.create_processor(model_config)
+    limits = processor.info.allowed_mm_limits
+    medium = next((name for name, most in limits.items() if most > 0), None)
+    if medium is not None:  # images come first, and are the cheapest
+        processor.get_dummy_mm_inputs({medium: 1})
