@@ -251,6 +251,14 @@ def test_lftr_can_give_the_first_frame_an_even_share():
     assert (whole.index // 16).bincount()[0] == 16
 
 
+def test_lftr_without_leftovers_merges_nothing_where_it_reduces_in_space_alone():
+    tokens = clip(8, (5, 4, 4))
+    assert lftr.methods.Lftr(leftovers="drop").select(tokens, 10).flow is None
+    assert lftr.methods.Lftr(leftovers="drop", time_share=0.5).select(tokens, 10).flow is not None
+    counted = lftr.methods.Merge("lftr(leftovers=drop)", weighting="anchor").select(tokens, 10)
+    assert counted.weight.sum() == tokens.count
+
+
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that anything made."""
 

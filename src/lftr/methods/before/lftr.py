@@ -177,7 +177,7 @@ class Lftr(Method, name="lftr"):
             relevant=self.among == "relevant",
         )
         index = kept.flatten(1).nonzero()[:, 1].reshape(len(x), keep)
-        if self.leftovers == self.still == "drop":
+        if self.leftovers == "drop" and (self.still == "drop" or between_stages == total):
             return Selection(index)
         if self.leftovers == "merge":
             slot = nearest_kept(x, length, kept).masked_fill(~stays, -1)
