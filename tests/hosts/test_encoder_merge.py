@@ -577,11 +577,12 @@ def test_a_merge_may_drop(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert item.selection.assignment(36).tolist() == [*range(22), *[-1] * 14]
 
 
-def test_a_bias_under_flash_attention(llava: Any) -> None:
+@pytest.mark.parametrize("name", ["proportional", "flowcut"])
+def test_a_bias_under_flash_attention(llava: Any, name: str) -> None:
     model = fresh(llava)
     model.base_model.vision_tower.config._attn_implementation = "flash_attention_2"
     with pytest.raises(lftr.LftrError, match="takes no bias"):
-        lftr.reduce(model, "uniform", keep=0.5, encoder=MERGES["proportional"])
+        lftr.reduce(model, "uniform", keep=0.5, encoder=MERGES[name])
 
 
 @pytest.mark.parametrize(
