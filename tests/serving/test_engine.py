@@ -186,6 +186,15 @@ def test_texts_without_a_processor_cache(checkpoint: tiny.Tiny) -> None:
             assert served.ask(question, question) == [served.on_transformers(question)[0]] * 2
 
 
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_a_request_composes(checkpoint: tiny.Tiny) -> None:
+    with reduced(checkpoint) as llm:
+        served = Served(checkpoint, llm, {})
+        for method in ("Mix(divprune, uniform, share=1/4)", "Then(fastervlm, Merge(divprune))"):
+            question = Question(((40, 36),), 3, 0.4, method)
+            assert served.ask(question) == [served.on_transformers(question)[0]]
+
+
 def raises(*_: Any) -> Any:
     raise ZeroDivisionError("a method's own mistake")
 
