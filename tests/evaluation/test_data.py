@@ -167,6 +167,9 @@ def test_lines_that_the_metric_cannot_score_are_named(jsonl):
 def test_one_budget_spelt_twice_is_one_and_all_is_not_one_token():
     labels = [one.label for one in settings_grid([get_method("lftr")], [0.25, 0.25 + 1e-12, 1], ())]
     assert labels == ["full", "lftr 1/4", "lftr 1"]
+    composed = [get_method("Merge(divprune)"), get_method("Merge(random)")]
+    labels = [one.label for one in settings_grid(composed, [0.25], ())]
+    assert labels == ["full", "Merge(divprune) 1/4", "Merge(random) 1/4"]
     assert spell(1.0) == "1/1"
 
 

@@ -199,6 +199,27 @@ def test_renumbered_positions(serve: Any) -> None:
     assert "positions renumbered" in said
 
 
+def test_a_composition(serve: Any) -> None:
+    code, command, said = serve("--method", "Merge(divprune)", "--option", "own=1/4")
+    assert code == 0
+    assert overrides(command)["lftr"]["method"] == "Merge"
+    assert overrides(command)["lftr"]["options"]["inner"]["method"] == "divprune"
+    assert overrides(command)["lftr"]["options"]["own"] == 0.25
+    assert "Merge(divprune, own=0.25) keep=0.0625" in said
+    code, _, said = serve("--method", "Merge(hawk)")
+    assert code == 1
+    assert "needs text_products" in said
+    spelled = [
+        overrides(serve("--weights", "none", *words)[1])
+        for words in (
+            ["--method", "lftr(rounds=2)"],
+            ["--method", "lftr", "--option", "rounds=2"],
+        )
+    ]
+    assert spelled[0] == spelled[1]
+    assert spelled[0]["lftr"]["options"]["leftovers"] == "drop"  # as this server has it
+
+
 def test_a_preset(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "preset.json"
     Preset(

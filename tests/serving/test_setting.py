@@ -345,6 +345,9 @@ def test_operators_may_compose() -> None:
     setting = RequestSetting(Mix("divprune", "lftr", share=0.25), 0.5)
     assert of_server(json.loads(setting.text), CLIP) == setting
     assert of_server({"method": "Mix(divprune, lftr, share=0.25)", "keep": 0.5}, CLIP) == setting
+    for reads in (of_server, lambda values, fields: read(values, SERVER, fields)):
+        spelled = reads({"method": "lftr(rounds=2)"}, CLIP).method
+        assert spelled == lftr.get_method("lftr", rounds=2, **UNWEIGHTED["lftr"])
 
 
 def test_requests_may_compose() -> None:

@@ -87,7 +87,7 @@ def serve(
 
 def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
     from ..methods.base import Method
-    from ..options.calls import is_call
+    from ..options.calls import is_call, read_call
     from ..options.plain import to_plain
     from ..values.budget import as_arguments
     from .parsing import parse_budget, parse_method
@@ -95,10 +95,11 @@ def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
     name, spelled = arguments["--method"] or "lftr", arguments["--option"] or []
     chosen = parse_method(name, spelled)
     plain: dict[str, Any] = {"method": chosen.name}
-    if not chosen.name or is_call(name):
+    named = {option.partition("=")[0] for option in spelled}
+    named |= read_call("--method", name, "method")["options"].keys() if is_call(name) else set()
+    if not chosen.name:
         plain = to_plain(chosen)
-    elif spelled and isinstance(chosen, Method):  # others are as the server has them
-        named = {option.partition("=")[0] for option in spelled}
+    elif named and isinstance(chosen, Method):  # others are as the server has them
         options_of = to_plain(chosen)["options"]
         plain["options"] = {key: value for key, value in options_of.items() if key in named}
     budget = parse_budget(arguments["--keep"], arguments["--tokens"])

@@ -270,11 +270,11 @@ def _build_method(
     """Return the method that an operator asks for, whose options may be of any type."""
     if name in list_methods("inside"):
         raise _refusal(name, _INSIDE, provided)
-    if isinstance(options, Mapping):
-        options = _defaults(str(name), weighted) | dict(options)
-        if is_call(name):
-            return _fitting(from_plain(_plain_method(name, options)), provided)
-    return _fitting(from_plain({"method": name, "options": options}), provided)
+    if not isinstance(options, Mapping):
+        raise ArgumentError.of("options", options, "an object of names and values")
+    plain = _plain_method(name, options)
+    plain["options"] = _defaults(str(plain["method"]), weighted) | plain["options"]
+    return _fitting(from_plain(plain), provided)
 
 
 def _defaults(name: str, weighted: bool) -> dict[str, Any]:
