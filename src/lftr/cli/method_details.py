@@ -80,18 +80,18 @@ def details(method: Any) -> dict[str, Any]:
 
 def print_details(method: Any) -> None:
     """Print one method: what it does, its source, its options, its evidence, its spellings."""
-    told = details(method)
-    say(told["name"], "", told["description"], "", f"acts: {told['acts']}")
-    if told["source"]:
-        say(f"source: {', '.join([told['source'], *told['links']])}")
-    for need in told["evidence"]:
+    page = details(method)
+    say(page["name"], "", page["description"], "", f"acts: {page['acts']}")
+    if page["source"]:
+        say(f"source: {', '.join([page['source'], *page['links']])}")
+    for need in page["evidence"]:
         say(f"looks at: {need}")
-    if told["options"]:
+    if page["options"]:
         table = Table(["option", "type", "default", "allowed", "what it does"])
-        for one in told["options"]:
+        for one in page["options"]:
             table.add(*(one[key] for key in ("name", "type", "default", "allowed", "description")))
         table.print()
-    say(f"command line: {told['command']}", *(f"Python: {line}" for line in told["python"]))
+    say(f"command line: {page['command']}", *(f"Python: {line}" for line in page["python"]))
 
 
 def _options(method: Any) -> list[dict[str, str]]:
