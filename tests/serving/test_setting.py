@@ -475,7 +475,7 @@ def test_defaults_depend_on_weights() -> None:
 
 
 def test_architectures() -> None:
-    assert len(ARCHITECTURES) == 9
+    assert len(ARCHITECTURES) == 11
     stock = Config("LlavaForConditionalGeneration")
     assert architecture_of(stock) == architecture_of(Config("LftrLlavaForConditionalGeneration"))
     assert provided(stock) == CLIP
