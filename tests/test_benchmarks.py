@@ -24,14 +24,8 @@ COMMANDS = [
     "weights.py --suite scenes --n 3",
     "weights.py --test --suite clips --n 3",
     "weights.py --test --suite scenes --n 3",
-    "weights_cost.py --rounds 2",
     "weights_distance.py --n 3",
 ]
-ELSEWHERE = {
-    "claims": "tests/test_claims.py; needs torchao",
-    "serving": "needs vLLM",
-    "serving_accuracy": "needs vLLM",
-}
 
 
 @pytest.fixture(scope="module")
