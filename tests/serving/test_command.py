@@ -310,8 +310,8 @@ def test_versions(serve: Any) -> None:
 class Model:
     """What is read of vLLM's configuration of a running model."""
 
-    def __init__(self, architecture: str, runner: str = "generate") -> None:
-        self.architecture, self.runner_type = architecture, runner
+    def __init__(self, architecture: str, runner: str = "generate", renamed: bool = False) -> None:
+        self.architecture, self.runner_type, self.renamed = architecture, runner, renamed
 
 
 @pytest.mark.parametrize(
@@ -321,8 +321,9 @@ class Model:
         (Model("LlavaForConditionalGeneration"), "as LlavaForConditionalGeneration, without"),
         (Model("TransformersMultiModalForCausalLM"), "without reduction"),
         (Model("LftrLlavaForConditionalGeneration", "pooling"), "runner = 'pooling'"),
+        (Model("LftrLlavaForConditionalGeneration", renamed=True), "AttributeError: no attribute"),
     ],
-    ids=["reduced", "stock", "other", "pooling"],
+    ids=["reduced", "stock", "other", "pooling", "renamed"],
 )
 def test_a_server_that_is_not_reduced_does_not_start(
     model: Any, message: str | None, monkeypatch: pytest.MonkeyPatch
@@ -330,7 +331,11 @@ def test_a_server_that_is_not_reduced_does_not_start(
     """As uvicorn starts it, by ASGI's lifespan."""
     from lftr.hosts.vllm import start_check
 
-    monkeypatch.setattr(start_check, "prepare_example", lambda _: None)
+    def prepare_example(model: Any) -> None:
+        if model.renamed:
+            raise AttributeError("no attribute 'create_processor'")
+
+    monkeypatch.setattr(start_check, "prepare_example", prepare_example)
     started: list[Any] = []
     sent: list[Any] = []
 

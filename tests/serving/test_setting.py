@@ -348,6 +348,7 @@ def test_operators_may_compose() -> None:
     for reads in (of_server, lambda values, fields: read(values, SERVER, fields)):
         spelled = reads({"method": "lftr(rounds=2)"}, CLIP).method
         assert spelled == lftr.get_method("lftr", rounds=2, **UNWEIGHTED["lftr"])
+        assert reads({"method": "Merge(lftr)"}, CLIP).method == lftr.methods.Merge("lftr")
 
 
 def test_requests_may_compose() -> None:
@@ -385,13 +386,19 @@ EIGHT = f"Mix({FOUR}, {FOUR})"
         ("Merge(divprune, own=Step(2))", {}, "own = "),
         ("Merge(" * 10 + "lftr" + ")" * 10, {}, "more than 8 inside each other"),
         ("Mix(lftr, lftr)".replace("lftr", EIGHT), {}, "holds more"),
+        ("Mix", {"a": EIGHT, "b": EIGHT}, "holds more"),
+        ("Merge", {"inner": "lftr(candidates=1e300)"}, "numbers from -"),
+        ("Merge", {"inner": {"method": "Merge('lftr(candidates=1e300)')"}}, "numbers from -"),
+        ("Merge", {"inner": {"method": "divprune", "options": None}}, "options = None"),
+        ("Merge", {"inner": {"method": "divprune", "options": [1]}}, "options = "),
+        ("Merge(divprune)", 5, "options = 5"),
+        ("lftr(" + "(" * 900, {}, "more than 8 inside each other"),
+        ("lftr(space=" + "[" * 900, {}, "more than 8 inside each other"),
         ("Merge(lftr) or 1", {}, "nothing was expected after it"),
         ("Merge(lftr.__class__)", {}, "not understood"),
     ],
 )
-def test_compositions_that_no_request_may_ask_for(
-    method: str, options: dict[str, object], words: str
-) -> None:
+def test_compositions_that_no_request_may_ask_for(method: str, options: object, words: str) -> None:
     with pytest.raises(lftr.LftrError, match=words):
         read({"method": method, "options": options}, SERVER, CLIP)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Literal
 
-from ..options.calls import is_call, read_call
+from ..options.calls import is_call, plain_of
 from ..options.named import Named
 from ..options.plain import classes_of, from_plain
 from ..values.errors import ArgumentError
@@ -72,10 +72,7 @@ def get_method(name: str, **options: object) -> Any:
     """
     names = list_methods()
     if is_call(name):
-        plain = read_call("method", name, "method")
-        for option in options.keys() & plain["options"].keys():
-            raise ArgumentError.of(option, options[option], f"once, in {name} or beside it")
-        return from_plain(plain | {"options": plain["options"] | options})
+        return from_plain(plain_of(name, options))
     if name not in names:
         if name in classes_of("method"):
             raise ArgumentError.of("method", name, f"its options too, such as {name}(divprune)")
@@ -91,13 +88,13 @@ def get_method(name: str, **options: object) -> Any:
 def method_from_plain(value: Any) -> Any:
     """Return the method of a preset: a text as `get_method` takes it, or a mapping.
 
-    The mapping has ``method`` and ``options``; a method with options in parentheses has no others.
+    The mapping has ``method`` and ``options``.
     """
     if isinstance(value, str):
         return get_method(value)
-    if isinstance(value, Mapping) and is_call(value.get("method")) and not value.get("options"):
-        return get_method(value["method"])
     load_plugins()
+    if isinstance(value, Mapping) and is_call(value.get("method")):
+        value = {**value, **plain_of(value["method"], value.get("options", {}))}
     return from_plain(value)
 
 

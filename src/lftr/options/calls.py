@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .checks import fields_of
 from .plain import Plain, classes_of, kind_of, name_of
 
 DEEPEST = 8
-"""How many calls a call may be inside of."""
+"""How many calls and sequences a value may be inside of."""
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?:/\d+|%)?(?![\w.]))
@@ -65,6 +66,31 @@ def read_call(name: str, text: str, kind: str) -> dict[str, Any]:
     if kind not in value:
         raise ArgumentError.unknown(kind, str(next(iter(value.values()))), classes_of(kind))
     return value
+
+
+def plain_of(name: object, options: object) -> dict[str, Any]:
+    """Return a method's name and options, or a call in place of the name, as a plain value.
+
+    Parameters
+    ----------
+    name : str or object
+        What is no text is left to `lftr.options.plain.from_plain` to refuse.
+    options : mapping
+        Options beside those of the call.
+
+    Raises
+    ------
+    ArgumentError
+        If the call is none, or an option is in both.
+    """
+    if not isinstance(options, Mapping):
+        raise ArgumentError.of("options", options, "an object of names and values")
+    if not is_call(name):
+        return {"method": name, "options": dict(options)}
+    plain = read_call("method", str(name), "method")
+    for option in options.keys() & plain["options"].keys():
+        raise ArgumentError.of(option, options[option], f"once, in {name} or beside it")
+    return plain | {"options": plain["options"] | dict(options)}
 
 
 def spell(value: Any) -> str:
@@ -127,8 +153,6 @@ class _Reader:
         return there
 
     def _call(self, name: str, depth: int) -> dict[str, Any]:
-        if depth > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} inside each other")
         if not self._take("("):
             raise ValueError(f"'(' was expected after {name}")
         kind, cls = self._class_of(name)
@@ -160,6 +184,8 @@ class _Reader:
         raise ArgumentError.unknown(self.kind, name, classes_of(self.kind))
 
     def _value(self, depth: int) -> Any:
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} inside each other")
         kind, token = self._next()
         if kind == "number":
             return int(token) if token.lstrip("+-").isdecimal() else parse_ratio(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...values.errors import LftrError, UnsupportedModelError
+from ...values.errors import UnsupportedModelError, reason_of
 from .architectures import ARCHITECTURES
 
 
@@ -32,9 +32,10 @@ class StartCheck:
                 model_config = scope["app"].state.vllm_config.model_config
                 check(model_config)
                 prepare_example(model_config)
-            except LftrError as error:
+            except Exception as error:  # uvicorn would start the server without its lifespan
                 await receive()
-                await send({"type": "lifespan.startup.failed", "message": f"lftr: {error}"})
+                message = f"lftr: {reason_of(error)}"
+                await send({"type": "lifespan.startup.failed", "message": message})
                 return
         await self.app(scope, receive, send)
 

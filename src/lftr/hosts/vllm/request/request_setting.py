@@ -12,7 +12,7 @@ from ....methods import compose, get_method, list_methods
 from ....methods.base import Method
 from ....methods.compose.base import Wrapper, encodes_again, is_fitted
 from ....methods.encoder.spelling import spell_merge
-from ....options.calls import is_call, read_call
+from ....options.calls import plain_of
 from ....options.checks import fields_of, hints_of, scalar_rule
 from ....options.plain import from_plain, name_of, to_plain
 from ....presets import Preset
@@ -211,45 +211,48 @@ def _read_method(name: object, options: object, provided: frozenset[str], weight
     where a method is made of others. Nothing is built from them before they are checked: an option
     of another type may name a file.
     """
-    if not isinstance(options, Mapping):
-        raise ArgumentError.of("options", options, "an object of names and values")
-    plain = _plain_method(name, options)
+    plain = _whole(name, options)
     _check_small(plain)
     values = _defaults(str(plain["method"]), weighted)
     return _fitting(_checked_method(plain, values, provided), provided)
 
 
-def _plain_method(name: object, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a name and options, or a call in place of the name, as a plain method."""
-    if not is_call(name):
-        return {"method": name, "options": dict(options)}
-    plain = read_call("method", str(name), "method")
-    for option in options.keys() & plain["options"].keys():
-        raise ArgumentError.of(option, options[option], "once, in the method or in options")
-    return {**plain, "options": {**plain["options"], **options}}
+def _whole(name: object, options: object) -> dict[str, Any]:
+    """Return a method and those that it is made of as one plain value, every call in it read."""
+    plain = plain_of(name, options)
+    values = plain["options"]
+    for option in values.keys() & set(_made_of(plain["method"])):
+        value = values[option]
+        inner = value if isinstance(value, Mapping) else {"method": value}
+        if not {"method"} <= inner.keys() <= {"method", "options"}:
+            raise ArgumentError.of(option, value, "a method, with its options")
+        values[option] = _whole(inner["method"], inner.get("options", {}))
+    return plain
+
+
+def _made_of(name: object) -> tuple[str, ...]:
+    """Return the options of a composition that are methods; of any other name none."""
+    cls = COMPOSITIONS.get(name) if isinstance(name, str) else None
+    return () if cls is None else cls.inside
 
 
 def _checked_method(
     plain: Mapping[str, Any], values: dict[str, Any], provided: frozenset[str]
 ) -> Method:
     """Return a client's method, and those that it is made of; ``values`` are defaults."""
-    name, options = plain["method"], plain.get("options", {})
+    name, options = plain["method"], plain["options"]
     if name in list_methods("inside"):
         raise _refusal(name, _INSIDE, provided)
     if name not in [*list_methods("before"), *COMPOSITIONS]:
         raise ArgumentError.unknown("method", str(name), [*fitting(provided), *COMPOSITIONS])
     cls = Method.registry.get(str(name)) or COMPOSITIONS[str(name)]
     known = [field.name for field in fields_of(cls)]
-    hints, holds = hints_of(cls), cls.inside if issubclass(cls, Wrapper) else ()
+    hints, holds = hints_of(cls), _made_of(name)
     for option, value in options.items():
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", str(option), known)
         if option in holds:
-            inner = value if isinstance(value, Mapping) else {"method": value}
-            if not {"method"} <= inner.keys() <= {"method", "options"}:
-                raise ArgumentError.of(option, value, "a method, with its options")
-            inner = _plain_method(inner["method"], inner.get("options", {}))
-            values[option] = _checked_method(inner, {}, provided)
+            values[option] = _checked_method(value, {}, provided)
             continue
         rule = scalar_rule(hints.get(option))
         if rule is None:
@@ -270,9 +273,7 @@ def _build_method(
     """Return the method that an operator asks for, whose options may be of any type."""
     if name in list_methods("inside"):
         raise _refusal(name, _INSIDE, provided)
-    if not isinstance(options, Mapping):
-        raise ArgumentError.of("options", options, "an object of names and values")
-    plain = _plain_method(name, options)
+    plain = _whole(name, options)
     plain["options"] = _defaults(str(plain["method"]), weighted) | plain["options"]
     return _fitting(from_plain(plain), provided)
 
