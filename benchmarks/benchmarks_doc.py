@@ -114,8 +114,8 @@ def main() -> None:
         "run. The bundled model tells methods apart on its own suite and predicts nothing about "
         "other models.",
         "",
-        "All sections but the one on weights of slots were measured before slots had weights: "
-        'there `lftr` is its former default, `Lftr(space="encoder", candidates=1, '
+        "All sections but those on the claims and on weights of slots were measured before slots "
+        'had weights: there `lftr` is its former default, `Lftr(space="encoder", candidates=1, '
         'leftovers="drop")`, which drops tokens. vLLM still uses that default with '
         "`--weights none`.",
         "",
