@@ -159,6 +159,30 @@ def test_an_upload_that_cannot_be_read_is_one_sentence(ask, tmp_path, capfd, con
     assert "Traceback" not in capfd.readouterr().err
 
 
+@needs_gradio
+@pytest.mark.parametrize("method", ["lftr(diversity=0.2)", "Merge(divprune)"])
+def test_the_page_starts_with_the_method_and_its_options(monkeypatch, method):
+    from lftr.lab.web import comparison, server
+
+    asked, pages = [], []
+    monkeypatch.setattr(comparison, "compare_answers", lambda *words: asked.append(words[-2]))
+    monkeypatch.setattr(server, "serve", lambda page, *_: pages.append(page))
+    result = CliRunner().invoke(app, ["web", "--method", method])
+    assert result.exit_code == 0, result.output
+    assert asked == [method]
+    (answer,) = [one for one in pages[0].fns.values() if len(one.inputs) == 4]
+    menu = answer.inputs[2]
+    assert menu.value == method
+    assert [value for _, value in menu.choices] == [*list_methods("before"), method]
+
+
+@needs_gradio
+def test_methods_that_decide_inside_are_refused():
+    result = CliRunner().invoke(app, ["web", "--method", "MergeInside(fastv)"])
+    assert result.exit_code == 1
+    assert "--method = 'MergeInside(fastv)'" in result.stderr
+
+
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith(("lftr.lab.web", "gradio"))]:
         monkeypatch.delitem(sys.modules, name)

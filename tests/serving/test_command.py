@@ -214,9 +214,11 @@ def test_a_composition(serve: Any) -> None:
         for words in (
             ["--method", "lftr(rounds=2)"],
             ["--method", "lftr", "--option", "rounds=2"],
+            ["--option", " rounds = 2"],
         )
     ]
-    assert spelled[0] == spelled[1]
+    assert spelled[0] == spelled[1] == spelled[2]
+    assert spelled[0]["lftr"]["options"]["rounds"] == 2
     assert spelled[0]["lftr"]["options"]["leftovers"] == "drop"  # as this server has it
 
 

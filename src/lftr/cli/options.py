@@ -63,6 +63,14 @@ MethodName = Annotated[
         "--method", help=f"A name that `lftr methods` lists, {_COMPOSED}; by default lftr."
     ),
 ]
+MethodBefore = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="A name that `lftr methods` lists as acting before the language model, "
+        f"{_COMPOSED}; by default lftr.",
+    ),
+]
 MethodNames = Annotated[
     list[str] | None,
     typer.Option(

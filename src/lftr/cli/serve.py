@@ -29,7 +29,7 @@ def serve(
     preset: Annotated[
         Path | None, typer.Option("--preset", help="What `lftr tune` found: method and budget.")
     ] = None,
-    method: options.MethodName = None,
+    method: options.MethodBefore = None,
     keep: options.Keep = None,
     tokens: options.Tokens = None,
     option: options.Options = None,
@@ -89,13 +89,14 @@ def _setting(arguments: dict[str, Any]) -> dict[str, Any]:
     from ..methods.base import Method
     from ..options.calls import is_call, read_call
     from ..options.plain import to_plain
+    from ..options.spelling import parse_options
     from ..values.budget import as_arguments
     from .parsing import parse_budget, parse_method
 
     name, spelled = arguments["--method"] or "lftr", arguments["--option"] or []
     chosen = parse_method(name, spelled)
     plain: dict[str, Any] = {"method": chosen.name}
-    named = {option.partition("=")[0] for option in spelled}
+    named = set(parse_options(type(chosen), spelled))
     named |= read_call("--method", name, "method")["options"].keys() if is_call(name) else set()
     if not chosen.name:
         plain = to_plain(chosen)

@@ -14,7 +14,7 @@ _SCENES = 12  # to pick from on the page
 
 
 def web(
-    method: options.MethodName = None,
+    method: options.MethodBefore = None,
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on; by default this machine alone.")
     ] = "127.0.0.1",
@@ -32,20 +32,20 @@ def web(
     from ...cli.loading import load_model
     from ...cli.terminal import say, show_spinner
     from ...methods import get_method, list_methods
+    from ...methods.base import Method
     from .. import suites
-    from ..asking.settings import name_of
     from ..web.comparison import compare_answers
     from ..web.page import build
     from ..web.server import serve
 
-    name, names = name_of(get_method(method or "lftr")), list_methods("before")
-    if name not in names:
-        allowed = "one that `lftr methods` lists as acting before the model"
-        raise ArgumentError.of("--method", name, allowed)
-    loaded = load_model(None, device, dtype, map(get_method, names))
+    chosen, names = get_method(method or "lftr"), list_methods("before")
+    if not isinstance(chosen, Method):
+        allowed = "one that `lftr methods` lists as acting before the model, or made of such"
+        raise ArgumentError.of("--method", str(chosen), allowed)
+    loaded = load_model(None, device, dtype, [chosen, *map(get_method, names)])
     ask = partial(compare_answers, loaded.model, loaded.processor, loaded.text_tower)
     scenes = list(suites.load("scenes", split="test", n=_SCENES, seed=0))
     with show_spinner("warming up"):
-        ask(scenes[0].image, scenes[0].question, name, "1/16")
-    page = build(ask, scenes, name)
+        ask(scenes[0].image, scenes[0].question, str(chosen), "1/16")
+    page = build(ask, scenes, str(chosen))
     serve(page, host, port, lambda url: say(f"serving, until Ctrl+C: {url}"))

@@ -32,7 +32,8 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
     scenes : sequence of Example
         Scenes to pick from; the first is shown at the start.
     method : str
-        The method that is selected at the start.
+        The method that is selected at the start, as `get_method` takes it; it is on the menu beside
+        those that `list_methods` returns.
     """
     with gr.Blocks(title="lftr", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
@@ -66,9 +67,8 @@ def build(ask: Ask, scenes: Sequence[Example], method: str = "lftr") -> gr.Block
                 )
                 question = gr.Textbox(scenes[0].question, label="Question", elem_id="question")
                 with gr.Row():
-                    name = gr.Dropdown(
-                        list_methods("before"), value=method, label="Method", min_width=140
-                    )
+                    names = list(dict.fromkeys([*list_methods("before"), method]))
+                    name = gr.Dropdown(names, value=method, label="Method", min_width=140)
                     keep = gr.Dropdown(
                         list(KEEPS),
                         value="1/16",
