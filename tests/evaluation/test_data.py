@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+import lftr
 from lftr import suites
-from lftr.lab.evaluation import load_data, settings_grid
+from lftr.lab.asking.settings import is_control
+from lftr.lab.evaluation import load_data, settings_grid, settings_of
+from lftr.lab.tuning.plan import Plan
 from lftr.methods import get_method
 from lftr.values.budget import spell
 from lftr.values.errors import ArgumentError
@@ -171,6 +174,32 @@ def test_one_budget_spelt_twice_is_one_and_all_is_not_one_token():
     labels = [one.label for one in settings_grid(composed, [0.25], ())]
     assert labels == ["full", "Merge(divprune) 1/4", "Merge(random) 1/4"]
     assert spell(1.0) == "1/1"
+
+
+class Plain(lftr.Method):
+    """A method that is equal to no other."""
+
+    def choose(self, tokens, keep):
+        raise NotImplementedError
+
+
+def test_methods_that_differ_in_options_have_rows_of_their_own():
+    texts = ["lftr(diversity=0.2)", "lftr(diversity=0.8)", "lftr", "random(seed=3)"]
+    methods = [*map(get_method, texts), get_method("lftr")]
+    rows = settings_grid(methods, [0.25], ["random", "pool"])
+    assert [one.label for one in rows] == ["full", *(f"{text} 1/4" for text in [*texts, "pool"])]
+    assert [one.method for one in rows[1:5]] == methods[:4]
+    assert [one.label for one in settings_of([4], texts[0], [])] == ["full", texts[0]]
+    (level,) = Plan(methods[:3], [0.25]).levels(methods[:3])
+    assert [one.label for one in level] == [f"{text} 1/4" for text in texts[:3]]
+    with pytest.raises(ArgumentError, match=r"methods = 'Plain'.*two that differ"):
+        settings_grid([Plain(), Plain()], [0.25])
+
+
+def test_a_control_with_options_is_a_control():
+    names = ["random", "random(seed=3)", "random + tome:r=8", "random(seed=3) + tome:r=8"]
+    assert [is_control(name) for name in names] == [True, True, False, False]
+    assert not any(map(is_control, ["full", "lftr", "Mix(random, uniform)"]))
 
 
 def test_questions_of_a_suite_that_the_metric_cannot_score_are_counted():

@@ -265,7 +265,7 @@ def test_the_configuration_tells_runs_apart(subject):
     settings = settings_grid([get_method("random", seed=3)], [1 / 16, 5])
     config = configuration(subject, [data], settings, metric="vqa", seed=2)
     labels = [one["label"] for one in config["settings"]]
-    assert labels[:3] == ["full", "random 1/16", "uniform 1/16"]
+    assert labels[:3] == ["full", "random(seed=3) 1/16", "uniform 1/16"]
     assert labels[-1] == "downsample 5"
     assert config["settings"][1]["options"] == {"seed": 3}
     assert config["versions"]["torch"] == torch.__version__

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from ...values.errors import UnsupportedModelError
-from .settings import CONTROLS, Setting
+from .settings import Setting, is_control
 
 SettingResult = TypeVar("SettingResult")
 
@@ -26,7 +26,7 @@ def but_controls(
     ask : callable
         Takes settings and yields a result for each, in order.
     leave_out : callable
-        Takes the name of a control and the reason.
+        Takes the name of a control's setting and the reason.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def but_controls(
             return
         except UnsupportedModelError as error:
             failed = waiting[count]
-            if failed.name not in CONTROLS:
+            if not is_control(failed.name):
                 raise
             leave_out(failed.name, str(error))
             waiting = [one for one in waiting[count + 1 :] if one.name != failed.name]

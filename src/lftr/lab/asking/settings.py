@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ...methods.inside import LayerMethod
 from ...prompting import frames_as_images
 from ...reducing import reduce
 from ...values.budget import Keep, as_arguments, spell
-from ...values.errors import LftrError
+from ...values.errors import ArgumentError, LftrError
 from .items import QuestionLike
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Names of the method and the merge; ``"full"`` for the model without reduction."""
-        name = name_of(self.method)
+        """The method as a text and the merge; ``"full"`` for the model without reduction."""
+        name = str(self.method)
         if self.encoder is None:
             return "full" if self.full else name
         merge = spell_merge(self.encoder)
@@ -91,9 +92,9 @@ class Setting:
         return type(error)(f"{self.label}: {error}")
 
 
-def name_of(method: Method | LayerMethod) -> str:
-    """Return a method's registered name; of one without a name, such as a composition, its text."""
-    return method.name or str(method)
+def is_control(name: str) -> bool:
+    """Whether the name of a setting is that of a control, with any options and without a merge."""
+    return re.fullmatch(rf"({'|'.join(CONTROLS)})(\(.*\))?", name) is not None
 
 
 def full_model() -> Setting:
@@ -105,6 +106,8 @@ def settings_of(
     ratios: Sequence[float], method: str | Method = "lftr", controls: Sequence[str] = CONTROLS
 ) -> list[Setting]:
     """Return the full model, then for each ratio the method and the controls.
+
+    A label is the text of the method.
 
     Parameters
     ----------
@@ -125,8 +128,13 @@ def settings_grid(
 ) -> list[Setting]:
     """Return the full model, then for each budget every method and the controls.
 
-    Labels are like ``"lftr 1/16"``. A control that is among ``methods`` has its place and options
-    there.
+    Labels are like ``"lftr 1/16"`` and ``"lftr(diversity=0.2) 1/16"``. A control that is among
+    ``methods`` has its place and options there.
+
+    Raises
+    ------
+    ArgumentError
+        If two different methods have one text.
     """
     rows = _with_controls(methods, controls)
     return [
@@ -148,10 +156,10 @@ def with_merges(
     a method.
     """
     rows, others = [], list(merges)
-    passed = set(CONTROLS) - {name_of(method) for method in methods}
+    compared = {method.name for method in methods}
     for setting in settings:
         rows.append(setting)
-        if setting.name in passed:
+        if is_control(setting.name) and setting.method.name not in compared:
             continue
         for merge in others:
             name, budget = spell_merge(merge), f" {spell(setting.keep)}"
@@ -163,5 +171,11 @@ def with_merges(
 
 
 def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:
-    named = {name_of(method): method for method in methods}
-    return named | {name: get_method(name) for name in controls if name not in named}
+    rows: dict[str, Method] = {}
+    for method in methods:
+        text = str(method)
+        if rows.setdefault(text, method) != method:
+            allowed = "methods that are written differently; two that differ are both written so"
+            raise ArgumentError.of("methods", text, allowed)
+    names = {method.name for method in rows.values()}
+    return rows | {name: get_method(name) for name in controls if name not in names}

@@ -41,7 +41,6 @@ def demo(
     from ...methods.encoder.spelling import parse_merge
     from .. import suites
     from ..asking.items import Question
-    from ..asking.settings import name_of
     from ..evaluation import compare, settings_of, with_merges
     from ..profiling import time_settings
     from .demo_tables import answers, picture, plain, possible_ratios, table
@@ -81,13 +80,13 @@ def demo(
             step=bar.step,
         )
     path = out / "lftr-demo.png"
-    save(picture(loaded, examples[:_DRAWN], outcomes, name_of(chosen)), path)
+    save(picture(loaded, examples[:_DRAWN], outcomes, str(chosen)), path)
     whole = table(outcomes, times, model)
     if as_json:
         print_json(plain(outcomes, times, examples, path, model))
     elif markdown:
         print(whole.markdown())
     else:
-        answers(examples, outcomes, name_of(chosen)).print()
+        answers(examples, outcomes, str(chosen)).print()
         whole.print()
         say(f"picture: {path}")

@@ -22,7 +22,6 @@ from ...reducing import reduce
 from ...values.errors import ArgumentError
 from ...values.report import ItemReport
 from ..asking.items import Question
-from ..asking.settings import name_of
 from ..evaluation import Outcome
 from ..profiling import Times
 from ..suites import ClipExample, Example
@@ -50,14 +49,12 @@ def possible_ratios(
             continue
         break
     else:
-        raise ArgumentError.of(
-            "method", name_of(method), f"one that can be given a budget; {reason}"
-        )
+        raise ArgumentError.of("method", str(method), f"one that can be given a budget; {reason}")
     ratios = rising[max(place - len(RATIOS), 0) : place]
     if reason is None:
         return ratios, None
     factors = ", ".join(f"{one:g}x" for one in ratios)
-    return ratios, f"{name_of(method)} is shown at {factors}, not at more: {reason}"
+    return ratios, f"{method} is shown at {factors}, not at more: {reason}"
 
 
 def _ratio(outcome: Outcome) -> str:

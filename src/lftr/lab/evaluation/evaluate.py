@@ -10,7 +10,7 @@ from ..asking.answering import Answer, answer_batch, one_batch
 from ..asking.controls import but_controls
 from ..asking.items import Item, Question
 from ..asking.problems import Problem, first_answered, or_unanswered, readable
-from ..asking.settings import CONTROLS, Setting
+from ..asking.settings import Setting, is_control
 from ..asking.subject import Subject
 from ..scoring.metrics import Metric, get_metric
 from .runs import Prediction, Run
@@ -53,7 +53,7 @@ def try_settings(
             try:
                 ask(setting)
             except LftrError as error:
-                if setting.name not in CONTROLS or isinstance(error, TooLittleMemoryError):
+                if not is_control(setting.name) or isinstance(error, TooLittleMemoryError):
                     raise
                 left_out[setting.name] = str(error)
     return left_out

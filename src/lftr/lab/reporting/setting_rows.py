@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..asking.settings import CONTROLS
+from ..asking.settings import is_control
 from ..evaluation.runs import Run
 from ..profiling.timing import Spread
 from ..scoring.intervals import Interval
@@ -105,7 +105,7 @@ def _row(one: Mapping[str, Any], full: bool, latency: Spread, merging: bool) -> 
         label=one["label"],
         full=full,
         series=one["label"].removesuffix(f" {one['keep']}"),
-        control=not full and one["method"] in CONTROLS,
+        control=not full and is_control(one["method"]),
         questions=one["questions"],
         tokens=one["tokens"],
         score=one["score"],

@@ -10,7 +10,7 @@ from ...methods.base import Method
 from ...methods.encoder.merges import EncoderMerge
 from ...values.budget import Keep, spell
 from ...values.errors import ArgumentError
-from ..asking.settings import Setting, name_of
+from ..asking.settings import Setting
 from .batches import ImageBatch
 from .betting import Bets
 
@@ -99,7 +99,7 @@ def grid(
     """Return for each budget the settings of all methods."""
     return [
         [
-            Setting(f"{name_of(method)} {spell(keep)}", method, keep, positions, encoder, weights)
+            Setting(f"{method} {spell(keep)}", method, keep, positions, encoder, weights)
             for method in methods
         ]
         for keep in budgets

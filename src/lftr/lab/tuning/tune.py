@@ -32,7 +32,7 @@ from ...values.errors import ArgumentError, LftrError, TooLittleMemoryError
 from ..asking.answering import one_batch
 from ..asking.items import Question
 from ..asking.problems import Problem, first_answered
-from ..asking.settings import Setting, full_model, name_of
+from ..asking.settings import Setting, full_model
 from ..asking.subject import Subject
 from .answers import Answers
 from .batches import BatchRunner, Group
@@ -95,7 +95,7 @@ class Tuned:
                 "worse in the race, or were not tried"
             )
         trial = bolder.trial
-        method = name_of(trial.setting.method)
+        method = str(trial.setting.method)
         sentence = f"not below {kept:g} tokens with {method} on this workload"
         seen = f"at {trial.kept_each:g} tokens {trial.mean:.1%} agreed over {len(trial.shares)}"
         if bolder.verdict == "fails":
