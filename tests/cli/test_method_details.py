@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import lftr as library
-from lftr.cli.method_details import details, example_of
+from lftr.cli.method_details import details
 from lftr.cli.parsing import parse_setting
+from lftr.methods.lookup import example_of
 
 COMPOSITIONS = [
     "Adaptive",
@@ -23,12 +24,19 @@ COMPOSITIONS = [
     "PerTile",
     "Then",
 ]
-EVERY = [*library.list_methods(), *COMPOSITIONS, "Merge(divprune, own=0.5)"]
+WITH_OPTIONS = [
+    "Merge(divprune, own=0.5)",
+    "lftr(diversity=0.5)",
+    "lftr(relevance='text')",
+    "fastv(layer=3)",
+    "random(seed=3)",
+]
+EVERY = [*library.list_methods(), *COMPOSITIONS, *WITH_OPTIONS]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_spelling_makes_the_method(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = example_of(name)
+    method = library.get_method(example_of(name))
     told = details(method)
     words = iter(shlex.split(told["command"])[4:])
     given: dict[str, Any] = dict(zip(words, words, strict=True))
@@ -43,7 +51,7 @@ def test_every_spelling_makes_the_method(name: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_option_is_described(name: str) -> None:
-    method = example_of(name)
+    method = library.get_method(example_of(name))
     told = details(method)
     assert [one["name"] for one in told["options"]] == [*inspect.signature(type(method)).parameters]
     for one in told["options"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,20 @@ import pytest
 
 import lftr
 from lftr.cli.parsing import parse_method, parse_setting
-from lftr.methods import Adaptive, Coordinates, Merge, MergeInside, Mix, PerFrame, PerTile, Then
+from lftr.methods import (
+    Adaptive,
+    Coordinates,
+    Merge,
+    MergeInside,
+    Mix,
+    PerFrame,
+    PerTile,
+    Then,
+    compose,
+)
+from lftr.methods.encoder.spelling import MERGES
 from lftr.options.calls import read_call
+from lftr.options.plain import Plain, classes_of
 
 TEXTS = {
     "Merge(divprune)": Merge("divprune"),
@@ -78,6 +91,12 @@ def test_options_beside_it() -> None:
     ("text", "words"),
     [
         ("Merge", r"its options too, such as Merge\(divprune\)"),
+        ("Mix", r"such as Mix\(divprune, divprune\)"),
+        ("Coordinates", r"such as Coordinates\(fastv\)"),
+        ("OneCut", "unknown method 'OneCut'"),
+        ("OneCut()", "unknown method 'OneCut'"),
+        ("Fittable()", "unknown method 'Fittable'"),
+        ("LayerWrapper(fastv)", "unknown method 'LayerWrapper'"),
         ("merge(divprune)", "did you mean 'Merge'"),
         ("Merge(divprun)", "unknown method 'divprun'"),
         ("Merge(divprune", "',' or '\\)' was expected after inner of Merge"),
@@ -125,3 +144,25 @@ def test_values_come_back(value: Any) -> None:
     assert lftr.get_method("Holding(([6.25%, 1/4, inf, false],))").values == (
         (0.0625, 0.25, float("inf"), False),
     )
+
+
+def test_what_can_be_called_is_public() -> None:
+    for module in ("lftr.lab.exits.fit", "lftr.lab.fitting.trainee"):
+        importlib.import_module(module)  # these have methods that no text should make
+    classes = {
+        name: cls
+        for kind in Plain.kinds
+        for name, cls in classes_of(kind).items()
+        if cls.__module__.startswith("lftr.")
+    }
+    merges = [cls.__name__ for cls in MERGES.values()]
+    public = {*lftr.list_methods(), *compose.__all__, *lftr.schedules.__all__, *merges}
+    assert set(classes) <= public
+
+
+@pytest.mark.parametrize("name", compose.__all__)
+def test_the_example_of_a_composition_is_one(name: str) -> None:
+    with pytest.raises(lftr.ArgumentError) as refused:
+        lftr.get_method(name)
+    example = str(refused.value).rpartition("such as ")[2]
+    assert str(lftr.get_method(example)) == example

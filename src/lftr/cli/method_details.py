@@ -11,8 +11,6 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from ..methods import get_method, list_methods
-from ..methods.compose.base import LayerWrapper, Wrapper
 from ..methods.inside import LayerMethod
 from ..methods.inside.base import READS
 from ..options.calls import spell
@@ -29,22 +27,6 @@ _PLACES = {
 }
 
 
-def example_of(name: str) -> Any:
-    """Return the method of a name or a call; of a composition's name, an example of it.
-
-    Raises
-    ------
-    ArgumentError
-        If there is none of that name.
-    """
-    cls = classes_of("method").get(name) if list_methods() else None
-    if cls is not None and issubclass(cls, LayerWrapper):
-        return cls("fastv")
-    if cls is not None and issubclass(cls, Wrapper):
-        return cls(**dict.fromkeys(cls.inside, "divprune"))
-    return get_method(name)
-
-
 def details(method: Any) -> dict[str, Any]:
     """Return what `print_details` shows, as plain values."""
     cls, inside = type(method), isinstance(method, LayerMethod)
@@ -59,7 +41,7 @@ def details(method: Any) -> dict[str, Any]:
     command = f'lftr run photo.png "question" --method {shlex.quote(spelled)}{budget}'
     arguments = "" if inside else ", keep=1/16"
     lines = [f'lftr.reduce(model, "{spelled}"{arguments})']
-    if changed is not None and method.name:
+    if changed is not None and spelled == method.name:  # no option is stated already
         value = changed["default"]
         command += f" --option {shlex.quote(changed['name'] + '=' + value.strip(chr(39)))}"
         made = f"lftr.methods.{cls.__name__}({changed['name']}={_in_python(value)})"

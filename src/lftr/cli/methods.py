@@ -24,11 +24,12 @@ def methods(
     With a name, show that method: its options with their types, how it is spelled.
     """
     from ..methods import get_method, list_methods
-    from .method_details import details, example_of, print_details
+    from ..methods.lookup import example_of
+    from .method_details import details, print_details
     from .terminal import Table, print_json
 
     if name is not None:
-        method = example_of(name)
+        method = get_method(example_of(name))
         print_json(details(method)) if as_json else print_details(method)
         return
 

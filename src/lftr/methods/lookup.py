@@ -75,7 +75,7 @@ def get_method(name: str, **options: object) -> Any:
         return from_plain(plain_of(name, options))
     if name not in names:
         if name in classes_of("method"):
-            raise ArgumentError.of("method", name, f"its options too, such as {name}(divprune)")
+            raise ArgumentError.of("method", name, f"its options too, such as {example_of(name)}")
         raise ArgumentError.unknown("method", str(name), names)
     cls = next(kind.registry[name] for kind in KINDS.values() if name in kind.registry)
     known = list(inspect.signature(cls).parameters)
@@ -83,6 +83,17 @@ def get_method(name: str, **options: object) -> Any:
         if option not in known:
             raise ArgumentError.unknown(f"option of method {name!r}", option, known)
     return cls(**options)
+
+
+def example_of(name: str) -> str:
+    """Return a text that `get_method` takes: of a composition's name, with methods inside it."""
+    cls = classes_of("method").get(name) if list_methods() else None
+    if cls is None or cls.name:
+        return name
+    parameters = inspect.signature(cls).parameters.values()
+    required = sum(one.default is one.empty for one in parameters)
+    inner = "fastv" if issubclass(cls, LayerMethod) else "divprune"
+    return f"{name}({', '.join([inner] * required)})"
 
 
 def method_from_plain(value: Any) -> Any:

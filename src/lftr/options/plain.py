@@ -8,9 +8,12 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 from ..values.errors import ArgumentError
 from .checks import fields_of, rules_of
+
+_UNSPELLED: WeakSet[type[Plain]] = WeakSet()
 
 
 class Plain:
@@ -20,7 +23,8 @@ class Plain:
     a ``__post_init__`` of the class.
 
     A base class gives its kind in the class statement (``kind="schedule"``); its subclasses are of
-    that kind.
+    that kind. ``spelled=False`` there means that no file and no command line can name this class,
+    though its subclasses can be named: it is a base of others, or made in one place alone.
 
     Attributes
     ----------
@@ -30,10 +34,12 @@ class Plain:
 
     kinds: ClassVar[dict[str, type[Plain]]] = {}
 
-    def __init_subclass__(cls, *, kind: str = "", **kwargs: object) -> None:
+    def __init_subclass__(cls, *, kind: str = "", spelled: bool = True, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if kind:
             Plain.kinds[kind] = cls
+        if not spelled:
+            _UNSPELLED.add(cls)
         if "__post_init__" in vars(cls):
             cls.__post_init__ = _after_the_check(cls.__post_init__)  # type: ignore[method-assign]
 
@@ -122,12 +128,14 @@ def from_plain(value: Any) -> Any:
 
 
 def classes_of(kind: str) -> dict[str, type[Any]]:
-    """Return every class of a kind by the name that it is written by: its own, or the class's."""
+    """Return the classes of a kind that can be named, by their own name or the class's."""
     by_name: dict[str, type[Any]] = {}
     waiting: list[type[Any]] = [Plain.kinds[kind]]
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
+        if cls in _UNSPELLED:
+            continue
         if getattr(cls, "name", "") or dataclasses.is_dataclass(cls):
             by_name[name_of(cls)] = cls
     return by_name

@@ -119,7 +119,7 @@ def _train(gate: nn.Module, features: Tensor, labels: Tensor, steps: int, rate: 
 
 
 @dataclass(frozen=True)
-class FeatureReader(LayerMethod):
+class FeatureReader(LayerMethod, spelled=False):
     """Drops nothing, and records the features that the gate of each layer would see.
 
     Parameters

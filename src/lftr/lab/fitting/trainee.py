@@ -11,7 +11,7 @@ from ...values.tokens import VisualTokens
 
 
 @dataclass
-class Trainee(Method):
+class Trainee(Method, spelled=False):
     """Shows the tokens of a batch, or passes on decisions about them that were made outside.
 
     Decisions are made outside of the model's call because `Method.select` has no gradient, and

@@ -51,7 +51,7 @@ class Wrapper(Method):
 
 
 @dataclass(frozen=True)
-class LayerWrapper(LayerMethod):
+class LayerWrapper(LayerMethod, spelled=False):
     """A method inside the language model made of another one, an object or a name.
 
     It looks and counts as that one does; a subclass changes what is selected.

@@ -127,7 +127,7 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
 
 
 @dataclass(frozen=True)
-class KeepingMerge(EncoderMerge):
+class KeepingMerge(EncoderMerge, spelled=False):
     """A merge that leaves a number of tokens, or a share of the image's."""
 
     keep: float | int = 1 / 3

@@ -13,7 +13,7 @@ from .schedules import Schedule, Step
 
 
 @dataclass(frozen=True)
-class OneCut(LayerMethod):
+class OneCut(LayerMethod, spelled=False):
     """A layer method whose default schedule is a `Step`, also written as ``layer`` and ``keep``.
 
     Parameters

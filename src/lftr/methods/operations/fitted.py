@@ -186,7 +186,7 @@ class Fitted(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Fittable(Method):
+class Fittable(Method, spelled=False):
     """A method with a part that `lftr.fit` trains, and a rule of its own without it.
 
     Parameters
