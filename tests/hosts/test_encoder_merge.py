@@ -577,11 +577,36 @@ def test_a_merge_may_drop(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert item.selection.assignment(36).tolist() == [*range(22), *[-1] * 14]
 
 
+def test_a_count_from_sizes_copies_no_tokens(llava: Any) -> None:
+    written, prompt = Written(MERGES["tome"]), Prompt(llava)
+    with lftr.reduce(prompt.model, "uniform", keep=1.0, encoder=written):
+        prompt.forward()
+    assert written.seen
+    assert not [layer for layer in written.seen if "patches" in vars(layer)]
+
+
+def test_flowcut_computes_its_numbers_once(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[int] = []
+
+    def numbers(merge: lftr.EncoderFlowCut, layer: MergingLayer) -> Tensor:
+        places.append(layer.place)
+        return compute(merge, layer)
+
+    compute = lftr.EncoderFlowCut._numbers
+    monkeypatch.setattr(lftr.EncoderFlowCut, "_numbers", numbers)
+    written, prompt = Written(MERGES["flowcut"]), Prompt(llava)
+    with lftr.reduce(prompt.model, "uniform", keep=1.0, encoder=written):
+        prompt.forward()
+    assert written.seen
+    assert len(places) == len(set(places))
+
+
 @pytest.mark.parametrize("name", ["proportional", "flowcut"])
 def test_a_bias_under_flash_attention(llava: Any, name: str) -> None:
     model = fresh(llava)
     model.base_model.vision_tower.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(lftr.LftrError, match="takes no bias"):
+    advice = r"takes no bias, .*: load the vision tower with attn_implementation='sdpa'$"
+    with pytest.raises(lftr.LftrError, match=advice):
         lftr.reduce(model, "uniform", keep=0.5, encoder=MERGES[name])
 
 

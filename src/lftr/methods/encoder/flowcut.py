@@ -15,7 +15,8 @@ from ..operations.information_flow import information_flow, share
 from ..operations.signals import saliency
 from .merges import KeepingMerge, MergingLayer
 
-_FLOW, _NOTES = "flow", "notes"  # scores and stand-ins, in the memory of a pass
+# in the memory of a pass: scores, stand-ins for evidence, how many tokens of each image go on
+_FLOW, _NOTES, _NUMBERS = "flow", "notes", "numbers"
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ class EncoderFlowCut(KeepingMerge):
         return range(0 if self.keeps_all else _dropping(layers) + 1)
 
     def observe(self, layer: MergingLayer) -> None:
-        """Add the layer's scores to those before."""
+        """Add the layer's scores to those before, and compute how many tokens go on."""
         scores, layer.memory[_NOTES] = information_flow(layer.patches)
         before = layer.memory.get(_FLOW, scores)
         layer.memory[_FLOW] = 0.5 * before + 0.5 * scores
+        layer.memory[_NUMBERS] = self._numbers(layer)
 
     def left(self, layer: MergingLayer) -> int:
         """Return the largest number of the stack."""
-        return int(self._numbers(layer).max())
+        return int(layer.memory[_NUMBERS].max())
 
     def merge(self, layer: MergingLayer, remove: int) -> Selection:
         """Keep the highest scores, in each image its own number."""
@@ -90,9 +92,8 @@ class EncoderFlowCut(KeepingMerge):
         chosen = Selection.top(scores, layer.patches.count - remove)
         kept = scores.gather(1, chosen.index)
         layer.memory[_FLOW] = kept
-        numbers = self._numbers(layer)
         rank = kept.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        stays = (rank < numbers.unsqueeze(1)).float()
+        stays = (rank < layer.memory[_NUMBERS].unsqueeze(1)).float()
         first = int(layer.class_token)
         index = pad(chosen.index + first, (first, 0))
         flow = None

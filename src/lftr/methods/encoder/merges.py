@@ -119,7 +119,7 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
         wanted, `merge` leaves it slots of which nothing is made (factor 0 in the flow). They
         receive no attention if the merge `weighs_attention`.
         """
-        return self.count(layer.patches.count, layer.total)
+        return self.count(layer.tokens.count - int(layer.class_token), layer.total)
 
     @abstractmethod
     def merge(self, layer: MergingLayer, remove: int) -> Selection:

@@ -77,7 +77,7 @@ def check_merge(model: Model, family: Family, merge: object, method: Method) -> 
     if merge.weighs_attention and kernel not in ("eager", "sdpa"):
         raise UnsupportedModelError(
             f"encoder = {merge}; attention of {kernel!r} takes no bias, which this merge adds: "
-            "load the vision tower with attn_implementation='sdpa', or leave out proportional=True"
+            "load the vision tower with attn_implementation='sdpa'"
         )
     return merge
 
