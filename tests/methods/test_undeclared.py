@@ -58,6 +58,18 @@ class ReadingAlone(Reading):
 
 
 @dataclass(frozen=True)
+class Guarded(Reading):
+    """Does without the field, and fails on something else that is None."""
+
+    table: tuple[int, ...] | None = None
+
+    def choose(self, tokens, keep):
+        if tokens.cls_attention is None:
+            return lftr.Selection(torch.tensor([[self.table[0]]]))
+        return super().choose(tokens, keep)
+
+
+@dataclass(frozen=True)
 class Counting(lftr.Method):
     """Reads a field where it counts."""
 
@@ -97,12 +109,23 @@ class Observing(Inside):
 @pytest.mark.parametrize("how", ["attribute", "torch", "operator", "index", "evidence", "later"])
 @pytest.mark.parametrize("field", ["cls_attention", "text_embeds"])
 def test_the_field_and_the_declaration_are_named(field, how):
+    reads = "reads" if how == "evidence" else r"failed \(.*NoneType.*\); it reads"
     expected = (
-        rf"Reading.choose reads {field}, which the method does not declare.* return "
+        rf"Reading.choose {reads} {field}, which .*the method does not declare.* return "
         rf"\(\('keys', 'features'\), \('{field}',\)\); {field} is provided by .*CLIP"
     )
     with pytest.raises(lftr.LftrError, match=expected):
         Reading(field, how).select(FEATURES, 3)
+
+
+def test_a_field_that_is_none_is_a_supposition():
+    expected = (
+        r"Guarded.choose failed \(TypeError: 'NoneType' object is not subscriptable\); it reads "
+        "cls_attention, which is None since the method does not declare it: if that is the cause, "
+    )
+    with pytest.raises(lftr.LftrError, match=expected) as caught:
+        Guarded().select(FEATURES, 3)
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 @pytest.mark.parametrize("wrap", [Merge, Adaptive])
@@ -113,7 +136,9 @@ def test_inside_a_wrapper_the_inner_method_is_named(wrap):
 
 
 def test_where_it_counts():
-    with pytest.raises(lftr.LftrError, match=r"Counting.auto_count reads text_token_embeds"):
+    with pytest.raises(
+        lftr.LftrError, match=r"Counting.auto_count failed .* it reads text_token_embeds"
+    ):
         Counting().select(FEATURES, "auto")
 
 
@@ -150,10 +175,10 @@ def test_other_errors_stay():
     ("method", "words"),
     [
         (Inside("received"), r"Inside.select reads heads, .*add reads = 'previous'.*'own text'"),
-        (Inside("heads"), "Inside.select reads heads, .*add reads = 'previous'"),
-        (Inside("passages"), "Inside.select reads passages, .*add follows = True"),
+        (Inside("heads"), "Inside.select failed .* it reads heads, .*add reads = 'previous'"),
+        (Inside("passages"), "Inside.select failed .* it reads passages, .*add follows = True"),
         (Observing("values"), "Observing.observe reads passages, .*add follows = True"),
-        (MergeInside(Inside("heads")), "^Inside.select reads heads"),
+        (MergeInside(Inside("heads")), "^Inside.select failed .* it reads heads"),
         (lftr.methods.Coordinates(Inside("received")), "^Inside.select reads heads"),
     ],
 )
@@ -169,7 +194,7 @@ def test_values_that_are_not_read():
         reads = "own"
 
     prompt = Prompt(FAMILIES["llava"])
-    words = r"Own.select reads values, .*reads = 'previous'"
+    words = r"Own.select failed .* it reads values, .*reads = 'previous'"
     with lftr.reduce(prompt.model, Own("values")), pytest.raises(lftr.LftrError, match=words):
         prompt.forward()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
-from ..values.errors import LftrError, MissingEvidenceError
+from ..values.errors import LftrError, MissingEvidenceError, reason_of
 from ..values.tokens import VisualTokens
 
-P = ParamSpec("P")
+Values = TypeVarTuple("Values")
 R = TypeVar("R")
 # modules whose own functions read every field
 _COPYING = {VisualTokens.__module__, dataclasses.__name__, f"{__package__}.base"}
@@ -23,13 +23,13 @@ class Declaring(Protocol):
         """Return, for each field that is not declared, what to add to the class."""
 
 
-def call_declared(
-    method: Declaring, function: Callable[P, R], *arguments: P.args, **named: P.kwargs
-) -> R:
-    """Call a function of a method; if it fails on a field that is not declared, say so.
+def call_declared(method: Declaring, function: Callable[[*Values], R], *arguments: *Values) -> R:
+    """Call a function of a method; if it fails after it read an undeclared field, say so.
 
-    It costs nothing unless the function raises: it is then called once more, on copies of the
-    arguments that record which fields were read and are None.
+    It costs nothing unless the function raises. An error about ``None`` does not say which value
+    was None: the function is then called once more, on copies of the arguments that record which
+    fields were read and are None. The last of these may be the cause, or a field that the function
+    does without, so the message keeps the error's text.
 
     Raises
     ------
@@ -37,19 +37,23 @@ def call_declared(
         Names the method, the field, and what to add to the class.
     """
     try:
-        return function(*arguments, **named)
+        return function(*arguments)
     except (AttributeError, TypeError, MissingEvidenceError) as error:
+        called = f"{type(method).__name__}.{function.__name__}"
         if isinstance(error, MissingEvidenceError):
             names: tuple[str, ...] = error.fields
+            problem = f"{called} reads {' or '.join(names)}, which the method does not declare, so "
+            problem += "that it is not gathered: "
         else:
             names = _last_none(function, arguments) if "NoneType" in str(error) else ()
+            problem = (
+                f"{called} failed ({reason_of(error)}); it reads {''.join(names)}, which is None "
+            )
+            problem += "since the method does not declare it: if that is the cause, "
         undeclared = method.undeclared()
         if not names or not undeclared.keys() >= set(names):
             raise
-        raise LftrError(
-            f"{type(method).__name__}.{function.__name__} reads {' or '.join(names)}, which the "
-            f"method does not declare, so that it is not gathered: {undeclared[names[0]]}"
-        ) from error
+        raise LftrError(problem + undeclared[names[0]]) from error
 
 
 def _last_none(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, ...]:
@@ -66,8 +70,6 @@ def _recording(value: Any, read: list[str]) -> Any:
     """Return a copy of a value that appends to ``read`` the names of fields read as None."""
     if isinstance(value, (list, tuple)):
         return type(value)(_recording(one, read) for one in value)
-    if isinstance(value, dict):
-        return dict(value)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     fields = {field.name for field in dataclasses.fields(value)}

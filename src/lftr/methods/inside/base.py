@@ -397,7 +397,7 @@ class LayerMethod(Named):
                 f"to the class, or one of {others}"
             )
         if self.reads != "previous":
-            missing["values"] = "values are kept where the class says reads = 'previous'"
+            missing["values"] = "for values (view.read.values), add reads = 'previous' to the class"
         if not self.follows:
             missing["passages"] = "for view.passed, add follows = True to the class"
         return missing
