@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--methods", nargs="*", default=lftr.list_methods("before"))
     parser.add_argument("--large", action="store_true", help="also N = 4,096 and 16,384")
-    parser.add_argument("--sizes", nargs="*", help="items x tokens x kept tokens (1x576x64), in place of the usual ones")
+    parser.add_argument("--sizes", nargs="*", help="items x tokens x kept tokens: 1x576x64")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
