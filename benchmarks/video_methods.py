@@ -14,6 +14,7 @@ import ctypes
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lftr.methods.video.base import ClipMethod
 
 GRID = (32, 14, 14)
 WIDTH = 1024
+WORDS = 32  # tokens of the prompt's text
 LONG = (64, 128, 256, 512)  # frames
 LONG_WIDTH = 256
 BOUND = {"lftr": 20.0}
@@ -72,13 +74,14 @@ def clip(frames: int, width: int) -> lftr.VisualTokens:
         attention_received=normal(total).softmax(-1),
         visual_projected=projected,
         text_embeds=projected[:1] + normal(1, 3 * width // 4),
+        text_token_embeds=normal(WORDS, width),
         frame_features=x.mean(dim=1),
     )
 
 
 def asked(method: Method, tokens: lftr.VisualTokens) -> lftr.VisualTokens:
     """Return the tokens with the evidence that a host would gather for the method."""
-    names = {need[0] for need in method.evidence} | {"features"}
+    names = {tokens.evidence(*need)[0] for need in method.evidence} | {"features"}
     found = {name: getattr(tokens, name) for name in names}
     return lftr.VisualTokens(grid=tokens.grid, **found)
 
@@ -110,10 +113,10 @@ def times(seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def memory() -> list[dict[str, Any]]:
-    """Return the memory of each method for clips of several lengths (Linux)."""
+def memory(lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the memory of each method for clips of so many frames (Linux)."""
     rows = []
-    for frames in LONG:
+    for frames in lengths:
         tokens = clip(frames, LONG_WIDTH)
         for name in names():
             row = {"method": name, "frames": frames, "mib": peak(get_method(name), tokens)}
@@ -160,7 +163,8 @@ def tables(figures: dict[str, Any]) -> str:
     used: dict[str, list[str]] = {}
     for row in figures["memory"]:
         used.setdefault(row["method"], []).append(f"{row['mib']:.0f}")
-    columns = ["method", *(f"{frames} frames" for frames in LONG)]
+    lengths = dict.fromkeys(row["frames"] for row in figures["memory"])
+    columns = ["method", *(f"{frames} frames" for frames in lengths)]
     lines = [[f"`{name}`", *cells] for name, cells in used.items()]
     return f"{table(head, rows)}\n\n{table(columns, lines)}"
 
@@ -169,10 +173,13 @@ def main() -> None:
     """Measure, print and write down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure")
+    parser.add_argument(
+        "--frames", type=int, nargs="+", default=LONG, help="clips whose memory is measured"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    figures = {"times": times(options.seconds), "memory": memory()}
+    figures = {"times": times(options.seconds), "memory": memory(options.frames)}
     save("video_methods", "python benchmarks/video_methods.py", figures)
     print(tables(figures))
 
