@@ -39,7 +39,6 @@ def test_this_release_has_what_the_plugin_relies_on() -> None:
         ("Idefics3", {"positions": "compact", "weights": "none"}, {"idefics"}),
         ("Qwen2VL", {"weights": "none"}, {"qwen", "positions"}),
     ],
-    ids=str,
 )
 def test_what_a_server_uses_is_compared(
     monkeypatch: pytest.MonkeyPatch, architecture: str, options: dict[str, str], used: set[str]
