@@ -156,10 +156,17 @@ def test_another_subject_in_the_same_folder_is_refused(search, subject, workload
             tuning.tune(other, workload, GOAL, PLAN, run=tmp_path)
 
 
-def test_methods_of_one_name_are_refused(subject, workload):
-    twice = [METHODS[0], lftr.get_method("lftr", diversity=0.0)]
+def test_a_method_that_is_there_twice_is_refused(subject, workload):
+    twice = [METHODS[0], METHODS[0]]
     with pytest.raises(ArgumentError, match=r"setting = 'lftr 1/2'; allowed: one of each"):
         tuning.tune(subject, workload, GOAL, replace(PLAN, methods=twice))
+
+
+def test_a_method_with_other_options_is_a_setting_of_its_own(subject, workload):
+    plan = replace(PLAN, methods=[METHODS[0], lftr.get_method("lftr", diversity=0.0)])
+    settings = tuning.tune_configuration(subject, workload, GOAL, plan)["settings"]
+    labels = [setting["label"] for setting in settings]
+    assert {"lftr 1/2", "lftr(diversity=0.0) 1/2"} <= set(labels)
 
 
 def test_too_little_memory_bars_no_setting(subject, workload, monkeypatch):

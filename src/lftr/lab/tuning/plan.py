@@ -114,7 +114,7 @@ def tune_configuration(
     Raises
     ------
     ArgumentError
-        If two methods have one name.
+        If a method is there twice, or two methods are written alike.
     """
     return {
         "format": FORMAT,
