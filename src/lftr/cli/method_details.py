@@ -95,7 +95,7 @@ def _options(method: Any) -> list[dict[str, str]]:
 
 
 def _default(cls: type, name: str, default: Any) -> Any:
-    """Return a default; of a field whose default is made anew each time, what is made."""
+    """Return an option's default; if the class has a factory for it, what that makes."""
     fields = {field.name: field for field in fields_of(cls)}
     factory = fields[name].default_factory if name in fields else dataclasses.MISSING
     return default if factory is dataclasses.MISSING else factory()
@@ -129,7 +129,7 @@ def _links(source: Any) -> tuple[str, str, str]:
 
 
 def _in_python(default: str) -> str:
-    """Return a default as Python code: schedules by the module that has them."""
+    """Return a default as Python code, with the module before the names of schedules."""
     schedules = "|".join(classes_of("schedule"))
     return re.sub(rf"\b(?=(?:{schedules})\()", "lftr.schedules.", default)
 

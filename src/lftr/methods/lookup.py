@@ -86,7 +86,7 @@ def get_method(name: str, **options: object) -> Any:
 
 
 def example_of(name: str) -> str:
-    """Return a text that `get_method` takes: of a composition's name, with methods inside it."""
+    """Return an example that `get_method` takes; a composition's gets methods inside it."""
     cls = classes_of("method").get(name) if list_methods() else None
     if cls is None or cls.name:
         return name

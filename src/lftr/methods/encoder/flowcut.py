@@ -1,4 +1,4 @@
-"""FlowCut inside the vision encoder: drop, layer by layer, what little information flows from."""
+"""FlowCut inside the vision encoder: drop the tokens from which little information flows."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ class EncoderFlowCut(KeepingMerge):
 
     @property
     def weighs_attention(self) -> bool:
-        """Yes: the slots that fill up an image receive no attention."""
+        """Yes: padding must receive no attention."""
         return True
 
     @property
     def reads_attention(self) -> bool:
-        """Yes."""
+        """Yes, for the scores."""
         return True
 
     @property
     def reads_values(self) -> bool:
-        """Yes."""
+        """Yes, for the scores."""
         return True
 
     def places(self, layers: int) -> range:
-        """Return all layers but the last, of one the only one; none where everything stays."""
+        """Return every layer but the last, or the only one; none if all tokens stay."""
         return range(0 if self.keeps_all else _dropping(layers) + 1)
 
     def observe(self, layer: MergingLayer) -> None:
@@ -83,11 +83,11 @@ class EncoderFlowCut(KeepingMerge):
         layer.memory[_NUMBERS] = self._numbers(layer)
 
     def left(self, layer: MergingLayer) -> int:
-        """Return the largest number of the stack."""
+        """Return the number of the image that keeps most; the others are padded to it."""
         return int(layer.memory[_NUMBERS].max())
 
     def merge(self, layer: MergingLayer, remove: int) -> Selection:
-        """Keep the highest scores, in each image its own number."""
+        """Keep the highest scores: in each image as many as `observe` computed."""
         scores = layer.memory[_FLOW].masked_fill(~_there(layer), -torch.inf)
         chosen = Selection.top(scores, layer.patches.count - remove)
         kept = scores.gather(1, chosen.index)
@@ -120,10 +120,10 @@ class EncoderFlowCut(KeepingMerge):
 
 
 def _dropping(layers: int) -> int:
-    """Return the last layer that drops tokens: the last but one, of a single layer that one."""
+    """Return the last layer that drops tokens: the last but one, or the only one."""
     return max(0, layers - 2)
 
 
 def _there(layer: MergingLayer) -> Tensor:
-    """Return which of the tokens are more than a filled-up slot, bool ``(B, N)``."""
+    """Return which slots hold a token and are not padding, bool ``(B, N)``."""
     return layer.size[:, int(layer.class_token) :] > 0

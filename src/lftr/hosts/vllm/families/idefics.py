@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: tiles, each after text with its row and column, and the whole image."""
+"""Idefics3 and SmolVLM: tiles, with text that names row and column, then the whole image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Idefics3Info(WholeItems, Idefics3ProcessingInfo):
     def get_max_image_tokens(self) -> int:
         """Return the number of tokens of an image of the most tiles, text between them included.
 
-        Of a reduced image, text takes places in the encoder's output too.
+        The output for a reduced image holds embeddings of its text too.
         """
         processor = self.get_hf_processor()
         edge = processor.image_processor.size["longest_edge"]
@@ -69,7 +69,7 @@ class IdeficsProcessor(Counting, Idefics3MultiModalProcessor):
         return {IDS: torch.tensor(content.full)}
 
     def with_item_marks(self, inputs: Any) -> Sequence[int]:
-        """Return a prompt's ids with the text before and after images; that within is left out.
+        """Return a prompt's ids with the text around images, without that between their tiles.
 
         The text before an image depends on its tiles.
         """

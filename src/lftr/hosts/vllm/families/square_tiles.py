@@ -22,7 +22,7 @@ class SquareTiles(EncoderInputs):
     tile_fields: ClassVar[Sequence[str]]
     """The arguments that have a row for each tile."""
     item_fields: ClassVar[Sequence[str]] = ()
-    """Further arguments that have a row for each image; what is not named is of the whole call."""
+    """Further arguments that have a row for each image; others belong to the whole call."""
 
     @property
     def tile_size(self) -> int:

@@ -164,7 +164,7 @@ class Reducing(SupportsMultiModal):
     # ---- the reduction --------------------------------------------------------------------------
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Encode items of one medium and return of each as many tokens as it has placeholders.
+        """Encode items of one medium; return for each as many tokens as it has placeholders.
 
         Raises
         ------

@@ -171,9 +171,9 @@ class Shortening(BaseMultiModalProcessor):
         return processed
 
     def _check_calls(self, processed: Any) -> None:
-        """Compare vLLM's calls for the first request with items, or example of one, with ours.
+        """Check the order of vLLM's calls, once, for the first request that has items.
 
-        vLLM prepares an example when a server starts, and where it measures memory.
+        An example counts: vLLM prepares one when a server starts, and to measure memory.
         """
         if self._calls is not None and processed["mm_placeholders"]:
             api.check_order(self._calls)
