@@ -44,11 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "internvl",
         "idefics3",
         "smolvlm",
+        "gemma3",
         "glm4v",
         "qwen2_vl",
         "qwen2_5_vl",
         "qwen3_vl",
         "qwen3_vl_moe",
+        "qwen3_5",
+        "qwen3_5_moe",
     ],
 )
 def served(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +18,7 @@ from lftr.hosts.vllm.request.request_setting import UNWEIGHTED
 from lftr.values.budget import as_arguments
 
 from . import tiny
+from .linear_attention import in_float32
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -103,19 +104,19 @@ def engine(
     if setting is not None:
         overrides["lftr"] = setting
     how: dict[str, Any] = {"max_model_len": tiny.LENGTH, "max_num_seqs": 16, "block_size": 32}
-    how |= {"distributed_executor_backend": "uni", "enforce_eager": True}
-    llm = LLM(
-        str(checkpoint.folder),
-        hf_overrides=overrides,
-        dtype="float32",
-        **how | options,
-    )
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        gc.collect()
+    how |= {"distributed_executor_backend": "uni", "enforce_eager": True, "dtype": "float32"}
+    how |= options
+    linear = checkpoint.name.startswith("qwen3_5")
+    if linear:  # transformers makes its own tokenizer of any that lies beside its configuration
+        how["tokenizer"] = str(checkpoint.folder / tiny.TOKENIZER)
+    with in_float32() if linear and how["dtype"] == "float32" else nullcontext():
+        llm = LLM(str(checkpoint.folder), hf_overrides=overrides, **how)
+        try:
+            yield llm
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+            del llm
+            gc.collect()
 
 
 def ask(llm: LLM, checkpoint: tiny.Tiny, *questions: Question) -> list[Answer]:

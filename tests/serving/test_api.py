@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +41,7 @@ def test_this_release_has_what_the_plugin_relies_on() -> None:
         ("LlavaNext", {}, {"anyres", "positions", "positions of one dimension", "weights"}),
         ("LlavaNext", {"positions": "compact"}, {"anyres", "weights"}),
         ("Idefics3", {"positions": "compact", "weights": "none"}, {"idefics"}),
+        ("Gemma3", {"positions": "compact", "weights": "none"}, {"gemma"}),
         ("Qwen2VL", {"weights": "none"}, {"qwen", "positions"}),
     ],
 )
@@ -55,6 +60,74 @@ def test_what_a_server_uses_is_compared(
         with refused if part in {*used, "every server"} else contextlib.nullcontext():
             api.check(parts)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("part", api.ATTRIBUTES)
+def test_attributes_that_nothing_would_miss_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    gone = f"{api.ATTRIBUTES[part][0]}_of_before"
+    monkeypatch.setattr(api, "ATTRIBUTES", {part: (gone,)})
+    with pytest.raises(lftr.LftrError, match=rf"{gone.partition('.')[0]}.*_of_before is missing"):
+        api.check(frozenset({part}))
+
+
+@pytest.mark.parametrize("part", api.SPELLED)
+def test_functions_that_no_longer_read_an_attribute_are_named(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    for function, names in api.SPELLED[part].items():
+        api.check.cache_clear()
+        monkeypatch.setattr(api, "SPELLED", {part: {function: (*names, "of_before")}})
+        with pytest.raises(lftr.LftrError, match=r"does not name of_before"):
+            api.check(frozenset({part}))
+
+
+def own_classes() -> Iterator[type]:
+    """Classes of the plugin that extend one of vLLM."""
+    from lftr.hosts import vllm as plugin
+
+    for found in pkgutil.walk_packages(plugin.__path__, f"{plugin.__name__}."):
+        for cls in vars(importlib.import_module(found.name)).values():
+            if (
+                inspect.isclass(cls)
+                and cls.__module__ == found.name
+                and any(map(theirs, cls.mro()))
+            ):
+                yield cls
+
+
+def theirs(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "vllm"
+
+
+def overridden(cls: type) -> set[str]:
+    """The functions of vLLM that a class or a base of the plugin's replaces, by name.
+
+    Constructors are left out, and what Python writes itself.
+    """
+    line = cls.mro()
+    return {
+        name
+        for i, one in enumerate(line)
+        if one.__module__.startswith("lftr.")
+        for name, value in vars(one).items()
+        if not name.startswith("__") and inspect.isroutine(value)
+        if any(theirs(base) and name in vars(base) for base in line[i + 1 :])
+    }
+
+
+def test_every_function_that_is_overridden_is_compared() -> None:
+    """By the name of a class that has it before the plugin's own; else vLLM could rename it."""
+    listed = [
+        name for part in api.PARAMETERS.values() for name in part if "." in name.split(":")[1]
+    ]
+    owners = [(api._look_up(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in listed]
+    classes = list(own_classes())
+    assert len(classes) >= 2 * len(ARCHITECTURES)
+    for cls in classes:
+        compared = {function for owner, function in owners if owner in cls.mro()}
+        assert overridden(cls) <= compared, cls
 
 
 def test_parts_are_options_or_architectures() -> None:

@@ -88,7 +88,8 @@ def test_the_stock_server_is_started(serve: Any) -> None:
 
 
 def test_options_meet_those_of_vllm(serve: Any) -> None:
-    given = '{"text_config": {"rope_theta": 5e5}, "architectures": ["Other"]}'
+    stock = "LlavaForConditionalGeneration"
+    given = json.dumps({"text_config": {"rope_theta": 5e5}, "architectures": [stock]})
     for words in (
         ["--hf-overrides", given],
         [f"--hf-overrides={given}"],
@@ -116,6 +117,21 @@ def test_several_overrides_are_merged(serve: Any) -> None:
     assert written["vision_config"] == {}
 
 
+def test_overrides_of_one_part_are_merged(serve: Any) -> None:
+    """As if vLLM had one after another: by single values in a part, whole objects elsewhere."""
+    several = (
+        {"text_config": {"a": 1, "deep": {"x": 1, "y": 1}}, "spare": {"p": 1}, "b": 1},
+        {"text_config": {"c": 2, "deep": {"y": 2}}, "spare": {"q": 2}, "b": 2},
+    )
+    words = [word for one in several for word in ("--hf-overrides", json.dumps(one))]
+    code, command, _ = serve(*words)
+    assert code == 0
+    written = overrides(command)
+    assert written["text_config"] == {"a": 1, "c": 2, "deep": {"x": 1, "y": 2}}
+    assert written["spare"] == {"q": 2}
+    assert written["b"] == 2
+
+
 def test_the_model_among_options(serve: Any, tmp_path: Path) -> None:
     """Wherever it stands, it is not mistaken for nothing, by which the bundled model is served."""
     model = tmp_path / "model"
@@ -131,11 +147,14 @@ def test_the_model_among_options(serve: Any, tmp_path: Path) -> None:
         assert command[3] == command[5] == str(model)
         assert command.count(str(model)) == 2
         assert any("8000" in word for word in command)
-    code, command, _ = serve("--enforce-eager", "--port", "8000")
+    code, command, _ = serve("--enforce-eager", "--port", "8000", "-dp", "2", "--config-format=hf")
     assert command[3] == str(bundled.path())
     code, command, said = serve("--port", "8000", str(model), "other")
     assert (code, command) == (1, [])
     assert "one model, best before the options of vLLM" in said
+    code, command, said = serve("--enforce-eager", str(model))
+    assert (code, command) == (1, [])
+    assert f"MODEL = '--enforce-eager {model}'; allowed: one model, before the options" in said
     code, _, said = serve("--port", "8000", str(tmp_path / "gone"))
     assert code == 1
     assert "a folder that exists" in said
@@ -162,13 +181,17 @@ def test_the_operator_is_told_what_guides(serve: Any) -> None:
     assert "guided by the text up to the first answer of the prompt: each new text" in stderr
     assert overrides(command)["lftr"]["guide"] == "first"
     assert "text_tower" not in overrides(command)["lftr"]
+    assert "note: " not in stderr
     code, command, stderr = serve("--method", "trim", "--keep", "1.0")
     assert "guided by" not in stderr  # everything stays
     code, command, stderr = serve("--method", "coverage")
     assert "guided by" not in stderr  # there is no text tower
+    without = "note: without --text-tower coverage chooses without the prompt's text"
+    assert without in stderr
     assert "guide" not in overrides(command)["lftr"]
     code, command, stderr = serve("--method", "coverage", "--text-tower", "bundled")
     assert "guided by all text of the prompt" in stderr
+    assert without not in stderr
     assert overrides(command)["lftr"]["text_tower"] == "bundled"
 
 
@@ -271,8 +294,21 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
         (["--video-pruning-rate", "0.5"], "--video-pruning-rate = '0.5'; allowed: none"),
         (["--model", "other"], "--model = 'other'; allowed: the model as lftr serve's argument"),
         (["--ec-manager-config", "{}"], "lftr has a manager that counts the encoder's work"),
+        (["--enable-prompt-embeds"], "embeddings that clients send have none of what lftr adds"),
+        (
+            ["--enable-prompt"],
+            "allowed: --enable-prompt-embeds in full",
+        ),
         (["-asc", "2"], "--api-server-count = '2'; allowed: one server a process"),
         (["-asc=2"], "--api-server-count = '2'"),
+        (["-dpm"], "--data-parallel-multi-port-external-lb = ''; allowed: one server a process"),
+        (["--grpc"], "--grpc = ''; allowed: no such option: lftr serve starts the server for HTTP"),
+        (["--config", "served.yaml"], "--config = 'served.yaml'; allowed: its lines as options"),
+        (["--config=served.yaml"], "--config = 'served.yaml'; allowed: its lines as options"),
+        (
+            ["--hf-overrides", '{"architectures": ["Other"]}'],
+            "none: lftr serves LftrLlavaFor",
+        ),
         (["--runner", "pooling"], "--runner = 'pooling'; allowed: auto or generate"),
         (["--convert=embed"], "--convert = 'embed'; allowed: auto or none"),
         (["--model-impl", "transformers"], "--model-impl = 'transformers'; allowed: auto or vllm"),
@@ -299,7 +335,8 @@ def test_versions(serve: Any) -> None:
     serve.versions.clear()
     code, _, said = serve()
     assert code == 1
-    assert "pip install vllm==0.33.* (lftr's extra 'serve')" in said
+    # the one on which every test was run
+    assert "pip install vllm==0.32.* (lftr's extra 'serve')" in said
     serve.versions["vllm"] = "0.33.0"
     assert serve()[0] == 0
     serve.versions.clear()

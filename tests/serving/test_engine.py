@@ -48,7 +48,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Tiny:
 
 
 @pytest.mark.parametrize(
-    "checkpoint", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl"], indirect=True
+    "checkpoint",
+    ["llava", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl", "qwen3_5"],
+    indirect=True,
 )
 def test_chunks_that_cut_an_item(checkpoint: tiny.Tiny) -> None:
     """Steps of 16 tokens, so that every image and clip here comes in several."""
@@ -81,21 +83,22 @@ def test_a_step_encodes_no_more_than_without_reduction(
     with reduced(checkpoint) as llm:
         wanted = ask(llm, checkpoint, *burst)
     monkeypatch.setattr(Reducing, "embed_multimodal", recording)
-    manager = {"encoder_cache_manager_cls": "lftr.hosts.vllm.encoder_budget.FullTokens"}
+    stock = "vllm.v1.core.encoder_cache_manager.EncoderCacheManager"
+    manager = {"encoder_cache_manager_cls": stock}
     how: dict[str, Any] = {"max_num_batched_tokens": most, "max_num_seqs": 12}
-    with reduced(checkpoint, ec_manager_config=manager, **how) as llm:
+    with reduced(checkpoint, **how) as llm:
         del steps[:]  # of measuring memory
         assert ask(llm, checkpoint, *burst) == wanted
         assert max(steps) <= most
         bounded, steps[:] = list(steps), []
-    with reduced(checkpoint, **how) as llm:
+    with reduced(checkpoint, ec_manager_config=manager, **how) as llm:
         del steps[:]
         assert ask(llm, checkpoint, *burst) == wanted
         assert max(steps) > most  # the manager makes the difference
     assert len(bounded) > len(steps)
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "qwen3_vl", "gemma3"], indirect=True)
 def test_texts_beside_adapters(checkpoint: tiny.Tiny) -> None:
     """Their wrapper of the embeddings takes no more ids than a step has tokens."""
     long = "<s>" + " t9 t30" * 60 + checkpoint.sign + " t20"
@@ -107,6 +110,9 @@ def test_texts_beside_adapters(checkpoint: tiny.Tiny) -> None:
         served = Served(checkpoint, llm, {})
         for question in asked:
             assert served.ask(question) == [served.on_transformers(question)[0]]
+        ids = torch.arange(10, 170)  # more than a step has
+        wanted = checkpoint.model.get_input_embeddings()(ids)  # Gemma scales them
+        assert torch.allclose(model_of(llm).texts.embed(ids), wanted)
 
 
 def write_adapter(checkpoint: tiny.Tiny, folder: Path) -> None:
@@ -203,9 +209,19 @@ def miscounts(method: lftr.Method, items: Any, counts: Any) -> Any:
     return lftr.get_method("uniform").select_all(items, [count - 1 for count in counts])
 
 
+def overshoots(method: lftr.Method, items: Any, counts: Any) -> Any:
+    """Anchors beyond the item's last token; on a GPU such an index ends the process."""
+    return [lftr.Selection(torch.arange(1000, 1000 + count)) for count in counts]
+
+
 @pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
 @pytest.mark.parametrize(
-    ("mistake", "word"), [(raises, "a method's own mistake"), (miscounts, "it kept [14]")]
+    ("mistake", "word"),
+    [
+        (raises, "a method's own mistake"),
+        (miscounts, "it kept [14]"),
+        (overshoots, "it took token 1014 of an item of 36"),
+    ],
 )
 def test_a_method_that_fails(
     checkpoint: tiny.Tiny, mistake: Any, word: str, monkeypatch: pytest.MonkeyPatch
@@ -239,6 +255,59 @@ def test_a_method_that_fails(
     assert word in line
 
 
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_evidence_that_cannot_be_read(
+    checkpoint: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the encoder, after it, and of the text: as if the method had failed."""
+    from prometheus_client import REGISTRY
+
+    from lftr.evidence.attention_recorder import AttentionRecorder
+    from lftr.hosts.vllm import metrics
+    from lftr.hosts.vllm.model import evidence_reader, reducing, text_reader
+
+    said: list[str] = []
+    monkeypatch.setattr(reducing, "_failures", metrics.Failures())
+    monkeypatch.setattr(metrics.logger, "exception", lambda _, *of: said.append(of[0]))
+    read: tuple[tuple[type, str, str], ...] = (
+        (AttentionRecorder, "record", "fastervlm"),
+        (evidence_reader.EvidenceReader, "patches", "divprune"),
+        (text_reader.TextReader, "read", "trim"),
+    )
+    with reduced(checkpoint) as llm:
+        even = ask(llm, checkpoint, Question(keep=0.4, method="uniform"))
+        for owner, name, method in read:
+            label = {"method": method}
+            before = REGISTRY.get_sample_value("lftr:failed_items_total", label) or 0
+            with monkeypatch.context() as broken:
+                broken.setattr(owner, name, raises)
+                assert ask(llm, checkpoint, Question(keep=0.4, method=method)) == even
+            assert REGISTRY.get_sample_value("lftr:failed_items_total", label) == before + 1
+            assert f'"method":"{method}"' in said.pop()
+            other = Question(seed=1, keep=0.4, method=method)
+            served = Served(checkpoint, llm, {})
+            assert served.ask(other) == [served.on_transformers(other)[0]]
+        assert said == []
+
+
+@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+def test_a_server_that_can_read_nothing_does_not_start(
+    checkpoint: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a release of vLLM whose encoder passes its queries and keys by other names."""
+    from lftr.hosts.vllm.model import evidence_reader, text_reader
+
+    reading = ((evidence_reader.EvidenceReader, "_tap"), (text_reader.TextReader, "read"))
+    with engine(checkpoint, f"Lftr{checkpoint.stock}", {"method": "Mix(trim, fastervlm)"}) as llm:
+        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        runner.profile_run()  # at the start, but for eager mode on CPUs
+        for owner, name in reading:
+            with monkeypatch.context() as broken:
+                broken.setattr(owner, name, raises)
+                with pytest.raises(ZeroDivisionError):
+                    runner.profile_run()
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -257,12 +326,15 @@ def test_memory_that_runs_out_is_no_failure_of_a_method(
     def out_of_memory(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(type(lftr.get_method("divprune")), "select_all", out_of_memory)
+    setting = RequestSetting(lftr.get_method("divprune"), 1)
+    with pytest.raises(type(error)):  # as evidence is read
+        reducing._chosen(setting, out_of_memory, [], [])
+    monkeypatch.setattr(type(setting.method), "select_all", out_of_memory)
     with pytest.raises(type(error)):
-        reducing._chosen(RequestSetting(lftr.get_method("divprune"), 1), [], [])
+        reducing._chosen(setting, list, [], [])
 
 
-@pytest.mark.parametrize("checkpoint", ["llava"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "gemma3"], indirect=True)
 def test_weights_as_transformers_saves_them(checkpoint: tiny.Tiny) -> None:
     """vLLM knows the tower's weights by their names on hubs alone."""
     with reduced(checkpoint) as llm:
@@ -311,7 +383,7 @@ def test_places_without_items_are_refused(checkpoint: tiny.Tiny) -> None:
         assert ask(llm, checkpoint, question) == answer
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["llava", "gemma3", "qwen2_5_vl", "qwen3_vl"], indirect=True)
 def test_positions_of_what_is_gone_have_room(checkpoint: tiny.Tiny) -> None:
     """A short prompt of many reduced items has positions beyond the model's length, with an end.
 
@@ -333,7 +405,12 @@ def test_positions_of_what_is_gone_have_room(checkpoint: tiny.Tiny) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("compile_mm_encoder", True), ("cudagraph_mm_encoder", True), ("video_pruning_rate", 0.5)],
+    [
+        ("compile_mm_encoder", True),
+        ("cudagraph_mm_encoder", True),
+        ("video_pruning_rate", 0.5),
+        ("enable_prompt_embeds", True),
+    ],
 )
 def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
     from lftr.hosts.vllm.model.reducing import Reducing
@@ -342,9 +419,10 @@ def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
         compiled = {"compile_mm_encoder": False, "cudagraph_mm_encoder": False}
         own = {key: changed.get(key, value) for key, value in compiled.items()}
         media = SimpleNamespace(video_pruning_rate=changed.get("video_pruning_rate"))
+        embeds = changed.get("enable_prompt_embeds", False)
         return SimpleNamespace(
             compilation_config=SimpleNamespace(**own),
-            model_config=SimpleNamespace(multimodal_config=media),
+            model_config=SimpleNamespace(multimodal_config=media, enable_prompt_embeds=embeds),
         )
 
     Reducing._check(None, config())
@@ -354,7 +432,7 @@ def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "checkpoint", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl"], indirect=True
+    "checkpoint", ["llava", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl"], indirect=True
 )
 def test_two_devices(checkpoint: tiny.Tiny) -> None:
     """The encoder's heads are divided among two processes, each with its own engine core."""
@@ -391,7 +469,9 @@ def test_a_server_does_not_start(checkpoint: tiny.Tiny, setting: Any, message: s
         assert "those that can: " in str(caught.value)
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "llava_onevision", "idefics3"], indirect=True)
+@pytest.mark.parametrize(
+    "checkpoint", ["llava", "llava_onevision", "idefics3", "gemma3"], indirect=True
+)
 def test_renumbered_positions(checkpoint: tiny.Tiny) -> None:
     """With ``positions="compact"``, as on transformers."""
     setting = Served.SETTING | {"positions": "compact"}

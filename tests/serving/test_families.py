@@ -67,12 +67,29 @@ def test_clips_as_on_transformers(filmed: Served, method: str) -> None:
         assert answer == wanted
 
 
-def test_videos_are_refused_where_none_are_reduced(served: Served) -> None:
-    from vllm.exceptions import VLLMValidationError  # status 400
+def test_clips_of_a_step_are_encoded_together(filmed: Served) -> None:
+    """In one pass of the encoder, with a setting each, with the answers of each alone."""
+    asked = [
+        Question(((4, 32, 24),), 80, 0.3, "lftr"),
+        Question(((4, 32, 24),), 81, 7, "visionzip"),
+        Question(((4, 32, 24),), 82, 1.0),
+    ]
+    passes: list[int] = []
+    attention = model_of(filmed.llm).encoder.attention
+    hook = attention.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        together = filmed.ask(*asked)
+    finally:
+        hook.remove()
+    assert len(passes) == 1
+    filmed.forget()
+    assert [filmed.ask(one)[0] for one in asked] == together
 
+
+def test_videos_are_refused_where_none_are_reduced(served: Served) -> None:
     if served.tiny.takes_clips:
         pytest.skip("takes videos")
-    with pytest.raises(VLLMValidationError, match=r"At most 0 video\(s\)"):
+    with pytest.raises(lftr.ArgumentError, match=r"videos of \w+ are not reduced on vLLM"):
         served.ask(Question(((4, 32, 24),), 9, 0.5))
     assert served.ask(PICTURE) == served.ask(PICTURE)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 SETTING = {"mm_processor_kwargs": {"lftr": {"keep": 0.5}}}
 SIZE = {"mm_processor_kwargs": {"lftr": {}, "size": {"shortest_edge": 9}}}
@@ -60,6 +64,8 @@ def client() -> Any:
     from lftr.hosts.vllm.request.guard import Guard
 
     app = FastAPI()
+    config = SimpleNamespace(model_config=SimpleNamespace(allowed_local_media_path=""))
+    app.state.vllm_config = config
     app.add_middleware(AuthenticationMiddleware, tokens=["key"])
 
     @app.post("/v1/echo")
@@ -167,16 +173,94 @@ def test_what_was_checked_is_dropped() -> None:
     asyncio.run(Guard(app)({"type": "http", "method": "POST"}, receive, receive))
 
 
-@pytest.mark.parametrize("url", [True, False])
-def test_an_image_as_a_video(client: Any, url: bool) -> None:
-    """VLLM's loader would fail, with status 500."""
+def holding(address: Any, medium: str) -> Any:
+    """A request with a good image, and beside it what is asked about."""
+    image = {"type": "image_url", "image_url": {"url": data(Image.new("RGB", (4, 4)), "PNG")}}
+    part = {"type": f"{medium}_url", f"{medium}_url": address}
+    return {"messages": [{"role": "user", "content": [image, part]}]}
 
-    def request(address: str) -> Any:
-        part = {"type": "video_url", "video_url": {"url": address} if url else address}
-        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
-        return {"messages": [{"role": "user", "content": [image, part]}]}
 
-    answer = client.post("/v1/echo", json=request("data:image/png;base64,AA"))
+def data(picture: Image.Image, kind: str, stated: str = "image/png", **options: Any) -> str:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return f"data:{stated};base64," + base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("kind", [None, "PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "AVIF"])
+def test_an_image_as_a_video(client: Any, nested: bool, kind: str | None) -> None:
+    """By its type or by what it is; vLLM's loader would fail, or find no frames."""
+    address = "data:image/png;base64,AA"
+    if kind is not None:
+        address = data(Image.new("RGB", (40, 48)), kind, "video/mp4")
+    asked = holding({"url": address} if nested else address, "video")
+    answer = client.post("/v1/echo", json=asked)
     assert answer.status_code == 400
     assert "a video_url holds an image" in answer.json()["detail"]
-    assert client.post("/v1/echo", json=request("data:video/jpeg;base64,AA")).status_code == 200
+
+
+def test_videos_are_passed_on(client: Any) -> None:
+    """Frames, files of three kinds, an animation, and what is none, which vLLM says itself."""
+    shot = Image.new("RGB", (40, 48))
+    frame = data(shot, "JPEG").partition(",")[2]
+    begins = (b"\0\0\0\x18ftypisom", b"RIFF\0\0\0\0AVI ", b"\x1aE\xdf\xa3\0\0\0\0", b"")
+    files = [base64.b64encode(begin + bytes(9)).decode() for begin in begins]
+    addresses = [f"data:video/jpeg;base64,{frame},{frame}", "https://a.b/c.mp4", "data:video/mp4"]
+    addresses += [f"data:video/mp4;base64,{file}" for file in [*files, "A", "%%"]]
+    addresses += [data(shot, "GIF", "video/gif", save_all=True, append_images=[shot])]
+    for address in addresses:
+        request = holding({"url": address}, "video")
+        answer = client.post("/v1/echo", json=request)
+        assert (answer.status_code, answer.json()) == (200, request)
+
+
+@pytest.mark.parametrize("medium", ["image", "video"])
+def test_files_of_the_server(client: Any, medium: str) -> None:
+    """Where no folder is allowed, in every part that names one; else vLLM looks at the path."""
+    requests = [
+        holding({"url": "file:///etc/hostname"}, medium),
+        holding("FILE:/etc/hostname", medium),
+        {"input": [{"role": "user", "content": [{f"{medium}_url": "file:///etc/hostname"}]}]},
+    ]
+    for request in requests:
+        answer = client.post("/v1/echo", json=request)
+        assert answer.status_code == 400
+        assert f"{medium}_url: a file of the server" in answer.json()["detail"]
+    client.app.state.vllm_config.model_config.allowed_local_media_path = "/srv"
+    for request in requests:
+        assert client.post("/v1/echo", json=request).status_code == 200
+    said = {"messages": [{"role": "user", "content": "image_url file:///etc/hostname"}]}
+    assert client.post("/v1/echo", json=said).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+def test_images_of_too_many_pixels(client: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """As Pillow counts them, also in a frame; sizes at the end of a file and long headers too."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
+    late = {"exif": b"Exif\0\0" + bytes(60_000)} if kind in ("JPEG", "WEBP") else {}
+    right, wrong = (
+        data(Image.effect_noise((100, side), 90).convert("RGB"), kind, **late)
+        for side in (100, 101)
+    )
+    frames = [f"data:video/jpeg;base64,AA,{one.partition(',')[2]}" for one in (right, wrong)]
+    for medium, addresses in (("image", (right, wrong)), ("video", frames)):
+        allowed, refused = (
+            client.post("/v1/echo", json=holding({"url": address}, medium)) for address in addresses
+        )
+        assert allowed.status_code == 200
+        assert refused.status_code == 400
+        wanted = f"{medium}_url: an image of too many pixels; allowed: at most 10,000"
+        assert refused.json()["detail"] == wanted
+
+
+def test_a_thousand_media_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VLLM refuses more than 999 of a request; what nests deeply is looked at without recursion."""
+    from lftr.hosts.vllm.request import guard
+
+    looked: list[str] = []
+    monkeypatch.setattr(guard, "_too_large", looked.append)
+    nested: Any = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}] * 2000
+    for _ in range(400):
+        nested = [nested]
+    guard._check(json.dumps({"messages": nested}).encode(), {})
+    assert looked == ["AA"] * 1000

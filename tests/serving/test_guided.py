@@ -9,19 +9,23 @@ import pytest
 import torch
 
 import lftr
+from lftr.hosts.vllm.request.request_setting import TEXTS, fitting, seen_by
+from lftr.values.evidence import fields_from
 
 from . import tiny
 from .engines import Answer, Question, Served, Spelled, recorded
 
+# without a text tower, by the models that provide most
+PROVIDED = fields_from("features", "projector", "attention", "cls", "frames", "prompt")
+BY_DEFAULT = [
+    name for name in fitting(PROVIDED) if TEXTS & seen_by(lftr.get_method(name), PROVIDED)
+]
+VIDEO = [name for name in BY_DEFAULT if ".video." in type(lftr.get_method(name)).__module__]
 GUIDED: list[tuple[str, dict[str, Any]]] = [
     ("lftr", {"relevance": "text"}),
     ("lftr", {"relevance": "both", "text_sign": "negative"}),
-    ("trim", {}),
-    ("cdpruner", {}),
-    ("dart", {}),
-    ("greedy-nms", {}),
     ("hiprune", {"text_share": 0.5}),
-    ("fsr", {}),
+    *((name, {}) for name in BY_DEFAULT if name not in VIDEO),
 ]
 OTHER = "<s> t40 t41 {} t99 t100 t101"
 TRIM = Question(((40, 36),), 5, 0.25, "trim")
@@ -63,12 +67,12 @@ def test_as_on_transformers(served: Served, method: str, options: dict[str, Any]
         check(served, under(served, question, OTHER))
 
 
-@pytest.mark.parametrize("method", ["trim", "semvid", "free-video-llm"])
+@pytest.mark.parametrize("method", ["trim", *VIDEO])
 def test_clips_as_on_transformers(served: Served, method: str) -> None:
     """Alone, beside an image in either order, and two of them."""
     if not served.tiny.takes_clips:
         pytest.skip("takes no videos")
-    if served.tiny.name.startswith("qwen3_vl"):
+    if served.tiny.name.startswith("qwen3"):
         pytest.skip("transformers takes the time of a clip's first frame for text of the prompt")
     for asked, keep in zip(Served.FILMED, (0.3, 0.25, 0.5, 9), strict=True):
         check(served, Question(asked.sizes, asked.seed, keep, method))
@@ -162,7 +166,7 @@ def test_what_is_refused(served: Served) -> None:
 
     (wanted,) = served.ask(TRIM)
     # these models' marks count as text, also on transformers
-    marked = served.tiny.name in ("internvl", *tiny.TAGGED)
+    marked = served.tiny.name in ("internvl", "gemma3", *tiny.TAGGED)
     for text, error, message in (
         ("<s>{}", lftr.LftrError, None if marked else "the prompt has no text"),
         ("<s> t9 {}" + " t7" * tiny.LENGTH, VLLMValidationError, "maximum context length"),

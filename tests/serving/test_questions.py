@@ -139,7 +139,8 @@ def with_texts(settings: list[RequestSetting], texts: list[Any]) -> tuple[list[A
     provided = fields_from("features", "prompt")
     wanted = {i: seen_by(one.method, provided) for i, one in enumerate(settings)}
     model: Any = SimpleNamespace(texts=reader)
-    return list(Reducing._with_texts(model, tokens, wanted, settings, texts)), reader
+    groups = Reducing._groups(model, lambda: tokens, wanted, settings, texts)
+    return [dict(zip(members, read(), strict=True)) for members, read in groups], reader
 
 
 def test_a_text_is_embedded_once_for_its_items() -> None:

@@ -119,6 +119,14 @@ def test_a_clip_of_one_frame(frontend: Any) -> None:
     assert "array" not in str(caught.value)
 
 
+@pytest.mark.parametrize("frontend", ["glm4v"], indirect=True)
+def test_videos_that_are_not_reduced(frontend: Any) -> None:
+    """vLLM alone serves them; its message would be that of a limit."""
+    assert has_data(frontend(f"<s> t9 {frontend.sign} t20"))
+    with pytest.raises(lftr.ArgumentError, match=r"videos of Glm4v.*; allowed: their frames as im"):
+        frontend("<s> t9 t20", media={"video": [tiny.clip(4, 40, 36)]})
+
+
 @pytest.mark.parametrize("frontend", ["llava"], indirect=True)
 def test_a_server_that_prepares_requests_otherwise_does_not_start(
     frontend: Any, monkeypatch: pytest.MonkeyPatch

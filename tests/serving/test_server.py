@@ -254,6 +254,9 @@ def test_what_the_log_says(server: Server) -> None:
     assert re.search(r"the method took \d+\.\d\d ms per item", log)
 
 
+HUGE = base64.b64encode(b"P6 20000 9000 255\n")  # what an image says of itself
+
+
 def wrong(seed: int) -> tuple[bytes, int, str]:
     """A request, the status that it deserves, and a word of the message."""
     deep = b"[" * 3000 + b"]" * 3000
@@ -288,6 +291,9 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
         (body(media_io_kwargs={"video": {"num_frames": 10**6}}), 400, "media_io_kwargs: not"),
         (body()[:-40], 400, ""),
         (body().replace(b"base64,", b"base64,!!"), 400, ""),
+        (body().replace(b"data:image/png;base64,", b"file:///"), 400, "a file of the server"),
+        (body().replace(b'"image_url"', b'"video_url"'), 400, "holds an image"),
+        (re.sub(rb'base64,[^"]*', b"base64," + HUGE, body()), 400, "too many pixels"),
     ]
     return choices[seed % len(choices)]
 
@@ -295,13 +301,22 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
 def test_wrong_requests_are_answered(server: Server) -> None:
     """Each with status 400 and a message of one line, one after the other."""
     before, ours = server.counters(), 0
-    for seed in range(25):
+    for seed in range(31):
         sent, status, word = wrong(seed)
         ours += bool(word)
         code, answer = server.post(sent)
         assert (code, word in json.dumps(answer)) == (status, True), (sent[-300:], answer)
         assert len(json.dumps(answer)) < 2500
     assert (server.counters() - before)["lftr:refused_total"] == ours
+
+
+def test_what_vllm_refuses_leaves_its_record(server: Server) -> None:
+    """A request that it refuses after rendering, with or without lftr, as docs/serving.md says."""
+    picture = tiny.image(30, 24, 101)
+    good = json.dumps(chat(picture, "t20")).encode()
+    refused = chat(picture, "t20", logprobs=True, top_logprobs=10_000)
+    assert server.post(json.dumps(refused).encode())[0] == 400
+    assert [server.post(good)[0] for _ in range(2)] == [500, 200]
 
 
 @pytest.mark.parametrize("requests", [1000, pytest.param(10_000, marks=pytest.mark.nightly)])

@@ -137,6 +137,19 @@ def test_the_text_that_guides() -> None:
             read({"guide": value}, SERVER, CLIP)
 
 
+def test_an_option_without_its_evidence_is_refused() -> None:
+    """vLLM's answers have no room for the note that transformers' report has."""
+    tower = CLIP | {"text_embeds", "visual_projected"}
+    asked = {"method": "coverage", "options": {"asked": 0.3}}
+    inside = {"method": "Merge", "options": {"inner": asked}}
+    for values in (asked, inside, {"method": "Merge(coverage(asked=0.3))"}):
+        assert read(values, SERVER, tower).guided(tower)
+        message = r"asked = 0\.3; allowed: 0 here, or a server with --text-tower"
+        with pytest.raises(lftr.ArgumentError, match=message):
+            read(values, SERVER, CLIP)
+    assert not read({"method": "coverage", "options": {"asked": 0}}, SERVER, CLIP).guided(CLIP)
+
+
 def test_fitted_parts_are_refused(tmp_path: Path) -> None:
     """Alone, inside other methods and in a preset."""
     path = str(tmp_path / "part.safetensors")
@@ -482,7 +495,6 @@ def test_defaults_depend_on_weights() -> None:
 
 
 def test_architectures() -> None:
-    assert len(ARCHITECTURES) == 11
     stock = Config("LlavaForConditionalGeneration")
     assert architecture_of(stock) == architecture_of(Config("LftrLlavaForConditionalGeneration"))
     assert provided(stock) == CLIP

@@ -63,10 +63,11 @@ def test_a_stage_without_embeddings_reads_no_text(monkeypatch: pytest.MonkeyPatc
     parts = SimpleNamespace(
         model_config=SimpleNamespace(
             hf_config=config,
+            enable_prompt_embeds=False,
             multimodal_config=SimpleNamespace(mm_encoder_tp_mode="weights", video_pruning_rate=0),
         ),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=64),
-        compilation_config=None,
+        compilation_config=SimpleNamespace(compile_mm_encoder=False, cudagraph_mm_encoder=False),
         lora_config=SimpleNamespace(),
     )
     first = SimpleNamespace(is_first_rank=False)

@@ -31,7 +31,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Tiny:
     return tiny.make(request.param, tmp_path / request.param)
 
 
-@pytest.mark.parametrize("checkpoint", ["llava", "idefics3", "qwen2_5_vl"], indirect=True)
+@pytest.mark.parametrize(
+    "checkpoint", ["llava", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_5"], indirect=True
+)
 @pytest.mark.parametrize("weights", ["size", 0.5, "none"])
 def test_as_on_transformers(checkpoint: tiny.Tiny, weights: Any) -> None:
     """Answers, and by how much heads are wider; other weights answer otherwise."""
@@ -90,13 +92,15 @@ def test_no_backend_takes_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
         def supports_head_size(cls, size: int) -> bool:
             return size in cls.taken
 
-    def backend(size: int, *_: Any) -> type[Backend]:
-        if size % 16:
+    def backend(size: int, *_: Any, use_mm_prefix: bool) -> type[Backend]:
+        if size % 16 or use_mm_prefix:
             raise ValueError("no backend")
         return Backend
 
     monkeypatch.setattr(slot_weights, "get_attn_backend", backend)
     assert slot_weights.wider_head(128, "auto") == 160
+    with pytest.raises(lftr.LftrError, match=r"heads of 136 to 256 channels"):
+        slot_weights.wider_head(128, "auto", two_way=True)
     with pytest.raises(lftr.LftrError, match=r"heads of 72 to 128 channels.*weights = 'none'"):
         slot_weights.wider_head(64, "auto")
 
@@ -116,6 +120,20 @@ def test_other_attention_is_refused() -> None:
     ):
         Other(2, 32, 1.0)
     assert Attention.__init__ is construct
+
+
+def test_a_limit_on_logits_is_refused() -> None:
+    """Whatever the attention backend, which may keep the limit under any name."""
+    from vllm.model_executor.layers.attention import Attention
+
+    from lftr.hosts.vllm.model.slot_weights import StepWeights
+
+    limited = pytest.raises(lftr.LftrError, match=r"limit on attention logits.*weights = 'none'")
+    with StepWeights(8).widening():
+        for given in ({"logits_soft_cap": 50.0}, {}):
+            args = () if given else (1, None, None, None, None, 50.0)  # by position
+            with limited:
+                Attention(2, 32, 1.0, *args, **given)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

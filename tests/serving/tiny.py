@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -20,6 +21,8 @@ from zoo.base import BOS, EOS, NEWLINE, PAD, VOCAB
 from zoo.parts import CLOSE, END, IMAGE, OPEN, START, VIDEO, siglip
 
 LENGTH = 1024
+TOKENIZER = "tokenizer"
+"""The folder of a checkpoint's tokenizer, without a configuration of its model."""
 
 
 WIDTH, HEAD = 128, 32
@@ -37,6 +40,8 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
             if "mrope_section" in (text.rope_parameters or {}):
                 halved = "partial_rotary_factor" in text.rope_parameters
                 text.rope_parameters["mrope_section"] = [2, 3, 3] if halved else [4, 6, 6]
+            if entry.name == "gemma3":
+                text.sliding_window = 40  # vLLM looks back alone where an image is longer
             if entry.name == "glm4v":
                 text.num_attention_heads = WIDTH // HEAD
                 text.attention_bias = True  # as hubs have it, and as transformers computes
@@ -53,7 +58,7 @@ def widened(entry: ZooEntry, **changes: Any) -> ZooEntry:
     return Widened()
 
 
-GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 TAGGED = ("idefics3", "smolvlm")
 FILMED = ("llava_onevision", *GRIDDED)
 ENTRIES: dict[str, ZooEntry] = {
@@ -67,6 +72,7 @@ ENTRIES: dict[str, ZooEntry] = {
     ),
     "internvl": widened(FAMILIES["internvl"]),
     **{name: widened(FAMILIES[name], tie_word_embeddings=False) for name in TAGGED},
+    "gemma3": widened(FAMILIES["gemma3"], vision_config=siglip(48), mm_tokens_per_image=36),
     "glm4v": widened(FAMILIES["glm4v"]),
     **{name: widened(FAMILIES[name]) for name in GRIDDED},
 }
@@ -84,6 +90,8 @@ def sign_of(name: str) -> str:
         return "<IMG_CONTEXT>"
     if name == "glm4v":
         return "<|begin_of_image|><|image|><|end_of_image|>"
+    if name == "gemma3":
+        return "<start_of_image>"
     return "<|vision_start|><|image_pad|><|vision_end|>" if name in GRIDDED else "<image>"
 
 
@@ -105,12 +113,16 @@ class Tiny:
         Float32.
     processor : transformers processor
         Loaded from the folder.
+    two_way : bool
+        Whether tokens of an image of Gemma 3 see each other in both directions, as on transformers
+        and on GPUs; vLLM's attention on CPUs looks back alone.
     """
 
     name: str
     folder: Path
     model: Any
     processor: Any
+    two_way: bool = False
 
     @property
     def sign(self) -> str:
@@ -146,7 +158,10 @@ class Tiny:
             if self.name in GRIDDED:
                 told = [{k: v for k, v in about.items() if k != SAMPLING} for _, about in clips]
                 given["videos_kwargs"]["video_metadata"] = [VideoMetadata(**one) for one in told]
-        return dict(self.processor(text=[prompt], return_tensors="pt", **given))
+        inputs = dict(self.processor(text=[prompt], return_tensors="pt", **given))
+        if "token_type_ids" in inputs and not self.two_way:
+            inputs["token_type_ids"] = torch.zeros_like(inputs["token_type_ids"])
+        return inputs
 
 
 def words(seed: int, count: int = 6) -> str:
@@ -193,7 +208,7 @@ def make(name: str, folder: Path) -> Tiny:
     (folder / "config.json").write_text(json.dumps(config))
     save_file(
         {
-            key if name == "internvl" else _hub_name(key): _hub_value(key, value)
+            key if name == "internvl" else _hub_name(key): _hub_value(name, key, value)
             for key, value in model.state_dict().items()
         },
         str(folder / "model.safetensors"),
@@ -201,6 +216,7 @@ def make(name: str, folder: Path) -> Tiny:
     )
     processor = _processor(name, entry, model, _tokenizer(name))
     processor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder / TOKENIZER)
     return Tiny(name, folder, model, processor)
 
 
@@ -209,8 +225,8 @@ def _hub_name(key: str) -> str:
     return key.replace(tower, tower + "vision_model.") if key.startswith(tower) else key
 
 
-def _hub_value(key: str, value: Tensor) -> Tensor:
-    if ".experts." in key:  # hubs have Qwen3-VL's transposed
+def _hub_value(name: str, key: str, value: Tensor) -> Tensor:
+    if name == "qwen3_vl_moe" and ".experts." in key:  # hubs have them transposed
         value = value.transpose(1, 2)
     return value.contiguous()
 
@@ -227,6 +243,11 @@ def _tokenizer(name: str) -> Any:
         marks = ("begin_of_video", "end_of_video", "begin_of_image", "end_of_image")
         signs = {n: f"<|{sign}|>" for n, sign in zip((194, 195, START, END), marks, strict=True)}
         signs |= {VIDEO: "<|video|>", IMAGE: "<|image|>"}
+    if name == "gemma3":
+        signs = {OPEN: "<start_of_image>", CLOSE: "<end_of_image>", IMAGE: "<image_soft_token>"}
+        named = dict(zip(("boi_token", "eoi_token", "image_token"), signs.values(), strict=True))
+        roles = {"extra_special_tokens": named}
+        signs |= {190 + count: "\n" * count for count in range(1, 5)}
     if name in TAGGED:
         entry: Any = FAMILIES[name]
         signs = {IMAGE: "<image>", entry.fake: "<fake_token_around_image>", NEWLINE: "\n"}
@@ -237,15 +258,21 @@ def _tokenizer(name: str) -> Any:
     for number, sign in signs.items():
         del vocabulary[f"t{number}"]
         vocabulary[sign] = number
+    spaces = r"\s+"
+    if name == "gemma3":  # a space between two crops is a token
+        spaces = r"^\s+(?=\S)|(?<=\S)\s+"
+        vocabulary[" "] = vocabulary.pop("t195")
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t4"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), "removed")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(spaces), "removed")
     tokenizer.decoder = decoders.Fuse()
+    special = [sign for number, sign in signs.items() if number > EOS]
+    tokenizer.add_special_tokens(special)
     found = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        additional_special_tokens=[sign for n, sign in signs.items() if n > EOS],
+        additional_special_tokens=special,
         model_max_length=LENGTH,
         **roles,
     )
@@ -265,10 +292,8 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
         kinds = {
             "qwen2_vl": (t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor),
             "qwen2_5_vl": (t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor),
-            "qwen3_vl": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
-            "qwen3_vl_moe": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor),
         }
-        processor, video = kinds[name]
+        processor, video = kinds.get(name, (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor))
         return processor(t.Qwen2VLImageProcessor(**how), tokenizer, video(**how), **template)
     if name == "glm4v":
         how = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
@@ -281,6 +306,9 @@ def _processor(name: str, entry: Any, model: Any, tokenizer: Any) -> Any:
         images = t.GotOcr2ImageProcessor(size=square, crop_to_patches=True, max_patches=4)
         videos = t.InternVLVideoProcessor(size=square)
         return t.InternVLProcessor(images, tokenizer, videos, image_seq_length=16, **template)
+    if name == "gemma3":
+        images = t.Gemma3ImageProcessor(size={"height": side, "width": side})
+        return t.Gemma3Processor(images, tokenizer, image_seq_length=36, **template)
     if name in TAGGED:
         # a real one enlarges images to four tiles along their longer edge
         edges = {"size": {"longest_edge": side * 2}, "max_image_size": {"longest_edge": side}}

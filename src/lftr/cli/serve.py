@@ -27,14 +27,15 @@ def serve(
         typer.Argument(help="Hugging Face id or folder; by default the bundled model."),
     ] = None,
     preset: Annotated[
-        Path | None, typer.Option("--preset", help="What `lftr tune` found: method and budget.")
+        Path | None,
+        typer.Option("--preset", help="File with method and budget, as `lftr tune` writes it."),
     ] = None,
     method: options.MethodBefore = None,
-    keep: options.Keep = None,
+    keep: options.ServedKeep = None,
     tokens: options.Tokens = None,
     option: options.Options = None,
-    positions: options.Positions = None,
-    weights: options.Weights = None,
+    positions: options.ServedPositions = None,
+    weights: options.ServedWeights = None,
     guide: Annotated[
         str,
         typer.Option(

@@ -61,11 +61,14 @@ ARCHITECTURES = {
         Architecture("InternVLForConditionalGeneration", "internvl", "internvl", True, False),
         Architecture("Idefics3ForConditionalGeneration", "idefics3", "idefics", True, False),
         Architecture("SmolVLMForConditionalGeneration", "smolvlm", "idefics", True, False),
+        Architecture("Gemma3ForConditionalGeneration", "gemma3", "gemma", True, False),
         Architecture("Qwen2VLForConditionalGeneration", "qwen2_vl", "qwen", False, True),
         Architecture("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "qwen", False, True),
         Architecture("Qwen3VLForConditionalGeneration", "qwen3_vl", "qwen3", False, True),
         Architecture("Glm4vForConditionalGeneration", "glm4v", "glm", False, False),
         Architecture("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", "qwen3", False, True),
+        Architecture("Qwen3_5ForConditionalGeneration", "qwen3_5", "qwen3_5", False, True),
+        Architecture("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", "qwen3_5", False, True),
     )
 }
 

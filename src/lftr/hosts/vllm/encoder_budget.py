@@ -20,7 +20,7 @@ class FullTokens(EncoderCacheManager):
     encode many times more. The scheduler asks its manager before each item; this one allows the
     first item of a step, and others as long as the step stays within the budget.
 
-    ``--ec-manager-config`` names the class. It is given items by the engine; with
+    `configuration` names the class to vLLM. It is given items by the engine; with
     ``--mm-processor-cache-type shm`` the engine does not have them, and placeholders are counted.
     """
 

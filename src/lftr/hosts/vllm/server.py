@@ -6,13 +6,23 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedConfig
 
 from ...presets import Preset, known_as
 from ...values.errors import ArgumentError, MissingExtraError, UnsupportedModelError
 from . import api
 from .architectures import Architecture, architecture_of, provided
-from .request.request_setting import KEY, RequestSetting, fitting, of_preset, of_server
+from .request.request_setting import (
+    KEY,
+    RequestSetting,
+    fitting,
+    misses_text,
+    of_preset,
+    of_server,
+)
 from .start_options import StartOptions
 
 _SERVERS = "one server a process; start several behind a router (docs/serving.md)"
@@ -24,11 +34,20 @@ _REFUSED = {
     # what the module that is started does not read: ``vllm serve`` alone does
     "--api-server-count": _SERVERS,
     "--headless": _SERVERS,
+    "--data-parallel-multi-port-external-lb": _SERVERS,
+    "--grpc": "no such option: lftr serve starts the server for HTTP",
+    "--config": "its lines as options of lftr serve, which checks them and adds its own",
     "--enable-scale-out": _PROCESSED,
     "--tokens-only": _PROCESSED,
+    "--enable-prompt-embeds": "no such option: embeddings that clients send have none of what lftr "
+    "adds to those of images",
     "--ec-manager-config": "none, since lftr has a manager that counts the encoder's work",
 }
-_SHORT = {"-asc": "--api-server-count"}
+_SHORT = {
+    "-as": "--api-server-count",
+    "-asc": "--api-server-count",
+    "-dpm": "--data-parallel-multi-port-external-lb",
+}
 _SETTING = "--keep or --tokens, --method and --option, which state the server's own setting"
 _GENERATING = {
     "--runner": ("auto", "generate"),
@@ -38,7 +57,6 @@ _GENERATING = {
 """Options with the values under which the reduced architecture generates text."""
 
 _GUARD = f"{__package__}.request.guard.Guard"
-_MANAGER = {"encoder_cache_manager_cls": f"{__package__}.encoder_budget.FullTokens"}
 _CHECK = f"{__package__}.start_check.StartCheck"
 _OVERRIDES, _TRUST, _SHARDING, _PROCESSOR = (
     "--hf-overrides",
@@ -46,6 +64,7 @@ _OVERRIDES, _TRUST, _SHARDING, _PROCESSOR = (
     "--mm-encoder-tp-mode",
     "--mm-processor-kwargs",
 )
+_LOOKED_AT = (_OVERRIDES, _TRUST, _SHARDING, _PROCESSOR)
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,9 @@ class ServerPlan:
     guided : bool
         Whether the server's own method is guided by the text of prompts.
     note : str or None
-        A remark about the preset.
+        A remark about the preset, or on a method that lacks the text.
+    overrides : dict
+        For the model's configuration, as given.
     options : list of str
         For vLLM, as given.
     """
@@ -79,6 +100,7 @@ class ServerPlan:
     fitting: list[str]
     guided: bool
     note: str | None
+    overrides: dict[str, Any]
     options: list[str]
 
     @property
@@ -89,13 +111,9 @@ class ServerPlan:
     @property
     def command(self) -> list[str]:
         """The command that starts the server."""
-        options, texts = _taken(self.options, _OVERRIDES)
-        trusting = _TRUST in options
-        overrides: dict[str, Any] = {}
-        for text in texts:
-            overrides |= _read_json(_OVERRIDES, text)
+        trusting = _TRUST in self.options
         chosen = {**self.setting.to_plain(), **self.started.to_plain()}
-        overrides |= {"architectures": [self.architecture.name], KEY: chosen}
+        overrides = {**self.overrides, "architectures": [self.architecture.name], KEY: chosen}
         return [
             sys.executable,
             *("-m", "vllm.entrypoints.launchers.api_server.entry"),
@@ -103,10 +121,9 @@ class ServerPlan:
             # the model, so that another one is an error
             *(self.model, "--model", self.model),
             *(_OVERRIDES, json.dumps(overrides)),
-            *("--ec-manager-config", json.dumps(_MANAGER)),
             *("--middleware", _CHECK),
             *([] if trusting else [_TRUST, "--middleware", _GUARD]),
-            *options,
+            *self.options,
         ]
 
 
@@ -143,6 +160,8 @@ def plan(
     options = [_spelled(option) for option in options]
     _check_options(options)
     architecture = architecture_of(config)
+    options, texts = _taken(options, _OVERRIDES)
+    overrides = _merged(config, [_read_json(_OVERRIDES, text) for text in texts], architecture)
     preset = {}
     if isinstance(setting, Preset):
         preset = asdict(StartOptions.of_preset(setting, architecture))
@@ -155,8 +174,11 @@ def plan(
     else:
         chosen = of_server({**setting, "guide": guide}, fields, fixed.weights > 0)
     guided = chosen.guided(fields)
+    if misses_text(chosen.method, fields):
+        blind = f"without --text-tower {chosen.name} chooses without the prompt's text"
+        note = "; ".join(one for one in (note, blind) if one)
     return ServerPlan(
-        model, architecture, chosen, fixed, fitting(fields), guided, note, list(options)
+        model, architecture, chosen, fixed, fitting(fields), guided, note, overrides, options
     )
 
 
@@ -169,7 +191,8 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     Raises
     ------
     ArgumentError
-        If there are several such words.
+        If there are several such words, or none and a folder with a model follows an option, which
+        may be one without a value.
     """
     before = ["", *words]
     spare = [
@@ -180,6 +203,11 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(spare) > 1:
         text = " ".join(words[place] for place in spare)
         raise ArgumentError.of("MODEL", text, "one model, best before the options of vLLM")
+    if not spare:
+        for option, word in zip(before, words, strict=False):
+            if option.startswith("-") and Path(word, "config.json").is_file():
+                allowed = "one model, before the options of vLLM"
+                raise ArgumentError.of("MODEL", f"{option} {word}", allowed)
     rest = [word for place, word in enumerate(words) if place not in spare]
     return (words[spare[0]] if spare else None), rest
 
@@ -196,7 +224,7 @@ def check_version() -> tuple[str, str]:
     """
     build = api.installed()
     if build is None:
-        raise MissingExtraError.of(f"vllm=={'.'.join(map(str, api.NEWEST))}.*", "serve")
+        raise MissingExtraError.of(f"vllm=={'.'.join(map(str, api.OLDEST))}.*", "serve")
     release = tuple(int(part) for part in build[1].split(".")[:2])
     if not api.OLDEST <= release <= api.NEWEST:
         raise UnsupportedModelError(
@@ -233,6 +261,39 @@ def _check_options(options: Sequence[str]) -> None:
                 raise ArgumentError.of(f"{name} with {KEY!r}", text, _SETTING)
 
 
+def _merged(
+    config: Any, several: Sequence[Mapping[str, Any]], architecture: Architecture
+) -> dict[str, Any]:
+    """Return overrides of a configuration as one, which does what vLLM does with one after another.
+
+    In the configurations within the model's, vLLM overrides values one by one; any other object of
+    JSON replaces what was there.
+
+    Raises
+    ------
+    ArgumentError
+        If they ask for another architecture.
+    """
+    merged: dict[str, Any] = {}
+    for one in several:
+        for key, value in one.items():
+            within = isinstance(getattr(config, key, None), PreTrainedConfig)
+            merged[key] = _updated(merged.get(key), value) if within else value
+    names = merged.get("architectures", [architecture.stock])
+    if names not in ([architecture.stock], [architecture.name]):
+        raise ArgumentError.of(
+            f"{_OVERRIDES} with 'architectures'", names, f"none: lftr serves {architecture.name}"
+        )
+    return merged
+
+
+def _updated(value: Any, update: Any) -> Any:
+    """Return a value of JSON with the keys of an update, or the update if either has no keys."""
+    if not isinstance(value, Mapping) or not isinstance(update, Mapping):
+        return update
+    return {**value, **{key: _updated(value.get(key), one) for key, one in update.items()}}
+
+
 def _read_json(name: str, text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
@@ -252,14 +313,13 @@ def _spelled(option: str) -> str:
         If it is shortened, or a part of one that is looked for.
     """
     name, equals, value = option.partition("=")
-    for short, full in _SHORT.items():
-        if len(name) > 2 and short.startswith(name):
-            return full + equals + value
+    if name in _SHORT:
+        return _SHORT[name] + equals + value
     if not name.startswith("--"):
         return option
     head, dot, rest = name.partition(".")
     name = head.replace("_", "-") + dot + rest
-    names = (*_REFUSED, *_GENERATING, _OVERRIDES, _TRUST, _SHARDING, _PROCESSOR)
+    names = (*_REFUSED, *_GENERATING, *_LOOKED_AT)
     for known in names:
         shortened = len(name) > 4 and known.startswith(name) and name not in names
         if shortened or name.startswith(f"{known}."):

@@ -8,13 +8,12 @@ from typing import Any
 
 from ...presets import Preset
 from ...values.errors import ArgumentError
+from ...values.positions import POSITIONS
 from ...values.weights import parse_weights
 from .architectures import Architecture, architecture_of
 
 FAILURES = "LFTR_FAILURES"
 """The environment variable with the name of the file in which a server's workers count failures."""
-
-POSITIONS = ("original", "compact")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
@@ -87,13 +88,18 @@ class OnevisionVideos(EncoderInputs):
         return [len(clip) * frame + closing for clip in self.inputs["pixel_values_videos"]]
 
     def portions(self, most: int) -> Iterator[Self]:
-        """Yield one clip at a time, since they may differ in length."""
-        return (self.part(i, i + 1) for i in range(len(self.sizes)))
+        """Yield portions of at most ``most`` tokens, of neighbours with as many frames."""
+        start = 0
+        for _, alike in groupby(self.sizes):
+            stop = start + len(list(alike))
+            yield from EncoderInputs.portions(self.part(start, stop), most)
+            start = stop
 
     def part(self, start: int, stop: int) -> Self:
-        """Return the one clip from ``start`` to ``stop``."""
-        (clip,) = self.inputs["pixel_values_videos"][start:stop]
-        return replace(self, inputs={"pixel_values_videos": clip[None]})
+        """Return clips ``start`` to ``stop``, of one length; vLLM passes those of several apart."""
+        clips = self.inputs["pixel_values_videos"][start:stop]
+        stacked = clips if isinstance(clips, Tensor) else torch.stack(clips)
+        return replace(self, inputs={"pixel_values_videos": stacked})
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -24,6 +24,7 @@ from ..model.encoder_inputs import EncoderInputs
 from ..model.gaps import Gapped
 from ..request.mrope_checks import Counting
 from ..request.processing import WholeItems, split
+from ..request.question import with_images
 from ..request.request_setting import KEY
 from .square_tiles import SquareTiles
 
@@ -77,15 +78,12 @@ class IdeficsProcessor(Counting, Idefics3MultiModalProcessor):
         kwargs, _ = split(inputs.hf_processor_mm_kwargs)
         items = inputs.mm_data_items.get_items("image", ImageProcessorItems)
         images = (self.info.image_ids(items.get_image_size(i), kwargs) for i in range(len(items)))
-        ids: list[int] = []
-        for one in inputs.prompt:
-            image = next(images, None) if one == token else None  # too many are refused later
-            if image is None:
-                ids.append(one)
-            else:
-                last = len(image) - 1 - image[::-1].index(token)
-                ids += [*image[: image.index(token)], token, *image[last + 1 :]]
-        return ids
+
+        def around(image: list[int]) -> list[int]:
+            last = len(image) - 1 - image[::-1].index(token)
+            return [*image[: image.index(token)], token, *image[last + 1 :]]
+
+        return with_images(inputs.prompt, token, map(around, images))
 
 
 class IdeficsTiles(SquareTiles):

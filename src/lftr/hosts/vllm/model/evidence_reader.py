@@ -7,9 +7,10 @@ each layer, and the requested row or sum is computed from them, as on transforme
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ class Encoder:
 class EvidenceReader:
     """Reads the evidence of one pass of the encoder.
 
+    An error while the encoder runs is kept, and raised by `patches`: the encoder goes on, since
+    other requests wait for what it makes.
+
     Parameters
     ----------
     encoder : Encoder
@@ -75,6 +79,7 @@ class EvidenceReader:
         self.shallow = AttentionRecorder(received="attention_received_shallow" in wanted)
         self.projected: list[Tensor] = []
         self.states: list[Tensor] = []
+        self.failure: Exception | None = None
         self.spent = 0.0  # seconds; on a GPU only the time to launch kernels
 
     @contextmanager
@@ -88,19 +93,14 @@ class EvidenceReader:
 
             for module, tap in ((encoder.attention, self.deep), (encoder.shallow, self.shallow)):
                 if tap.reads:
-                    attach(module.register_forward_pre_hook(self._tap(tap), with_kwargs=True))
+                    hook = self._guarded(partial(self._tap, tap))
+                    attach(module.register_forward_pre_hook(hook, with_kwargs=True))
             if "encoder_features" in wanted:
-                attach(
-                    encoder.projector.register_forward_pre_hook(
-                        lambda _, args: self.projected.append(args[0])
-                    )
-                )
+                hook = self._guarded(lambda _, args: self.projected.append(args[0]))
+                attach(encoder.projector.register_forward_pre_hook(hook))
             if "frame_features" in wanted:
-                attach(
-                    encoder.layer.register_forward_hook(
-                        lambda _, args, output: self.states.append(output)
-                    )
-                )
+                hook = self._guarded(lambda _, args, output: self.states.append(output))
+                attach(encoder.layer.register_forward_hook(hook))
             yield
 
     @property
@@ -115,7 +115,15 @@ class EvidenceReader:
         return seen if self.packed is None else seen.flatten(0, 1)[None]
 
     def patches(self) -> dict[str, Tensor]:
-        """Return attention, keys and values ``(tiles, P, c)``; a packed sequence is one tile."""
+        """Return attention, keys and values ``(tiles, P, c)``; a packed sequence is one tile.
+
+        Raises
+        ------
+        Exception
+            The first one of what was read while the encoder ran.
+        """
+        if self.failure is not None:
+            raise self.failure
         fields: dict[str, Tensor] = {}
         if self.deep.rows:
             rows = self._all_heads(torch.cat(self.deep.rows))
@@ -133,22 +141,32 @@ class EvidenceReader:
                 fields[name] = self._without_cls(self._mean(joined))
         return fields
 
-    def _tap(self, tap: AttentionRecorder) -> Any:
-        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _guarded(self, read: Callable[..., None]) -> Callable[..., None]:
+        """Return a hook that reads, and keeps an error instead of raising it."""
+
+        def hook(*seen: Any) -> None:
             start = time.perf_counter()
-            names = ("query", "key", "value")
-            arguments = dict(zip(names, args, strict=False)) | kwargs
-            heads = [
-                one.reshape(*one.shape[:2], -1, module.head_size).transpose(1, 2)
-                for one in (arguments[name] for name in names)
-            ]
-            assert heads[0].shape[1] == module.num_heads
-            bounds = [heads[0].shape[2]] if self.packed is None else list(self.packed)
-            for q, k, v in zip(*(one.split(bounds, dim=2) for one in heads), strict=True):
-                tap.record(q, k, None, module.scale, value=v)
+            try:
+                read(*seen)
+            except Exception as error:
+                self.failure = self.failure or error
             self.spent += time.perf_counter() - start
 
-        return note
+        return hook
+
+    def _tap(
+        self, tap: AttentionRecorder, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        names = ("query", "key", "value")
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        heads = [
+            one.reshape(*one.shape[:2], -1, module.head_size).transpose(1, 2)
+            for one in (arguments[name] for name in names)
+        ]
+        assert heads[0].shape[1] == module.num_heads
+        bounds = [heads[0].shape[2]] if self.packed is None else list(self.packed)
+        for q, k, v in zip(*(one.split(bounds, dim=2) for one in heads), strict=True):
+            tap.record(q, k, None, module.scale, value=v)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         return torch.cat(parts, dim=0 if self.packed is None else 1)

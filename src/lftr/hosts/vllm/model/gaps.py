@@ -113,11 +113,21 @@ class Gapped(Reducing):
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
         """Return the rows of a prompt, see `initial`."""
-        items = []
-        for one in sorted(mm_features, key=lambda feature: feature.mm_position.offset):
-            places = places_of(one.mm_position)
-            items.append((places, self.lost(one, len(places))))
-        return initial(len(input_tokens), items)
+        items = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
+        return initial(len(input_tokens), [run for one in items for run in self.runs(one)])
+
+    def runs(self, item: Any) -> list[tuple[Tensor, int]]:
+        """Return where an item's tokens are in the prompt, and how many it has lost.
+
+        An item that text parts into several, as methods see it, has a run for each.
+
+        Parameters
+        ----------
+        item : vllm.multimodal.inputs.MultiModalFeatureSpec
+            What vLLM knows of the item.
+        """
+        places = places_of(item.mm_position)
+        return [(places, self.lost(item, len(places)))]
 
     def lost(self, item: Any, count: int) -> int:
         """Return how many tokens an item has lost.

@@ -9,6 +9,7 @@ for models whose positions have one dimension.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
-from vllm.platforms import current_platform
 from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ....values.errors import UnsupportedModelError
@@ -180,27 +180,35 @@ def check(vllm_config: VllmConfig, otherwise: str = "") -> None:
 def ask_for_rewriting(vllm_config: VllmConfig) -> None:
     """Make the model runner call this process's model for positions, without pruning videos.
 
-    Runners for GPUs read the configuration once the model is loaded. The one for CPUs does not, so
-    its attribute is set when it initialises its cache.
+    Runners for GPUs read the configuration once the model is loaded, the one for CPUs does not. A
+    runner that prunes videos also encodes those of a step one by one. So what it has made of the
+    configuration is set around each call of the encoder.
     """
-    vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled = _yes
-    if current_platform.is_cpu():
-        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # also that for CPUs
 
-        setup = CPUModelRunner.initialize_kv_cache
-        if not hasattr(setup, "lftr"):
-            CPUModelRunner.initialize_kv_cache = _with_rewriting(setup)
+    vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled = _yes
+    encode = GPUModelRunner._execute_mm_encoder
+    if not hasattr(encode, "lftr"):
+        GPUModelRunner._execute_mm_encoder = _followed_by_rewriting(encode)
 
 
 def _yes() -> bool:
     return True
 
 
-def _with_rewriting(setup: Any) -> Any:
-    def initialize_kv_cache(runner: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(runner.get_model(), "rewrites_positions", False):
-            runner.is_multimodal_pruning_enabled = True
-        return setup(runner, *args, **kwargs)
+def _followed_by_rewriting(encode: Any) -> Any:
+    """Return a runner's function that encodes a step's items, all clips at once."""
 
-    initialize_kv_cache.lftr = True  # type: ignore[attr-defined]
-    return initialize_kv_cache
+    @functools.wraps(encode)
+    def _execute_mm_encoder(runner: Any, *args: Any, **kwargs: Any) -> Any:
+        rewrites = getattr(runner.get_model(), "rewrites_positions", None)
+        if rewrites is None:  # the model is not reduced
+            return encode(runner, *args, **kwargs)
+        runner.is_multimodal_pruning_enabled = False
+        try:
+            return encode(runner, *args, **kwargs)
+        finally:
+            runner.is_multimodal_pruning_enabled = rewrites
+
+    _execute_mm_encoder.lftr = True  # type: ignore[attr-defined]
+    return _execute_mm_encoder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache, partial
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -47,6 +48,9 @@ from .text_reader import TextReader
 
 logger = init_logger("vllm.lftr")
 _failures = Failures()
+
+EvidenceGroup = tuple[Sequence[int], Callable[[], list[VisualTokens]]]
+"""Items of one setting, by their places in a call, and what reads the evidence of each."""
 
 
 class Reducing(SupportsMultiModal):
@@ -91,9 +95,9 @@ class Reducing(SupportsMultiModal):
         )
 
     def _check(self, vllm_config: VllmConfig) -> None:
-        """Check that hooks on the encoder run, and that vLLM does not prune videos itself."""
+        """Check that hooks on the encoder run, and that nothing reaches the model past them."""
         for flag in ("compile_mm_encoder", "cudagraph_mm_encoder"):
-            if getattr(vllm_config.compilation_config, flag, False):
+            if getattr(vllm_config.compilation_config, flag):
                 raise UnsupportedModelError(
                     f"compilation_config.{flag} = True; allowed: False, since a compiled encoder "
                     "runs no hooks, so its evidence cannot be read"
@@ -102,6 +106,11 @@ class Reducing(SupportsMultiModal):
         if rate:
             raise UnsupportedModelError(
                 f"video_pruning_rate = {rate}; allowed: none, since lftr prunes videos itself"
+            )
+        if vllm_config.model_config.enable_prompt_embeds:
+            raise UnsupportedModelError(
+                "enable_prompt_embeds = True; allowed: False, since embeddings that a client sends "
+                "have no positions and weights of lftr's, and no text for methods to be guided by"
             )
 
     @property
@@ -212,9 +221,11 @@ class Reducing(SupportsMultiModal):
         logs: list[Tensor | None] = [None] * len(sizes)  # None: zeros
         if wanted:
             start = time.perf_counter()
-            tokens = self._tokens(reader, features, inputs, wanted)
-            groups = self._with_texts(tokens, wanted, settings, questions)
-            for i, choice in _choose(groups, settings, counts).items():
+            tokens = cache(partial(self._tokens, reader, features, inputs, wanted))
+            groups: Iterable[EvidenceGroup] = self._groups(tokens, wanted, settings, questions)
+            if settings[0].example:  # a server that can read nothing does not start
+                groups = [(some, partial(list[VisualTokens], read())) for some, read in groups]
+            for i, choice in _choose(groups, features, settings, counts).items():
                 features[i] = self._agreed(choice.apply(features[i]))
                 anchors[i] = self._agreed(choice.index.to(features[i].device))
                 if self.slot_weights is not None:  # on every device, also where a method failed
@@ -307,19 +318,21 @@ class Reducing(SupportsMultiModal):
             tokens[i] = VisualTokens(self.visible(features[i]), **layouts[i].fields, **seen)
         return tokens
 
-    def _with_texts(
+    def _groups(
         self,
-        tokens: Mapping[int, VisualTokens],
+        tokens: Callable[[], Mapping[int, VisualTokens]],
         wanted: Mapping[int, frozenset[str]],
         settings: Sequence[RequestSetting],
         questions: Sequence[Tensor | None],
-    ) -> Iterator[dict[int, VisualTokens]]:
-        """Yield groups of items of one setting, with the texts that their methods see.
+    ) -> Iterator[EvidenceGroup]:
+        """Yield groups of items of one setting, with what reads the evidence of each.
 
         Embeddings of a text are shared by the items that it guides, and dropped after their group.
         """
         texts: dict[Any, dict[str, Tensor]] = {}
-        for members in _groups(list(tokens), settings, questions):
+
+        def read(members: Sequence[int]) -> list[VisualTokens]:
+            nonlocal texts
             fields = wanted[members[0]] & TEXTS
             keys = {i: (fields, _content(questions[i])) for i in members}
             by_key = {key: questions[i] for i, key in keys.items()}
@@ -328,7 +341,10 @@ class Reducing(SupportsMultiModal):
                 for key, question in by_key.items()
             }
             evidence: dict[int, dict[str, Any]] = {i: texts[key] for i, key in keys.items()}
-            yield {i: dataclasses.replace(tokens[i], **evidence[i]) for i in members}
+            return [dataclasses.replace(tokens()[i], **evidence[i]) for i in members]
+
+        for members in _alike(list(wanted), settings, questions):
+            yield members, partial(read, members)
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """Return the first device's rows on all devices, since rounding may differ among them."""
@@ -336,7 +352,7 @@ class Reducing(SupportsMultiModal):
         return rows if group.world_size == 1 else group.broadcast(rows.contiguous(), src=0)
 
 
-def _groups(
+def _alike(
     items: Sequence[int], settings: Sequence[RequestSetting], questions: Sequence[Tensor | None]
 ) -> Iterator[list[int]]:
     """Yield groups of items of one setting, with at most `MOST_IDS` ids of text, or of one item.
@@ -367,38 +383,53 @@ def _content(question: Tensor | None) -> bytes | None:
 
 
 def _choose(
-    groups: Iterable[Mapping[int, VisualTokens]],
+    groups: Iterable[EvidenceGroup],
+    features: Sequence[Tensor],
     settings: Sequence[RequestSetting],
     counts: Sequence[int],
 ) -> dict[int, Selection]:
     """Let the method of each group choose among the tokens of its items."""
     choices: dict[int, Selection] = {}
-    for tokens in groups:
-        setting = settings[next(iter(tokens))]
-        selections = _chosen(setting, list(tokens.values()), [counts[i] for i in tokens])
-        choices |= zip(tokens, selections, strict=True)
+    for members, read in groups:
+        rows, kept = [features[i] for i in members], [counts[i] for i in members]
+        choices |= zip(members, _chosen(settings[members[0]], read, rows, kept), strict=True)
     return choices
 
 
 def _chosen(
-    setting: RequestSetting, items: Sequence[VisualTokens], counts: Sequence[int]
+    setting: RequestSetting,
+    read: Callable[[], list[VisualTokens]],
+    features: Sequence[Tensor],
+    counts: Sequence[int],
 ) -> list[Selection]:
     """Return a method's selections; if it fails, evenly spaced tokens, so that serving goes on.
 
-    A device without memory is no failure of the method: vLLM has to know of it.
+    So they are if what the method sees cannot be read. A device without memory is no failure of
+    the method: vLLM has to know of it.
     """
     try:
-        selections = setting.method.select_all(items, counts)
-        kept = [one.count for one in selections]
-        if kept != list(counts):
-            raise LftrError(f"it kept {kept} tokens where {list(counts)} have to stay")
+        selections = setting.method.select_all(read(), counts)
+        _check(selections, [len(rows) for rows in features], counts)
     except Exception as error:
         if _out_of_memory(error):
             raise
         if get_tp_group().is_first_rank:
-            _failures.add(setting.name, setting.text, len(items))
+            _failures.add(setting.name, setting.text, len(features))
+        items = [VisualTokens(rows) for rows in features]
         selections = get_method("uniform").select_all(items, counts)
     return list(selections)
+
+
+def _check(selections: Sequence[Selection], sizes: Sequence[int], counts: Sequence[int]) -> None:
+    """Check that a method has kept so many tokens of each item, and took none beyond its last."""
+    kept = [one.count for one in selections]
+    if kept != list(counts):
+        raise LftrError(f"it kept {kept} tokens where {list(counts)} have to stay")
+    for one, size in zip(selections, sizes, strict=True):
+        sources = one.index if one.flow is None else torch.cat([one.index, one.flow.source])
+        last = int(sources.max())
+        if last >= size:
+            raise LftrError(f"it took token {last} of an item of {size}, which are counted from 0")
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -8,6 +8,7 @@ is wider than the model's own, by as much as the attention backend needs to take
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,12 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from vllm.config import VllmConfig
+from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.mamba.abstract import MambaBase
 from vllm.v1.attention.selector import get_attn_backend
 
 from ....values.errors import UnsupportedModelError
+
+logger = init_logger("vllm.lftr")
 
 CHANNELS = 2
 """A logarithm in a slot's features, and its term in a key: rounded, and what rounding lost."""
@@ -91,25 +96,29 @@ class StepWeights:
     def widening(self) -> Iterator[None]:
         """Give every attention layer that the body constructs wider heads."""
         construct = Attention.__init__
-        logs = self.logs
+        signature, logs = inspect.signature(construct), self.logs
 
-        def widened(
-            layer: Attention,
-            num_heads: int,
-            head_size: int,
-            scale: float,
-            *args: Any,
-            **kwargs: Any,
-        ) -> None:
+        def widened(layer: Attention, *args: Any, **kwargs: Any) -> None:
             if type(layer) is not Attention:
                 raise UnsupportedModelError(
                     f"weights of slots with {type(layer).__name__}{_OTHERWISE}"
                 )
-            layer.__class__ = WeightedAttention
-            cache = kwargs.get("cache_config")
+            call = signature.bind(layer, *args, **kwargs)
+            call.apply_defaults()
+            plain, cache = call.arguments["head_size"], call.arguments["cache_config"]
+            if call.arguments["logits_soft_cap"]:
+                raise UnsupportedModelError(
+                    "weights of slots with a limit on attention logits (softcap), which would "
+                    f"limit them{_OTHERWISE}"
+                )
             dtype = "auto" if cache is None else cache.cache_dtype
-            construct(layer, num_heads, wider_head(head_size, dtype), scale, *args, **kwargs)
-            layer.finish(head_size, logs)
+            model = get_current_vllm_config().model_config
+            # what vLLM asks of the backend too: attention within images in both directions
+            two_way = model is not None and model.is_mm_prefix_lm
+            call.arguments["head_size"] = wider_head(plain, dtype, two_way)
+            layer.__class__ = WeightedAttention
+            construct(*call.args, **call.kwargs)
+            layer.finish(plain, logs)
 
         Attention.__init__ = widened
         try:
@@ -118,8 +127,18 @@ class StepWeights:
             Attention.__init__ = construct
 
     def check(self, decoder: nn.Module, vllm_config: VllmConfig) -> None:
-        """Check that all attention of the language model has wider heads, and say so to vLLM."""
-        layers = [one for one in decoder.modules() if isinstance(one, AttentionLayerBase)]
+        """Check that all attention of the language model has wider heads, and say so to vLLM.
+
+        Layers with linear attention have no logits to add to.
+        """
+        every = [one for one in decoder.modules() if isinstance(one, AttentionLayerBase)]
+        layers = [one for one in every if not isinstance(one, MambaBase)]
+        if len(layers) < len(every):
+            logger.info(
+                "lftr: %d layers with linear attention take each slot as one token, whatever its "
+                "weight",
+                len(every) - len(layers),
+            )
         others = {type(one).__name__ for one in layers if not isinstance(one, WeightedAttention)}
         sizes = {one.head_size for one in layers if isinstance(one, WeightedAttention)}
         if others or len(sizes) != 1:
@@ -167,11 +186,6 @@ class WeightedAttention(Attention):
                 f"weights of slots with a cache of {self.kv_cache_dtype}, which rounds them"
                 f"{_OTHERWISE}"
             )
-        if getattr(self.impl, "logits_soft_cap", None):
-            raise UnsupportedModelError(
-                "weights of slots with a limit on attention logits (softcap), which would limit "
-                f"them{_OTHERWISE}"
-            )
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend, each key by its token's weight."""
@@ -191,7 +205,7 @@ class WeightedAttention(Attention):
         return output.view(tokens, self.num_heads, -1)[..., :plain].flatten(1)
 
 
-def wider_head(plain: int, cache_dtype: str) -> int:
+def wider_head(plain: int, cache_dtype: str, two_way: bool = False) -> int:
     """Return the smallest head size with room for the channels that a backend takes.
 
     Parameters
@@ -200,6 +214,8 @@ def wider_head(plain: int, cache_dtype: str) -> int:
         The model's own.
     cache_dtype : str
         vLLM's name for the dtype of the cache.
+    two_way : bool
+        Whether tokens of an image see each other in both directions.
 
     Raises
     ------
@@ -209,7 +225,9 @@ def wider_head(plain: int, cache_dtype: str) -> int:
     first = -(-(plain + CHANNELS) // _STEP) * _STEP
     for size in range(first, 2 * plain + 1, _STEP):
         try:
-            backend = get_attn_backend(size, torch.get_default_dtype(), cache_dtype)
+            backend = get_attn_backend(
+                size, torch.get_default_dtype(), cache_dtype, use_mm_prefix=two_way
+            )
         except ValueError:  # no backend takes it
             continue
         if backend.supports_head_size(size):

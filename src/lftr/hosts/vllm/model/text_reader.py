@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ class TextReader:
     """
 
     def __init__(self, language_model: Any, vllm_config: VllmConfig, tower: str | None) -> None:
-        self._embed: Any = language_model.embed_input_ids
+        self._embed: Callable[[Tensor], Tensor] = language_model.embed_input_ids
         if vllm_config.lora_config is not None:
-            self._embed = _embeddings(language_model)
+            self._embed = _Unadapted(language_model)
         self.device = vllm_config.device_config.device
         self.tower: TextTower | None = None
         if tower is not None:
@@ -92,23 +93,40 @@ class TextReader:
         return self.tower.project(encoder_features)
 
 
-def _embeddings(language_model: nn.Module) -> nn.Module:
-    """Return the input embeddings as they are before LoRA wraps them.
+class _Unadapted:
+    """Input embeddings as they are before LoRA wraps their module.
 
     The wrapper adds what the adapters of the current step's tokens make of as many ids, and cannot
-    take more ids than a step has tokens.
+    take more ids than a step has tokens. What the model does to embeddings (Gemma scales them)
+    stays.
     """
-    modules: list[nn.Module] = [
-        module
-        for module in language_model.modules()
-        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-    ]
-    if len(modules) != 1:
-        raise UnsupportedModelError(
-            f"{type(language_model).__name__} has {len(modules)} modules of input embeddings; "
-            "allowed with LoRA: one"
-        )
-    return modules[0]
+
+    def __init__(self, language_model: Any) -> None:
+        self._embed = language_model.embed_input_ids
+        modules: Iterable[nn.Module] = language_model.modules()
+        self._places = [
+            (owner, name, module)
+            for owner in modules
+            for name, module in owner.named_children()
+            if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
+        ]
+        count = len({module for _, _, module in self._places})
+        if count != 1:
+            raise UnsupportedModelError(
+                f"{type(language_model).__name__} has {count} modules of input embeddings; "
+                "allowed with LoRA: one"
+            )
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        wrapped = [getattr(owner, name) for owner, name, _ in self._places]
+        try:
+            for owner, name, module in self._places:
+                setattr(owner, name, module)
+            embedded: Tensor = self._embed(ids)
+            return embedded
+        finally:
+            for (owner, name, _), module in zip(self._places, wrapped, strict=True):
+                setattr(owner, name, module)
 
 
 SHAPE = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")

@@ -26,7 +26,7 @@ from vllm.multimodal.processing import (
 
 from ....values.errors import ArgumentError, LftrError
 from .. import api
-from ..architectures import provided
+from ..architectures import architecture_of, provided
 from ..metrics import Counters, Repeats
 from ..start_options import StartOptions
 from .question import MOST_IDS, Questions, guided_hash
@@ -61,6 +61,21 @@ class Shortened(PromptUpdateDetails):
 
 class WholeItems(BaseProcessingInfo):
     """Reports the sizes of items of which a request keeps every token."""
+
+    def validate_num_items(self, modality: str, num_items: int) -> None:
+        """Refuse videos where lftr has none, with the reason; vLLM's is a number alone.
+
+        Raises
+        ------
+        ArgumentError
+            If there are videos; the server answers with status 400.
+        """
+        if modality == "video" and num_items and "video" not in self.supported_mm_limits:
+            stock = architecture_of(self.get_hf_config()).stock
+            raise ArgumentError(
+                f"videos of {stock} are not reduced on vLLM; allowed: their frames as images"
+            )
+        super().validate_num_items(modality, num_items)
 
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
@@ -140,8 +155,10 @@ class Shortening(BaseMultiModalProcessor):
         try:
             setting = self._setting(inputs)
             # with the options of the start, since caches may be shared with servers of others
-            started = self.started.to_plain()
-            text = json.dumps({**json.loads(setting.text), **started}, sort_keys=True)
+            plain = {**json.loads(setting.text), **self.started.to_plain()}
+            if self._profiling:
+                plain["example"] = True
+            text = json.dumps(plain, sort_keys=True)
             kwargs = {**inputs.hf_processor_mm_kwargs, KEY: text}
             kwargs.pop(QUESTIONS, None)  # a client's
             if setting.guided(self.provided):

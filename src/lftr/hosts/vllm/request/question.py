@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,15 @@ MOST_IDS = 2048
 
 An id becomes a row of the language model's width, beside what vLLM has planned memory for.
 """
+
+
+def with_images(ids: Iterable[int], mark: int, images: Iterator[list[int]]) -> list[int]:
+    """Return a prompt's ids with each image's ids in the place of its mark.
+
+    Marks beyond the last image stay; such a prompt is refused later.
+    """
+    there = ([one] if one != mark else next(images, [one]) for one in ids)
+    return list(chain.from_iterable(there))
 
 
 class Questions:

@@ -13,7 +13,7 @@ from ....methods.base import Method
 from ....methods.compose.base import Wrapper, encodes_again, is_fitted
 from ....methods.encoder.spelling import spell_merge
 from ....options.calls import plain_of
-from ....options.checks import fields_of, hints_of, scalar_rule
+from ....options.checks import fields_of, hints_of, need_of, scalar_rule
 from ....options.plain import from_plain, name_of, to_plain
 from ....presets import Preset
 from ....values.budget import as_arguments, budget_from_plain, resolve, stated
@@ -54,11 +54,14 @@ class RequestSetting:
     guide : {"last", "first"}
         The text that guides methods which compare with one: all of the prompt's, or that up to the
         first answer after the item, which stays the same in later turns.
+    example : bool
+        Whether the items are vLLM's own, with which it measures memory when a model is loaded.
     """
 
     method: Method
     keep: float | int
     guide: Guide = "last"
+    example: bool = False
 
     @property
     def name(self) -> str:
@@ -105,10 +108,11 @@ def size_field_of(medium: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def setting_of(text: str) -> RequestSetting:
-    """Return the setting that has this `RequestSetting.text`."""
+    """Return the setting that has this `RequestSetting.text`, of an example if that says so."""
     values = json.loads(text)
     method = from_plain({key: values[key] for key in ("method", "options")})
-    return RequestSetting(method, budget_from_plain(values), values.get("guide", "last"))
+    guide = values.get("guide", "last")
+    return RequestSetting(method, budget_from_plain(values), guide, values.get("example", False))
 
 
 def of_server(values: Any, provided: frozenset[str], weighted: bool = False) -> RequestSetting:
@@ -260,6 +264,7 @@ def _checked_method(
         if value in ("inf", "-inf"):  # as presets and settings spell what JSON does not have
             value = float(value)
         rule.check(option, value)
+        _check_effect(option, value, hints[option], provided)
         values[option] = from_plain(value)  # a list becomes a tuple
     for option in holds:
         if option not in values:
@@ -278,6 +283,14 @@ def _build_method(
     return _fitting(from_plain(plain), provided)
 
 
+def _check_effect(option: str, value: object, hint: Any, provided: frozenset[str]) -> None:
+    """Refuse the value of an option that would do nothing, for want of evidence."""
+    need = need_of(hint)
+    if value and need is not None and need not in provided:
+        tower = "a server with --text-tower" if need == "text_embeds" else f"a model with {need}"
+        raise ArgumentError.of(option, value, f"0 here, or {tower}, without which it does nothing")
+
+
 def _defaults(name: str, weighted: bool) -> dict[str, Any]:
     return {} if weighted else dict(UNWEIGHTED.get(name, {}))
 
@@ -293,6 +306,12 @@ def _read_guide(value: object) -> Guide:
 def seen_by(method: Method, provided: frozenset[str]) -> frozenset[str]:
     """Return the fields that a method sees: of each need, the first one that is provided."""
     return frozenset(next(n for n in names if n in provided) for names in method.evidence)
+
+
+def misses_text(method: Method, provided: frozenset[str]) -> bool:
+    """Whether a method would be guided by text, and chooses without it where these are provided."""
+    first = {names[0] for names in method.evidence}
+    return bool(first & TEXTS) and not TEXTS & seen_by(method, provided)
 
 
 def fitting(provided: frozenset[str]) -> list[str]:
