@@ -18,6 +18,8 @@ def flash_like(
 ) -> tuple[Tensor, None]:
     """Attention as FlashAttention's interface has it: padding as (B, S), causal from the end.
 
+    A sliding window is a number of keys up to the query's own, and no part of the mask.
+
     Without a mask, one row's positions with gaps are taken for packed sequences, as transformers
     does; then the kernel reads no more keys than there are queries.
     """
@@ -28,6 +30,9 @@ def flash_like(
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool)
     seen = seen.tril(key.shape[2] - query.shape[2])[None, None]
+    window = kwargs.get("sliding_window")
+    if window is not None:
+        seen = seen.triu(key.shape[2] - query.shape[2] - window + 1)
     if mask is not None:
         seen = seen & mask.bool()[:, None, None]
     out = torch.nn.functional.scaled_dot_product_attention(

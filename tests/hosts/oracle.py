@@ -101,6 +101,79 @@ def gathered(
     exponent: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Which columns of the prompt stay `(L,)`, and the logits of all of them and of `new`."""
+    slots = on_slots(model, inputs, visual, choices, new, positions, placed)
+    with torch.no_grad(), weighed(language_model(model), slots.log_weight * exponent):
+        hidden = slots.run(**slots.call)[0]
+    return slots.keep, head(model, hidden)[0]
+
+
+def repeated_logits(
+    model: Any,
+    inputs: dict[str, Any],
+    visual: Tensor,
+    choices: Sequence[Choice],
+    new: Sequence[int] = (),
+) -> Tensor:
+    """Logits of the last column and of each of `new`, `(1 + len(new), V)`, without any weight.
+
+    A slot of weight `s` stands `s` times in the prompt, at one position. Its copies see each other
+    and are seen by whatever sees the slot: else they would not be equal after a layer.
+    """
+    slots = on_slots(model, inputs, visual, choices, new, "original", torch.Tensor.clone)
+    inner = language_model(model)
+    call = slots.call
+    if slots.run is not inner:  # it makes masks
+        call = handed(model, lambda: slots.run(**slots.call))
+    times = slots.log_weight.exp().round().long()
+    column = torch.arange(len(times)).repeat_interleave(times)
+
+    def mask(made: Any) -> Any:
+        if isinstance(made, dict):
+            return {kind: mask(one) for kind, one in made.items()}
+        if made is None or made.ndim == 2:
+            made = torch.ones(len(times), len(times), dtype=torch.bool).tril()[None, None]
+        if made.dtype == torch.bool:
+            made = torch.where(made, 0.0, torch.finfo(torch.float32).min)
+        return made[..., column, :][..., column]
+
+    more = dict(call) | {
+        "inputs_embeds": call["inputs_embeds"][:, column],
+        "position_ids": call["position_ids"][..., column],
+        "attention_mask": mask(call["attention_mask"]),
+    }
+    marks = call.get("visual_pos_masks")
+    if marks is not None:
+        more["visual_pos_masks"] = marks[:, column]
+        copies = torch.arange(int(marks.sum())).repeat_interleave(times[marks[0]])
+        more["deepstack_visual_embeds"] = [p[copies] for p in call["deepstack_visual_embeds"]]
+    with torch.no_grad():
+        hidden = inner(**more)[0]
+    return head(model, hidden)[0, -1 - len(new) :]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What the plain language model is given of a row's slots, and the text around them.
+
+    `run` is the language model, or the model around it where that makes the masks.
+    """
+
+    keep: Tensor
+    run: Any
+    call: dict[str, Any]
+    log_weight: Tensor
+
+
+def on_slots(
+    model: Any,
+    inputs: dict[str, Any],
+    visual: Tensor,
+    choices: Sequence[Choice],
+    new: Sequence[int],
+    positions: str,
+    placed: Callable[[Tensor], Tensor],
+) -> Slots:
+    """Gather what the plain model hands to its language model."""
     keep = ~visual
     if choices:
         keep[visual] = torch.cat([choice.anchors for choice in choices])
@@ -149,10 +222,8 @@ def gathered(
         call |= {name: values[:, index] for name, values in types.items()}
     bias = torch.zeros(len(whole))
     if choices:
-        bias[seen] = torch.cat([choice.log_weight for choice in choices]) * exponent
-    with torch.no_grad(), weighed(language_model(model), bias[index]):
-        hidden = plain(**call)[0]
-    return keep, head(model, hidden)[0]
+        bias[seen] = torch.cat([choice.log_weight for choice in choices])
+    return Slots(keep, plain, call, bias[index])
 
 
 def language_model(model: Any) -> Any:
@@ -200,6 +271,11 @@ class _Handed(Exception):
 
 def handed_over(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """What the plain model gives its language model for `inputs`."""
+    return handed(model, lambda: model.forward(**inputs))  # past hooks, a reduction's too
+
+
+def handed(model: Any, run: Callable[[], Any]) -> dict[str, Any]:
+    """What the language model is given while `run` runs the model."""
     found: dict[str, Any] = {}
     inner = language_model(model)
     apart = inner is not model.base_model  # otherwise the first layer is what is handed embeddings
@@ -208,11 +284,11 @@ def handed_over(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         found.update(kwargs if apart else kwargs | {"inputs_embeds": args[0]})
         raise _Handed
 
-    handed = inner if apart else inner.layers[0]
-    handle = handed.register_forward_pre_hook(note, with_kwargs=True)
+    first = inner if apart else inner.layers[0]
+    handle = first.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
-            model.forward(**inputs)  # past every hook on the model, a reduction's too
+            run()
     except _Handed:
         pass
     finally:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.cache_utils import CacheLayerMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
 from zoo import FAMILIES, RELEASE, Image
 
 import lftr
@@ -107,6 +109,30 @@ def test_private_functions_that_changed_are_refused(
     before = dict(vars(model))
     monkeypatch.setattr(type(model), name, changed)
     with pytest.raises(lftr.LftrError, match=rf"{name}.*transformers {transformers.__version__}"):
+        lftr.reduce(model, "lftr", keep=0.5)
+    assert vars(model) == before
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "said"),
+    [
+        (transformers.Cache, "get_query_offset", "a cache has no get_query_offset"),
+        (CacheLayerMixin, "is_compileable", "a cache's layer has no is_compileable"),
+        (GradientCheckpointingLayer, api.CHECKPOINTED, "a checkpointed layer has no"),
+        (transformers.GenerationMixin, "generate", "generate has no generation_config, inputs, "),
+    ],
+)
+def test_names_whose_absence_nothing_would_show_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, said: str
+) -> None:
+    model = fresh(FAMILIES["llava"])
+    before = dict(vars(model))
+    if name == "generate":
+        monkeypatch.setattr(owner, name, lambda self, prompt: prompt)
+    else:
+        monkeypatch.delattr(owner, name)
+    api.check_names.cache_clear()
+    with pytest.raises(lftr.UnsupportedModelError, match=said):
         lftr.reduce(model, "lftr", keep=0.5)
     assert vars(model) == before
 

@@ -131,14 +131,14 @@ def test_never_a_full_map(entry: ZooEntry, monkeypatch: pytest.MonkeyPatch) -> N
     with recording(layers[0], whole):
         images(entry, model)
     sizes: list[int] = []
-    attend = reading._attend
+    attend = reading.attend
 
     def note(*args: Any) -> Tensor:
         scores = attend(*args)
         sizes.append(scores.shape[2])
         return scores
 
-    monkeypatch.setattr(reading, "_attend", note)
+    monkeypatch.setattr(reading, "attend", note)
     monkeypatch.setattr(reading, "_CHUNK", 5)
     with recording(layers[0], AttentionRecorder(row=0)):
         images(entry, model)

@@ -19,7 +19,7 @@ from zoo import DIFFUSION, Image, Row
 import lftr
 from lftr.hosts.transformers.api import CallArguments
 from lftr.methods.inside.schedules import Exit, Skip, Stages, Step
-from lftr.values.errors import ArgumentError, UnsupportedModelError
+from lftr.values.errors import ArgumentError, LftrError, UnsupportedModelError
 
 from .inside.oracle import Recorder, Truth, Turn
 from .inside.support import Merging, Own, Planned, Previous
@@ -257,6 +257,22 @@ def test_a_compiled_decoder_takes_no_hooks() -> None:
     prompt = prompt_of(ROWS[0])
     with reduced(prompt.model), pytest.raises(UnsupportedModelError, match="disable_compile"):
         generate(prompt.model, prompt.inputs(), cache_implementation="static")
+
+
+def test_a_decoder_without_hooks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would denoise at positions of the shorter prompt."""
+    prompt = prompt_of(ROWS[0])
+    decoder = type(prompt.model.base_model.decoder)
+    monkeypatch.setattr(
+        decoder, "__call__", lambda self, *args, **given: self.forward(*args, **given)
+    )
+    with (
+        reduced(prompt.model),
+        pytest.raises(LftrError, match="without lftr's hook on the decoder"),
+    ):
+        generate(prompt.model, prompt.inputs())
+    with reduced(prompt.model, positions="compact"):
+        generate(prompt.model, prompt.inputs())
 
 
 def test_callbacks_see_the_callers_prompt() -> None:

@@ -73,6 +73,7 @@ MERGES = {
     "proportional": lftr.EncoderToMe(r=7, proportional=True),
     "folder": lftr.EncoderFolder(keep=10),
     "flowcut": lftr.EncoderFlowCut(keep=10),
+    "ficoco": lftr.EncoderFiCoCo(keep=10),
 }
 OTHERS = [name for name in FAMILIES if name not in MERGED]
 
@@ -92,6 +93,10 @@ class Written(EncoderMerge):
     @property
     def reads_attention(self) -> bool:
         return self.inner.reads_attention
+
+    @property
+    def reads_received(self) -> bool:
+        return self.inner.reads_received
 
     @property
     def reads_values(self) -> bool:
@@ -162,7 +167,8 @@ class ByHand:
                 self.check(number, x, layer)
                 chosen = self.written.chosen[number].item(self.number)
                 slots = chosen.assignment(len(x)).tolist()
-                weights = size
+                alike = isinstance(self.written.inner, lftr.EncoderFiCoCo)  # whatever their size
+                weights = torch.ones_like(size) if alike else size
                 size = torch.stack(
                     [size[[i for i, s in enumerate(slots) if s == k]].sum() for k in kept(slots)]
                 )
@@ -628,3 +634,66 @@ def test_bad_options(make: Any, options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(lftr.LftrError, match=f"^{name} = .*; allowed: "):
         make(**options)
+
+
+def ficoco_by_hand(layer: MergingLayer, places: list[int], image: int, left: int) -> set[int]:
+    """FiCoCo's filter in plain arithmetic: which of the tokens at ``places`` are dropped."""
+    first = int(layer.class_token)
+    received = layer.tokens.attention_received[image, first:].double()
+    value = -(received / received.norm())
+    if layer.class_token:
+        seen = layer.tokens.cls_attention[image, :, first:].double().mean(0)
+        value = 0.35 * seen / seen.norm() + 0.65 * value
+    values = value.tolist()
+    window = [place // 6 // 2 * 3 + place % 6 // 2 for place in places]
+    for one in set(window):
+        least = min(v for v, w in zip(values, window, strict=True) if w == one)
+        i = values.index(least)
+        values[i] = least / 2 if least > 0 else least * 2
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return {places[i] for i in order[: len(values) - left]}
+
+
+def test_ficoco_drops_what_is_redundant_in_each_layer(prompt: Prompt) -> None:
+    written = Written(lftr.EncoderFiCoCo(keep=10))
+    with lftr.reduce(prompt.model, "uniform", keep=1.0, encoder=written):
+        prompt.forward()
+    numbers = [layer.place for layer in written.seen]
+    depth = written.seen[0].layers
+    assert numbers == list(range(depth // 2, depth))
+    for image in range(3):
+        places = list(range(36))
+        for step, (layer, chosen) in enumerate(zip(written.seen, written.chosen, strict=True)):
+            left = 36 - 26 * (step + 1) // len(numbers)
+            first = int(layer.class_token)
+            kept = [places[i - first] for i in chosen.index[image, first:].tolist()]
+            assert set(places) - set(kept) == ficoco_by_hand(layer, places, image, left)
+            places = kept
+        assert len(places) == 10
+
+
+def test_ficoco_divides_a_token_among_the_most_similar(llava: Any) -> None:
+    prompt = Prompt(llava, [WIDE])
+    written = Written(lftr.EncoderFiCoCo(keep=20, quantile=0.8))
+    with lftr.reduce(prompt.model, "uniform", keep=1.0, encoder=written) as reduction:
+        prompt.forward()
+    layer, chosen = written.seen[-1], written.chosen[-1].item(0)
+    keys = layer.tokens.keys[0].double()
+    keys = keys / keys.norm(dim=1, keepdim=True)
+    kept = chosen.index.tolist()[1:]
+    load = dict.fromkeys(kept, 1.0)
+    given: dict[tuple[int, int], float] = {}
+    for token in set(range(1, len(keys))) - set(kept):
+        cosine = keys[kept] @ keys[token]
+        best = cosine.topk(len(kept) - 1 - int(0.8 * (len(kept) - 1)))
+        for at, share in zip(best.indices.tolist(), best.values.softmax(0).tolist(), strict=True):
+            given[token, kept[at]] = share
+            load[kept[at]] += share
+    x = torch.eye(len(keys), dtype=torch.float64)
+    made = chosen.apply(x)[1:]
+    for row, slot in zip(made, kept, strict=True):
+        for token in range(1, len(keys)):
+            wanted = (1.0 if token == slot else given.get((token, slot), 0.0)) / load[slot]
+            assert float(row[token]) == pytest.approx(wanted, abs=1e-5)
+    for item in reduction.report.items:
+        assert float(item.selection.weight.sum()) == pytest.approx(36, abs=1e-3)

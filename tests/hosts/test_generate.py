@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 import lftr
+from lftr.hosts.transformers.api import CallArguments, generation_setting
 
 from .support import NEW, SQUARE, WIDE, Prompt, ZooEntry, assert_close, reduced
 
@@ -115,15 +117,26 @@ def test_streamer(entry: ZooEntry) -> None:
     assert streamer.ended
 
 
-@pytest.mark.parametrize("place", ["argument", "generation_config", "model"])
+@pytest.fixture
+def defaults(llava: ZooEntry) -> Iterator[GenerationConfig]:
+    """The configuration of llava's model, which a test may change."""
+    model = llava.model()
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    yield model.generation_config
+    model.generation_config = before
+
+
+@pytest.mark.parametrize("place", ["argument", "generation_config", "model", "argument beside it"])
 def test_max_length(entry: ZooEntry, place: str) -> None:
     """Limits speak of the prompt that the caller sees."""
     prompt = Prompt(entry, [WIDE, SQUARE])
     inputs = prompt.inputs()
     limit = inputs["input_ids"].shape[1] + 3
     given: dict[str, Any] = {"do_sample": False}
-    if place == "argument":
+    if place.startswith("argument"):
         given["max_length"] = limit
+    if place == "argument beside it":
+        given["generation_config"] = GenerationConfig(pad_token_id=0)
     elif place == "generation_config":
         given["generation_config"] = GenerationConfig(max_length=limit, pad_token_id=0)
     before = prompt.model.generation_config.max_length
@@ -136,6 +149,50 @@ def test_max_length(entry: ZooEntry, place: str) -> None:
         prompt.model.generation_config.max_length = before
     assert output.shape[1] == limit
     assert output[:, -3:].tolist() == [row[:3] for row in tokens(prompt)]
+
+
+def test_what_a_configuration_leaves_open_is_as_the_model_has_it(
+    llava: ZooEntry, defaults: GenerationConfig
+) -> None:
+    """generate fills up the options of a configuration that it is given with the model's own."""
+    prompt = Prompt(llava, [WIDE, SQUARE])
+    inputs = prompt.inputs()
+    del inputs["attention_mask"]
+    defaults.pad_token_id, defaults.max_length = 0, inputs["input_ids"].shape[1] + 3
+    with lftr.reduce(prompt.model, "random", keep=0.4):
+        output = prompt.model.generate(**inputs, generation_config=GenerationConfig(top_k=1))
+    assert output.shape[1] == defaults.max_length
+    assert output[:, -3:].tolist() == [row[:3] for row in tokens(prompt)]
+
+
+@pytest.mark.parametrize("name", ["prefill_chunk_size", "guidance_scale"])
+def test_what_is_refused_is_refused_in_the_models_configuration_too(
+    llava: ZooEntry, defaults: GenerationConfig, name: str
+) -> None:
+    prompt = Prompt(llava, [WIDE])
+    setattr(defaults, name, 7)
+    given = {**prompt.inputs(), "generation_config": GenerationConfig(max_new_tokens=1)}
+    with (
+        lftr.reduce(prompt.model, ["random", "pyramiddrop"], keep=0.4),
+        pytest.raises(lftr.LftrError, match=f"{name} = 7"),
+    ):
+        prompt.model.generate(**given)
+
+
+def test_new_tokens_rule_a_length_out(llava: ZooEntry, defaults: GenerationConfig) -> None:
+    """Where both are set, generate goes by the number of new tokens, however short the length."""
+    prompt = Prompt(llava, [WIDE])
+    inputs = prompt.inputs()
+    defaults.max_new_tokens, length = 2, inputs["input_ids"].shape[1]
+    with lftr.reduce(prompt.model, "random", keep=0.4):
+        output = prompt.model.generate(**inputs, max_length=length - 1)
+    assert output.shape[1] == length + 2
+
+
+def test_an_option_that_is_gone_is_refused(llava: ZooEntry) -> None:
+    """A new name would not be looked at, and what lftr refuses would be computed wrongly."""
+    with pytest.raises(lftr.UnsupportedModelError, match="has no chunk_size"):
+        generation_setting(llava.model(), CallArguments(), "chunk_size")
 
 
 def test_min_length(llava: ZooEntry) -> None:

@@ -6,10 +6,15 @@ import json
 import pickle
 from typing import Any
 
+import pytest
+import torch
+
 import lftr
+from lftr.methods import FastV, Merge
 
 from .oracle import language_model
-from .support import PLAIN, SQUARE, Prompt, ZooEntry, cached, reduced
+from .support import PLAIN, SQUARE, WIDE, Prompt, ZooEntry, cached, reduced
+from .test_weights import Halves
 
 
 def lengths(prompt: Prompt, call: Any) -> list[int]:
@@ -78,6 +83,30 @@ def test_as_json_and_text(entry: ZooEntry) -> None:
     assert min(report.encode_ms, report.method_ms, report.host_ms) > 0
 
 
+@pytest.mark.parametrize("weights", ["none", 0.5, "size"])
+def test_slots_stand_for_tokens_where_they_have_weights(llava: ZooEntry, weights: Any) -> None:
+    """Under "none" the report does not say so; another exponent than 1 is named."""
+    prompt = Prompt(llava, [SQUARE])
+    methods = [Merge("random"), Halves(), FastV(layer=2, keep=0.25)]
+    with lftr.reduce(prompt.model, methods, tokens=12, weights=weights) as reduction:
+        prompt.generate(1)
+    report, text = reduction.report, str(reduction.report)
+    exponent = {"none": 0.0, "size": 1.0}.get(weights, weights)
+    assert report.weights == json.loads(json.dumps(report.to_dict()))["weights"] == exponent
+    masses = [layer.stands_for for layer in report.layers]
+    assert [layer.tokens for layer in report.layers[:3]] == [12, 6, 3]
+    torch.testing.assert_close(torch.tensor(masses[:2]), torch.full((2,), 36.0))
+    assert 3 <= masses[2] < 36  # what FastV drops takes its tokens along
+    assert masses[2:] == masses[2:3] * len(masses[2:])
+    if weights == "none":
+        assert "standing for" not in text
+        return
+    said = " (weights=0.5)" * (weights == 0.5)
+    assert f"-> 12, standing for 36 tokens{said}\n" in text
+    assert f"layer 0: 12, standing for 36 tokens{said}; layer 1: 6, standing for 36 t" in text
+    assert f"3, standing for {masses[2]:.0f} tokens{said}\n" in text
+
+
 def test_a_count_above_the_item(llava: ZooEntry) -> None:
     prompt = Prompt(llava)
     with reduced(prompt.model, keep=100) as run:
@@ -102,6 +131,21 @@ def test_text_alone(entry: ZooEntry) -> None:
         assert run.report.items == []
         prompt.generate(1)
         assert run.report.kept > 0
+
+
+def test_a_text_after_an_image_has_no_layers_of_the_image(llava: ZooEntry) -> None:
+    """What a call did inside the language model is not reported of the next one."""
+    prompt, text = Prompt(llava, [WIDE]), Prompt(llava, [PLAIN])
+    with lftr.reduce(prompt.model, "fastv") as reduction:
+        prompt.forward()
+        assert reduction.report.layers
+        assert reduction.report.survivors
+        text.forward()
+        report = reduction.report
+        assert report.items == report.layers == []
+        assert report.survivors == {}
+        assert report.cache_bytes == report.full_cache_bytes == 0
+        assert report.to_dict()["flops"] == {}
 
 
 def test_decoding_does_not_change_the_report(entry: ZooEntry) -> None:

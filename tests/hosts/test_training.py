@@ -146,7 +146,7 @@ def example() -> Any:
 @pytest.mark.slow
 def test_trainer_learns_from_a_sixteenth(example: Any) -> None:
     losses = example.train(keep=1 / 16, steps=8)
-    assert sum(losses[-2:]) < losses[0]
+    assert sum(losses[-4:]) < 2 * losses[0]
 
 
 @pytest.mark.slow

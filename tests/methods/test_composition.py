@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import lftr
 from lftr.methods import Adaptive, Merge, Mix, Then
-from lftr.methods.operations.composing import after, stacked
+from lftr.methods.operations.composing import after, stacked, with_heirs
+from lftr.methods.operations.flows import mean_flow
 from lftr.methods.operations.signals import stand_in
 
 WRAPPERS = {
@@ -133,6 +134,7 @@ def test_one_decision_after_another_is_exact(first, second, seed, shares):
     x = torch.randn(2, 36, 4, 3, dtype=torch.float64)
     torch.testing.assert_close(both.apply(x), other.apply(one.apply(x)), rtol=1e-5, atol=1e-6)
     assert both.index.equal(one.index.gather(1, other.index))
+    torch.testing.assert_close(both.weight, other.inherited(one.weight), rtol=1e-4, atol=1e-4)
     for i in range(2):
         product = dense(other.item(i), middle) @ dense(one.item(i), 36)
         torch.testing.assert_close(dense(both.item(i), 36), product)
@@ -174,6 +176,59 @@ def test_mix_shares_and_never_picks_twice():
     for share, alone in ((0.0, "uniform"), (1.0, "fastervlm")):
         only = Mix("fastervlm", "uniform", share).select(tokens, 16)
         assert only.index.equal(lftr.get_method(alone).select(tokens, 16).index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs(lftr.Method):
+    """Merges runs of as many tokens; a kept token is the first of its run."""
+
+    def choose(self, tokens, keep):
+        slot = (torch.arange(tokens.count) * keep // tokens.count).expand(len(tokens.features), -1)
+        return lftr.Selection(
+            torch.searchsorted(slot, torch.arange(keep)[None]), mean_flow(slot, keep)
+        )
+
+
+def test_then_divides_tokens_step_by_step():
+    """By hand: a quarter of token 1 is in slot 0, and stays a quarter whatever slot 1 joins."""
+    flow = lftr.Flow(
+        torch.tensor([[0, 1, 1, 2, 3]]),
+        torch.tensor([[0, 0, 1, 1, 2]]),
+        torch.tensor([[0.75, 0.25, 0.75, 0.25, 1.0]]),
+    )
+    one = lftr.Selection([[0, 1, 3]], flow)
+    two = lftr.Selection([[0, 1]], mean_flow(torch.tensor([[0, 1, 1]]), 2))
+    torch.testing.assert_close(after(one, two).weight, torch.tensor([[1.25, 2.75]]))
+    dropped = after(one, lftr.Selection([[1, 2]]))  # with slot 0, token 0 and a quarter of token 1
+    torch.testing.assert_close(dropped.weight, torch.tensor([[1.75, 1.0]]))
+    again = with_heirs(dropped, torch.tensor([[0, 1, 0, 1]]), None)
+    torch.testing.assert_close(again.weight, torch.tensor([[1.75 + 1.0, 1.0 + 0.25]]))
+    torch.testing.assert_close(stacked([after(one, two).item(0)]).weight, after(one, two).weight)
+
+
+def test_mix_takes_what_its_second_keeps_out_of_the_first():
+    """By hand, on six tokens: no token is in two means, and none counts twice."""
+    x = torch.randn(6, 3)
+    tokens = lftr.VisualTokens(x)
+    chosen = Mix(Runs(), Always((0, 3))).select(tokens, 4)  # of tokens 1, 2, 4 and 5
+    assert chosen.index.tolist() == [0, 1, 3, 5]
+    assert chosen.weight.tolist() == [2.0, 1.0, 2.0, 1.0]
+    expected = torch.stack([x[[0, 2]].mean(0), x[1], x[[3, 4]].mean(0), x[5]])
+    torch.testing.assert_close(chosen.apply(x), expected)
+    both = Mix(Runs(), Runs()).select(tokens, 4)  # 2 and 5 are in a slot of each
+    assert both.index.tolist() == [0, 1, 3, 4]
+    assert both.weight.tolist() == [1.5, 1.5, 1.5, 1.5]
+    pairs = [[0, 2], [1, 2], [3, 5], [4, 5]]
+    torch.testing.assert_close(both.apply(x), torch.stack([x[pair].mean(0) for pair in pairs]))
+
+
+@every_method
+def test_mix_counts_each_token_once(inner):
+    tokens = item(7, (1, 5, 6))
+    for method in (Mix(inner, "random"), Mix(inner, "tome"), Mix("random", inner)):
+        chosen = method.select(tokens, 9)
+        assert chosen.weight.sum() <= 30.001
+        assert chosen.weight.min() > 0.999
 
 
 def rich(size, seed, spread):

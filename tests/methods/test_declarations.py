@@ -23,6 +23,7 @@ import pytest
 
 import lftr
 from lftr.methods.compose import Adaptive, Merge, Mix, PerFrame, Then
+from lftr.methods.encoder.spelling import MERGES
 from lftr.methods.lookup import KINDS
 from lftr.options import checks
 from lftr.options.checks import Range, check, fields_of, rules_of
@@ -47,7 +48,7 @@ def declaring():
     """Every class of lftr with options: registered methods, wrappers, schedules, merges."""
     schedules = [s for s in vars(lftr.schedules).values() if isinstance(s, type)]
     schedules = [s for s in schedules if issubclass(s, lftr.schedules.Schedule) and fields_of(s)]
-    return [*registered(), *OTHERS, *schedules, lftr.EncoderToMe, lftr.EncoderFolder]
+    return [*registered(), *OTHERS, *schedules, *MERGES.values()]
 
 
 def outside(hint):
@@ -58,7 +59,7 @@ def outside(hint):
     if get_origin(hint) is Literal:
         return [(value, ", ".join(map(repr, arguments))) for value in ("no such word", None, 3)]
     if get_origin(hint) is Annotated:
-        kind, span = arguments
+        kind, span, *_ = arguments
         below = span.low - (1 if kind is int else 1e-7)
         values = [below, math.nan, True, "1"] + [span.high * 2 + 1] * (span.high < math.inf)
         if kind is int:

@@ -116,6 +116,20 @@ def test_flashvid(file):
     close(chosen.apply(tokens.features), case.expected["tokens"])
 
 
+@pytest.mark.parametrize("file", cases("prunevid"))
+def test_prunevid(file):
+    case = load(file)
+    options = {name: case.params[name] for name in ("clusters", "threshold", "share", "neighbours")}
+    tokens = video_of(case)
+    chosen = lftr.methods.PruneVid(**options).select(tokens, "auto")
+    wanted = case.expected["tokens"]  # in another order: part by part
+    got = chosen.apply(tokens.features)
+    assert len(got) == len(wanted) == case.notes["K_out"]
+    there = torch.cdist(got.double(), wanted.double()).argmin(dim=1)
+    assert there.sort().values.equal(torch.arange(len(wanted)))
+    close(got, wanted[there])
+
+
 @pytest.mark.parametrize("file", cases("holitom"))
 def test_holitom(file):
     case = load(file)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lftr.methods.operations import lazy_greedy, similarity, thinning
+from lftr.methods.operations import coverage, listed_rows, similarity, thinning
 from lftr.methods.operations.apportion import floored
 from lftr.methods.operations.coverage import facility_location
 from lftr.methods.operations.directions import gram
@@ -17,8 +17,9 @@ from lftr.methods.operations.greedy import (
     soft_nms,
     suppress,
 )
+from lftr.methods.operations.lazy_greedy import lazy_greedy
 from lftr.methods.operations.outliers import outlier_count
-from lftr.methods.operations.scaling import mean_cosine, min_max, unit, z_score
+from lftr.methods.operations.scaling import lengths, mean_cosine, min_max, unit, z_score
 from lftr.methods.operations.thinning import thin
 from lftr.methods.operations.turns import turns
 
@@ -41,15 +42,17 @@ def cosines(x):
     return x @ x.T
 
 
-@pytest.fixture(params=["whole", "rows"])
+@pytest.fixture(params=["small", "held", "rows"])
 def mode(request, monkeypatch):
-    """Let the N x N map be held, or be too large."""
-    if request.param == "rows":
+    """Let the N x N map be small, be held but large, or be too large."""
+    if request.param != "small":
         monkeypatch.setattr(similarity, "WHOLE", 8)
         monkeypatch.setattr(similarity, "BLOCK", 16)
-        monkeypatch.setattr(lazy_greedy, "LIST", 12)
-        monkeypatch.setattr(lazy_greedy, "BLOCK", 16)
-        monkeypatch.setattr(lazy_greedy, "FEW", 4)
+    if request.param == "rows":
+        monkeypatch.setattr(coverage, "HELD", 0)
+        monkeypatch.setattr(listed_rows, "LIST", 12)
+        monkeypatch.setattr(listed_rows, "BLOCK", 16)
+        monkeypatch.setattr(listed_rows, "FEW", 4)
     return request.param
 
 
@@ -145,14 +148,15 @@ def test_facility_location_among_equals_goes_in_order(mode):
 def test_rows_that_are_listed_are_not_computed_again(monkeypatch):
     draw, computed = torch.Generator().manual_seed(12), []
     like = torch.eye(200) + 0.05 * torch.rand(200, 200, generator=draw)
-    monkeypatch.setattr(lazy_greedy, "LIST", 200)
+    monkeypatch.setattr(listed_rows, "LIST", 200)
 
     def rows(some):
         computed.append(some)
         return like[some]
 
     one, zero = torch.ones(200), torch.zeros(200)
-    picks = lazy_greedy.lazy_greedy(rows, 200, 60, one, zero)
+    listed = listed_rows.ListedRows(rows, 200, 200, like.device)
+    picks = lazy_greedy(listed, 60, one, zero)
     greedy_cover(like.double(), one.double(), zero.double(), picks.tolist())
     assert torch.cat(computed).sort().values.equal(torch.arange(200))
 
@@ -224,6 +228,15 @@ def test_outliers_are_numpys():
     for row, count in zip(scores.numpy(), outlier_count(scores), strict=True):
         low, high = np.percentile(row, [25, 75])
         assert count == (row > high + 1.5 * (high - low)).sum() > 0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_lengths_of_any_finite_rows(size):
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    x[1] = 0.0
+    wanted = x.double().square().sum(dim=1).sqrt() * size
+    torch.testing.assert_close(lengths(x * size).double() / size, wanted / size)
+    assert lengths(x[[0, 2]]).dtype == torch.float32
 
 
 def test_unit():

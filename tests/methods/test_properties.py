@@ -38,6 +38,7 @@ LAYOUT = {
     "prumerge-plus",
     "random",
     "region-router",
+    "region-router, fitted",
     "tome",
     "trim",  # the mean token stands in place of the last dropped one
     "uniform",

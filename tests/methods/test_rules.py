@@ -51,6 +51,25 @@ def test_hiprune_takes_neighbours_within_their_frame():
     corner = dataclasses.replace(tokens, attention_received_shallow=torch.eye(18)[9])
     chosen = lftr.methods.HiPrune(alpha=1.0).select(corner, 4)
     assert chosen.index.tolist() == [9, 10, 12, 17]
+    chosen = lftr.methods.HiPrune(alpha=1.0).select(tokens, 3)  # fewer slots than neighbours
+    assert chosen.index.tolist() == [4, 5, 7]
+    tiny = torch.full((18,), 1e-20)  # beside the highest, rounded away in a sum
+    tiny[[1, 3]], tiny[17] = 3e-20, 1.0
+    some = dataclasses.replace(tokens, attention_received=tiny)
+    assert lftr.methods.HiPrune(alpha=1.0).select(some, 3).index.tolist() == [1, 3, 4]
+    tiny[[1, 3]], tiny[[5, 7]] = 1e-20, 3e-20
+    assert lftr.methods.HiPrune(alpha=1.0).select(some, 3).index.tolist() == [4, 5, 7]
+
+
+def test_hiprune_knows_neighbours_of_tokens_that_were_taken():
+    tokens = item(0, (2, 4, 5))
+    method = lftr.methods.HiPrune(alpha=1.0)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    for index in (torch.arange(40), order):
+        chosen = method.select(tokens.take(index), 12)
+        assert index[chosen.index].sort().values.equal(method.select(tokens, 12).index)
+    without = torch.arange(40)[torch.arange(40) != int(tokens.attention_received_shallow.argmax())]
+    assert method.select(tokens.take(without), 12).count == 12
 
 
 def test_hiprune_shares_with_the_text():
@@ -63,6 +82,14 @@ def test_hiprune_shares_with_the_text():
     asked = -torch.cosine_similarity(tokens.visual_projected, text.mean(0)[None])
     asked[seen] = -torch.inf
     assert shared.index.tolist() == sorted(seen + top(asked.tolist(), 4))
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.5, 1.0])
+def test_coverage_merges_only_what_it_is_told_to(asked):
+    tokens = item(1, (1, 8, 8))
+    assert lftr.methods.Coverage(asked).select(tokens, 16).plain
+    merged = lftr.methods.Coverage(asked, leftovers="merge").select(tokens, 16)
+    assert merged.plain == (asked == 1.0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 3.0])

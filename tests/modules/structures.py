@@ -72,20 +72,20 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A vision transformer with a CLS token; returns the states after every layer."""
+    """A vision transformer, with a CLS token but for SigLIP's; returns the states of all layers."""
 
     def __init__(self, side: int, kind: str) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, WIDTH, 4, stride=4)
-        self.cls = nn.Parameter(torch.randn(1, 1, WIDTH))
-        self.places = nn.Parameter(torch.randn(1, side * side + 1, WIDTH))
-        packed = {"eva": (True, False), "intern": (False, True)}
+        self.cls = nn.Parameter(torch.randn(1, int(kind != "siglip"), WIDTH))
+        self.places = nn.Parameter(torch.randn(1, side * side + self.cls.shape[1], WIDTH))
+        packed = {"eva": (True, False), "intern": (False, True), "siglip": (False, False)}
         make = (lambda: PackedAttention(*packed[kind])) if kind in packed else SplitAttention
         self.layers = nn.ModuleList(Layer(make()) for _ in range(3))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.patches(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1) + self.places
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.places
         states = [x]
         for layer in self.layers:
             states.append(layer(states[-1]))
@@ -221,3 +221,81 @@ class InternVL(nn.Module):
         embeds = self.language_model.embed_tokens(ids).clone()
         embeds[ids == self.context] = self.extract_feature(tiles).reshape(-1, WORDS)
         return self.language_model(embeds[None])[0]
+
+
+class DeepSeekVL2(nn.Module):
+    """DeepSeek-VL2: a global view and tiles, arranged as pictures with newlines, then scattered.
+
+    ``arranged`` is a module that was added to that code: it passes on the list of the tokens of
+    each image of a row.
+    """
+
+    context = 59
+
+    def __init__(self, side: int = 5) -> None:
+        super().__init__()
+        self.patches, self.side = side, -(-side // 2)
+        self.vision = Encoder(side, "siglip")
+        self.projector = nn.Sequential(nn.Linear(4 * WIDTH, WORDS), nn.GELU())
+        self.image_newline = nn.Parameter(torch.randn(WORDS))
+        self.view_separator = nn.Parameter(torch.randn(WORDS))
+        self.arranged = nn.Identity()
+        self.language = Language()
+
+    def tokenize(
+        self, texts: list[list[int]], crops: list[tuple[int, int]], most: int | None = None
+    ) -> tuple[list[int], list[bool]]:
+        """Ids with placeholders between texts, and which are placeholders; ``most`` for an image.
+
+        The processor of that code, and the slice that was added to it.
+        """
+        ids, mask = list(texts[0]), [False] * len(texts[0])
+        for text, (wide, high) in zip(texts[1:], crops, strict=True):
+            view = self.side * (self.side + 1)
+            tiles = high * self.side * (wide * self.side + 1)
+            placeholders = [self.context] * (view + 1 + tiles)
+            placeholders = placeholders[:most]
+            ids += [*placeholders, *text]
+            mask += [True] * len(placeholders) + [False] * len(text)
+        return ids, mask
+
+    def prepare_inputs_embeds(
+        self, ids: Tensor, tiles: Tensor, mask: Tensor, crops: Tensor
+    ) -> Tensor:
+        """Embeddings ``(B, T, C)`` of ids ``(B, T)``.
+
+        ``tiles`` ``(B, most tiles of a row, 3, H, W)``; ``crops`` ``(B, most images of a row, 2)``
+        has the columns and rows of tiles of each image, or zeros.
+        """
+        counts = [[1 + wide * high for wide, high in row if wide] for row in crops.tolist()]
+        rows = [row[: sum(count)] for row, count in zip(tiles, counts, strict=True)]
+        tokens = iter(self._joined(self.vision(torch.cat(rows))[-1]))
+        embeds = self.language.embed_tokens(ids).clone()
+        for row, sizes in enumerate(crops.tolist()):
+            pictures = []
+            for wide, high in sizes:
+                if not wide:
+                    break
+                view = self._with_newlines(next(tokens)[None], 1, 1)
+                local = torch.stack([next(tokens) for _ in range(wide * high)])
+                parts = [view, self.view_separator[None], self._with_newlines(local, wide, high)]
+                pictures.append(torch.cat(parts))
+            if pictures:
+                pictures = self.arranged(pictures)
+                assert sum(map(len, pictures)) == mask[row].sum()
+                embeds[row].masked_scatter_(mask[row].unsqueeze(-1), torch.cat(pictures))
+        return embeds
+
+    def _joined(self, states: Tensor) -> Tensor:
+        """Tokens of 2 x 2 patches, where zeros fill up an odd side."""
+        picture = states.unflatten(1, (self.patches, self.patches))
+        odd = self.patches % 2
+        blocks = nn.functional.pad(picture, (0, 0, 0, odd, 0, odd))
+        blocks = blocks.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)
+        return self.projector(blocks.flatten(3).flatten(1, 2))
+
+    def _with_newlines(self, tokens: Tensor, wide: int, high: int) -> Tensor:
+        blocks = tokens.reshape(high, wide, self.side, self.side, -1).transpose(1, 2)
+        picture = blocks.reshape(high * self.side, wide * self.side, -1)
+        newline = self.image_newline.expand(len(picture), 1, -1)
+        return torch.cat([picture, newline], dim=1).flatten(0, 1)

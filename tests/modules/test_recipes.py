@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 import lftr
 
-from .structures import IMAGE, WORDS, Encoder, InternVL, Llava, LlavaTower, MiniGPT
+from .structures import (
+    IMAGE,
+    WORDS,
+    DeepSeekVL2,
+    Encoder,
+    InternVL,
+    Llava,
+    LlavaTower,
+    MiniGPT,
+)
 
 BEFORE, AFTER = torch.tensor([[3, 4, 5]]), torch.tensor([[6, 7, 8, 9]])
 IDS = torch.tensor([[3, IMAGE, 6, 7], [4, 5, IMAGE, 8]])
@@ -193,6 +202,18 @@ def test_llava_16_unpadded() -> None:
     assert reduction.report.kept == sum(-(-len(one) // 4) for one in full)
 
 
+@pytest.mark.parametrize("method", ["fastervlm", "hiprune"])
+def test_attention_of_tiles_is_not_taken_for_that_of_a_picture(method: str) -> None:
+    """The encoder sees tiles, and a row of the added module is a whole image."""
+    model = Llava(merging="spatial_unpad").eval()
+    evidence = lftr.ModuleEvidence(encoder=model.vision_tower, layer=-2)
+    with (
+        pytest.raises(lftr.ArgumentError, match="put together of several tiles"),
+        lftr.reduce_module(model.unpadded, method, 1 / 4, evidence=evidence),
+    ):
+        model(IDS, [images(5, 6), images(5, 6)], rows=2)
+
+
 def test_an_error_of_the_code_around_says_that_tokens_are_fewer() -> None:
     model = Llava(merging="spatial_unpad").eval()
     with (
@@ -202,6 +223,10 @@ def test_an_error_of_the_code_around_says_that_tokens_are_fewer() -> None:
         model(IDS, [images(5, 6), images(5, 6)])
     assert "returned 40 of 360 visual tokens" in caught.value.__notes__[0]
     assert not model.mm_projector._forward_hooks
+    reduction = lftr.reduce_module(model.mm_projector, "uniform", 4)  # on without a block
+    with pytest.raises(AssertionError) as caught, reduction:
+        model(IDS, [images(5, 6), images(5, 6)])
+    assert "returned 40 of 360 visual tokens" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("keep", [1, 4, 1 / 4, 1.0])
@@ -288,6 +313,62 @@ def test_placeholders_of_another_number_are_refused() -> None:
         )
 
 
+CROPS = [[(2, 1), (1, 2)], [(1, 1)]]  # columns and rows of tiles: images of two rows
+
+
+def deepseek_inputs(model: DeepSeekVL2, most: int | None) -> dict[str, Tensor]:
+    """Two rows, padded on the left as that code's processor does."""
+    texts = [[[3, 4], [5], [6, 7]], [[8], [9, 3]]]
+    rows = [model.tokenize(*one, most) for one in zip(texts, CROPS, strict=True)]
+    longest = max(len(ids) for ids, _ in rows)
+    return {
+        "ids": torch.tensor([[0] * (longest - len(ids)) + ids for ids, _ in rows]),
+        "mask": torch.tensor([[False] * (longest - len(mask)) + mask for _, mask in rows]),
+        "tiles": images(12, 5).reshape(2, 6, 3, 20, 20),
+        "crops": torch.tensor([CROPS[0], [*CROPS[1], (0, 0)]]),
+    }
+
+
+@pytest.mark.parametrize("method", ["divprune", "trim", "uniform"])
+@pytest.mark.parametrize("tokens", [1, 7, 1000])
+def test_deepseek_vl2(method: str, tokens: int) -> None:
+    """Tokens are reduced for each image, newlines and separators included."""
+    model = DeepSeekVL2().eval()
+    seen: list[Tensor] = []
+    handle = model.arranged.register_forward_hook(lambda _, args, out: seen.extend(args[0]))
+    full = model.prepare_inputs_embeds(**deepseek_inputs(model, None))
+    handle.remove()
+    assert [len(one) for one in seen] == [12 + 1 + 3 * 7, 12 + 1 + 6 * 4, 12 + 1 + 3 * 4]
+    newline = (full[0] == model.image_newline).all(dim=-1).nonzero().flatten().tolist()
+    assert newline == [2 + at for at in [3, 7, 11, 19, 26, 33]] + [
+        36 + 1 + at for at in [3, 7, 11, 16, 20, 24, 28, 32, 36]
+    ]
+    question = model.language.embed_tokens(torch.tensor([6, 7]))
+    evidence = lftr.ModuleEvidence(text=question)
+    given = deepseek_inputs(model, tokens)
+    with lftr.reduce_module(
+        model.arranged, method, tokens=tokens, evidence=evidence, placeholders=()
+    ) as reduction:
+        got = model.prepare_inputs_embeds(**given)
+    wanted = model.language.embed_tokens(given["ids"])
+    kept = []
+    for one in seen:
+        one_item = lftr.VisualTokens(one, text_token_embeds=question)
+        kept.append(lftr.get_method(method).select(one_item, min(tokens, len(one))).apply(one))
+    wanted[given["mask"]] = torch.cat(kept)
+    assert torch.equal(got, wanted)
+    assert reduction.report.kept == len(kept[-1])  # the module is called for each row
+
+
+def test_placeholders_of_deepseek_vl2_are_counted() -> None:
+    """Its code would put what is left over of one image at the placeholders of the next."""
+    model = DeepSeekVL2().eval()
+    for tokens, most in ((7, 6), (7, None), (1000, 6)):
+        reduction = lftr.reduce_module(model.arranged, "uniform", tokens=tokens)
+        with reduction, pytest.raises(AssertionError):
+            model.prepare_inputs_embeds(**deepseek_inputs(model, most))
+
+
 def test_downsample_says_that_it_picks_tokens() -> None:
     with lftr.reduce_module(nn.Identity(), "downsample", 4, grid=(1, 4, 4)) as reduction:
         nn.Identity()(torch.zeros(1, 16, 2))
@@ -300,6 +381,9 @@ def test_missing_evidence_is_named() -> None:
     for method, needs in (("fastervlm", "cls_attention"), ("trim", "text_embeds")):
         with pytest.raises(lftr.MissingEvidenceError, match=needs):
             lftr.reduce_module(model.llama_proj, method, 2, grid=(1, 4, 1))
+    everything = lftr.ModuleEvidence(encoder=model.visual_encoder, text=torch.zeros(2, WORDS))
+    with pytest.raises(lftr.MissingEvidenceError, match="text_products"):
+        lftr.reduce_module(model.llama_proj, "hawk", 2, evidence=everything)
 
 
 def test_attention_of_another_kind_is_refused() -> None:

@@ -42,16 +42,21 @@ class Method(Named):
     ----------
     name : str
         Name under which `lftr.get_method` finds it; empty for classes that are not registered.
-    sees_features : bool
-        Whether decisions use the features. If not, features are not searched for NaN either, which
-        would take longer than the decision.
     source : Source, optional
         The publication or program that the method follows.
     """
 
     registry: ClassVar[dict[str, type[Method]]] = {}
-    sees_features: ClassVar[bool] = True
     source: ClassVar[Source | None] = None
+
+    @property
+    def sees_features(self) -> bool:
+        """Whether decisions use the features, by default yes.
+
+        If not, features are not searched for NaN either, which would take longer than the decision.
+        A method may define a class attribute instead.
+        """
+        return True
 
     @property
     def evidence(self) -> Evidence:
@@ -206,11 +211,8 @@ def _with_separators(chosen: Selection, separator: torch.Tensor, count: int) -> 
 def _finite(tokens: VisualTokens, features: bool) -> tuple[VisualTokens, tuple[str, ...]]:
     """Replace NaN and infinities by zero, with a note; in the features only if ``features``."""
     changes: dict[str, Any] = {}
-    for name in FIELDS:
-        if name == "features" and not features:
-            continue
-        value = getattr(tokens, name)
-        if value is None or not value.is_floating_point():
+    for name, value in tokens.present().items():
+        if not value.is_floating_point() or (name == "features" and not features):
             continue
         # one cheap pass first: a finite sum proves finite values
         if math.isfinite(value.sum(dtype=torch.float32).item()) or torch.isfinite(value).all():

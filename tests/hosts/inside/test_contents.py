@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 import lftr
 from lftr.evidence.attention import attention_modules
+from lftr.hosts.items import ReductionPlan
+from lftr.hosts.transformers.families import base, family_of
 from lftr.hosts.transformers.layers.heads import no_rotation
+from lftr.hosts.transformers.layers.host import LayerHost
 from lftr.methods.inside.base import LayerView
 from lftr.methods.inside.schedules import Exit
+from lftr.values.report import Report
 
 from ..support import FAMILIES, PLAIN, SQUARE, WIDE, Prompt, Recording, ZooEntry
 from .oracle import layers_of
@@ -265,3 +269,39 @@ def test_parts_that_a_method_follows_must_be_active() -> None:
     resting = Planned(lftr.schedules.Skip("bypassed", layers=(1,)))
     with pytest.raises(lftr.LftrError, match="layers in which visual tokens are active"):
         lftr.reduce(FAMILIES["llava"].model(), [resting, Seeing(follows=True)])
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in ("llava", "fuyu", "lfm2_vl", "lfm3_vl", "nemotron_h_omni") if n in FAMILIES]
+)
+def test_states_are_normalised_as_after_the_last_layer(name: str) -> None:
+    """Whatever the model calls its norm."""
+    prompt = Prompt(FAMILIES[name], [WIDE])
+    family = family_of(prompt.model)
+    decoder: Any = family.decoder(prompt.model)
+    left: list[Tensor] = []
+
+    def note(_: Any, args: Any, output: Any) -> None:
+        left.append(output if isinstance(output, Tensor) else output[0])
+
+    handles = [part.register_forward_hook(note) for part in (decoder.layers[-1], decoder)]
+    prompt.forward()
+    for handle in handles:
+        handle.remove()
+    plan = ReductionPlan(lftr.get_method("random"), 1.0)
+    host = LayerHost(prompt.model, family, plan, Report())
+    with torch.no_grad():
+        assert torch.allclose(host.norm(left[0]), left[1], atol=1e-5)
+    assert not torch.allclose(left[0], left[1], atol=1e-2)
+
+
+def test_a_model_without_a_final_norm_is_refused_where_a_method_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompt = Prompt(FAMILIES["llava"], [WIDE])
+    monkeypatch.setattr(base, "_FINAL_NORMS", ("norm_of_a_later_release",))
+    with lftr.reduce(prompt.model, "fastv"):
+        prompt.forward()
+    refused = pytest.raises(lftr.UnsupportedModelError, match="no norm after the last layer")
+    with lftr.reduce(prompt.model, "dart-inside"), refused:
+        prompt.forward()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import lftr
+from lftr.methods import FastV
 from lftr.methods.inside.schedules import Exit, Skip
 
 from ..oracle import full_positions, lengthened
@@ -35,7 +36,9 @@ def test_padding_alone(flash: str, family: str, kind: str) -> None:
         assert_close(entry, right, left, slack=3)
 
 
-@pytest.mark.parametrize("kind", ["previous", "own", "exit", "before", "both"])
+@pytest.mark.parametrize(
+    "kind", ["previous", "own", "exit", "before", "both", "weights", "merging"]
+)
 @pytest.mark.parametrize("side", ["one row", "padded"])
 def test_a_second_turn_with_gaps(flash: str, kind: str, side: str) -> None:
     """What was dropped leaves gaps in the positions, which are no borders."""
@@ -46,8 +49,12 @@ def test_a_second_turn_with_gaps(flash: str, kind: str, side: str) -> None:
         rows = [WIDE] if side == "one row" else [WIDE, SQUARE]
         prompt = Prompt(entry, rows, model=model)
         inside = methods_for(entry).get(kind, methods_for(entry)["exit"])
-        methods: Any = {"before": "random", "both": ["random", inside]}.get(kind, inside)
-        options = {"keep": 0.5} if kind in ("before", "both") else {}
+        methods: Any = {
+            "before": "random",
+            "both": ["random", inside],
+            "weights": ["lftr", inside],
+        }.get(kind, inside)
+        options = {"keep": 0.5} if kind in ("before", "both", "weights") else {}
         with lftr.reduce(model, methods, **options):
             first = prompt.generate(new=2)
             new = Image("tall", 4)
@@ -70,6 +77,31 @@ def test_a_second_turn_with_gaps(flash: str, kind: str, side: str) -> None:
             )
         answers.append(torch.stack(second.logits, dim=1))
     assert_close(entry, answers[1], answers[0], slack=3)
+
+
+@pytest.mark.parametrize("family", ["aya_vision", "exaone4_5", "step3p7"])
+def test_windows_of_flash_attention(flash: str, family: str) -> None:
+    """They count the tokens that are left, and the report says so; elsewhere all is as in SDPA."""
+    entry = FAMILIES[family]
+    for implementation in ("sdpa", flash):
+        prompt = Prompt(entry, [WIDE], model=copy.deepcopy(entry.model()))
+        prompt.model.config.get_text_config()._attn_implementation = implementation
+        sliding = [i for i, layer in enumerate(layers_of(prompt.model)) if slides(layer)]
+        assert len(sliding) > 1
+        for first in sliding[1:]:
+            with lftr.reduce(prompt.model, FastV(layer=first, keep=0.5)) as reduction:
+                prompt.generate(1)
+            cut = [
+                i for i, n in enumerate(reduction.report.layers) if n.tokens < reduction.report.kept
+            ]
+            said = ", ".join(str(i) for i in cut if i in sliding)
+            notes = [note for note in reduction.report.notes if "sliding window" in note]
+            assert len(notes) == bool(said and implementation == flash)
+            assert all(note.startswith(f"layers {said} attend") for note in notes)
+
+
+def slides(layer: Any) -> bool:
+    return getattr(layer.self_attn, "sliding_window", None) is not None
 
 
 def test_frozen_needs_masks(flash: str) -> None:

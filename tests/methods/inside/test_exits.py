@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +113,15 @@ def test_calibration_of_a_batch_is_that_of_its_rows(bundle, prompts):
     batch = dict(batch_inputs(processor, [([e.image], e.question) for e in examples]))
     found = lftr.calibrate_exit(model, [batch], max_new_tokens=TOKENS)
     assert found == lftr.calibrate_exit(model, prompts[:2], max_new_tokens=TOKENS)
+
+
+@pytest.mark.parametrize("ends", [0, [0], [9, 0]])
+def test_an_end_token_of_number_0_is_no_part_of_an_answer(ends):
+    """Rows that ended early are padded with it, as far as the longest row of their batch."""
+    options = SimpleNamespace(eos_token_id=ends, pad_token_id=None)
+    ids = torch.tensor([[5, 6, 0, 0], [5, 6, 7, 8]])
+    model = SimpleNamespace(generate=lambda **_: ids, generation_config=options)
+    assert calibrate._answers(model, {}, 2) == [[5, 6], [5, 6, 7, 8]]
 
 
 def test_labels_are_those_of_runs_without_the_image(bundle, taught):

@@ -217,6 +217,11 @@ def test_masks_of_either_kind_and_softcaps():
     assert capped.logits(rows).abs().max() <= 0.5
 
 
+def test_logits_of_no_rows():
+    heads = view(10).heads
+    assert heads.logits(torch.arange(0)).shape == (len(heads.queries), 0, heads.keys.shape[1])
+
+
 @pytest.mark.parametrize("name", sorted(set(inside()) - set(choosers())))
 def test_what_never_chooses_takes_no_schedule_that_asks_for_it(name):
     with pytest.raises(lftr.LftrError, match=r"schedule = Step.*allowed: a lftr\.schedules\."):

@@ -115,7 +115,11 @@ def test_sparsevlm_plus_takes_out_the_distance():
     told[..., 3] *= 1.1
     seen = looked_at(seen, told)
     assert SparseVLM(recycle=0.0).select(seen, 1).index.tolist() == [15]
-    assert SparseVLMPlus().select(seen, 1).index.tolist() == [3]
+    chosen = SparseVLMPlus().select(seen, 1)
+    assert chosen.index.tolist() == [3]
+    assert chosen.notes == ()
+    (note,) = SparseVLMPlus().select(dataclasses.replace(seen, rotary=None), 1).notes
+    assert "not corrected for distance" in note
 
 
 def test_strongest_heads_alone_count():

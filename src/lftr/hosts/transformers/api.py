@@ -61,7 +61,10 @@ _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
 # The attribute of a layer that says whether its backward pass runs it again.
 CHECKPOINTED = "gradient_checkpointing"
-GENERATION = "generation_config"  # the argument of ``generate`` that holds its options
+# Arguments of ``generate``: its options, and callbacks that see the prompt.
+GENERATION = "generation_config"
+STOPPING, PROCESSING = "stopping_criteria", "logits_processor"
+ALLOWING = "prefix_allowed_tokens_fn"
 EXPAND = "_expand_multimodal_outputs"
 # What says which of the encoder's layers makes the features, in a configuration and in a call;
 # VipLlava has the second name before 5.23.
@@ -87,12 +90,21 @@ class CacheLayer(Protocol):
 
 
 class Cache(Protocol):
-    """A cache of keys and values, as far as lftr reads it."""
+    """A cache of keys and values, as far as lftr reads it, and overrides it (`cache_record`)."""
 
     layers: list[CacheLayer]
+    is_sliding: list[bool]  # False too for layers that have no such attribute
 
     def get_seq_length(self, layer_idx: int = 0) -> int | Tensor:
         """Return how many columns were cached."""
+
+    def get_query_offset(self, layer_idx: int = 0) -> int | Tensor:
+        """Return the column of the next token."""
+
+    def get_mask_sizes(
+        self, query_length: int, layer_idx: int
+    ) -> tuple[int | Tensor, int | Tensor]:
+        """Return how many keys the next call of a layer sees, and the column of the first."""
 
 
 class Model(Protocol):
@@ -104,6 +116,7 @@ class Model(Protocol):
     base_model: Any
     forward: Callable[..., Any]
     get_input_embeddings: Callable[..., Any]
+    get_output_embeddings: Callable[..., Any]
     get_decoder: Callable[..., Any]
     register_forward_pre_hook: Callable[..., Any]
     register_forward_hook: Callable[..., Any]
@@ -346,9 +359,38 @@ def encoder_of(model: Model, medium: str) -> Any:
 
 
 def generation_setting(model: Model, call: CallArguments, name: str) -> Any:
-    """Return an option of ``generate``: from the call, else from its configuration, else None."""
-    config = call.get(GENERATION) or model.generation_config
-    return call.get(name, getattr(config, name, None))
+    """Return an option of ``generate``, or None, as ``generate`` itself reads it.
+
+    It takes the argument, else the option of the configuration among the arguments. Where that is
+    None, it takes the option of the model's own configuration.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If this release of transformers has no such option.
+    """
+    if name not in _generation_options():
+        raise UnsupportedModelError(
+            f"{transformers.GenerationConfig.__name__} has no {name}, which lftr knows from "
+            f"transformers {_span()}; {versions()}"
+        )
+    if name in call:
+        return call[name]
+    configs = (call.get(GENERATION), model.generation_config)
+    values = (getattr(config, name, None) for config in configs)
+    return next((value for value in values if value is not None), None)
+
+
+@functools.cache
+def _generation_options() -> frozenset[str]:
+    """Return the names of the options of ``generate``."""
+    return frozenset(vars(transformers.GenerationConfig()))
+
+
+def end_tokens(model: Model) -> list[int]:
+    """Return the ids with which an answer ends, of a ``generate`` that is not told others."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else [*ends] if isinstance(ends, (list, tuple)) else [ends]
 
 
 def prompt_positions(model: Model, call: CallArguments) -> Tensor:
@@ -396,6 +438,40 @@ def takes_encoded(model: Model) -> bool:
 def takes_columns_by_row() -> bool:
     """Whether a call may ask for logits at other columns in each row, ``(B, n)``."""
     return hasattr(transformers.modeling_utils, "slice_logits_to_keep")
+
+
+@functools.cache
+def check_names() -> None:
+    """Check the names of transformers whose absence nothing else would show.
+
+    lftr asks whether an object has them (a cache's layer, a checkpointed layer, the arguments of a
+    call) or overrides them. If a release called them otherwise, it would find nothing to do.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If this release does not have one of them.
+    """
+    generate = inspect.signature(transformers.GenerationMixin.generate).parameters
+    window = transformers.cache_utils.DynamicSlidingWindowLayer(sliding_window=2)
+    checkpointed = dir(transformers.modeling_layers.GradientCheckpointingLayer)
+    for owner, names, there in (
+        ("a cache", _members(Cache), dir(transformers.DynamicCache())),
+        ("a cache's layer", _members(CacheLayer), dir(window)),
+        ("a checkpointed layer", {CHECKPOINTED}, checkpointed),
+        ("generate", {"inputs", GENERATION, STOPPING, PROCESSING, ALLOWING}, generate),
+    ):
+        if missing := sorted(names.difference(there)):
+            raise UnsupportedModelError(
+                f"{owner} has no {', '.join(missing)}, which lftr knows from transformers "
+                f"{_span()}; {versions()}"
+            )
+
+
+def _members(protocol: type) -> set[str]:
+    """Return the names of a protocol's attributes and functions."""
+    names = (*protocol.__annotations__, *vars(protocol))
+    return {name for name in names if not name.startswith("_")}
 
 
 def check_private(model: Model, language_model: Any) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .api import Cache, CallArguments
     from .checks import Forward
     from .columns import CachedPrompt
+    from .layers.decoding import DecodingPass
     from .layers.layer_decisions import Decisions
     from .layers.layer_pass import LayerPass
     from .layers.slot_weights import WeightPass
@@ -93,8 +94,8 @@ class CallState(threading.local):
 
     1. ``generate`` sets `generation` while it runs, and then restores the previous value, since a
        callback may call ``generate`` again.
-    2. The model's ``forward`` sets `forward`, `prompt`, `columns` and `log_weight` when it begins.
-       When it ends, it reads the first two.
+    2. The model's ``forward`` sets `forward`, `prompt`, `columns`, `log_weight` and `decoding_pass`
+       when it begins. When it ends, it reads the first two and the last.
     3. The language model's forward takes `columns` and `log_weight`, which are valid for one
        forward, and sets `layer_pass` and `weight_pass`, which the hooks on its layers read. When it
        ends, `stack` is closed, in the reverse order of what was opened.
@@ -119,6 +120,8 @@ class CallState(threading.local):
         What methods inside the language model do in its current forward.
     weight_pass : WeightPass, optional
         The weights of slots in its current forward.
+    decoding_pass : DecodingPass, optional
+        What corrects the logits of the current forward.
     stack : ExitStack
         What has to be undone after the language model's current forward.
     """
@@ -131,6 +134,7 @@ class CallState(threading.local):
         self.log_weight: Tensor | None = None
         self.layer_pass: LayerPass | None = None
         self.weight_pass: WeightPass | None = None
+        self.decoding_pass: DecodingPass | None = None
         self.stack = ExitStack()
 
     def end_passes(self) -> None:

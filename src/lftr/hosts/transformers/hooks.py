@@ -21,6 +21,7 @@ from .api import (
     CallArguments,
     Expansion,
     Model,
+    check_names,
     check_private,
     generation_setting,
     returned_cache,
@@ -53,6 +54,7 @@ class ModelHooks:
         self.top_handles: list[Any] = []  # of further hooks, which the reduction on top attached
         self.state = CallState()
         language_model = family.language_model(model)
+        check_names()
         if family.kind == "prefill":
             check_private(model, language_model)
         self.handles = [
@@ -234,28 +236,26 @@ class ModelHooks:
         """Shorten limits that count the prompt by as much as the prompt was."""
         ids = call.ids
         dropped = 0 if ids is None else ids.shape[1] - reduced.length
-        passed = call.get(GENERATION)
-        config = passed or self.model.generation_config
-        limits: dict[str, Any] = {}
+        limits: dict[str, int] = {}
         for limit, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-            value = call.get(limit)
-            if value is None and call.get(new) is None and getattr(config, new, None) is None:
-                value = getattr(config, limit, None)
-            if value and limit == "max_length" and ids is not None and ids.shape[1] >= value:
+            value = generation_setting(self.model, call, limit)
+            if not value or generation_setting(self.model, call, new) is not None:
+                continue  # generate goes by ``new``, which does not count the prompt
+            if limit == "max_length" and ids is not None and ids.shape[1] >= value:
                 raise ArgumentError.of(
                     limit,
                     value,
                     f"more than the prompt's {ids.shape[1]} columns, before the reduction; "
                     f"or use {new}",
                 )
-            if value:
-                limits[limit] = max(int(value) - dropped, 0)
+            limits[limit] = max(int(value) - dropped, 0)
+        passed = call.get(GENERATION)
         if passed is None or not limits:
             return limits
         config = copy.deepcopy(passed)  # limits beside a configuration are deprecated
         for limit, value in limits.items():
             setattr(config, limit, value)
-        return {GENERATION: config, **{limit: None for limit in limits if limit in call}}
+        return {GENERATION: config} | {name: limits[name] for name in limits if name in call}
 
     def _expand(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return expand_encoder_outputs(
@@ -267,7 +267,7 @@ class ModelHooks:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         state, top = self.state, self.top
-        state.prompt = state.forward = None  # of a call that was interrupted
+        state.prompt = state.forward = state.decoding_pass = None  # of a call that was interrupted
         if top is None:
             return None
         call = CallArguments.of(self.model.forward, args, kwargs)
@@ -278,6 +278,8 @@ class ModelHooks:
             reduced = generation.reduced if generation.contains(call) else None
             call = _with_mask(_with_later_positions(call, reduced), reduced)
             prompt = None if reduced is None else reduced.prompt
+            if top.decoding is not None and prompt is not None:
+                state.decoding_pass = top.decoding.begin(call, prompt)
         elif top.host.concerns(call):
             with precision_of(self.model):
                 reduced = top.reduce(call)

@@ -25,6 +25,7 @@ from .kinds.cross_attention import CrossAttentionHost
 from .kinds.diffusion import DiffusionHost
 from .kinds.prefill import PrefillHost
 from .kinds.qformer import QFormerHost
+from .layers.decoding import DecodingHost
 from .layers.host import LayerHost
 from .layers.slot_weights import SlotWeights, with_weights
 from .reduced_call import ReducedCall
@@ -56,10 +57,13 @@ class Reduction(Attached):
     def __init__(self, model: Any, family: Family, plan: ReductionPlan) -> None:
         self.report = Report()
         self.columns = _ColumnCounts()
-        self.inside = LayerHost(model, family, plan.inside, self.report) if plan.inside else None
         plan = with_weights(model, family, plan)
+        self.inside = LayerHost(model, family, plan, self.report) if plan.inside else None
         self.host: Host = HOSTS[family.kind](model, family, plan)
         self.weights = SlotWeights(model, family, plan.weights) if plan.weights else None
+        self.decoding = (
+            DecodingHost(model, family, plan.decoding, self.inside) if plan.decoding else None
+        )
         self._model, self._family = model, family
         self._hooks: ModelHooks | None = None
         self._begin()
@@ -84,10 +88,14 @@ class Reduction(Attached):
         ------
         UnsupportedModelError
             If the reduction is off, since its hooks in the model are then missing. Or if slots have
-            weights, which no argument of a model can pass on.
+            weights, which no argument of a model can pass on, or logits are corrected.
         """
         if not self.on:
             raise UnsupportedModelError(f"{self} is off; use it in a with block to attach it again")
+        if self.decoding is not None:
+            raise UnsupportedModelError(
+                f"{self} corrects logits in generate alone: call that, or leave decoding out"
+            )
         try:
             with torch.no_grad():
                 reduced = self.reduce(CallArguments(inputs))
@@ -129,6 +137,8 @@ class Reduction(Attached):
         yield from self.host.hooks()
         if self.inside is not None:
             yield from self.inside.hooks(state)
+        if self.decoding is not None:
+            yield from self.decoding.hooks(state)
 
     def __repr__(self) -> str:
         plan = self.host.plan

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from ...options.checks import Range
+from ...options.checks import Needs, Range
 from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
@@ -22,8 +22,8 @@ from ..operations.signals import ENCODER, encoder_features
 from .lftr import Lftr
 
 # Relevance to the question picks the first token; diversity, and relevance with a tenth of the
-# weight, pick the others.
-_GUIDED = Lftr(relevance="text", diversity=0.9)
+# weight, pick the others. Nothing merges: the tokens of `Mix` are drawn from both parts.
+GUIDED = Lftr(relevance="text", diversity=0.9, space="model", candidates=1.0, leftovers="drop")
 _WITHOUT_TEXT = "no CLIP text tower: tokens were chosen by coverage alone, without the text"
 
 
@@ -36,7 +36,7 @@ class Coverage(Method, name="coverage"):
     maximisation of ``sum_u w_u max_picked exp(-(1 - cos(u, picked)) / width)``, a facility location
     over evenly spread candidates; ``w = stand-out ** sharpness`` lets tokens that stand out from
     the mean of the image count more. Found on the validation split of the bundled suite, see
-    ``benchmarks/coverage_search.py``. Memory is linear in N, see `facility_location`.
+    ``benchmarks/coverage_search.py``. Memory: see `facility_location`.
 
     Evidence: the encoder's features, or the features; CLIP's projected tokens and text, without
     which coverage has the whole budget. The prompt's own embeddings do not stand in: guided by
@@ -61,7 +61,7 @@ class Coverage(Method, name="coverage"):
     """
 
     source = Source("this project", note="found by `benchmarks/coverage_search.py`")
-    asked: Annotated[float, Range(0.0, 1.0)] = 0.5
+    asked: Annotated[float, Range(0.0, 1.0), Needs("text_embeds")] = 0.5
     width: Annotated[float, Range(1e-3)] = 0.3
     sharpness: Annotated[float, Range(0.0)] = 0.0
     candidates: Annotated[float, Range(0.0)] = 1.0
@@ -79,7 +79,7 @@ class Coverage(Method, name="coverage"):
         if tokens.text_embeds is None or tokens.visual_projected is None:
             chosen = self._cover(tokens, keep)
             return replace(chosen, notes=(*chosen.notes, _WITHOUT_TEXT))
-        return Mix(_GUIDED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
+        return Mix(GUIDED, replace(self, asked=0.0), self.asked).choose(tokens, keep)
 
     def _cover(self, tokens: VisualTokens, keep: int) -> Selection:
         x, notes = encoder_features(tokens)

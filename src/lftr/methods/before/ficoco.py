@@ -7,15 +7,13 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ...options.checks import Range
-from ...values.indexing import take
-from ...values.selection import Flow, Selection
+from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..base import Evidence, Method
-from ..operations.scaling import unit
+from ..operations.redundancy import divided, least_useful, usefulness
 from ..operations.signals import KEYS, keys, received
 from ..operations.windows import windows
 
@@ -51,7 +49,8 @@ class FiCoCo(Method, name="ficoco"):
     Evidence: CLS attention, the attention received, keys.
     No licence was stated for the program; this follows the paper.
     Differs from the original: acts once, after the encoder, on the attention of one layer (there
-    on 42 tokens in each of twelve layers, on each layer's own). Redundancy is read from attention
+    on 42 tokens in each of twelve layers, on each layer's own, as `lftr.EncoderFiCoCo` does).
+    Redundancy is read from attention
     after its softmax, and similarity is the cosine of keys (there both are the products of queries
     and keys before it). Kept tokens alone receive dropped ones. Chosen here: the twelve rounds.
     """
@@ -74,40 +73,19 @@ class FiCoCo(Method, name="ficoco"):
 
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         _, attention = tokens.evidence("cls_attention")
-        value = self.cls_weight * normalize(attention.float().mean(dim=1), dim=1)
-        value = value - (1.0 - self.cls_weight) * normalize(received(tokens), dim=1)
+        value = usefulness(attention.float().mean(dim=1), received(tokens), self.cls_weight)
         window = windows(tokens.blocks, _SIDE).to(value.device).expand_as(value)
-        gone = self._least_valued(value, window, tokens.count - keep)
+        gone = self._least_useful(value, window, tokens.count - keep)
         order = gone.int().argsort(dim=1, stable=True)
         kept, dropped = order[:, :keep], order[:, keep:]
         metric, notes = keys(tokens)
-        near = unit(metric.float())
-        alike = take(near, dropped, 1) @ take(near, kept, 1).mT
-        targets = max(1, keep - 1 - int(self.quantile * (keep - 1)))
-        best = alike.topk(targets, dim=2)
-        return Selection(kept, _flow(kept, dropped, best.indices, best.values.softmax(2)), notes)
+        return Selection(kept, divided(metric, kept, dropped, self.quantile), notes)
 
-    def _least_valued(self, value: Tensor, window: Tensor, count: int) -> Tensor:
-        """Return which ``count`` tokens are dropped, bool ``(B, N)``: those of the least value."""
+    def _least_useful(self, value: Tensor, window: Tensor, count: int) -> Tensor:
+        """Return which ``count`` tokens are dropped in all rounds, bool ``(B, N)``."""
         gone = torch.zeros_like(value, dtype=torch.bool)
-        number = int(window.max()) + 1
         for step in range(self.rounds):
             some = count * (step + 1) // self.rounds - count * step // self.rounds
             there = value.masked_fill(gone, torch.inf)
-            least = there.new_full((len(value), number), torch.inf)
-            least = least.scatter_reduce(1, window, there, "amin").gather(1, window)
-            lower = torch.where(value > 0, value / self.penalty, value * self.penalty)
-            there = torch.where(there == least, lower, value).masked_fill(gone, torch.inf)
-            gone.scatter_(1, there.argsort(dim=1, stable=True)[:, :some], True)
+            gone.scatter_(1, least_useful(there, window, some, self.penalty), True)
         return gone
-
-
-def _flow(kept: Tensor, dropped: Tensor, slot: Tensor, share: Tensor) -> Flow:
-    """Return the flow of dropped tokens into slots ``(B, D, T)``, by shares of each."""
-    slot, share = slot.flatten(1), share.flatten(1)
-    source = dropped.repeat_interleave(slot.shape[1] // dropped.shape[1], dim=1)
-    kept_slots = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
-    slot, source = torch.cat([kept_slots, slot], dim=1), torch.cat([kept, source], dim=1)
-    share = torch.cat([torch.ones_like(kept_slots, dtype=share.dtype), share], dim=1)
-    load = torch.zeros_like(kept_slots, dtype=share.dtype).scatter_add(1, slot, share)
-    return Flow(source, slot, share / load.gather(1, slot))

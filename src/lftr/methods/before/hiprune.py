@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ...options.checks import Range
+from ...values.places import grid_coordinates
 from ...values.selection import Selection
 from ...values.source import Source
-from ...values.tokens import VisualTokens
+from ...values.tokens import Grid, VisualTokens
 from ..base import Evidence, Method
+from ..operations.remembered import remembered
 from ..operations.signals import TEXT, Notes, TextSign, received, stand_in, text_relevance
 
 
@@ -57,6 +59,10 @@ class HiPrune(Method, name="hiprune"):
     text_sign: TextSign = "published"
 
     @property
+    def sees_features(self) -> bool:
+        return self.text_share > 0
+
+    @property
     def evidence(self) -> Evidence:
         attention: Evidence = (
             ("attention_received",),
@@ -71,36 +77,48 @@ class HiPrune(Method, name="hiprune"):
         shallow = tokens.attention_received_shallow
         if shallow is None:
             shallow, notes = deep, stand_in("attention_received", "attention_received_shallow")
-        anchors = _first(shallow.float(), round(keep * self.alpha / 5))
-        around = _adjacent(anchors, tokens.coordinates)
-        # one order of all tokens: anchors, neighbours, then by the deep layer's attention
-        order = _ranks(deep) - tokens.count * (around.int() + 2 * anchors.int())
+        level = torch.zeros_like(deep, dtype=torch.int64)
+        if anchors := round(keep * self.alpha / 5):
+            chosen = Selection.top(shallow.float(), anchors).index
+            around = _beside(tokens).to(deep.device)[chosen].flatten(1)
+            level.scatter_(1, around, 1).scatter_(1, chosen, 2)
+        ranked = _ranked(deep, level)
         if self.text_share == 0:
-            return Selection.top(-order, keep, notes)
+            return Selection.top(ranked, keep, notes)
         relevance, more = text_relevance(tokens, self.text_sign)
-        seen = _first(-order, keep - round(keep * self.text_share))
-        return Selection.top(seen.int() * 2 * tokens.count - _ranks(relevance), keep, notes + more)
+        level.zero_()
+        if seen := keep - round(keep * self.text_share):
+            level.scatter_(1, Selection.top(ranked, seen).index, 1)
+        return Selection.top(_ranked(relevance, level), keep, notes + more)
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """Return the place of each token, highest score first; ties go to the earlier."""
+def _ranked(scores: Tensor, level: Tensor) -> Tensor:
+    """Return ranks ``(B, N)``, higher for a higher level, then a higher score, then earlier."""
     order = scores.argsort(dim=1, descending=True, stable=True)
-    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, place)
+    order = order.gather(1, level.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    ranks = torch.arange(scores.shape[1], 0, -1, device=scores.device)
+    return torch.empty_like(order).scatter_(1, order, ranks.expand_as(order))
 
 
-def _first(scores: Tensor, count: int) -> Tensor:
-    """Return which tokens have the ``count`` highest scores; ties go to the earlier."""
-    chosen = torch.zeros_like(scores, dtype=torch.bool)
-    return chosen.scatter_(1, Selection.top(scores, count).index, True) if count else chosen
+def _beside(tokens: VisualTokens) -> Tensor:
+    """Return the tokens ``(N, 4)`` beside, above and below each token in its frame.
+
+    Where there is none, at the border, the token itself.
+    """
+    known = tokens.grid is not None or tokens.tiles is not None
+    return _beside_in(tokens.blocks) if known else _beside_at(tokens.coordinates)
 
 
-def _adjacent(chosen: Tensor, coordinates: Tensor) -> Tensor:
-    """Return which tokens are left, right, above or below a chosen one ``(B, N)`` in its frame."""
-    shape = coordinates.amax(dim=0).add(3).tolist()  # with a margin around each frame
-    frame, row, column = (coordinates + 1).unbind(1)
-    place = (frame * shape[1] + row) * shape[2] + column
-    there = chosen.new_zeros(len(chosen), shape[0] * shape[1] * shape[2])
-    there[:, place] = chosen
-    sides = (place - 1, place + 1, place - shape[2], place + shape[2])
-    return torch.stack([there[:, side] for side in sides]).any(dim=0)
+@remembered
+def _beside_in(blocks: tuple[Grid, ...]) -> Tensor:
+    return _beside_at(grid_coordinates(blocks))
+
+
+def _beside_at(coordinates: Tensor) -> Tensor:
+    frame, row = 1 << 40, 1 << 20  # larger than any frame has rows or columns
+    key = (coordinates * coordinates.new_tensor([frame, row, 1])).sum(dim=1)
+    wanted = key.unsqueeze(1) + key.new_tensor([-1, 1, -row, row])
+    key, order = key.sort()
+    place = torch.searchsorted(key, wanted).clamp_max_(len(key) - 1)
+    itself = torch.arange(len(key), device=key.device).unsqueeze(1)
+    return torch.where(key[place] == wanted, order[place], itself)

@@ -39,7 +39,8 @@ class PruMerge(Method, name="prumerge"):
     Evidence: CLS attention, or the attention received; keys, or features.
     Differs from the original: attention is that of the encoder, averaged over heads (there of one
     head as wide as the model, computed for the purpose); slots are in raster order (there by
-    attention); "auto" counts within each item (there over the batch).
+    attention); "auto" counts within each item (there over the batch, as ``int(N * (count / N))``,
+    which at some sizes, such as N = 729, is one less).
     """
 
     source = Source(

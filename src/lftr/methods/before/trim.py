@@ -35,7 +35,8 @@ class Trim(Method, name="trim"):
     Evidence: CLIP's projected tokens and text; without a text tower the cosine with the prompt's
     own embeddings, not negated.
     Differs from the original: the plain product of its code is used, not the cosine of its paper;
-    "auto" counts within each item (there over the batch); K = N is allowed.
+    "auto" counts within each item (there over the batch, as ``int(N * (count / N))``, which at some
+    sizes, such as N = 729, is one less); K = N is allowed.
     """
 
     source = Source(
@@ -55,12 +56,15 @@ class Trim(Method, name="trim"):
     def choose(self, tokens: VisualTokens, keep: int) -> Selection:
         scores, notes = self.relevance(tokens)
         order = scores.argsort(dim=1, descending=True, stable=True)
-        kept, dropped = order[:, : keep - 1], order[:, keep - 1 :]
-        index = torch.cat([kept, dropped.amax(dim=1, keepdim=True)], dim=1)
-        slots = torch.arange(tokens.count, device=scores.device).clamp_max(keep - 1)
-        weight = torch.where(slots < keep - 1, 1.0, 1.0 / dropped.shape[1])
-        flow = Flow(order, slots.expand_as(order), weight.expand_as(order))
-        return Selection(index, flow, notes)
+        kept, last = order[:, : keep - 1], order[:, keep - 1 :].amax(dim=1, keepdim=True)
+        stays = torch.zeros_like(order, dtype=torch.bool).scatter_(1, kept, True)
+        stands = stays.scatter(1, last, True)
+        slot = stands.cumsum(dim=1) - 1
+        slot = torch.where(stays, slot, slot.gather(1, last))
+        weight = torch.where(stays, 1.0, 1.0 / (tokens.count - keep + 1))
+        place = torch.arange(tokens.count, device=order.device).expand_as(order)
+        index = stands.nonzero()[:, 1].view(len(order), keep)
+        return Selection(index, Flow(place, slot, weight), notes)
 
     def auto_count(self, tokens: VisualTokens) -> list[int]:
         scores, _ = self.relevance(tokens)

@@ -21,7 +21,8 @@ class Mix(Wrapper):
     """Keep ``round(keep * share)`` tokens of ``a``'s choice and the others of ``b``'s.
 
     The second method chooses among the tokens that the first did not keep. It receives them without
-    a grid, since they may not fill one.
+    a grid, since they may not fill one. A token that it keeps is no part of a slot that the first
+    merged, and one that both merge counts half in the slots of each.
 
     Parameters
     ----------

@@ -23,7 +23,8 @@ class Then(Wrapper):
 
     The second method receives the slots of the first: features, keys, queries and projected tokens
     are merged as the first decided; attention is that of the anchors. It receives no grid, since
-    the slots may not fill one. If both methods merge, the weights are those of both steps combined.
+    the slots may not fill one. If both methods merge, the factors are those of both steps combined,
+    and what a slot of the first stands for is divided as the second divides the slot.
 
     Parameters
     ----------

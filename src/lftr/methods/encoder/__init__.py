@@ -1,1 +1,3 @@
 """Token merging inside the vision encoder."""
+
+__all__: list[str] = []  # its classes are names of lftr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,22 +55,10 @@ class EncoderFlowCut(KeepingMerge):
         code="https://github.com/TungChintao/FlowCut",
         function="CLIPEncoder_forward",
     )
+    weighs_attention: ClassVar[bool] = True  # padding must receive none
+    reads_attention: ClassVar[bool] = True
+    reads_values: ClassVar[bool] = True
     keep: float | int = 1 / 9
-
-    @property
-    def weighs_attention(self) -> bool:
-        """Yes: padding must receive no attention."""
-        return True
-
-    @property
-    def reads_attention(self) -> bool:
-        """Yes, for the scores."""
-        return True
-
-    @property
-    def reads_values(self) -> bool:
-        """Yes, for the scores."""
-        return True
 
     def places(self, layers: int) -> range:
         """Return every layer but the last, or the only one; none if all tokens stay."""

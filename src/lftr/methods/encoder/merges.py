@@ -5,6 +5,7 @@ A merge is a value that knows no model; ``hosts/transformers/encoder/merge.py`` 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,10 +17,10 @@ from torch import Tensor
 from ...options.checks import Range
 from ...options.plain import Plain
 from ...values.budget import Budget, parse_keep, resolve
-from ...values.errors import ArgumentError
+from ...values.errors import ArgumentError, UnsupportedModelError
 from ...values.selection import Selection
 from ...values.source import Source
-from ...values.tokens import VisualTokens
+from ...values.tokens import Grid, VisualTokens
 from ..operations.matching import halvings, soft_matching
 from ..operations.signals import keys, saliency
 
@@ -63,6 +64,14 @@ class MergingLayer:
         index = torch.arange(first, count, device=self.tokens.features.device)
         return self.tokens.take(index) if first else self.tokens
 
+    @property
+    def grid(self) -> Grid:
+        """The grid of the image before any merge; images of CLIP and SigLIP are square."""
+        side = math.isqrt(self.total)
+        if side * side != self.total:
+            raise UnsupportedModelError(f"{self.total} tokens of the encoder form no square image")
+        return (1, side, side)
+
 
 class EncoderMerge(Plain, ABC, kind="encoder"):
     """Decides which tokens merge while the vision encoder runs; `lftr.reduce` takes it.
@@ -86,6 +95,14 @@ class EncoderMerge(Plain, ABC, kind="encoder"):
     @property
     def reads_attention(self) -> bool:
         """Whether the merge needs the layer's attention."""
+        return False
+
+    @property
+    def reads_received(self) -> bool:
+        """Whether the merge needs the attention that tokens receive where there is a class token.
+
+        Without a class token that is what `reads_attention` gives.
+        """
         return False
 
     @property

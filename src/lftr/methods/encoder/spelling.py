@@ -7,13 +7,15 @@ from dataclasses import fields
 
 from ...options.spelling import parse_options
 from ...values.errors import ArgumentError
+from .ficoco import EncoderFiCoCo
 from .flowcut import EncoderFlowCut
 from .merges import EncoderFolder, EncoderMerge, EncoderToMe
 
-MERGES: Mapping[str, type[EncoderToMe] | type[EncoderFolder] | type[EncoderFlowCut]] = {
+MERGES: Mapping[str, type[EncoderToMe | EncoderFolder | EncoderFlowCut | EncoderFiCoCo]] = {
     "tome": EncoderToMe,
     "folder": EncoderFolder,
     "flowcut": EncoderFlowCut,
+    "ficoco": EncoderFiCoCo,
 }
 
 

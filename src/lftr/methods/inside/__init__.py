@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from . import schedules
+from . import schedules as schedules
 from .base import LayerMethod
 
-__all__ = ["LayerMethod", "schedules"]
+__all__ = ["LayerMethod"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

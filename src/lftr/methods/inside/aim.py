@@ -84,7 +84,7 @@ def _visits(heads: Heads, temperature: float, iterations: int) -> Tensor:
     blocks = rows.split(max(1, BLOCK // (count * heads.keys.shape[1])))
 
     def steps(rows: Tensor) -> Tensor:
-        return (heads.logits(rows) / temperature).softmax(dim=-1)[..., heads.offset :]
+        return heads.logits(rows).div_(temperature).softmax(dim=-1)[..., heads.offset :]
 
     held = [steps(rows)] if len(blocks) == 1 else None
     share = torch.full((count, length), 1 / length, device=rows.device)

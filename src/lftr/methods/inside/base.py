@@ -75,9 +75,9 @@ class Heads:
         -------
         Tensor, shape (H, R, S)
         """
-        chosen = self.queries[:, rows - self.first].float()
-        groups = chosen.unflatten(0, (len(self.keys), -1))
-        logits: Tensor = (groups @ self.keys.float().unsqueeze(1).mT).flatten(0, 1) * self.scale
+        chosen = self.queries[:, rows - self.first].float() * self.scale
+        groups = chosen.reshape(len(self.keys), -1, chosen.shape[2])  # of heads that share keys
+        logits = torch.bmm(groups, self.keys.float().mT).view(*chosen.shape[:2], self.keys.shape[1])
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         low = torch.finfo(torch.float32).min
@@ -86,7 +86,7 @@ class Heads:
             mask = places <= rows[:, None] + self.offset
         else:
             mask = self.mask[rows - self.first]
-        return logits.masked_fill(~mask, low) if mask.dtype == torch.bool else logits + mask
+        return logits.masked_fill_(~mask, low) if mask.dtype == torch.bool else logits.add_(mask)
 
     def to(self, device: torch.device) -> Heads:
         """Return the heads on a device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +16,11 @@ from .options import check_keep
 from .schedules import Schedule, Stages
 from .sparsevlm import LAYERS
 from .text_raters import raters
+
+_UNCORRECTED = (
+    "attention was not corrected for distance: this model's layers are passed no cosines and sines "
+    "of rotary positions"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class SparseVLMPlus(LayerMethod, name="sparsevlm-plus"):
     The original uses 14 of 32 heads. Published for 576 tokens: 300, 200, 118 for an average of 192
     (the default, as shares); 238, 108, 60 for 128; 246, 54, 28 for 96; 66, 34, 20 for 64.
     Differs from the original: the correction uses the model's own rotary tables, whatever their
-    base and axes; without rotary positions nothing is corrected. The number of heads is a share.
+    base and axes; without such tables nothing is corrected, which is noted. The number of heads is
+    a share.
     """
 
     source = Source(
@@ -71,8 +77,9 @@ class SparseVLMPlus(LayerMethod, name="sparsevlm-plus"):
         for rows, attention in view.attention(asking):
             each += (attention / rotary_weights(view, rows)).sum(dim=1)
         strongest = each.sum(dim=1).argsort(descending=True, stable=True)
-        chosen = each[strongest[: resolve(self.heads, len(each))]]
-        return Selection.top(chosen.mean(dim=0), keep)
+        scores = each[strongest[: resolve(self.heads, len(each))]].mean(dim=0)
+        notes = (_UNCORRECTED,) if view.rotary is None else ()
+        return replace(Selection.top(scores, keep), notes=notes)
 
 
 def rotary_weights(view: LayerView, rows: Tensor) -> Tensor:
@@ -82,7 +89,7 @@ def rotary_weights(view: LayerView, rows: Tensor) -> Tensor:
     -------
     Tensor, shape (R, N)
         The product of queries and keys of ones after the rotary embedding, over the root of their
-        size, float32; ones in a model without.
+        size, float32; ones in a model that passes its layers no cosines and sines.
     """
     if view.rotary is None:
         return torch.ones(len(rows), len(view.visual), device=view.states.device)

@@ -17,7 +17,9 @@ def raters(view: LayerView) -> Tensor:
     if "raters" not in view.memory:
         states = view.states.float()
         text = states[view.asking]
-        share = (states @ text.T)[view.visual].softmax(dim=1).mean(dim=0)
+        first, last = view.visual[[0, -1]].tolist()
+        products = states[first : last + 1] @ text.T  # without a copy of the visual rows
+        share = products[view.visual - first].softmax(dim=1).mean(dim=0)
         above = share > share.mean()
         view.memory["raters"] = above if bool(above.any()) else ~above
     chosen: Tensor = view.asking[view.memory["raters"]]

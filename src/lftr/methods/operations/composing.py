@@ -11,6 +11,8 @@ from torch import Tensor
 from ...values.errors import LftrError
 from ...values.selection import Flow, Selection
 
+ROUNDING = 1e-5  # shares of a token that are smaller are none
+
 
 def identity(index: Tensor) -> Flow:
     """Return the flow in which every slot ``(B, K)`` is its anchor."""
@@ -41,14 +43,14 @@ def check_composable(*parts: Selection) -> None:
 def with_heirs(chosen: Selection, slot: Tensor, inner: object) -> Selection:
     """Return a stack whose dropped tokens flow into ``slot`` ``(B, N)``, where each counts as one.
 
-    Tokens that flow somewhere already stay where they flow. Where all do, the choice of the method
-    ``inner`` is returned with a note that says so.
+    Tokens that flow somewhere already stay where they flow; of those that do so in part, the rest
+    flows into ``slot``. Where all do, the choice of the method ``inner`` is returned with a note
+    that says so.
     """
     check_composable(chosen)
     flow = chosen.flow or identity(chosen.index)
-    carried = torch.zeros(slot.shape, device=slot.device)
-    carried = carried.scatter_add(1, flow.source, flow.weight.float().abs())
-    lost = (carried == 0).float()
+    lost = 1.0 - _carried(flow, slot.shape[1])
+    lost = lost.where(lost > ROUNDING, 0.0)
     if not bool(lost.any()):
         note = f"{inner} merges all tokens that it drops by itself: merging its choice adds nothing"
         return replace(chosen, notes=(*chosen.notes, note))
@@ -62,14 +64,22 @@ def with_heirs(chosen: Selection, slot: Tensor, inner: object) -> Selection:
             torch.cat([flow.source, source], dim=1),
             torch.cat([flow.slot, slot], dim=1),
             torch.cat([kept, lost / after.gather(1, slot)], dim=1),
+            torch.cat([flow.shares(), lost], dim=1),
         ),
     )
+
+
+def _carried(flow: Flow, total: int) -> Tensor:
+    """Return how much of each of ``total`` tokens flows into slots, ``(B, N)``."""
+    none = torch.zeros(len(flow.source), total, device=flow.source.device)
+    return none.scatter_add(1, flow.source, flow.shares())
 
 
 def after(first: Selection, second: Selection) -> Selection:
     """Return ``second``, about the slots of ``first``, as a decision about what ``first`` saw.
 
-    Both are stacks. Exact: ``after(a, b).apply(x)`` is ``b.apply(a.apply(x))`` up to rounding.
+    Both are stacks. Exact: ``after(a, b).apply(x)`` is ``b.apply(a.apply(x))``, and its weight is
+    ``b.inherited(a.weight)``, up to rounding.
     """
     notes = merged_notes(first, second)
     check_composable(first, second)
@@ -91,18 +101,22 @@ def _product(first: Flow, second: Flow, middle: int) -> Flow:
     inside = most < number.gather(1, first.slot).unsqueeze(2)
     place = start.gather(1, first.slot).unsqueeze(2) + most
     entry = order.gather(1, place.clamp_max(order.shape[1] - 1).flatten(1))
-    weight = second.weight.gather(1, entry).reshape(place.shape) * first.weight.unsqueeze(2)
-    source = first.source.unsqueeze(2).expand(place.shape)
-    flow = Flow(source.flatten(1), second.slot.gather(1, entry), (weight * inside).flatten(1))
+
+    def times(left: Tensor, right: Tensor) -> Tensor:
+        product = right.gather(1, entry).reshape(place.shape) * left.unsqueeze(2)
+        return (product * inside).flatten(1)
+
+    source = first.source.unsqueeze(2).expand(place.shape).flatten(1)
+    weight = times(first.weight, second.weight)
+    parts = source, second.slot.gather(1, entry), weight, times(first.shares(), second.shares())
     if len(most) == 1:
-        return flow
-    row, at = flow.weight.nonzero(as_tuple=True)
-    entries = (part[row, at] for part in (flow.source, flow.slot, flow.weight))
-    return padded(row, *entries, batch=len(order))
+        return Flow(*parts)
+    row, at = weight.nonzero(as_tuple=True)
+    return padded(row, *(part[row, at] for part in parts), batch=len(order))
 
 
 def padded(row: Tensor, *entries: Tensor, batch: int) -> Flow:
-    """Return a stack's flow from sources, slots and weights that each name their row.
+    """Return a stack's flow from sources, slots, weights and shares of the given rows.
 
     Short rows end in zeros.
     """
@@ -121,18 +135,44 @@ def padded(row: Tensor, *entries: Tensor, batch: int) -> Flow:
 
 
 def union(first: Selection, second: Selection) -> Selection:
-    """Return the slots of two stacks of decisions; their anchors are distinct."""
+    """Return the slots of two stacks of decisions; their anchors are distinct.
+
+    What ``second`` keeps is not in the slots of ``first`` any more. A token that both merge stands
+    for half a token in each.
+    """
     index, notes = torch.cat([first.index, second.index], dim=1), merged_notes(first, second)
     check_composable(first, second)
     if first.flow is None and second.flow is None:
         return Selection(index, notes=notes)
-    one, two = first.flow or identity(first.index), second.flow or identity(second.index)
+    one = _without(first.flow or identity(first.index), second.index, first.count)
+    two = second.flow or identity(second.index)
+    source = torch.cat([one.source, two.source], dim=1)
+    share = torch.cat([one.shares(), two.shares()], dim=1)
+    carried = _carried(Flow(source, source, share, share), int(source.max()) + 1)
     flow = Flow(
-        torch.cat([one.source, two.source], dim=1),
+        source,
         torch.cat([one.slot, two.slot + first.count], dim=1),
         torch.cat([one.weight, two.weight], dim=1),
+        share / carried.clamp_min(1.0).gather(1, source),
     )
     return Selection(index, flow, notes)
+
+
+def _without(flow: Flow, tokens: Tensor, count: int) -> Flow:
+    """Return a stack's flow into ``count`` slots, of which ``tokens`` ``(B, T)`` are no part.
+
+    What is left of a slot is scaled to its former sum. A slot of such tokens alone stays.
+    """
+    last = torch.maximum(flow.source.max(), tokens.max())
+    gone = torch.zeros(len(tokens), int(last) + 1, dtype=torch.bool, device=tokens.device)
+    size = flow.weight.float().abs()
+    left = size * ~gone.scatter(1, tokens, True).gather(1, flow.source)
+    before, after = (
+        size.new_zeros(len(size), count).scatter_add(1, flow.slot, one) for one in (size, left)
+    )
+    scale = torch.where(after > 0, before / after, 1.0).gather(1, flow.slot)
+    stays = (left > 0) | (after == 0).gather(1, flow.slot)
+    return replace(flow, weight=flow.weight * scale * stays, share=flow.shares() * stays)
 
 
 class Joined:
@@ -171,7 +211,8 @@ class Joined:
         if part.flow is not None or part.slot_weight is not None:
             self.weight[row, place] = part.weight.to(self.weight)
         flow = part.flow or identity(index)
-        entries = (row.expand_as(flow.source), flow.source + token, flow.slot + slot, flow.weight)
+        source, target = flow.source + token, flow.slot + slot
+        entries = (row.expand_as(source), source, target, flow.weight, flow.shares())
         self.entries.append(tuple(entry.flatten() for entry in entries))
         self.parts.append(part)
 
@@ -191,9 +232,9 @@ def stacked(parts: Sequence[Selection]) -> Selection:
     joined = Joined(len(parts), parts[0].count, parts[0].index.device)
     zero = torch.zeros(1, dtype=torch.int64)
     for i, part in enumerate(parts):
-        flow = part.flow and Flow(
-            *(p[None] for p in (part.flow.source, part.flow.slot, part.flow.weight))
-        )
+        flow = part.flow
+        if flow is not None:
+            flow = Flow(*(p[None] for p in (flow.source, flow.slot, flow.weight, flow.shares())))
         weight = part.slot_weight if part.slot_weight is None else part.slot_weight[None]
         stack = Selection(part.index[None], flow, part.notes, weight)
         joined.add(stack, zero + i, zero, zero)

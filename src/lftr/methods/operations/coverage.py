@@ -10,8 +10,11 @@ from torch import Tensor
 from . import similarity as similar
 from .dense_greedy import dense_greedy
 from .directions import Directions
-from .lazy_greedy import lazy_greedy
+from .lazy_greedy import CandidateRows, HeldRows, lazy_greedy
+from .listed_rows import ListedRows
 from .similarity import SAME
+
+HELD = 2**28  # entries of a map that are held at most: 1 GiB
 
 
 def facility_location(
@@ -29,8 +32,8 @@ def facility_location(
     The value of a candidate is ``weight * gain + bonus``. Its gain is what it adds to that sum,
     which starts at zero. Likeness is the cosine, or with ``width`` ``exp(-(1 - cos) / width)``.
 
-    The map of candidates and tokens is held up to `similarity.WHOLE` tokens (four times as many on
-    a GPU). Beyond, its rows are computed when they are needed, and memory is linear in N.
+    The map of candidates and tokens is held up to `HELD` entries. Beyond, its rows are computed
+    when they are needed, and memory is linear in N.
 
     Parameters
     ----------
@@ -58,17 +61,22 @@ def facility_location(
     index = torch.arange(total, device=x.device) if among is None else among
     weight = torch.ones(batch, total, device=x.device) if weight is None else weight
     bonus = torch.zeros(batch, total, device=x.device) if bonus is None else bonus
-    limit = similar.WHOLE * (4 if x.is_cuda else 1)
+    few = total <= similar.WHOLE * (4 if x.is_cuda else 1)
     picks = []
     for b in range(batch):
         likeness = _Likeness(
             tokens.item(b), index, width, None if importance is None else importance[b].float()
         )
         factor, added = weight[b, index].float(), bonus[b, index].float()
-        if total <= limit:
-            picks.append(dense_greedy(likeness.whole(), keep, factor, added))
+        if few:
+            picks.append(dense_greedy(likeness.whole().T.contiguous(), keep, factor, added))
+            continue
+        rows: CandidateRows
+        if total * len(index) <= HELD:
+            rows = HeldRows.of(likeness.whole())
         else:
-            picks.append(lazy_greedy(likeness.rows, total, keep, factor, added))
+            rows = ListedRows(likeness.rows, len(index), total, x.device)
+        picks.append(lazy_greedy(rows, keep, factor, added))
     return index[torch.stack(picks)]
 
 
@@ -96,10 +104,10 @@ class _Likeness:
         return self._of(self.tokens.rows(self.index[some].unsqueeze(0))[0])
 
     def whole(self) -> Tensor:
-        """Return the likeness of all candidates, ``(N, P)``."""
+        """Return the likeness ``(P, N)`` of all candidates."""
         every = len(self.index) == self.tokens.shape[1]
         cosine = self.tokens.gram() if every else self.tokens.rows(self.index.unsqueeze(0))
-        return self._of(cosine[0]).T.contiguous()
+        return self._of(cosine[0])
 
     def _of(self, cosine: Tensor) -> Tensor:
         likeness = cosine.clamp_(max=SAME)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from .directions import Directions
-from .similarity import Similarity, most_isolated
+from .similarity import SAME, Similarity, most_isolated
+
+AT_ONCE = 64  # tokens that are compared with all others together
 
 
 def farthest_point(x: Tensor, keep: int) -> Tensor:
@@ -108,7 +110,8 @@ def soft_nms(x: Tensor, scores: Tensor, keep: int, gamma: float) -> Tensor:
 def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
     """Pick by score; skip tokens whose cosine with a pick is above ``threshold``.
 
-    When no other token is left, the skipped ones follow by score until K are picked.
+    When no other token is left, the skipped ones follow by score until K are picked. Tokens are
+    compared with all others a block at a time, in the order of their scores.
 
     Parameters
     ----------
@@ -119,22 +122,30 @@ def suppress(x: Tensor, scores: Tensor, keep: int, threshold: float) -> Tensor:
     threshold : float
         Cosine above which two tokens count as duplicates.
     """
-    similarity = Similarity(Directions.of(x), keep)
-    total = x.shape[1]
-    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    rank = ranks.float()  # exact up to 2^24 tokens
-    skipped = rank + total
-    order = rank.clone()
-    picks = []
-    for _ in range(keep):
-        pick = order.argmin(dim=1)
-        picks.append(pick)
-        row = similarity.row(pick, order, largest=False)
-        order = torch.where(row > threshold, skipped, order)
-        at = pick.unsqueeze(1)
-        order.scatter_(1, at, torch.inf)
-        skipped.scatter_(1, at, torch.inf)
-    return torch.stack(picks, dim=1)
+    tokens = Directions.of(x)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.stack(
+        [_unlike(tokens.item(i), some, keep, threshold) for i, some in enumerate(order)]
+    )
+
+
+def _unlike(tokens: Directions, order: Tensor, keep: int, threshold: float) -> Tensor:
+    """Return the picks ``(K,)`` of `suppress` for one item, whose tokens have this order."""
+    picked = torch.zeros_like(order, dtype=torch.bool)
+    waiting, left = order, keep
+    while left and len(waiting):
+        some = waiting[: min(left, AT_ONCE)]
+        alike = tokens.rows(some.unsqueeze(0))[0].clamp_(max=SAME) > threshold
+        chosen: list[int] = []
+        for place, others in enumerate(alike[:, some].tolist()):
+            if not any(others[pick] for pick in chosen):
+                chosen.append(place)
+        picked[some[chosen]] = True
+        left -= len(chosen)
+        waiting = waiting[len(some) :]
+        waiting = waiting[~alike[chosen].any(dim=0)[waiting]]
+    first = picked[order]
+    return torch.cat([order[first], order[~first][:left]])
 
 
 def k_centre(x: Tensor, keep: int, covered: Tensor, weight: Tensor | None = None) -> Tensor:

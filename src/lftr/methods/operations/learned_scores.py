@@ -18,7 +18,7 @@ from .scaling import mean_cosine, unit, z_score
 from .signals import ENCODER, SALIENCY, Notes, encoder_features, saliency
 
 _ROUNDS = 40  # of the bisection for the threshold of a soft top-k
-_LEAST = 1e-6  # gate of a token that is out
+LEAST = 1e-6  # gate of a token that is out
 _SPARE = 2  # candidates for each token that stays, while fitting
 
 
@@ -51,10 +51,10 @@ class VisualScores(Fitted):
     def scores(self, tokens: VisualTokens) -> Tensor:
         """Return a score ``(B, N)`` for each token, float32."""
         x, _ = encoder_features(tokens)
-        x = _scaled(x)
+        x = scaled(x)
         signals = self._signals(tokens)
-        hidden = gelu(_mapped(self.hidden, torch.cat([x, signals], dim=2)))
-        more = _mapped(self.last, hidden)
+        hidden = gelu(mapped(self.hidden, torch.cat([x, signals], dim=2)))
+        more = mapped(self.last, hidden)
         return (signals * self.weight).sum(dim=2) + more.squeeze(2)
 
     def _signals(self, tokens: VisualTokens) -> Tensor:
@@ -71,12 +71,10 @@ class VisualScores(Fitted):
         A token's gate in (0, 1) is its slot's weight in attention: a token of gate 0 is not there.
         The gates of an item sum to ``keep``.
         """
-        scores = self.scores(tokens)
-        logistic = torch.rand(scores.shape, generator=noise).logit(eps=1e-6).to(scores)
-        scores = scores + temperature * logistic
+        scores = perturbed(self.scores(tokens), temperature, noise)
         index = scores.topk(min(scores.shape[1], _SPARE * keep), dim=1).indices.sort(dim=1).values
         gates = soft_top(scores.gather(1, index), keep, temperature)
-        return Selection(index, slot_weight=gates.clamp(_LEAST, 1.0))
+        return Selection(index, slot_weight=gates.clamp(LEAST, 1.0))
 
 
 class ExpertScores(VisualScores):
@@ -97,9 +95,10 @@ class ExpertScores(VisualScores):
     def scores(self, tokens: VisualTokens) -> Tensor:
         x, _ = encoder_features(tokens)
         _, text = tokens.evidence("text_token_embeds")
-        token_keys = _mapped(self.token_keys, _scaled(x))
-        text_keys = _mapped(self.text_keys, _scaled(text))
-        products = torch.bmm(text_keys, token_keys.mT).mT / self.text_keys.out_features**0.5
+        token_keys = mapped(self.token_keys, scaled(x))
+        text_keys = mapped(self.text_keys, scaled(text))
+        # by the width, not its root: keys that are fitted together add up in their product
+        products = torch.bmm(text_keys, token_keys.mT).mT / self.text_keys.out_features
         return super().scores(tokens) + torch.logsumexp(products, dim=2)
 
     def _signals(self, tokens: VisualTokens) -> Tensor:
@@ -121,8 +120,14 @@ def seen_signals(tokens: VisualTokens) -> tuple[Tensor, Notes]:
     return torch.stack([z_score(part) for part in parts], dim=2), notes + more
 
 
-def soft_top(scores: Tensor, keep: int, temperature: float) -> Tensor:
-    """Return gates in (0, 1) that sum to ``keep`` in each row, with their gradient.
+def perturbed(scores: Tensor, temperature: float, noise: torch.Generator) -> Tensor:
+    """Return scores with logistic noise, drawn on the CPU."""
+    logistic = torch.rand(scores.shape, generator=noise).logit(eps=1e-6).to(scores)
+    return scores + temperature * logistic
+
+
+def soft_top(scores: Tensor, keep: int, temperature: float, cost: Tensor | float = 1.0) -> Tensor:
+    """Return gates in (0, 1) whose costs sum to ``keep`` in each row, with their gradient.
 
     ``sigmoid((score - threshold) / temperature)``, with the threshold at which they do.
 
@@ -130,19 +135,23 @@ def soft_top(scores: Tensor, keep: int, temperature: float) -> Tensor:
     ----------
     scores : Tensor, shape (B, N)
     keep : int
-        Below N; else all gates are 1.
+        Below the sum of the costs; else all gates are 1.
+    cost : Tensor, shape (N,) or (B, N), optional
+        What a gate of 1 adds to the sum; it has no gradient.
     """
-    if keep >= scores.shape[1]:
+    cost = torch.as_tensor(cost, device=scores.device).to(scores).expand_as(scores)
+    if bool((cost.sum(dim=1) <= keep).all()):
         return torch.ones_like(scores)
     with torch.no_grad():
         low, high = (edge.unsqueeze(1) for edge in scores.aminmax(dim=1))
         low, high = low - 20 * temperature, high + 20 * temperature
         for _ in range(_ROUNDS):
             middle = (low + high) / 2
-            many = ((scores - middle) / temperature).sigmoid().sum(dim=1, keepdim=True) > keep
+            gates = ((scores - middle) / temperature).sigmoid()
+            many = (gates * cost).sum(dim=1, keepdim=True) > keep
             low, high = torch.where(many, middle, low), torch.where(many, high, middle)
         gates = ((scores - low) / temperature).sigmoid()
-        slope = gates * (1 - gates)
+        slope = gates * (1 - gates) * cost
         share = slope / slope.sum(dim=1, keepdim=True).clamp_min(1e-12)
     # the threshold moves with the scores so that the sum stays (implicit differentiation)
     threshold = low + (share * (scores - scores.detach())).sum(dim=1, keepdim=True)
@@ -155,13 +164,13 @@ def _apart(x: Tensor) -> Tensor:
     return distance
 
 
-def _mapped(linear: nn.Linear, x: Tensor) -> Tensor:
+def mapped(linear: nn.Linear, x: Tensor) -> Tensor:
     """Return a linear map of ``(B, N, D)``; an item's rounding does not depend on the others."""
     out: Tensor = torch.bmm(linear.weight.expand(len(x), -1, -1), x.mT).mT
     return out if linear.bias is None else out + linear.bias
 
 
-def _scaled(x: Tensor) -> Tensor:
+def scaled(x: Tensor) -> Tensor:
     """Return rows ``(..., D)`` at length ``√D``, so that their entries are near one."""
     size: int = x.shape[-1]
     return unit(x) * math.sqrt(size)

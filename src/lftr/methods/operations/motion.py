@@ -37,7 +37,7 @@ def same_position(
     for place, (frame, other) in enumerate(zip(frames, references, strict=True)):
         here, there = x[:, frame], x[:, other]
         if plain:
-            products = (here.float() * there.float()).sum(dim=2)
+            products = torch.einsum("bnc,bnc->bn", here.float(), there.float())
             out[:, place] = products / (length[:, frame] * length[:, other])
         else:
             out[:, place] = (unit(here) * unit(there)).sum(dim=2)

@@ -19,6 +19,17 @@ def with_lengths(x: Tensor) -> tuple[Tensor, Tensor]:
     return x, x.norm(dim=-1).round()
 
 
+def lengths(x: Tensor) -> Tensor:
+    """Return the lengths of rows ``(..., C)`` of any finite values.
+
+    In float32; in float64, which takes far longer, if some would over- or underflow.
+    """
+    length: Tensor = x.norm(dim=-1, dtype=torch.float32)
+    if not bool(((length > 1e-15) & (length < 1e15)).all()):
+        length = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+    return length
+
+
 def unit(x: Tensor) -> Tensor:
     """Return the rows ``(..., C)`` at length one, in float32; zero rows stay zero.
 

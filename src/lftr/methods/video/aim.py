@@ -20,12 +20,12 @@ from .base import ClipMethod
 
 @dataclass(frozen=True)
 class AIMVideo(ClipMethod, name="aim-video"):
-    """Merge the most similar pairs of tokens within each frame, in several passes.
+    """Halve every frame by merging its most similar tokens, until the budget is met.
 
     All frames keep the same number of tokens, and no tokens of different frames merge. In each pass
-    (a fold) a frame loses half of its tokens, until the budget is met: a quarter is left after the
-    two published folds. With fewer slots than frames, evenly spread frames become one slot each,
-    and the other frames are dropped.
+    (a fold) a frame loses half of its tokens: a quarter is left after the two published folds. With
+    fewer slots than frames, evenly spread frames become one slot each, and the other frames are
+    dropped.
 
     Parameters
     ----------

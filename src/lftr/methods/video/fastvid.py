@@ -51,6 +51,8 @@ class FastVID(ClipMethod, name="fastvid"):
     Differs from the original: the count is exact. The original keeps ``int(N * ratio)`` tokens of a
     frame and loses the remainder when it divides a segment's slots among its frames; here the rest
     of the budget goes to the most attended other tokens. No random noise is added to densities.
+    Slots are divided as in the program for LLaVA-OneVision, frame by frame; the one for LLaVA-Video
+    rounds ``contextual`` down once for a whole segment.
     """
 
     source = Source(

@@ -148,7 +148,8 @@ def apart(near: Tensor, attention: Tensor, count: int) -> Tensor:
     kept = torch.zeros_like(attention, dtype=torch.bool)
     if not count:
         return kept
-    similarity = Similarity(Directions.of(near), count, diagonal=-torch.inf)
+    # all rows are read once, so they are held where they are few
+    similarity = Similarity(Directions.of(near), near.shape[1], diagonal=-torch.inf)
     blocks = torch.arange(near.shape[1], device=near.device).expand_as(kept).split(BLOCK, dim=1)
     closest = torch.cat([similarity.rows(block).amax(dim=2) for block in blocks], dim=1)
     for step in range(count):

@@ -44,16 +44,21 @@ class PruneVid(ClipMethod, name="prunevid"):
 
     Notes
     -----
-    Outputs of the original program were compared, and those of this method are equal to them. Its
-    second stage, at layer 10 of the language model, is not included; any method inside the language
-    model can be combined with this one.
-    Differs from the original: the count is exact. ``keep="auto"`` keeps what the original keeps.
-    Other counts are shared in the same proportion. If more tokens are to be kept than are left
-    after static positions are merged, the static positions that change most are not merged.
+    With ``keep="auto"`` the tokens are those of the original program, in another order. Its second
+    stage, at layer 10 of the language model, is not included; any method inside the language model
+    can be combined with this one.
+    Differs from the original: any count is possible, shared in the same proportion. If
+    more tokens are to be kept than are left after static positions are merged, the static positions
+    that change most are not merged.
     """
 
     source = Source(
-        "PruneVid", arxiv="2412.16117", venue="ACL 2025", note="its spatial-temporal merging"
+        "PruneVid",
+        arxiv="2412.16117",
+        venue="ACL 2025",
+        code="https://github.com/Visual-AI/PruneVid",
+        function="PllavaForConditionalGeneration.merge_frames_dynamic",
+        note="its spatial-temporal merging",
     )
     clusters: Annotated[float, Range(1e-6, 1.0)] = 0.25
     threshold: Annotated[float, Range(-1.0, 1.0)] = 0.8

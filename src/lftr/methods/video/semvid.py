@@ -16,7 +16,7 @@ from ..base import Evidence
 from ..operations.apportion import capped_remainders, highest, largest_remainders
 from ..operations.directions import Directions
 from ..operations.relevance_greedy import marginal_relevance
-from ..operations.scaling import unit
+from ..operations.scaling import lengths, unit
 from ..operations.segments import unlike_cuts
 from ..operations.similarity import Similarity
 from .base import ClipMethod
@@ -86,7 +86,7 @@ class SemVID(ClipMethod, name="semvid"):
         question = unit(text if short else text.mean(dim=0, keepdim=True))
         means, near = unit(x.mean(dim=1)), unit(x)
         counts = self._counts(means, question, keep, x.shape[1])
-        steps = torch.linalg.vector_norm(x.diff(dim=0), dim=2, dtype=torch.float64)
+        steps = lengths(x.diff(dim=0))
         change = (torch.cat([steps[:1], steps]) + torch.cat([steps, steps[-1:]])) / 2
         if frames == 1:
             change = torch.zeros_like(near[..., 0])
@@ -141,7 +141,8 @@ class SemVID(ClipMethod, name="semvid"):
         """
         present = like.amax(dim=0).clamp_min(0.0).cpu()
         shares = largest_remainders(count, present)
-        similarity = Similarity(Directions.of(near[None]), count, diagonal=torch.inf)
+        directions = Directions((near[None],), (near.new_ones(1, len(near)),))
+        similarity = Similarity(directions, len(near), diagonal=torch.inf)  # all words' picks
         for word in present.argsort(descending=True, stable=True).tolist():
             share = int(shares[word])
             if share:

@@ -13,7 +13,7 @@ from ...values.selection import Selection
 from ...values.source import Source
 from ...values.tokens import VisualTokens
 from ..operations.apportion import highest
-from ..operations.scaling import unit
+from ..operations.scaling import unit, with_lengths
 from .base import ClipMethod, by_frame
 
 
@@ -48,12 +48,15 @@ class VCast(ClipMethod, name="v-cast"):
     temperature: Annotated[float, Range(1e-6)] = 0.7
 
     def clips(self, tokens: VisualTokens, keep: int) -> Selection:
-        x = by_frame(tokens, tokens.features)
-        means = unit(x.float().mean(dim=2))
+        x = by_frame(tokens, tokens.features).float()
+        means = unit(x.mean(dim=2))
         shares = (curvature(means) / self.temperature).softmax(dim=1).cpu()
         counts = torch.stack([frame_counts(share, keep, x.shape[2]) for share in shares])
-        unlike = 1.0 - (unit(x) * means.unsqueeze(2)).sum(dim=3)
-        norm = torch.linalg.vector_norm(x, dim=3, dtype=torch.float64)  # of any finite features
+        rows, length = with_lengths(x)
+        product = torch.bmm(means.flatten(0, 1).unsqueeze(1), rows.flatten(0, 1).mT)
+        unlike = 1.0 - product.view(length.shape) / length.where(length > 0, 1.0)
+        # of any finite features: those that are too large or too small for float32 are a copy
+        norm = length if rows is x else torch.linalg.vector_norm(x, dim=3, dtype=torch.float64)
         low, high = norm.aminmax(dim=2, keepdim=True)
         score = unlike + (norm - low) / (high - low + 1e-6)
         kept = highest(score.flatten(0, 1), counts.flatten().to(x.device))
@@ -83,6 +86,8 @@ def frame_counts(share: Tensor, keep: int, size: int) -> Tensor:
     counts = 1 + floor.clamp_max(size - 1).long()
     left = keep - int(counts.sum())
     for frame in (claim - floor).argsort(descending=True, stable=True).tolist():
+        if not left:
+            break
         more = min(left, size - int(counts[frame]))
         counts[frame] += more
         left -= more

@@ -129,7 +129,9 @@ class MergePass:
         recorder.keys = True
         if self.merge.reads_attention and self.class_token:
             recorder.row = 0
-        recorder.received |= self.merge.reads_attention and not self.class_token
+        recorder.received |= self.merge.reads_attention and (
+            self.merge.reads_received or not self.class_token
+        )
         recorder.values |= self.merge.reads_values
         if self.merge.reads_values and self.class_token:
             recorder.value_row = 0
@@ -172,7 +174,7 @@ class MergePass:
         evidence: dict[str, Any] = {}
         if recorder.row is not None:
             evidence["cls_attention"] = recorder.rows[-1]
-        elif recorder.received:
+        if recorder.received:
             evidence["attention_received"] = recorder.receipts[-1]
         if recorder.values:
             evidence["values"] = recorder.seen_values[-1]
@@ -192,9 +194,7 @@ class MergePass:
         self._check(chosen, (batch, left))
         self.decisions[place] = chosen
         flow = chosen.flow or identity(chosen.index)
-        carried = self._size.gather(1, flow.source) * (flow.weight != 0)
-        amounts = Flow(flow.source, flow.slot, carried)
-        self._size = amounts.combine(torch.ones_like(self._size), left)
+        self._size = Flow(flow.source, flow.slot, flow.shares()).combine(self._size, left)
         return chosen.apply(states)
 
     def _check(self, chosen: object, shape: tuple[int, int]) -> None:
@@ -257,6 +257,7 @@ class MergePass:
         flow = whole.flow or identity(whole.index)
         of_class = (flow.source == 0) | (flow.slot == 0)  # such entries have weight 0
         source, slot = ((part - 1).clamp_min(0) for part in (flow.source, flow.slot))
-        flow = Flow(source, slot, flow.weight.masked_fill(of_class, 0.0))
+        parts = (part.masked_fill(of_class, 0.0) for part in (flow.weight, flow.shares()))
+        flow = Flow(source, slot, *parts)
         weight = None if whole.slot_weight is None else whole.slot_weight[:, 1:]
         return Merged(self._total, Selection(whole.index[:, 1:] - 1, flow, whole.notes, weight))

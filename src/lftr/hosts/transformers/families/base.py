@@ -16,6 +16,8 @@ from ..columns import next_positions
 from .layout import Inputs
 from .medium import Medium
 
+_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "embedding_norm", "norm_f")
+
 
 class Family(Medium):
     """A family's images, its videos where it takes them, and the language model behind both.
@@ -138,12 +140,22 @@ class Family(Medium):
         return next(iter(attention_modules(layers[0])), None)
 
     def final_norm(self, model: Model) -> nn.Module:
-        """Return the module that normalises the states after the last decoder layer."""
+        """Return the module that normalises the states after the last decoder layer.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the decoder has none by a name that is known.
+        """
         decoder = self.decoder(model)
-        for name in ("norm", "final_layer_norm"):
+        for name in _FINAL_NORMS:
             if isinstance(getattr(decoder, name, None), nn.Module):
                 return getattr(decoder, name)  # type: ignore[no-any-return]
-        return nn.Identity()
+        raise UnsupportedModelError(
+            f"no norm after the last layer was found in the decoder of this {type(model).__name__} "
+            f"(by the names {', '.join(_FINAL_NORMS)}), so its states cannot be normalised: choose "
+            "a method that does not ask for it"
+        )
 
     def first_layer_to_reduce(self, model: Model) -> int:
         """Return the first decoder layer before which visual tokens can be dropped.

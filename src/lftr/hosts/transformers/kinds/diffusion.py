@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....values.errors import ArgumentError, UnsupportedModelError
+from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
 from ....values.report import Report
-from ..api import CallArguments, generation_setting
+from ..api import CallArguments, generation_setting, versions
 from ..cache_record import cached_columns_of
 from ..columns import CachedPrompt, recall
 from ..hooks import ModelHooks
@@ -44,7 +44,7 @@ class DiffusionHooks(ModelHooks):
             first = first.but(encoded=call.encoded)
         if call.positions is not None:
             first = first.but(positions=call.positions)
-        begins = [first]
+        begins, steps = [first], 0
 
         def encode(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -59,8 +59,10 @@ class DiffusionHooks(ModelHooks):
         def denoise(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            nonlocal steps
             if threading.get_ident() != thread:
                 return None
+            steps += 1
             arguments = CallArguments.of(module.forward, args, kwargs)
             return (), arguments.but(canvas_positions=arguments.canvas_positions + shift)
 
@@ -74,6 +76,13 @@ class DiffusionHooks(ModelHooks):
                 stack.callback(hook.remove)
             yield call.without(
                 *map(CallArguments.name, ("positions", "encoded", "canvas_positions"))
+            )
+        if begins or (shift and not steps):
+            part = "encoder" if begins else "decoder"
+            raise LftrError(
+                f"generate ran without lftr's hook on the {part}, which corrects positions; if the "
+                "model was compiled (torch.compile), start the reduction before its first call; "
+                f"{versions()}"
             )
 
     def _check_compiled(self, call: CallArguments) -> None:

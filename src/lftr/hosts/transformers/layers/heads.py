@@ -149,11 +149,19 @@ def _copy_for_rows(
     """
     projections = {name: attention._modules.get(name) for name in ("q_proj", "v_proj")}
     changed = {name: _Rows(one, rows) for name, one in projections.items() if one is not None}
-    path = next(name for name, part in layer.named_modules() if part is attention).split(".")
-    copied = part = _copy(attention, changed)
+    copied = _copy(attention, changed)
+    return with_part(layer, attention, copied), copied
+
+
+def with_part(layer: nn.Module, part: nn.Module, other: nn.Module) -> nn.Module:
+    """Return a copy of a layer that has ``other`` in place of ``part``; it shares everything else.
+
+    A forward set on the instance would run the original layer: call the class's.
+    """
+    path = next(name for name, one in layer.named_modules() if one is part).split(".")
     for depth in reversed(range(len(path))):
-        part = _copy(layer.get_submodule(".".join(path[:depth])), {path[depth]: part})
-    return part, copied
+        other = _copy(layer.get_submodule(".".join(path[:depth])), {path[depth]: other})
+    return other
 
 
 def _copy(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:

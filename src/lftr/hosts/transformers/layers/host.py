@@ -22,7 +22,7 @@ from ....methods.inside import LayerMethod
 from ....methods.inside.schedules import State
 from ....values.errors import ArgumentError, UnsupportedModelError
 from ....values.report import Report
-from ...items import VisualItem
+from ...items import ReductionPlan, VisualItem
 from ..api import HOOKS_RUN_ONCE, CallArguments, Model, attention_of
 from ..cache_record import cached_columns_of
 from ..call_state import CallState, PromptColumns
@@ -41,8 +41,8 @@ class LayerHost:
 
     Parameters
     ----------
-    methods : sequence of LayerMethod
-        Those that decide before the same layer do so in this order.
+    plan : ReductionPlan
+        Of its methods inside, those that decide before the same layer do so in this order.
 
     Raises
     ------
@@ -50,19 +50,17 @@ class LayerHost:
         If the model cannot be hosted, or a schedule does not fit it.
     """
 
-    def __init__(
-        self, model: Model, family: Family, methods: Sequence[LayerMethod], report: Report
-    ) -> None:
+    def __init__(self, model: Model, family: Family, plan: ReductionPlan, report: Report) -> None:
         self.model = model
         self.family = family
-        self.methods = tuple(methods)
-        self.merges = any(method.merges for method in methods)
+        self.methods = plan.inside
+        self.merges = any(method.merges for method in self.methods)
+        self.unweighted = plan.unweighted
         self.report = report
         decoder: Any = family.decoder(model)
         self.layers: list[nn.Module] = list(decoder.layers)
         self.depth = len(self.layers)
         self.attends = [bool(attention_modules(layer)) for layer in self.layers]
-        self.norm = family.final_norm(model)
         self.first = family.first_layer_to_reduce(model)
         implementation = attention_of(model.config.get_text_config())
         if implementation == "flex_attention":
@@ -71,7 +69,9 @@ class LayerHost:
                 "model under 'sdpa', 'eager' and FlashAttention"
             )
         self.flat = "flash" in implementation
+        self.slides = [_slides(layer) for layer in self.layers]
         self.states = [_most_passive(one) for one in zip(*self._planned_states(), strict=True)]
+        self.untouched = self.depth  # so many first layers drop no token and let none rest
         self._check()
         self.state = CallState()  # until it is attached
 
@@ -85,6 +85,7 @@ class LayerHost:
             resting = enumerate(method.schedule.states(self.depth))
             passive = {i for i, state in resting if state != "active"}
             early = sorted(passive.union(method.schedule.pruned(self.depth)))
+            self.untouched = min([self.untouched, *early])
             if early and early[0] < self.first:
                 raise ArgumentError.of(
                     str(method),
@@ -163,6 +164,11 @@ class LayerHost:
         current = self.state.layer_pass
         if current is not None:
             current.passed(number, part, passages)
+
+    def norm(self, states: Tensor) -> Tensor:
+        """Normalise states as the language model does after its last layer."""
+        normalised: Tensor = self.family.final_norm(self.model)(states)
+        return normalised
 
     def announce(self, call: CallArguments, items: Sequence[VisualItem]) -> None:
         """Note what the columns of the next forward are; see `PromptColumns`."""
@@ -264,6 +270,12 @@ class _Before:
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         return self.host._before(self.number, layer, args, kwargs)  # type: ignore[no-any-return]
+
+
+def _slides(layer: nn.Module) -> bool:
+    """Whether a layer attends in a sliding window."""
+    parts = attention_modules(layer)
+    return any(getattr(part, "sliding_window", None) is not None for part in parts)
 
 
 def _most_passive(states: tuple[State, ...]) -> State:

@@ -91,6 +91,7 @@ class LayerPass:
         ]
         self._entries = {i - 1 for prompt in self.prompts for i in prompt.layers_read("unrotated")}
         self.counts: list[int] = []  # visual tokens left in each layer so far
+        self.masses: list[Tensor] = []  # how many tokens those stand for
         self.left = False  # whether the last layer has run
 
     def read_in_passing(self) -> list[int]:
@@ -110,6 +111,8 @@ class LayerPass:
         if self._weighed:
             self.weights[number] = self.weight
         self.counts.append(self.live.left)
+        if self.prompts:
+            self.masses.append(self.live.total(self.weight))
         state = self.host.states[number] if self.live.left else "active"
         states = self.live.move(states, self.live.alive)
         if number in self._entries:
@@ -449,8 +452,8 @@ class LayerPass:
             raise UnsupportedModelError(
                 f"layer {number} has no attention that could read frozen tokens; freeze others"
             )
-        cache = DynamicCache() if self.cache is None else self.cache
-        if True in getattr(self.cache, "is_sliding", [])[number : number + 1]:
+        cache: Cache = DynamicCache() if self.cache is None else self.cache
+        if True in cache.is_sliding[number : number + 1]:
             raise UnsupportedModelError(
                 f"layer {number} attends in a sliding window, out of which frozen tokens would "
                 "fall; freeze others"
@@ -477,10 +480,22 @@ class LayerPass:
         return CachedColumns(kept, total, total, logs)
 
     def _write_report(self, report: Report) -> None:
+        masses = torch.stack(self.masses).tolist()
+        layers = zip(self.counts, self.host.states, masses, strict=True)
         report.layers = [
-            LayerReport(number, count, state, self._columns_in(number))
-            for number, (count, state) in enumerate(zip(self.counts, self.host.states, strict=True))
+            LayerReport(number, count, state, self._columns_in(number), mass)
+            for number, (count, state, mass) in enumerate(layers)
         ]
+        shorter = (number for number, columns in enumerate(self.columns) if columns is not None)
+        sliding = [number for number in shorter if self.host.slides[number]]
+        if self.host.flat and sliding:
+            report.note(
+                f"layers {', '.join(map(str, sliding))} attend in a sliding window, which "
+                "FlashAttention counts in tokens that are left: they see further back than with "
+                "attn_implementation='sdpa'"
+            )
+        if self.host.unweighted and masses != self.counts:
+            report.note(self.host.unweighted)
         report.survivors = {
             row: tuple((self.live.visual[row].cumsum(0)[columns] - 1).tolist())
             for row, columns in self.live.survivors.items()

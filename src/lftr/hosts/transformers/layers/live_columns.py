@@ -76,6 +76,10 @@ class LiveColumns:
         self.left = int((keep & self.visual).sum())
         self._split = None
 
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` ``(B, L)`` over the visual tokens in ``alive``."""
+        return (values * (self._is_alive() & self.visual)).sum()
+
     def split(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return which of ``alive`` are text, which are visual, and both, the visual ones first."""
         if self._split is None:

@@ -190,7 +190,7 @@ class WeightPass:
             **kwargs: Any,
         ) -> Any:
             self.weighed.add(number)
-            bias = self._logit_term(number, key)
+            bias = self.logit_term(number, key)
             if bias is None:
                 return kernel(module, query, key, value, mask, **kwargs)
             takes_bias = self.kernel == "eager" or (self.kernel == "sdpa" and query.shape[2] == 1)
@@ -217,7 +217,7 @@ class WeightPass:
                 f"call, or use weights='none'; {versions()}"
             )
 
-    def _logit_term(self, number: int, key: Tensor) -> Tensor | None:
+    def logit_term(self, number: int, key: Tensor) -> Tensor | None:
         """Return the term for the logits of a layer's keys ``(B, S)``; None for zeros."""
         length = key.shape[2]
         logs, columns = self.log_weight, None

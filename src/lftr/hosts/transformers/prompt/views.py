@@ -20,6 +20,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from ..api import ALLOWING, PROCESSING, STOPPING
+
 
 @dataclass(frozen=True)
 class PromptView:
@@ -44,19 +46,16 @@ class PromptView:
     def callbacks(self, call: dict[str, Any]) -> dict[str, Any]:
         """Return the caller's criteria and processors, wrapped so that they see the full prompt."""
         wrapped: dict[str, Any] = {}
-        criteria = call.get("stopping_criteria")
-        if criteria:
-            wrapped["stopping_criteria"] = StoppingCriteriaList(
+        if criteria := call.get(STOPPING):
+            wrapped[STOPPING] = StoppingCriteriaList(
                 [_Criterion(self, one) for one in _each(criteria)]
             )
-        processors = call.get("logits_processor")
-        if processors:
-            wrapped["logits_processor"] = LogitsProcessorList(
+        if processors := call.get(PROCESSING):
+            wrapped[PROCESSING] = LogitsProcessorList(
                 [_processor(self, one) for one in _each(processors)]
             )
-        allowed = call.get("prefix_allowed_tokens_fn")
-        if allowed is not None:
-            wrapped["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(
+        if (allowed := call.get(ALLOWING)) is not None:
+            wrapped[ALLOWING] = lambda row, ids: allowed(
                 row, torch.cat([self.full[row].to(ids.device), ids[self.shortened :]])
             )
         return wrapped

@@ -1,0 +1,1 @@
+"""What corrects the next token's logits while an answer is generated."""
