@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -26,6 +27,10 @@ SOURCES = sorted((ROOT / "src" / "lftr").rglob("*.py"))
 README = ROOT / "README.md"
 CHANGELOG = ROOT / "CHANGELOG.md"  # names what was, too
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {CHANGELOG})
+PUBLIC_PACKAGES = {  # the public modules, and packages of methods
+    *lftr._PACKAGES,
+    *(f"methods.{one.name}" for one in pkgutil.iter_modules(lftr.methods.__path__) if one.ispkg),
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -59,13 +64,14 @@ def test_import_brings_in_nothing_heavy_and_changes_nothing():
     assert json.loads(told) == [True, []]
 
 
-@pytest.mark.parametrize("module", ["methods", "methods.before", "methods.video"])
-def test_a_star_import_rebinds_no_name_to_a_submodule(module):
+@pytest.mark.parametrize("package", ["", *sorted(PUBLIC_PACKAGES)])
+def test_a_star_import_rebinds_no_name_to_a_submodule(package):
+    """Except of ``lftr`` itself, whose public modules are its names."""
     names = {}
-    exec(f"import lftr\nfrom lftr.{module} import *", names)
+    exec(f"import lftr\nfrom {'.'.join(filter(None, ['lftr', package]))} import *", names)
     assert names["lftr"] is lftr
-    modules = [name for name, value in names.items() if inspect.ismodule(value)]
-    assert modules == ["lftr"]
+    modules = {name for name, value in names.items() if inspect.ismodule(value)}
+    assert modules == {"lftr", *(() if package else lftr._PACKAGES)}
 
 
 @pytest.mark.parametrize("name", sorted(lftr._PACKAGES))
@@ -320,7 +326,7 @@ def test_the_first_lines_of_the_readme_run(tmp_path):
 def test_the_readme_links_the_paper_of_every_method():
     page = README.read_text()
     classes = {name: type(lftr.get_method(name)) for name in lftr.list_methods()}
-    classes |= {f"lftr.{c.__name__}": c for c in MERGES.values()}
+    classes |= {f"lftr.{c.__name__}": c for c in (*MERGES.values(), lftr.ONLY)}
     linked = dict(re.findall(r"\[`([\w.-]+)`\]\(https://arxiv\.org/abs/([\w.]+)\)", page))
     assert len(linked) == page.count("arxiv.org/")
     for name, method in classes.items():

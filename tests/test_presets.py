@@ -77,6 +77,22 @@ def test_everything_comes_back(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.parametrize("method", ["Merge(divprune)", ["lftr", "fastv"]])
+def test_names_become_objects(tmp_path, method):
+    """As in `lftr.reduce`, which takes both."""
+    preset = Preset(method, 1 / 4)
+    preset.save(tmp_path / "preset.json")
+    assert Preset.load(tmp_path / "preset.json") == preset
+    several = [method] if isinstance(method, str) else method
+    assert list(preset.methods) == [lftr.get_method(one) for one in several]
+
+
+@pytest.mark.parametrize("method", [7, [], ["lftr", None]])
+def test_what_is_no_method_is_refused(method):
+    with pytest.raises(lftr.LftrError, match=r"^method = .*; allowed: a method or its name"):
+        Preset(method, 1 / 4)
+
+
 def test_a_user_s_own_method_comes_back():
     class Loudest(lftr.Method, name="loudest-of-the-preset-test"):
         def choose(self, tokens, keep):

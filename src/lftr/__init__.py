@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bundled, evaluation, media, methods, profiling, schedules, suites, tuning
+    from .decoding.only import ONLY
     from .evidence.guidance import Guidance
     from .evidence.text import TextTower
     from .hosts.module.evidence import ModuleEvidence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .lab.fitting.fit import fit
     from .methods import get_method, list_methods
     from .methods.base import Method
+    from .methods.encoder.ficoco import EncoderFiCoCo
     from .methods.encoder.flowcut import EncoderFlowCut
     from .methods.encoder.merges import EncoderFolder, EncoderMerge, EncoderToMe
     from .methods.inside import LayerMethod
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _MODULES = {
+    "decoding.only": ("ONLY",),
     "evidence.guidance": ("Guidance",),
     "evidence.text": ("TextTower",),
     "hosts.module.evidence": ("ModuleEvidence",),
@@ -54,6 +57,7 @@ _MODULES = {
     "lab.fitting.fit": ("fit",),
     "methods": ("get_method", "list_methods"),
     "methods.base": ("Method",),
+    "methods.encoder.ficoco": ("EncoderFiCoCo",),
     "methods.encoder.flowcut": ("EncoderFlowCut",),
     "methods.encoder.merges": ("EncoderFolder", "EncoderMerge", "EncoderToMe"),
     "methods.inside": ("LayerMethod",),
@@ -91,8 +95,10 @@ _PACKAGES = (
     "tuning",
 )
 __all__ = [
+    "ONLY",
     "ArgumentError",
     "Budget",
+    "EncoderFiCoCo",
     "EncoderFlowCut",
     "EncoderFolder",
     "EncoderMerge",

@@ -116,7 +116,27 @@ class _Tokens:
 
     def draw(self, shape: tuple[int, int], under: Image.Image | None, side: int) -> Image.Image:
         """Draw the tokens in rows and columns, each ``side`` pixels wide and high."""
-        return _draw_grid(shape, self.slots, self.anchors, self.colours, under, side)
+        rows, columns = shape
+        size = (columns * side, rows * side)
+        bright = Image.new("RGB", size, (96, 100, 112))
+        if under is not None:
+            bright = read_image(under).resize(size, Image.Resampling.BICUBIC)
+        picture = Image.blend(Image.new("RGB", size), bright, _DIM)
+        pen = ImageDraw.Draw(picture)
+        for place, (slot, anchor) in enumerate(zip(self.slots, self.anchors, strict=True)):
+            if slot < 0:
+                continue
+            row, column = divmod(place, columns)
+            box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
+            patch = bright.crop(box)
+            if not anchor:
+                patch = Image.blend(Image.new("RGB", patch.size), patch, _MERGED)
+                patch = Image.blend(patch, Image.new("RGB", patch.size, self.colours[slot]), _TINT)
+            picture.paste(patch, box)
+            if anchor:
+                edge = (box[0], box[1], box[2] - 1, box[3] - 1)
+                pen.rectangle(edge, outline=self.colours[slot], width=max(1, round(side / 8)))
+        return picture
 
 
 def slot_colours(selection: Selection) -> list[Colour]:
@@ -134,37 +154,6 @@ def _hue(slot: int) -> Colour:
 def patch_side(grid: Grid, length: int = 480) -> int:
     """Side of a token in a picture, in pixels; `length` is shared by the grid's longer side."""
     return max(8, -(-length // max(grid[0] * grid[1], grid[2])))
-
-
-def _draw_grid(
-    shape: tuple[int, int],
-    slots: Sequence[int],
-    anchors: Sequence[bool],
-    colours: Sequence[Colour],
-    under: Image.Image | None,
-    side: int,
-) -> Image.Image:
-    rows, columns = shape
-    size = (columns * side, rows * side)
-    bright = Image.new("RGB", size, (96, 100, 112))
-    if under is not None:
-        bright = read_image(under).resize(size, Image.Resampling.BICUBIC)
-    picture = Image.blend(Image.new("RGB", size), bright, _DIM)
-    pen = ImageDraw.Draw(picture)
-    for place, (slot, anchor) in enumerate(zip(slots, anchors, strict=True)):
-        if slot < 0:
-            continue
-        row, column = divmod(place, columns)
-        box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
-        patch = bright.crop(box)
-        if not anchor:
-            patch = Image.blend(Image.new("RGB", patch.size), patch, _MERGED)
-            patch = Image.blend(patch, Image.new("RGB", patch.size, colours[slot]), _TINT)
-        picture.paste(patch, box)
-        if anchor:
-            edge = (box[0], box[1], box[2] - 1, box[3] - 1)
-            pen.rectangle(edge, outline=colours[slot], width=max(1, round(side / 8)))
-    return picture
 
 
 def stack_horizontally(

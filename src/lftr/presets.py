@@ -12,10 +12,11 @@ from typing import Any
 from .methods.base import Method
 from .methods.encoder.merges import EncoderMerge
 from .methods.inside import LayerMethod
-from .methods.lookup import method_from_plain
+from .methods.lookup import get_method, method_from_plain
 from .options.plain import from_plain, to_plain
 from .values.budget import Budget, Keep, as_arguments, budget_from_plain, budget_of, spell
 from .values.errors import ArgumentError
+from .values.positions import check_positions
 from .values.textfile import read_text
 from .values.weights import parse_weights
 
@@ -33,7 +34,7 @@ class Preset:
     Attributes
     ----------
     method : Method, LayerMethod or a sequence of them
-        As `lftr.reduce` takes it.
+        As `lftr.reduce` takes it; names become objects.
     keep : float, Budget, "auto" or None
         As `lftr.reduce` takes it. A string in the command line's spelling is read.
     positions : {"original", "compact"}, optional
@@ -50,7 +51,7 @@ class Preset:
         A count for each item, in place of ``keep``.
     """
 
-    method: Method | LayerMethod | Sequence[Method | LayerMethod]
+    method: str | Method | LayerMethod | Sequence[str | Method | LayerMethod]
     keep: float | Budget | str | None = None
     positions: str | None = None
     model: str | None = None
@@ -61,6 +62,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         """Read strings, and put a count into ``tokens``."""
+        object.__setattr__(self, "method", _objects_of(self.method))
         budget = budget_of(self.keep, self.tokens, stacklevel=3)
         for name, value in ({"keep": None, "tokens": None} | as_arguments(budget)).items():
             object.__setattr__(self, name, value)
@@ -103,8 +105,7 @@ class Preset:
                 "preset", sorted(values), f"method, keep or tokens, and no more than {known}"
             )
         positions, model = values.get("positions"), values.get("model")
-        if positions not in (None, "original", "compact"):
-            raise ArgumentError.of("positions", positions, "'original' or 'compact'")
+        check_positions(positions)
         if not isinstance(model, str | None):
             raise ArgumentError.of("model", model, "a name")
         measured = values.get("found")
@@ -163,7 +164,9 @@ class Preset:
     @property
     def methods(self) -> Sequence[Method | LayerMethod]:
         """The methods, as a sequence even if there is only one."""
-        return self.method if isinstance(self.method, Sequence) else (self.method,)
+        held: Any = self.method  # no names any more
+        methods: Sequence[Method | LayerMethod] = held if isinstance(held, tuple) else (held,)
+        return methods
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `lftr.reduce`: ``lftr.reduce(model, **preset.arguments())``."""
@@ -218,13 +221,17 @@ def _last(model: str) -> str:
 
 def _read_method(values: Mapping[str, Any]) -> Any:
     if isinstance(values["method"], list):
-        methods = values["method"]
-    else:
-        methods = [{key: values[key] for key in ("method", "options") if key in values}]
-    parsed = tuple(map(method_from_plain, methods))
-    if not parsed or not all(isinstance(one, Method | LayerMethod) for one in parsed):
-        raise ArgumentError.of("method", values["method"], "a method's name, or a list of methods")
-    return parsed if isinstance(values["method"], list) else parsed[0]
+        return list(map(method_from_plain, values["method"]))
+    return method_from_plain({key: values[key] for key in ("method", "options") if key in values})
+
+
+def _objects_of(value: object) -> Any:
+    """Return a method or a tuple of several, with objects in place of names."""
+    several = value if isinstance(value, list | tuple) else [value]
+    methods = tuple(get_method(one) if isinstance(one, str) else one for one in several)
+    if not methods or not all(isinstance(one, Method | LayerMethod) for one in methods):
+        raise ArgumentError.of("method", value, "a method or its name, or a list of methods")
+    return methods[0] if several is not value else methods
 
 
 def _read_merge(values: Mapping[str, Any]) -> EncoderMerge | None:

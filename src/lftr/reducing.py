@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from .decoding.only import ONLY
 from .evidence.guidance import Guidance, as_guidance
 from .evidence.text import TextTower
 from .methods import get_method
@@ -19,6 +20,7 @@ from .presets import Preset
 from .values.budget import Budget, Keep, budget_of, parse_keep
 from .values.errors import ArgumentError, UnsupportedModelError
 from .values.frames import Frames, as_frames
+from .values.positions import check_positions
 from .values.weights import parse_weights
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from .hosts.transformers.reduction import Reduction
 
 AnyMethod = str | Method | LayerMethod
-POSITIONS = ("original", "compact")
 STAGES = ("llm", "encoder")
 
 
@@ -56,6 +57,7 @@ def reduce(
     encoder: EncoderMerge | None = None,
     frames: Frames | None = None,
     weights: str | float | None = None,
+    decoding: ONLY | None = None,
     **older: Unpack[OlderArguments],
 ) -> Reduction:
     """Make a Hugging Face multimodal LLM answer from a fraction of its visual tokens.
@@ -68,22 +70,23 @@ def reduce(
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        A model for image-text-to-text, of a family that `lftr.list_families` names.
+        A model for image-text-to-text, of a type that `lftr.list_families` names or that the
+        general host takes (docs/compatibility.md).
     method : str, Method or LayerMethod, or a sequence of them
         Decides which tokens are kept: at most one method before the language model, and any number
         inside it (``["lftr", FastV()]``). At a layer where several act, they act in this order.
     keep : float, Budget or "auto", optional
         A ratio in (0, 1] (``1/16``), `lftr.Budget(total=...)` for each prompt, or "auto", with
-        which the method itself determines the number (TRIM and PruMerge can). Methods inside the
-        language model have their own schedules, relative to the tokens that reach them. If there is
-        only one method and it is inside the language model, the budget is the mean share over all
-        layers.
+        which the method itself determines the number (TRIM, PruMerge and some others can). Methods
+        inside the language model have their own schedules, relative to the tokens that reach them.
+        If there is only one method and it is inside the language model, the budget is the mean
+        share over all layers.
     tokens : int, optional
         In place of ``keep``, a count for each item (``64``); a whole video is one item.
     positions : {"original", "compact"}, optional
         Whether kept tokens keep their positions ("original") or are renumbered without gaps
-        ("compact"). The default is "original", except for models that cannot keep positions:
-        Q-Formers, whose queries have no place in the image, and models that take no
+        ("compact"). The default is "original", except for models that cannot keep positions, such
+        as Q-Formers, whose queries have no place in the image, and models that take no
         ``position_ids`` (Inkling).
     stage : {"llm", "encoder"}
         Which visual tokens are reduced: the language model's, or (BLIP-2, InstructBLIP) those of
@@ -93,9 +96,9 @@ def reduce(
         `lftr.Guidance`, which also holds the processor and a text tower.
     encoder : EncoderMerge, optional
         Merges tokens while the vision encoder runs (`lftr.EncoderToMe`, `lftr.EncoderFolder`,
-        `lftr.EncoderFlowCut`), for LLaVA-like models; the method then sees the merged tokens.
-        ``keep`` is relative to the image's tokens without merging, and ``keep=1.0`` keeps every
-        merged token.
+        `lftr.EncoderFlowCut`, `lftr.EncoderFiCoCo`), for LLaVA, VipLLaVA and PaliGemma; the method
+        then sees the merged tokens. ``keep`` is relative to the image's tokens without merging, and
+        ``keep=1.0`` keeps every merged token.
     frames : Frames, optional
         Which images are frames of clips, for models that are given a clip as several images:
         ``lftr.Frames()`` for one clip in each prompt.
@@ -104,6 +107,9 @@ def reduce(
         to the logits of its key in each attention layer of the language model, so that it counts as
         ``s`` equal tokens; a number ``e`` adds ``e * log(s)``, and "none" adds nothing. The default
         is "size" where the model's attention allows it, else "none", which the report notes.
+    decoding : ONLY, optional
+        Corrects the logits of each token that ``generate`` makes, against hallucination
+        (`lftr.ONLY`); with ``keep=1.0`` on the full prompt.
     **older
         Arguments of earlier releases: ``text``, ``processor`` and ``text_tower``, now fields of
         ``guidance``; ``preset``, a path or a Preset, now ``**preset.arguments()``;
@@ -144,8 +150,9 @@ def reduce(
             raise ArgumentError.of("images_as_video", framed, "one of frames and images_as_video")
         frames = framed
     guidance = as_guidance(guidance, **older)
-    if positions not in (None, *POSITIONS):
-        raise ArgumentError.of("positions", positions, " or ".join(map(repr, POSITIONS)))
+    check_positions(positions)
+    if not isinstance(decoding, ONLY | None):
+        raise ArgumentError.of("decoding", decoding, "an lftr.ONLY, or None")
     model = unwrapped(model)
     family = family_of(model)
     if not hasattr(model, "generate"):
@@ -168,6 +175,7 @@ def reduce(
         None if encoder is None else check_merge(model, family, encoder, before),
         _check_frames(family, frames, encoder),
         parse_weights(weights),
+        decoding=decoding,
     )
     return Reduction(model, family, plan)
 
@@ -233,12 +241,13 @@ def reduce_module(
 ) -> ModuleReduction:
     """Reduce the output of a module in any code: MiniGPT-4, MiniGPT-v2, LLaVA's own repository.
 
-    Requires only torch, 2.0 or newer; transformers may be missing, or of any release. The module
+    Requires only torch, 2.6 or newer; transformers may be missing, or of any release. The module
     must return visual tokens ``(B, N, C)``: a tensor, a tuple that begins with one, or a
     transformers output with ``last_hidden_state``. Every tensor ``(B, N, C)`` or ``(N, C)`` of a
-    list is reduced. Code around it must take the shorter sequence; code that concatenates
-    embeddings, as those repositories do, does. On a module that is already reduced, the new
-    reduction replaces the other one until it ends.
+    list, and every ``(B, N, C)`` of a tuple of such, is reduced; the report names what else an
+    output holds and stays as it is. Code around it must take the shorter sequence; code that
+    concatenates embeddings, as those repositories do, does. On a module that is already reduced,
+    the new reduction replaces the other one until it ends.
 
     `Selection.weight` is not applied: attention after the module counts a slot that a method made
     of several tokens as one token. The report notes it.
@@ -277,7 +286,8 @@ def reduce_module(
     Raises
     ------
     ArgumentError, MissingEvidenceError
-        If an argument is out of range, or the method needs more than features and ``evidence``.
+        If an argument is out of range, or the method needs more than features and ``evidence``; in
+        a call, if it is not clear what are visual tokens in the module's output.
     UnsupportedModelError
         If the encoder's attention cannot be read.
     """

@@ -48,7 +48,7 @@ def test_gates_by_the_same_verb(lftr, album, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--method", "divprune"), "method = 'divprune'; allowed: one of dyvte, scorer"),
+        (("--method", "divprune"), "method = 'divprune'; allowed: one of dyvte, region-router"),
         (("--method", "nothing"), "nothing"),
         (("--keep", "1.5"), "1.5"),
         (("--learning-rate", "-1"), "learning_rate = -1.0"),

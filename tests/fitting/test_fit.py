@@ -77,6 +77,14 @@ def test_fitting_lowers_the_loss(model, data, lessons, name):
 
 
 @each
+def test_every_weight_of_a_part_is_fitted(model, data, name):
+    options = {**OPTIONS, "keep": 0.3, "learning_rate": 1e-2}
+    first = weights(lftr.fit(model, data, name, **{**options, "steps": 1, "learning_rate": 1e-6}))
+    for weight, other in weights(lftr.fit(model, data, name, **options)).items():
+        assert (other - first[weight]).abs().max() > 1e-4, weight
+
+
+@each
 def test_a_fit_depends_on_its_seed_alone(model, data, name):
     state = torch.random.get_rng_state()
     one = weights(lftr.fit(model, data, name, seed=1, **OPTIONS))
@@ -453,32 +461,31 @@ def test_objective():
     assert relation_loss(changed, states, off) < 1e-4 < relation_loss(changed, states)
 
 
+@pytest.mark.parametrize("cost", [torch.ones(20), torch.arange(20) % 3 + 0.5], ids=["one", "many"])
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
-def test_gates_sum_to_the_budget(temperature):
+def test_gates_sum_to_the_budget(temperature, cost):
     scores = torch.randn(3, 20, dtype=torch.float64, requires_grad=True)
-    gates = soft_top(scores, 7, temperature)
-    torch.testing.assert_close(gates.sum(1), torch.full((3,), 7.0, dtype=torch.float64))
-    assert torch.equal(soft_top(scores, 20, temperature), torch.ones_like(scores))
+    gates = soft_top(scores, 7, temperature, cost)
+    torch.testing.assert_close((gates * cost).sum(1), torch.full((3,), 7.0, dtype=torch.float64))
+    assert torch.equal(soft_top(scores, 30, temperature, cost), torch.ones_like(scores))
     (grad,) = torch.autograd.grad((gates * torch.arange(20.0)).sum(), scores)
     moved = scores.detach().clone()
     moved[1, 4] += 1e-6
-    slope = ((soft_top(moved, 7, temperature) - gates)[1] * torch.arange(20.0)).sum() / 1e-6
+    slope = ((soft_top(moved, 7, temperature, cost) - gates)[1] * torch.arange(20.0)).sum() / 1e-6
     torch.testing.assert_close(grad[1, 4], slope, rtol=1e-2, atol=1e-3)
 
 
-def test_cold_decisions_are_those_without_a_gradient():
+@each
+def test_cold_decisions_are_those_without_a_gradient(name):
     tokens = item(0, (1, 4, 5)).as_batch()
-    noise = torch.Generator().manual_seed(0)
-    for name in fittable():
-        method = lftr.get_method(name)
-        part = method.fits.fresh(tokens, width=8)
-        cold, hard = part.relax(tokens, 6, 1e-6, noise), part.decide(tokens, 6)
-        if cold.flow is None:
-            kept = cold.index[cold.slot_weight > 0.5]
-            assert kept.tolist() == hard.index[0].tolist()
-        else:
-            torch.testing.assert_close(cold.apply(tokens.features), hard.apply(tokens.features))
-            torch.testing.assert_close(cold.weight, hard.weight)
+    part = lftr.get_method(name).fits.fresh(tokens, width=8)
+    for keep in (9, 10):  # at which a router divides no region in part
+        cold = part.relax(tokens, keep, 1e-6, torch.Generator().manual_seed(0)).item(0)
+        hard, there = part.decide(tokens, keep).item(0), cold.weight > 0.5
+        features = tokens.features[0]
+        torch.testing.assert_close(cold.apply(features)[there], hard.apply(features))
+        torch.testing.assert_close(cold.weight[there], hard.weight)
+        assert bool((cold.weight[~there] < 1e-3).all())
 
 
 def test_a_fit_begins_with_the_rule():
@@ -490,10 +497,31 @@ def test_a_fit_begins_with_the_rule():
         assert begun.index.equal(lftr.get_method("scorer").select(tokens, 6).index)
 
 
+@pytest.mark.parametrize("name", ["two-expert", "region-router"])
+def test_the_score_by_text_does_not_run_away(name):
+    """Steps of the optimiser in one direction leave it of the size of the signals."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = lftr.VisualTokens(
+        torch.randn(1, 64, 256, generator=draw),
+        encoder_features=torch.randn(1, 64, 256, generator=draw),
+        cls_attention=torch.rand(1, 2, 64, generator=draw),
+        text_token_embeds=torch.randn(1, 9, 256, generator=draw),
+    )
+    part = lftr.get_method(name).fits.fresh(tokens)
+    optimizer = torch.optim.AdamW(part.parameters(), lr=3e-3)
+    wish = torch.randn(1, 64, generator=draw)
+    for _ in range(10):
+        optimizer.zero_grad()
+        (part.scores(tokens) * wish).sum().backward()
+        optimizer.step()
+    by_text = part.scores(tokens) - VisualScores.scores(part, tokens)
+    assert 0.01 < by_text.std() < 5.0
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"method": "divprune"}, "method = 'divprune'; allowed: one of dyvte, scorer"),
+        ({"method": "divprune"}, "method = 'divprune'; allowed: one of dyvte, region-router"),
         ({"steps": 0}, "steps = 0"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0"),
         ({"relation": -1.0}, "relation = -1.0"),
@@ -579,7 +607,7 @@ def test_separators_grids_tiles_and_clips(entry):
     model = entry.model()
     rows = entry.rows([[3, Image("wide"), 4, Image("small", 1), 5], [2, Image("square", 2), 3]])
     inputs = dict(entry.inputs(model, rows, "left"))
-    for name in ("two-expert", "visual-grouping"):
+    for name in ("two-expert", "visual-grouping", "region-router"):
         losses = []
 
         def told(what, number, value, losses=losses):

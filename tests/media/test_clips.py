@@ -17,6 +17,7 @@ from lftr.media.picking import Picking, spread
 from lftr.values.errors import ArgumentError, MissingExtraError
 
 from .conftest import numbers_of
+from .test_videos import ANGLES
 
 CODECS = {
     "clip.mp4": "mpeg4",
@@ -67,6 +68,7 @@ def test_very_short_clips(movie, count):
     assert clip.fps == pytest.approx(10 if count == 2 else 1)
 
 
+@pytest.mark.skipif(len(ANGLES) == 1, reason="this release of av writes no rotations")
 def test_a_picture_that_the_camera_turned(movie):
     (turned,) = load_clip(movie(set_display_rotation=90), frames=1).frames
     (plain,) = load_clip(movie("plain.mp4"), frames=1).frames

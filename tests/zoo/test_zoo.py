@@ -202,7 +202,9 @@ def test_eager_equals_sdpa(entry: ZooEntry) -> None:
     batch = inputs(entry)
     eager = entry.model("eager")(**copy.deepcopy(batch)).logits
     keep = batch["attention_mask"].bool()
-    assert (eager - entry.model()(**batch).logits)[keep].abs().max() < 1e-4
+    difference = (eager - entry.model()(**batch).logits)[keep].abs().max()
+    # Two kernels round differently: what one kernel does twice is within the tolerance itself.
+    assert difference < 10 * entry.traits.tolerance
 
 
 # ---- the abilities -------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def _check_positions(value: str | None) -> str | None:
     """Refuse an unknown value before a model is loaded."""
     if value is None:
         return None
-    from ..reducing import POSITIONS
+    from ..values.positions import POSITIONS
 
     if value not in POSITIONS:
         raise ArgumentError.of("--positions", value, " or ".join(POSITIONS))
@@ -87,6 +87,9 @@ Keep = Annotated[
         "inside the model says.",
     ),
 ]
+ServedKeep = Annotated[
+    str | None, typer.Option("--keep", help="A ratio (1/16, 0.25, 6.25%); by default 1/16.")
+]
 Tokens = Annotated[
     int | None,
     typer.Option("--tokens", min=1, help="In place of --keep: a count for each image or clip."),
@@ -112,24 +115,40 @@ Counts = Annotated[
 ]
 Options = Annotated[
     list[str] | None,
-    typer.Option("--option", help="name=value for the method; may be given several times."),
+    typer.Option(
+        "--option",
+        help="name=value for the method, or method.name=value of several; may be repeated.",
+    ),
 ]
+_POSITIONS = "original (kept tokens stay where they were) or compact (renumbered); by default"
 Positions = Annotated[
     str | None,
     typer.Option(
-        "--positions",
-        callback=_check_positions,
-        help="original (kept tokens stay where they were) or compact (renumbered); by default "
-        "what suits the model.",
+        "--positions", callback=_check_positions, help=f"{_POSITIONS} what suits the model."
     ),
 ]
+ServedPositions = Annotated[
+    str | None,
+    typer.Option("--positions", callback=_check_positions, help=f"{_POSITIONS} original."),
+]
+_WEIGHTS = (
+    "How merged tokens count in attention: size (as many as they are), none (one), or an exponent; "
+    "by default size"
+)
 Weights = Annotated[
     str | None,
     typer.Option(
         "--weights",
         callback=_check_weights,
-        help="How merged tokens count in attention: size (as many as they are), none (one), or an "
-        "exponent; by default size where the model's attention takes it.",
+        help=f"{_WEIGHTS} where the model's attention takes it.",
+    ),
+]
+ServedWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        callback=_check_weights,
+        help=f"{_WEIGHTS}; a server that cannot take them is refused at start.",
     ),
 ]
 Encoder = Annotated[
@@ -137,7 +156,7 @@ Encoder = Annotated[
     typer.Option(
         "--encoder",
         help="Merge tokens inside the vision encoder too: tome:r=8, folder:keep=1/3, "
-        "flowcut:keep=1/9 (LLaVA-like).",
+        "flowcut:keep=1/9 (LLaVA, VipLLaVA, PaliGemma).",
     ),
 ]
 Encoders = Annotated[
@@ -158,18 +177,22 @@ Frames = Annotated[
 ]
 Fps = Annotated[
     float | None,
-    typer.Option("--fps", help="Frames of each second of a clip; with --frames, at most so many."),
+    typer.Option(
+        "--fps", help="Frames of each second of a clip; with --frames, at most that many in all."
+    ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="Of a suite: train, validation or, by default, test."),
+    typer.Option("--split", help="Split of a suite: train, validation or, by default, test."),
 ]
 Questions = Annotated[
     int | None,
-    typer.Option("--n", min=1, help="Most questions of each data set; by default 240 of a suite."),
+    typer.Option(
+        "--n", min=1, help="At most so many questions of each data set; by default 240 of a suite."
+    ),
 ]
 SuiteSeed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Of a suite's scenes; by default 0.")
+    int | None, typer.Option("--seed", min=0, help="Seed of a suite; by default 0.")
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Questions at a time.")]
 Device = Annotated[

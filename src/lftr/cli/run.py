@@ -24,7 +24,7 @@ def run(
     model: options.Model = None,
     preset: Annotated[
         Path | None,
-        typer.Option("--preset", help="What `lftr tune` found: method, options, keep, positions."),
+        typer.Option("--preset", help="File with method and budget, as `lftr tune` writes it."),
     ] = None,
     method: options.MethodNames = None,
     keep: options.Keep = None,

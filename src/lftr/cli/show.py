@@ -16,7 +16,7 @@ def show(
         str, typer.Argument(help="An image, a video, an animated GIF or a folder of frames.")
     ],
     question: Annotated[
-        str, typer.Option("--question", help="For methods that are guided by text.")
+        str, typer.Option("--question", help="The question, for methods that are guided by it.")
     ] = "What is in the image?",
     out: options.Picture = Path("lftr-show.png"),
     model: options.Model = None,

@@ -39,7 +39,7 @@ def verify(
             help="Also beams, sampling, a static cache, prompt lookup, more prompts and methods.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of the random images.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random images.")] = 0,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -48,7 +48,7 @@ def verify(
 
     Compares with the plain model: keep=1.0, prefill and decoding, a second turn, a padded batch,
     two images, a video, a method inside the language model. Exits with 1 if a check fails, or if
-    nothing could be proved.
+    one that is necessary was skipped.
     """
     from ..media.picture import read_image
     from ..values.budget import as_arguments

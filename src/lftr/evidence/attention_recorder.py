@@ -85,7 +85,7 @@ class AttentionRecorder:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         if self.row is not None:
             at = self.row % query.shape[2]
-            self.rows.append(_attend(query, key, mask, scale, softcap, at, at + 1).squeeze(2))
+            self.rows.append(attend(query, key, mask, scale, softcap, at, at + 1).squeeze(2))
         if self.received:
             self.receipts.append(_receive(query, key, mask, scale, softcap))
         if self.keys:
@@ -96,11 +96,11 @@ class AttentionRecorder:
         if self.value_row is not None:
             assert value is not None
             at = self.value_row % value.shape[2]
-            similarity = _attend(value, value, mask, 1.0, None, at, at + 1)
+            similarity = attend(value, value, mask, 1.0, None, at, at + 1)
             self.similarities.append(similarity.squeeze(2).mean(dim=1))
 
 
-def _attend(
+def attend(
     query: Tensor,
     key: Tensor,
     mask: Tensor | None,
@@ -135,6 +135,6 @@ def _receive(
     total = torch.zeros(query.shape[0], key.shape[2], device=query.device)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
-        part = _attend(query, key, mask, scale, softcap, start, stop).mean(dim=1)
+        part = attend(query, key, mask, scale, softcap, start, stop).mean(dim=1)
         total += (part * valid[:, start:stop, None]).sum(dim=1)
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)

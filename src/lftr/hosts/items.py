@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..decoding.only import ONLY
 from ..evidence.guidance import Guidance
 from ..methods.base import Method, check_choice
 from ..methods.encoder.merges import EncoderMerge
@@ -58,6 +59,8 @@ class ReductionPlan:
         `layers.slot_weights.with_weights`, which makes it a number.
     unweighted : str
         Where attention takes a slot for one token, and why; for reports of methods that merge.
+    decoding : ONLY, optional
+        Corrects the logits of each next token.
     """
 
     method: Method
@@ -71,6 +74,7 @@ class ReductionPlan:
     frames: Frames | None = None
     weights: float | None = None
     unweighted: str = ""
+    decoding: ONLY | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -85,7 +89,8 @@ class ReductionPlan:
         return " + ".join([*others, *before, *map(str, self.inside)])
 
     def __str__(self) -> str:
-        return f"{self.label} {stated(self.keep)}"
+        decoding = "" if self.decoding is None else f" with {self.decoding}"
+        return f"{self.label} {stated(self.keep)}{decoding}"
 
 
 @dataclass
@@ -256,10 +261,16 @@ def _check(method: Method, choice: Selection, count: int, size: int) -> None:
 def fill_report(
     plan: ReductionPlan, items: Sequence[VisualItem], rows: int, prompt: int, report: Report
 ) -> None:
-    """Fill the report of a call of ``rows`` rows and ``prompt`` columns."""
+    """Fill the report of a call of ``rows`` rows and ``prompt`` columns, anew but for its clock.
+
+    What methods do inside the language model is added once they have done it.
+    """
     report.method = plan.label
+    report.weights = plan.weights or 0.0
     report.prompt = prompt
     report.notes = list(plan.notes)
+    report.layers, report.survivors = [], {}
+    report.cache_bytes = report.full_cache_bytes = 0
     report.items = [
         ItemReport.of(
             item.row,

@@ -38,7 +38,18 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
         if isinstance(source, Image.Image):
             return as_viewed(source)
         with open_picture(source) as image:
+            if image.format == "JPEG2000" and not _has_last_marker(source):
+                raise OSError("the file breaks off")  # Pillow decodes what there is
             return as_viewed(image)
+
+
+def _has_last_marker(path: str | Path) -> bool:
+    """Whether the code of a JPEG 2000 picture goes on to its last marker.
+
+    No compressed data hold these two bytes (ISO/IEC 15444-1, annex A).
+    """
+    content = Path(path).read_bytes()
+    return b"\xff\xd9" in content[content.find(b"\xff\x4f\xff\x51") :]
 
 
 def look_at_image(path: str | Path) -> None:

@@ -40,6 +40,19 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
+class Needs:
+    """Evidence without which an option has no effect, as part of its type.
+
+    Parameters
+    ----------
+    field : str
+        A field of `lftr.VisualTokens`.
+    """
+
+    field: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Rule:
     """Which values a type declares as allowed.
 
@@ -110,6 +123,11 @@ def scalar_rule(hint: Any) -> Rule | None:
     among them, since a text may be the name of a file or of a class.
     """
     return (rule_of(hint) or _union(_parts(hint))) if _is_scalar(hint) else None
+
+
+def need_of(hint: Any) -> str | None:
+    """Return the evidence without which an option of this type has no effect, or None."""
+    return next((one.field for one in typing.get_args(hint) if isinstance(one, Needs)), None)
 
 
 def rules_of(cls: type) -> dict[str, Rule]:

@@ -48,7 +48,7 @@ class _Dimensions:
 
 
 def _unlike(text: Any) -> str | None:
-    """Return the part of a decoder that the formulas do not cover; empty if they cover it all."""
+    """Return what of a decoder the formulas do not cover; None if they cover it all."""
     if not hasattr(text, "intermediate_size"):
         return "has no gated MLP"
     if any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):

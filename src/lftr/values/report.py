@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from torch import Tensor
@@ -82,7 +82,10 @@ class ItemReport:
 
     @property
     def stands_for(self) -> float:
-        """How many of the item's tokens the kept ones stand for, merged ones included."""
+        """How many of the item's tokens the kept ones stand for, merged ones included.
+
+        Attention counts them as many only with weights, see `Report.weights`.
+        """
         return self.kept if self.selection is None else self.selection.weight.sum().item()
 
     @property
@@ -121,12 +124,15 @@ class LayerReport:
         Whether text reads them and they are updated, text reads them only, or the layer skips them.
     columns : tuple of int
         Number of cached tokens of any kind in each row, without padding.
+    stands_for : float
+        How many tokens those visual tokens stand for, merged ones included.
     """
 
     layer: int
     tokens: int
     state: str
     columns: tuple[int, ...]
+    stands_for: float
 
     @property
     def shown(self) -> str:
@@ -163,9 +169,12 @@ class Report:
         Time of the vision encoder, of the method, and of the rest of the reduction.
     notes : list of str
         Warnings, each once.
+    weights : float
+        The exponent of the slots' weights in attention; 0 where each slot counts as one token.
     """
 
     method: str = ""
+    weights: float = 0.0
     items: list[ItemReport] = field(default_factory=list)
     prompt: int = 0
     received: int = 0
@@ -287,6 +296,7 @@ class Report:
         """Return the report as plain values for JSON."""
         return {
             "method": self.method,
+            "weights": self.weights,
             "tokens": self.tokens,
             "kept": self.kept,
             "prompt": self.prompt,
@@ -318,14 +328,12 @@ class Report:
         for item in self.items:
             shape = "+".join("x".join(map(str, grid)) for grid in item.grids)
             left = "" if item.encoded is None else f" -> {item.encoded} after the encoder"
-            merged = item.stands_for != item.kept
-            mass = f", standing for {item.stands_for:.0f} tokens" if merged else ""
             lines.append(
                 f"  row {item.row} item {item.number}: {item.medium} of {item.tokens} ({shape})"
-                f"{left} -> {item.kept}{mass}"
+                f"{left} -> {item.kept}{self._mass(item.kept, item.stands_for)}"
             )
         if self.layers:
-            lines.append(f"  inside the language model: {_stages(self.layers)}")
+            lines.append(f"  inside the language model: {self._stages()}")
         if self.full_cache_bytes:
             saved = (self.full_cache_bytes - self.cache_bytes) / 2**20
             lines.append(f"  cache: {self.cache_bytes / 2**20:.2f} MiB, {saved:.2f} MiB saved")
@@ -336,19 +344,24 @@ class Report:
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
+    def _mass(self, tokens: int, stands_for: float) -> str:
+        """Return what is said of tokens that count as more than one in attention."""
+        if not self.weights or f"{stands_for:.0f}" == f"{tokens}":
+            return ""
+        exponent = "" if self.weights == 1 else f" (weights={self.weights:g})"
+        return f", standing for {stands_for:.0f} tokens{exponent}"
 
-def _stages(layers: Sequence[LayerReport]) -> str:
-    """Return equal adjacent layers together: "layers 0-1: 576, layers 2-6: 144 frozen"."""
-    runs: list[list[LayerReport]] = []
-    for layer in layers:
-        if runs and (runs[-1][-1].tokens, runs[-1][-1].state) == (layer.tokens, layer.state):
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    lines = []
-    for run in runs:
-        first, last = run[0].layer, run[-1].layer
-        place = f"layer {first}" if first == last else f"layers {first}-{last}"
-        state = "" if run[0].state == "active" else f" {run[0].state}"
-        lines.append(f"{place}: {run[0].tokens}{state}")
-    return ", ".join(lines)
+    def _stages(self) -> str:
+        """Return equal adjacent layers together: "layers 0-1: 576; layers 2-6: 144 frozen"."""
+
+        def stage(layer: LayerReport) -> str:
+            state = "" if layer.state == "active" else f" {layer.state}"
+            return f"{layer.tokens}{state}{self._mass(layer.tokens, layer.stands_for)}"
+
+        lines = []
+        for text, run in groupby(self.layers, key=stage):
+            numbers = [layer.layer for layer in run]
+            first, last = numbers[0], numbers[-1]
+            place = f"layer {first}" if first == last else f"layers {first}-{last}"
+            lines.append(f"{place}: {text}")
+        return "; ".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from .indexing import take
 class Flow:
     """What merges into the kept slots, as a sparse matrix: ``slot += weight * token``.
 
-    All three have one shape, ``(E,)`` or ``(B, E)``. A kept token that is to remain in its own slot
-    flows into it like any other.
+    All have one shape, ``(E,)`` or ``(B, E)``. A kept token that is to remain in its own slot flows
+    into it like any other.
 
     Parameters
     ----------
@@ -27,11 +27,15 @@ class Flow:
         Slot that receives, in ``[0, K)``.
     weight : Tensor of float
         Factor; those of a slot sum to one where it is an average.
+    share : Tensor of float, optional
+        Which share of its token each entry carries, where that does not follow from the factors,
+        as in flows that are made of several; see `shares`.
     """
 
     source: Tensor
     slot: Tensor
     weight: Tensor
+    share: Tensor | None = None
 
     def combine(self, x: Tensor, count: int) -> Tensor:
         """Return the ``count`` slots of a stack ``x`` ``(B, N, ...)``, summed in float32 or wider.
@@ -54,16 +58,18 @@ class Flow:
         return out.to(x.dtype).reshape(batch, count, *x.shape[2:])
 
     def shares(self) -> Tensor:
-        """Return which share of its source each entry carries; those of a source sum to one.
+        """Return which share of its source each entry carries.
 
-        A token that flows into several slots is divided among them in proportion to the size of
-        its factors. An entry of factor 0 carries nothing.
+        Unless ``share`` says it, a token that flows into several slots is divided among them in
+        proportion to the size of its factors, and an entry of factor 0 carries nothing.
 
         Returns
         -------
         Tensor of float32
             Shaped like the flow.
         """
+        if self.share is not None:
+            return self.share.float()
         factor = self.weight.float().abs()
         length = int(self.source.max()) + 1 if self.source.numel() else 0
         total = factor.new_zeros(*self.source.shape[:-1], length)
@@ -121,7 +127,7 @@ class Selection:
                 raise ArgumentError.of("index", self.index, "distinct tokens")
             if self.flow is not None:
                 slot = order.argsort(dim=-1).gather(-1, self.flow.slot)
-                flow = Flow(self.flow.source, slot, self.flow.weight)
+                flow = replace(self.flow, slot=slot)
                 object.__setattr__(self, "flow", flow)
             if weight is not None:
                 object.__setattr__(self, "slot_weight", weight.gather(-1, order))
@@ -260,7 +266,8 @@ class Selection:
         """Return the decision for item ``i`` of a stack."""
         flow = self.flow
         if flow is not None:
-            flow = Flow(flow.source[i], flow.slot[i], flow.weight[i])
+            share = None if flow.share is None else flow.share[i]
+            flow = Flow(flow.source[i], flow.slot[i], flow.weight[i], share)
         weight = None if self.slot_weight is None else self.slot_weight[i]
         return self._known(self.index[i], flow, self.notes, weight)
 
@@ -275,7 +282,7 @@ class Selection:
 
         flow = self.flow
         if flow is not None:
-            flow = Flow(pull(flow.source), flow.slot, flow.weight)
+            flow = replace(flow, source=pull(flow.source))
         return Selection(pull(self.index), flow, self.notes, self.slot_weight)
 
     @classmethod
@@ -290,10 +297,10 @@ class Selection:
 
         Ties go to the earlier token, whatever the device.
         """
-        least = scores.topk(min(keep, scores.shape[-1]), dim=-1).values[..., -1:]
-        high = scores >= least
-        if bool((high.sum(dim=-1) == keep).all()):  # in no row anything ties with the last
-            index = high.nonzero()[:, -1].view(*scores.shape[:-1], keep)
-            return cls._known(index, notes=tuple(notes))
+        if keep < scores.shape[-1]:
+            best, index = scores.topk(keep + 1, dim=-1)
+            edges = best[..., keep - 1 :].reshape(-1, 2).tolist()
+            if all(last > next_ for last, next_ in edges):  # no token ties with the last
+                return cls._known(index[..., :keep].sort(dim=-1).values, notes=tuple(notes))
         order = scores.argsort(dim=-1, descending=True, stable=True)
         return cls._known(order[..., :keep].sort(dim=-1).values, notes=tuple(notes))

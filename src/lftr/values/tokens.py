@@ -161,6 +161,14 @@ class VisualTokens:
             return self._coordinates
         return grid_coordinates(self.blocks).to(self.features.device, copy=True)
 
+    def present(self) -> dict[str, Tensor]:
+        """Return the features and the evidence that are set, by name."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in FIELDS and value is not None
+        }
+
     def evidence(self, *names: str) -> tuple[str, Tensor]:
         """Return the name and the value of the first of the named fields that is set.
 
@@ -180,12 +188,8 @@ class VisualTokens:
         if self.batched:
             return self
         stack = object.__new__(type(self))  # checked already, like all that `self` holds
-        stack.__dict__.update(self.__dict__)
-        stack.__dict__.update(
-            (name, value.unsqueeze(0))
-            for name in FIELDS
-            if (value := getattr(self, name)) is not None
-        )
+        batched = {name: value.unsqueeze(0) for name, value in self.present().items()}
+        stack.__dict__.update(self.__dict__ | batched)
         return stack
 
     def item(self, i: int) -> VisualTokens:
@@ -269,9 +273,7 @@ class VisualTokens:
 
     def _map(self, change: Callable[[str, Tensor], Tensor], **others: Any) -> VisualTokens:
         values: dict[str, Any] = {
-            name: change(name, value)
-            for name in FIELDS
-            if (value := getattr(self, name)) is not None
+            name: change(name, value) for name, value in self.present().items()
         }
         return dataclasses.replace(self, **values, **others)
 
@@ -282,19 +284,13 @@ class VisualTokens:
         if len(items) == 1:
             return first.as_batch()
         values: dict[str, Any] = {
-            name: torch.stack([getattr(item, name) for item in items])
-            for name in FIELDS
-            if getattr(first, name) is not None
+            name: torch.stack([getattr(item, name) for item in items]) for name in first.present()
         }
         return dataclasses.replace(first, **values)
 
     @property
     def layout(self) -> tuple[object, ...]:
         """What must be equal to stack two items: the sizes of every field, grid and separators."""
-        shapes = tuple(
-            (name, tuple(value.shape))
-            for name in FIELDS
-            if (value := getattr(self, name)) is not None
-        )
+        shapes = tuple((name, tuple(value.shape)) for name, value in self.present().items())
         marks = None if self.separator is None else tuple(self.separator.tolist())
         return (shapes, self.blocks, marks)

@@ -228,7 +228,9 @@ def _to_tokens(values: Tensor, count: int, grid: Grid | None) -> Tensor:
             "grid",
             grid,
             f"the rows and columns (1, H, W) of {count} tokens, each made of a block of the "
-            f"encoder's {patches} patches; queries of a Q-Former have no such blocks",
+            f"encoder's {patches} patches; queries of a Q-Former, and the tokens of an image that "
+            "was put together of several tiles, have no such blocks: choose a method that reads no "
+            "attention",
         )
     high, wide = side // grid[1], side // grid[2]
     return values.reshape(grid[1], high, grid[2], wide, -1).mean(dim=(1, 3)).flatten(0, 1)

@@ -19,7 +19,7 @@ from ..layout import Layout
 from ..rows import FEATURES, apply_rows, choose_rows, evidence_of
 from .encoder import EncoderReader
 from .evidence import ModuleEvidence
-from .outputs import tokens_of, with_tokens
+from .outputs import entries_beside, tokens_of, with_tokens
 from .placeholders import Placeholders
 
 
@@ -126,6 +126,7 @@ class ModuleReduction(Attached):
         clock.lap("method")
         reduced = _regroup(apply_rows(items, rows), tensors)
         self._write(items, rows, reduced)
+        self._note_others(output, tensors)
         self.report.clock = clock.readings()
         return with_tokens(output, reduced)
 
@@ -151,6 +152,18 @@ class ModuleReduction(Attached):
             return rows
         fits = features.ndim == 3 and features.shape[:2] == (len(rows), len(rows[0]))
         return list(features) if fits else rows
+
+    def _note_others(self, output: Any, tensors: Sequence[Tensor]) -> None:
+        """Say in the report what of an output of several parts was reduced, and what was not."""
+        if self.report.kept == self.report.tokens:
+            return
+        if isinstance(output, tuple) and len(tensors) > 1:
+            self.report.note(f"the module returned {len(tensors)} tensors: each was reduced alone")
+        if others := entries_beside(output):
+            self.report.note(
+                f"the module returned {', '.join(others)} too, which were left as they are: code "
+                "that takes tokens from there has all of them"
+            )
 
     def _write(
         self, items: Sequence[VisualItem], rows: Sequence[Tensor], reduced: Sequence[Tensor]

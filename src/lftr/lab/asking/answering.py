@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...hosts.transformers.api import end_tokens
 from ...hosts.transformers.encoder.encode_cache import encode_once
 from ...methods.encoder.merges import EncoderMerge
 from ...prompting import batch_inputs
@@ -156,10 +157,8 @@ def answer_batch(
 
 def _rows_with_end(model: Any, new: Tensor) -> list[bool]:
     """Return for each row of generated ids whether it contains an end token."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        return [False] * len(new)
-    ended: list[bool] = torch.isin(new, torch.as_tensor(ends)).any(dim=1).tolist()
+    ends = torch.tensor(end_tokens(model), dtype=new.dtype, device=new.device)
+    ended: list[bool] = torch.isin(new, ends).any(dim=1).tolist()
     return ended
 
 

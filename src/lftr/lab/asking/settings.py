@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ...decoding.only import ONLY
 from ...evidence.guidance import Guidance
 from ...methods import get_method
 from ...methods.base import Method
@@ -44,6 +45,8 @@ class Setting:
         Merges tokens inside the vision encoder.
     weights : float or str, optional
         As `lftr.reduce` takes it.
+    decoding : ONLY, optional
+        As `lftr.reduce` takes it.
     """
 
     label: str
@@ -52,20 +55,22 @@ class Setting:
     positions: str | None = None
     encoder: EncoderMerge | None = None
     weights: float | str | None = None
+    decoding: ONLY | None = None
 
     @property
     def full(self) -> bool:
         """Whether this is the model without reduction."""
-        return isinstance(self.keep, float) and self.keep == 1.0 and self.encoder is None
+        changed = self.encoder is not None or self.decoding is not None
+        return isinstance(self.keep, float) and self.keep == 1.0 and not changed
 
     @property
     def name(self) -> str:
-        """The method as a text and the merge; ``"full"`` for the model without reduction."""
-        name = str(self.method)
-        if self.encoder is None:
-            return "full" if self.full else name
-        merge = spell_merge(self.encoder)
-        return merge if isinstance(self.keep, float) and self.keep == 1.0 else f"{name} + {merge}"
+        """What is done, as a text; ``"full"`` for the model without reduction."""
+        whole = isinstance(self.keep, float) and self.keep == 1.0
+        merge = [] if self.encoder is None else [spell_merge(self.encoder)]
+        parts = merge if whole else [str(self.method), *merge]
+        decoding = "" if self.decoding is None else f" with {self.decoding}"
+        return (" + ".join(parts) or "full") + decoding
 
     def reduce(
         self,
@@ -85,6 +90,7 @@ class Setting:
             encoder=self.encoder,
             frames=frames_as_images(processor, [one.images for one in asked]),
             weights=self.weights,
+            decoding=self.decoding,
         )
 
     def named(self, error: LftrError) -> LftrError:

@@ -24,7 +24,8 @@ def bench(
         str | None,
         typer.Option(
             "--against",
-            help="full: measure the full model and the physical limit too, and print ratios.",
+            help="full: measure the full model too, and the plain model on prompts of as few "
+            "tokens; print ratios.",
         ),
     ] = None,
     image: Annotated[
@@ -54,7 +55,9 @@ def bench(
         typer.Option("--resolution", help="Width x height in pixels, as 672x672; may be repeated."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 10,
-    decode: Annotated[int, typer.Option(min=1, help="Tokens generated, to time one.")] = 8,
+    decode: Annotated[
+        int, typer.Option(min=1, help="Tokens to generate, for the time of one.")
+    ] = 8,
     text_tower: options.Tower = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",

@@ -29,12 +29,15 @@ def fit(
     model: options.Model = None,
     method: Annotated[
         str,
-        typer.Option("--method", help="scorer, visual-grouping, two-expert, or dyvte (its gates)."),
+        typer.Option(
+            "--method",
+            help="scorer, visual-grouping, two-expert, region-router, or dyvte (its gates).",
+        ),
     ] = "scorer",
     option: options.Options = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", help="Ratios it is fitted at; by default 1/16 and 1/32."),
+        typer.Option("--keep", help="Ratios to fit at; by default 1/16 and 1/32."),
     ] = None,
     tokens: Annotated[
         list[int] | None,
@@ -47,15 +50,20 @@ def fit(
     frames: options.Frames = None,
     fps: options.Fps = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=1, help="Most questions; by default 240 of a suite.")
+        int | None,
+        typer.Option("--n", min=1, help="At most so many questions; by default 240 of a suite."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 300,
-    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls.")] = 3e-3,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of the first step; it falls.")
+    ] = 3e-3,
     relation: Annotated[
         float | None,
-        typer.Option(help="Weight of the visual tokens' relation beside the answers; 0.5."),
+        typer.Option(help="Weight of the loss on relations among visual tokens; by default 0.5."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the fit, and of a suite.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the fit, and of a suite.")
+    ] = 0,
     batch: options.Batch = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 8,
     out: Annotated[

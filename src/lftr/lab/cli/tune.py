@@ -31,7 +31,7 @@ def tune(
         ),
     ] = 0.95,
     confidence: Annotated[
-        float, typer.Option("--confidence", help="How sure to be that what is found holds it.")
+        float, typer.Option("--confidence", help="Probability that the result is right.")
     ] = 0.95,
     prompt: Annotated[
         list[str] | None,
@@ -39,16 +39,19 @@ def tune(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Which are raced; by default a few that suit any model."),
+        typer.Option(
+            "--method",
+            help="A method to try; may be repeated; by default a few that suit any model.",
+        ),
     ] = None,
     option: options.Options = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", help="Which ratios are tried; by default from 1/2 to 1/64."),
+        typer.Option("--keep", help="Ratios to try; by default 11 from 1/2 to 1/64."),
     ] = None,
     tokens: Annotated[
         list[int] | None,
-        typer.Option("--tokens", min=1, help="In place of --keep: which counts are tried."),
+        typer.Option("--tokens", min=1, help="In place of --keep: counts to try."),
     ] = None,
     positions: options.Positions = None,
     encoder: options.Encoder = None,
@@ -56,9 +59,12 @@ def tune(
     frames: options.Frames = None,
     fps: options.Fps = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=1, help="Most questions; by default 240 of a suite.")
+        int | None,
+        typer.Option("--n", min=1, help="At most so many questions; by default 240 of a suite."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle, and a suite.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the shuffle, and of a suite.")
+    ] = 0,
     batch: options.Batch = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the preset is written.")] = Path(

@@ -97,12 +97,12 @@ def _count_differing(
 
 def _answers(model: Any, batch: Mapping[str, Any], max_new_tokens: int) -> list[list[int]]:
     """Return the ids of each row's prompt and greedy answer, without padding at the end."""
+    from ...hosts.transformers.api import end_tokens
+
     ids: Tensor = model.generate(
         **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
     )
-    config = model.generation_config
-    ends = torch.tensor(config.eos_token_id).flatten().tolist() if config.eos_token_id else []
-    padding = {config.pad_token_id, *ends}
+    padding = {model.generation_config.pad_token_id, *end_tokens(model)}
     rows = ids.tolist()
     for row in rows:
         while row and row[-1] in padding:

@@ -95,8 +95,8 @@ def fit(
         inputs, in place of the model's own, -100 at the prompt.
     method : str, Fittable or DyVTE
         ``"scorer"``, ``"visual-grouping"`` (VisToG's semantic slots), ``"two-expert"``
-        (LLaVA-Meteor's) or ``"dyvte"``, whose gates `fit_exit` trains on the same answers; its
-        other options are kept.
+        (LLaVA-Meteor's), ``"region-router"`` (FocusLLaVA's samplers) or ``"dyvte"``, whose gates
+        `fit_exit` trains on the same answers; its other options are kept.
     keep : float or sequence of float, optional
         The budgets it is fitted at, ratios or counts, one drawn for each step; by default 1/16 and
         1/32. Not for gates.
@@ -329,8 +329,8 @@ def _patches(tokens: VisualTokens) -> VisualTokens:
 
 
 def _gates(choice: Selection) -> Tensor | None:
-    """Return the gates of a choice that leaves tokens as they are."""
-    return choice.slot_weight if choice.flow is None else None
+    """Return by how much each slot is there: in part if it stands for less than a token."""
+    return None if choice.slot_weight is None else choice.slot_weight.clamp_max(1.0)
 
 
 def _digest(values: Any) -> str:

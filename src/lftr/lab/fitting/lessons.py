@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...hosts.transformers.api import end_tokens
 from ...hosts.transformers.families import family_of
 from ...values.errors import ArgumentError
 from ...values.selection import Selection
@@ -110,8 +111,8 @@ def _generated(
     ids = inputs["input_ids"]
     inputs = {"attention_mask": torch.ones_like(ids), **inputs}
     answers = out.sequences[:, ids.shape[1] :]
-    ends = model.generation_config.eos_token_id
-    ended = torch.isin(answers, torch.tensor([] if ends is None else ends, device=ids.device))
+    ends = torch.tensor(end_tokens(model), dtype=ids.dtype, device=ids.device)
+    ended = torch.isin(answers, ends)
     answered = ended.cumsum(dim=1) - ended.long() == 0  # the first end belongs to the answer
     longer = _continued(inputs, answers)
     logits = torch.stack(out.logits, dim=1)

@@ -16,7 +16,7 @@ from .... import bundled
 from ....evidence.guidance import Guidance
 from ....methods import get_method
 from ....methods.encoder.merges import EncoderMerge
-from ....methods.encoder.spelling import parse_merge
+from ....methods.encoder.spelling import MERGES, parse_merge
 from ....prompting import batch_inputs, chat_inputs
 from ....reducing import reduce
 from ....values.budget import as_arguments, budget_of
@@ -48,8 +48,8 @@ class LftrHf(lmms):
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
     encoder : str, optional
-        Merging inside the vision encoder, ``tome`` or ``folder``; its options are further
-        arguments that begin with ``encoder_`` (``encoder_r=8``).
+        Merging inside the vision encoder, ``tome``, ``folder`` or ``flowcut``; its options are
+        further arguments that begin with ``encoder_`` (``encoder_r=8``).
     batch_size : int
         Questions per batch.
     device : str, optional
@@ -207,7 +207,8 @@ def _merge(name: str | None, options: Mapping[str, Any]) -> EncoderMerge | None:
     """Return the merge inside the encoder, from its name and the ``encoder_`` arguments."""
     if name is None:
         if options:
-            raise ArgumentError.of("encoder", None, f"tome or folder, for {', '.join(options)}")
+            allowed = f"{', '.join(MERGES)}; without one there is no {', '.join(options)}"
+            raise ArgumentError.of("encoder", None, allowed)
         return None
     kind, _, stated = name.partition(":")
     more = [f"{key.removeprefix(_MERGE)}={value}" for key, value in options.items()]
