@@ -7,12 +7,11 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _measure import machine, save, table
+from _measure import machine, results, save, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -23,6 +22,7 @@ from lftr.lab.suites import load
 from lftr.methods import Method, get_method
 
 RATIOS = (4, 8, 16)
+Subject = tuple[Any, Any, Any]  # model, processor, text tower
 
 
 def score(
@@ -34,8 +34,15 @@ def score(
     batch: int | None = None,
     seconds: float = float("inf"),
     suite: str = "scenes",
+    subject: Subject | None = None,
 ) -> tuple[list[Outcome], list[str]]:
-    """Answer up to ``n`` questions of ``split`` with the suite's bundled model, by every setting.
+    """Answer up to ``n`` questions of ``split``, by every setting.
+
+    Parameters
+    ----------
+    subject : tuple, optional
+        Who answers: a model, its processor, and a text tower or None. The suite's bundled ones by
+        default.
 
     Returns
     -------
@@ -46,26 +53,42 @@ def score(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = batch or (128 if device == "cuda" else 16)
-    model, processor = lftr.bundled.load(device=device, name=suite)
-    tower = lftr.bundled.load_text_tower(model)
-    examples = load(suite, split=split, n=n, seed=seed)
+    suite_examples = load(suite, split=split, n=n, seed=seed)
+    examples = [suite_examples[i] for i in range(n)]
+    outcomes = answers(settings, examples, subject or bundled(suite, device), batch, seconds)
+    return outcomes, [one.category for one in examples[: len(outcomes[0].answers)]]
+
+
+def answers(
+    settings: Sequence[Setting],
+    examples: Sequence[Any],
+    subject: Subject,
+    batch: int = 16,
+    seconds: float = float("inf"),
+) -> list[Outcome]:
+    """Return each setting's outcome, for those of the examples that ``seconds`` sufficed for."""
+    model, processor, tower = subject
     outcomes = [Outcome(setting) for setting in settings]
-    categories: list[str] = []
     start = time.perf_counter()
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(split, total=n)
-        for first in range(0, n, batch):
+        task = progress.add_task("questions", total=len(examples))
+        for first in range(0, len(examples), batch):
             if time.perf_counter() - start > seconds:
                 break
-            part = [examples[i] for i in range(first, min(first + batch, n))]
+            part = examples[first : first + batch]
             answered = compare(model, processor, part, settings, text_tower=tower, batch=batch)
             for whole, new in zip(outcomes, answered, strict=True):
                 whole.answers += new.answers
                 whole.correct += new.correct
                 whole.kept += new.kept
-            categories += [example.category for example in part]
             progress.advance(task, len(part))
-    return outcomes, categories
+    return outcomes
+
+
+def bundled(suite: str, device: str) -> Subject:
+    """Return a suite's bundled model, its processor and its text tower."""
+    model, processor = lftr.bundled.load(device=device, name=suite)
+    return model, processor, lftr.bundled.load_text_tower(model)
 
 
 def run(
@@ -110,16 +133,27 @@ def finish(
     name: str,
     command: str,
     suite: str = "scenes",
+    subject: Subject | None = None,
 ) -> None:
     """Score settings, print the table (or JSON) and write the figures down."""
     outcomes, categories = score(
-        settings, split, options.n, seed=options.seed, seconds=options.seconds, suite=suite
+        settings,
+        split,
+        options.n,
+        seed=options.seed,
+        seconds=options.seconds,
+        suite=suite,
+        subject=subject,
     )
     figures = summary(outcomes, categories)
     content = {"split": split, "questions": len(categories), "seed": options.seed, "rows": figures}
+    if options.seed != 0:
+        name, command = f"{name}_seed{options.seed}", f"{command} --seed {options.seed}"
     if getattr(options, "only", None):
-        command, content = renewed(name, f"{command} --only {shlex.join(options.only)}", content)
-    save(name if options.seed == 0 else f"{name}_seed{options.seed}", command, content)
+        command = f"{command} --only {shlex.join(options.only)}"
+        if results(name).exists():
+            command, content = renewed(name, command, content)
+    save(name, command, content)
     print(json.dumps({"machine": machine()} | content) if options.json else report(content))
 
 
@@ -129,12 +163,18 @@ def renewed(name: str, command: str, content: dict[str, Any]) -> tuple[str, dict
     For a method that changed after a run: every row stands beside the same full model's answers to
     the same questions, so rows of two runs can share a table.
     """
-    path = Path(__file__).parent / "results" / f"{name}.json"
+    path = results(name)
     old = json.loads(path.read_text())
     figures = old["figures"]
     if any(figures[key] != content[key] for key in ("split", "questions")):
         raise SystemExit(f"{path} was made with other questions: run all of it")
+    first = {row["keep"]: row["label"] for row in reversed(figures["rows"][1:])}
     new = {(row["label"], row["keep"]): row for row in content["rows"][1:]}
+    again = {keep for keep, label in first.items() if (label, keep) in new}
+    for row in (*figures["rows"][1:], *new.values()):
+        asked = (row["label"], row["keep"]) in new
+        if asked != (row["keep"] in again):
+            row["behind"] = None  # the first method, as it is, was not asked beside it
     rows = [new.pop((row["label"], row["keep"]), row) for row in figures["rows"]]
     figures["rows"] = [*rows, *new.values()]
     return f"{old['command']}; {command}", figures
@@ -151,8 +191,7 @@ def report(content: Mapping[str, Any]) -> str:
         [label, f"{100 * mean[label]:.1f}", *(percent(f["relative"]) for f in rows[label])]
         for label in sorted(rows, key=mean.__getitem__, reverse=True)
     ]
-    ratios = [round(1 / one["keep"]) for one in next(iter(rows.values()))]
-    head = ["method", "mean", *(f"{r}x" for r in ratios)]
+    head = ["method", "mean", *ratios(content)]
     about = f"{content['questions']} questions of {content['split']}; relative accuracy in %, 95 %"
     return f"{about} intervals; full accuracy {percent(full['accuracy'])} %\n\n{table(head, lines)}"
 
@@ -161,10 +200,17 @@ def leads(content: Mapping[str, Any]) -> str:
     """Return as Markdown by how many points the first method leads each other at equal tokens."""
     rows: dict[str, list[str]] = {}
     for one in content["rows"][1:]:
-        rows.setdefault(one["label"], []).append(percent(one["behind"]))
+        lead = one["behind"]
+        rows.setdefault(one["label"], []).append("" if lead is None else percent(lead))
     first, *others = rows
-    head = [f"{first} leads by", *(f"{r}x" for r in RATIOS)]
-    return table(head, [[label, *rows[label]] for label in others])
+    head = [f"{first} leads by", *ratios(content)]
+    return table(head, [[label, *rows[label]] for label in others if any(rows[label])])
+
+
+def ratios(content: Mapping[str, Any]) -> list[str]:
+    """Return by how many times each row of a method reduces, as headings."""
+    first = content["rows"][1]["label"]
+    return [f"{1 / row['keep']:.0f}x" for row in content["rows"] if row["label"] == first]
 
 
 def summary(outcomes: Sequence[Outcome], categories: Sequence[str]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,27 @@ def machine() -> dict[str, Any]:
     }
 
 
+def results(name: str) -> Path:
+    """Return where the figures of that name are written."""
+    return Path(__file__).parent / "results" / f"{name}.json"
+
+
 def save(name: str, command: str, figures: Any) -> Path:
     """Write figures beside the scripts, with the command and the machine that made them."""
-    path = Path(__file__).parent / "results" / f"{name}.json"
+    path = results(name)
     path.parent.mkdir(exist_ok=True)
     content = {"command": command, "machine": machine(), "figures": figures}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def where(content: Mapping[str, Any]) -> str:
+    """Say on what the figures of a results file were made; after several runs, the last of them."""
+    on, several = content["machine"], "; " in content["command"]
+    return (
+        f"{'the last run ' * several}on {on['cpu']}, {on['cores']} cores, torch {on['torch']}, "
+        f"transformers {on['transformers']}"
+    )
 
 
 def timed(

@@ -167,8 +167,10 @@ def main() -> None:
         "",
         "*Before*: methods that decide before the language model. *Inside*: methods inside it, and "
         "the first decoder layer at which they may drop tokens. *Videos*: reduced as videos. "
-        "*Evidence*: what methods can read beside the features and the prompt's text. *Since*: the "
-        "first release, of those tested, that has the type and can run it.",
+        "*Evidence*: what methods can read beside the features and the prompt's text. *vLLM*: "
+        "`lftr serve` reduces its images, and of some its videos "
+        "([Serving](serving.md#what-is-served)). *Since*: the first release, of those tested, that "
+        "has the type and can run it.",
         "",
         "| model type | before | inside | videos | evidence | vLLM | since |",
         "|---|---|---|---|---|---|---|",

@@ -17,11 +17,11 @@ from _accuracy import run
 
 from lftr.methods import Coverage, Lftr, Merge, Mix, Then, get_method
 from lftr.methods.base import Evidence, Method
+from lftr.methods.before.coverage import GUIDED
 from lftr.values.selection import Selection
 from lftr.values.tokens import VisualTokens
 
 ALL = float("inf")
-ASKED = Lftr(relevance="text", diversity=0.9)
 ALONE = Coverage(asked=0.0)
 
 
@@ -52,16 +52,16 @@ OTHERS: dict[str, Any] = {
 VARIANTS: dict[str, Any] = {
     "coverage": Coverage(),
     **{f"coverage, asked {share}": Coverage(asked=share) for share in (0.0, 0.25, 0.75)},
-    "text alone": ASKED,
-    "coverage, then the text": Mix(ALONE, ASKED),
-    "more candidates for the text, then coverage": Mix(replace(ASKED, candidates=1.5), ALONE),
+    "text alone": GUIDED,
+    "coverage, then the text": Mix(ALONE, GUIDED),
+    "more candidates for the text, then coverage": Mix(replace(GUIDED, candidates=1.5), ALONE),
     "coverage, all candidates": Coverage(candidates=ALL),
     "coverage, asked 0.0, all candidates": Coverage(asked=0.0, candidates=ALL),
     "coverage, rest merged": Coverage(leftovers="merge"),
     "Merge(coverage)": Merge("coverage"),
     "coverage, width 0.1": Coverage(width=0.1),
     "lftr, then coverage": Mix("lftr", ALONE),
-    "coverage, guided by the prompt's own embeddings": OwnWords(Mix(ASKED, ALONE)),
+    "coverage, guided by the prompt's own embeddings": OwnWords(Mix(GUIDED, ALONE)),
     **OTHERS,
 }
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from _accuracy import RATIOS, percent
-from _measure import table
+from _measure import table, where
+from inside_accuracy import RESTING, UNTRAINED
 from methods_accuracy import tuned
 
 from lftr.methods import Method, get_method, list_methods
@@ -119,8 +120,8 @@ def catalogue() -> list[str]:
         "",
         "## Inside the language model",
         "",
-        "Subclasses of `lftr.LayerMethod`: each drops rows of visual tokens from some decoder "
-        "layer on. The schedule says how many tokens each layer has "
+        "Each drops visual tokens from some decoder layer on, or leaves them out of some layers. "
+        "The schedule says how many tokens each layer has "
         "([inside the language model](inside.md)).",
         "",
         table(["method", "what it does", "reads", "schedule", "source"], escaped(layers)),
@@ -135,12 +136,12 @@ def results() -> list[str]:
         "",
         WRITTEN,
         "",
-        "Merged tokens count as many in attention only in the rows of `lftr`, `scorer`, "
-        "`Merge(...)` and tuned methods before the language model; all other methods are as "
-        "published, where each token counts as one. The rows for videos and inside the language "
-        "model were measured before there were weights: `lftr` drops tokens there, and `dycoke`, "
-        "`holitom` and `prunevid` count as they did then. More with weights: "
-        "[Benchmarks](benchmarks.md#weights-of-slots).",
+        "Only `lftr`, `scorer`, `Merge(...)` and tuned methods before the language model were "
+        "measured with [weights](weights.md), with which attention counts a merged token as many; "
+        "all other methods are as published, where each token counts as one. The rows for videos "
+        "and inside the language model were measured before there were weights: `lftr` drops "
+        "tokens there, and `dycoke`, `holitom` and `prunevid` count as they did then. More with "
+        "weights: [Benchmarks](benchmarks.md#weights-of-slots).",
         "",
         "Relative accuracy is in % of the full model's, with 95 % paired bootstrap intervals over "
         "the questions, on the bundled suite with the bundled model: it tells the methods apart on "
@@ -278,14 +279,17 @@ def inside_results() -> list[str]:
     shares = list(next(iter(measured.values()), {}))
 
     def row(name: str) -> list[str]:
-        return [f"`{name}`", *(measured.get(name, {}).get(share, "") for share in shares)]
+        missing = "" if name in (UNTRAINED, *RESTING) else UNMEASURED[0]
+        found = measured.get(name) or dict.fromkeys(shares, missing)
+        return [f"`{name}`", *(found.get(share, "") for share in shares)]
 
     return [
         "## Inside the language model",
         "",
         "A budget is the average over the layers, as papers count it: a method that decides before "
         "the language model has so many tokens in every layer, one inside it all of them first and "
-        "fewer later. Where a cell is empty, the layers that see everything exceed the budget "
+        "fewer later. *Not measured* is a method that the run does not include. Where a cell is "
+        "empty, the layers that see everything exceed the budget "
         f"alone (the bundled model has {content['figures']['depth'] if content else '?'} layers), "
         "or the method takes none: `dyvte` exits where its gates say, `freeze` and `bypass` keep "
         "all tokens.",
@@ -305,11 +309,11 @@ def made(content: dict[str, Any]) -> str:
     """Say which command made the figures, and on what."""
     if not content:
         return ""
-    figures, machine = content["figures"], content["machine"]
+    figures = content["figures"]
     return (
         f"Accuracy: `{content['command']}`, {figures['questions']} questions of the "
         f"{figures['split']} split, full accuracy {percent(figures['rows'][0]['accuracy'])} %, "
-        f"{machine['cpu']}, torch {machine['torch']}, transformers {machine['transformers']}."
+        f"{where(content)}."
     )
 
 

@@ -4,10 +4,11 @@
     python benchmarks/serving.py --url http://127.0.0.1:8000 --keep 1/16
 
 Without ``--url``: a LLaVA of LLaVA-1.5-7B's widths with two of the language model's 32 layers and
-two of CLIP-L/336's 24, with random weights, since time does not depend on them. vLLM alone and
-``lftr serve --keep 1/16`` take turns; and in one process, what a prefill costs against a prompt
-that short from the start. With ``--url``: a server of `lftr serve` that runs already, asked with
-``keep=1.0`` and with the given keep. No image is sent twice.
+two of CLIP-L/336's 24, with random weights, since time does not depend on them. vLLM alone,
+``lftr serve --keep 1/16`` and the same without weights of slots take turns; and in one process,
+what a prefill costs against a prompt that short from the start. With ``--url``: a server of
+`lftr serve` that runs already, asked with ``keep=1.0`` and with the given keep. No image is sent
+twice.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -44,6 +46,15 @@ DOC = Path(__file__).parent.parent / "docs" / "serving.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NEW, WORDS = 16, 24
 KEEP = "1/16"
+STOCK = ["-m", "vllm.entrypoints.launchers.api_server.entry", "--model"]
+REDUCED = ["-m", "lftr", "serve", "--keep", KEEP]
+SERVERS = {
+    "vLLM": STOCK,
+    f"lftr serve --keep {KEEP}": REDUCED,
+    f"lftr serve --keep {KEEP} --weights none": [*REDUCED, "--weights", "none"],
+}
+"""What is started, by what the table calls it; the model's folder follows."""
+CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 
 
 def checkpoint(folder: Path, layers: int = 2, tower_layers: int = 2) -> Path:
@@ -156,7 +167,7 @@ def figures_of(concurrency: int, turns: Sequence[dict[str, Any]]) -> dict[str, A
 
 
 def compare(
-    sides: Sequence[tuple[str, Any]], requests: int, turns: int
+    sides: Sequence[tuple[str, Any]], concurrencies: Sequence[int], requests: int, turns: int
 ) -> list[list[dict[str, Any]]]:
     """Load servers in turns, so that a slow moment of the machine hits all alike.
 
@@ -164,6 +175,8 @@ def compare(
     ----------
     sides : sequence of (str, keep)
         Address of each server, and what its requests ask for.
+    concurrencies : sequence of int
+        How many requests are under way at a time.
     requests : int
         At least, in each turn.
     turns : int
@@ -176,7 +189,7 @@ def compare(
     """
     found: list[list[dict[str, Any]]] = [[] for _ in sides]
     seed = 0
-    for concurrency in CONCURRENCY:
+    for concurrency in concurrencies:
         number = max(requests, concurrency)
         seen: list[list[dict[str, Any]]] = [[] for _ in sides]
         for _ in range(turns):
@@ -283,26 +296,30 @@ def _quartiles(values: Sequence[float]) -> list[float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run everything, one server after the other."""
+    """Run everything: the servers in turns, then the prefill in this process."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    with tempfile.TemporaryDirectory() as name:
-        folder = checkpoint(Path(name) / "model")
-        log, options = Path(name) / "log", _options(arguments.dtype)
-        stock = ["-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(folder)]
-        ours = ["-m", "lftr", "serve", str(folder), "--keep", KEEP]
-        other = log.with_name("stock")
-        with server(stock, options, other) as plain, server(ours, options, log) as reduced:
-            sides = [(plain, None), (reduced, None)]
-            figures: dict[str, Any] = dict(
-                zip(
-                    ("stock", "reduced"),
-                    compare(sides, arguments.requests, arguments.turns),
-                    strict=True,
-                )
-            )
-        said = [line for line in log.read_text().splitlines() if "ms per item" in line]
-        figures["method"] = said[-1].partition("lftr: ")[2]
-        return {**figures, "prefill": prefill(folder, arguments.rounds, arguments.dtype)}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
+        folder, options = checkpoint(Path(name) / "model"), _options(arguments.dtype)
+        logs = [Path(name) / f"log-{number}" for number in range(len(SERVERS))]
+        sides = [
+            (running.enter_context(server([*command, str(folder)], options, log)), None)
+            for command, log in zip(SERVERS.values(), logs, strict=True)
+        ]
+        loads = compare(sides, arguments.concurrency, arguments.requests, arguments.turns)
+        servers = [
+            {"served_by": label, "loads": load, **_logged(log.read_text())}
+            for label, load, log in zip(SERVERS, loads, logs, strict=True)
+        ]
+        running.pop_all().close()  # the prefill is timed with no server beside it
+        return {"servers": servers, "prefill": prefill(folder, arguments.rounds, arguments.dtype)}
+
+
+def _logged(log: str) -> dict[str, Any]:
+    """Return what a server's log says: tokens that its cache holds, and lftr's last line."""
+    said = [line.partition("lftr: ")[2] for line in log.splitlines() if "ms per item" in line]
+    tokens = CACHE.search(log)
+    assert tokens is not None
+    return {"cache_tokens": int(tokens[1].replace(",", "")), "method": said[-1] if said else None}
 
 
 def report(content: dict[str, Any]) -> str:
@@ -310,16 +327,16 @@ def report(content: dict[str, Any]) -> str:
     figures, on = content["figures"], content["machine"]
     head = ["concurrency", "served by", "prompt tokens", "TTFT ms (quartiles)", "requests/s",
             "new tokens/s", "throughput"]  # fmt: skip
-    rows = []
-    for plain, reduced in zip(figures["stock"], figures["reduced"], strict=True):
-        for label, one in (("vLLM", plain), (f"lftr serve --keep {KEEP}", reduced)):
+    servers, rows = figures["servers"], []
+    for plain, *others in zip(*(one["loads"] for one in servers), strict=True):
+        for served, one in zip(servers, (plain, *others), strict=True):
             middle, low, high = one["ttft_ms"]
             pairs = zip(plain["seconds"], one["seconds"], strict=True)
             gain = statistics.median(before / after for before, after in pairs)
             rows.append(
                 [
                     str(one["concurrency"]),
-                    label,
+                    served["served_by"],
                     f"{one['prompt_tokens']:.0f}",
                     f"{middle:.0f} ({low:.0f}-{high:.0f})",
                     f"{one['requests_per_second']:.2f}",
@@ -330,18 +347,25 @@ def report(content: dict[str, Any]) -> str:
     found = figures["prefill"]
     middle, low, high = found["reduced_over_short"]
     gain, least, most = found["full_over_reduced"]
+    said = [
+        f"- {one['served_by']}: the cache of the same size holds {one['cache_tokens']:,} tokens"
+        + (f"; the log says: {one['method']}" if one["method"] else "")
+        for one in servers
+    ]
     return "\n".join(
         [
             f"`{content['command']}`, {on['cpu']}, {on['cores']} cores, torch {on['torch']}, vLLM "
-            f"{figures['vllm']}:",
+            f"{figures['vllm']}, transformers {on['transformers']}:",
             "",
             table(head, rows),
+            "",
+            *said,
             "",
             f"Prefill with the image encoded already, {found['prompt']} tokens of "
             f"{found['full_prompt']}: {found['reduced'][0]:.0f} ms; a prompt of {found['prompt']} "
             f"text tokens {found['short'][0]:.0f} ms, ratio {middle:.2f} ({low:.2f}-{high:.2f}); "
             f"the full prompt {found['full'][0]:.0f} ms, {gain:.1f}x ({least:.1f}-{most:.1f}) as "
-            f"long. The server's log: {figures['method']}.",
+            "long.",
         ]
     )
 
@@ -360,6 +384,7 @@ def main() -> None:
     parser.add_argument("--keep", default=KEEP, help="of the requests to that server")
     parser.add_argument("--requests", type=int, default=8, help="at least, for each concurrency")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCY)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--doc", action="store_true", help="write the last results into the page")
@@ -369,11 +394,15 @@ def main() -> None:
         return
     if arguments.url:
         asked = [(arguments.url, 1.0), (arguments.url, arguments.keep)]
-        compare(asked, arguments.requests, arguments.turns)
+        compare(asked, arguments.concurrency, arguments.requests, arguments.turns)
         return
     figures = measure(arguments)
-    command = f"{COMMAND} --requests {arguments.requests} --turns {arguments.turns}"
-    path = save("serving", command, figures | {"vllm": check_version()})
+    command = (
+        f"{COMMAND} --requests {arguments.requests} --turns {arguments.turns} "
+        f"--rounds {arguments.rounds} --dtype {arguments.dtype} "
+        f"--concurrency {' '.join(map(str, arguments.concurrency))}"
+    )
+    path = save("serving", command, figures | {"vllm": check_version()[1]})
     print(report(json.loads(path.read_text())))
 
 

@@ -145,7 +145,7 @@ def main() -> None:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     figures = measure(options.n)
-    content = {"questions": options.n, "vllm": check_version(), "rows": figures}
+    content = {"questions": options.n, "vllm": check_version()[1], "rows": figures}
     save("serving_accuracy", f"{COMMAND} --n {options.n}", content)
     print(json.dumps(content) if options.json else report(figures))
 

@@ -1,7 +1,7 @@
 """What it brings that a merged slot counts as many tokens in attention, on the bundled suites.
 
     python benchmarks/weights.py [--suite clips] [--n 400] [--json]
-    python benchmarks/weights.py --test [--suite clips] [--n 800]
+    python benchmarks/weights.py --test [--suite clips] [--n 800] [--seed 1] [--only lftr]
 
 On the validation split: LFTR's options around their defaults, and exponents of the weights. The
 defaults were chosen from it, by the mean relative accuracy (``--n 200`` and, of clips, ``--n 140``;
@@ -22,7 +22,7 @@ from _accuracy import finish
 from lftr.lab.evaluation import Setting
 from lftr.methods import Lftr, Merge, Method, PerFrame, get_method
 
-RATIOS = {"scenes": (8, 16, 32, 64), "clips": (8, 16, 32)}
+RATIOS = (8, 16, 32, 64)
 DEFAULT = Lftr()
 DROPPING = Lftr(space="encoder", candidates=1.0, leftovers="drop")
 PRUNING = (
@@ -96,18 +96,21 @@ def settings(rows: Sequence[Row], ratios: Sequence[int]) -> list[Setting]:
 def main() -> None:
     """Measure, print and write the figures down."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", default="scenes", choices=sorted(RATIOS))
+    parser.add_argument("--suite", default="scenes", choices=["scenes", "clips"])
     parser.add_argument("--test", action="store_true", help="once, when all is fixed")
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=inf)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="*", help="measure these again, keep the other rows")
     options = parser.parse_args()
     split = "test" if options.test else "validation"
     rows = (final if options.test else search)(options.suite)
+    if options.only:
+        rows = [row for row in rows if row[0] in options.only]
     command = f"python benchmarks/weights.py{' --test' * options.test} --suite {options.suite}"
     finish(
-        settings(rows, (4,) * options.test + RATIOS[options.suite]),
+        settings(rows, (4,) * options.test + RATIOS),
         options,
         split,
         f"weights_{options.suite}_{split}",

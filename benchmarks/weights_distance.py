@@ -45,7 +45,7 @@ class WithShare(slot_weights.WeightPass):
 
         def shared(kernel: Any, module: Any, *arguments: Any, **more: Any) -> Any:
             query, key, value, mask = arguments
-            bias = self._logit_term(number, key)
+            bias = self.logit_term(number, key)
             length = key.shape[2]
             if query.shape[2] == length and bias is not None:  # prefill
                 if mask is None:
