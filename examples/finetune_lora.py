@@ -68,7 +68,7 @@ def train(keep: float | None, steps: int) -> list[float]:
                 output_dir=folder,
                 max_steps=steps,
                 per_device_train_batch_size=4,
-                learning_rate=1e-2,
+                learning_rate=1e-3,
                 lr_scheduler_type="constant",
                 gradient_checkpointing=True,
                 remove_unused_columns=False,

@@ -39,13 +39,18 @@ install_torch() {
     "$PYTHON" -m pip install -qq torch
 }
 
-install_requirements() {
-    local listed
-    listed=$("$PYTHON" -c '
+# Prints the requirements that an extra lists, one a line.
+requirements_of() {
+    "$PYTHON" -c '
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
     print(*tomllib.load(file)["project"]["optional-dependencies"][sys.argv[2]], sep="\n")
-' "$root/pyproject.toml" "$extras")
+' "$root/pyproject.toml" "$1"
+}
+
+install_requirements() {
+    local listed
+    listed=$(requirements_of "$extras")
     "$PYTHON" -m pip install -qq --requirement /dev/stdin <<<"$listed"
 }
 
