@@ -229,9 +229,9 @@ def test_a_composition(serve: Any) -> None:
     assert overrides(command)["lftr"]["options"]["inner"]["method"] == "divprune"
     assert overrides(command)["lftr"]["options"]["own"] == 0.25
     assert "Merge(divprune, own=0.25) keep=0.0625" in said
-    code, _, said = serve("--method", "Merge(hawk)")
+    code, _, said = serve("--method", "Merge(downsample)")
     assert code == 1
-    assert "needs text_products" in said
+    assert "encodes the image a second time" in said
     spelled = [
         overrides(serve("--weights", "none", *words)[1])
         for words in (
@@ -272,7 +272,6 @@ def test_a_preset(serve: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--method", "hawk"], "needs text_products"),
         (["--guide", "all"], "guide = 'all'; allowed: 'last' or 'first'"),
         (["--text-tower", "no/such/clip"], "--text-tower = 'no/such/clip'"),
         (["--text-tower", str(bundled.path())], "allowed: a CLIP; it is a model of type 'llava'"),

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import lftr
 
 from . import tiny
-from .engines import Question, Served, Spelled, answers, ask, engine, model_of
+from .engines import Question, Served, Spelled, answers, ask, engine, model_of, recorded
 
 QUESTIONS = (
     Question(((80, 80), (40, 36)), 1, 0.8, "divprune"),
@@ -102,7 +102,9 @@ def test_a_step_encodes_no_more_than_without_reduction(
 def test_texts_beside_adapters(checkpoint: tiny.Tiny) -> None:
     """Their wrapper of the embeddings takes no more ids than a step has tokens."""
     long = "<s>" + " t9 t30" * 60 + checkpoint.sign + " t20"
-    asked: list[Question] = [Spelled(((40, 36),), 3, 0.3, "trim", text=long)]
+    asked: list[Question] = [
+        Spelled(((40, 36),), 3, 0.3, name, text=long) for name in ("trim", "hawk")
+    ]
     if checkpoint.takes_clips:
         asked.append(Question(((4, 32, 24),), 4, 0.3, "uniform"))
     how = {"enable_lora": True, "max_lora_rank": 8, "max_num_batched_tokens": 64, "max_num_seqs": 4}
@@ -142,12 +144,17 @@ def test_answers_of_adapters(checkpoint: tiny.Tiny, tmp_path: Path) -> None:
     with reduced(checkpoint, enable_lora=True, max_lora_rank=8) as llm:
         served = Served(checkpoint, llm, {})
         plain = [served.on_transformers(one)[0] for one in asked]
+        layered = Question(((40, 36),), 3, 0.3, "hawk")
+        kept = [one.index.tolist() for one in served.on_transformers(layered)[1]]
         write_adapter(checkpoint, tmp_path / "adapter")
         wanted = [served.on_transformers(one)[0] for one in asked]
         assert wanted != plain
         adapter = LoRARequest("adapter", 1, str(tmp_path / "adapter"))
         requests = [one.request(checkpoint) for one in asked]
         assert answers(llm, requests, lora_request=adapter) == wanted
+        with recorded() as chosen:  # an image is encoded for all adapters, so by the model's own
+            answers(llm, [layered.request(checkpoint)], lora_request=adapter)
+        assert [one.index.tolist() for one in chosen] == kept
         assert served.ask(*asked) == plain
 
 
@@ -435,19 +442,19 @@ def test_what_would_not_be_read_is_refused(name: str, value: Any) -> None:
     "checkpoint", ["llava", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl"], indirect=True
 )
 def test_two_devices(checkpoint: tiny.Tiny) -> None:
-    """The encoder's heads are divided among two processes, each with its own engine core."""
+    """Heads are divided among two processes, each with its own engine core."""
+    asked = (*questions(checkpoint), Question(((40, 36),), 3, 0.3, "hawk"))
     with reduced(checkpoint) as llm:
-        alone = ask(llm, checkpoint, *questions(checkpoint))
+        alone = ask(llm, checkpoint, *asked)
     how = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
     with reduced(checkpoint, **how) as llm:
-        assert ask(llm, checkpoint, *questions(checkpoint)) == alone
+        assert ask(llm, checkpoint, *asked) == alone
 
 
 @pytest.mark.parametrize("checkpoint", ["llava_siglip"], indirect=True)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "hawk"}, "needs text_products"),
         ({"method": "fastv"}, "inside the language model"),
         ({"method": "lftr", "options": {"descriptor": "cls"}}, "needs frame_features"),
         ({"keep": 0}, "keep = 0"),

@@ -234,7 +234,6 @@ BAD = [
     ({"keep": "1e999999999"}, "keep = '1e999999999'"),
     ({"keep": True}, "keep = True"),
     ({"keep": "auto"}, "keep = 'auto'"),
-    ({"method": "hawk"}, "needs text_products"),
     ({"method": "fastv"}, "inside the language model"),
     ({"method": "downsample"}, "a second time"),
     ({"method": "divprun"}, "did you mean 'divprune'"),

@@ -273,7 +273,7 @@ def wrong(seed: int) -> tuple[bytes, int, str]:
         (plain.replace(b'"X"', b"9" * 4000), 400, "holds more than"),
         (plain.replace(b'"X"', deep), 400, ""),
         (body(asked=[["keep", 1]]), 400, "object"),
-        (body(asked={"method": "hawk"}), 400, "those that can"),
+        (body(asked={"method": "downsample"}), 400, "those that can"),
         (body(asked={"method": "no such"}), 400, "unknown method"),
         (body(asked={"method": "trim", "guide": "all"}), 400, "guide"),
         (body(asked={"method": "trim", "guide": "first"}), 400, "chat template does not mark"),

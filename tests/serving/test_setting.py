@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -51,6 +51,7 @@ CLIP = frozenset(
 )
 SIGLIP = CLIP - {"cls_attention", "cls_value_similarity", "frame_features"}
 SERVER = of_server(None, CLIP)
+WITH_LAYER = {"text_products"}  # of language models whose first layer has attention
 
 
 class Config:
@@ -59,6 +60,10 @@ class Config:
     def __init__(self, architecture: str, tower: str = "clip_vision_model") -> None:
         self.architectures = [architecture]
         self.vision_config = type("Vision", (), {"model_type": tower})()
+        self.text_config = type("Text", (), {"layer_types": ["full_attention"]})()
+
+    def get_text_config(self) -> Any:
+        return self.text_config
 
 
 @pytest.mark.parametrize("name", lftr.list_methods("before"))
@@ -497,13 +502,17 @@ def test_defaults_depend_on_weights() -> None:
 def test_architectures() -> None:
     stock = Config("LlavaForConditionalGeneration")
     assert architecture_of(stock) == architecture_of(Config("LftrLlavaForConditionalGeneration"))
-    assert provided(stock) == CLIP
-    assert provided(Config(stock.architectures[0], "siglip_vision_model")) == SIGLIP
+    assert provided(stock) == CLIP | WITH_LAYER
+    siglip = Config(stock.architectures[0], "siglip_vision_model")
+    assert provided(siglip) == SIGLIP | WITH_LAYER
     seen = provided(Config("Qwen3VLForConditionalGeneration", "qwen3_vl"))
-    assert seen == SIGLIP | {"frame_features"}
-    assert provided(stock, sharded_by_image=True) == {"features", "text_token_embeds"}
+    assert seen == SIGLIP | WITH_LAYER | {"frame_features"}
+    shared = {"features", "text_token_embeds"}
+    assert provided(stock, sharded_by_image=True) == shared | WITH_LAYER
     tower = {"text_embeds", "visual_projected"}
-    assert provided(stock, text_tower="some/clip") == CLIP | tower
+    assert provided(stock, text_tower="some/clip") == CLIP | WITH_LAYER | tower
+    stock.text_config.layer_types = ["linear_attention", "full_attention"]
+    assert provided(stock) == CLIP
     for config, sharded in (
         (stock, True),
         (Config(stock.architectures[0], "siglip_vision_model"), False),

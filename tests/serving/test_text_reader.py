@@ -76,3 +76,28 @@ def test_a_stage_without_embeddings_reads_no_text(monkeypatch: pytest.MonkeyPatc
     first.is_first_rank = True
     with pytest.raises(lftr.UnsupportedModelError, match="0 modules of input embeddings"):
         Reduced(vllm_config=parts)
+
+
+def test_a_first_layer_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without attention, and one that takes no positions."""
+    from lftr.hosts.vllm.model import first_layer
+
+    class Known(nn.Module):
+        def forward(self, positions: Any, hidden_states: Any, residual: Any) -> Any:
+            return hidden_states
+
+    class Unknown(nn.Module):
+        def forward(self, states: Any) -> Any:
+            return states
+
+    monkeypatch.setattr(first_layer, "Attention", nn.Identity)
+    for kind, place, taken in (
+        (Known, 1, "positions, hidden_states, residual"),
+        (Unknown, 0, "states"),
+    ):
+        layers = nn.ModuleList([kind(), kind()])
+        layers[place].self_attn = nn.Sequential(nn.Identity())
+        reader = first_layer.FirstLayer(nn.ModuleDict({"layers": layers}))
+        message = rf"{kind.__name__} takes \({taken}\); text_products are read from"
+        with pytest.raises(lftr.UnsupportedModelError, match=message):
+            reader.products(torch.ones(2, 4), torch.ones(3, 4))

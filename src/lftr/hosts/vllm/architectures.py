@@ -129,5 +129,13 @@ def provided(
             raise ArgumentError.of("text_tower", text_tower, f"none with {why}")
         fields |= fields_from("tower")
     if sharded_by_image:
-        return fields_from("features", "prompt")
-    return fields | fields_from("frames") if architecture.videos else fields
+        fields = fields_from("features", "prompt")
+    elif architecture.videos:
+        fields |= fields_from("frames")
+    return fields | fields_from("language") if _attends_at_first(config) else fields
+
+
+def _attends_at_first(config: Any) -> bool:
+    """Whether the language model's first layer has attention, and no linear one."""
+    kinds = getattr(config.get_text_config(), "layer_types", None)
+    return not kinds or kinds[0] != "linear_attention"

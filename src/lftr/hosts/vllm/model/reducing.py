@@ -340,8 +340,12 @@ class Reducing(SupportsMultiModal):
                 key: texts[key] if key in texts else self.texts.read(fields, question)
                 for key, question in by_key.items()
             }
-            evidence: dict[int, dict[str, Any]] = {i: texts[key] for i, key in keys.items()}
-            return [dataclasses.replace(tokens()[i], **evidence[i]) for i in members]
+            seen: dict[int, dict[str, Any]] = {i: dict(texts[key]) for i, key in keys.items()}
+            if "text_products" in fields:
+                for i, evidence in seen.items():
+                    features = tokens()[i].features
+                    evidence["text_products"] = self.texts.products(questions[i], features)
+            return [dataclasses.replace(tokens()[i], **seen[i]) for i in members]
 
         for members in _alike(list(wanted), settings, questions):
             yield members, partial(read, members)

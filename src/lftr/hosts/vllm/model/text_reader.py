@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from .... import bundled
 from ....evidence.text import TextTower
 from ....values.errors import ArgumentError, LftrError, UnsupportedModelError
+from .first_layer import FirstLayer
+from .unwrapped import Unwrapped
 
 
 class TextReader:
@@ -44,8 +46,14 @@ class TextReader:
 
     def __init__(self, language_model: Any, vllm_config: VllmConfig, tower: str | None) -> None:
         self._embed: Callable[[Tensor], Tensor] = language_model.embed_input_ids
-        if vllm_config.lora_config is not None:
-            self._embed = _Unadapted(language_model)
+        self._embeddings = Unwrapped(language_model, _embeds)
+        count = len(self._embeddings.modules)
+        if vllm_config.lora_config is not None and count != 1:
+            raise UnsupportedModelError(
+                f"{type(language_model).__name__} has {count} modules of input embeddings; "
+                "allowed with LoRA: one"
+            )
+        self._first_layer = FirstLayer(language_model)
         self.device = vllm_config.device_config.device
         self.tower: TextTower | None = None
         if tower is not None:
@@ -55,9 +63,12 @@ class TextReader:
             self.tower = _load(tower, vision, config.dtype, self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the language model's input embeddings of ids ``(L,)``."""
-        rows: Tensor = self._embed(ids.to(self.device, torch.int64))
-        return rows
+        """Return the language model's input embeddings of ids ``(L,)``.
+
+        What the model does to them (Gemma scales them) is done; what adapters do (LoRA) is not.
+        """
+        with self._embeddings.restored():
+            return self._embed(ids.to(self.device, torch.int64))
 
     def read(self, fields: frozenset[str], question: Tensor | None) -> dict[str, Tensor]:
         """Return the requested text evidence.
@@ -87,46 +98,28 @@ class TextReader:
             texts["text_embeds"] = self.tower.embed(text)
         return texts
 
+    def products(self, question: Tensor | None, features: Tensor) -> Tensor:
+        """Return the products of a text's queries with tokens, see `FirstLayer.products`.
+
+        Parameters
+        ----------
+        question : Tensor of int32, shape (L,), optional
+            The ids of the text, which `read` has checked for.
+        features : Tensor, shape (N, C)
+            The visual tokens, as the first layer sees them.
+        """
+        assert question is not None
+        return self._first_layer.products(self.embed(question), features)
+
     def project(self, encoder_features: Tensor) -> Tensor:
         """Return the encoder's features ``(N, D)`` in the space that CLIP shares with text."""
         assert self.tower is not None
         return self.tower.project(encoder_features)
 
 
-class _Unadapted:
-    """Input embeddings as they are before LoRA wraps their module.
-
-    The wrapper adds what the adapters of the current step's tokens make of as many ids, and cannot
-    take more ids than a step has tokens. What the model does to embeddings (Gemma scales them)
-    stays.
-    """
-
-    def __init__(self, language_model: Any) -> None:
-        self._embed = language_model.embed_input_ids
-        modules: Iterable[nn.Module] = language_model.modules()
-        self._places = [
-            (owner, name, module)
-            for owner in modules
-            for name, module in owner.named_children()
-            if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-        ]
-        count = len({module for _, _, module in self._places})
-        if count != 1:
-            raise UnsupportedModelError(
-                f"{type(language_model).__name__} has {count} modules of input embeddings; "
-                "allowed with LoRA: one"
-            )
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        wrapped = [getattr(owner, name) for owner, name, _ in self._places]
-        try:
-            for owner, name, module in self._places:
-                setattr(owner, name, module)
-            embedded: Tensor = self._embed(ids)
-            return embedded
-        finally:
-            for (owner, name, _), module in zip(self._places, wrapped, strict=True):
-                setattr(owner, name, module)
+def _embeds(module: nn.Module) -> bool:
+    """Whether a module embeds the ids of the input."""
+    return isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
 
 
 SHAPE = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")

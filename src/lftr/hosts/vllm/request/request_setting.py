@@ -28,7 +28,7 @@ BUDGET = "keep, a ratio in (0, 1] as a number or as '1/16', or tokens, a whole n
 _BUDGET = ("keep", "tokens")
 _FIELDS = ("method", "options", "guide", *_BUDGET)
 Guide = Literal["last", "first"]
-TEXTS = fields_from("prompt") | {"text_embeds"}
+TEXTS = fields_from("prompt", "language") | {"text_embeds"}
 # where slots have no weights, dropping answered better on images (benchmarks/weights.py)
 UNWEIGHTED = {"lftr": {"space": "encoder", "candidates": 1.0, "leftovers": "drop"}}
 COMPOSITIONS: dict[str, type[Wrapper]] = {
@@ -346,7 +346,7 @@ def _lack(method: object, provided: frozenset[str]) -> str | None:
     for names in method.evidence:
         if not provided.intersection(names):
             inside = FIELDS[names[0]].origin == "language"
-            where = "the language model's first layer" if inside else "this model's encoder"
+            where = "this model's first layer" if inside else "this model's encoder"
             return f"it needs {' or '.join(names)}, which vLLM's host cannot read from {where}"
     return None
 
