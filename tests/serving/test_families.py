@@ -249,3 +249,17 @@ def test_bad_requests_are_refused(served: Served) -> None:
         with pytest.raises(ValueError, match=message):
             served.llm.generate([request], use_tqdm=False)
     assert served.ask(PICTURE) == before
+
+
+def test_a_clip_without_frames_is_refused(filmed: Served) -> None:
+    """VLLM's loader returns one for a GIF of a single frame, and for files that it cannot read."""
+    film = Served.FILMED[0]
+    before = filmed.ask(film)
+    request = film.request(filmed.tiny)
+    for one in request["multi_modal_data"]["video"]:
+        frames, facts = one if isinstance(one, tuple) else (one, None)
+        empty = frames[:0] if facts is None else (frames[:0], facts)
+        request["multi_modal_data"]["video"] = [empty]
+        with pytest.raises(lftr.ArgumentError, match="no frame could be read"):
+            filmed.llm.generate([request], use_tqdm=False)
+    assert filmed.ask(film) == before

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldConfig
-from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems, VideoProcessorItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
     BaseProcessingInfo,
@@ -277,6 +277,10 @@ class Shortening(BaseMultiModalProcessor):
                     f"{medium}_embeds were given; allowed: {medium}s (methods need more "
                     "than embeddings that were made elsewhere)"
                 )
+            if isinstance(items, VideoProcessorItems) and any(map(_is_empty, items.get_all())):
+                raise ArgumentError(
+                    "a video of which no frame could be read; allowed: videos of a frame or more"
+                )
         kwargs = inputs.hf_processor_mm_kwargs
         if KEY not in kwargs:
             return self.server
@@ -414,6 +418,12 @@ class Shortening(BaseMultiModalProcessor):
             sizes = [(item.total, item.kept) for item in items]
             Counters.get().count(items[0].method, sizes)
         return applied
+
+
+def _is_empty(video: Any) -> bool:
+    """Whether a video, or one with facts beside its frames, has none; one known by name is None."""
+    frames = video[0] if isinstance(video, tuple) else video
+    return frames is not None and len(frames) == 0
 
 
 def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
