@@ -321,27 +321,35 @@ def test_what_vllm_refuses_leaves_its_record(server: Server) -> None:
 
 @pytest.mark.parametrize("requests", [1000, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_a_mixed_load(server: Server, requests: int) -> None:
-    """Right and wrong requests of all kinds, eight at a time: right answers, and flat memory."""
+    """Right and wrong requests of all kinds, eight at a time: right answers, and flat memory.
+
+    Right ones are known, with the answers that they had alone, or new, and then asked again.
+    """
     kinds = [(None, 1.0), (0.25, None), (1 / 9, "divprune"), (7, "visionzip"), (1.0, "uniform")]
     kinds += [(0.25, "trim")]
-    right: list[tuple[bytes, Any]] = []
-    for seed in range(12):
+
+    def right(seed: int) -> bytes:
         keep, method = kinds[seed % len(kinds)]
         picture = None if keep is None else tiny.image(24 + 6 * (seed % 4), 30, seed)
         asked = {} if keep is None else as_arguments(keep)
         asked |= {"method": method} if isinstance(method, str) else {}
-        request = json.dumps(chat(picture, f"t20 t{30 + seed}", asked or None)).encode()
+        return json.dumps(chat(picture, f"t20 t{30 + seed % 60}", asked or None)).encode()
+
+    def answered(request: bytes) -> tuple[str, int]:
         code, answer = server.post(request)
         assert code == 200
-        right.append((request, _essence(answer)))
+        return _essence(answer)
+
+    known = [(request, answered(request)) for request in map(right, range(12))]
 
     def one(seed: int) -> None:
         number = int(np.random.default_rng(seed).integers(0, 60))
-        if number < 30:
-            request, wanted = right[number % len(right)]
-            code, answer = server.post(request)
-            assert code == 200
-            assert _essence(answer) == wanted
+        if number < 24:
+            request, wanted = known[number % len(known)]
+            assert answered(request) == wanted
+        elif number < 30:
+            new = right(100 + seed)
+            assert answered(new) == answered(new)
         else:
             sent, status, _ = wrong(number)
             assert server.post(sent)[0] == status
