@@ -1,11 +1,13 @@
-"""`--weights` reaches the attention of `lftr run` and `eval`, and presets carry it."""
+"""`--weights` reaches the attention under every command that has it, and presets carry it."""
 
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 import lftr as library
 from lftr.hosts.transformers import reduction
+from lftr.values.weights import parse_weights
 
 
 @pytest.fixture
@@ -46,3 +48,42 @@ def test_eval(lftr, exponents, tmp_path):
     result = lftr("eval", "--suite", "scenes", "--n", 2, *words)
     assert result.exit_code == 0, result.output
     assert set(exponents) == {0.5, 1.0}  # 1 in the rows of the full model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["0.5", "none"])
+def test_verify(reads, exponents, word):
+    """The reference takes them too, so it would not be right with other ones."""
+    told = reads("verify", "--method", "tome", "--weights", word)
+    assert told["ok"] is True
+    assert set(exponents) == {float(word) if word != "none" else 0.0}
+
+
+@pytest.mark.slow
+def test_demo(lftr, exponents, tmp_path):
+    words = ("--method", "tome", "--weights", "0.5", "--questions", 2, "--out", tmp_path)
+    result = lftr("demo", *words)
+    assert result.exit_code == 0, result.output
+    assert set(exponents) == {0.5, 1.0}
+
+
+@pytest.mark.slow
+def test_bench(reads, exponents):
+    words = ("--method", "tome", "--keep", "1/16", "--rounds", 1, "--decode", 1)
+    reads("bench", *words, "--weights", "0.5")
+    assert set(exponents) == {0.5}
+
+
+@pytest.mark.slow
+def test_tune(reads, exponents, tmp_path):
+    """The preset has them, and so has what is measured."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (32, 32), (200, 20 * number, 40)).save(folder / f"{number:02}.png")
+    (folder / "prompts.txt").write_text("What colour is the square?\n")
+    easy = ("--agreement", 0.5, "--confidence", 0.5, "--keep", 0.999, "--max-new-tokens", 1)
+    out = tmp_path / "preset.json"
+    reads("tune", folder, *easy, "--method", "tome", "--weights", "0.5", "--out", out)
+    assert set(exponents) == {0.5, 1.0}
+    assert parse_weights(library.Preset.load(out).weights) == 0.5

@@ -105,6 +105,27 @@ def test_a_text_ends_at_its_stops(model, examples):
     assert ask(model, (content(examples[0]), stops)) == [answer[:1]]
 
 
+@pytest.mark.parametrize(("word", "exponent"), [("none", 0.0), ("0.5", 0.5), (None, 1.0)])
+def test_weights(model, examples, monkeypatch, word, exponent):
+    from lftr.hosts.transformers import reduction
+
+    seen = []
+    with_weights = reduction.with_weights
+
+    def noted(*plan):
+        seen.append(with_weights(*plan).weights)
+        return with_weights(*plan)
+
+    monkeypatch.setattr(reduction, "with_weights", noted)
+    monkeypatch.setattr(model, "weights", word)
+    ask(model, (content(examples[0]), GREEDY))
+    assert seen == [exponent]
+    words = f"pretrained=bundled,weights={word or 'size'}"
+    assert get_model("lftr_hf").create_from_arg_string(words).weights is not None
+    with pytest.raises(ArgumentError, match="weights = 'half'"):
+        get_model("lftr_hf").create_from_arg_string("pretrained=bundled,weights=half")
+
+
 def test_text_guided_methods_are_given_the_question(examples, monkeypatch):
     guided = get_model("lftr_hf").create_from_arg_string("method=trim,tokens=36")
     asked, whole = [], lftr.TextTower.embed

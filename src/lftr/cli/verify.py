@@ -31,6 +31,7 @@ def verify(
     tokens: options.Tokens = None,
     option: options.Options = None,
     positions: options.Positions = None,
+    weights: options.Weights = None,
     text_tower: options.Tower = None,
     full: Annotated[
         bool,
@@ -76,6 +77,7 @@ def verify(
             chosen,
             **as_arguments(budget),
             positions=positions,
+            weights=weights,
             full=full,
             images=pictures,
             text_tower=loaded.text_tower,

@@ -43,6 +43,7 @@ def verify(
     keep: float | Budget | str | None = None,
     tokens: int | None = None,
     positions: str | None = None,
+    weights: str | float | None = None,
     full: bool = False,
     images: Sequence[Image.Image] = (),
     text_tower: TextTower | None = None,
@@ -82,6 +83,8 @@ def verify(
     tokens : int, optional
         In place of ``keep``, a count for each item.
     positions : {"original", "compact"}, optional
+        As in `lftr.reduce`.
+    weights : {"size", "none"} or float, optional
         As in `lftr.reduce`.
     full : bool
         Also check beams, sampling, a static cache, prompt lookup, more prompts and other methods.
@@ -123,6 +126,7 @@ def verify(
         before[0],
         count,
         positions,
+        weights,
         within[0] if within else None,
         text_tower,
         pictures(images, seed),
@@ -133,7 +137,7 @@ def verify(
     # a wrong option is the caller's mistake; what this model lacks is reported by a check
     for one in within:
         with suppress(UnsupportedModelError, MissingEvidenceError):
-            reduce(model, one).remove()
+            reduce(model, one, weights=weights).remove()
     results, named = [], named_checks(before[1:], within[1:])
     with torch.no_grad():
         checks = checks_of(full, named)

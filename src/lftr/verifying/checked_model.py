@@ -69,7 +69,7 @@ class CheckedModel:
     ----------
     model, processor
         The model in evaluation mode, and its processor.
-    method, keep, positions, text_tower
+    method, keep, positions, weights, text_tower
         As in `lftr.reduce`.
     inside : LayerMethod, optional
         The method to check inside the language model, by default FastV.
@@ -86,6 +86,7 @@ class CheckedModel:
     method: Method
     keep: Keep | Literal["auto"]
     positions: str | None
+    weights: str | float | None
     inside: LayerMethod | None
     text_tower: TextTower | None
     pictures: Sequence[Image.Image]
@@ -168,7 +169,7 @@ class CheckedModel:
         """Reduce the model while the body runs, and add to `left` what remains on it."""
         before = traces(self.model)
         try:
-            with reduce(self.model, method, **options) as reduction:
+            with reduce(self.model, method, weights=self.weights, **options) as reduction:
                 yield reduction
         finally:
             after = traces(self.model)

@@ -212,10 +212,11 @@ def _inside_check(method: LayerMethod) -> Body:
 
 def _one_cut(checked: CheckedModel) -> FastV:
     """Return FastV, which keeps a tenth, at the first layer where the model allows it."""
+    weights = checked.weights
     refusal = "the language model has fewer than three layers"
     for layer in range(2, len(layers_of(checked.model))):
         try:
-            reduce(checked.model, FastV(layer=layer, keep=0.1)).remove()
+            reduce(checked.model, FastV(layer=layer, keep=0.1), weights=weights).remove()
         except LftrError as error:
             refusal = f"refused: {one_line(error)}"
         else:

@@ -176,6 +176,11 @@ def with_merges(
     return rows
 
 
+def with_weights(settings: Iterable[Setting], weights: float | str | None) -> list[Setting]:
+    """Return settings, all but the full model with these weights of slots."""
+    return [one if one.full else replace(one, weights=weights) for one in settings]
+
+
 def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:
     rows: dict[str, Method] = {}
     for method in methods:

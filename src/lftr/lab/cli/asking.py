@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from ...cli.loading import load_model
 from ...cli.options import refuse
@@ -13,7 +12,7 @@ from ...methods.encoder.spelling import parse_merge
 from ...methods.inside import LayerMethod
 from ...values.errors import ArgumentError
 from ..asking.items import Item
-from ..asking.settings import CONTROLS, Setting, settings_grid, with_merges
+from ..asking.settings import CONTROLS, Setting, settings_grid, with_merges, with_weights
 from ..asking.subject import Subject
 
 
@@ -37,7 +36,7 @@ def parse_settings(
     methods = parse_methods(method, option or [])
     rows = settings_grid(methods, parse_budgets(keep, tokens), controls, positions)
     rows = with_merges(rows, map(parse_merge, encoder or []), methods)
-    return methods, [row if row.full else replace(row, weights=weights) for row in rows]
+    return methods, with_weights(rows, weights)
 
 
 def load_subject(

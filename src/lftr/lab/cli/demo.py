@@ -21,6 +21,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("lftr-demo"),
     method: options.MethodName = None,
     encoder: options.Encoders = None,
+    weights: options.Weights = None,
     suite: Annotated[
         str, typer.Option("--suite", help="scenes, or clips with the bundled model of clips.")
     ] = "scenes",
@@ -41,6 +42,7 @@ def demo(
     from ...methods.encoder.spelling import parse_merge
     from .. import suites
     from ..asking.items import Question
+    from ..asking.settings import with_weights
     from ..evaluation import compare, settings_of, with_merges
     from ..profiling import time_settings
     from .demo_tables import answers, picture, plain, possible_ratios, table
@@ -60,6 +62,7 @@ def demo(
     if note is not None:
         remark(f"note: {note}")
     settings = with_merges(settings_of(ratios, chosen), merges, [chosen])
+    settings = with_weights(settings, weights)
     with progress("asking", len(settings) * len(examples)) as bar:
         outcomes = compare(
             model,

@@ -21,6 +21,7 @@ from ....prompting import batch_inputs, chat_inputs
 from ....reducing import reduce
 from ....values.budget import as_arguments, budget_of
 from ....values.errors import ArgumentError, UnsupportedModelError
+from ....values.weights import parse_weights
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
@@ -47,9 +48,11 @@ class LftrHf(lmms):
         In place of ``keep``, a count for each image.
     positions : {"original", "compact"}, optional
         As `lftr.reduce` takes it.
+    weights : str or float, optional
+        As `lftr.reduce` takes it.
     encoder : str, optional
-        Merging inside the vision encoder, ``tome``, ``folder`` or ``flowcut``; its options are
-        further arguments that begin with ``encoder_`` (``encoder_r=8``).
+        Merging inside the vision encoder, ``tome``, ``folder``, ``flowcut`` or ``ficoco``; its
+        options are further arguments that begin with ``encoder_`` (``encoder_r=8``).
     batch_size : int
         Questions per batch.
     device : str, optional
@@ -73,6 +76,7 @@ class LftrHf(lmms):
         keep: float | str | None = None,
         tokens: int | None = None,
         positions: str | None = None,
+        weights: str | float | None = None,
         encoder: str | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
@@ -93,6 +97,8 @@ class LftrHf(lmms):
         budget = budget_of(keep, tokens)
         self.keep = 1 / 16 if budget is None else budget
         self.positions = positions
+        parse_weights(weights)  # refused before a model is loaded
+        self.weights = weights
         self.system_prompt = system_prompt
         on_cpu = device == "cpu" or not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu)  # else processes on CPUs do not connect
@@ -175,6 +181,7 @@ class LftrHf(lmms):
             self.method,
             **as_arguments(self.keep),
             positions=self.positions,
+            weights=self.weights,
             guidance=Guidance(
                 ["\n".join(texts) for texts in questions], self.processor, self.text_tower
             ),
