@@ -10,7 +10,7 @@ from scipy.stats import binom
 import lftr
 from lftr import suites
 from lftr.lab.asking.answering import answer_all
-from lftr.lab.asking.settings import Setting, full_model
+from lftr.lab.asking.settings import Setting, full_model, settings_grid
 from lftr.lab.scoring.metrics import agreement
 from lftr.lab.tuning.plan import METHODS, Plan, plain_workload
 from lftr.lab.tuning.search import Goal
@@ -178,3 +178,17 @@ def test_default_methods_that_the_model_cannot_feed_are_left_out(subject, monkey
     monkeypatch.setattr("lftr.lab.tuning.plan.reduce", feeding)
     left = [name for name in METHODS if name != "coverage"]
     assert [method.name for method in Plan().methods_for(subject)] == left
+
+
+def test_methods_by_the_command_line_s_spelling() -> None:
+    spelled = Plan(["Merge(divprune)", "lftr(diversity=0.5)"], [0.5])
+    assert list(spelled.candidates) == [
+        lftr.methods.Merge("divprune"),
+        lftr.get_method("lftr", diversity=0.5),
+    ]
+    rows = settings_grid(["Merge(divprune)"], [1 / 4], controls=[])
+    assert [one.label for one in rows] == ["full", "Merge(divprune) 1/4"]
+    assert rows[1].method == lftr.methods.Merge("divprune")
+    for build in (lambda: Plan(["divprun"]), lambda: settings_grid(["divprun"], [1 / 4])):
+        with pytest.raises(lftr.LftrError, match="did you mean 'divprune'"):
+            build()

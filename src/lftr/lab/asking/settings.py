@@ -127,15 +127,16 @@ def settings_of(
 
 
 def settings_grid(
-    methods: Iterable[Method],
+    methods: Iterable[Method | LayerMethod | str],
     keeps: Iterable[Keep],
     controls: Sequence[str] = CONTROLS,
     positions: str | None = None,
 ) -> list[Setting]:
     """Return the full model, then for each budget every method and the controls.
 
-    Labels are like ``"lftr 1/16"`` and ``"lftr(diversity=0.2) 1/16"``. A control that is among
-    ``methods`` has its place and options there.
+    Methods are objects, or spelled as on the command line. Labels are like ``"lftr 1/16"`` and
+    ``"lftr(diversity=0.2) 1/16"``. A control that is among ``methods`` has its place and options
+    there.
 
     Raises
     ------
@@ -181,9 +182,12 @@ def with_weights(settings: Iterable[Setting], weights: float | str | None) -> li
     return [one if one.full else replace(one, weights=weights) for one in settings]
 
 
-def _with_controls(methods: Iterable[Method], controls: Sequence[str]) -> Mapping[str, Method]:
-    rows: dict[str, Method] = {}
-    for method in methods:
+def _with_controls(
+    methods: Iterable[Method | LayerMethod | str], controls: Sequence[str]
+) -> Mapping[str, Method | LayerMethod]:
+    rows: dict[str, Method | LayerMethod] = {}
+    for one in methods:
+        method = get_method(one) if isinstance(one, str) else one
         text = str(method)
         if rows.setdefault(text, method) != method:
             allowed = "methods that are written differently; two that differ are both written so"

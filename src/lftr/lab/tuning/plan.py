@@ -32,8 +32,9 @@ class Plan:
 
     Attributes
     ----------
-    methods : sequence of Method, optional
-        Methods to compare; by default those of `METHODS` whose evidence the model provides.
+    methods : sequence of Method or str, optional
+        Methods to compare, or how the command line spells them; by default those of `METHODS`
+        whose evidence the model provides.
     budgets : sequence of float, int or Budget
         Budgets to try: all of them ratios, all counts, or all totals.
     positions : {"original", "compact"}, optional
@@ -53,7 +54,7 @@ class Plan:
         If there are no methods or budgets, budgets of several kinds, or ``batch`` is below 1.
     """
 
-    methods: Sequence[Method] | None = None
+    methods: Sequence[Method | str] | None = None
     budgets: Sequence[Keep] = BUDGETS
     positions: str | None = None
     encoder: EncoderMerge | None = None
@@ -69,11 +70,13 @@ class Plan:
             raise ArgumentError.of("keep", list(self.budgets), allowed)
         if self.batch < 1:
             raise ArgumentError.of("batch", self.batch, "a whole number >= 1")
+        _ = self.candidates  # refuses names of no method
 
     @property
     def candidates(self) -> Sequence[Method]:
         """Every method that may be compared: the named ones, or all of `METHODS`."""
-        return list(map(get_method, METHODS)) if self.methods is None else self.methods
+        chosen = METHODS if self.methods is None else self.methods
+        return [get_method(one) if isinstance(one, str) else one for one in chosen]
 
     def levels(self, methods: Sequence[Method]) -> list[list[Setting]]:
         """Return for each budget, from the largest to the smallest, the settings of ``methods``."""
@@ -87,7 +90,7 @@ class Plan:
     def methods_for(self, subject: Subject) -> Sequence[Method]:
         """Return the methods for a model: of the defaults those whose evidence it provides."""
         if self.methods is not None:
-            return self.methods
+            return self.candidates
         usable = []
         for method in self.candidates:
             try:
