@@ -71,6 +71,33 @@ def kinds(figures: dict[str, Any]) -> str:
     )
 
 
+def in_time() -> list[str]:
+    """Return what a part of the reduction in time costs each kind of question about clips."""
+    content = read("weights_clips_validation_seed1")
+    full, *rows = content["figures"]["rows"]
+    lines = [
+        [
+            *(row["label"], f"{1 / row['keep']:.0f}x", f"{100 * row['accuracy'][0]:.1f}"),
+            *(f"{100 * share:.1f}" for share in row["categories"].values()),
+        ]
+        for row in [full, *rows]
+    ]
+    return [
+        "With a part of the reduction in time (`time_share`) tokens of several frames become one. "
+        "Weights do not make up for that: a slot can count as eight tokens, but it has the "
+        "position of one frame, so the model cannot see in which other frames its content is. At "
+        "8x and 16x, where space alone leaves each frame enough slots, that costs what only those "
+        "positions tell: whether something is still there at the end (`vanishing`), how it moves, "
+        "what colour it takes on (`change`). At 32x and 64x, where a frame has three slots or one, "
+        "it costs less than it gains. Accuracy in %, on other questions of validation:",
+        "",
+        made(content),
+        "",
+        table(["", "", "all", *full["categories"]], lines),
+        "",
+    ]
+
+
 def weights_of_slots() -> list[str]:
     """Return the section about weights, and write its summary into docs/weights.md."""
     cost, decided, parts, short = read("weights_cost"), read("peers"), [], []
@@ -87,6 +114,7 @@ def weights_of_slots() -> list[str]:
             parts += ["", _accuracy.leads(other["figures"]), "", kinds(other["figures"]), ""]
         parts += [f"{SEARCH} {made(search)}", ""]
         parts += [_accuracy.report(search["figures"]), ""]
+        parts += in_time() if suite == "clips" else []
         short += [f"{name.capitalize()}:", "", _accuracy.report(chosen(final["figures"])), ""]
         short += [f"`{final['command']}`", ""]
     begin, end = "<!-- weights: begin -->", "<!-- weights: end -->"

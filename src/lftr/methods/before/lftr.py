@@ -36,10 +36,10 @@ class Lftr(Method, name="lftr"):
     similarity and not by an attention map. The paper's equations and its authors' code were not at
     hand. What the descriptions leave open is an option here, and the defaults were chosen by
     measurements on the bundled suites: ``benchmarks/weights.py`` repeats those of ``space``,
-    ``candidates``, ``leftovers`` and ``rounds``, ``benchmarks/lftr_video.py`` those of
-    ``time_share``, ``first`` and ``still``, and ``benchmarks/lftr_defaults.py`` those of the
-    others. Relevance picks the first token and diversity the others, since a ranking by relevance
-    alone drops background that the language model needs.
+    ``candidates``, ``leftovers``, ``rounds`` and ``time_share``, ``benchmarks/lftr_video.py`` those
+    of ``first`` and ``still``, and ``benchmarks/lftr_defaults.py`` those of the others. Relevance
+    picks the first token and diversity the others, since a ranking by relevance alone drops
+    background that the language model needs.
 
     A video can be reduced in time first (``time_share``). Of all its tokens, those are kept that
     are least similar to the token at the same place in the frame before. The first frame has no
@@ -47,11 +47,11 @@ class Lftr(Method, name="lftr"):
     (``first="whole"``), which at 16x leaves few tokens for the later frames. Every other token is
     merged into the last kept token at its place, which becomes the mean. The spatial stage then
     reduces each frame separately, to a number of tokens in proportion to what is left of it. By
-    default the whole reduction is in space: in ``benchmarks/lftr_video.py`` a half in time has
-    about the same accuracy at 8x and 16x and a lower one at 4x, where the model, which was not
-    trained with merged frames, often answers as if the merged content were missing. The clips of
-    that measurement have eight frames; longer videos with less motion may gain more from a
-    reduction in time.
+    default the whole reduction is in space, since a slot has the position of one frame, whatever
+    its weight, so the model cannot see in which other frames its content is. On the bundled clips
+    of eight frames, a quarter in time (``time_share=0.25``) answers worse at 8x and 16x and better
+    at 32x and 64x, where space alone leaves a frame three slots or one
+    (``benchmarks/weights.py --suite clips``); longer videos with less motion may gain more.
 
     Each dropped token is merged into the kept token that it is most similar to (``leftovers``), and
     in attention the host counts the result as that many tokens (`lftr.reduce`, ``weights``).
