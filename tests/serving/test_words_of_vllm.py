@@ -6,6 +6,8 @@ import pytest
 
 from lftr.hosts.vllm import server
 
+_OFF = ("--no-", "--disable-")
+
 
 @pytest.fixture(scope="module")
 def parser() -> object:
@@ -23,11 +25,11 @@ def test_options_have_no_other_names(parser: object) -> None:
     known = {*server._REFUSED, *server._GENERATING, *server._LOOKED_AT}
     found = set()
     for action in parser._actions:  # type: ignore[attr-defined]
-        names = {name for name in action.option_strings if not name.startswith("--no-")}
+        names = {name for name in action.option_strings if not name.startswith(_OFF)}
         if names & known:
             assert names <= known | server._SHORT.keys(), names
             found |= names
-    # "--no-..." is a name of the option that it switches off
+    # these are names of the option that they switch off
     assert {one for one in known if not one.startswith("--no-")} <= found
 
 
